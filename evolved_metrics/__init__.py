@@ -1,0 +1,1 @@
+"""Saved metrics: ``reference/`` from the literature, ``evolved/`` found by this project."""

@@ -1,0 +1,52 @@
+"""Floor 5: how the scores of a metric are used, beyond the formula itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCOPES = ("layer", "global")
+NORMALISERS = ("none", "sum", "mean", "max")
+JOINS = ("sum", "mean", "max", "first")
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a saved metric says besides its formula.
+
+    Attributes:
+        scope: ``"layer"`` ranks within each layer (group of coupled layers) and cuts the same
+            share everywhere; ``"global"`` ranks all channels (or weights) of the network together.
+        normaliser: what the scores of a layer are divided by before a global ranking: their
+            ``"sum"``, ``"mean"`` or ``"max"`` of absolute values, or ``"none"``.
+        join: how the scores of the layers that produce the same coupled channels (a residual sum,
+            a depthwise convolution) become one score per channel.
+
+    Raises:
+        ValueError: a field has a value that is not on its list.
+    """
+
+    scope: str = "global"
+    normaliser: str = "mean"
+    join: str = "mean"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (("scope", SCOPES), ("normaliser", NORMALISERS), ("join", JOINS)):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+
+    def to_json(self) -> dict[str, str]:
+        """The fields as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Conventions:
+        """Read what :meth:`to_json` wrote; ValueError names an unknown or missing field."""
+        if not isinstance(data, dict):
+            raise ValueError("conventions must be an object")
+        fields = set(cls.__dataclass_fields__)
+        if set(data) != fields:
+            odd = ", ".join(sorted(set(data) ^ fields))
+            raise ValueError(f"conventions have an unknown or missing field: {odd}")
+        return cls(**data)

@@ -1,0 +1,319 @@
+"""Floor 5: a pruning metric, the one object that users hold and exchange.
+
+A metric is a formula, the conventions of its use, and where it comes from. Its file is JSON;
+loading one never runs anything that stands in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gp_prune.axes import CHANNEL, WEIGHT
+from gp_prune.conventions import Conventions
+from gp_prune.discovery import builtin_primitives
+from gp_prune.errors import UserError
+from gp_prune.expression import Expression, ExpressionError, canonical
+from gp_prune.files import write_json
+from gp_prune.layer import LayerRecord, synthetic_layer
+from gp_prune.parsing import from_json, parse
+from gp_prune.primitive import PrimitiveSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+GRANULARITIES = {CHANNEL: "channel", WEIGHT: "weight"}
+
+_FIELDS = {
+    "schema_version": int,
+    "name": str,
+    "description": str,
+    "source": str,
+    "granularity": str,
+    "text": str,
+    "expression": dict,
+    "conventions": dict,
+    "latex": str,
+    "objectives": dict,
+    "provenance": dict,
+    "digest": str,
+    "probe_scores": list,
+}
+
+
+class MetricError(UserError):
+    """A metric that cannot be found, read or trusted; the sentence names the remedy."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A pruning metric: higher score = keep.
+
+    Attributes:
+        name: how people call it; letters, digits, ``_`` and ``-``.
+        expression: the formula, of type {o} (channels) or {o,i,k} (single weights).
+        conventions: scope, normaliser and joining of coupled layers.
+        primitives: the vocabulary in which the formula is written.
+        description: one line.
+        source: the publication or run that it comes from.
+        objectives: measured objectives by task.
+        provenance: run, seed, tasks, package versions.
+        probe_scores: scores on the synthetic layer as its file says; None for a new metric.
+    """
+
+    name: str
+    expression: Expression
+    conventions: Conventions = Conventions()
+    primitives: PrimitiveSet = field(default_factory=builtin_primitives, repr=False, compare=False)
+    description: str = ""
+    source: str = ""
+    objectives: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+            raise MetricError(
+                f"metric name {self.name!r} is not valid; use letters, digits, '_' and '-'"
+            )
+        if self.expression.axes not in GRANULARITIES:
+            raise MetricError(
+                f"metric {self.name!r} has axes {self.expression.axes}; "
+                "a metric has axes {o} (channels) or {o,i,k} (weights)"
+            )
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        name: str = "unnamed",
+        conventions: Conventions | None = None,
+        primitives: PrimitiveSet | None = None,
+    ) -> Metric:
+        """A metric from the text of its formula, for example ``sum[i,k](abs(W))``.
+
+        Raises:
+            ParseError: the text is not an expression.
+            MetricError: its type is not that of a metric.
+        """
+        primitives = primitives or builtin_primitives()
+        return cls(name, parse(text, primitives), conventions or Conventions(), primitives)
+
+    @property
+    def granularity(self) -> str:
+        """``"channel"`` or ``"weight"``."""
+        return GRANULARITIES[self.expression.axes]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Measurements that the formula takes, keys of :data:`gp_prune.layer.NEEDS`."""
+        return self.expression.needs
+
+    def scores(self, layer: LayerRecord) -> Tensor:
+        """Score every channel (o,) or weight (o, i, k) of a layer; higher = keep.
+
+        Raises:
+            MissingMeasurement: the layer lacks what an operand reads.
+            MetricError: the formula does not give the scores that its file records.
+        """
+        from gp_prune.interpreter import evaluate
+
+        self._probed  # noqa: B018  (checked once, before the first score)
+        return evaluate(self.expression, layer)
+
+    @cached_property
+    def _probed(self) -> bool:
+        """Whether the formula gives the scores on the synthetic layer that its file records."""
+        import numpy as np
+
+        if self.probe_scores is None:
+            return True
+        now = probe(self.expression)
+        if len(now) != len(self.probe_scores) or not np.allclose(
+            now, self.probe_scores, rtol=1e-6, atol=1e-12
+        ):
+            raise MetricError(
+                f"metric {self.name!r} scores the synthetic layer otherwise than its file says; "
+                "its primitives have changed, use the version or --primitives file it was made with"
+            )
+        return True
+
+    def sympy(self) -> Any:
+        """The formula as an exact sympy expression."""
+        from gp_prune.symbolic import to_sympy
+
+        return to_sympy(self.expression)
+
+    def latex(self) -> str:
+        """The formula as LaTeX mathematics, without dollar signs."""
+        from gp_prune.latex import latex
+
+        return latex(self.expression, self.primitives)
+
+    def canonical(self) -> Metric:
+        """The same metric with its tree in canonical form (see :func:`canonical`)."""
+        return replace(self, expression=canonical(self.expression))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the metric means: its tree and its conventions."""
+        meaning = {
+            "schema_version": SCHEMA_VERSION,
+            "expression": self.expression.to_json(),
+            "conventions": self.conventions.to_json(),
+        }
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric as a JSON object, as :meth:`save` writes it."""
+        scores = self.probe_scores
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "description": self.description,
+            "source": self.source,
+            "granularity": self.granularity,
+            "text": str(self.expression),
+            "expression": self.expression.to_json(),
+            "conventions": self.conventions.to_json(),
+            "latex": self.latex(),
+            "objectives": dict(self.objectives),
+            "provenance": dict(self.provenance),
+            "digest": self.digest,
+            "probe_scores": list(scores if scores is not None else probe(self.expression)),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the metric file, as one step; OSError leaves an older file as it was."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, primitives: PrimitiveSet | None = None) -> Metric:
+        """A metric by the name of a bundled one (``"taylor"``) or from a file.
+
+        Args:
+            name_or_path: a bundled name, or the path of a JSON file.
+            primitives: the vocabulary; the built-in one by default.
+
+        Raises:
+            MetricError: there is no such metric, or its file is not valid.
+        """
+        bundled = bundled_metrics()
+        text = str(name_or_path)
+        if text in bundled:
+            return cls.from_text(bundled[text].read_text(encoding="utf-8"), text, primitives)
+        path = Path(name_or_path)
+        if path.suffix != ".json" and not path.exists():
+            close = difflib.get_close_matches(text, bundled, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise MetricError(
+                f"unknown metric {text!r}; {hint}'gp-prune list' shows the bundled ones, "
+                "or give the path of a metric file"
+            )
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+            raise MetricError(f"metric file {text!r} cannot be read: {reason}") from None
+        return cls.from_text(content, text, primitives)
+
+    @classmethod
+    def from_text(cls, content: str, origin: str, primitives: PrimitiveSet | None = None) -> Metric:
+        """Read the content of a metric file; ``origin`` names it in errors.
+
+        Raises:
+            MetricError: the content is not valid JSON or not a valid metric.
+        """
+        primitives = primitives or builtin_primitives()
+        try:
+            data = json.loads(content, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise MetricError(
+                f"metric file {origin!r} is not valid JSON ({error}); it may be cut off"
+            ) from None
+        try:
+            return _from_json(data, primitives)
+        except (ExpressionError, ValueError) as error:
+            raise MetricError(f"metric file {origin!r} is refused: {error}") from None
+
+
+def probe(expression: Expression) -> tuple[float, ...]:
+    """The scores of a formula on the synthetic layer, flattened."""
+    from gp_prune.interpreter import evaluate
+
+    return tuple(evaluate(expression, synthetic_layer()).flatten().tolist())
+
+
+def bundled_metrics() -> dict[str, Any]:
+    """The bundled metric files by name: reference first, then evolved, each in order of name."""
+    root = resources.files("gp_prune.evolved_metrics")
+    return {
+        file.name.removesuffix(".json"): file
+        for folder in ("reference", "evolved")
+        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".json")
+    }
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
+    if not isinstance(data, dict):
+        raise MetricError("it is not a JSON object")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise MetricError(
+            f"it has schema version {version}, newer than {SCHEMA_VERSION}; update gp-prune"
+        )
+    if version != SCHEMA_VERSION:
+        raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
+    for name, kind in _FIELDS.items():
+        if name not in data:
+            raise MetricError(f"the field {name!r} is missing")
+        if not isinstance(data[name], kind):
+            raise MetricError(f"the field {name!r} is not of type {kind.__name__}")
+    unknown = sorted(set(data) - set(_FIELDS))
+    if unknown:
+        raise MetricError(f"the field {unknown[0]!r} is unknown; remove it")
+    expression = from_json(data["expression"], primitives)
+    metric = Metric(
+        name=data["name"],
+        expression=expression,
+        conventions=Conventions.from_json(data["conventions"]),
+        primitives=primitives,
+        description=data["description"],
+        source=data["source"],
+        objectives=data["objectives"],
+        provenance=data["provenance"],
+        probe_scores=_numbers(data["probe_scores"]),
+    )
+    if data["granularity"] != metric.granularity:
+        raise MetricError(
+            f"it says granularity {data['granularity']!r} but its tree has axes {expression.axes}"
+        )
+    if data["text"] != str(expression):
+        raise MetricError(f"its text {data['text']!r} is not its tree {str(expression)!r}")
+    if data["digest"] != metric.digest:
+        raise MetricError(
+            "its digest does not fit its content, so it was changed after it was saved; "
+            "get the original, or make a new metric with Metric.parse(text).save(path)"
+        )
+    return metric
+
+
+def _numbers(values: list[Any]) -> tuple[float, ...]:
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise MetricError("probe_scores are not all numbers")
+    return tuple(float(v) for v in values)

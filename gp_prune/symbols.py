@@ -1,0 +1,204 @@
+"""Floor 2: the sympy vocabulary in which primitives say what they compute.
+
+Values are indexed symbols (``W[o, i, k]``), reductions are sums or :class:`OverAxes` terms with
+bound indices, and every protected form is a function of its own, so that a printed formula is
+exactly what runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+from gp_prune.axes import AXIS_MEANING
+
+EPSILON = 1e-12
+"""Below this magnitude a protected division answers 0; also added inside a protected logarithm."""
+
+EXP_LIMIT = 50.0
+"""The exponent at which the clamped exponential stops growing."""
+
+
+def index(letter: str, primes: int = 0) -> sympy.Symbol:
+    """The index symbol of an axis; primes tell apart two indices that run over the same axis."""
+    if letter not in AXIS_MEANING:
+        raise ValueError(f"unknown axis {letter!r}")
+    return sympy.Symbol(letter + "'" * primes, integer=True)
+
+
+def axis_of(symbol: sympy.Symbol) -> str:
+    """The axis letter over which an index symbol runs (``p`` runs over the channels of ``o``)."""
+    return str(symbol.name).rstrip("'")
+
+
+def size(letter: str) -> sympy.Symbol:
+    """The symbol for the length of an axis, printed as ``N_o`` (``p`` is as long as ``o``)."""
+    letter = "o" if letter == "p" else letter
+    return sympy.Symbol(f"N_{letter}", integer=True, positive=True)
+
+
+def indexed(name: str, indices: tuple[sympy.Symbol, ...]) -> Any:
+    """An operand with its indices; a plain real symbol when it has none."""
+    if not indices:
+        return sympy.Symbol(name, real=True)
+    return sympy.IndexedBase(name, real=True)[indices]
+
+
+class _Real(sympy.Function):  # type: ignore[misc]
+    """A function of real arguments with a real value."""
+
+    is_real = True
+
+
+class Div(_Real):
+    """Protected division: a / b where |b| > EPSILON, else 0."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        """A divisor that is a number decides at once."""
+        if b.is_Number:
+            return a / b if abs(float(b)) > EPSILON else sympy.Integer(0)
+        return None
+
+
+class Log(_Real):
+    """Protected logarithm: log(|x| + EPSILON)."""
+
+    nargs = 1
+
+
+class Sqrt(_Real):
+    """Protected square root: sqrt(|x|)."""
+
+    nargs = 1
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, x: Any) -> Any:
+        """Where the argument cannot be negative, this is the plain square root."""
+        return sympy.sqrt(x) if nonnegative(x) else None
+
+
+class Exp(_Real):
+    """Clamped exponential: exp(min(x, EXP_LIMIT))."""
+
+    nargs = 1
+    is_nonnegative = True
+
+
+class Maximum(_Real):
+    """The larger of two values (sympy's own Max spends seconds on comparing large arguments)."""
+
+    nargs = 2
+
+
+class Minimum(_Real):
+    """The smaller of two values."""
+
+    nargs = 2
+
+
+class Indicator(_Real):
+    """Iverson bracket of a comparison with operator ``relation``: 1 where it holds, else 0."""
+
+    is_nonnegative = True
+
+
+class NotEqual(Indicator):
+    """[a != b]."""
+
+    nargs = 2
+
+
+class AtLeast(Indicator):
+    """[a >= b]."""
+
+    nargs = 2
+
+
+class OverAxes(sympy.Expr):  # type: ignore[misc]
+    """A term that runs over bound indices: ``OverAxes(body, indices)``; base of the reductions."""
+
+    is_real = True
+    is_commutative = True
+
+    def __new__(cls, body: Any, *indices: sympy.Symbol) -> OverAxes:
+        return sympy.Expr.__new__(cls, body, sympy.Tuple(*indices))  # type: ignore[no-any-return]
+
+    @property
+    def body(self) -> Any:
+        """The term under the reduction."""
+        return self.args[0]
+
+    @property
+    def indices(self) -> tuple[sympy.Symbol, ...]:
+        """The bound indices."""
+        return tuple(self.args[1])
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        """Symbols of the body that are not bound here."""
+        return set(self.body.free_symbols) - set(self.indices)
+
+
+class MaxOver(OverAxes):
+    """Largest value over the bound indices."""
+
+
+class MinOver(OverAxes):
+    """Smallest value over the bound indices."""
+
+
+class VarOver(OverAxes):
+    """Population variance over the bound indices."""
+
+    is_nonnegative = True
+
+
+class StdOver(OverAxes):
+    """Population standard deviation over the bound indices."""
+
+    is_nonnegative = True
+
+
+class MedoidOver(OverAxes):
+    """The slice, along the bound index, whose summed l2 distance to all slices is least."""
+
+
+def magnitude(x: Any) -> Any:
+    """|x|, left as it is where x cannot be negative (cheap: sympy's own Abs expands)."""
+    if x.is_Number:
+        return abs(x)
+    if nonnegative(x):
+        return x
+    if x.is_Mul and x.args[0].is_Number and x.args[0].is_negative:
+        return magnitude(-x)
+    return sympy.Abs(x, evaluate=False)
+
+
+def total(body: Any, *indices: sympy.Symbol) -> Any:
+    """The sum of ``body`` over the bound indices."""
+    return sympy.Sum(body, *((symbol, 1, size(axis_of(symbol))) for symbol in indices))
+
+
+def mean(body: Any, *indices: sympy.Symbol) -> Any:
+    """The mean of ``body`` over the bound indices: the sum over the product of the lengths."""
+    return total(body, *indices) / sympy.Mul(*(size(axis_of(symbol)) for symbol in indices))
+
+
+def nonnegative(x: Any) -> bool:
+    """Whether ``x`` is seen at a glance to be never negative."""
+    if x.is_Number or x.is_Symbol:
+        return bool(x.is_nonnegative)
+    if isinstance(x, sympy.Abs) or getattr(type(x), "is_nonnegative", None) is True:
+        return True
+    if isinstance(x, sympy.Pow):
+        return bool(x.exp.is_Integer and x.exp % 2 == 0) or nonnegative(x.base)
+    if isinstance(x, (sympy.Add, sympy.Mul, Maximum, Div)):
+        return all(nonnegative(part) for part in x.args)
+    if isinstance(x, sympy.Sum):
+        return nonnegative(x.function)
+    return isinstance(x, (MaxOver, MinOver)) and nonnegative(x.body)

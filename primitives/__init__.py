@@ -1,0 +1,1 @@
+"""The vocabulary: operands and operators, one file per family; each file only declares."""
