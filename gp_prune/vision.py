@@ -77,7 +77,7 @@ def _forget_partial_import() -> None:
 
 def _declare_operators() -> None:
     """Make the operator names known to torch; calling one still fails with torch's own message."""
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in _OPERATORS:
-        library.define(name + _SCHEMA)
+        library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)

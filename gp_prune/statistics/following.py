@@ -1,0 +1,207 @@
+"""Following each layer's output through batch norm to the activation while a model runs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, Protocol, cast
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gp_prune.errors import UserError
+from gp_prune.statistics.layers import is_batch_norm, out_channels
+
+ACTIVATIONS = frozenset(
+    (
+        *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu"),
+        *("mish", "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "special_expit", "tanh"),
+        *("logsigmoid", "log_sigmoid", "softplus", "softsign", "tanhshrink", "hardshrink"),
+        *("softshrink", "threshold", "clamp", "clamp_min", "clip"),
+    )
+)
+"""Names of torch's elementwise activation functions; ``relu_`` and ``_threshold`` count too."""
+
+
+class Call(NamedTuple):
+    """One use of a layer in one run of the model; a shared layer is used several times."""
+
+    layer: str
+    use: int  # 0, 1, ... within one run
+
+
+class Listener(Protocol):
+    """What is told about each use of a layer, in the order in which things happen."""
+
+    def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
+        """The layer has run; ``output`` is not yet changed by what follows."""
+
+    def normalised(self, call: Call, norm: str, output: Tensor) -> None:
+        """A batch norm of this name took the layer's output and returned ``output``."""
+
+    def activating(self, call: Call, before: Tensor) -> None:
+        """An activation is about to take ``before``, and may overwrite it."""
+
+    def activated(self, call: Call, after: Tensor) -> None:
+        """The activation returned ``after``."""
+
+
+class _Trail(NamedTuple):
+    """A tensor that still is the output of a layer, or of the batch norm behind it."""
+
+    tensor: weakref.ref[Tensor]
+    version: int  # a change in place, such as a residual sum, ends the trail
+    call: Call
+    normalised: bool
+
+
+class Follower(TorchFunctionMode):
+    """Recognises batch norms and activations by the identity of the tensor they are given.
+
+    A batch norm belongs to a layer when it is a torch batch norm module with as many features as
+    the layer has output channels, called with the very tensor that the layer returned. The
+    activation of a layer is the first function of :data:`ACTIVATIONS` that is called with that
+    tensor, or with the batch norm's output, whether by a module, a function or a method, in place
+    or not. ``nn.Identity`` and dropout (in evaluation mode) hand the tensor on; pooling,
+    reshaping and addition end the trail. Where such a function is called inside a module of
+    somebody else's without submodules (a hand-written Swish), the output of that module counts,
+    if it has the same shape.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, nn.Module], listener: Listener
+    ) -> None:
+        """Follow the outputs of ``layers`` (name -> module of ``model``) for a listener."""
+        super().__init__()
+        self._model = model
+        self._layers = layers
+        self._listener = listener
+        self._uses: dict[str, int] = {}
+        self._trails: dict[int, _Trail] = {}
+        self._inside: list[tuple[nn.Module, Call]] = []  # custom modules that run on an output
+        self._deferred: tuple[Call, Tensor] | None = None  # activation found inside one of them
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks on the model while the block runs, behind the user's own hooks."""
+        with ExitStack() as stack:
+            for name, module in self._model.named_modules():
+                if name in self._layers:
+                    hook = module.register_forward_hook(self._layer_hook(name), with_kwargs=True)
+                    stack.callback(hook.remove)
+                elif is_batch_norm(module):
+                    stack.callback(module.register_forward_hook(self._norm_hook(name)).remove)
+                elif _is_custom_leaf(module):
+                    stack.callback(module.register_forward_pre_hook(self._entering).remove)
+                    stack.callback(module.register_forward_hook(self._leaving).remove)
+            yield
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """One run of the model; it starts counting the uses of each layer anew."""
+        self._uses.clear()
+        self._trails.clear()
+        self._inside.clear()
+        self._deferred = None
+        with self:
+            yield
+        self._trails.clear()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run a torch function and report it if it activates a layer's output."""
+        arguments = kwargs or {}
+        if getattr(func, "__name__", "").strip("_") not in ACTIVATIONS:
+            return func(*args, **arguments)
+        before = args[0] if args else arguments.get("input")
+        trail = self._take(before)
+        if trail is None:
+            return func(*args, **arguments)
+        self._listener.activating(trail.call, cast(Tensor, before))
+        after = func(*args, **arguments)
+        if self._inside and self._inside[-1][1] == trail.call:  # its output is what counts
+            self._deferred = trail.call, after.detach().clone()
+        else:
+            self._listener.activated(trail.call, after)
+        return after
+
+    def _mark(self, tensor: Tensor, call: Call, normalised: bool) -> None:
+        self._trails[id(tensor)] = _Trail(weakref.ref(tensor), _version(tensor), call, normalised)
+
+    def _look(self, tensor: Any) -> _Trail | None:
+        """The trail of exactly this tensor object (an id alone may be used again)."""
+        trail = self._trails.get(id(tensor))
+        if trail is None or trail.tensor() is not tensor:
+            return None
+        return trail if trail.version == _version(cast(Tensor, tensor)) else None
+
+    def _take(self, tensor: Any) -> _Trail | None:
+        trail = self._look(tensor)
+        if trail is not None:
+            del self._trails[id(tensor)]
+        return trail
+
+    def _layer_hook(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise UserError(
+                    f"layer {name!r} returns {type(output).__name__} instead of a tensor; "
+                    "leave it out of the layers"
+                )
+            call = Call(name, self._uses.get(name, 0))
+            self._uses[name] = call.use + 1
+            self._listener.ran(call, args[0] if args else kwargs["input"], output)
+            self._mark(output, call, normalised=False)
+
+        return hook
+
+    def _norm_hook(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            trail = self._look(args[0]) if args else None
+            if trail is None or trail.normalised or not self._fits(trail, module, args[0]):
+                return
+            self._take(args[0])
+            self._listener.normalised(trail.call, name, output)
+            self._mark(output, trail.call, normalised=True)
+
+        return hook
+
+    def _fits(self, trail: _Trail, norm: nn.Module, values: Tensor) -> bool:
+        """Whether the batch norm's channels are the layer's output channels.
+
+        After a linear layer on tokens (n, t, o) a batch norm works on t, which are no channels.
+        """
+        layer = self._layers[trail.call.layer]
+        tokens = isinstance(layer, nn.Linear) and values.dim() > 2
+        return not tokens and bool(norm.num_features == out_channels(layer))
+
+    def _entering(self, module: nn.Module, args: Any) -> None:
+        trail = self._look(args[0]) if args else None
+        if trail is not None:
+            self._inside.append((module, trail.call))
+
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._inside or self._inside[-1][0] is not module:
+            return
+        self._inside.pop()
+        if self._deferred is not None:
+            (call, after), self._deferred = self._deferred, None
+            same = isinstance(output, Tensor) and output.shape == after.shape
+            self._listener.activated(call, output if same else after)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was changed in place; inference tensors do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _is_custom_leaf(module: nn.Module) -> bool:
+    """Whether the module has no submodules and is not one of torch's own."""
+    has_children = next(module.children(), None) is not None
+    return not has_children and not type(module).__module__.startswith("torch.nn.")

@@ -1,0 +1,111 @@
+"""The gradient of the mean loss by the tensors of each layer and of its batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gp_prune.errors import UserError
+from gp_prune.statistics.layers import is_batch_norm
+
+_Key = tuple[int, str]  # identity of the module, "weight" or "bias"
+
+
+class Gradients:
+    """Sums gradients over batches, weighted by batch size, leaving every ``.grad`` alone.
+
+    The gradient is taken by the tensor that the forward pass really uses, so it is also right for
+    masked (``torch.nn.utils.prune``) and reparametrised weights. A batch norm without learned
+    scale and shift gets a scale of one and a shift of zero to take the gradient by.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        """Nothing summed yet; ``layers`` maps names to modules of ``model``."""
+        self._modules = [
+            module
+            for name, module in model.named_modules()
+            if name in layers or is_batch_norm(module)
+        ]
+        self._used: dict[_Key, dict[int, Tensor]] = {}
+        self._sums: dict[_Key, Tensor] = {}
+        self._samples = 0
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks on the model, and ``requires_grad`` on what is differentiated by.
+
+        The caller restores ``requires_grad``.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(parametrize.cached())
+            for module in self._modules:
+                for parameter in module.parameters():
+                    parameter.requires_grad_(True)
+                if is_batch_norm(module) and getattr(module, "weight", None) is None:
+                    stack.callback(module.register_forward_hook(self._rescale).remove)
+                else:
+                    stack.callback(module.register_forward_pre_hook(self._remember).remove)
+            yield
+
+    def _remember(self, module: nn.Module, args: Any) -> None:
+        for field in ("weight", "bias"):
+            tensor = getattr(module, field, None)
+            if isinstance(tensor, Tensor):
+                self._used.setdefault((id(module), field), {})[id(tensor)] = tensor
+
+    def _rescale(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        shape = (1, output.shape[1]) + (1,) * (output.dim() - 2)
+        scale = torch.ones_like(output[0].reshape(output.shape[1], -1)[:, 0]).requires_grad_()
+        shift = torch.zeros_like(scale).requires_grad_()
+        for field, tensor in (("weight", scale), ("bias", shift)):
+            self._used.setdefault((id(module), field), {})[id(tensor)] = tensor
+        return output * scale.reshape(shape) + shift.reshape(shape)
+
+    def add(self, value: Tensor, samples: int) -> None:
+        """Differentiate the mean loss of the batch whose forward pass has just run.
+
+        Args:
+            value: the mean loss over the batch.
+            samples: size of the batch.
+
+        Raises:
+            UserError: the loss is not one finite number, or does not depend on any layer.
+        """
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise UserError(
+                "the loss did not return a single number; return the mean over the batch"
+            )
+        if not bool(torch.isfinite(value)):
+            raise UserError(
+                f"the loss is {float(value.detach())} on a batch; check the data and the model"
+            )
+        if not value.requires_grad:
+            raise UserError(
+                "the loss does not depend on the model's weights; check that neither the model "
+                "nor the loss switches gradients off"
+            )
+        used = [(key, tensor) for key, group in self._used.items() for tensor in group.values()]
+        grads = torch.autograd.grad(
+            value.reshape(()), [tensor for _, tensor in used], allow_unused=True
+        )
+        for (key, tensor), grad in zip(used, grads, strict=True):
+            total = self._sums.get(key)
+            if total is None:
+                total = self._sums[key] = torch.zeros_like(tensor, dtype=torch.float64)
+            if grad is not None:
+                total += samples * grad.to(torch.float64)
+        self._used.clear()
+        self._samples += samples
+
+    def mean(self, module: nn.Module, field: str) -> Tensor | None:
+        """Gradient of the mean loss over all samples by a module's weight or bias, float64.
+
+        None if the module has no such tensor or did not run.
+        """
+        total = self._sums.get((id(module), field))
+        return None if total is None else total / self._samples

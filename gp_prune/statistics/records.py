@@ -1,0 +1,143 @@
+"""Putting together what is known of a layer into its record."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from gp_prune.errors import UserError
+from gp_prune.layer import LayerRecord
+from gp_prune.statistics.gradients import Gradients
+from gp_prune.statistics.layers import dense_weight, effective, to_dense
+from gp_prune.statistics.recording import Recorder
+from gp_prune.statistics.sampling import seed_for, uniform
+
+Measurements = dict[str, Tensor | None]
+
+
+def measures_outputs(norm: nn.Module | None) -> bool:
+    """Whether mean and variance must be measured because no batch norm has running ones."""
+    return norm is None or getattr(norm, "running_mean", None) is None
+
+
+def parameters_of(module: nn.Module, norm: nn.Module | None) -> dict[str, Tensor]:
+    """``weight`` (o, i, k), ``bias``, ``gamma`` and ``beta`` (o,), and running ``mu`` and ``var``.
+
+    Without batch norm gamma is 1 and beta the bias; a missing bias or shift is 0, a missing
+    scale 1.
+    """
+    weight = dense_weight(module)
+    zeros = weight.new_zeros(weight.shape[0])
+    bias = _vector(module, "bias", zeros)
+    found = {"weight": weight, "bias": bias, "gamma": zeros + 1, "beta": bias}
+    if norm is not None:
+        found["gamma"] = _vector(norm, "weight", zeros + 1)
+        found["beta"] = _vector(norm, "bias", zeros)
+    if norm is not None and not measures_outputs(norm):
+        found["mu"] = _vector(norm, "running_mean", zeros)
+        found["var"] = _vector(norm, "running_var", zeros + 1)
+    return found
+
+
+def _vector(module: nn.Module, field: str, default: Tensor) -> Tensor:
+    value = effective(module, field)
+    return default if value is None else value.to(default).clone()
+
+
+def recorded(name: str, recorder: Recorder) -> Measurements:
+    """Everything that the recorder measured on a layer, by field of the record."""
+    statistics = recorder.statistics[name]
+    found: Measurements = {
+        "inputs": statistics.inputs.result(),
+        "pre_activation": statistics.pre_activation.result(),
+        "activation": statistics.activation.result(),
+    }
+    if statistics.energy is not None:
+        found["input_norm"] = statistics.energy.sqrt()
+    if statistics.output_moments.count.numel():
+        found["mu"] = statistics.output_moments.mean[:, 0]
+        found["var"] = statistics.output_moments.variance[:, 0]
+    if recorder.class_count.numel():
+        moments = statistics.class_moments
+        moments.grow(recorder.class_count.shape[0])
+        rest = moments.rest()
+        found["class_mean"], found["class_var"] = moments.mean, moments.variance
+        found["rest_mean"], found["rest_var"] = rest.mean, rest.variance
+        found["class_count"] = recorder.class_count
+        found["rest_count"] = recorder.class_count.sum() - recorder.class_count
+    return found
+
+
+def differentiated(
+    module: nn.Module, norm: nn.Module | None, weight: Tensor, gradients: Gradients
+) -> Measurements:
+    """``weight_grad`` (o, i, k), ``gamma_grad`` and ``beta_grad`` (o,).
+
+    Without batch norm the scale of a channel acts as a common factor of its weights, so its
+    gradient is the sum of weight times gradient.
+    """
+    grad = gradients.mean(module, "weight")
+    if grad is None:
+        return {}
+    dense = to_dense(grad, module)
+    if norm is None:
+        gamma: Tensor | None = (weight * dense).sum((1, 2))
+        beta = gradients.mean(module, "bias")
+    else:
+        gamma, beta = gradients.mean(norm, "weight"), gradients.mean(norm, "bias")
+    zeros = dense.new_zeros(dense.shape[0])
+    return {
+        "weight_grad": dense,
+        "gamma_grad": zeros if gamma is None else gamma,
+        "beta_grad": zeros if beta is None else beta,
+    }
+
+
+def build_record(
+    name: str,
+    module: nn.Module,
+    norm: nn.Module | None,
+    *,
+    recorder: Recorder | None,
+    gradients: Gradients | None,
+    noise_seed: int | None,
+    device: torch.device,
+) -> LayerRecord:
+    """The record of one layer, on ``device``.
+
+    Args:
+        name: dotted name of the layer.
+        module: the layer.
+        norm: its batch norm, or None.
+        recorder: what was measured in forward passes, if any.
+        gradients: what was measured in backward passes, if any.
+        noise_seed: seed of the noise, or None where none is wanted.
+        device: where the tensors go.
+
+    Raises:
+        UserError: a value is not finite.
+    """
+    found: Measurements = {**parameters_of(module, norm)}
+    weight = found["weight"]
+    assert weight is not None
+    if recorder is not None:
+        found.update(recorded(name, recorder))
+    if gradients is not None:
+        found.update(differentiated(module, norm, weight, gradients))
+    if noise_seed is not None:
+        found["noise"] = uniform(tuple(weight.shape), seed_for(noise_seed, name, "noise"))
+    placed = {
+        field: None if value is None else value.to(device, torch.float64)
+        for field, value in found.items()
+    }
+    for field, value in placed.items():
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"layer {name!r} has a {field} that is not finite; "
+                "check the model's weights and the data"
+            )
+    known = {item.name for item in fields(LayerRecord)}
+    assert set(placed) <= known
+    return LayerRecord(name=name, has_batch_norm=norm is not None, **placed)  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""A seeded sample of samples and positions, the same for every layer and every batch size."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def seed_for(seed: int, *names: str) -> int:
+    """A seed of 63 bits that follows from ``seed`` and names alone, not from any order."""
+    text = "\0".join((str(seed), *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def uniform(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Independent uniform numbers in the open interval (0, 1), float64, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.rand(shape, dtype=torch.float64, generator=generator)
+    return numbers.clamp(min=2.0**-54)  # torch.rand may return 0
+
+
+class Picks(NamedTuple):
+    """The samples of one batch that enter the sample: row ``rows[q]`` goes to ``slots[q]``."""
+
+    rows: list[int]
+    slots: list[int]
+
+
+class Reservoir:
+    """Chooses at most ``size`` samples of a stream, each with the same probability.
+
+    Algorithm R (Vitter 1985), with one random number per sample, so that the choice depends on
+    the seed and on the order of the samples but not on how they are cut into batches.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        """An empty reservoir for ``size`` samples."""
+        self.size = size
+        self._random = random.Random(seed_for(seed, "samples"))
+        self._seen = 0
+
+    def offer(self, samples: int) -> Picks:
+        """Decide about the next samples of the stream."""
+        chosen: dict[int, int] = {}
+        for row in range(samples):
+            slot = self._seen
+            if slot >= self.size:
+                slot = self._random.randrange(self._seen + 1)
+            if slot < self.size:
+                chosen[slot] = row
+            self._seen += 1
+        return Picks(list(chosen.values()), list(chosen))
+
+
+class SampledMaps:
+    """The maps of the chosen samples at the chosen positions."""
+
+    def __init__(self, max_positions: int, seed: int) -> None:
+        """An empty store whose positions follow from ``seed``."""
+        self._max_positions = max_positions
+        self._seed = seed
+        self._size = 0  # positions of the first maps
+        self._chosen: Tensor | None = None
+        self._values: Tensor | None = None  # (n, channels, s)
+
+    def put(self, maps: Tensor, picks: Picks) -> None:
+        """Copy what is chosen out of ``maps`` (n, channels, positions)."""
+        positions = self._positions(maps.shape[2]).to(maps.device)
+        rows = torch.tensor(picks.rows, dtype=torch.int64, device=maps.device)
+        taken = maps.detach()[rows][:, :, positions].to(torch.float64)
+        count = max(picks.slots, default=-1) + 1
+        if self._values is None:
+            self._values = taken.new_zeros(0, *taken.shape[1:])
+        missing = count - self._values.shape[0]
+        if missing > 0:
+            fresh = taken.new_zeros(missing, *taken.shape[1:])
+            self._values = torch.cat([self._values, fresh])
+        self._values[torch.tensor(picks.slots, dtype=torch.int64, device=maps.device)] = taken
+
+    def _positions(self, size: int) -> Tensor:
+        """The chosen positions among ``size``; maps of another size are read at the same places."""
+        if self._chosen is None:
+            generator = torch.Generator().manual_seed(self._seed)
+            order = torch.randperm(size, generator=generator)
+            self._chosen, self._size = order[: self._max_positions].sort().values, size
+        return self._chosen * size // self._size
+
+    def result(self) -> Tensor | None:
+        """(channels, n, s), or None if no maps came."""
+        return None if self._values is None else self._values.transpose(0, 1).contiguous()

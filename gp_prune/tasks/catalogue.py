@@ -1,0 +1,196 @@
+"""The built-in tasks by name: which there are, how each is trained, and loading one."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from torch import nn
+
+from gp_prune.errors import UserError
+from gp_prune.tasks import cache, evaluation, training
+from gp_prune.tasks.cache import CacheWarning, DamagedEntryError, Entry
+from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
+from gp_prune.tasks.evaluation import Split
+from gp_prune.tasks.models import MODELS, Kind
+from gp_prune.tasks.task import Task
+
+_SOURCE_VERSION = 1
+"""Raise by one whenever a change to the models, the data or the training changes the weights."""
+
+TASK_NAMES: tuple[str, ...] = tuple(f"{model}-{data}" for data in DATA_SETS for model in MODELS)
+"""Every name that :func:`load_task` knows; those that need no files of their own come first."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a dense network is trained: AdamW, one rise and fall of the learning rate.
+
+    Attributes:
+        epochs: passes over the training split.
+        learning_rate: highest learning rate.
+        batch_size: samples per mini-batch.
+        warm_up: share of the steps during which the learning rate rises.
+        weight_decay: decoupled weight decay.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 64
+    warm_up: float = 0.2
+    weight_decay: float = 0.0
+
+
+_RECIPES: dict[str, Recipe] = {
+    "lenet-digits": Recipe(60, 8e-3, batch_size=32, weight_decay=0.3),
+    "cnn-digits": Recipe(20, 1e-2, batch_size=64, weight_decay=0.3),
+    "autoencoder-digits": Recipe(200, 1e-2, batch_size=32),
+}
+_LARGE_RECIPES: dict[str, Recipe] = {
+    "lenet": Recipe(5, 3e-3),
+    "cnn": Recipe(3, 1e-2, batch_size=128, weight_decay=0.1),
+    "autoencoder": Recipe(10, 5e-3, batch_size=128),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """How the dense network of the task ``name`` is trained."""
+    return _RECIPES.get(name) or _LARGE_RECIPES[name.split("-")[0]]
+
+
+def load_task(
+    name: str,
+    *,
+    cache_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Task:
+    """The task of that name, its network trained now or taken from the cache.
+
+    The same arguments give the same weights, bit for bit on a CPU with the same number of threads.
+
+    Args:
+        name: ``"<model>-<data set>"``, one of :data:`TASK_NAMES`.
+        cache_dir: folder for trained networks; by default one in the user's cache folder.
+        data_root: folder with torchvision's data sets; by default one in the user's cache folder.
+        download: whether torchvision may fetch a missing data set.
+        seed: decides the first weights and the order of the training samples.
+        device: where the network and the data are put.
+
+    Raises:
+        UserError: the name is unknown, the data set is missing or damaged, or the cache folder
+            cannot be used.
+
+    Warns:
+        CacheWarning: a cache entry was damaged; the network is trained again and replaces it.
+    """
+    _check_name(name)
+    model_name, data_name = name.split("-")
+    place = torch.device(device)
+    data = load_data(data_name, _folder(data_root, "data"), download=download)
+    chosen = MODELS[model_name]
+    train = _split(chosen.kind, data.train, place)
+    validation = _split(chosen.kind, data.validation, place)
+    with training.seeded(seed, torch.device("cpu")):
+        model = chosen.build(data.shape, data.classes).to(place)
+    identity = _identity(name, seed, place, data)
+    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+    make = partial(_train, name, model, train, validation, seed)
+    dense_error = _restore_or(make, folder, identity, model)
+    return Task(
+        name=name,
+        kind=chosen.kind,
+        model=model.eval(),
+        train=train,
+        validation=validation,
+        interface=chosen.interface,
+        dense_error=dense_error,
+        trivial_error=evaluation.trivial_error(chosen.kind, train, validation),
+        read_test=partial(_read_test, chosen.kind, data.read_test, place),
+    )
+
+
+def _check_name(name: str) -> None:
+    if name in TASK_NAMES:
+        return
+    close = difflib.get_close_matches(name, TASK_NAMES, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise UserError(f"unknown task {name!r}{hint}; choose one of {', '.join(TASK_NAMES)}")
+
+
+def _folder(given: str | Path | None, default: str) -> Path:
+    if given is not None:
+        return Path(given).expanduser()
+    return platformdirs.user_cache_path("gp-prune", appauthor=False) / default
+
+
+def _identity(name: str, seed: int, device: torch.device, data: DataSet) -> dict[str, Any]:
+    """All that decides the weights of a trained network, as a JSON object."""
+    return {
+        "task": name,
+        "source_version": _SOURCE_VERSION,
+        "seed": seed,
+        "recipe": asdict(recipe(name)),
+        "data": data.fingerprint(),
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+
+
+def _restore_or(
+    train: Callable[[], float], folder: Path, identity: dict[str, Any], model: nn.Module
+) -> float:
+    """Put the weights from the cache into ``model``, or train it and store them.
+
+    Returns:
+        The validation error of the trained network.
+    """
+    try:
+        entry = cache.read(folder, identity)
+    except DamagedEntryError as damage:
+        warnings.warn(f"{damage}; the network is trained again", CacheWarning, stacklevel=3)
+        entry = None
+    if entry is not None:
+        model.load_state_dict(entry.weights)
+        return entry.dense_error
+    dense_error = train()
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    cache.write(folder, identity, Entry(weights, dense_error))
+    return dense_error
+
+
+def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: int) -> float:
+    """Train the dense network of a task in place; gives its validation error."""
+    how = recipe(name)
+    kind = MODELS[name.split("-")[0]].kind
+    training.optimise(
+        model,
+        train.inputs,
+        train.target,
+        partial(evaluation.loss, kind),
+        steps=how.epochs * max(1, len(train.inputs) // how.batch_size),
+        learning_rate=how.learning_rate,
+        batch_size=how.batch_size,
+        seed=seed,
+        warm_up=how.warm_up,
+        weight_decay=how.weight_decay,
+    )
+    return evaluation.error(kind, model, validation)
+
+
+def _split(kind: Kind, samples: Samples, device: torch.device) -> Split:
+    inputs, labels = samples.inputs.to(device), samples.labels.to(device)
+    return Split(inputs, labels if kind == "classification" else inputs, labels)
+
+
+def _read_test(kind: Kind, read: Callable[[], Samples], device: torch.device) -> Split:
+    return _split(kind, read(), device)

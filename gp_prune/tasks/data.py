@@ -1,0 +1,192 @@
+"""The data sets of the built-in tasks, each cut into train, validation and test samples.
+
+Inputs are float32 images in [0, 1] with the shape (n, channels, height, width). The split does not
+depend on the seed of a task, so that errors of different seeds compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gp_prune.errors import UserError
+from gp_prune.tasks.models import Shape
+from gp_prune.vision import import_torchvision
+
+_SPLIT_SEED = 20220709
+_VALIDATION_SAMPLES = 10_000
+_VISION_SETS = {
+    "mnist": ("MNIST", "MNIST/raw"),
+    "fashionmnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+}
+"""For each name: torchvision's class, and the folder in the data root where its files stand."""
+
+DATA_SETS: tuple[str, ...] = ("digits", *_VISION_SETS)
+"""Every data set that a task name can end with."""
+
+
+class Samples(NamedTuple):
+    """Images and their labels.
+
+    Attributes:
+        inputs: (n, channels, height, width) float32 in [0, 1].
+        labels: (n,) int64 class numbers.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def pick(self, indices: np.ndarray) -> Samples:
+        """The samples at ``indices``, copied."""
+        chosen = torch.from_numpy(indices)
+        return Samples(self.inputs[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set; the test samples are read only when they are asked for.
+
+    Attributes:
+        name: its name in a task name.
+        train: what networks are trained on.
+        validation: what candidates are judged on.
+        read_test: reads the test samples.
+        classes: number of classes.
+    """
+
+    name: str
+    train: Samples
+    validation: Samples
+    read_test: Callable[[], Samples]
+    classes: int = 10
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of one image."""
+        _, channels, height, width = self.train.inputs.shape
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the train and validation samples: two sets with the same one are equal."""
+        digest = hashlib.sha256()
+        for tensor in (*self.train, *self.validation):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
+    """The data set of that name.
+
+    Args:
+        name: one of :data:`DATA_SETS`.
+        data_root: folder that holds torchvision's data sets; not touched for ``digits``.
+        download: whether torchvision may fetch a missing data set into ``data_root``.
+
+    Raises:
+        UserError: the name is unknown, or the files are missing or damaged.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name in _VISION_SETS:
+        return _load_vision(name, data_root, download=download)
+    raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATA_SETS)}")
+
+
+def stratified_split(labels: Tensor, sizes: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    """Cut samples into parts of given sizes in which every class has its share.
+
+    Each class is shuffled and spread evenly over one line on which all the samples stand; the parts
+    are cut from that line, so a class misses its share of a part by less than one sample per cut.
+
+    Args:
+        labels: (n,) class numbers.
+        sizes: number of samples in each part, in all at most n.
+        seed: seed of the shuffles.
+
+    Returns:
+        One array of indices per part, in random order; the parts are disjoint.
+
+    Raises:
+        ValueError: the sizes add up to more than there are samples.
+    """
+    if sum(sizes) > len(labels):
+        raise ValueError(f"parts of {sizes} samples do not fit into {len(labels)} samples")
+    # RandomState, unlike torch and numpy's newer generators, promises the same stream for ever.
+    random = np.random.RandomState(seed)
+    classes = labels.numpy()
+    place = np.empty(len(classes))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    line = np.lexsort((classes, place))
+    ends = np.cumsum(sizes)
+    return [
+        random.permutation(line[end - size : end]) for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def _load_digits() -> DataSet:
+    """scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
+    return DataSet(
+        "digits",
+        _read_digits("train"),
+        _read_digits("validation"),
+        partial(_read_digits, "test"),
+    )
+
+
+def _read_digits(part: str) -> Samples:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
+    samples = Samples(inputs, torch.from_numpy(labels).long())
+    sizes = {"test": 360, "validation": 360, "train": len(labels) - 720}
+    parts = stratified_split(samples.labels, tuple(sizes.values()), _SPLIT_SEED)
+    return samples.pick(parts[list(sizes).index(part)])
+
+
+def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:
+    samples = _read_vision(name, data_root, train=True, download=download)
+    count = len(samples.labels)
+    held_out = min(_VALIDATION_SAMPLES, count // 5)
+    validation, train = stratified_split(samples.labels, (held_out, count - held_out), _SPLIT_SEED)
+    read_test = partial(_read_vision, name, data_root, train=False, download=download)
+    return DataSet(name, samples.pick(train), samples.pick(validation), read_test)
+
+
+def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Samples:
+    """The official training or test set of a torchvision data set."""
+    class_name, subfolder = _VISION_SETS[name]
+    reader = getattr(import_torchvision().datasets, class_name)
+    try:
+        read = reader(data_root, train=train, download=download)
+    # A missing set is a RuntimeError; damaged files show as any of the others.
+    except (RuntimeError, OSError, ValueError, TypeError, AssertionError, LookupError) as error:
+        # Only the first sentence: torchvision goes on with advice in terms of its own arguments.
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        raise _unreadable(name, data_root / subfolder, reason) from error
+    inputs = torch.as_tensor(read.data).float().div_(255)
+    inputs = inputs.unsqueeze(1) if inputs.dim() == 3 else inputs.permute(0, 3, 1, 2).contiguous()
+    labels = torch.as_tensor(read.targets).long()
+    if len(labels) == 0 or len(inputs) != len(labels) or not bool(labels.lt(10).all()):
+        reason = f"{len(inputs)} images, {len(labels)} labels, each label must be 0 to 9"
+        raise _unreadable(name, data_root / subfolder, reason)
+    return Samples(inputs, labels)
+
+
+def _unreadable(name: str, folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"data set {name!r} cannot be read from {folder} ({reason}); name the folder above a "
+        "complete copy with --data-root, or remove what is left there and use --download"
+    )

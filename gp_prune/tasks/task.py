@@ -1,0 +1,129 @@
+"""What a candidate metric is tried on: a trained network, its data and its training protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gp_prune.statistics import Batch
+from gp_prune.tasks import evaluation, training
+from gp_prune.tasks.evaluation import Split
+from gp_prune.tasks.models import Kind
+
+_RECALIBRATION_SAMPLES = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A trained network with the data and the protocol by which pruned copies of it are judged.
+
+    Attributes:
+        name: the name by which it is loaded, for instance ``"lenet-digits"``.
+        kind: ``"classification"`` or ``"reconstruction"``.
+        model: the trained dense network in evaluation mode; prune copies of it, not itself.
+        train: samples for statistics, fine-tuning and recalibration.
+        validation: samples that candidates are judged on.
+        interface: layers that are never pruned, besides the network's output.
+        dense_error: validation error of ``model``.
+        trivial_error: validation error of the best prediction that looks at no input.
+        read_test: reads the test split; call :meth:`test` instead.
+    """
+
+    name: str
+    kind: Kind
+    model: nn.Module
+    train: Split
+    validation: Split
+    interface: tuple[str, ...]
+    dense_error: float
+    trivial_error: float
+    read_test: Callable[[], Split]
+
+    def test(self) -> Split:
+        """The test split, read anew; for final reports alone.
+
+        Raises:
+            UserError: the files of the data set are gone or damaged.
+        """
+        return self.read_test()
+
+    @property
+    def example_inputs(self) -> Tensor:
+        """One sample with the shape (1, channels, height, width), for tracing."""
+        return self.train.inputs[:1]
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy (in nats) or mean squared error of a batch, with its gradient."""
+        return evaluation.loss(self.kind, output, target)
+
+    def error(self, model: nn.Module, split: Split) -> float:
+        """Error rate in [0, 1] or mean squared error per pixel of ``model`` on ``split``.
+
+        The model's training flags come back as they were; outputs that are not finite make a
+        reconstruction error that is not finite.
+        """
+        return evaluation.error(self.kind, model, split)
+
+    def relative_error(self, error: float) -> float:
+        """An error on the scale of this task: 0 as the dense network, 1 as the trivial guess."""
+        return (error - self.dense_error) / (self.trivial_error - self.dense_error)
+
+    def batches(self, split: Split, size: int) -> Iterator[Batch]:
+        """The samples of a split in order, ``size`` at a time; the last batch may be smaller.
+
+        Raises:
+            ValueError: ``size`` is not positive.
+        """
+        if size < 1:
+            raise ValueError(f"the batch size is {size}; it must be at least 1")
+        for start in range(0, len(split.inputs), size):
+            chosen = slice(start, start + size)
+            yield Batch(split.inputs[chosen], split.target[chosen], split.labels[chosen])
+
+    def fine_tune(
+        self,
+        model: nn.Module,
+        *,
+        steps: int,
+        learning_rate: float = 5e-3,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        """Train ``model`` on the training split, in place, with Adam and a falling learning rate.
+
+        Batch norm is in training mode meanwhile. Training flags and stored gradients come back as
+        they were; the same seed gives the same weights, bit for bit on a CPU with the same number
+        of threads.
+
+        Args:
+            model: a pruned copy of this task's network.
+            steps: number of mini-batches; 0 changes nothing.
+            learning_rate: the learning rate at the start; it falls to 0 as a cosine.
+            batch_size: samples per mini-batch.
+            seed: decides the order of the samples.
+
+        Raises:
+            ValueError: ``steps`` is negative or ``batch_size`` is not positive.
+        """
+        training.optimise(
+            model,
+            self.train.inputs,
+            self.train.target,
+            self.loss,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+        )
+
+    def recalibrate(self, model: nn.Module, *, samples: int = _RECALIBRATION_SAMPLES) -> None:
+        """Measure the batch-norm statistics of ``model`` anew on training samples, in place.
+
+        Args:
+            model: a pruned copy of this task's network; without batch norm nothing changes.
+            samples: how many training samples to use at most (the first ones: the order of the
+                training split is random already).
+        """
+        training.recalibrate(model, self.train.inputs[:samples])

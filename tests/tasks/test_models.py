@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gp_prune.statistics import prunable_layers
+from gp_prune.tasks.models import MODELS, autoencoder, cnn, lenet
+
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_output_has_the_shape_that_the_task_needs(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS[name].build(shape, 10).eval()
+        inputs = torch.rand(3, *shape)
+    output = model(inputs)
+    expected = (3, 10) if MODELS[name].kind == "classification" else inputs.shape
+    assert output.shape == torch.Size(expected)
+    assert set(MODELS[name].interface) <= set(prunable_layers(model))
+
+
+def test_lenet_has_the_size_that_the_literature_gives() -> None:
+    assert parameters(lenet((1, 28, 28), 10)) == 61_706
+    assert parameters(lenet((3, 32, 32), 10)) == 62_006  # the network of PyTorch's own tutorial
+
+
+def test_the_widths_are_those_of_the_documentation() -> None:
+    def widths(model: nn.Module) -> list[int]:
+        return [len(layer.weight) for layer in prunable_layers(model).values()]
+
+    assert widths(lenet((1, 8, 8), 10)) == [6, 16, 120, 84, 10]
+    assert widths(cnn((1, 8, 8), 10)) == [8, 16, 16, 32, 10]
+    assert widths(cnn((3, 32, 32), 10)) == [16, 32, 32, 64, 10]
+    assert widths(autoencoder((1, 8, 8), 10)) == [48, 24, 12, 24, 48, 64]
+    assert widths(autoencoder((1, 28, 28), 10)) == [128, 64, 32, 64, 128, 784]
+
+
+def test_a_reconstruction_is_an_image_in_the_range_of_the_pixels() -> None:
+    output = autoencoder((1, 8, 8), 10)(100 * torch.ones(1, 1, 8, 8))
+    assert output.min() >= 0
+    assert output.max() <= 1
+
+
+def test_every_activation_is_a_module_of_its_own() -> None:
+    for kind in MODELS.values():
+        model = kind.build((1, 8, 8), 10)
+        activations = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+        assert len(activations) == len({id(module) for module in activations}) >= 4
