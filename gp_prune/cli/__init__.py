@@ -1,0 +1,33 @@
+"""Floor 10: the command line, ``gp-prune``."""
+
+from __future__ import annotations
+
+import click
+
+from gp_prune import __version__
+from gp_prune.cli.group import CommandGroup, LazyCommand
+
+COMMANDS = {
+    "evolve": LazyCommand(
+        "gp_prune.cli.evolve_command:evolve", "Search for new metrics by genetic programming."
+    ),
+    "apply": LazyCommand("gp_prune.cli.apply_command:apply", "Prune a network by a metric."),
+    "list": LazyCommand("gp_prune.cli.list_command:list_metrics", "List the bundled metrics."),
+    "show": LazyCommand("gp_prune.cli.show_command:show", "Show all that a metric says."),
+    "latex": LazyCommand("gp_prune.cli.latex_command:latex", "Print metrics as LaTeX."),
+}
+"""Every command with the place of its code, which is imported when the command is used."""
+
+
+@click.group(
+    cls=CommandGroup,
+    lazy=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="gp-prune", message="%(prog)s %(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Discover pruning metrics by genetic programming, apply them, print them as formulas."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

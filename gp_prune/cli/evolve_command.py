@@ -1,0 +1,125 @@
+"""``gp-prune evolve``: search for metrics and compare what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    from gp_prune.search.config import SearchConfig
+    from gp_prune.search.evaluation import TaskSource
+    from gp_prune.search.run import Progress
+
+MOST_WORKERS = 8
+
+
+@click.command()
+@click.option("--tasks", help="Names, separated by commas.  [default: the three digits tasks]")
+@click.option("--granularity", help="channel or weight.  [default: channel]")
+@click.option("--population", type=int, help="Candidates per generation.  [default: 40]")
+@click.option("--generations", type=int, help="Generations after the first.  [default: 10]")
+@click.option("--seed", type=int, help="Source of all randomness.  [default: 0]")
+@click.option("--workers", type=int, help="Processes.  [default: one per core, at most 8]")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NNN]")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in a folder.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--primitives", multiple=True, help="Python file with primitives of your own.")
+@click.option("--cache-dir", help="Folder for trained networks.")
+@click.option("--data-root", help="Folder with torchvision's data sets.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def evolve(
+    resume: Path | None,
+    config: Path | None,
+    out: Path | None,
+    workers: int | None,
+    as_json: bool,
+    quiet: bool,
+    cache_dir: str | None,
+    data_root: str | None,
+    download: bool,
+    device: str,
+    **settings: Any,
+) -> None:
+    """Evolve pruning metrics on real networks; without options, on the bundled digits.
+
+    Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
+    leaves settings, journal, front and metric files in the run folder.
+    """
+    from gp_prune.report.console import progress_display, stdout
+    from gp_prune.report.front import result_json, result_tables
+    from gp_prune.search.evaluation import TaskSource
+    from gp_prune.search.run import evolve as run
+
+    chosen = _settings(config, settings)
+    if resume is not None and (chosen is not None or out is not None):
+        raise UserError("--resume takes all settings from the run folder; leave the others out")
+    folder = resume or out or _next_folder(Path("runs"))
+    source = TaskSource(cache_dir, data_root, download, _device(device))
+    count = _cores() if workers is None else workers
+    with progress_display(quiet=quiet) as progress:
+        result = run(
+            chosen, folder, source=source, workers=count, resume=resume is not None,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result_json(result), indent=2))
+        return
+    stdout().print(result_tables(result))
+    click.echo(_next_steps(str(result.folder / "metrics" / f"{result.recommended.name}.json")))
+
+
+def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None:
+    """The settings of the file, overruled by those of the command line; None where all default."""
+    from gp_prune.search.config import SearchConfig, read_settings
+
+    chosen: dict[str, Any] = {} if config is None else read_settings(config)
+    for name, value in given.items():
+        if name == "tasks" and value is not None:
+            chosen["tasks"] = tuple(task.strip() for task in value.split(","))
+        elif name == "primitives":
+            if value:
+                chosen["primitives"] = tuple(value)
+        elif value is not None:
+            chosen[name] = value
+    return SearchConfig(**chosen) if chosen else None
+
+
+def _next_folder(parent: Path) -> Path:
+    """``runs/001``, or the first number that is free."""
+    number = 1
+    while (parent / f"{number:03d}").exists():
+        number += 1
+    return parent / f"{number:03d}"
+
+
+def _cores() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MOST_WORKERS, available or 1)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' is not available here; use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; use cpu or cuda")
+    return name
+
+
+def _next_steps(path: str) -> str:
+    return (
+        "\nNext:\n"
+        f"  gp-prune latex {path}\n"
+        f"  gp-prune apply {path} lenet-digits --macs 0.5\n"
+        f"  gp-prune apply {path} torchvision:resnet18 --macs 0.5 --data digits --out pruned"
+    )

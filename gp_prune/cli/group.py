@@ -1,0 +1,119 @@
+"""The group of all commands: each is imported when it is used, and all fail in one way."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
+
+import click
+
+from gp_prune.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class LazyCommand(NamedTuple):
+    """A command that is not imported yet.
+
+    Attributes:
+        place: ``module:attribute`` of the click command.
+        help: one line for the list of commands, so that listing imports nothing.
+    """
+
+    place: str
+    help: str
+
+
+class CommandGroup(click.Group):
+    """Commands by name, imported late.
+
+    What the user can mend (:class:`~gp_prune.errors.UserError` and wrong use of the command line)
+    is one sentence on stderr and exit code 2; an interrupt is one line and exit code 130; a reader
+    that closes the pipe ends the program quietly. Anything else is a fault of the program and
+    shows its traceback.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = dict(lazy)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which they were given."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now; None if there is none."""
+        if cmd_name not in self.lazy:
+            return None
+        module, _, attribute = self.lazy[cmd_name].place.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write names and short helps, without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.lazy.items()])
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; ends the process unless ``standalone_mode`` is false."""
+        call = dict(args=args, prog_name=prog_name, complete_var=complete_var, **extra)
+        if not standalone_mode:
+            return super().main(standalone_mode=False, **call)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = self._run(call)
+        sys.exit(code)
+
+    def _run(self, call: Mapping[str, Any]) -> int:
+        """Run, and turn every expected end into an exit code."""
+        try:
+            code = super().main(standalone_mode=False, **call)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except UserError as error:
+            return _fail(str(error))
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "gp-prune"
+            return _fail(error.format_message(), hint=f"see '{path} --help'")
+        except click.ClickException as error:
+            return _fail(error.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("gp-prune: interrupted", err=True)
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Python flushes stdout once more at its end; let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _fail(message: str, hint: str = "") -> int:
+    sentence = " ".join(message.split())
+    if hint:
+        sentence = f"{sentence.rstrip('.')}; {hint}"
+    click.echo(f"gp-prune: error: {sentence}", err=True)
+    return BAD_INPUT
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line for a person, without the place in the code."""
+    click.echo(f"gp-prune: warning: {' '.join(str(message).split())}", err=True)

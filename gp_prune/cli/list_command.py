@@ -1,0 +1,123 @@
+"""``gp-prune list``: the bundled metrics and the vocabulary."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from gp_prune.cli.options import json_option, primitives_option, print_json
+from gp_prune.discovery import primitive_set
+from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.primitive import (
+    Elementwise,
+    Normaliser,
+    Operand,
+    Operator,
+    PrimitiveSet,
+    Reduction,
+    Signature,
+)
+from gp_prune.report.tables import make_console, print_table
+
+
+@click.command("list")
+@click.option("--operands", is_flag=True, help="The tensors of a layer that formulas may read.")
+@click.option("--operators", is_flag=True, help="The functions that formulas may apply.")
+@click.option("--markdown", is_flag=True, help="The page evolved_metrics/README.md.")
+@json_option
+@primitives_option
+def list_metrics(
+    operands: bool,
+    operators: bool,
+    markdown: bool,
+    as_json: bool,
+    primitive_files: tuple[str, ...],
+) -> None:
+    r"""List the bundled metrics, or the vocabulary of formulas.
+
+    \b
+    Examples:
+      gp-prune list
+      gp-prune list --operands --primitives my_primitives.py
+    """
+    if operands + operators + markdown > 1 or (markdown and as_json):
+        raise click.UsageError("give one of --operands, --operators, --markdown and --json alone")
+    if markdown:
+        from gp_prune.report.catalogue import markdown_page
+
+        click.echo(markdown_page(_by_folder()), nl=False)
+    elif operands or operators:
+        _list_vocabulary(primitive_set(*primitive_files), operands=operands, as_json=as_json)
+    else:
+        _list_metrics(as_json=as_json)
+
+
+def _by_folder() -> dict[str, list[Metric]]:
+    folders: dict[str, list[Metric]] = {}
+    for name, file in bundled_metrics().items():
+        folder = str(file).replace("\\", "/").split("/")[-2]
+        folders.setdefault(folder, []).append(Metric.load(name))
+    return folders
+
+
+def _list_metrics(*, as_json: bool) -> None:
+    metrics = [Metric.load(name) for name in bundled_metrics()]
+    if as_json:
+        print_json({"metrics": [_as_object(metric) for metric in metrics]})
+        return
+    rows = [
+        [m.name, m.granularity, str(m.expression), " ".join(sorted(m.needs)), m.source]
+        for m in metrics
+    ]
+    print_table(make_console(sys.stdout), ["metric", "prunes", "formula", "needs", "source"], rows)
+
+
+def _as_object(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "granularity": metric.granularity,
+        "text": str(metric.expression),
+        "latex": metric.latex(),
+        "needs": sorted(metric.needs),
+        "source": metric.source,
+    }
+
+
+def _list_vocabulary(primitives: PrimitiveSet, *, operands: bool, as_json: bool) -> None:
+    if operands:
+        columns = ["operand", "axes", "latex", "needs", "meaning"]
+        rows = [_operand_cells(operand) for operand in primitives.operands.values()]
+    else:
+        columns = ["operator", "laws", "cost", "meaning"]
+        rows = [_operator_cells(operator) for operator in primitives.operators.values()]
+    if as_json:
+        kind = "operands" if operands else "operators"
+        print_json({kind: [dict(zip(columns, row, strict=True)) for row in rows]})
+        return
+    print_table(make_console(sys.stdout), columns, rows)
+
+
+def _operand_cells(operand: Operand) -> list[str]:
+    needs = " ".join(sorted(operand.needs))
+    return [operand.name, str(operand.axes), operand.latex, needs, operand.meaning]
+
+
+def _operator_cells(operator: Operator) -> list[str]:
+    usage = operator.name + _signature(operator)
+    return [usage, " ".join(sorted(operator.laws)), f"{operator.cost:g}", operator.meaning]
+
+
+def _signature(operator: Operator) -> str:
+    """How the operator is written, after its name."""
+    shape = operator.shape
+    if isinstance(shape, Reduction):
+        return "[axes](x) removes the axes"
+    if isinstance(shape, Normaliser):
+        return "[axes](x)"
+    if isinstance(shape, Signature):
+        return f"({', '.join(map(str, shape.arguments))}) -> {shape.to}"
+    assert isinstance(shape, Elementwise)
+    return f"({', '.join('xyzuvw'[: shape.arity])})"

@@ -1,0 +1,88 @@
+"""Floor 10: consoles and progress; plain lines when nobody watches a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from gp_prune.search.engine import Generation
+from gp_prune.search.run import Progress
+
+_PLAIN_WIDTH = 160
+_TITLES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
+
+
+def stdout() -> Console:
+    """The console for results; wide where the output goes to a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+
+
+@contextmanager
+def progress_display(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """What a run reports to: nothing, plain lines, or bars on the terminal; all on stderr."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with _bars(console) as show:
+            yield show
+    else:
+        yield _lines(Console(stderr=True, width=_PLAIN_WIDTH))
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns, console=console) as bar:
+        rows = {
+            stage: bar.add_task(title, total=None, note="", start=False)
+            for stage, title in _TITLES.items()
+        }
+
+        def show(progress: Progress) -> None:
+            if progress.stage in rows:
+                row = rows[progress.stage]
+                bar.start_task(row)
+                note = _note(progress.generation) if progress.generation else ""
+                bar.update(row, completed=progress.done, total=progress.of, note=note)
+
+        yield show
+
+
+def _lines(console: Console) -> Callable[[Progress], None]:
+    started = time.monotonic()
+    tenths: set[tuple[str, int]] = set()
+
+    def show(progress: Progress) -> None:
+        seconds = f"{time.monotonic() - started:6.0f} s  "
+        if progress.generation is not None:
+            place = f"generation {progress.done}/{progress.of}: "
+            console.print(seconds + place + _note(progress.generation), highlight=False)
+            return
+        tenth = (progress.stage, progress.done * 4 // max(1, progress.of))
+        if progress.stage in _TITLES and tenth not in tenths:
+            tenths.add(tenth)
+            title = _TITLES[progress.stage]
+            console.print(f"{seconds}{title}: {progress.done}/{progress.of}", highlight=False)
+
+    return show
+
+
+def _note(generation: Generation) -> str:
+    return (
+        f"{generation.assessed} formulas, {generation.behaviours} behaviours, front "
+        f"{generation.front}, least error {generation.best.objectives[0]:.3f} "
+        f"by {generation.best.expression}"
+    )

@@ -1,0 +1,144 @@
+"""Tables and short summaries on a screen; plain lines of text where there is no screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_WIDTH = 120
+"""Characters per line where the output is not a terminal."""
+
+_KINDS = {"channels": "channels", "macs": "MACs", "params": "parameters"}
+
+
+def make_console(stream: IO[str]) -> Console:
+    """A console that prints text as it is: formulas have brackets that are no markup."""
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def quantity(number: int) -> str:
+    """A count with three digits and a unit prefix: ``9.63 M``; exact below ten thousand."""
+    if abs(number) < 10_000:
+        return str(number)
+    value, prefix = float(number), ""
+    for prefix in ("k", "M", "G", "T"):  # noqa: B007 - the last one reached is used
+        value /= 1000
+        if abs(value) < 999.5:
+            break
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f} {prefix}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal: ``50.1 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: str = ""
+) -> None:
+    """Print a table.
+
+    Args:
+        console: where to.
+        columns: headings.
+        rows: cells of each row, as texts.
+        right: one letter per column, ``r`` where it is flush right; the rest is flush left.
+    """
+    table = Table(
+        box=SIMPLE_HEAD if console.is_terminal else None,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+    )
+    for number, heading in enumerate(columns):
+        flush = "right" if right[number : number + 1] == "r" else "left"
+        table.add_column(heading, justify=flush, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, long values folded under themselves."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(Text(name), Text(value))
+    console.print(grid)
+
+
+def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
+    """Print what :meth:`gp_prune.application.result.PrunedModel.report` says: layers and totals."""
+    by_weight = report["achieved"]["weights"] is not None
+    print_table(
+        console,
+        ["layer", "channels", "kept", "MACs", "kept", "params", "kept", "ties", "kept whole"],
+        [_layer_cells(row) for row in report["layers"] if row["macs"] or row["params"]],
+        right="lrrrrrrrl",
+    )
+    console.print()
+    print_facts(console, _totals(report, by_weight))
+    for line in _remarks(report, by_weight):
+        console.print(Text(line))
+
+
+def _layer_cells(row: Mapping[str, Any]) -> list[str]:
+    outside = not row["channels"]
+    return [
+        row["layer"],
+        "" if outside else str(row["channels"]),
+        "" if outside else str(row["channels_kept"]),
+        quantity(row["macs"]),
+        quantity(row["macs_kept"]),
+        quantity(row["params"]),
+        quantity(row["params_kept"]),
+        "" if row["ties"] is None else percent(row["ties"]),
+        row["fixed"],
+    ]
+
+
+def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
+    asked, before, after = report["asked"], report["before"], report["after"]
+    achieved = report["achieved"]
+    what = "weights" if by_weight else _KINDS[asked["kind"]]
+    shares = [f"{percent(achieved['macs'])} of the MACs"]
+    shares.append(f"{percent(achieved['params'])} of the parameters")
+    first = "weights" if by_weight else "channels"
+    shares.append(f"{percent(achieved[first])} of the {first} that may be cut")
+    shares.sort(
+        key=lambda share: not share.endswith((f"the {what}", f"the {what} that may be cut"))
+    )
+    found = "measured" if report["mode"] == "compact" else "without what is masked"
+    return [
+        ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
+        ("model", report["model"]),
+        ("asked", f"keep {percent(asked['keep'])} of the {what}"),
+        ("achieved", ", ".join(in_order)),
+        ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({found})"),
+        ("parameters", f"{before['params']:,} -> {after['params']:,}"),
+        ("tied scores", percent(report["ties"])),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
+
+
+def _remarks(report: Mapping[str, Any], by_weight: bool) -> list[str]:
+    remarks = []
+    if not report["met"]:
+        remarks.append(
+            "The budget is not met: no cut of the channels that may go comes nearer to it."
+        )
+    if not report["faster"]:
+        held = "zeros among the weights" if by_weight else "channels at zero"
+        remarks.append(
+            f"The masked network itself is not faster: it holds {held} and still computes them."
+        )
+    return remarks

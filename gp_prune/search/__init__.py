@@ -1,0 +1,1 @@
+"""Floor 9: the search for metrics, with DEAP."""

@@ -1,0 +1,113 @@
+"""Floor 9: every candidate of a run, and the Pareto front of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from deap import tools
+
+from gp_prune.expression import Expression
+from gp_prune.search.evaluation import WORST_ERROR
+from gp_prune.search.typed_set import Individual
+
+Objectives = tuple[float, float, float]
+
+WORST: Objectives = (WORST_ERROR, 1.0, 1.0)
+"""Finite and dominated by nothing better than itself: what a candidate gets that ranks nothing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A formula that was tried.
+
+    Attributes:
+        expression: the formula in canonical form.
+        objectives: error, MACs kept, parameters kept; means over tasks and ladder.
+        behaviour: equal exactly for candidates that prune alike on all tasks.
+        by_task: the three objectives for each task.
+        reason: why it could not be tried; empty if it was.
+    """
+
+    expression: Expression
+    objectives: Objectives
+    behaviour: tuple[str, ...]
+    by_task: Mapping[str, Objectives] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Smaller formulas first, then by text: a total order."""
+        return self.expression.size, str(self.expression)
+
+
+def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether ``first`` is nowhere greater than ``second`` and somewhere less."""
+    return all(a <= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
+
+
+def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates that no other dominates, one for each behaviour and vector of objectives.
+
+    Of several with the same behaviour or the same objectives the smallest formula is taken.
+    Sorted by error, then by size and text.
+    """
+    best: dict[Objectives, Candidate] = {}
+    for candidate in sorted((c for c in candidates if not c.reason), key=lambda c: c.order):
+        best.setdefault(candidate.objectives, candidate)
+    front: list[Candidate] = []
+    # In this order a candidate can only be dominated by one that comes before it.
+    for objectives in sorted(best):
+        if not any(dominates(kept.objectives, objectives) for kept in front):
+            front.append(best[objectives])
+    return sorted(front, key=lambda c: (c.objectives[0], c.order))
+
+
+def thinned(front: Sequence[Candidate], count: int) -> list[Candidate]:
+    """At most ``count`` of a front: those of least error and the most spread out of the others.
+
+    The half with the least errors stays; the others are chosen by crowding distance.
+    """
+    if len(front) <= count:
+        return list(front)
+    best = list(front[: (count + 1) // 2])
+    individuals = []
+    for candidate in front[len(best) :]:
+        individual = Individual([])
+        individual.fitness.values = candidate.objectives
+        individual.candidate = candidate
+        individuals.append(individual)
+    spread = tools.selNSGA2(individuals, count - len(best))
+    kept = {id(individual.candidate) for individual in spread} | {id(c) for c in best}
+    return [candidate for candidate in front if id(candidate) in kept]
+
+
+class Archive:
+    """All candidates of a run by the text of their canonical form."""
+
+    def __init__(self) -> None:
+        self._by_text: dict[str, Candidate] = {}
+
+    def add(self, candidate: Candidate) -> None:
+        """Keep a candidate."""
+        self._by_text[str(candidate.expression)] = candidate
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._by_text
+
+    def __len__(self) -> int:
+        return len(self._by_text)
+
+    @property
+    def assessed(self) -> int:
+        """Number of distinct formulas that were really tried on all tasks."""
+        return sum(not candidate.reason for candidate in self._by_text.values())
+
+    @property
+    def behaviours(self) -> int:
+        """Number of distinct behaviours among them."""
+        return len({c.behaviour for c in self._by_text.values() if not c.reason})
+
+    def front(self, count: int) -> list[Candidate]:
+        """The Pareto front of all candidates, thinned to ``count``."""
+        return thinned(pareto_front(self._by_text.values()), count)

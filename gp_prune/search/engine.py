@@ -1,0 +1,292 @@
+"""Floor 9: the evolutionary loop: NSGA-II over typed trees.
+
+A search is a function of its settings. Each generation draws from a random source of its own,
+derived from the run's seed, and each evaluation has a seed derived from what it evaluates; so
+neither the number of workers nor a kill and resume changes a result.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from deap import tools
+
+from gp_prune.expression import Expression, canonical
+from gp_prune.layer import MissingMeasurement
+from gp_prune.metric import Metric
+from gp_prune.primitive import PrimitiveSet
+from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.search.archive import WORST, Archive, Candidate, Objectives
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Evaluation, Outcome, derived_seed
+from gp_prune.search.executors import Runner
+from gp_prune.search.generation import Generator, Limits
+from gp_prune.search.journal import Journal
+from gp_prune.search.scoring import Bench, Trial
+from gp_prune.search.typed_set import Individual, OutsideGrammar, TypedSet
+from gp_prune.search.variation import Variation
+
+_TRIES = 10
+"""New trees are drawn at most this many times the population before a generation starts."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation gave.
+
+    Attributes:
+        number: 0 for the first population.
+        of: number of the last one.
+        assessed: distinct formulas tried so far.
+        rejected: formulas that could not be tried so far.
+        behaviours: distinct behaviours so far.
+        evaluations: networks pruned and measured so far, those of the journal included.
+        best: the candidate of least error so far.
+        front: number of candidates on the front.
+    """
+
+    number: int
+    of: int
+    assessed: int
+    rejected: int
+    behaviours: int
+    evaluations: int
+    best: Candidate
+    front: int
+
+
+class Search:
+    """One run of the evolutionary loop.
+
+    Args:
+        config: the settings.
+        primitives: the vocabulary.
+        benches: the prepared tasks, in the order of ``config.tasks``.
+        seeds: metrics that the first population starts from and that grafts are taken from.
+        runner: where evaluations run.
+        journal: what is already known, and where the rest is written.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        primitives: PrimitiveSet,
+        benches: Sequence[Bench],
+        seeds: Sequence[Metric],
+        runner: Runner,
+        journal: Journal,
+    ) -> None:
+        self.config = config
+        self.benches = list(benches)
+        self.runner = runner
+        self.journal = journal
+        self.archive = Archive()
+        self.grammar = TypedSet(primitives, config.root, offered(benches))
+        self.limits = Limits(config.size_limit, config.height_limit)
+        self.seeds = self._usable(seeds)
+        self._outcomes: dict[str, Outcome] = {}
+        self._by_behaviour: dict[tuple[str, ...], Candidate] = {}
+
+    def _usable(self, seeds: Sequence[Metric]) -> list[Individual]:
+        """The seeds that the grammar contains, as trees in canonical form."""
+        usable = []
+        for metric in seeds:
+            try:
+                tree = self.grammar.from_expression(canonical(metric.expression))
+            except OutsideGrammar:
+                continue
+            if self.limits.hold(tree):
+                usable.append(tree)
+        return usable
+
+    def generations(self) -> Iterator[Generation]:
+        """Run the search, generation by generation; the archive holds the result."""
+        population: list[Individual] = []
+        for number in range(self.config.generations + 1):
+            rng = random.Random(derived_seed("generation", self.config.seed, number))
+            generator = Generator(self.grammar, rng, self.limits)
+            variation = Variation(generator, self.seeds)
+            drawn = self._first(generator) if number == 0 else self._bred(variation, population)
+            fresh = self._assess(drawn)
+            population = self._survivors(population + fresh)
+            yield self._report(number)
+
+    def _first(self, generator: Generator) -> Iterator[Individual]:
+        """Seeds first, then random trees without end."""
+        yield from self.seeds
+        while True:
+            yield generator.individual()
+
+    def _bred(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
+        """Offspring without end."""
+        rng = variation.rng
+        while True:
+            first = _tournament(population, rng)
+            if rng.random() < self.config.crossover:
+                yield from variation.crossover(first, _tournament(population, rng))
+            else:
+                yield variation.mutate(first)
+
+    def _assess(self, drawn: Iterator[Individual]) -> list[Individual]:
+        """Try new formulas until as many new behaviours as the population were met.
+
+        Formulas that rank nothing, and those that behave like an earlier one, cost next to
+        nothing: they are recorded, but do not use up the generation.
+        """
+        wanted: dict[tuple[str, ...], tuple[Expression, list[Trial]]] = {}
+        twins: list[tuple[Expression, tuple[str, ...]]] = []
+        for tree in islice(drawn, _TRIES * self.config.population):
+            expression = canonical(self.grammar.to_expression(tree))
+            text = str(expression)
+            if text in self.archive or expression.axes is not self.config.root:
+                continue
+            trials = self._trials(expression)
+            if isinstance(trials, str):
+                self.archive.add(Candidate(expression, WORST, (text,), reason=trials))
+                continue
+            behaviour = tuple(trial.key for trial in trials)
+            self.archive.add(Candidate(expression, WORST, behaviour, reason="not yet tried"))
+            if behaviour in self._by_behaviour or behaviour in wanted:
+                twins.append((expression, behaviour))
+            else:
+                wanted[behaviour] = expression, trials
+            if len(wanted) >= self.config.population:
+                break
+        self._evaluate([trial for _, trials in wanted.values() for trial in trials])
+        assessed = [self._candidate(e, b, trials) for b, (e, trials) in wanted.items()]
+        assessed += [self._twin(expression, behaviour) for expression, behaviour in twins]
+        return [self._individual(candidate) for candidate in assessed]
+
+    def _trials(self, expression: Expression) -> list[Trial] | str:
+        """The trials of a formula on every task and rung of the ladder, or why there are none."""
+        kind = "channels" if self.config.granularity == "channel" else "params"
+        trials = []
+        for bench in self.benches:
+            for keep in self.config.ladder:
+                try:
+                    budget = Budget(kind, keep)
+                    trials.append(bench.trial(expression, self.config.conventions, budget))
+                except (DegenerateScores, MissingMeasurement) as error:
+                    return f"{bench.task.name}: {error}"
+        return trials
+
+    def _evaluate(self, trials: Sequence[Trial]) -> None:
+        """Find out the outcome of every trial that is not known yet."""
+        wanted: dict[str, Evaluation] = {}
+        for trial in trials:
+            if trial.key not in self._outcomes and trial.key not in wanted:
+                evaluation = self.evaluation(trial)
+                known = self.journal.known(evaluation)
+                if known is None:
+                    wanted[trial.key] = evaluation
+                else:
+                    self._outcomes[trial.key] = known
+        outcomes = self.runner.run(list(wanted.values()))
+        for (key, evaluation), outcome in zip(wanted.items(), outcomes, strict=True):
+            self.journal.outcome(evaluation, outcome)
+            self._outcomes[key] = outcome
+
+    def evaluation(self, trial: Trial) -> Evaluation:
+        """How a trial is evaluated during the search."""
+        seed = derived_seed("trial", self.config.seed, trial.key)
+        return Evaluation(trial.task, trial.plan.to_json(), self.config.fine_tune_steps, seed)
+
+    def _candidate(
+        self, expression: Expression, behaviour: tuple[str, ...], trials: Sequence[Trial]
+    ) -> Candidate:
+        rungs = len(self.config.ladder)
+        by_task: dict[str, Objectives] = {}
+        for position, bench in enumerate(self.benches):
+            part = trials[position * rungs : (position + 1) * rungs]
+            by_task[bench.task.name] = (
+                _mean([self._outcomes[trial.key].validation for trial in part]),
+                _mean([trial.plan.achieved.macs or 0.0 for trial in part]),
+                _mean([trial.plan.achieved.params for trial in part]),
+            )
+        error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
+        candidate = Candidate(expression, (error, macs, params), behaviour, by_task)
+        self.archive.add(candidate)
+        self._by_behaviour[behaviour] = candidate
+        self._record(candidate)
+        return candidate
+
+    def _twin(self, expression: Expression, behaviour: tuple[str, ...]) -> Candidate:
+        """A candidate that prunes exactly as an earlier one."""
+        known = self._by_behaviour[behaviour]
+        candidate = Candidate(expression, known.objectives, behaviour, known.by_task)
+        self.archive.add(candidate)
+        if candidate.order < known.order:
+            self._by_behaviour[behaviour] = candidate
+        self._record(candidate)
+        return candidate
+
+    def _record(self, candidate: Candidate) -> None:
+        self.journal.event(
+            {
+                "event": "candidate",
+                "text": str(candidate.expression),
+                "objectives": list(candidate.objectives),
+                "by_task": {name: list(values) for name, values in candidate.by_task.items()},
+            }
+        )
+
+    def _individual(self, candidate: Candidate) -> Individual:
+        individual = self.grammar.from_expression(candidate.expression)
+        individual.fitness.values = candidate.objectives
+        individual.candidate = candidate
+        return individual
+
+    def _survivors(self, individuals: list[Individual]) -> list[Individual]:
+        """NSGA-II over the smallest formula of every behaviour."""
+        best: dict[tuple[str, ...], Individual] = {}
+        for individual in sorted(individuals, key=lambda i: i.candidate.order):
+            best.setdefault(individual.candidate.behaviour, individual)
+        chosen: list[Individual] = tools.selNSGA2(list(best.values()), self.config.population)
+        return chosen
+
+    def _report(self, number: int) -> Generation:
+        front = self.archive.front(self.config.front_size)
+        report = Generation(
+            number=number,
+            of=self.config.generations,
+            assessed=self.archive.assessed,
+            rejected=len(self.archive) - self.archive.assessed,
+            behaviours=self.archive.behaviours,
+            evaluations=len(self._outcomes),
+            best=front[0],
+            front=len(front),
+        )
+        self.journal.event(
+            {
+                "event": "generation",
+                "number": number,
+                "assessed": report.assessed,
+                "behaviours": report.behaviours,
+                "evaluations": report.evaluations,
+                "front": [[str(c.expression), list(c.objectives)] for c in front],
+            }
+        )
+        self.journal.sync()
+        return report
+
+
+def offered(benches: Sequence[Bench]) -> set[str]:
+    """The measurements that every task offers (labelled autoencoder tasks offer labels too)."""
+    return set.intersection(*(bench.measured for bench in benches))
+
+
+def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:
+    """The better of two: by dominance, then by crowding distance, then the first drawn."""
+    first, second = rng.choice(population), rng.choice(population)
+    if second.fitness.dominates(first.fitness):
+        return second
+    if first.fitness.dominates(second.fitness):
+        return first
+    return second if second.fitness.crowding_dist > first.fitness.crowding_dist else first
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,75 @@
+"""Settings: TOML round trip and clear refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.search.config import DEFAULT_LADDERS, SearchConfig
+
+CONFIGS = [
+    SearchConfig(),
+    SearchConfig(granularity="weight", seed=3, ladder=(0.2,), primitives=("a b.py", 'q"\\.py')),
+    SearchConfig(tasks=("cnn-digits",), scope="layer", crossover=0.0, generations=0),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_toml_round_trip(tmp_path: Path, config: SearchConfig) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    assert SearchConfig.from_toml(path) == config
+
+
+def test_the_ladder_follows_the_granularity() -> None:
+    for granularity, ladder in DEFAULT_LADDERS.items():
+        assert SearchConfig(granularity=granularity).ladder == ladder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"granularity": "filter"}, "granularity is 'filter'"),
+        ({"population": 1}, "population is 1"),
+        ({"generations": -1}, "generations is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"ladder": (0.5, 1.5)}, "1.5"),
+        ({"ladder": (float("nan"),)}, "nan"),
+        ({"budgets": (0.0,)}, "0.0"),
+        ({"scope": "world"}, "scope is 'world'"),
+        ({"tasks": ()}, "tasks are"),
+        ({"tasks": ("a", "a")}, "each once"),
+        ({"crossover": 2.0}, "crossover is 2.0"),
+    ],
+)
+def test_values_out_of_range_are_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        replace(SearchConfig(), **change)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("populatoin = 3", "did you mean 'population'"),
+        ("population = 'many'", "must be of type int"),
+        ("population = true", "must be of type int"),
+        ("tasks = 'lenet-digits'", "must be a list"),
+        ("ladder = ['a']", "must be a list"),
+        ("population =", "not valid TOML"),
+        ("\x00", "not valid TOML"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        SearchConfig.from_toml(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        SearchConfig.from_toml(tmp_path / "none.toml")

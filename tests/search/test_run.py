@@ -1,0 +1,179 @@
+"""A run is a function of its settings: same seed, any number of workers, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.metric import Metric
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import TaskSource
+from gp_prune.search.journal import NAME as JOURNAL
+from gp_prune.search.run import COMPARISON, CONFIG, FRONT, METRICS, Progress, Result, evolve
+
+SMALL = SearchConfig(
+    tasks=("lenet-digits", "cnn-digits"),
+    population=6,
+    generations=2,
+    seed=5,
+    ladder=(0.4,),
+    budgets=(0.4,),
+    fine_tune_steps=3,
+    final_steps=3,
+    final_seeds=2,
+    front_size=4,
+    calibration=128,
+)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What must be equal for equal settings: the front, the comparison, the metrics."""
+    files = [folder / FRONT, folder / COMPARISON, *sorted((folder / METRICS).iterdir())]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+    folder = tmp_path_factory.mktemp("run") / "small"
+    return evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+
+
+def test_the_run_folder_holds_the_front(small_run: Result) -> None:
+    lines = (small_run.folder / FRONT).read_text().splitlines()
+    assert len(lines) == 1 + len(small_run.contenders)
+    assert {p.stem for p in (small_run.folder / METRICS).iterdir()} == set(small_run.metrics)
+    for name in small_run.metrics:
+        metric = Metric.load(small_run.folder / METRICS / f"{name}.json")
+        assert metric.expression == small_run.metrics[name].expression
+        assert set(metric.objectives) == set(SMALL.tasks)
+
+
+def test_no_two_of_the_front_behave_alike(small_run: Result) -> None:
+    evolved = [c.candidate for c in small_run.contenders if c.candidate is not None]
+    assert len({c.behaviour for c in evolved}) == len(evolved)
+    assert len({c.objectives for c in evolved}) == len(evolved)
+
+
+def test_the_recommendation_has_the_least_validation_error(small_run: Result) -> None:
+    means = {
+        c.name: small_run.comparison.mean(c.name, "validation")
+        for c in small_run.contenders
+        if c.candidate is not None and c.expression.size <= SMALL.recommended_size
+    }
+    assert means[small_run.recommended.name] == min(means.values())
+
+
+def test_budgets_are_met_alike_by_all(small_run: Result) -> None:
+    for record in small_run.comparison.records:
+        if record.kind in ("macs", "params"):
+            assert getattr(record, record.kind) == pytest.approx(record.keep, abs=0.06)
+
+
+def test_the_search_never_reads_the_test_split(small_run: Result) -> None:
+    lines = [json.loads(x) for x in (small_run.folder / JOURNAL).read_text().splitlines()]
+    first_test = next(n for n, x in enumerate(lines) if x.get("test") is not None)
+    last_generation = max(n for n, x in enumerate(lines) if x["event"] == "generation")
+    assert any(x["event"] == "evaluation" and x["test"] is None for x in lines)
+    assert first_test > last_generation
+
+
+def test_same_seed_same_result(small_run: Result, tmp_path: Path, task_cache: Path) -> None:
+    again = evolve(SMALL, tmp_path / "again", source=TaskSource(cache_dir=str(task_cache)))
+    assert content(again.folder) == content(small_run.folder)
+
+
+def test_another_seed_gives_another_result(
+    small_run: Result, tmp_path: Path, task_cache: Path
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    other = evolve(replace(SMALL, seed=6), tmp_path / "other", source=source)
+    assert content(other.folder) != content(small_run.folder)
+
+
+def test_a_finished_run_resumes_without_an_evaluation(small_run: Result, task_cache: Path) -> None:
+    before = content(small_run.folder)
+    journal = (small_run.folder / JOURNAL).read_bytes()
+    source = TaskSource(cache_dir=str(task_cache))
+    evolve(None, small_run.folder, source=source, resume=True)
+    assert content(small_run.folder) == before
+    assert (small_run.folder / JOURNAL).read_bytes() == journal
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_interrupted_anywhere_and_resumed(
+    small_run: Result, tmp_path: Path, task_cache: Path, seed: int
+) -> None:
+    """Cutting the journal at any byte is what a kill at any moment leaves."""
+    journal = (small_run.folder / JOURNAL).read_bytes()
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    (folder / CONFIG).write_text(SMALL.to_toml())
+    (folder / JOURNAL).write_bytes(journal[: random.Random(seed).randrange(len(journal))])
+    evolve(None, folder, source=TaskSource(cache_dir=str(task_cache)), resume=True)
+    assert content(folder) == content(small_run.folder)
+    assert (folder / JOURNAL).read_bytes() == journal
+
+
+def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Path) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    seen: list[Progress] = []
+    pool = evolve(SMALL, tmp_path / "pool", source=source, workers=2, progress=seen.append)
+    assert content(pool.folder) == content(small_run.folder)
+    assert seen[-1].stage == "done"
+    assert [p.generation.number for p in seen if p.generation] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_killed_and_resumed(
+    small_run: Result, tmp_path: Path, task_cache: Path, quarter: int
+) -> None:
+    folder = tmp_path / "killed"
+    settings = tmp_path / "settings.toml"
+    settings.write_text(SMALL.to_toml())
+    program = [sys.executable, "-m", "gp_prune.cli", "evolve", "--quiet", "--workers", "2"]
+    program += ["--cache-dir", str(task_cache)]
+    running = subprocess.Popen([*program, "--config", str(settings), "--out", str(folder)])
+    journal = folder / JOURNAL
+    wanted = (small_run.folder / JOURNAL).stat().st_size * quarter // 4
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.stat().st_size > wanted):
+        assert running.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (folder / FRONT).exists()
+    subprocess.run([*program, "--resume", str(folder)], check=True, capture_output=True)
+    assert content(folder) == content(small_run.folder)
+
+
+def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        evolve(SMALL, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        evolve(None, tmp_path, resume=True)
+
+
+def test_a_resumed_run_keeps_its_settings(small_run: Result) -> None:
+    with pytest.raises(UserError, match="seed would change"):
+        evolve(replace(SMALL, seed=6), small_run.folder, resume=True)
+
+
+def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown task 'lenet-digit'"):
+        evolve(SearchConfig(tasks=("lenet-digit",)), tmp_path / "run")
