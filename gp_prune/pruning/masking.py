@@ -1,0 +1,91 @@
+"""Masks: channels or weights held at zero through :mod:`torch.nn.utils.prune`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from gp_prune.errors import UserError
+from gp_prune.pruning.architecture import IN, OUT, RESHAPE, Architecture
+from gp_prune.pruning.modules import (
+    find_module,
+    is_transposed,
+    masked_parameters,
+    refuse_masked,
+)
+from gp_prune.pruning.plan import ChannelPlan
+from gp_prune.pruning.surgery import Entries, check_widths
+from gp_prune.pruning.weight_plan import WeightPlan
+
+
+def mask(
+    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture | None = None
+) -> None:
+    """Hold what ``plan`` removes at zero, in place, with masks of :mod:`torch.nn.utils.prune`.
+
+    For channels the weights and biases that produce them, the batch norms on their way and the
+    weights that read them are all zeroed, so that the masked network computes what
+    :func:`gp_prune.pruning.compact` computes, whatever the activation functions are.
+
+    Args:
+        model: the network; its parameters ``weight`` become ``weight_orig`` with ``weight_mask``.
+        plan: a channel plan or a weight plan.
+        architecture: where the channels are; needed for a channel plan only.
+
+    Raises:
+        UserError: the model already carries masks, or plan and model do not belong together.
+    """
+    refuse_masked(model)
+    if isinstance(plan, ChannelPlan):
+        if architecture is None:
+            raise UserError("masking channels needs the architecture; give what trace() returned")
+        plan.check(architecture)
+        entries = architecture.entries(plan.removed)
+        check_widths(model, entries, architecture)
+        masks = channel_masks(model, entries)
+    else:
+        masks = plan.masks(model)
+    # Without gradients the masked weight stays a leaf tensor, so the model can still be copied.
+    with torch.no_grad():
+        for (name, parameter), keep in masks.items():
+            prune.custom_from_mask(  # type: ignore[no-untyped-call]
+                find_module(model, name), parameter, keep
+            )
+
+
+def unmask(model: nn.Module) -> None:
+    """Make the masks permanent, in place: plain parameters again, with the zeros in them."""
+    for _, module, parameter in list(masked_parameters(model)):
+        prune.remove(module, parameter)  # type: ignore[no-untyped-call]
+
+
+def channel_masks(model: nn.Module, entries: Entries) -> dict[tuple[str, str], Tensor]:
+    """What stays of each parameter: (module, parameter) -> bool tensor of the parameter's shape.
+
+    Args:
+        model: the network.
+        entries: (module, side) -> entries that go (see :meth:`Architecture.entries`).
+    """
+    masks: dict[tuple[str, str], Tensor] = {}
+    for (name, side), gone in entries.items():
+        module = find_module(model, name)
+        index = torch.from_numpy(gone)
+        for parameter, dim in _zeroed(module, side):
+            weight = getattr(module, parameter)
+            keep = masks.get((name, parameter))
+            if keep is None:
+                keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+            masks[name, parameter] = keep.index_fill(dim, index.to(weight.device), False)
+    return masks
+
+
+def _zeroed(module: nn.Module, side: str) -> list[tuple[str, int]]:
+    """Parameters that lose values on this side, each with the dimension of the channels."""
+    if side == RESHAPE or isinstance(module, nn.PReLU):
+        return []  # a PReLU maps zero to zero, whatever its slopes are
+    if side == IN:
+        return [("weight", 0 if is_transposed(module) else 1)]
+    dim = 1 if side == OUT and is_transposed(module) else 0
+    present = [("weight", dim), ("bias", 0)]
+    return [(name, d) for name, d in present if getattr(module, name, None) is not None]

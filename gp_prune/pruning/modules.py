@@ -1,0 +1,156 @@
+"""The kinds of modules that pruning knows, and running a network on example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import prune
+
+from gp_prune.errors import UserError
+
+Conv = _ConvNd
+InstanceNorm = _InstanceNorm
+Prunable = (_ConvNd, nn.Linear)
+"""Module types whose output channels and weights can be cut."""
+PerChannel = (_BatchNorm, _InstanceNorm, nn.PReLU)
+"""Module types that work on every channel by itself and may hold numbers per channel."""
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether the module is a convolution with one filter per channel."""
+    return (
+        isinstance(module, _ConvNd)
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )
+
+
+def is_grouped(module: nn.Module) -> bool:
+    """Whether the module is a grouped convolution other than a depthwise one."""
+    return isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight has the layout (in, out, ...) of a transposed convolution."""
+    return isinstance(module, _ConvNd) and module.transposed
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """The submodule ``name``.
+
+    Raises:
+        UserError: the model has no such module.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise UserError(
+            f"the model has no layer {name!r}; give the network that the plan was made for"
+        ) from None
+
+
+def weight_of(model: nn.Module, name: str) -> nn.Parameter:
+    """The weight of the convolution or linear layer ``name``.
+
+    Raises:
+        UserError: the model has no such layer, or it is of another kind.
+    """
+    module = find_module(model, name)
+    weight = module._parameters.get("weight")
+    if not isinstance(module, Prunable) or weight is None:
+        raise UserError(
+            f"layer {name!r} is a {type(module).__name__} without prunable weights; "
+            "name convolution or linear layers"
+        )
+    return weight
+
+
+def masked_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(module name, module, parameter name) of every mask of :mod:`torch.nn.utils.prune`."""
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, prune.BasePruningMethod):
+                yield name, module, hook._tensor_name
+
+
+def refuse_masked(model: nn.Module) -> None:
+    """Raise UserError if the model carries masks of :mod:`torch.nn.utils.prune`."""
+    for name, _, parameter in masked_parameters(model):
+        raise UserError(
+            f"parameter {parameter!r} of layer {name!r} carries a pruning mask; make the masks "
+            "permanent with unmask(model) first"
+        )
+
+
+def run(model: nn.Module, example_inputs: Any) -> Any:
+    """The output of ``model``: a tensor is one argument, a list several, a mapping named ones."""
+    if isinstance(example_inputs, Mapping):
+        return model(**example_inputs)
+    if isinstance(example_inputs, list | tuple):
+        return model(*example_inputs)
+    return model(example_inputs)
+
+
+def map_tensors(function: Any, value: Any) -> Any:
+    """``value`` with every tensor replaced by ``function(tensor)``, through lists and mappings."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(function, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(function, item) for item in value)
+    return value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor inside ``value``, in order."""
+    found: list[Tensor] = []
+    map_tensors(found.append, value)
+    return found
+
+
+def sample_count(example_inputs: Any) -> int:
+    """Size of the first dimension of the first input tensor.
+
+    Raises:
+        UserError: there is no tensor, or its first dimension is missing or empty.
+    """
+    for tensor in tensors_of(example_inputs):
+        if tensor.ndim and tensor.shape[0]:
+            return int(tensor.shape[0])
+        break
+    raise UserError("example_inputs hold no batch of samples; give a tensor (samples, ...)")
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators that are in use; call it inside :func:`evaluation` only.
+
+    ``torch.manual_seed`` would also seed devices that start later, beyond what can be restored.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and untouched random numbers inside; every flag as before afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if in_use else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            model.eval()
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,164 @@
+"""A weight plan: which single weights stay, one bit each."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gp_prune.errors import UserError
+from gp_prune.pruning.json_form import canonical_digest, check_type, read_object
+from gp_prune.pruning.modules import weight_of
+from gp_prune.pruning.plan import Budget, check_digest, check_header, check_shares, read_budget
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """Which weights of a layer stay, one bit each.
+
+    Attributes:
+        shape: shape of the layer's own weight tensor.
+        bits: ``numpy.packbits`` of the mask in C order, 1 = stays.
+    """
+
+    shape: tuple[int, ...]
+    bits: bytes
+
+    @classmethod
+    def pack(cls, kept: NDArray[np.bool_]) -> PackedMask:
+        """Pack a mask of the weight's shape."""
+        return cls(tuple(kept.shape), np.packbits(kept.ravel()).tobytes())
+
+    def unpack(self) -> NDArray[np.bool_]:
+        """The mask in the weight's shape."""
+        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=math.prod(self.shape))
+        return flat.astype(bool).reshape(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """Shape, and bits as base64 of zlib."""
+        text = base64.b64encode(zlib.compress(self.bits, 9)).decode()
+        return {"shape": list(self.shape), "bits": text}
+
+    @classmethod
+    def from_json(cls, data: Any, layer: str) -> PackedMask:
+        """Read what :meth:`to_json` wrote; UserError names what is wrong with it."""
+        what = f"mask of layer {layer!r}"
+        fields = read_object(data, what, {"shape": list, "bits": str})
+        for size in fields["shape"]:
+            check_type(size, int, f"a size of the {what}")
+            if size < 1:
+                raise UserError(f"a size of the {what} is {size}; it must be at least 1")
+        length = (math.prod(fields["shape"]) + 7) // 8
+        try:
+            packed = base64.b64decode(fields["bits"], validate=True)
+            # Never unpack more than the shape needs, whatever the file holds.
+            bits = zlib.decompressobj().decompress(packed, length + 1)
+        except (binascii.Error, zlib.error) as error:
+            raise UserError(f"the {what} is damaged: {error}") from None
+        if len(bits) != length:
+            raise UserError(f"the {what} is damaged: its bits do not fill its shape")
+        return cls(tuple(fields["shape"]), bits)
+
+
+@dataclass(frozen=True)
+class AchievedWeights:
+    """Shares kept: of the ranked weights, and of the MACs when zeros cost nothing.
+
+    ``macs`` is None when the weights were chosen without an architecture.
+    """
+
+    params: float
+    macs: float | None
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """Which single weights stay.
+
+    Attributes:
+        kept: layer name -> mask.
+        asked: the budget, of kind ``"params"``.
+        achieved: the shares that are really kept.
+        ties: share of the ranked weights whose score equals another's in the same ranking.
+    """
+
+    kept: dict[str, PackedMask]
+    asked: Budget
+    achieved: AchievedWeights
+    ties: float = 0.0
+
+    def masks(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
+        """(layer, ``"weight"``) -> bool tensor of the weight's shape, on the weight's device.
+
+        Raises:
+            UserError: the model lacks a layer, or its weight has another shape.
+        """
+        found = {}
+        for name, packed in self.kept.items():
+            weight = weight_of(model, name)
+            if tuple(weight.shape) != packed.shape:
+                raise UserError(
+                    f"the weight of layer {name!r} has shape {tuple(weight.shape)}, its mask "
+                    f"{packed.shape}; use the network that the plan was made for"
+                )
+            found[name, "weight"] = torch.from_numpy(packed.unpack()).to(weight.device)
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 of the masks: equal exactly for plans that keep the same weights."""
+        return canonical_digest({
+            name: [list(mask.shape), hashlib.sha256(mask.bits).hexdigest()]
+            for name, mask in self.kept.items()
+        })  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON object."""
+        return {
+            "schema_version": _SCHEMA,
+            "kind": "weight plan",
+            "kept": {name: mask.to_json() for name, mask in sorted(self.kept.items())},
+            "asked": asdict(self.asked),
+            "achieved": asdict(self.achieved),
+            "ties": self.ties,
+            "digest": self.digest(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> WeightPlan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: a field is unknown, missing, of the wrong type or out of range, or the
+                digest does not fit the content.
+        """
+        fields = read_object(data, "weight plan", {
+            "schema_version": int, "kind": str, "kept": dict, "asked": dict, "achieved": dict,
+            "ties": float, "digest": str,
+        })  # fmt: skip
+        check_header(fields, "weight plan", _SCHEMA)
+        read_object(fields["achieved"], "achieved", {"params": float, "macs": object})
+        achieved = AchievedWeights(**fields["achieved"])
+        if achieved.macs is not None:
+            check_type(achieved.macs, float, "field 'macs' of achieved")
+        check_shares({
+            "params": achieved.params, "macs": achieved.macs or 0.0, "ties": fields["ties"]
+        })  # fmt: skip
+        plan = cls(
+            kept={name: PackedMask.from_json(m, name) for name, m in fields["kept"].items()},
+            asked=read_budget(fields["asked"]),
+            achieved=achieved,
+            ties=fields["ties"],
+        )
+        check_digest(plan.digest(), fields["digest"], "weight plan")
+        return plan

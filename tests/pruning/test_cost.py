@@ -1,0 +1,114 @@
+"""Costs: measured against closed forms, predicted exactly as measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gp_prune.errors import UserError
+from gp_prune.pruning import compact, latency, mask, measure, predict
+from gp_prune.pruning.plan import Achieved, Budget, ChannelPlan
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Conv2d(8, 16, 3, padding=1, bias=False), (8, 16, 16), 16 * 16 * 16 * 8 * 9),
+        (nn.Conv2d(8, 16, 3, stride=2, padding=1), (8, 16, 16), 8 * 8 * 16 * 8 * 9),
+        (nn.Conv2d(8, 16, 3, padding=1, groups=4), (8, 16, 16), 16 * 16 * 16 * 2 * 9),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (8, 16, 16), 16 * 16 * 8 * 9),
+        (nn.ConvTranspose2d(8, 16, 4, 2, 1), (8, 16, 16), 16 * 16 * 16 * 8 * 16),
+        (nn.ConvTranspose2d(8, 16, 4, 2, 1, groups=2), (8, 16, 16), 16 * 16 * 16 * 4 * 16),
+        (nn.Conv1d(3, 5, 4), (3, 10), 7 * 5 * 3 * 4),
+        (nn.Conv3d(2, 3, 2), (2, 4, 4, 4), 27 * 3 * 2 * 8),
+        (nn.Linear(400, 120), (400,), 48000),
+        (nn.Linear(5, 7), (3, 5), 3 * 35),
+        (nn.BatchNorm2d(8), (8, 4, 4), 0),
+        (nn.Sequential(nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+         (8, 16, 16), 294912),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("samples", [1, 5])
+def test_measured_macs_are_the_closed_form(layer, shape, macs, samples):
+    cost = measure(layer, torch.zeros(samples, *shape))
+    assert cost.macs == macs
+    assert cost.params == sum(p.numel() for p in layer.parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lenet", "cnn-relu", "mlp-autoencoder", "conv-autoencoder-unflatten", "joined", "depthwise",
+     "conv1d", "conv3d", "partly-grouped", "resnet18", "mobilenet_v2"],
+)  # fmt: skip
+def test_dense_prediction_is_the_measurement(name, network):
+    model, inputs, architecture = network(name)
+    assert predict(architecture, {}) == measure(model, inputs)[:2]
+    assert architecture.constant_macs == 0
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_prediction_is_the_measurement_on_mobilenet(seed, network, random_plan):
+    model, inputs, architecture = network("mobilenet_v2")
+    plan = random_plan(architecture, seed)
+    found = measure(compact(model, plan, architecture), inputs)
+    assert predict(architecture, plan.kept(architecture)) == found[:2]
+
+
+class TestPredictRefuses:
+    @pytest.mark.parametrize(
+        ("kept", "message"),
+        [
+            ({"nowhere": 1}, "no channel group 'nowhere'"),
+            ({"0": 0}, "'0' cannot keep 0 channels"),
+            ({"0": 7}, "'0' cannot keep 7 channels; it has 6"),
+            ({"11": 9}, "fixed .network output"),
+        ],
+    )
+    def test_impossible_widths(self, kept, message, network):
+        with pytest.raises(UserError, match=message):
+            predict(network("lenet").architecture, kept)
+
+
+def test_nonzero_counts_masked_weights_as_zero(fresh, network):
+    model = fresh("mlp-autoencoder")
+    architecture = network("mlp-autoencoder").architecture
+    inputs = torch.zeros(2, 20)
+    dense = measure(model, inputs)
+    assert dense.nonzero == dense.params
+    plan = ChannelPlan({"0": (1, 2)}, Budget("channels", 0.5), Achieved(1, 1, 1))
+    mask(model, plan, architecture)
+    cost = measure(model, inputs)
+    assert cost[:2] == dense[:2]
+    assert cost.nonzero == dense.nonzero - 2 * (20 + 1 + 3)
+
+
+class Draws(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize("function", [measure, latency])
+def test_flags_and_random_numbers_come_back(function):
+    model = nn.Sequential(nn.Linear(3, 3), Draws(), nn.BatchNorm1d(3)).train()
+    model[0].eval()
+    state = torch.get_rng_state()
+    function(model, torch.zeros(4, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model] == [False, True, True]
+    assert int(model[2].num_batches_tracked) == 0
+    with pytest.raises(RuntimeError):
+        function(model, torch.zeros(4, 5))
+    assert [m.training for m in model] == [False, True, True]
+
+
+def test_latency_reports_its_circumstances() -> None:
+    found = latency(nn.Linear(3, 3), torch.zeros(7, 3), repeats=9)
+    assert 0 < found.lower_s <= found.median_s <= found.upper_s
+    assert (found.repeats, found.batch, found.device) == (9, 7, "cpu")
+    assert found.threads == torch.get_num_threads()
+    with pytest.raises(UserError, match="repeats is 0"):
+        latency(nn.Linear(3, 3), torch.zeros(7, 3), repeats=0)

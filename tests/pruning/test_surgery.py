@@ -1,0 +1,189 @@
+"""The law: a compact network computes what the masked one computes, and costs what is predicted."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gp_prune.errors import UserError
+from gp_prune.pruning import Budget, ChannelPlan, compact, mask, measure, predict, trace
+from gp_prune.pruning.modules import tensors_of
+from gp_prune.pruning.plan import Achieved
+
+SMALL = [
+    "lenet", "cnn-relu", "cnn-sigmoid", "cnn-tanh", "mlp-autoencoder", "conv-autoencoder",
+    "conv-autoencoder-unflatten", "joined", "depthwise", "conv1d", "conv3d", "partly-grouped",
+]  # fmt: skip
+LARGE = ["resnet18", "mobilenet_v2"]
+
+
+def assert_same(one: object, other: object, tolerance: float = 1e-10) -> None:
+    for a, b in zip(tensors_of(one), tensors_of(other), strict=True):
+        assert a.shape == b.shape
+        assert float((a - b).abs().max()) <= tolerance * max(float(a.abs().max()), 1e-30)
+
+
+def check_law(network, plan: ChannelPlan) -> None:
+    model, inputs, architecture = network
+    masked = copy.deepcopy(model)
+    mask(masked, plan, architecture)
+    smaller = compact(model, plan, architecture)
+    with torch.no_grad():
+        assert_same(masked(inputs), smaller(inputs))
+    cost = measure(smaller, inputs)
+    assert (cost.macs, cost.params) == predict(architecture, plan.kept(architecture))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_masked_equals_compact(name, seed, network, random_plan):
+    found = network(name)
+    assert found.architecture.free
+    check_law(found, random_plan(found.architecture, seed))
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_masked_equals_compact_torchvision(name, seed, network, random_plan):
+    found = network(name)
+    assert [group.fixed for group in found.architecture.groups if group.fixed] == ["network output"]
+    check_law(found, random_plan(found.architecture, seed))
+
+
+@pytest.mark.slow
+def test_masked_equals_compact_vgg(network, random_plan):
+    found = network("vgg16_bn")
+    check_law(found, random_plan(found.architecture, 0))
+
+
+def test_single_precision_too(fresh, random_plan):
+    model = fresh("cnn-sigmoid").eval()
+    inputs = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    architecture = trace(model, inputs)
+    plan = random_plan(architecture, 4)
+    smaller = compact(model, plan, architecture)
+    mask(model, plan, architecture)
+    with torch.no_grad():
+        assert_same(model(inputs), smaller(inputs), 1e-5)
+
+
+def test_every_free_group_can_go_down_to_one_channel(network):
+    for name in SMALL:
+        found = network(name)
+        removed = {g.name: tuple(range(1, g.size)) for g in found.architecture.free if g.size > 1}
+        plan = ChannelPlan(removed, Budget("channels", 0.01), Achieved(0.0, 0.0, 0.0))
+        check_law(found, plan)
+
+
+def test_model_is_untouched_and_flags_are_kept(fresh, random_plan):
+    model = fresh("conv-autoencoder")
+    model.train()
+    model.encoder.eval()
+    model.grow[0].weight.requires_grad_(False)
+    model.grow[0].bias.requires_grad_(False)
+    inputs = torch.zeros(2, 1, 8, 8)
+    architecture = trace(model, inputs)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    smaller = compact(model, random_plan(architecture, 1), architecture)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    flags = {key: value.requires_grad for key, value in model.named_parameters()}
+    assert {key: value.requires_grad for key, value in smaller.named_parameters()} == flags
+    training = {key: module.training for key, module in model.named_modules()}
+    assert {key: module.training for key, module in smaller.named_modules()} == training
+
+
+def test_attributes_follow_the_weights(network):
+    model, _, architecture = network("conv-autoencoder-unflatten")
+    removed = {"encoder.0": (1,), "encoder.2": (0, 3), "grow.0": (0, 1, 2), "decoder.0": (4,)}
+    smaller = compact(
+        model, ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5)), architecture
+    )
+    assert (smaller.encoder[0].out_channels, smaller.encoder[2].in_channels) == (3, 3)
+    assert smaller.encoder[3].num_features == 4
+    assert smaller.encoder[3].running_mean.shape == (4,)
+    assert smaller.latent.in_features == 4 * 4
+    assert (smaller.grow[0].out_features, smaller.grow[1].num_features) == (12, 12)
+    assert smaller.unflatten.unflattened_size == (3, 2, 2)
+    assert smaller.decoder[0].weight.shape[:2] == (3, 4)
+
+
+def test_a_compact_network_trains(network, random_plan):
+    model, inputs, architecture = network("cnn-relu")
+    smaller = compact(model, random_plan(architecture, 2), architecture).train()
+    smaller(inputs).square().sum().backward()
+    for parameter in smaller.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.shape == parameter.shape
+
+
+def test_a_compact_network_can_be_pruned_again(network, random_plan):
+    model, inputs, architecture = network("joined")
+    smaller = compact(model, random_plan(architecture, 3), architecture)
+    again = trace(smaller, inputs)
+    kept = random_plan(architecture, 3).kept(architecture)
+    assert {group.name: group.size for group in again.groups} == kept
+    found = type(network("joined"))(smaller, inputs, again)
+    check_law(found, random_plan(again, 5))
+
+
+@pytest.mark.parametrize("name", ["lenet", "cnn-relu", "conv-autoencoder-unflatten", "resnet18"])
+def test_replay_from_json_is_bit_equal(name, network, random_plan):
+    model, inputs, architecture = network(name)
+    plan = random_plan(architecture, 7)
+    smaller = compact(model, plan, architecture)
+    text, weights = json.dumps(plan.to_json()), smaller.state_dict()
+
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            parameter.zero_()
+    replayed = compact(dense, ChannelPlan.from_json(json.loads(text)), trace(dense, inputs))
+    replayed.load_state_dict(weights)
+    with torch.no_grad():
+        for a, b in zip(tensors_of(smaller(inputs)), tensors_of(replayed(inputs)), strict=True):
+            assert torch.equal(a, b)
+
+
+class TestMismatches:
+    def plan(self, **removed: tuple[int, ...]) -> ChannelPlan:
+        return ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5))
+
+    def test_masked_model(self, fresh, network):
+        model = fresh("lenet")
+        nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
+        with pytest.raises(UserError, match="unmask"):
+            compact(model, self.plan(), network("lenet").architecture)
+
+    def test_unknown_group(self, network):
+        model, _, architecture = network("lenet")
+        with pytest.raises(UserError, match="'elsewhere'"):
+            compact(model, self.plan(elsewhere=(0,)), architecture)
+
+    def test_fixed_group(self, network):
+        model, _, architecture = network("lenet")
+        with pytest.raises(UserError, match="network output"):
+            compact(model, self.plan(**{"11": (0,)}), architecture)
+
+    @pytest.mark.parametrize("channels", [(6,), (0, 1, 2, 3, 4, 5)])
+    def test_too_much(self, channels, network):
+        model, _, architecture = network("lenet")
+        with pytest.raises(UserError, match="at least one must stay"):
+            compact(model, self.plan(**{"0": channels}), architecture)
+
+    def test_another_network(self, network):
+        architecture = network("lenet").architecture
+        with pytest.raises(UserError, match="no layer '9'"):
+            compact(nn.Sequential(nn.Linear(3, 3)), self.plan(**{"9": (0,)}), architecture)
+
+    def test_pruned_twice(self, network):
+        model, _, architecture = network("lenet")
+        once = compact(model, self.plan(**{"0": (0,)}), architecture)
+        with pytest.raises(UserError, match="has 5 entries on side 'out'"):
+            compact(once, self.plan(**{"0": (0,)}), architecture)
