@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gp_prune.application.saving import load_pruned, save_pruned
     from gp_prune.conventions import Conventions
     from gp_prune.metric import Metric
+    from gp_prune.search.config import SearchConfig
+    from gp_prune.search.evaluation import TaskSource
     from gp_prune.search.run import evolve
     from gp_prune.tasks import load_task
 
@@ -20,6 +22,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Conventions",
     "Metric",
+    "SearchConfig",
+    "TaskSource",
     "evolve",
     "load_pruned",
     "load_task",
@@ -30,6 +34,8 @@ __all__ = [
 _HOMES = {
     "Conventions": "gp_prune.conventions",
     "Metric": "gp_prune.metric",
+    "SearchConfig": "gp_prune.search.config",
+    "TaskSource": "gp_prune.search.evaluation",
     "evolve": "gp_prune.search.run",
     "load_pruned": "gp_prune.application.saving",
     "load_task": "gp_prune.tasks",

@@ -20,6 +20,7 @@ COMMANDS = {
 
 
 @click.group(
+    name="gp-prune",
     cls=CommandGroup,
     lazy=COMMANDS,
     invoke_without_command=True,

@@ -19,8 +19,15 @@ from gp_prune.cli.options import (
 from gp_prune.errors import UserError
 from gp_prune.metric import Metric
 
+_EXAMPLES = """\b
+Examples:
+  gp-prune apply l1 lenet-digits
+  gp-prune apply taylor_weights torchvision:resnet18 --macs 0.5 --data images/ --out small
+  gp-prune apply my_metric.json my_model.py:build --ratio 0.3 --json
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("metric")
 @click.argument("model")
 @click.option(
@@ -49,18 +56,12 @@ from gp_prune.metric import Metric
 @json_option
 @quiet_option
 def apply(metric: str, model: str, **options: Any) -> None:
-    r"""Prune MODEL by METRIC, and print what each layer loses.
+    """Prune MODEL by METRIC, and print what each layer loses.
 
     METRIC is the name of a bundled metric or a metric file. MODEL is a task such as lenet-digits
     (its trained network and data), torchvision:NAME (random weights unless --weights is given) or
     FILE.py:FUNCTION, where the function returns a torch module, or the module and its example
     inputs. Without a budget half of the channels (or weights) are removed.
-
-    \b
-    Examples:
-      gp-prune apply l1 lenet-digits
-      gp-prune apply taylor_weights torchvision:resnet18 --macs 0.5 --data images/ --out small
-      gp-prune apply my_metric.json my_model.py:build --ratio 0.3 --json
     """
     request = Request(metric=metric, model=model, **options)
     budget = request.budget()
@@ -161,7 +162,9 @@ def _run(request: Request, metric: Metric, budget: dict[str, float]) -> dict[str
         loaded.example_inputs,
         data=data.batches,
         loss=data.loss,
-        **budget,
+        channels=budget.get("channels"),
+        macs=budget.get("macs"),
+        params=budget.get("params"),
         interface=(*loaded.interface, *request.interface),
         mode=request.mode,
         conventions=conventions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ MOST_WORKERS = 8
 @click.option("--tasks", help="Names, separated by commas.  [default: the three digits tasks]")
 @click.option("--granularity", help="channel or weight.  [default: channel]")
 @click.option("--population", type=int, help="Candidates per generation.  [default: 40]")
-@click.option("--generations", type=int, help="Generations after the first.  [default: 10]")
+@click.option("--generations", type=int, help="Generations after the first.  [default: 12]")
 @click.option("--seed", type=int, help="Source of all randomness.  [default: 0]")
 @click.option("--workers", type=int, help="Processes.  [default: one per core, at most 8]")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NNN]")
@@ -54,8 +55,9 @@ def evolve(
     Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
     leaves settings, journal, front and metric files in the run folder.
     """
-    from gp_prune.report.console import progress_display, stdout
+    from gp_prune.report.console import progress_display
     from gp_prune.report.front import result_json, result_tables
+    from gp_prune.report.tables import make_console
     from gp_prune.search.evaluation import TaskSource
     from gp_prune.search.run import evolve as run
 
@@ -73,7 +75,7 @@ def evolve(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
         return
-    stdout().print(result_tables(result))
+    make_console(sys.stdout).print(result_tables(result))
     click.echo(_next_steps(str(result.folder / "metrics" / f"{result.recommended.name}.json")))
 
 

@@ -11,7 +11,6 @@ from gp_prune.cli.options import json_option, primitives_option, print_json
 from gp_prune.discovery import primitive_set
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.primitive import (
-    Elementwise,
     Normaliser,
     Operand,
     Operator,
@@ -21,8 +20,14 @@ from gp_prune.primitive import (
 )
 from gp_prune.report.tables import make_console, print_table
 
+_EXAMPLES = """\b
+Examples:
+  gp-prune list
+  gp-prune list --operands --primitives my_primitives.py
+"""
 
-@click.command("list")
+
+@click.command("list", epilog=_EXAMPLES)
 @click.option("--operands", is_flag=True, help="The tensors of a layer that formulas may read.")
 @click.option("--operators", is_flag=True, help="The functions that formulas may apply.")
 @click.option("--markdown", is_flag=True, help="The page evolved_metrics/README.md.")
@@ -35,13 +40,7 @@ def list_metrics(
     as_json: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
-    r"""List the bundled metrics, or the vocabulary of formulas.
-
-    \b
-    Examples:
-      gp-prune list
-      gp-prune list --operands --primitives my_primitives.py
-    """
+    """List the bundled metrics, or the vocabulary of formulas."""
     if operands + operators + markdown > 1 or (markdown and as_json):
         raise click.UsageError("give one of --operands, --operators, --markdown and --json alone")
     if markdown:
@@ -91,7 +90,7 @@ def _list_vocabulary(primitives: PrimitiveSet, *, operands: bool, as_json: bool)
         columns = ["operand", "axes", "latex", "needs", "meaning"]
         rows = [_operand_cells(operand) for operand in primitives.operands.values()]
     else:
-        columns = ["operator", "laws", "cost", "meaning"]
+        columns = ["operator", "axes", "laws", "cost", "meaning"]
         rows = [_operator_cells(operator) for operator in primitives.operators.values()]
     if as_json:
         kind = "operands" if operands else "operators"
@@ -106,18 +105,18 @@ def _operand_cells(operand: Operand) -> list[str]:
 
 
 def _operator_cells(operator: Operator) -> list[str]:
-    usage = operator.name + _signature(operator)
-    return [usage, " ".join(sorted(operator.laws)), f"{operator.cost:g}", operator.meaning]
+    usage, axes = _signature(operator)
+    return [usage, axes, " ".join(sorted(operator.laws)), f"{operator.cost:g}", operator.meaning]
 
 
-def _signature(operator: Operator) -> str:
-    """How the operator is written, after its name."""
-    shape = operator.shape
+def _signature(operator: Operator) -> tuple[str, str]:
+    """How the operator is written, and what it does to axes."""
+    shape, name = operator.shape, operator.name
     if isinstance(shape, Reduction):
-        return "[axes](x) removes the axes"
+        return f"{name}[axes](x)", "removed"
     if isinstance(shape, Normaliser):
-        return "[axes](x)"
+        return f"{name}[axes](x)", "kept"
+    letters = "x" if shape.arity == 1 else ", ".join("abcdef"[: shape.arity])
     if isinstance(shape, Signature):
-        return f"({', '.join(map(str, shape.arguments))}) -> {shape.to}"
-    assert isinstance(shape, Elementwise)
-    return f"({', '.join('xyzuvw'[: shape.arity])})"
+        return f"{name}({letters})", f"{', '.join(map(str, shape.arguments))} -> {shape.to}"
+    return f"{name}({letters})", "kept" if shape.arity == 1 else "united"

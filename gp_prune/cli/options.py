@@ -27,7 +27,7 @@ json_option = click.option(
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress on stderr.")
 
 
-class Sizes(click.ParamType):
+class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """Sizes of one input sample: ``3,64,64``."""
 
     name = "C,H,W"

@@ -13,20 +13,21 @@ from gp_prune.layer import NEEDS
 from gp_prune.metric import Metric
 from gp_prune.report.tables import make_console, print_facts
 
+_EXAMPLES = """\b
+Examples:
+  gp-prune show taylor_bn
+  gp-prune show run/metrics/best.json --json
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("metric")
 @json_option
 @primitives_option
 def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
-    r"""Show formula, conventions, needs and provenance of a metric.
+    """Show formula, conventions, needs and provenance of a metric.
 
     METRIC is the name of a bundled metric or a metric file.
-
-    \b
-    Examples:
-      gp-prune show taylor_bn
-      gp-prune show run/metrics/best.json --json
     """
     (found,) = read_metrics([metric], primitive_files)
     facts = _facts(found)

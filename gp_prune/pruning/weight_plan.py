@@ -88,7 +88,7 @@ class WeightPlan:
 
     Attributes:
         kept: layer name -> mask.
-        asked: the budget, of kind ``"params"``.
+        asked: the budget, of kind ``"params"`` or ``"macs"``.
         achieved: the shares that are really kept.
         ties: share of the ranked weights whose score equals another's in the same ranking.
     """

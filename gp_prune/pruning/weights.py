@@ -23,7 +23,7 @@ from gp_prune.pruning.scores import (
     guard,
     normalised,
 )
-from gp_prune.pruning.selection import removed_count, tie_share
+from gp_prune.pruning.selection import nearest_step, removed_count, tie_share
 from gp_prune.pruning.weight_plan import AchievedWeights, PackedMask, WeightPlan
 
 
@@ -46,18 +46,21 @@ def select_weights(
             or the names of the layers to rank.
         layer_scores: layer name -> scores (o, i, k), higher = keep.
         conventions: scope and normaliser.
-        budget: the share of the ranked weights to keep, of kind ``"params"``.
+        budget: ``"params"`` is the share of the ranked weights to keep, ``"macs"`` that of the
+            network's MACs when zeros cost nothing (for a traced network).
 
     Raises:
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
         UserError: another kind of budget, a layer without scores or weights, or a masked model.
     """
-    if budget.kind != "params":
+    traced = architecture_or_layers if isinstance(architecture_or_layers, Architecture) else None
+    allowed = ("params", "macs") if traced else ("params",)
+    if budget.kind not in allowed:
         raise UserError(
-            f"a weight plan cannot keep a share of {budget.kind!r}; give a budget of kind 'params'"
+            f"a weight plan cannot keep a share of {budget.kind!r} here; "
+            f"give a budget of kind {' or '.join(map(repr, allowed))}"
         )
     refuse_masked(model)
-    traced = architecture_or_layers if isinstance(architecture_or_layers, Architecture) else None
     layers = traced.prunable_layers if traced else tuple(architecture_or_layers)  # type: ignore[arg-type]
     if not layers:
         raise UserError("there is no layer whose weights could be pruned; name at least one")
@@ -67,14 +70,38 @@ def select_weights(
         ties = tie_share(everywhere)
     else:
         ties = sum(tie_share(v) * v.size for v in scores) / sum(v.size for v in scores)
-    keep = _kept_globally(scores, budget) if conventions.scope == "global" else [
-        ~lowest(values, removed_count(values.size, budget.keep)) for values in scores
-    ]  # fmt: skip
+    keep = _kept(scores, conventions.scope, traced, layers, budget)
     kept = {
         name: PackedMask.pack(stays.reshape(tuple(weight_of(model, name).shape)))
         for name, stays in zip(layers, keep, strict=True)
     }
     return WeightPlan(kept, budget, _achieved(traced, layers, keep), float(ties))
+
+
+def _kept(
+    scores: Sequence[Scores],
+    scope: str,
+    traced: Architecture | None,
+    layers: Sequence[str],
+    budget: Budget,
+) -> list[NDArray[np.bool_]]:
+    """Marks what stays of each layer."""
+
+    def at(share: float) -> list[NDArray[np.bool_]]:
+        if scope == "global":
+            return _kept_globally(scores, share)
+        return [~lowest(values, removed_count(values.size, share)) for values in scores]
+
+    if budget.kind == "params":
+        return at(budget.keep)
+    total = sum(values.size for values in scores)
+
+    def macs(removed: int) -> float:
+        share = _achieved(traced, layers, at(1 - removed / total)).macs
+        assert share is not None
+        return share
+
+    return at(1 - nearest_step(macs, total - 1, budget.keep) / total)
 
 
 def lowest(values: Scores, count: int) -> NDArray[np.bool_]:
@@ -88,7 +115,7 @@ def lowest(values: Scores, count: int) -> NDArray[np.bool_]:
     return marked
 
 
-def _kept_globally(scores: Sequence[Scores], budget: Budget) -> list[NDArray[np.bool_]]:
+def _kept_globally(scores: Sequence[Scores], share: float) -> list[NDArray[np.bool_]]:
     sizes = [values.size for values in scores]
     starts = np.cumsum([0, *sizes[:-1]])
     # The last of the best weights of every layer stays, as it would in a stable ranking.
@@ -97,7 +124,7 @@ def _kept_globally(scores: Sequence[Scores], budget: Budget) -> list[NDArray[np.
         for start, values in zip(starts, scores, strict=True)
     ]
     pool = np.delete(np.arange(sum(sizes)), best)
-    count = min(removed_count(sum(sizes), budget.keep), pool.size)
+    count = min(removed_count(sum(sizes), share), pool.size)
     keep = np.ones(sum(sizes), dtype=bool)
     keep[pool[lowest(np.concatenate(scores)[pool], count)]] = False
     return np.split(keep, starts[1:])

@@ -35,7 +35,7 @@ def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
         for granularity in ("channel", "weight"):
             some = [m for m in metrics.get(folder, ()) if m.granularity == granularity]
             if some:
-                parts.append(f"\n### Scores of single {granularity}s\n\n{_table(some)}")
+                parts.append(f"\n### {granularity.capitalize()} metrics\n\n{_table(some)}")
     return "".join(parts)
 
 

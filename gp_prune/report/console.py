@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,30 +11,24 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from gp_prune.report.tables import make_console
 from gp_prune.search.engine import Generation
 from gp_prune.search.run import Progress
 
-_PLAIN_WIDTH = 160
 _TITLES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
-
-
-def stdout() -> Console:
-    """The console for results; wide where the output goes to a file or a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 @contextmanager
 def progress_display(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """What a run reports to: nothing, plain lines, or bars on the terminal; all on stderr."""
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
         with _bars(console) as show:
             yield show
     else:
-        yield _lines(Console(stderr=True, width=_PLAIN_WIDTH))
+        yield _lines(console)
 
 
 @contextmanager
@@ -43,7 +38,7 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bar(*columns, console=console) as bar:
         rows = {
@@ -63,19 +58,22 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 def _lines(console: Console) -> Callable[[Progress], None]:
     started = time.monotonic()
-    tenths: set[tuple[str, int]] = set()
+    quarters: set[tuple[str, int]] = set()
+
+    def tell(line: str) -> None:
+        console.print(line, soft_wrap=True)
 
     def show(progress: Progress) -> None:
         seconds = f"{time.monotonic() - started:6.0f} s  "
         if progress.generation is not None:
             place = f"generation {progress.done}/{progress.of}: "
-            console.print(seconds + place + _note(progress.generation), highlight=False)
+            tell(seconds + place + _note(progress.generation))
             return
-        tenth = (progress.stage, progress.done * 4 // max(1, progress.of))
-        if progress.stage in _TITLES and tenth not in tenths:
-            tenths.add(tenth)
+        quarter = (progress.stage, progress.done * 4 // max(1, progress.of))
+        if progress.stage in _TITLES and quarter not in quarters:
+            quarters.add(quarter)
             title = _TITLES[progress.stage]
-            console.print(f"{seconds}{title}: {progress.done}/{progress.of}", highlight=False)
+            tell(f"{seconds}{title}: {progress.done}/{progress.of}")
 
     return show
 

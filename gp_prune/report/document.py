@@ -38,7 +38,8 @@ def _section(metric: Metric) -> str:
     index = ",".join(metric.expression.axes)
     lines = [f"\\section*{{{escaped(metric.name)}}}"]
     if metric.description:
-        lines.append(f"{escaped(metric.description)}.")
+        first, rest = metric.description[0], metric.description[1:]
+        lines.append(f"{escaped(first.upper() + rest)}.")
     if metric.source:
         lines.append(f"Source: {escaped(metric.source)}.")
     lines += [

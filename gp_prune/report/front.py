@@ -49,7 +49,9 @@ def front_table(result: Result) -> Table:
     table.add_row(*header, style="dim")
     for contender in result.contenders:
         best = contender is result.recommended
-        table.add_row(*_front_row(result, contender, kinds), style="bold green" if best else "")
+        # As Text, because in a plain string rich takes [i,k] for markup.
+        cells = map(Text, _front_row(result, contender, kinds))
+        table.add_row(*cells, style="bold green" if best else "")
     return table
 
 
@@ -113,11 +115,13 @@ def _task_cell(result: Result, contender: Contender, kind: str, task: str) -> st
 
 def _explanation(result: Result) -> str:
     ladder = ", ".join(f"{share:.0%}" for share in result.config.ladder)
+    budgets = ", ".join(f"{share:.0%}" for share in result.config.budgets)
     unit = "channels" if result.config.granularity == "channel" else "weights"
     return (
-        "error: 0 as the dense network, 1 as the best guess without looking; mean over the tasks. "
-        f"error, MACs and params: {ladder} of the {unit} kept. "
-        f"name@{result.config.scope}: the baseline under the conventions of this run."
+        "error: 0 as the dense network, 1 as the best guess that looks at nothing; mean over tasks\n"
+        f"error, MACs, params: {ladder} of the {unit} kept; equal MACs, equal params: "
+        f"errors at {budgets} of them kept\n"
+        f"name@{result.config.scope}: the baseline under the conventions of this run"
     )
 
 
@@ -130,15 +134,15 @@ def recommendation(result: Result) -> Text:
         f"     LaTeX: {result.metrics[best.name].latex()}",
         "     Rule: least mean validation error at equal budgets among the formulas of at most "
         f"{config.recommended_size} nodes; the test split decided nothing.",
-        f"     Test split: {verdict(result)}.",
+        *(f"     Test split {line}" for line in verdict(result)),
     ]
     return Text("\n".join(lines))
 
 
-def verdict(result: Result) -> str:
+def verdict(result: Result) -> list[str]:
     """The recommended formula against every baseline on the test split, good or bad."""
     best = result.recommended.name
-    parts = []
+    lines = []
     for kind in _kinds(result):
         own = result.comparison.mean(best, "test", kind=kind)
         against = []
@@ -146,9 +150,9 @@ def verdict(result: Result) -> str:
             if contender.candidate is None:
                 other = result.comparison.mean(contender.name, "test", kind=kind)
                 word = "below" if own < other else "NOT below"
-                against.append(f"{word} {contender.name} ({other:.3f})")
-        parts.append(f"at {_KIND_TITLES[kind]} {own:.3f}, {', '.join(against)}")
-    return "; ".join(parts)
+                against.append(f"{word} {contender.name} {other:.3f}")
+        lines.append(f"at {_KIND_TITLES[kind]}: {own:.3f}, {', '.join(against)}")
+    return lines
 
 
 def _kinds(result: Result) -> list[str]:

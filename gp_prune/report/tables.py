@@ -56,14 +56,14 @@ def print_table(
         show_edge=False,
         pad_edge=False,
         header_style="bold",
-        padding=(0, 2, 0, 0),
+        padding=(0, 1 if console.is_terminal else 2, 0, 0),
     )
     for number, heading in enumerate(columns):
         flush = "right" if right[number : number + 1] == "r" else "left"
         table.add_column(heading, justify=flush, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    _print(console, table)
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
@@ -73,7 +73,17 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in facts:
         grid.add_row(Text(name), Text(value))
-    console.print(grid)
+    _print(console, grid)
+
+
+def _print(console: Console, content: Table) -> None:
+    """Print; where there is no screen, without the blanks that fill lines to the table's width."""
+    if console.is_terminal:
+        console.print(content)
+        return
+    with console.capture() as captured:
+        console.print(content)
+    console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
@@ -110,17 +120,18 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
     asked, before, after = report["asked"], report["before"], report["after"]
     achieved = report["achieved"]
     what = "weights" if by_weight else _KINDS[asked["kind"]]
-    shares = [f"{percent(achieved['macs'])} of the MACs"]
-    shares.append(f"{percent(achieved['params'])} of the parameters")
     first = "weights" if by_weight else "channels"
-    shares.append(f"{percent(achieved[first])} of the {first} that may be cut")
-    shares.sort(
-        key=lambda share: not share.endswith((f"the {what}", f"the {what} that may be cut"))
-    )
+    shares = {
+        first: f"{percent(achieved[first])} of the {first} that may be cut",
+        "MACs": f"{percent(achieved['macs'])} of the MACs",
+        "parameters": f"{percent(achieved['params'])} of the parameters",
+    }
+    in_order = [shares.pop(what), *shares.values()]  # what was asked for comes first
     found = "measured" if report["mode"] == "compact" else "without what is masked"
     return [
         ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
-        ("model", report["model"]),
+        ("model", _with_origin(report["model"], report.get("weights"))),
+        *([("data", report["data"])] if report.get("data") else []),
         ("asked", f"keep {percent(asked['keep'])} of the {what}"),
         ("achieved", ", ".join(in_order)),
         ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({found})"),
@@ -130,11 +141,17 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
     ]
 
 
+def _with_origin(model: str, origin: str | None) -> str:
+    return f"{model} ({origin})" if origin else model
+
+
 def _remarks(report: Mapping[str, Any], by_weight: bool) -> list[str]:
     remarks = []
     if not report["met"]:
+        kind = "weights" if by_weight else report["asked"]["kind"]
+        missed = abs(report["achieved"][kind] - report["asked"]["keep"])
         remarks.append(
-            "The budget is not met: no cut of the channels that may go comes nearer to it."
+            f"The budget is missed by {percent(missed)}: with this ranking no cut comes nearer."
         )
     if not report["faster"]:
         held = "zeros among the weights" if by_weight else "channels at zero"

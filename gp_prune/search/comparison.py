@@ -24,8 +24,8 @@ from gp_prune.search.journal import Journal
 from gp_prune.search.scoring import Bench
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
-KINDS = {"channel": ("macs", "params"), "weight": ("params",)}
-"""Budgets of the comparison (a weight plan has no choice but to follow its parameters)."""
+KINDS = ("macs", "params")
+"""What is equal for all in the comparison."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _planned(
     """Every evaluation of a contender on a task, with what is known of its record."""
     ladder_kind = "channels" if config.granularity == "channel" else "params"
     asked = [("ladder", ladder_kind, keep) for keep in config.ladder]
-    asked += [(kind, kind, keep) for kind in KINDS[config.granularity] for keep in config.budgets]
+    asked += [(kind, kind, keep) for kind in KINDS for keep in config.budgets]
     noisy = "noise" in contender.expression.needs
     planned = []
     for label, kind, keep in asked:

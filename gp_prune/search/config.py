@@ -17,8 +17,8 @@ from gp_prune.pruning import Budget
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
 DEFAULT_TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
-DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.1, 0.05)}
-DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.2, 0.1)}
+DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15)}
+DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class SearchConfig:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     granularity: str = "channel"
     population: int = 40
-    generations: int = 10
+    generations: int = 12
     seed: int = 0
     ladder: tuple[float, ...] = ()
     budgets: tuple[float, ...] = ()
     scope: str = "global"
     normaliser: str = "mean"
     join: str = "mean"
-    fine_tune_steps: int = 20
+    fine_tune_steps: int = 40
     final_steps: int = 60
     final_seeds: int = 3
     front_size: int = 12

@@ -33,9 +33,9 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Generation, Search
 from gp_prune.search.evaluation import TaskSource
 from gp_prune.search.executors import Runner, make_runner
-from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.journal import Journal
 from gp_prune.search.scoring import Bench
+from gp_prune.tasks import check_task_name
 
 CONFIG = "config.toml"
 FRONT = "front.csv"
@@ -111,17 +111,26 @@ def evolve(
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    config = _open_folder(config, folder, resume)
+    config = _agreed(config, folder, resume)
     source = source or TaskSource()
+    for name in config.tasks:
+        check_task_name(name)
+    primitives = primitive_set(*config.primitives)
     runner = make_runner(source, workers)
     try:
-        with _one_thread(), Journal(folder) as journal:
-            return _run(config, folder, source, runner, journal, progress)
+        with _one_thread():
+            benches = _prepared(config, source, runner, progress)
+            # Written only now: input that cannot be used leaves no folder behind.
+            if not resume:
+                write_text(folder / CONFIG, config.to_toml())
+            with Journal(folder) as journal:
+                return _run(config, folder, primitives, benches, runner, journal, progress)
     finally:
         runner.close()
 
 
-def _open_folder(config: SearchConfig | None, folder: Path, resume: bool) -> SearchConfig:
+def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchConfig:
+    """The settings of the run, if the folder is fit for it."""
     if resume:
         if not (folder / CONFIG).is_file():
             raise UserError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}")
@@ -143,7 +152,6 @@ def _open_folder(config: SearchConfig | None, folder: Path, resume: bool) -> Sea
             f"run folder {str(folder)!r} exists and is not empty; "
             "give another --out, or go on with --resume"
         )
-    write_text(folder / CONFIG, config.to_toml())
     return config
 
 
@@ -158,19 +166,28 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(
+def _prepared(
     config: SearchConfig,
-    folder: Path,
     source: TaskSource,
     runner: Runner,
-    journal: Journal,
     progress: Callable[[Progress], None],
-) -> Result:
-    primitives = primitive_set(*config.primitives)
+) -> list[Bench]:
     progress(Progress("tasks", 0, len(config.tasks)))
     runner.prepare(config.tasks)
     benches = [Bench(source.load(name), config.calibration, config.seed) for name in config.tasks]
     progress(Progress("tasks", len(benches), len(benches)))
+    return benches
+
+
+def _run(
+    config: SearchConfig,
+    folder: Path,
+    primitives: PrimitiveSet,
+    benches: list[Bench],
+    runner: Runner,
+    journal: Journal,
+    progress: Callable[[Progress], None],
+) -> Result:
     seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
     search = Search(config, primitives, benches, seeds, runner, journal)
     for generation in search.generations():
@@ -309,6 +326,3 @@ def ladder_objectives(result: Result, contender: Contender) -> list[float]:
     """
     columns = ("validation", "macs", "params", "test")
     return [result.comparison.mean(contender.name, c, kind="ladder") for c in columns]
-
-
-__all__ = ["JOURNAL", "Progress", "Result", "evolve"]

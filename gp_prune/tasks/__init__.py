@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gp_prune.tasks.cache import CacheWarning
-from gp_prune.tasks.catalogue import TASK_NAMES, load_task
+from gp_prune.tasks.catalogue import TASK_NAMES, check_task_name, load_task
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.task import Task
 
-__all__ = ["TASK_NAMES", "CacheWarning", "Split", "Task", "load_task"]
+__all__ = ["TASK_NAMES", "CacheWarning", "Split", "Task", "check_task_name", "load_task"]

@@ -93,7 +93,7 @@ def load_task(
     Warns:
         CacheWarning: a cache entry was damaged; the network is trained again and replaces it.
     """
-    _check_name(name)
+    check_task_name(name)
     model_name, data_name = name.split("-")
     place = torch.device(device)
     data = load_data(data_name, _folder(data_root, "data"), download=download)
@@ -119,7 +119,8 @@ def load_task(
     )
 
 
-def _check_name(name: str) -> None:
+def check_task_name(name: str) -> None:
+    """Raise UserError unless there is a task of that name."""
     if name in TASK_NAMES:
         return
     close = difflib.get_close_matches(name, TASK_NAMES, n=1)

@@ -145,6 +145,20 @@ def test_macs_of_a_sparse_network(network):
     assert plan.achieved.macs == pytest.approx(macs / architecture.dense_costs[0])
 
 
+@pytest.mark.parametrize("conventions", [GLOBAL, LOCAL])
+@pytest.mark.parametrize("keep", [0.1, 0.35, 0.8])
+def test_a_budget_of_macs_is_met(network, weight_scores, conventions, keep):
+    model, _, architecture = network("lenet")
+    scores = weight_scores(model, architecture)
+    plan = select_weights(model, architecture, scores, conventions, Budget("macs", keep))
+    # One weight is used at most at 784 positions; per layer, one step removes one of each.
+    assert plan.achieved.macs == pytest.approx(keep, abs=2 * 784 / architecture.dense_costs[0])
+    by_params = select_weights(
+        model, architecture, scores, conventions, Budget("params", plan.achieved.params)
+    )
+    assert by_params.achieved.macs == pytest.approx(plan.achieved.macs, abs=0.01)
+
+
 def test_round_trip_and_digest(fresh, network, weight_scores):
     model, architecture = fresh("lenet"), network("lenet").architecture
     scores = weight_scores(model, architecture)
@@ -167,7 +181,7 @@ def test_packed_masks(shape, seed):
 class TestRefused:
     @pytest.mark.parametrize("kind", ["channels", "macs"])
     def test_other_budgets(self, kind):
-        with pytest.raises(UserError, match=f"'{kind}'; give a budget of kind 'params'"):
+        with pytest.raises(UserError, match=f"'{kind}' here; give a budget of kind 'params'"):
             select_weights(Tiny(), ["a"], {}, GLOBAL, Budget(kind, 0.5))
 
     def test_missing_scores(self):

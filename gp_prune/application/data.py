@@ -1,0 +1,247 @@
+"""Calibration data for any model: a task's own, a known data set, or a folder of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import platformdirs
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gp_prune.application.models import LoadedModel
+from gp_prune.errors import UserError
+from gp_prune.pruning.modules import evaluation, run
+from gp_prune.statistics import Batch, Loss
+from gp_prune.tasks.data import DATA_SETS, load_data
+from gp_prune.vision import import_torchvision
+
+_BATCH_SIZE = 32
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+_GREY = (0.299, 0.587, 0.114)
+"""How much red, green and blue count in a grey value (ITU-R BT.601)."""
+
+
+class Calibration(NamedTuple):
+    """Samples to measure a network on.
+
+    Attributes:
+        name: what they are, for a person to read.
+        batches: the samples; empty when there are none.
+        loss: mean loss of a batch, None when there are no samples.
+    """
+
+    name: str
+    batches: Sequence[Batch]
+    loss: Loss | None
+
+
+NO_DATA = Calibration("", (), None)
+"""What a metric that only reads weights needs."""
+
+
+class _Images(NamedTuple):
+    """A source of labelled images, read one by one."""
+
+    name: str
+    size: int
+    read: Callable[[int], tuple[Tensor, int]]  # (channels, height, width) in [0, 1], and a label
+
+
+def calibration(
+    loaded: LoadedModel,
+    source: str | None,
+    *,
+    samples: int = 512,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    download: bool = False,
+) -> Calibration:
+    """Calibration samples that fit a network, chosen by seed.
+
+    Images are scaled to cover the network's input and cut to its centre; grey images get the
+    network's channels, colour images become grey where it has one channel. For torchvision's
+    networks they are normalised as ImageNet is. A task's loss is used for its network, cross
+    entropy for every other.
+
+    Args:
+        loaded: the network.
+        source: a data set (one of :data:`gp_prune.tasks.data.DATA_SETS`) or a folder that has one
+            folder of images per class, in alphabetical order of the classes. None stands for the
+            training samples of a task, and for no data where there is no task.
+        samples: largest number of samples.
+        seed: decides which samples are taken.
+        data_root: folder with torchvision's data sets; by default one in the user's cache folder.
+        download: whether torchvision may fetch a missing data set.
+
+    Raises:
+        UserError: the source is unknown, empty or unreadable, or does not fit the network.
+    """
+    if samples < 1:
+        raise UserError(f"the number of samples is {samples}; it must be at least 1")
+    task = loaded.task
+    if source is None:
+        if task is None:
+            return NO_DATA
+        chosen = _chosen(len(task.train.inputs), samples, seed).to(task.train.inputs.device)
+        split = type(task.train)(*(part[chosen] for part in task.train))
+        return Calibration(f"{task.name}, training split", _in_batches(*split), task.loss)
+    images = _open(source, data_root, download=download)
+    shape = _image_shape(loaded)
+    pairs = [images.read(i) for i in _chosen(images.size, samples, seed).tolist()]
+    inputs = torch.stack([fitted(image, shape) for image, _ in pairs])
+    if loaded.imagenet and shape[0] == len(_IMAGENET_MEAN):
+        mean, deviation = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_DEVIATION)
+        inputs = (inputs - mean.reshape(-1, 1, 1)) / deviation.reshape(-1, 1, 1)
+    labels = torch.tensor([label for _, label in pairs])
+    if task is not None and task.kind == "reconstruction":
+        return Calibration(images.name, _in_batches(inputs, inputs, labels), task.loss)
+    loss = task.loss if task else functional.cross_entropy
+    return Calibration(images.name, _in_batches(inputs, labels, labels), loss)
+
+
+def check_labels(loaded: LoadedModel, data: Calibration) -> None:
+    """Raise UserError unless cross entropy can compare the network's outputs with the labels.
+
+    The network's output must have the shape (samples, classes) with a class for every label.
+    """
+    if data.loss is None or (loaded.task and loaded.task.kind == "reconstruction"):
+        return
+    with evaluation(loaded.model), torch.no_grad():
+        output = run(loaded.model, loaded.example_inputs)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise UserError(
+            f"the output of {loaded.name!r} is {shape}, but gradients need cross entropy over an "
+            "output (samples, classes); use a metric without gradients, or prune() with a loss"
+        )
+    largest = max(int(batch.labels.max()) for batch in data.batches if batch.labels is not None)
+    if largest >= shape[1]:
+        raise UserError(
+            f"data {data.name!r} has labels up to {largest}, but {loaded.name!r} has "
+            f"{shape[1]} outputs; labels must be less than the number of outputs, use other data"
+        )
+
+
+def fitted(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """An image brought to a network's input shape.
+
+    Args:
+        image: (channels, height, width).
+        shape: channels, height, width that the network takes.
+
+    Raises:
+        UserError: the channels cannot be matched.
+    """
+    channels, height, width = shape
+    if image.shape[0] == 1 != channels:
+        image = image.expand(channels, -1, -1)
+    elif image.shape[0] == 3 and channels == 1:
+        image = (image * torch.tensor(_GREY).reshape(3, 1, 1)).sum(0, keepdim=True)
+    elif image.shape[0] != channels:
+        raise UserError(
+            f"the images have {image.shape[0]} channels, the network takes {channels}; "
+            "use a data set of its kind"
+        )
+    if image.shape[1:] == (height, width):
+        return image.contiguous()
+    scale = max(height / image.shape[1], width / image.shape[2])
+    size = [math.ceil(side * scale - 1e-6) for side in image.shape[1:]]
+    scaled = functional.interpolate(
+        image[None], size=size, mode="bilinear", align_corners=False, antialias=True
+    )[0]
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return scaled[:, top : top + height, left : left + width].contiguous()
+
+
+def as_batches(data: Iterable[Any]) -> Iterator[Batch]:
+    """Items of a data loader as batches.
+
+    A :class:`Batch` stays as it is; a pair ``(inputs, target)`` of tensors becomes one, whose
+    labels are the target where that is one integer per sample; a tensor is inputs alone.
+
+    Raises:
+        UserError: an item is none of these.
+    """
+    for item in data:
+        if isinstance(item, Batch):
+            yield item
+        elif isinstance(item, Tensor):
+            yield Batch(item)
+        elif isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Tensor):
+            inputs, target = item
+            whole = target.ndim == 1 and not target.is_floating_point()
+            yield Batch(inputs, target, target if whole else None)
+        else:
+            raise UserError(
+                f"the data yields {type(item).__name__}; it must yield Batch, (inputs, target) or "
+                "a tensor of inputs"
+            )
+
+
+def _chosen(count: int, samples: int, seed: int) -> Tensor:
+    """Indices of at most ``samples`` of ``count`` samples, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:samples]
+
+
+def _in_batches(inputs: Tensor, target: Tensor, labels: Tensor) -> tuple[Batch, ...]:
+    starts = range(0, len(inputs), _BATCH_SIZE)
+    parts = [slice(start, start + _BATCH_SIZE) for start in starts]
+    return tuple(Batch(inputs[part], target[part], labels[part]) for part in parts)
+
+
+def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
+    inputs = loaded.example_inputs
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        inputs = inputs[0]
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        raise UserError(
+            f"--data gives images, but {loaded.name!r} does not take one batch of images "
+            "(samples, channels, height, width); use prune() with your own batches"
+        )
+    _, channels, height, width = inputs.shape
+    return channels, height, width
+
+
+def _open(source: str, data_root: str | Path | None, *, download: bool) -> _Images:
+    if source in DATA_SETS:
+        default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
+        root = default if data_root is None else Path(data_root).expanduser()
+        inputs, labels = load_data(source, root, download=download).train
+        return _Images(source, len(inputs), lambda i: (inputs[i], int(labels[i])))
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"unknown data {source!r}: no folder has that name, and the data sets are "
+            f"{', '.join(DATA_SETS)}"
+        )
+    return _open_folder(folder)
+
+
+def _open_folder(folder: Path) -> _Images:
+    torchvision = import_torchvision()
+    try:
+        files = torchvision.datasets.ImageFolder(str(folder)).samples
+    except OSError as error:
+        raise UserError(
+            f"data folder {str(folder)!r} has no images in folders of classes; "
+            "it needs one folder per class with images in it"
+        ) from error
+    return _Images(str(folder), len(files), partial(_read_image, torchvision, files))
+
+
+def _read_image(
+    torchvision: Any, files: Sequence[tuple[str, int]], index: int
+) -> tuple[Tensor, int]:
+    path, label = files[index]
+    try:
+        image = torchvision.datasets.folder.default_loader(path)
+        return torchvision.transforms.functional.to_tensor(image), label
+    except (OSError, ValueError) as error:
+        raise UserError(f"image {path!r} cannot be read; remove or replace it") from error

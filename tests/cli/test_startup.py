@@ -1,0 +1,156 @@
+"""How the program starts, fails and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import gp_prune
+from gp_prune.cli import COMMANDS
+from gp_prune.cli.group import CommandGroup, LazyCommand
+from gp_prune.errors import UserError
+
+Run = Callable[..., Result]
+
+HEAVY = {"torch", "torchvision", "deap", "sklearn"}
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["list", "--markdown"],
+        ["list", "--operators"],
+        ["show", "taylor_bn"],
+        ["latex", "l1"],
+        ["latex", "--standalone", "lamp"],
+        ["apply", "--help"],
+        ["apply", "unknown", "lenet-digits"],
+    ],
+    ids=" ".join,
+)
+def test_reading_does_not_load_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom gp_prune.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = python(code, *arguments)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "gp_prune.cli" in loaded
+    assert not loaded & HEAVY
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    done = python("import gp_prune, sys; print(*sys.modules); print(*dir(gp_prune))")
+    modules, names = (set(line.split()) for line in done.stdout.splitlines())
+    assert not modules & (HEAVY | {"sympy", "numpy", "click", "rich"})
+    assert set(gp_prune.__all__) <= names
+
+
+def test_public_names() -> None:
+    for name in gp_prune.__all__:
+        assert getattr(gp_prune, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gp_prune.nothing  # noqa: B018
+
+
+def test_every_command_is_there(run: Run) -> None:
+    text = run("--help").stdout
+    for name in COMMANDS:
+        assert f"\n  {name}" in text
+        assert run(name, "--help").exit_code == 0
+    assert run().stdout == text
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == f"gp-prune {gp_prune.__version__}\n"
+
+
+def test_unknown_command(run: Run) -> None:
+    for name, words in (("aply", "no command 'aply', did you mean 'apply'?"), ("xyz", "'xyz'")):
+        result = run(name)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("gp-prune: error: ")
+        assert words in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def fail_with(error: BaseException) -> Result:
+    """What the group does when a command raises ``error``."""
+    group = CommandGroup("probe", lazy={"fail": LazyCommand("nowhere:fail", "Fails.")})
+
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    group.get_command = lambda ctx, cmd_name: fail  # type: ignore[method-assign]
+    return CliRunner().invoke(group, ["fail"])
+
+
+def test_errors_have_one_form() -> None:
+    result = fail_with(UserError("this is\n  wrong"))
+    assert (result.exit_code, result.stderr) == (2, "gp-prune: error: this is wrong\n")
+    result = fail_with(click.UsageError("that is wrong."))
+    assert result.exit_code == 2
+    assert result.stderr == "gp-prune: error: that is wrong; see 'probe fail --help'\n"
+    result = fail_with(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "gp-prune: interrupted"
+
+
+def test_faults_of_the_program_keep_their_traceback() -> None:
+    assert isinstance(fail_with(ZeroDivisionError()).exception, ZeroDivisionError)
+
+
+def test_warnings_are_one_line() -> None:
+    group = CommandGroup("probe", lazy={"warn": LazyCommand("nowhere:warn", "Warns.")})
+
+    @click.command()
+    def warn() -> None:
+        warnings.simplefilter("always")
+        warnings.warn("take\ncare", stacklevel=1)
+
+    group.get_command = lambda ctx, cmd_name: warn  # type: ignore[method-assign]
+    before = warnings.showwarning
+    result = CliRunner().invoke(group, ["warn"])
+    assert result.stderr == "gp-prune: warning: take care\n"
+    assert warnings.showwarning is before
+
+
+def test_closed_pipe_is_quiet() -> None:
+    command = [sys.executable, "-m", "gp_prune.cli", "list", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_interrupt_is_one_line() -> None:
+    code = (
+        "import os, signal\nfrom gp_prune.cli import main\n"
+        "import gp_prune.metric\n"
+        "gp_prune.metric.bundled_metrics = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "main(['show', 'l1'])\n"
+    )
+    done = python(code)
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr.split() == ["gp-prune:", "interrupted"]
