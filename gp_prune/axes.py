@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
+from typing import ClassVar
 
 AXIS_MEANING: dict[str, str] = {
     "o": "output channels of the layer",
@@ -39,9 +40,10 @@ class Axes:
 
     __slots__ = ("letters",)
     letters: str
-    _interned: dict[str, Axes] = {}
+    _interned: ClassVar[dict[str, Axes]] = {}
 
     def __new__(cls, letters: str | Iterable[str] = "") -> Axes:
+        """The one instance with these letters."""
         wanted = [letter for letter in letters if letter not in ", "]
         for letter in wanted:
             if letter not in _ORDER:

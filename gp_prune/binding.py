@@ -71,6 +71,11 @@ class Call:
         self._over = over
 
     @property
+    def along(self) -> tuple[sympy.Symbol, ...]:
+        """The index symbols that stand for the bracketed axes in the operator's own result."""
+        return tuple(self._scope.current[letter] for letter in self._over)
+
+    @property
     def body(self) -> Any:
         """The first argument, written with the bound indices of the bracketed axes."""
         return self.argument(0, **dict(zip(self._over, self.bound, strict=True)))

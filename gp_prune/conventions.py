@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gp_prune.errors import UserError
+
 SCOPES = ("layer", "global")
 NORMALISERS = ("none", "sum", "mean", "max")
 JOINS = ("sum", "mean", "max", "first")
@@ -23,7 +25,7 @@ class Conventions:
             a depthwise convolution) become one score per channel.
 
     Raises:
-        ValueError: a field has a value that is not on its list.
+        UserError: a field has a value that is not on its list.
     """
 
     scope: str = "global"
@@ -34,7 +36,7 @@ class Conventions:
         for field, allowed in (("scope", SCOPES), ("normaliser", NORMALISERS), ("join", JOINS)):
             value = getattr(self, field)
             if value not in allowed:
-                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+                raise UserError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
 
     def to_json(self) -> dict[str, str]:
         """The fields as a JSON object."""
@@ -42,11 +44,11 @@ class Conventions:
 
     @classmethod
     def from_json(cls, data: Any) -> Conventions:
-        """Read what :meth:`to_json` wrote; ValueError names an unknown or missing field."""
+        """Read what :meth:`to_json` wrote; UserError names an unknown or missing field."""
         if not isinstance(data, dict):
-            raise ValueError("conventions must be an object")
+            raise UserError("conventions must be an object")
         fields = set(cls.__dataclass_fields__)
         if set(data) != fields:
             odd = ", ".join(sorted(set(data) ^ fields))
-            raise ValueError(f"conventions have an unknown or missing field: {odd}")
+            raise UserError(f"conventions have an unknown or missing field: {odd}")
         return cls(**data)

@@ -17,8 +17,9 @@ FAMILIES = "gp_prune.primitives"
 
 
 def declared_in(module: ModuleType) -> list[Operand | Operator]:
-    """The primitives that a module declares, in the order of the file."""
-    return [value for value in vars(module).values() if isinstance(value, Operand | Operator)]
+    """The primitives that a module declares, in the order of the file, each once."""
+    found = {id(value): value for value in vars(module).values()}
+    return [value for value in found.values() if isinstance(value, Operand | Operator)]
 
 
 @cache
@@ -47,17 +48,17 @@ def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except PrimitiveError:
-        raise
-    except Exception as error:
+        found = declared_in(module)
+        if not found:
+            raise PrimitiveError("it declares no primitive; use @operand or @operator")
+    except PrimitiveError as error:
+        del sys.modules[name]
+        raise PrimitiveError(f"primitive file {str(path)!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise PrimitiveError(
             f"primitive file {str(path)!r} does not run: {type(error).__name__}: {error}"
         ) from error
-    found = declared_in(module)
-    if not found:
-        raise PrimitiveError(
-            f"primitive file {str(path)!r} declares no primitive; use @operand or @operator"
-        )
     return found
 
 

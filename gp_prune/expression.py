@@ -48,6 +48,7 @@ class Expression:
     axes: Axes
     size: int
     height: int
+    _hash: int
 
     def __init__(
         self,
@@ -61,11 +62,11 @@ class Expression:
         put(self, "head", head)
         put(self, "over", over)
         put(self, "arguments", arguments)
-        put(self, "value", value)
+        put(self, "value", None if value is None else value + 0.0)  # -0.0 becomes 0.0
         put(self, "axes", _type_of(head, over, arguments, value))
         put(self, "size", 1 + sum(argument.size for argument in arguments))
         put(self, "height", 1 + max((a.height for a in arguments), default=-1))
-        put(self, "_hash", hash((self.name, over.letters, arguments, value)))
+        put(self, "_hash", hash((self.name, over.letters, arguments, self.value)))
         if self.size > MAX_NODES or self.height > MAX_HEIGHT:
             raise ExpressionError(
                 f"the expression has {self.size} nodes and height {self.height}; "
@@ -76,6 +77,12 @@ class Expression:
     def constant(cls, value: float) -> Expression:
         """A constant of type {}; ExpressionError when it is not finite."""
         return cls(None, value=float(value))
+
+    def __copy__(self) -> Expression:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Expression:
+        return self
 
     @classmethod
     def of(cls, operand: Operand) -> Expression:
@@ -127,7 +134,7 @@ class Expression:
         )
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined, no-any-return]
+        return self._hash
 
     def __str__(self) -> str:
         """The text form, which :func:`gp_prune.parsing.parse` reads back."""
@@ -176,7 +183,8 @@ def _type_of(
         return head.axes
     if len(arguments) != head.shape.arity:
         raise ExpressionError(
-            f"operator {head.name!r} takes {head.shape.arity} argument(s), not {len(arguments)}"
+            f"operator {head.name!r} takes {head.shape.arity} "
+            f"{'argument' if head.shape.arity == 1 else 'arguments'}, not {len(arguments)}"
         )
     if over and not head.shape.bracketed:
         raise ExpressionError(f"operator {head.name!r} takes no axes in brackets")
@@ -188,7 +196,7 @@ def _type_of(
     if result is None:
         types = ", ".join(str(argument.axes) for argument in arguments)
         brackets = f"[{','.join(over)}]" if over else ""
-        raise ExpressionError(f"operator {head.name}{brackets} does not accept axes {types}")
+        raise ExpressionError(f"operator '{head.name}{brackets}' does not accept axes {types}")
     return result
 
 
@@ -216,7 +224,7 @@ def _rewritten(node: Expression, arguments: tuple[Expression, ...]) -> Expressio
     laws = _laws(node)
     if "commutative" in laws:
         arguments = tuple(sorted(arguments, key=str))
-    elif laws:
+    elif laws and len(arguments) == 1:
         (inner,) = arguments
         if "even" in laws:
             while _laws(inner) & {"negation", "magnitude"}:

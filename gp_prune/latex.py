@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import sympy
 from sympy.printing.latex import LatexPrinter
 
 from gp_prune import symbols
-from gp_prune.expression import Expression
+from gp_prune.axes import AXIS_MEANING
+from gp_prune.expression import Expression, format_constant
 from gp_prune.primitive import PrimitiveSet
 from gp_prune.symbolic import to_sympy
 
@@ -19,7 +21,15 @@ _OVER = {
     symbols.VarOver: r"\operatorname{var}",
     symbols.StdOver: r"\operatorname{std}",
     symbols.MedoidOver: r"\operatorname{medoid}",
+    symbols.SumShare: r"\operatorname{bysum}",
+    symbols.MaxShare: r"\operatorname{bymax}",
+    symbols.MinMax: r"\operatorname{minmax}",
+    symbols.ZScore: r"\operatorname{zscore}",
+    symbols.TailSum: r"\operatorname{tailsum}",
 }
+
+_HALF = sympy.Rational(1, 2)
+_AXIS_ORDER = {letter: position for position, letter in enumerate(AXIS_MEANING)}
 
 DEFINITIONS = {
     symbols.Div: (
@@ -34,6 +44,23 @@ DEFINITIONS = {
     symbols.MedoidOver: (
         r"\operatorname{medoid}_{o}: \text{ the filter with the least summed } "
         r"\ell_2 \text{ distance to all filters}"
+    ),
+    symbols.SumShare: (
+        r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
+    ),
+    symbols.MaxShare: (
+        r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}_{\!\epsilon}"
+    ),
+    symbols.MinMax: (
+        r"\operatorname{minmax}_{i}(x_{i}) = "
+        r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}_{\!\epsilon}"
+    ),
+    symbols.ZScore: (
+        r"\operatorname{zscore}_{i}(x_{i}) = \frac{x_{i} - \frac{1}{N_{i}} \sum_{i'} x_{i'}}"
+        r"{\operatorname{std}_{i'} x_{i'}}_{\!\epsilon}"
+    ),
+    symbols.TailSum: (
+        r"\operatorname{tailsum}_{i}(x_{i}) = \sum_{i'} \left[x_{i'} \geq x_{i}\right] x_{i'}"
     ),
 }
 """What each protected or named form means, as LaTeX; printed below a standalone formula."""
@@ -58,46 +85,94 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
     def _list(self, indices: Any) -> str:
         return ",".join(self._print(symbol) for symbol in indices)
 
+    def _bound(self, indices: Any) -> str:
+        """Indices below a sum or operator name, in the order of the axes."""
+        key = lambda symbol: (_AXIS_ORDER[symbols.axis_of(symbol)], symbol.name)  # noqa: E731
+        return self._list(sorted(indices, key=key))
+
     def _print_Float(self, number: Any) -> str:
-        text = repr(float(number))
+        value = float(number)
+        beyond = not math.isfinite(value) or (value == 0.0 and not number.is_zero)
+        text = str(number) if beyond else format_constant(value)
         if "e" not in text:
             return text
         digits, exponent = text.split("e")
-        return rf"{digits} \cdot 10^{{{int(exponent)}}}"
+        power = rf"10^{{{int(exponent)}}}"
+        digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+        short = {"1": power, "-1": f"-{power}"}
+        return short.get(digits, rf"{digits} \cdot {power}")
 
-    def _print_Sum(self, expression: Any, exp: str | None = None) -> str:
-        bound = self._list(limit[0] for limit in expression.limits)
-        text = rf"\sum_{{{bound}}} {self._operand(expression.function)}"
-        return rf"\left({text}\right)^{{{exp}}}" if exp else text
+    def _print_Sum(self, expression: Any) -> str:
+        bound = self._bound(limit[0] for limit in expression.limits)
+        return rf"\sum_{{{bound}}} {self._operand(expression.function)}"
 
     def _operand(self, body: Any) -> str:
         """What stands after a sum or operator name; in brackets when it is a sum of terms."""
         text = self._print(body)
-        minus = isinstance(body, sympy.Mul) and body.args[0].is_Number and body.args[0].is_negative
-        return rf"\left({text}\right)" if isinstance(body, sympy.Add) or minus else text
+        bare = not isinstance(body, sympy.Add) and not text.startswith("-")
+        return text if bare else rf"\left({text}\right)"
+
+    def _print_Add(self, expression: Any, order: str | None = None) -> str:
+        """A term without a minus sign leads, numbers close."""
+        terms = sorted(self._as_ordered_terms(expression, order=order), key=lambda t: t.is_Number)
+        texts: list[str] = [self._print(term) for term in terms]
+        lead = next((place for place, text in enumerate(texts) if not text.startswith("-")), 0)
+        texts.insert(0, texts.pop(lead))
+        return texts[0] + "".join(
+            f" - {text[1:].lstrip()}" if text.startswith("-") else f" + {text}"
+            for text in texts[1:]
+        )
 
     def _print_Pow(self, expression: Any) -> str:
         norm = self._norm(expression)
         if norm:
             return norm
-        base = expression.base
-        if expression.exp.is_Integer and expression.exp > 0:
+        base, exponent = expression.base, expression.exp
+        root = exponent.is_Rational and exponent.p == 1 and exponent.q > 1
+        if exponent.is_positive and not root:
             text = self._print(base)
-            grouped = isinstance(base, symbols.OverAxes | symbols.Indicator | sympy.Sum)
-            if grouped or (isinstance(base, sympy.Indexed) and "^" in text):
-                return rf"\left({text}\right)^{{{self._print(expression.exp)}}}"
+            raised = isinstance(base, sympy.Indexed | sympy.Symbol) and "^" in text
+            if raised or isinstance(base, symbols.OverAxes | sympy.Sum):
+                return rf"\left({text}\right)^{{{self._print(exponent)}}}"
         return str(super()._print_Pow(expression))
 
     def _print_Mul(self, expression: Any) -> str:
         """Lengths of axes stand in front, so that a mean reads as 1/N times a sum."""
-        lengths = [factor for factor in expression.args if _is_inverse_length(factor)]
+        coefficient, product = expression.as_coeff_Mul()
+        factors = sympy.Mul.make_args(product)
+        lengths = [factor for factor in factors if _is_inverse_length(factor)]
         if not lengths:
             return str(super()._print_Mul(expression))
-        rest = sympy.Mul(*(factor for factor in expression.args if factor not in lengths))
-        below = self._print(1 / sympy.Mul(*lengths))
-        if rest == 1:
-            return rf"\frac{{1}}{{{below}}}"
-        return rf"\frac{{1}}{{{below}}} {self._operand(rest)}"
+        rest = [factor for factor in factors if factor not in lengths]
+        roots = [f for f in rest if f.is_Pow and f.exp == _HALF and not self._norm(f)]
+        halves = [length for length in lengths if length.exp == -_HALF]
+        if roots and halves:  # the root of a mean
+            inside = sympy.Mul(*(factor**2 for factor in roots + halves))
+            rest = [factor for factor in rest if factor not in roots]
+            lengths = [length for length in lengths if length not in halves]
+            front = [rf"\sqrt{{{self._print(inside)}}}"]
+        else:
+            front = []
+        magnitude = abs(coefficient)
+        if lengths:
+            front.insert(0, self._over_lengths(magnitude, lengths))
+        elif magnitude != 1:
+            front.insert(0, self._print(magnitude))
+        behind = [self._operand(sympy.Mul(*rest))] if rest else []
+        return ("- " if coefficient.is_negative else "") + " ".join(front + behind)
+
+    def _over_lengths(self, coefficient: Any, lengths: list[Any]) -> str:
+        r"""``\frac{2}{3 N_{i} N_{k}}`` for a number and inverse lengths of axes."""
+        above = coefficient.p if coefficient.is_Rational else coefficient
+        below = [] if not coefficient.is_Rational or coefficient.q == 1 else [coefficient.q]
+        halves = [length for length in lengths if length.exp == -_HALF]
+        whole = sympy.Mul(*(1 / length for length in lengths if length not in halves))
+        texts = [str(number) for number in below]
+        if whole != 1:
+            texts.append(self._print(whole))
+        if halves:
+            texts.append(rf"\sqrt{{{self._print(sympy.Mul(*(h.base for h in halves)))}}}")
+        return rf"\frac{{{self._print(above)}}}{{{' '.join(texts)}}}"
 
     def _norm(self, expression: Any) -> str | None:
         r"""``\lVert W_{o,:,:} \rVert_2`` when the formula is the l2 norm of a slice."""
@@ -119,11 +194,15 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             base = self.names.get(str(term.base.label), str(term.base.label))
             indices = ",".join(":" if s in bound else self._print(s) for s in term.indices)
             text += f"{' - ' if sign < 0 else ' + ' if text else ''}{base}_{{{indices}}}"
+        if r"\rVert" in text:
+            return None
         return rf"\lVert {text.strip()} \rVert_2"
 
     def _print_OverAxes(self, expression: Any) -> str:
-        name = _OVER[type(expression)]
-        return rf"{name}_{{{self._list(expression.indices)}}} {self._operand(expression.body)}"
+        name = f"{_OVER[type(expression)]}_{{{self._bound(expression.indices)}}}"
+        if isinstance(expression, symbols.Along):
+            return rf"{name}\left({self._print(expression.body)}\right)"
+        return f"{name} {self._operand(expression.body)}"
 
     def _print_Abs(self, expression: Any, exp: str | None = None) -> str:
         text = rf"\left|{self._print(expression.args[0])}\right|"
@@ -159,21 +238,22 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         a, b = (self._print(part) for part in expression.args)
         return rf"\left[{a} {relation} {b}\right]"
 
-    def _print_NotEqual(self, expression: Any, exp: str | None = None) -> str:
+    def _print_NotEqual(self, expression: Any) -> str:
         return self._bracket(r"\neq", expression)
 
-    def _print_AtLeast(self, expression: Any, exp: str | None = None) -> str:
+    def _print_AtLeast(self, expression: Any) -> str:
         return self._bracket(r"\geq", expression)
 
-    def _needs_mul_brackets(self, expression: Any, first: bool = False, last: bool = False) -> bool:
-        if isinstance(expression, (symbols.OverAxes, sympy.Sum)):
-            return not last
-        return bool(super()._needs_mul_brackets(expression, first, last))
+    def _print_tanh(self, expression: Any, exp: str | None = None) -> str:
+        return self._call(r"\tanh", expression, exp)
 
-    def _needs_add_brackets(self, expression: Any) -> bool:
-        if isinstance(expression, (symbols.OverAxes, sympy.Sum)):
+    def _needs_mul_brackets(self, expression: Any, first: bool = False, last: bool = False) -> bool:
+        """Only what has no end of its own needs brackets, and only before another factor."""
+        if isinstance(expression, sympy.Sum | symbols.OverAxes):
+            return not last and not isinstance(expression, symbols.Along)
+        if isinstance(expression, sympy.Pow | sympy.Function | sympy.Indexed):
             return False
-        return bool(super()._needs_add_brackets(expression))
+        return bool(super()._needs_mul_brackets(expression, first, last))
 
 
 def _is_inverse_length(factor: Any) -> bool:

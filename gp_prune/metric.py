@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,7 +63,7 @@ class Metric:
         expression: the formula, of type {o} (channels) or {o,i,k} (single weights).
         conventions: scope, normaliser and joining of coupled layers.
         primitives: the vocabulary in which the formula is written.
-        description: one line.
+        description: one line of printable text, as is ``source``.
         source: the publication or run that it comes from.
         objectives: measured objectives by task.
         provenance: run, seed, tasks, package versions.
@@ -80,6 +81,11 @@ class Metric:
     probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for field_name in ("description", "source"):
+            if not getattr(self, field_name).isprintable():
+                raise MetricError(
+                    f"the {field_name} of metric {self.name!r} is not one line of printable text"
+                )
         if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
             raise MetricError(
                 f"metric name {self.name!r} is not valid; use letters, digits, '_' and '-'"
@@ -175,8 +181,17 @@ class Metric:
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The metric as a JSON object, as :meth:`save` writes it."""
-        scores = self.probe_scores
+        """The metric as a JSON object, as :meth:`save` writes it.
+
+        Raises:
+            MetricError: the scores on the synthetic layer are not finite.
+        """
+        scores = probe(self.expression) if self.probe_scores is None else self.probe_scores
+        if not all(map(math.isfinite, scores)):
+            raise MetricError(
+                f"metric {self.name!r} has scores on the synthetic layer that are not finite, so "
+                "it cannot be saved; bound the formula, for example with tanh"
+            )
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -190,16 +205,20 @@ class Metric:
             "objectives": dict(self.objectives),
             "provenance": dict(self.provenance),
             "digest": self.digest,
-            "probe_scores": list(scores if scores is not None else probe(self.expression)),
+            "probe_scores": list(scores),
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the metric file, as one step; OSError leaves an older file as it was."""
+        """Write the metric file, as one step; OSError leaves an older file as it was.
+
+        Raises:
+            MetricError: the scores on the synthetic layer are not finite.
+        """
         write_json(Path(path), self.to_json())
 
     @classmethod
     def load(cls, name_or_path: str | Path, primitives: PrimitiveSet | None = None) -> Metric:
-        """A metric by the name of a bundled one (``"taylor"``) or from a file.
+        """A metric by the name of a bundled one (``"l1"``) or from a file.
 
         Args:
             name_or_path: a bundled name, or the path of a JSON file.
@@ -213,7 +232,7 @@ class Metric:
         if text in bundled:
             return cls.from_text(bundled[text].read_text(encoding="utf-8"), text, primitives)
         path = Path(name_or_path)
-        if path.suffix != ".json" and not path.exists():
+        if path.suffix != ".json" and not _exists(path):
             close = difflib.get_close_matches(text, bundled, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise MetricError(
@@ -222,7 +241,7 @@ class Metric:
             )
         try:
             content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
             reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
             raise MetricError(f"metric file {text!r} cannot be read: {reason}") from None
         return cls.from_text(content, text, primitives)
@@ -265,6 +284,13 @@ def bundled_metrics() -> dict[str, Any]:
     }
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than a path may be
+        return False
+
+
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not a number of JSON")
 
@@ -273,11 +299,11 @@ def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
     if not isinstance(data, dict):
         raise MetricError("it is not a JSON object")
     version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if type(version) is int and version > SCHEMA_VERSION:
         raise MetricError(
             f"it has schema version {version}, newer than {SCHEMA_VERSION}; update gp-prune"
         )
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
     for name, kind in _FIELDS.items():
         if name not in data:
@@ -316,4 +342,7 @@ def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
 def _numbers(values: list[Any]) -> tuple[float, ...]:
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise MetricError("probe_scores are not all numbers")
-    return tuple(float(v) for v in values)
+    try:
+        return tuple(float(v) for v in values)
+    except OverflowError:
+        raise MetricError("probe_scores are not all finite numbers") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import reprlib
 from typing import Any, NamedTuple
 
 from gp_prune.axes import SCALAR, Axes
@@ -11,9 +13,12 @@ from gp_prune.expression import MAX_HEIGHT, MAX_NODES, Expression, ExpressionErr
 from gp_prune.primitive import PrimitiveSet
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<name>[A-Za-z][A-Za-z0-9_]*)|(?P<mark>[()\[\],]))"
 )
+
+
+_MAX_TOKENS = 8 * MAX_NODES
 
 
 class ParseError(ExpressionError):
@@ -38,6 +43,8 @@ def _tokens(text: str) -> list[_Token]:
         kind = str(match.lastgroup)
         found.append(_Token(kind, match[kind], match.start(kind)))
         position = match.end()
+        if len(found) > _MAX_TOKENS:
+            raise ParseError(f"the text has more than {_MAX_TOKENS} words at position {position}")
     found.append(_Token("end", "", end))
     return found
 
@@ -45,16 +52,15 @@ def _tokens(text: str) -> list[_Token]:
 class _Parser:
     def __init__(self, text: str, primitives: PrimitiveSet) -> None:
         self.tokens = _tokens(text)
-        if len(self.tokens) > 8 * MAX_NODES:
-            raise ParseError(f"the text has more than {8 * MAX_NODES} words at position 0")
         self.primitives = primitives
         self.next = 0
 
     def take(self, expected: str | None = None) -> _Token:
         token = self.tokens[self.next]
         if expected is not None and token.text != expected:
-            got = repr(token.text) if token.text else "the end of the text"
-            raise ParseError(f"expected {expected!r}, not {got}, at position {token.position}")
+            raise ParseError(
+                f"expected {expected!r}, not {_shown(token)}, at position {token.position}"
+            )
         self.next += 1
         return token
 
@@ -68,9 +74,8 @@ class _Parser:
         if token.kind == "number":
             return _built(token.position, None, value=float(token.text))
         if token.kind != "name":
-            got = repr(token.text) if token.text else "the end of the text"
             raise ParseError(
-                f"expected a number or a name, not {got}, at position {token.position}"
+                f"expected a number or a name, not {_shown(token)}, at position {token.position}"
             )
         over = self.brackets()
         if not self.follows("("):
@@ -89,17 +94,34 @@ class _Parser:
         if not self.follows("["):
             return SCALAR
         start = self.take("[")
-        letters = [self.take().text]
+        letters = [self.axis()]
         while self.follows(","):
             self.take(",")
-            letters.append(self.take().text)
+            letters.append(self.axis())
         self.take("]")
         try:
-            if any(len(letter) != 1 for letter in letters):
-                raise ValueError(f"axes are single letters, not {','.join(letters)!r}")
             return Axes(letters)
         except ValueError as error:
             raise ParseError(f"{error}, at position {start.position}") from None
+
+    def axis(self) -> str:
+        token = self.tokens[self.next]
+        if token.kind != "name" or len(token.text) != 1:
+            raise ParseError(
+                f"axes are single letters, not {_shown(token)}, at position {token.position}"
+            )
+        return self.take().text
+
+
+def _shown(token: _Token) -> str:
+    return _quoted(token.text) if token.text else "the end of the text"
+
+
+def _quoted(value: Any) -> str:
+    """A value as it stands in a message, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxlong = short.maxother = 60
+    return short.repr(value)
 
 
 def parse(text: str, primitives: PrimitiveSet) -> Expression:
@@ -113,7 +135,7 @@ def parse(text: str, primitives: PrimitiveSet) -> Expression:
     rest = parser.tokens[parser.next]
     if rest.kind != "end":
         raise ParseError(
-            f"text after the end of the expression: {rest.text!r} at position {rest.position}"
+            f"text after the end of the expression: {_shown(rest)} at position {rest.position}"
         )
     return found
 
@@ -137,28 +159,43 @@ def _node(data: Any, primitives: PrimitiveSet, path: str, depth: int) -> Express
     if fields == {"constant"}:
         value = data["constant"]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParseError(f"constant {value!r} is not a number {where}")
-        return _built(path, None, value=float(value))
+            raise ParseError(f"constant {_quoted(value)} is not a number, {where}")
+        return _built(path, None, value=_double(value))
     if fields == {"operand"}:
         return _built(path, _operand(data["operand"], primitives, where))
     if fields not in ({"operator", "arguments"}, {"operator", "over", "arguments"}):
         raise ParseError(
             f"a node has the fields constant, operand, or operator, (over,) arguments, "
-            f"not {', '.join(sorted(map(str, fields))) or 'none'}, {where}"
+            f"not {_quoted(', '.join(sorted(map(str, fields))))}, {where}"
         )
     operator = _operator(data["operator"], primitives, where)
     if not isinstance(data["arguments"], list):
-        raise ParseError(f"arguments are not a list {where}")
-    over = data.get("over", "")
-    try:
-        axes = Axes(over if isinstance(over, str) else "?")
-    except ValueError as error:
-        raise ParseError(f"{error}, {where}") from None
+        raise ParseError(f"arguments are not a list, {where}")
+    axes = _axes(data["over"], where) if "over" in data else SCALAR
     arguments = [
         _node(argument, primitives, f"{path}.arguments[{position}]", depth + 1)
         for position, argument in enumerate(data["arguments"])
     ]
     return _built(path, operator, axes, arguments)
+
+
+def _axes(over: Any, where: str) -> Axes:
+    if not isinstance(over, str) or not over:
+        raise ParseError(f"over is {_quoted(over)}, not axis letters such as 'i,k', {where}")
+    try:
+        axes = Axes(over)
+    except ValueError as error:
+        raise ParseError(f"{error}, {where}") from None
+    if ",".join(axes) != over:
+        raise ParseError(f"over is {_quoted(over)}; write it {','.join(axes)!r}, {where}")
+    return axes
+
+
+def _double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of JSON may have any length
+        return math.inf
 
 
 def _built(
@@ -177,21 +214,25 @@ def _operand(name: Any, primitives: PrimitiveSet, where: str) -> Any:
     if isinstance(name, str) and name in primitives.operands:
         return primitives.operands[name]
     if isinstance(name, str) and name in primitives.operators:
-        raise ParseError(f"operator {name!r} stands without its arguments, {where}")
-    raise ParseError(f"unknown operand {name!r}{_hint(name, primitives)}, {where}")
+        raise ParseError(f"operator {_quoted(name)} stands without its arguments, {where}")
+    raise ParseError(f"unknown operand {_quoted(name)}{_hint(name, primitives)}, {where}")
 
 
 def _operator(name: Any, primitives: PrimitiveSet, where: str) -> Any:
     if isinstance(name, str) and name in primitives.operators:
         return primitives.operators[name]
     if isinstance(name, str) and name in primitives.operands:
-        raise ParseError(f"operand {name!r} takes no arguments, {where}")
-    raise ParseError(f"unknown operator {name!r}{_hint(name, primitives)}, {where}")
+        raise ParseError(f"operand {_quoted(name)} takes no arguments, {where}")
+    raise ParseError(f"unknown operator {_quoted(name)}{_hint(name, primitives)}, {where}")
 
 
 def _hint(name: Any, primitives: PrimitiveSet) -> str:
     """The nearest known name, and how primitives of one's own are added."""
     known = [*primitives.operands, *primitives.operators]
-    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    close = (
+        difflib.get_close_matches(name, known, n=1)
+        if isinstance(name, str) and len(name) < 60
+        else []
+    )
     nearest = f"did you mean {close[0]!r}? " if close else ""
     return f" ({nearest}primitives of your own are added with --primitives FILE.py)"

@@ -32,6 +32,8 @@ LAWS = {
 }
 """Exact algebraic laws that an operator may declare; the canonical form relies on them."""
 
+_UNARY_LAWS = frozenset(LAWS) - {"commutative"}
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
@@ -231,17 +233,18 @@ def operator(
         PrimitiveError: the declaration is not valid; for a user's own file also when the
             values are not finite or torch and sympy disagree.
     """
+    laws = frozenset(laws)
 
     def declare(compute: Callable[..., Tensor]) -> Operator:
         _check_name(name, meaning)
-        unknown = sorted(set(laws) - set(LAWS))
+        unknown = sorted(laws - set(LAWS))
         if unknown:
-            raise PrimitiveError(f"operator {name!r}: unknown law {unknown[0]!r}")
-        if shape.arity < 1:
-            raise PrimitiveError(f"operator {name!r}: it needs at least one argument")
+            known = ", ".join(LAWS)
+            raise PrimitiveError(f"operator {name!r}: unknown law {unknown[0]!r}; use {known}")
+        _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
-        made = Operator(name, shape, meaning, compute, symbol, frozenset(laws), cost)
+        made = Operator(name, shape, meaning, compute, symbol, laws, cost)
         _check_values(made, compute)
         return made
 
@@ -257,13 +260,32 @@ def _check_name(name: str, meaning: str) -> None:
         raise PrimitiveError(f"primitive {name!r}: say in one line what it means")
 
 
+def _check_shape(name: str, shape: Shape, laws: frozenset[str]) -> None:
+    if shape.arity < 1:
+        raise PrimitiveError(f"operator {name!r}: it needs at least one argument")
+    if isinstance(shape, Signature):
+        for axes in (*shape.arguments, shape.to):
+            if not axes.legal:
+                raise PrimitiveError(f"operator {name!r}: axes {axes} are not on the legal list")
+    if laws and not isinstance(shape, Elementwise):
+        raise PrimitiveError(f"operator {name!r}: laws are for elementwise operators")
+    unfit = sorted(laws & _UNARY_LAWS if shape.arity != 1 else laws - _UNARY_LAWS)
+    if unfit or ("commutative" in laws and shape.arity != 2):
+        law = unfit[0] if unfit else "commutative"
+        raise PrimitiveError(
+            f"operator {name!r}: the law {law!r}, {LAWS[law]}, does not fit {shape.arity} "
+            f"{'argument' if shape.arity == 1 else 'arguments'}"
+        )
+
+
 def _check_values(made: Operand | Operator, function: Callable[..., Any]) -> None:
     """Compute with a user's primitive at once.
 
     The built-in families are put through the same checks by the test suite instead, so that
     printing a formula does not have to load torch.
     """
-    if not function.__module__.startswith("gp_prune.primitives"):
+    module = getattr(function, "__module__", None) or ""
+    if not module.startswith("gp_prune.primitives"):
         from gp_prune.primitive_checks import check
 
         check(made)

@@ -54,12 +54,20 @@ def _check_operand(operand: Operand) -> None:
             f"operand {operand.name!r} fails on the synthetic layer: "
             f"{type(error).__name__}: {error}"
         ) from error
-    wanted = _shape(operand.axes)
-    if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise PrimitiveError(f"operand {operand.name!r} has axes {operand.axes}: {got}!={wanted}")
+    _check_tensor(f"operand {operand.name!r} on the synthetic layer", value, operand.axes)
     if not torch.isfinite(value).all():
         raise PrimitiveError(f"operand {operand.name!r} is not finite on the synthetic layer")
+
+
+def _check_tensor(where: str, value: object, axes: Axes) -> None:
+    """A float64 tensor with the lengths of its axes."""
+    if not isinstance(value, Tensor):
+        raise PrimitiveError(f"{where} gives a value of type {type(value).__name__}, not a tensor")
+    if tuple(value.shape) != _shape(axes):
+        got = tuple(value.shape)
+        raise PrimitiveError(f"{where} gives shape {got}, not {_shape(axes)} for axes {axes}")
+    if value.dtype != torch.float64:
+        raise PrimitiveError(f"{where} gives {value.dtype}; return torch.float64")
 
 
 def _shape(axes: Axes) -> tuple[int, ...]:
@@ -103,19 +111,24 @@ def _inputs(types: Sequence[Axes]) -> Iterator[tuple[str, list[Tensor]]]:
 def _check_use(operator: Operator, over: Axes, types: Sequence[Axes]) -> None:
     result = operator.shape.result(over, types)
     if result is None or result not in LEGAL_AXES:
-        raise PrimitiveError(f"operator {operator.name!r}: no legal result for {types}")
+        given = ", ".join(map(str, types))
+        raise PrimitiveError(f"operator {operator.name!r}: no legal result for axes {given}")
     for name, values in _inputs(types):
         where = f"operator {operator.name!r} on {name} of axes {', '.join(map(str, types))}"
         try:
             value = operator.apply(values, types, over)
         except Exception as error:
             raise PrimitiveError(f"{where}: {type(error).__name__}: {error}") from error
-        if not isinstance(value, Tensor) or tuple(value.shape) != _shape(result):
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise PrimitiveError(f"{where} gives shape {got}, not {_shape(result)} for {result}")
+        _check_tensor(where, value, result)
         if not torch.isfinite(value).all():
             raise PrimitiveError(f"{where} gives values that are not finite; protect it")
-        _compare(where, value, _symbolic(operator, over, types, values, result))
+        try:
+            formula = _symbolic(operator, over, types, values, result)
+        except Exception as error:
+            raise PrimitiveError(
+                f"{where}: its sympy form fails: {type(error).__name__}: {error}"
+            ) from error
+        _compare(where, value, formula)
 
 
 def _symbolic(
@@ -151,7 +164,5 @@ def _check_laws(operator: Operator) -> None:
         "nonnegative": lambda: bool((f(x) >= 0).all()),
     }
     for law in sorted(operator.laws):
-        if not isinstance(operator.shape, Elementwise):
-            raise PrimitiveError(f"operator {operator.name!r}: laws are for elementwise operators")
         if not holds[law]():
             raise PrimitiveError(f"operator {operator.name!r} does not keep its law {law!r}")

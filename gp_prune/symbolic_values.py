@@ -6,6 +6,7 @@ and every tree is compared. It is written for clarity and small tensors, not for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,10 +41,39 @@ _REDUCTIONS: dict[type[symbols.OverAxes], Callable[[Array, tuple[int, ...]], Arr
     symbols.MedoidOver: lambda array, dims: _medoid(array),
 }
 
-_FUNCTIONS: dict[type[sympy.Basic], Callable[..., Array]] = {
-    symbols.Div: lambda a, b: np.where(
-        np.abs(b) > symbols.EPSILON, a / np.where(np.abs(b) > symbols.EPSILON, b, 1.0), 0.0
+
+def _protected_division(a: Array, b: Array) -> Array:
+    allowed = np.abs(b) > symbols.EPSILON
+    return np.where(allowed, a / np.where(allowed, b, 1.0), 0.0)
+
+
+def _tail_sum(array: Array, dims: tuple[int, ...]) -> Array:
+    rows = array.reshape(int(np.prod([array.shape[dim] for dim in dims])), -1)
+    at_least = rows[None, :, :] >= rows[:, None, :]
+    sums: Array = np.where(at_least, rows[None, :, :], 0.0).sum(axis=1)
+    return sums.reshape(array.shape)
+
+
+_NORMALISERS: dict[type[symbols.Along], Callable[[Array, tuple[int, ...]], Array]] = {
+    symbols.SumShare: lambda array, dims: _protected_division(
+        array, np.abs(array).sum(axis=dims, keepdims=True)
     ),
+    symbols.MaxShare: lambda array, dims: _protected_division(
+        array, np.abs(array).max(axis=dims, keepdims=True)
+    ),
+    symbols.MinMax: lambda array, dims: _protected_division(
+        array - array.min(axis=dims, keepdims=True),
+        array.max(axis=dims, keepdims=True) - array.min(axis=dims, keepdims=True),
+    ),
+    symbols.ZScore: lambda array, dims: _protected_division(
+        array - array.mean(axis=dims, keepdims=True), array.std(axis=dims, keepdims=True)
+    ),
+    symbols.TailSum: _tail_sum,
+}
+"""Each gets the array with the normalised dimensions in front."""
+
+_FUNCTIONS: dict[type[sympy.Basic], Callable[..., Array]] = {
+    symbols.Div: _protected_division,
     symbols.Log: lambda x: np.log(np.abs(x) + symbols.EPSILON),
     symbols.Sqrt: lambda x: np.sqrt(np.abs(x)),
     symbols.Exp: lambda x: np.exp(np.minimum(x, symbols.EXP_LIMIT)),
@@ -53,6 +83,19 @@ _FUNCTIONS: dict[type[sympy.Basic], Callable[..., Array]] = {
     symbols.AtLeast: lambda a, b: (a >= b).astype(np.float64),
     sympy.Abs: np.abs,
     sympy.tanh: np.tanh,
+    # The functions below appear only in the forms of users' own primitives.
+    sympy.sin: np.sin,
+    sympy.cos: np.cos,
+    sympy.atan: np.arctan,
+    sympy.sinh: np.sinh,
+    sympy.cosh: np.cosh,
+    sympy.exp: np.exp,
+    sympy.log: np.log,
+    sympy.sign: np.sign,
+    sympy.floor: np.floor,
+    sympy.ceiling: np.ceil,
+    sympy.Max: lambda *terms: np.maximum.reduce(terms),
+    sympy.Min: lambda *terms: np.minimum.reduce(terms),
     sympy.Pow: np.power,
     sympy.Add: lambda *terms: sum(terms[1:], terms[0]),
     sympy.Mul: lambda *factors: np.prod(np.stack(factors), axis=0),
@@ -71,8 +114,8 @@ class _Evaluator:
         return self.known[expression]
 
     def _compute(self, expression: Any) -> _Value:
-        if expression.is_Number:
-            return _Value((), np.asarray(float(expression)))
+        if expression.is_Number or expression.is_NumberSymbol:
+            return _Value((), np.asarray(_double(expression)))
         if isinstance(expression, sympy.Indexed):
             array = np.asarray(self.operands[str(expression.base.label)])
             return _Value(tuple(symbol.name for symbol in expression.indices), array)
@@ -84,6 +127,9 @@ class _Evaluator:
             bound = tuple(limit[0] for limit in expression.limits)
             full = self._spread(self.value(expression.function), bound)
             return self._reduce(full, bound, lambda array, dims: array.sum(axis=dims))
+        if isinstance(expression, symbols.Along):
+            full = self._spread(self.value(expression.body), expression.indices)
+            return self._normalise(full, expression.indices, _NORMALISERS[type(expression)])
         if isinstance(expression, symbols.OverAxes):
             full = self._spread(self.value(expression.body), expression.indices)
             return self._reduce(full, expression.indices, _REDUCTIONS[type(expression)])
@@ -112,10 +158,29 @@ class _Evaluator:
         return _Value(kept, np.asarray(reduction(array, tuple(range(len(names))))))
 
     @staticmethod
+    def _normalise(
+        value: _Value,
+        along: tuple[sympy.Symbol, ...],
+        normaliser: Callable[[Array, tuple[int, ...]], Array],
+    ) -> _Value:
+        names = tuple(symbol.name for symbol in along)
+        names += tuple(name for name in value.indices if name not in names)
+        array = np.transpose(value.array, [value.indices.index(name) for name in names])
+        return _Value(names, normaliser(array, tuple(range(len(along)))))
+
+    @staticmethod
     def _elementwise(function: Callable[..., Array], values: list[_Value]) -> _Value:
         names = tuple(dict.fromkeys(name for value in values for name in value.indices))
         aligned = [_align(value, names) for value in values]
         return _Value(names, np.asarray(function(*np.broadcast_arrays(*aligned))))
+
+
+def _double(number: Any) -> float:
+    """The nearest double; infinite where the number is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(math.inf, -1 if number.is_negative else 1)
 
 
 def _align(value: _Value, names: tuple[str, ...]) -> Array:

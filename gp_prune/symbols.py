@@ -16,6 +16,11 @@ from gp_prune.axes import AXIS_MEANING
 EPSILON = 1e-12
 """Below this magnitude a protected division answers 0; also added inside a protected logarithm."""
 
+LONG = 60
+"""A term of more nodes is not written out twice by a normaliser (see :class:`Along`)."""
+
+_EXACT_BITS = 64
+
 EXP_LIMIT = 50.0
 """The exponent at which the clamped exponential stops growing."""
 
@@ -60,7 +65,7 @@ class Div(_Real):
     def eval(cls, a: Any, b: Any) -> Any:
         """A divisor that is a number decides at once."""
         if b.is_Number:
-            return a / b if abs(float(b)) > EPSILON else sympy.Integer(0)
+            return a / b if abs(b) > sympy.Float(EPSILON) else sympy.Integer(0)
         return None
 
 
@@ -106,6 +111,10 @@ class Indicator(_Real):
 
     is_nonnegative = True
 
+    def _eval_power(self, exponent: Any) -> Any:
+        """A positive power of 0 or 1 is the same number."""
+        return self if exponent.is_positive else None
+
 
 class NotEqual(Indicator):
     """[a != b]."""
@@ -126,6 +135,9 @@ class OverAxes(sympy.Expr):  # type: ignore[misc]
     is_commutative = True
 
     def __new__(cls, body: Any, *indices: sympy.Symbol) -> OverAxes:
+        """A term without any simplification; also from its own ``args``, as sympy rebuilds it."""
+        if len(indices) == 1 and isinstance(indices[0], sympy.Tuple):
+            indices = tuple(indices[0])
         return sympy.Expr.__new__(cls, body, sympy.Tuple(*indices))  # type: ignore[no-any-return]
 
     @property
@@ -166,6 +178,56 @@ class StdOver(OverAxes):
 
 class MedoidOver(OverAxes):
     """The slice, along the bound index, whose summed l2 distance to all slices is least."""
+
+
+class Along(OverAxes):
+    """A normaliser by name: ``Along(body, indices)`` relates each entry to the others.
+
+    The indices run along the axes that are normalised and stay free: the term stands for the
+    entry at these very indices. Where the body is short, normalisers are written out instead; in
+    nested ones that would double the formula at every level.
+    """
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        """The symbols of the body and the indices."""
+        return set(self.body.free_symbols) | set(self.indices)
+
+
+class SumShare(Along):
+    """x / sum of |x|, protected."""
+
+
+class MaxShare(Along):
+    """x / largest |x|, protected."""
+
+
+class MinMax(Along):
+    """(x - min x) / (max x - min x), protected."""
+
+
+class ZScore(Along):
+    """(x - mean x) / std x, protected."""
+
+
+class TailSum(Along):
+    """The sum of all entries that are at least x."""
+
+
+def is_long(x: Any, nodes: int = LONG) -> bool:
+    """Whether a formula has more than so many nodes."""
+    return any(count >= nodes for count, _ in enumerate(sympy.preorder_traversal(x)))
+
+
+def square(x: Any) -> Any:
+    """x^2. A long exact number becomes a float, so that repeated squares stay printable."""
+    coefficient, rest = x.as_coeff_Mul()
+    if (
+        coefficient.is_Rational
+        and max(abs(coefficient.p).bit_length(), coefficient.q.bit_length()) > _EXACT_BITS
+    ):
+        return sympy.Float(coefficient) ** 2 * rest**2
+    return x**2
 
 
 def magnitude(x: Any) -> Any:

@@ -75,7 +75,7 @@ def magnitude(x: Tensor) -> Tensor:
     return x.abs()
 
 
-@operator("square", shape=UNARY, meaning="x^2", symbol=lambda x: x**2, laws=["even", "nonnegative"])
+@operator("square", shape=UNARY, meaning="x^2", symbol=symbols.square, laws=["even", "nonnegative"])
 def square(x: Tensor) -> Tensor:
     return x * x
 

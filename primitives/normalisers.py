@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import sympy
 
 from gp_prune import symbols
 from gp_prune.primitive import Normaliser, operator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from gp_prune.binding import Call
+
 ALONG = Normaliser()
+
+
+def _written(
+    name: type[symbols.Along], out: Callable[[Call], sympy.Expr]
+) -> Callable[[Call], sympy.Expr]:
+    """A normaliser written out by ``out`` where its argument is short, else by its name."""
+
+    def write(call: Call) -> sympy.Expr:
+        x = call.argument(0)
+        return name(x, *call.along) if symbols.is_long(x) else out(call)
+
+    return write
 
 
 def _protected(a: Tensor, b: Tensor) -> Tensor:
@@ -23,8 +40,11 @@ def _protected(a: Tensor, b: Tensor) -> Tensor:
     "by_sum",
     shape=ALONG,
     meaning="x / sum of |x|",
-    symbol=lambda call: symbols.Div(
-        call.argument(0), symbols.total(symbols.magnitude(call.body), *call.bound)
+    symbol=_written(
+        symbols.SumShare,
+        lambda call: symbols.Div(
+            call.argument(0), symbols.total(symbols.magnitude(call.body), *call.bound)
+        ),
     ),
     cost=2,
 )
@@ -36,8 +56,11 @@ def by_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     "by_max",
     shape=ALONG,
     meaning="x / largest |x|",
-    symbol=lambda call: symbols.Div(
-        call.argument(0), symbols.MaxOver(symbols.magnitude(call.body), *call.bound)
+    symbol=_written(
+        symbols.MaxShare,
+        lambda call: symbols.Div(
+            call.argument(0), symbols.MaxOver(symbols.magnitude(call.body), *call.bound)
+        ),
     ),
     cost=2,
 )
@@ -49,9 +72,12 @@ def by_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     "min_max",
     shape=ALONG,
     meaning="(x - min x) / (max x - min x)",
-    symbol=lambda call: symbols.Div(
-        call.argument(0) - symbols.MinOver(call.body, *call.bound),
-        symbols.MaxOver(call.body, *call.bound) - symbols.MinOver(call.body, *call.bound),
+    symbol=_written(
+        symbols.MinMax,
+        lambda call: symbols.Div(
+            call.argument(0) - symbols.MinOver(call.body, *call.bound),
+            symbols.MaxOver(call.body, *call.bound) - symbols.MinOver(call.body, *call.bound),
+        ),
     ),
     cost=3,
 )
@@ -64,9 +90,12 @@ def min_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     "z_score",
     shape=ALONG,
     meaning="(x - mean x) / standard deviation of x",
-    symbol=lambda call: symbols.Div(
-        call.argument(0) - symbols.mean(call.body, *call.bound),
-        symbols.StdOver(call.body, *call.bound),
+    symbol=_written(
+        symbols.ZScore,
+        lambda call: symbols.Div(
+            call.argument(0) - symbols.mean(call.body, *call.bound),
+            symbols.StdOver(call.body, *call.bound),
+        ),
     ),
     cost=3,
 )
@@ -79,8 +108,11 @@ def z_score(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     "tail_sum",
     shape=ALONG,
     meaning="sum of all entries that are at least x",
-    symbol=lambda call: symbols.total(
-        symbols.AtLeast(call.body, call.argument(0)) * call.body, *call.bound
+    symbol=_written(
+        symbols.TailSum,
+        lambda call: symbols.total(
+            symbols.AtLeast(call.body, call.argument(0)) * call.body, *call.bound
+        ),
     ),
     cost=20,
 )

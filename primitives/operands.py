@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-
 from gp_prune.primitive import operand
 
 if TYPE_CHECKING:

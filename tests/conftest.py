@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from gp_prune.axes import CHANNEL, Axes
+from gp_prune.expression import Expression
+from gp_prune.layer import NEEDS, LayerRecord, synthetic_layer
 
 # One thread per test process: the processes of pytest-xdist share the cores, and sums then have
 # one order. The variable is for the processes that tests start.
@@ -26,3 +35,74 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every process of pytest-xdist has a folder of its own; what is above it belongs to the run.
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     return shared / "task-cache"
+
+
+@pytest.fixture(scope="session")
+def random_trees() -> Callable[..., list[Expression]]:
+    """`random_trees(axes, count, seed)`: trees of a type over all searchable operands."""
+    from gp_prune.discovery import builtin_primitives
+    from gp_prune.search.generation import Generator
+    from gp_prune.search.typed_set import TypedSet
+
+    grammars: dict[Axes, TypedSet] = {}
+
+    def make(
+        axes: Axes, count: int, seed: int = 0, least: int = 1, most: int = 6
+    ) -> list[Expression]:
+        if axes not in grammars:
+            grammars[axes] = TypedSet(builtin_primitives(), axes, NEEDS)
+        generator = Generator(grammars[axes], random.Random(seed))
+        trees = (generator.individual(least, most) for _ in range(count))
+        return [grammars[axes].to_expression(tree) for tree in trees]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tree_types() -> tuple[Axes, ...]:
+    """Every type that a tree over the built-in operands can have."""
+    from gp_prune.discovery import builtin_primitives
+    from gp_prune.search.typed_set import TypedSet
+
+    return TypedSet(builtin_primitives(), CHANNEL, NEEDS).types
+
+
+@pytest.fixture(scope="session")
+def nearby_layers() -> list[LayerRecord]:
+    """The synthetic layer, and two whose numbers differ from its by about 1e-10 of their size.
+
+    Where the value of a formula differs by far more than that between them, it hangs on rounding
+    (a division by what is left after a cancellation, a comparison of equal numbers).
+    """
+    layer = synthetic_layer()
+    generator = torch.Generator().manual_seed(11)
+
+    def moved(value: object) -> object:
+        if not isinstance(value, torch.Tensor):
+            return value
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        return value * (1 + 1e-10 * noise)
+
+    names = [field.name for field in dataclasses.fields(layer)]
+    return [layer] + [
+        dataclasses.replace(layer, **{name: moved(getattr(layer, name)) for name in names})
+        for _ in range(2)
+    ]
+
+
+@pytest.fixture(scope="session")
+def differ() -> Callable[[Any, Any, float], bool]:
+    """`differ(a, b, rtol)`: whether two arrays differ by more than rtol, or in what is finite."""
+
+    def differ(a: Any, b: Any, rtol: float) -> bool:
+        a, b = np.asarray(a), np.asarray(b)
+        finite = np.isfinite(a)
+        if a.shape != b.shape or not np.array_equal(finite, np.isfinite(b)):
+            return True
+        a, b = a[finite], b[finite]
+        if not a.size:
+            return False
+        # What is left of rounding numbers near 1 is no number: variances of 1e-28 and the like.
+        return bool((np.abs(a - b) > rtol * (np.abs(a) + 1e-9 * np.abs(a).max() + 1e-20)).any())
+
+    return differ

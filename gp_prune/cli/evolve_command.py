@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gp_prune.search.run import Progress
 
 MOST_WORKERS = 8
+_TABLE_WIDTH = 150
 
 
 @click.command()
@@ -75,7 +76,7 @@ def evolve(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
         return
-    make_console(sys.stdout).print(result_tables(result))
+    make_console(sys.stdout, _TABLE_WIDTH).print(result_tables(result))
     click.echo(_next_steps(str(result.folder / "metrics" / f"{result.recommended.name}.json")))
 
 

@@ -16,9 +16,9 @@ PLAIN_WIDTH = 120
 _KINDS = {"channels": "channels", "macs": "MACs", "params": "parameters"}
 
 
-def make_console(stream: IO[str]) -> Console:
+def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
     """A console that prints text as it is: formulas have brackets that are no markup."""
-    width = None if stream.isatty() else PLAIN_WIDTH
+    width = None if stream.isatty() else plain_width
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 

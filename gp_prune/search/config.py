@@ -63,7 +63,7 @@ class SearchConfig:
     scope: str = "global"
     normaliser: str = "mean"
     join: str = "mean"
-    fine_tune_steps: int = 40
+    fine_tune_steps: int = 30
     final_steps: int = 60
     final_seeds: int = 3
     front_size: int = 12

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gp_prune.axes import Axes
-from gp_prune.search.generation import Generator, is_finite_number, three_digits
+from gp_prune.search.generation import Generator, draw_constant, is_finite_number, three_digits
 from gp_prune.search.typed_set import Constant, Individual, TypedSet
 
 TRIES = 10
@@ -104,7 +104,10 @@ class Variation:
         return self._attempt(parent, change)
 
     def constant_step(self, parent: Individual) -> Individual:
-        """Scale a constant by a log-normal factor; a tree without constants mutates a subtree."""
+        """Scale a constant by a log-normal factor; a tree without constants mutates a subtree.
+
+        A constant that cannot be scaled (zero, or too large) is drawn anew.
+        """
         places = [position for position, node in enumerate(parent) if isinstance(node, Constant)]
         if not places:
             return self.subtree(parent)
@@ -112,8 +115,8 @@ class Variation:
         def change() -> Individual:
             position = self.rng.choice(places)
             value = three_digits(parent[position].value * self.rng.lognormvariate(0.0, 0.5))
-            if not is_finite_number(value):
-                return Individual(parent)
+            if value == 0.0 or not is_finite_number(value):
+                value = draw_constant(self.rng)
             return _replaced(parent, slice(position, position + 1), [self.grammar.constant(value)])
 
         return self._attempt(parent, change)
