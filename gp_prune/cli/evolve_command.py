@@ -57,7 +57,7 @@ def evolve(
     leaves settings, journal, front and metric files in the run folder.
     """
     from gp_prune.report.console import progress_display
-    from gp_prune.report.front import result_json, result_tables
+    from gp_prune.report.front import recommendation, result_json, result_tables
     from gp_prune.report.tables import make_console
     from gp_prune.search.evaluation import TaskSource
     from gp_prune.search.run import evolve as run
@@ -77,6 +77,7 @@ def evolve(
         click.echo(json.dumps(result_json(result), indent=2))
         return
     make_console(sys.stdout, _TABLE_WIDTH).print(result_tables(result))
+    click.echo("\n" + recommendation(result))
     click.echo(_next_steps(str(result.folder / "metrics" / f"{result.recommended.name}.json")))
 
 

@@ -18,14 +18,12 @@ _KIND_TITLES = {"macs": "equal MACs", "params": "equal params"}
 
 
 def result_tables(result: Result) -> RenderableType:
-    """The front, the comparison by task, the recommendation and its rule."""
+    """The front and the comparison by task."""
     return Group(
         front_table(result),
         Text(_explanation(result), style="dim"),
         Text(),
         task_table(result),
-        Text(),
-        recommendation(result),
     )
 
 
@@ -125,18 +123,23 @@ def _explanation(result: Result) -> str:
     )
 
 
-def recommendation(result: Result) -> Text:
-    """Which formula is recommended, by which rule, and what the test split says of it."""
+def recommendation(result: Result) -> str:
+    """Which formula is recommended, by which rule, and what the test split says of it.
+
+    Plain lines that are never wrapped, so that the LaTeX can be copied.
+    """
     config = result.config
     best = result.recommended
     lines = [
         f"{MARK} {best.name} = {best.expression}",
         f"     LaTeX: {result.metrics[best.name].latex()}",
-        "     Rule: least mean validation error at equal budgets among the formulas of at most "
-        f"{config.recommended_size} nodes; the test split decided nothing.",
+        "     Rule: the smallest formula whose validation error at equal budgets is within one "
+        "standard deviation",
+        f"     of the least (formulas of at most {config.recommended_size} nodes); the test split "
+        "decided nothing.",
         *(f"     Test split {line}" for line in verdict(result)),
     ]
-    return Text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def verdict(result: Result) -> list[str]:

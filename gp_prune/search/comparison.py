@@ -231,14 +231,17 @@ def _outcomes(
 
 
 def recommended(config: SearchConfig, entered: Sequence[Contender], found: Comparison) -> Contender:
-    """The formula of the front with the least mean validation error at equal budgets.
+    """The smallest formula that is as good as the best one on the validation split.
 
-    Only formulas of at most ``config.recommended_size`` nodes, unless there is none; of equal
-    ones the smaller.
+    The best is the formula of the front with the least mean validation error at equal budgets; as
+    good are those whose mean exceeds it by at most the standard deviation of the best one over
+    its fine-tuning runs. Only formulas of at most ``config.recommended_size`` nodes count, unless
+    there is none; of equally small ones the better is taken.
     """
     evolved = [c for c in entered if c.candidate is not None]
-    small = [c for c in evolved if c.expression.size <= config.recommended_size]
-    return min(
-        small or evolved,
-        key=lambda c: (found.mean(c.name, "validation"), c.expression.size, c.name),
-    )
+    small = [c for c in evolved if c.expression.size <= config.recommended_size] or evolved
+    means = {c.name: found.mean(c.name, "validation") for c in small}
+    best = min(small, key=lambda c: (means[c.name], c.expression.size, c.name))
+    limit = means[best.name] + found.spread(best.name, "validation")
+    as_good = [c for c in small if means[c.name] <= limit]
+    return min(as_good, key=lambda c: (c.expression.size, means[c.name], c.name))

@@ -63,13 +63,17 @@ def test_no_two_of_the_front_behave_alike(small_run: Result) -> None:
     assert len({c.objectives for c in evolved}) == len(evolved)
 
 
-def test_the_recommendation_has_the_least_validation_error(small_run: Result) -> None:
-    means = {
-        c.name: small_run.comparison.mean(c.name, "validation")
-        for c in small_run.contenders
-        if c.candidate is not None and c.expression.size <= SMALL.recommended_size
-    }
-    assert means[small_run.recommended.name] == min(means.values())
+def test_the_recommendation_is_the_smallest_of_the_best(small_run: Result) -> None:
+    evolved = [c for c in small_run.contenders if c.candidate is not None]
+    means = {c.name: small_run.comparison.mean(c.name, "validation") for c in evolved}
+    best = min(means, key=means.__getitem__)
+    limit = means[best] + small_run.comparison.spread(best, "validation")
+    assert means[small_run.recommended.name] <= limit
+    assert all(
+        c.expression.size >= small_run.recommended.expression.size
+        for c in evolved
+        if means[c.name] <= limit
+    )
 
 
 def test_budgets_are_met_alike_by_all(small_run: Result) -> None:
