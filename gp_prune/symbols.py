@@ -251,6 +251,14 @@ def mean(body: Any, *indices: sympy.Symbol) -> Any:
     return total(body, *indices) / sympy.Mul(*(size(axis_of(symbol)) for symbol in indices))
 
 
+def difference(a: Any, b: Any) -> Any:
+    """a - b with ``a`` taken as one number, so that it is exactly 0 where both are equal.
+
+    sympy would sort the terms of both into one sum, which rounds otherwise.
+    """
+    return sympy.Add(a, -b, evaluate=False)
+
+
 def nonnegative(x: Any) -> bool:
     """Whether ``x`` is seen at a glance to be never negative."""
     if x.is_Number or x.is_Symbol:

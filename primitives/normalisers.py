@@ -75,7 +75,7 @@ def by_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     symbol=_written(
         symbols.MinMax,
         lambda call: symbols.Div(
-            call.argument(0) - symbols.MinOver(call.body, *call.bound),
+            symbols.difference(call.argument(0), symbols.MinOver(call.body, *call.bound)),
             symbols.MaxOver(call.body, *call.bound) - symbols.MinOver(call.body, *call.bound),
         ),
     ),
@@ -93,7 +93,7 @@ def min_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     symbol=_written(
         symbols.ZScore,
         lambda call: symbols.Div(
-            call.argument(0) - symbols.mean(call.body, *call.bound),
+            symbols.difference(call.argument(0), symbols.mean(call.body, *call.bound)),
             symbols.StdOver(call.body, *call.bound),
         ),
     ),

@@ -1,0 +1,257 @@
+"""Crossover and mutation: valid offspring within the limits, parents as they were, real changes."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gp_prune.axes import CHANNEL, WEIGHT, Axes
+from gp_prune.discovery import builtin_primitives
+from gp_prune.layer import NEEDS
+from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.parsing import parse
+from gp_prune.search.generation import Generator, Limits
+from gp_prune.search.typed_set import Constant, Individual, TypedSet
+from gp_prune.search.variation import Variation
+
+PRIMITIVES = builtin_primitives()
+GRAMMARS = {axes: TypedSet(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
+MUTATIONS = ["subtree", "node", "constant", "insert", "shrink", "graft"]
+ROOTS = pytest.mark.parametrize("root", GRAMMARS, ids=str)
+
+
+def seeds(root: Axes) -> list[Individual]:
+    metrics = [Metric.load(name) for name in bundled_metrics()]
+    return [
+        GRAMMARS[root].from_expression(metric.expression)
+        for metric in metrics
+        if metric.expression.axes is root and "noise" not in metric.needs
+    ]
+
+
+def variation(root: Axes, seed: int, limits: Limits = Limits()) -> Variation:
+    return Variation(Generator(GRAMMARS[root], random.Random(seed), limits), seeds(root))
+
+
+def names(tree: Individual) -> list[str]:
+    return [node.name for node in tree]
+
+
+class Tally:
+    """Checks offspring one by one and counts those that differ from their parent."""
+
+    def __init__(self, root: Axes) -> None:
+        self.root = root
+        self.count = 0
+        self.changed = 0
+
+    def check(self, child: Individual, parent: Individual) -> None:
+        assert len(child) <= 75
+        assert child.height <= 12
+        expression = GRAMMARS[self.root].to_expression(child)  # raises where a node is not valid
+        assert expression.axes is self.root
+        assert not child.fitness.valid
+        assert child is not parent
+        self.count += 1
+        self.changed += names(child) != names(parent)
+
+
+def population(found: Variation, count: int) -> list[Individual]:
+    """Trees like those of a search: random ones, varied a few times, and the seeds."""
+    trees = [found.generator.individual() for _ in range(count)]
+    for _ in range(3):
+        trees = [found.mutate(tree) for tree in trees]
+        pairs = zip(trees[::2], trees[1::2], strict=True)
+        trees = [child for pair in pairs for child in found.crossover(*pair)]
+    return trees + found.seeds
+
+
+def crossovers(root: Axes, pairs: int) -> Tally:
+    found = variation(root, 21)
+    trees = population(found, 200)
+    before = [names(tree) for tree in trees]
+    tally = Tally(root)
+    for _ in range(pairs):
+        first, second = found.rng.sample(trees, 2)
+        for child, parent in zip(found.crossover(first, second), (first, second), strict=True):
+            tally.check(child, parent)
+    assert [names(tree) for tree in trees] == before
+    return tally
+
+
+def mutations(root: Axes, name: str, count: int) -> Tally:
+    found = variation(root, 22)
+    trees = population(found, 200)
+    before = [names(tree) for tree in trees]
+    operator: Callable[[Individual], Individual] = found.mutations[name][0]
+    tally = Tally(root)
+    for _ in range(count):
+        parent = found.rng.choice(trees)
+        tally.check(operator(parent), parent)
+    assert [names(tree) for tree in trees] == before
+    return tally
+
+
+@ROOTS
+def test_crossover(root: Axes) -> None:
+    tally = crossovers(root, 500)
+    assert tally.count == 1000
+    assert tally.changed > 0.9 * tally.count
+
+
+@ROOTS
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mutation(root: Axes, name: str) -> None:
+    tally = mutations(root, name, 1000)
+    assert tally.changed > 0.6 * tally.count
+
+
+@pytest.mark.slow
+@ROOTS
+def test_ten_thousand_crossovers(root: Axes) -> None:
+    tally = crossovers(root, 5000)
+    assert tally.count == 10_000
+    assert tally.changed > 0.9 * tally.count
+
+
+@pytest.mark.slow
+@ROOTS
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_ten_thousand_mutations(root: Axes, name: str) -> None:
+    tally = mutations(root, name, 10_000)
+    assert tally.changed > 0.6 * tally.count
+
+
+@ROOTS
+def test_small_limits_hold_in_long_runs(root: Axes) -> None:
+    limits = Limits(size=12, height=4)
+    found = variation(root, 23, limits)
+    trees = [found.generator.individual() for _ in range(40)]
+    for _ in range(25):
+        trees = [found.mutate(tree) for tree in trees]
+        for place in range(0, len(trees), 2):
+            trees[place : place + 2] = found.crossover(*trees[place : place + 2])
+        assert all(limits.hold(tree) for tree in trees)
+    assert all(GRAMMARS[root].to_expression(tree).axes is root for tree in trees)
+
+
+@ROOTS
+def test_same_seed_same_offspring(root: Axes) -> None:
+    def run() -> list[list[str]]:
+        return [names(tree) for tree in population(variation(root, 24), 50)]
+
+    state = random.getstate()
+    assert run() == run()
+    assert random.getstate() == state
+
+
+def test_parents_keep_their_fitness() -> None:
+    found = variation(CHANNEL, 25)
+    parent = found.generator.individual()
+    parent.fitness.values = (1.0, 2.0, 3.0)
+    for _ in range(50):
+        assert not found.mutate(parent).fitness.valid
+    assert parent.fitness.values == (1.0, 2.0, 3.0)
+
+
+def mutated(text: str, name: str, seed: int = 26) -> str:
+    found = variation(CHANNEL, seed)
+    tree = GRAMMARS[CHANNEL].from_expression(parse(text, PRIMITIVES))
+    return str(GRAMMARS[CHANNEL].to_expression(found.mutations[name][0](tree)))
+
+
+def test_crossover_swaps_one_subtree_of_one_type() -> None:
+    grammar = GRAMMARS[CHANNEL]
+    found = variation(CHANNEL, 27)
+    first = grammar.from_expression(parse("sum[i,k](abs(W))", PRIMITIVES))
+    second = grammar.from_expression(parse("mean[n,s](nonzero(A))", PRIMITIVES))
+    for _ in range(30):
+        children = [str(grammar.to_expression(c)) for c in found.crossover(first, second)]
+        assert children == ["mean[n,s](nonzero(A))", "sum[i,k](abs(W))"]
+
+
+def test_equal_parents_still_cross() -> None:
+    found = variation(CHANNEL, 28)
+    text = "add(mul(b, gamma), div(beta, mu))"
+    parent = GRAMMARS[CHANNEL].from_expression(parse(text, PRIMITIVES))
+    children = [c for _ in range(50) for c in found.crossover(parent, copy.deepcopy(parent))]
+    assert sum(names(child) != names(parent) for child in children) > 80
+
+
+def test_crossover_of_trees_without_a_difference() -> None:
+    found = variation(CHANNEL, 29)
+    leaf = GRAMMARS[CHANNEL].from_expression(parse("b", PRIMITIVES))
+    children = found.crossover(leaf, leaf)
+    assert [names(child) for child in children] == [["b"], ["b"]]
+    assert leaf not in [id(child) for child in children]
+
+
+def test_a_constant_is_scaled_and_keeps_its_sign() -> None:
+    for seed in range(50):
+        text = mutated("mul(b, -2.5)", "constant", seed)
+        value = float(text.removeprefix("mul(b, ").removesuffix(")"))
+        assert value < 0
+        assert value != -2.5
+        assert 0.05 < value / -2.5 < 20
+        assert float(f"{value:.3g}") == value
+
+
+@pytest.mark.parametrize("value", ["0", "0.0001", "1000000", "1e+300"])
+def test_every_constant_can_change(value: str) -> None:
+    """Also one that scaling alone would leave as it is, or where it may not stay."""
+    text = f"mul(b, {value})"
+    assert all(mutated(text, "constant", seed) != text for seed in range(20))
+
+
+def test_a_tree_without_constants_changes_too() -> None:
+    assert mutated("sum[i,k](abs(W))", "constant") != "sum[i,k](abs(W))"
+
+
+def test_node_mutation_keeps_the_shape_of_the_tree() -> None:
+    for seed in range(50):
+        text = mutated("add(sum[i,k](abs(W)), b)", "node", seed)
+        assert text.count("(") == 3
+        assert text != "add(sum[i,k](abs(W)), b)"
+
+
+def test_insertion_keeps_the_old_tree_in_the_new_one() -> None:
+    for seed in range(50):
+        text = mutated("tanh(b)", "insert", seed)
+        assert "b" in text
+        assert text.count("(") > 1
+
+
+def test_shrinking_makes_smaller_trees() -> None:
+    for seed in range(50):
+        assert len(mutated("neg(add(abs(b), square(gamma)))", "shrink", seed)) < 30
+
+
+def test_grafts_come_from_the_seeds() -> None:
+    grammar = GRAMMARS[CHANNEL]
+    seed = grammar.from_expression(parse("min_max[o](mean[n,s](A))", PRIMITIVES))
+    found = Variation(Generator(grammar, random.Random(30)), [seed])
+    parent = grammar.from_expression(parse("add(b, gamma)", PRIMITIVES))
+    texts = {str(grammar.to_expression(found.graft(parent))) for _ in range(40)}
+    assert "add(min_max[o](mean[n,s](A)), gamma)" in texts
+    assert "min_max[o](mean[n,s](A))" in texts
+    assert all("A" in text for text in texts)
+
+
+def test_without_seeds_nothing_is_grafted() -> None:
+    found = Variation(Generator(GRAMMARS[CHANNEL], random.Random(31)))
+    assert found.mutations["graft"][1] == 0
+    for _ in range(200):
+        found.mutate(found.generator.individual())
+
+
+def test_constants_of_offspring_are_numbers() -> None:
+    found = variation(CHANNEL, 32)
+    values: list[Any] = [
+        node.value for tree in population(found, 200) for node in tree if isinstance(node, Constant)
+    ]
+    assert len(values) > 50
+    assert all(isinstance(value, float) for value in values)

@@ -1,0 +1,42 @@
+"""Conventions: a closed list of values, read strictly."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from gp_prune.conventions import JOINS, NORMALISERS, SCOPES, Conventions
+from gp_prune.errors import UserError
+
+EVERY = [Conventions(*values) for values in itertools.product(SCOPES, NORMALISERS, JOINS)]
+
+
+@pytest.mark.parametrize("conventions", EVERY, ids=str)
+def test_round_trip(conventions: Conventions) -> None:
+    assert Conventions.from_json(conventions.to_json()) == conventions
+
+
+@pytest.mark.parametrize("field", ["scope", "normaliser", "join"])
+@pytest.mark.parametrize("value", ["", "Layer", None, 1, ["layer"], {}, "sum "])
+def test_wrong_values(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{field} is .*; it must be one of "):
+        Conventions(**{field: value})
+    with pytest.raises(UserError, match=f"{field} is .*; it must be one of "):
+        Conventions.from_json({**Conventions().to_json(), field: value})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "conventions must be an object"),
+        ([], "conventions must be an object"),
+        ({}, "unknown or missing field: join, normaliser, scope"),
+        ({"scope": "layer", "join": "sum"}, "unknown or missing field: normaliser"),
+        ({**Conventions().to_json(), "extra": 1}, "unknown or missing field: extra"),
+    ],
+)
+def test_wrong_objects(data: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Conventions.from_json(data)
