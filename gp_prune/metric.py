@@ -279,6 +279,7 @@ def bundled_metrics() -> dict[str, Any]:
     return {
         file.name.removesuffix(".json"): file
         for folder in ("reference", "evolved")
+        if (root / folder).is_dir()
         for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
         if file.name.endswith(".json")
     }
