@@ -175,7 +175,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return rf"\frac{{{self._print(above)}}}{{{' '.join(texts)}}}"
 
     def _norm(self, expression: Any) -> str | None:
-        r"""``\lVert W_{o,:,:} \rVert_2`` when the formula is the l2 norm of a slice."""
+        r"""``\lVert W_{o,\cdot,\cdot} \rVert_2`` when the formula is the l2 norm of a slice."""
         total = expression.base
         if expression.exp != sympy.Rational(1, 2) or not isinstance(total, sympy.Sum):
             return None
@@ -192,7 +192,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         text = ""
         for term, sign in sorted(parts, key=lambda part: -part[1]):
             base = self.names.get(str(term.base.label), str(term.base.label))
-            indices = ",".join(":" if s in bound else self._print(s) for s in term.indices)
+            indices = ",".join(r"\cdot" if s in bound else self._print(s) for s in term.indices)
             text += f"{' - ' if sign < 0 else ' + ' if text else ''}{base}_{{{indices}}}"
         if r"\rVert" in text:
             return None

@@ -91,9 +91,9 @@ def test_random_trees_are_well_formed(random_trees: Trees, tree_types: tuple[Axe
 REFERENCE = {
     "apoz": r"\frac{1}{N_{n} N_{s}} \sum_{n,s} \left[A_{o,n,s} \neq 0\right]",
     "bn_scale": r"\left|\gamma_{o}\right|",
-    "fpgm": r"\sum_{p} \lVert W_{o,:,:} - W_{p,:,:} \rVert_2",
+    "fpgm": r"\sum_{p} \lVert W_{o,\cdot,\cdot} - W_{p,\cdot,\cdot} \rVert_2",
     "l1": r"\sum_{i,k} \left|W_{o,i,k}\right|",
-    "l2": r"\lVert W_{o,:,:} \rVert_2",
+    "l2": r"\lVert W_{o,\cdot,\cdot} \rVert_2",
     "lamp": r"\sum_{i,k} \frac{W_{o,i,k}^{2}}{\sum_{o',i',k'} \left[W_{o',i',k'}^{2} \geq "
     r"W_{o,i,k}^{2}\right] W_{o',i',k'}^{2}}_{\!\epsilon}",
     "magnitude": r"\left|W_{o,i,k}\right|",

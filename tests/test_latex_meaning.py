@@ -51,7 +51,7 @@ class Reader:
         self.layer = layer
         names = set(re.findall(r"(?<![A-Za-z\\])[a-z]'*(?=[,}])", self.text)) | {"o", "i", "k", "p"}
         self.dimension = {name: place for place, name in enumerate(sorted(names))}
-        self.colons = len(names)  # three more dimensions, for the colons of a norm
+        self.dots = len(names)  # three more dimensions, for the dots of a norm
 
     def read(self, axes: Axes) -> Array:
         value = self.sum_of_terms()
@@ -80,7 +80,7 @@ class Reader:
         assert self.take(mark), f"expected {mark} at {self.text[self.at : self.at + 40]}"
 
     def number(self, value: float) -> Array:
-        return np.full((1,) * (self.colons + 3), float(value))
+        return np.full((1,) * (self.dots + 3), float(value))
 
     def match(self, pattern: str) -> str:
         found = re.compile(pattern).match(self.text, self.at)
@@ -122,7 +122,7 @@ class Reader:
 
     def indices(self) -> list[str]:
         self.need("_{")
-        names = self.match("[a-z',:]+").split(",")
+        names = self.match(r"(?:[a-z',]|\\cdot)+").split(",")
         self.need("}")
         return names
 
@@ -211,7 +211,7 @@ class Reader:
         while self.follows("+", "-"):
             value = value + self.operand() if self.take("+") else value - self.after_minus()
         self.need(r"\rVert_2")
-        dims = tuple(range(self.colons, self.colons + 3))
+        dims = tuple(range(self.dots, self.dots + 3))
         return np.sqrt((value**2).sum(axis=dims, keepdims=True))
 
     def after_minus(self) -> Array:
@@ -224,13 +224,14 @@ class Reader:
         names = self.indices()
         if len(names) != len(found.axes):  # two operands have the letter U
             found = next(o for o in SYMBOLS if o.latex == found.latex and len(o.axes) == len(names))
-        places, colons = [], 0
+        places, dots = [], 0
         for name in names:
-            places.append(self.dimension[name] if name != ":" else self.colons + colons)
-            colons += name == ":"
+            dot = name == r"\cdot"
+            places.append(self.dots + dots if dot else self.dimension[name])
+            dots += dot
         array = found.read(self.layer).numpy()
         array = array.transpose(np.argsort(places))
-        shape = [1] * (self.colons + 3)
+        shape = [1] * (self.dots + 3)
         for place, length in zip(sorted(places), array.shape, strict=True):
             shape[place] = length
         return np.asarray(array.reshape(shape))
