@@ -7,6 +7,7 @@ result of a search depends neither on the executor nor on the number of workers.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -132,14 +133,24 @@ _evaluator: Evaluator | None = None
 
 def _start_worker(source: TaskSource) -> None:
     import signal
+    import threading
 
     import torch
 
     global _evaluator
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # The main process alone answers Ctrl-C; workers end when their pool is shut down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _evaluator = Evaluator(source)
+
+
+def _end_with_parent() -> None:
+    """Leave when the main process is gone: a pool's workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker process"
+    parent.join()
+    os._exit(1)
 
 
 def _worker() -> Evaluator:

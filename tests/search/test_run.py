@@ -136,6 +136,19 @@ def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Pa
     assert [p.generation.number for p in seen if p.generation] == [0, 1, 2]
 
 
+def children(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs (one that has ended and waits to be collected does not)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_killed_and_resumed(
@@ -154,8 +167,12 @@ def test_killed_and_resumed(
         assert running.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    workers = children(running.pid)
     running.send_signal(signal.SIGKILL)
     running.wait()
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "workers outlive the run"
+        time.sleep(0.05)
     assert not (folder / FRONT).exists()
     subprocess.run([*program, "--resume", str(folder)], check=True, capture_output=True)
     assert content(folder) == content(small_run.folder)
