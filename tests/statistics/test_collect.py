@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.statistics import Batch, collect
+from gp_prune.statistics import Batch, Reader, collect
 
 ALL = frozenset(NEEDS)
+STREAMED = ALL - {"fisher"}  # the mean over batches depends on the batches
 
 
 class Zoo(nn.Module):
@@ -107,6 +108,7 @@ def collected(model: nn.Module, *cuts: int, samples: int = 12, **options) -> dic
         cut(*data(samples), *cuts),
         needs=options.pop("needs", ALL),
         loss=functional.cross_entropy,
+        outgoing={"grouped": (Reader("up", tuple((entry,) for entry in range(6))),)},
         **options,
     )
 
@@ -196,16 +198,17 @@ def without_batchwise() -> Zoo:
 @given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted))
 def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     model = without_batchwise()
-    whole = collected(model, samples=20, max_samples=7, max_positions=5)
+    sizes = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": STREAMED}
+    whole = collected(model, **sizes)
     assert_same(
-        collected(model, *cuts, samples=20, max_samples=7, max_positions=5),
+        collected(model, *cuts, **sizes),
         whole,
         rtol=1e-9,
         atol=1e-12,
     )
     assert {field for record in whole.values() for field in tensors(record)} == {
         field.name for field in dataclasses.fields(LayerRecord)
-    } - {"name", "has_batch_norm"}
+    } - {"name", "has_batch_norm", "fisher"}
 
 
 def test_samples_and_positions_are_shared() -> None:
@@ -237,6 +240,16 @@ def test_only_what_is_asked_for_is_measured(need: str) -> None:
         "labels": {f"{a}_{b}" for a in ("class", "rest") for b in ("mean", "var", "count")},
         "gradients": {"weight_grad", "gamma_grad", "beta_grad"},
         "noise": {"noise"},
+        "outgoing": {"outgoing"},
+        "synflow": {"synflow_grad"},
+        "fisher": {"fisher"},
+        "hessian": {"hessian_grad"},
+        "output_gradients": {"output_grad"},
+        "second_moments": {"inverse_factor"},
+        "centroids": {"class_map", "rest_map", "mean_map"},
+        "kernels": {"kernel_class", "kernel_rest", "kernel_between"},
+        "map_ranks": {"map_rank"},
+        "map_norms": {"nuclear_loss"},
     }[need]
     assert set(tensors(record)) == fields | {"weight", "bias", "gamma", "beta"}
 
@@ -273,12 +286,16 @@ def test_classes_that_come_late_or_never() -> None:
     assert alone.rest_count.tolist() == [0] and not alone.rest_mean.any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("target", [None, "cpu"])
-def test_models_on_a_gpu_measure_the_same(target: str | None) -> None:
+# On a machine with a GPU, models that are there, too.
+PLACES = [("cpu", "cpu")]
+PLACES += [("cuda", None), ("cuda", "cpu")] if torch.cuda.is_available() else []
+
+
+@pytest.mark.parametrize(("place", "target"), PLACES)
+def test_models_on_any_device_measure_the_same(place: str, target: str | None) -> None:
     expected = collected(zoo(), 5)
-    records = collected(zoo().cuda(), 5, device=target)
-    assert records["conv"].weight.device.type == (target or "cuda")
+    records = collected(zoo().to(place), 5, device=target)
+    assert records["conv"].weight.device.type == (target or place)
     on_cpu = {
         name: dataclasses.replace(record, **{k: v.cpu() for k, v in tensors(record).items()})
         for name, record in records.items()
