@@ -45,6 +45,12 @@ DEFINITIONS = {
         r"\operatorname{medoid}_{o}: \text{ the filter with the least summed } "
         r"\ell_2 \text{ distance to all filters}"
     ),
+    symbols.RidgeForm: (
+        r"\left\lVert d \right\rVert^{2}_{M^{-1}} = d^{\top} M^{-1} d, \quad "
+        r"\operatorname{scatter}_{n}\left(x_{n,\cdot}\right) = \sum_{n} "
+        r"(x_{n,\cdot} - \bar{x}) (x_{n,\cdot} - \bar{x})^{\top}, \quad "
+        r"\bar{x} = \frac{1}{N_{n}} \sum_{n} x_{n,\cdot}"
+    ),
     symbols.SumShare: (
         r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
     ),
@@ -72,15 +78,22 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__({"mul_symbol": None})
         self.names = names
+        self.dotted: set[Any] = set()
 
     def _print_Symbol(self, symbol: Any) -> str:
+        if symbol in self.dotted:
+            return r"\cdot"
         if symbol.name.startswith("N_"):
             return f"N_{{{symbol.name[2:]}}}"
         return self.names.get(symbol.name, symbol.name)
 
     def _print_Indexed(self, expression: Any) -> str:
+        return self._with_indices(expression, self._list(expression.indices))
+
+    def _with_indices(self, expression: Any, indices: str) -> str:
+        """The symbol of an operand and its indices; in braces where it has a subscript itself."""
         base = self.names.get(str(expression.base.label), str(expression.base.label))
-        return f"{base}_{{{self._list(expression.indices)}}}"
+        return f"{{{base}}}_{{{indices}}}" if "_" in base else f"{base}_{{{indices}}}"
 
     def _list(self, indices: Any) -> str:
         return ",".join(self._print(symbol) for symbol in indices)
@@ -132,7 +145,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         if exponent.is_positive and not root:
             text = self._print(base)
             raised = isinstance(base, sympy.Indexed | sympy.Symbol) and "^" in text
-            if raised or isinstance(base, symbols.OverAxes | sympy.Sum):
+            if raised or isinstance(base, symbols.OverAxes | symbols.RidgeForm | sympy.Sum):
                 return rf"\left({text}\right)^{{{self._print(exponent)}}}"
         return str(super()._print_Pow(expression))
 
@@ -184,6 +197,8 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             return None
         bound = [limit[0] for limit in total.limits]
         terms = inner.base.args if isinstance(inner.base, sympy.Add) else (inner.base,)
+        if self.dotted & inner.free_symbols:
+            return None
         parts = [(term, 1) if isinstance(term, sympy.Indexed) else (-term, -1) for term in terms]
         if not all(
             isinstance(term, sympy.Indexed) and set(bound) <= set(term.indices) for term, _ in parts
@@ -191,9 +206,9 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             return None
         text = ""
         for term, sign in sorted(parts, key=lambda part: -part[1]):
-            base = self.names.get(str(term.base.label), str(term.base.label))
             indices = ",".join(r"\cdot" if s in bound else self._print(s) for s in term.indices)
-            text += f"{' - ' if sign < 0 else ' + ' if text else ''}{base}_{{{indices}}}"
+            text += " - " if sign < 0 else " + " if text else ""
+            text += self._with_indices(term, indices)
         if r"\rVert" in text:
             return None
         return rf"\lVert {text.strip()} \rVert_2"
@@ -203,6 +218,15 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         if isinstance(expression, symbols.Along):
             return rf"{name}\left({self._print(expression.body)}\right)"
         return f"{name} {self._operand(expression.body)}"
+
+    def _print_RidgeForm(self, expression: Any) -> str:
+        samples, vector, n, s = expression.args
+        outside, self.dotted = self.dotted, self.dotted | {s}
+        d, x = self._print(vector), self._print(samples)
+        self.dotted = outside
+        scatter = rf"\operatorname{{scatter}}_{{{self._print(n)}}}\left({x}\right)"
+        matrix = rf"\left({scatter} + {self._print(sympy.Float(symbols.RIDGE))} I\right)^{{-1}}"
+        return rf"\left\lVert {d} \right\rVert^{{2}}_{{{matrix}}}"
 
     def _print_Abs(self, expression: Any, exp: str | None = None) -> str:
         text = rf"\left|{self._print(expression.args[0])}\right|"
@@ -251,7 +275,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         """Only what has no end of its own needs brackets, and only before another factor."""
         if isinstance(expression, sympy.Sum | symbols.OverAxes):
             return not last and not isinstance(expression, symbols.Along)
-        if isinstance(expression, sympy.Pow | sympy.Function | sympy.Indexed):
+        if isinstance(expression, sympy.Pow | sympy.Function | sympy.Indexed | symbols.RidgeForm):
             return False
         return bool(super()._needs_mul_brackets(expression, first, last))
 

@@ -21,8 +21,22 @@ NEEDS: dict[str, str] = {
     "labels": "a forward pass over calibration data with class labels",
     "gradients": "a forward and a backward pass over calibration data with a loss",
     "noise": "random numbers from the run's seed",
+    "outgoing": "the layers that read each channel, from the traced network",
+    "synflow": "one pass forward and backward on an input of ones, without data",
+    "fisher": "a forward and a backward pass per 32 samples of calibration data with a loss",
+    "hessian": "two passes over calibration data with a loss, the second differentiated twice",
+    "output_gradients": "a forward and a backward pass over calibration data with a loss, "
+    "down to the layer outputs",
+    "second_moments": "a forward pass over calibration data (products of layer inputs)",
+    "centroids": "a forward pass over calibration data with class labels (mean maps)",
+    "kernels": "a forward pass over calibration data with class labels (kernels between maps)",
+    "map_ranks": "a forward pass over calibration data (ranks of whole activation maps)",
+    "map_norms": "a forward pass over calibration data (nuclear norms of whole activation maps)",
 }
 """What an operand can need beyond the network itself, with the pass over the data it costs."""
+
+LOSS_NEEDS = frozenset({"gradients", "fisher", "hessian", "output_gradients"})
+"""Needs for which the data must have targets, and a loss compares the output with them."""
 
 
 class MissingMeasurement(UserError):
@@ -60,6 +74,21 @@ class LayerRecord:
     rest_var: Tensor | None = None  # (o, c)
     rest_count: Tensor | None = None  # (c,)
     noise: Tensor | None = None  # (o, i, k), "noise": independent uniform numbers in (0, 1)
+    outgoing: Tensor | None = None  # (o, j), "outgoing": weights that read the channel, 0 if none
+    outgoing_grad: Tensor | None = None  # (o, j), "outgoing" and "gradients": their gradient
+    synflow_grad: Tensor | None = None  # (o, i, k), "synflow": gradient of the summed output
+    fisher: Tensor | None = None  # (o, i, k), "fisher": mean squared gradient of small batches
+    hessian_grad: Tensor | None = None  # (o, i, k), "hessian": Hessian times gradient of the loss
+    output_grad: Tensor | None = None  # (o, n, s), "output_gradients": as pre_activation
+    inverse_factor: Tensor | None = None  # (i, k), "second_moments": Cholesky factor's diagonal
+    class_map: Tensor | None = None  # (o, c, s), "centroids": mean map of A in a class
+    rest_map: Tensor | None = None  # (o, c, s), "centroids": mean map of A in all other classes
+    mean_map: Tensor | None = None  # (o, s), "centroids": mean map of A, all samples
+    kernel_class: Tensor | None = None  # (o, c), "kernels": mean kernel within a class
+    kernel_rest: Tensor | None = None  # (o, c), "kernels": within all other classes
+    kernel_between: Tensor | None = None  # (o, c), "kernels": between class and the others
+    map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
+    nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
 
     def require(self, field: str) -> Tensor:
         """The tensor in ``field``.
@@ -79,7 +108,7 @@ class LayerRecord:
 def synthetic_layer(seed: int = 0) -> LayerRecord:
     """A small layer with every measurement, the same on every machine and torch version.
 
-    Sizes: o=4, i=3, k=4, n=5, s=3, c=3. Used to check primitives and saved metrics.
+    Sizes: o=4, i=3, k=4, n=5, s=3, c=3, j=2. Used to check primitives and saved metrics.
 
     The numbers come from an own linear congruential generator in exact integer arithmetic,
     because torch does not promise the same random stream in every release.
@@ -102,7 +131,7 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
     def signed(*shape: int) -> Tensor:
         return numbers(*shape) * 4 - 2
 
-    o, i, k, n, s, c = 4, 3, 4, 5, 3, 3
+    o, i, k, n, s, c, j = 4, 3, 4, 5, 3, 3, 2
     pre_activation = signed(o, n, s)
     return LayerRecord(
         name="synthetic",
@@ -127,4 +156,20 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         rest_var=numbers(o, c) + 0.1,
         rest_count=torch.tensor([3.0, 3.0, 4.0], dtype=torch.float64),
         noise=numbers(o, i, k),
+        # New fields go to the end: the numbers of the others, on which saved scores rest, stay.
+        outgoing=signed(o, j),
+        outgoing_grad=signed(o, j),
+        synflow_grad=numbers(o, i, k) + 0.1,
+        fisher=numbers(o, i, k),
+        hessian_grad=signed(o, i, k),
+        output_grad=signed(o, n, s),
+        inverse_factor=numbers(i, k) + 0.1,
+        class_map=numbers(o, c, s),
+        rest_map=numbers(o, c, s),
+        mean_map=numbers(o, s),
+        kernel_class=numbers(o, c),
+        kernel_rest=numbers(o, c),
+        kernel_between=numbers(o, c),
+        map_rank=(numbers(o, n) * 3).floor(),
+        nuclear_loss=numbers(o, n),
     )

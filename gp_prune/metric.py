@@ -6,52 +6,39 @@ loading one never runs anything that stands in it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gp_prune.axes import CHANNEL, WEIGHT
 from gp_prune.conventions import Conventions
 from gp_prune.discovery import builtin_primitives
-from gp_prune.errors import UserError
 from gp_prune.expression import Expression, ExpressionError, canonical
 from gp_prune.files import write_json
 from gp_prune.layer import LayerRecord, synthetic_layer
+from gp_prune.metric_file import (
+    INVARIANCES,
+    SCHEMA_VERSION,
+    MetricError,
+    bundled_metrics,
+    check_invariances,
+    checked_fields,
+    content_of,
+)
 from gp_prune.parsing import from_json, parse
 from gp_prune.primitive import PrimitiveSet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA_VERSION = 1
+__all__ = ["INVARIANCES", "Metric", "MetricError", "bundled_metrics", "probe"]
+
 GRANULARITIES = {CHANNEL: "channel", WEIGHT: "weight"}
-
-_FIELDS = {
-    "schema_version": int,
-    "name": str,
-    "description": str,
-    "source": str,
-    "granularity": str,
-    "text": str,
-    "expression": dict,
-    "conventions": dict,
-    "latex": str,
-    "objectives": dict,
-    "provenance": dict,
-    "digest": str,
-    "probe_scores": list,
-}
-
-
-class MetricError(UserError):
-    """A metric that cannot be found, read or trusted; the sentence names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,8 @@ class Metric:
         primitives: the vocabulary in which the formula is written.
         description: one line of printable text, as is ``source``.
         source: the publication or run that it comes from.
+        invariances: what its scores do not depend on, names of
+            :data:`gp_prune.metric_file.INVARIANCES`; a claim, like the description.
         objectives: measured objectives by task.
         provenance: run, seed, tasks, package versions.
         probe_scores: scores on the synthetic layer as its file says; None for a new metric.
@@ -76,6 +65,7 @@ class Metric:
     primitives: PrimitiveSet = field(default_factory=builtin_primitives, repr=False, compare=False)
     description: str = ""
     source: str = ""
+    invariances: tuple[str, ...] = ()
     objectives: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
@@ -95,6 +85,7 @@ class Metric:
                 f"metric {self.name!r} has axes {self.expression.axes}; "
                 "a metric has axes {o} (channels) or {o,i,k} (weights)"
             )
+        object.__setattr__(self, "invariances", check_invariances(self.invariances))
 
     @classmethod
     def parse(
@@ -201,6 +192,7 @@ class Metric:
             "text": str(self.expression),
             "expression": self.expression.to_json(),
             "conventions": self.conventions.to_json(),
+            "invariances": list(self.invariances),
             "latex": self.latex(),
             "objectives": dict(self.objectives),
             "provenance": dict(self.provenance),
@@ -227,24 +219,7 @@ class Metric:
         Raises:
             MetricError: there is no such metric, or its file is not valid.
         """
-        bundled = bundled_metrics()
-        text = str(name_or_path)
-        if text in bundled:
-            return cls.from_text(bundled[text].read_text(encoding="utf-8"), text, primitives)
-        path = Path(name_or_path)
-        if path.suffix != ".json" and not _exists(path):
-            close = difflib.get_close_matches(text, bundled, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise MetricError(
-                f"unknown metric {text!r}; {hint}'gp-prune list' shows the bundled ones, "
-                "or give the path of a metric file"
-            )
-        try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-            raise MetricError(f"metric file {text!r} cannot be read: {reason}") from None
-        return cls.from_text(content, text, primitives)
+        return cls.from_text(content_of(name_or_path), str(name_or_path), primitives)
 
     @classmethod
     def from_text(cls, content: str, origin: str, primitives: PrimitiveSet | None = None) -> Metric:
@@ -253,15 +228,8 @@ class Metric:
         Raises:
             MetricError: the content is not valid JSON or not a valid metric.
         """
-        primitives = primitives or builtin_primitives()
         try:
-            data = json.loads(content, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise MetricError(
-                f"metric file {origin!r} is not valid JSON ({error}); it may be cut off"
-            ) from None
-        try:
-            return _from_json(data, primitives)
+            return _made(checked_fields(content), primitives or builtin_primitives())
         except (ExpressionError, ValueError) as error:
             raise MetricError(f"metric file {origin!r} is refused: {error}") from None
 
@@ -273,47 +241,8 @@ def probe(expression: Expression) -> tuple[float, ...]:
     return tuple(evaluate(expression, synthetic_layer()).flatten().tolist())
 
 
-def bundled_metrics() -> dict[str, Any]:
-    """The bundled metric files by name: reference first, then evolved, each in order of name."""
-    root = resources.files("gp_prune.evolved_metrics")
-    return {
-        file.name.removesuffix(".json"): file
-        for folder in ("reference", "evolved")
-        if (root / folder).is_dir()
-        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".json")
-    }
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # longer than a path may be
-        return False
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number of JSON")
-
-
-def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
-    if not isinstance(data, dict):
-        raise MetricError("it is not a JSON object")
-    version = data.get("schema_version")
-    if type(version) is int and version > SCHEMA_VERSION:
-        raise MetricError(
-            f"it has schema version {version}, newer than {SCHEMA_VERSION}; update gp-prune"
-        )
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
-    for name, kind in _FIELDS.items():
-        if name not in data:
-            raise MetricError(f"the field {name!r} is missing")
-        if not isinstance(data[name], kind):
-            raise MetricError(f"the field {name!r} is not of type {kind.__name__}")
-    unknown = sorted(set(data) - set(_FIELDS))
-    if unknown:
-        raise MetricError(f"the field {unknown[0]!r} is unknown; remove it")
+def _made(data: Mapping[str, Any], primitives: PrimitiveSet) -> Metric:
+    """The metric of a file's fields; MetricError if they contradict each other."""
     expression = from_json(data["expression"], primitives)
     metric = Metric(
         name=data["name"],
@@ -322,9 +251,10 @@ def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
         primitives=primitives,
         description=data["description"],
         source=data["source"],
+        invariances=data["invariances"],
         objectives=data["objectives"],
         provenance=data["provenance"],
-        probe_scores=_numbers(data["probe_scores"]),
+        probe_scores=data["probe_scores"],
     )
     if data["granularity"] != metric.granularity:
         raise MetricError(
@@ -338,12 +268,3 @@ def _from_json(data: Any, primitives: PrimitiveSet) -> Metric:
             "get the original, or make a new metric with Metric.parse(text).save(path)"
         )
     return metric
-
-
-def _numbers(values: list[Any]) -> tuple[float, ...]:
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise MetricError("probe_scores are not all numbers")
-    try:
-        return tuple(float(v) for v in values)
-    except OverflowError:
-        raise MetricError("probe_scores are not all finite numbers") from None

@@ -54,6 +54,21 @@ def _tail_sum(array: Array, dims: tuple[int, ...]) -> Array:
     return sums.reshape(array.shape)
 
 
+def _ridge_form(samples: Array, vector: Array) -> Array:
+    """d^T (S + ridge I)^-1 d of every leading entry; samples (..., n, s), vector (..., s).
+
+    With [X; sqrt(ridge) I] = Q R it is the squared length of R^-T d.
+    """
+    centred = samples - samples.mean(axis=-2, keepdims=True)
+    below = np.sqrt(symbols.RIDGE) * np.eye(centred.shape[-1])
+    forms = np.full(vector.shape[:-1], np.nan)
+    for place in np.ndindex(forms.shape):
+        if np.isfinite(centred[place]).all() and np.isfinite(vector[place]).all():
+            _, upper = np.linalg.qr(np.vstack([centred[place], below]))
+            forms[place] = (np.linalg.solve(upper.T, vector[place]) ** 2).sum()
+    return forms
+
+
 _NORMALISERS: dict[type[symbols.Along], Callable[[Array, tuple[int, ...]], Array]] = {
     symbols.SumShare: lambda array, dims: _protected_division(
         array, np.abs(array).sum(axis=dims, keepdims=True)
@@ -127,6 +142,8 @@ class _Evaluator:
             bound = tuple(limit[0] for limit in expression.limits)
             full = self._spread(self.value(expression.function), bound)
             return self._reduce(full, bound, lambda array, dims: array.sum(axis=dims))
+        if isinstance(expression, symbols.RidgeForm):
+            return self._ridge_form(*expression.args)
         if isinstance(expression, symbols.Along):
             full = self._spread(self.value(expression.body), expression.indices)
             return self._normalise(full, expression.indices, _NORMALISERS[type(expression)])
@@ -137,6 +154,21 @@ class _Evaluator:
         if function is None:
             raise ValueError(f"no numeric value is defined for {expression.func.__name__}")
         return self._elementwise(function, [self.value(part) for part in expression.args])
+
+    def _ridge_form(self, samples: Any, vector: Any, n: Any, s: Any) -> _Value:
+        x, d = self._spread(self.value(samples), (n, s)), self._spread(self.value(vector), (s,))
+        kept = tuple(
+            name for name in dict.fromkeys(x.indices + d.indices) if name not in (n.name, s.name)
+        )
+        x_array, d_array = _align(x, (*kept, n.name, s.name)), _align(d, (*kept, s.name))
+        lengths = np.broadcast_shapes(x_array.shape[:-2], d_array.shape[:-1])
+        return _Value(
+            kept,
+            _ridge_form(
+                np.broadcast_to(x_array, lengths + x_array.shape[-2:]),
+                np.broadcast_to(d_array, lengths + d_array.shape[-1:]),
+            ),
+        )
 
     def _spread(self, value: _Value, bound: tuple[sympy.Symbol, ...]) -> _Value:
         """Give the value every bound index: a sum over an absent index repeats it."""

@@ -19,6 +19,9 @@ EPSILON = 1e-12
 LONG = 60
 """A term of more nodes is not written out twice by a normaliser (see :class:`Along`)."""
 
+RIDGE = 1e-4
+"""What is added to the diagonal of a scatter matrix before it is inverted."""
+
 _EXACT_BITS = 64
 
 EXP_LIMIT = 50.0
@@ -214,6 +217,28 @@ class TailSum(Along):
     """The sum of all entries that are at least x."""
 
 
+class RidgeForm(sympy.Expr):  # type: ignore[misc]
+    """d^T (S + RIDGE I)^-1 d, where S is the scatter of samples x about their mean.
+
+    ``RidgeForm(x, d, n, s)``: x is a vector over the bound index s for every sample n, and d is a
+    vector over s.
+    """
+
+    is_real = True
+    is_commutative = True
+    is_nonnegative = True
+
+    def __new__(cls, samples: Any, vector: Any, *indices: sympy.Symbol) -> RidgeForm:
+        """A term without any simplification; also from its own ``args``, as sympy rebuilds it."""
+        return sympy.Expr.__new__(cls, samples, vector, *indices)  # type: ignore[no-any-return]
+
+    @property
+    def free_symbols(self) -> set[Any]:
+        """Symbols of both arguments that are not bound here."""
+        samples, vector, n, s = self.args
+        return (set(samples.free_symbols) - {n, s}) | (set(vector.free_symbols) - {s})
+
+
 def is_long(x: Any, nodes: int = LONG) -> bool:
     """Whether a formula has more than so many nodes."""
     return any(count >= nodes for count, _ in enumerate(sympy.preorder_traversal(x)))
@@ -252,7 +277,7 @@ def mean(body: Any, *indices: sympy.Symbol) -> Any:
 
 
 def difference(a: Any, b: Any) -> Any:
-    """a - b with ``a`` taken as one number, so that it is exactly 0 where both are equal.
+    """The difference a - b with ``a`` as one number, so that it is exactly 0 where both are equal.
 
     sympy would sort the terms of both into one sum, which rounds otherwise.
     """

@@ -111,3 +111,10 @@ def tanh(x: Tensor) -> Tensor:
 )
 def nonzero(x: Tensor) -> Tensor:
     return (x != 0).to(x.dtype)
+
+
+@operator(
+    "at_least", shape=BINARY, meaning="1 where a is at least b, else 0", symbol=symbols.AtLeast
+)
+def at_least(a: Tensor, b: Tensor) -> Tensor:
+    return (a >= b).to(a.dtype)

@@ -19,7 +19,7 @@ def _distance(call: Call) -> sympy.Expr:
     i, k = call.fresh("i"), call.fresh("k")
     here = call.argument(0, i=i, k=k)
     there = call.argument(0, o=call.free("p"), i=i, k=k)
-    return sympy.sqrt(symbols.total((here - there) ** 2, i, k))
+    return sympy.sqrt(symbols.total(symbols.difference(here, there) ** 2, i, k))
 
 
 def _medoid(call: Call) -> sympy.Expr:

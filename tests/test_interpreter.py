@@ -127,7 +127,9 @@ def test_what_needs_nothing_works_on_a_bare_layer(random_trees: Trees) -> None:
 
 OF_CHANNELS = (
     "weight bias gamma beta mu var weight_grad gamma_grad beta_grad pre_activation activation "
-    "class_mean class_var rest_mean rest_var noise"
+    "class_mean class_var rest_mean rest_var noise outgoing outgoing_grad synflow_grad fisher "
+    "hessian_grad output_grad class_map rest_map mean_map kernel_class kernel_rest kernel_between "
+    "map_rank nuclear_loss"
 )
 
 
@@ -138,7 +140,7 @@ def permuted(layer: LayerRecord, order: Tensor) -> LayerRecord:
 
 
 def test_every_tensor_of_channels_is_permuted() -> None:
-    others = {"inputs", "input_norm", "class_count", "rest_count"}
+    others = {"inputs", "input_norm", "inverse_factor", "class_count", "rest_count"}
     layer = synthetic_layer()
     tensors = {
         f.name for f in dataclasses.fields(layer) if isinstance(getattr(layer, f.name), Tensor)

@@ -22,6 +22,7 @@ from gp_prune.latex import latex
 from gp_prune.layer import LayerRecord, synthetic_layer
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.parsing import parse
+from gp_prune.primitive import Operand
 from gp_prune.primitive_checks import SIZES
 
 PRIMITIVES = builtin_primitives()
@@ -52,6 +53,7 @@ class Reader:
         names = set(re.findall(r"(?<![A-Za-z\\])[a-z]'*(?=[,}])", self.text)) | {"o", "i", "k", "p"}
         self.dimension = {name: place for place, name in enumerate(sorted(names))}
         self.dots = len(names)  # three more dimensions, for the dots of a norm
+        self.dimension[r"\cdot"] = self.dots  # of a name: the one dot of a ridge form
 
     def read(self, axes: Axes) -> Array:
         value = self.sum_of_terms()
@@ -140,7 +142,8 @@ class Reader:
     def spread(self, value: Array, indices: list[str]) -> Array:
         shape = list(value.shape)
         for index in indices:
-            shape[self.dimension[index]] = SIZES[index.rstrip("'")]
+            letter = "s" if index == r"\cdot" else index.rstrip("'")
+            shape[self.dimension[index]] = SIZES[letter]
         return np.broadcast_to(value, shape)
 
     def braced(self) -> Array:
@@ -166,6 +169,8 @@ class Reader:
             return value
         if self.take(r"\left["):
             return self.bracket()
+        if self.take(r"\left\lVert"):
+            return self.ridge_form()
         if self.take("N_{"):
             length = SIZES[self.match("[a-z]")]
             self.need("}")
@@ -176,6 +181,21 @@ class Reader:
         if self.follows(*"0123456789."):
             return self.number(float(self.match(r"[0-9.]+")))
         return self.operand_or_norm()
+
+    def ridge_form(self) -> Array:
+        vector = self.spread(self.sum_of_terms(), [r"\cdot"])
+        self.need(r"\right\rVert^{2}_{\left(\operatorname{scatter}_{")
+        sample = self.match("n'*")
+        self.need(r"}\left(")
+        samples = self.spread(self.sum_of_terms(), [sample, r"\cdot"])
+        self.need(r"\right)+0.0001I\right)^{-1}}")
+        places = self.dimension[sample], self.dots
+        row = np.moveaxis(vector, places, (-2, -1))  # (..., 1, s)
+        maps = np.moveaxis(samples, places, (-2, -1))  # (..., n, s)
+        centred = maps - maps.mean(axis=-2, keepdims=True)
+        matrix = np.swapaxes(centred, -1, -2) @ centred + 1e-4 * np.eye(SIZES["s"])
+        form = row @ np.linalg.solve(matrix, np.swapaxes(row, -1, -2))
+        return np.moveaxis(form, (-2, -1), places)
 
     def bracket(self) -> Array:
         left = self.sum_of_terms()
@@ -203,8 +223,7 @@ class Reader:
         return np.power(function(*arguments), exponent)
 
     def operand_or_norm(self) -> Array:
-        found = next((o for o in SYMBOLS if self.follows(o.latex.replace(" ", "") + "_{")), None)
-        if found is not None:
+        if self.symbol() is not None:
             return self.operand()
         self.need(r"\lVert")
         value = -self.operand() if self.take("-") else self.operand()
@@ -218,9 +237,19 @@ class Reader:
         self.need("-")
         return self.operand()
 
+    def symbol(self) -> tuple[Operand, str] | None:
+        """The operand that follows, and how it is written."""
+        for operand in SYMBOLS:
+            plain = operand.latex.replace(" ", "")
+            for written in (plain, f"{{{plain}}}"):
+                if self.follows(written + "_{"):
+                    return operand, written
+        return None
+
     def operand(self) -> Array:
-        found = next(o for o in SYMBOLS if self.follows(o.latex.replace(" ", "") + "_{"))
-        self.need(found.latex.replace(" ", ""))
+        found, written = self.symbol() or (None, "")
+        assert found, f"expected an operand at {self.text[self.at : self.at + 40]}"
+        self.need(written)
         names = self.indices()
         if len(names) != len(found.axes):  # two operands have the letter U
             found = next(o for o in SYMBOLS if o.latex == found.latex and len(o.axes) == len(names))

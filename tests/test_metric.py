@@ -61,6 +61,7 @@ def test_random_metrics_round_trip(axes: Any, random_trees: Trees, tmp_path: Pat
             conventions,
             description="any tree, größer ∑",
             source="this test",
+            invariances=("scale", "permutation")[: number % 3],
             objectives={"lenet": {"error": 0.1, "macs": 0.5}},
             provenance={"seed": 3, "versions": ["torch 2", None]},
         )
@@ -75,7 +76,8 @@ def test_random_metrics_round_trip(axes: Any, random_trees: Trees, tmp_path: Pat
 
 def test_digest_is_of_the_meaning() -> None:
     metric = Metric.parse("sum[i,k](abs(W))", name="a")
-    assert dataclasses.replace(metric, name="b", description="c").digest == metric.digest
+    same = dataclasses.replace(metric, name="b", description="c", invariances=("scale",))
+    assert same.digest == metric.digest
     others = [
         Metric.parse("sum[k,i](abs(W))", conventions=Conventions("layer")),
         Metric.parse("sum[k,i](abs(G))"),
@@ -210,6 +212,12 @@ REFUSED: dict[str, tuple[str, str]] = {
         changed(conventions={**Conventions().to_json(), "x": 1}),
         "unknown or missing field: x",
     ),
+    "unknown invariance": (
+        changed(invariances=["rotation"]),
+        "invariance 'rotation' is unknown; use permutation, scale",
+    ),
+    "invariance as number": (changed(invariances=[1]), "invariance 1 is unknown; use"),
+    "invariance twice": (changed(invariances=["scale"] * 2), "invariance 'scale' is named twice"),
     "scores as text": (changed(probe_scores=["1", "2"]), "probe_scores are not all numbers"),
     "scores as truths": (changed(probe_scores=[True]), "probe_scores are not all numbers"),
     "huge score": (changed(probe_scores=[10**400]), "probe_scores are not all finite numbers"),

@@ -167,7 +167,7 @@ WRONG_JSON: list[tuple[Any, str]] = [
     ({"constant": float("nan")}, "constant nan is not a finite number, at $"),
     ({"constant": float("-inf")}, "constant -inf is not a finite number, at $"),
     ({"constant": 10**400}, "constant inf is not a finite number, at $"),
-    ({"operand": "V"}, "unknown operand 'V'"),
+    ({"operand": "Q"}, "unknown operand 'Q'"),
     ({"operand": ["W"]}, "unknown operand ['W']"),
     ({"operand": {"operand": "W"}}, "unknown operand {'operand': 'W'}"),
     ({"operand": "abs"}, "operator 'abs' stands without its arguments, at $"),

@@ -71,8 +71,8 @@ def test_illegal_axes(axes: str, message: str) -> None:
 
 
 def test_unknown_need() -> None:
-    with pytest.raises(PrimitiveError, match=r"unknown need 'hessian'; use inputs, .*noise"):
-        an_operand(needs=["outputs", "hessian"])
+    with pytest.raises(PrimitiveError, match=r"unknown need 'miracles'; use inputs, .*noise"):
+        an_operand(needs=["outputs", "miracles"])
 
 
 @pytest.mark.parametrize(

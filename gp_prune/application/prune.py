@@ -29,6 +29,7 @@ from gp_prune.pruning import (
     mask,
     measure,
     predict,
+    readers,
     select_channels,
     select_weights,
     trace,
@@ -38,7 +39,7 @@ from gp_prune.statistics import Loss, collect
 from gp_prune.statistics.state import device_of
 
 MODES = ("compact", "mask")
-_DATA_NEEDS = frozenset(NEEDS) - {"noise"}
+_DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
 
 
 def prune(
@@ -222,6 +223,7 @@ def _scores(
         loss=loss,
         seed=seed,
         example_inputs=inputs,
+        outgoing=readers(architecture) if "outgoing" in metric.needs else None,
     )
     # Each record is let go as soon as it is scored: together they are twice the network.
     return {name: metric.scores(records.pop(name)) for name in list(records)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -72,6 +72,12 @@ class PrunedModel:
         return self.plan.asked
 
     @property
+    def counted(self) -> str:
+        """What the budget counts: a field of :class:`Shares`."""
+        by_weight = isinstance(self.plan, WeightPlan) and self.asked.kind == "params"
+        return "weights" if by_weight else self.asked.kind
+
+    @property
     def achieved(self) -> Shares:
         """The shares that are really kept."""
         macs = self.after.macs / self.before.macs if self.before.macs else 1.0
@@ -83,9 +89,7 @@ class PrunedModel:
     @property
     def achieved_share(self) -> float:
         """The share kept of what the budget counts."""
-        if isinstance(self.plan, WeightPlan):
-            return self.plan.achieved.params
-        share: float = getattr(self.achieved, self.asked.kind)
+        share: float = getattr(self.achieved, self.counted)
         return share
 
     @property
@@ -110,7 +114,7 @@ class PrunedModel:
             "mode": self.mode,
             "faster": self.mode == "compact",
             "interface": list(self.interface),
-            "asked": asdict(self.asked),
+            "asked": {"kind": self.counted, "keep": self.asked.keep},
             "achieved": self.achieved._asdict(),
             "met": self.met,
             "ties": self.plan.ties,

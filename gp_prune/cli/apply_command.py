@@ -17,6 +17,7 @@ from gp_prune.cli.options import (
     read_metrics,
 )
 from gp_prune.errors import UserError
+from gp_prune.layer import LOSS_NEEDS
 from gp_prune.metric import Metric
 
 _EXAMPLES = """\b
@@ -203,6 +204,6 @@ def _data(request: Request, metric: Metric, loaded: Any) -> Any:
         data_root=request.data_root,
         download=request.download,
     )
-    if "gradients" in metric.needs:
+    if metric.needs & LOSS_NEEDS:
         check_labels(loaded, data)
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,10 @@ from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from gp_prune.search.config import SearchConfig
-    from gp_prune.search.evaluation import TaskSource
-    from gp_prune.search.run import Progress
+    from gp_prune.search.results import Result
 
 MOST_WORKERS = 8
-_TABLE_WIDTH = 150
+DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 
 
 @click.command()
@@ -57,9 +57,9 @@ def evolve(
     leaves settings, journal, front and metric files in the run folder.
     """
     from gp_prune.report.console import progress_display
-    from gp_prune.report.front import recommendation, result_json, result_tables
-    from gp_prune.report.tables import make_console
+    from gp_prune.report.front import recommendation, result_json, result_lines
     from gp_prune.search.evaluation import TaskSource
+    from gp_prune.search.run import CONFIG
     from gp_prune.search.run import evolve as run
 
     chosen = _settings(config, settings)
@@ -68,17 +68,23 @@ def evolve(
     folder = resume or out or _next_folder(Path("runs"))
     source = TaskSource(cache_dir, data_root, download, _device(device))
     count = _cores() if workers is None else workers
-    with progress_display(quiet=quiet) as progress:
-        result = run(
-            chosen, folder, source=source, workers=count, resume=resume is not None,
-            progress=progress,
-        )  # fmt: skip
+    try:
+        with progress_display(quiet=quiet) as progress:
+            result = run(
+                chosen, folder, source=source, workers=count, resume=resume is not None,
+                progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if (folder / CONFIG).is_file():
+            click.echo(f"gp-prune: go on with: gp-prune evolve --resume {folder}", err=True)
+        raise
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
         return
-    make_console(sys.stdout, _TABLE_WIDTH).print(result_tables(result))
+    for line in result_lines(result, sys.stdout):
+        click.echo(line)
     click.echo("\n" + recommendation(result))
-    click.echo(_next_steps(str(result.folder / "metrics" / f"{result.recommended.name}.json")))
+    click.echo(_next_steps(result))
 
 
 def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None:
@@ -91,7 +97,8 @@ def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None
             chosen["tasks"] = tuple(task.strip() for task in value.split(","))
         elif name == "primitives":
             if value:
-                chosen["primitives"] = tuple(value)
+                # Absolute, so that the run can be resumed from another folder.
+                chosen["primitives"] = tuple(str(Path(file).resolve()) for file in value)
         elif value is not None:
             chosen[name] = value
     return SearchConfig(**chosen) if chosen else None
@@ -120,10 +127,14 @@ def _device(name: str) -> str:
     return name
 
 
-def _next_steps(path: str) -> str:
+def _next_steps(result: Result) -> str:
+    path = result.folder / "metrics" / f"{result.recommended.name}.json"
+    task = next((name for name in result.config.tasks if name in DIGITS), DIGITS[0])
+    budget = "--macs 0.5" if result.config.granularity == "channel" else "--ratio 0.5"
+    files = "".join(f" --primitives {shlex.quote(file)}" for file in result.config.primitives)
+    metric = shlex.quote(str(path))
     return (
         "\nNext:\n"
-        f"  gp-prune latex {path}\n"
-        f"  gp-prune apply {path} lenet-digits --macs 0.5\n"
-        f"  gp-prune apply {path} torchvision:resnet18 --macs 0.5 --data digits --out pruned"
+        f"  gp-prune latex {metric}{files}\n"
+        f"  gp-prune apply {metric} {task} {budget} --out pruned{files}"
     )

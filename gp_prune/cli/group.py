@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -82,6 +83,10 @@ class CommandGroup(click.Group):
         call = dict(args=args, prog_name=prog_name, complete_var=complete_var, **extra)
         if not standalone_mode:
             return super().main(standalone_mode=False, **call)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal without a sign shows "?" for it; a result is never lost for it.
+                stream.reconfigure(errors="replace")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = self._run(call)
@@ -107,6 +112,8 @@ class CommandGroup(click.Group):
             # Python flushes stdout once more at its end; let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except OSError as error:
+            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 def _fail(message: str, hint: str = "") -> int:

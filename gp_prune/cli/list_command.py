@@ -18,6 +18,7 @@ from gp_prune.primitive import (
     Reduction,
     Signature,
 )
+from gp_prune.report.costs import operator_cost, passes
 from gp_prune.report.tables import make_console, print_table
 
 _EXAMPLES = """\b
@@ -81,6 +82,9 @@ def _as_object(metric: Metric) -> dict[str, Any]:
         "text": str(metric.expression),
         "latex": metric.latex(),
         "needs": sorted(metric.needs),
+        "passes": passes(metric.needs),
+        "cost": operator_cost(metric.expression),
+        "invariances": list(metric.invariances),
         "source": metric.source,
     }
 

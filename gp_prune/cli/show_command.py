@@ -10,7 +10,8 @@ import click
 
 from gp_prune.cli.options import json_option, primitives_option, print_json, read_metrics
 from gp_prune.layer import NEEDS
-from gp_prune.metric import Metric
+from gp_prune.metric import INVARIANCES, Metric
+from gp_prune.report.costs import operator_cost, passes
 from gp_prune.report.tables import make_console, print_facts
 
 _EXAMPLES = """\b
@@ -46,6 +47,9 @@ def _facts(metric: Metric) -> dict[str, Any]:
         "granularity": metric.granularity,
         "conventions": metric.conventions.to_json(),
         "needs": {need: NEEDS[need] for need in NEEDS if need in metric.needs},
+        "passes": passes(metric.needs),
+        "cost": operator_cost(metric.expression),
+        "invariances": {name: INVARIANCES[name] for name in metric.invariances},
         "size": metric.expression.size,
         "height": metric.expression.height,
         "source": metric.source,
@@ -55,16 +59,23 @@ def _facts(metric: Metric) -> dict[str, Any]:
     }
 
 
+_NOTHING = {
+    "needs": {"weights only": "no data"},
+    "invariances": {"none": "nothing is declared"},
+}
+"""What stands for an empty object that says something by being empty."""
+
+
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything that is there, a nested object as one line per entry."""
     lines: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if name == "needs":
-            value = value or {"weights only": "no data"}
+        if name in _NOTHING:
+            value = value or _NOTHING[name]
         if isinstance(value, dict):
             for number, (key, entry) in enumerate(value.items()):
                 text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
                 lines.append(("" if number else name, f"{key}: {text}"))
         elif value != "":
-            lines.append((name, str(value)))
+            lines.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
     return lines

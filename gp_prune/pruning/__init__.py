@@ -9,6 +9,7 @@ from gp_prune.pruning.cost import Cost, Latency, latency, measure, predict
 from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.masking import mask, unmask
 from gp_prune.pruning.plan import Achieved, Budget, ChannelPlan
+from gp_prune.pruning.readers import readers
 from gp_prune.pruning.scores import DegenerateScores, group_scores
 from gp_prune.pruning.selection import select_channels
 from gp_prune.pruning.surgery import compact
@@ -37,6 +38,7 @@ __all__ = [
     "mask",
     "measure",
     "predict",
+    "readers",
     "select_channels",
     "select_weights",
     "trace",

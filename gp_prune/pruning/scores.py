@@ -21,6 +21,10 @@ from gp_prune.pruning.architecture import Architecture, Member
 Scores = NDArray[np.float64]
 
 
+ROUNDING = 1e-12
+"""Scores that differ by less than this share of the largest magnitude differ by rounding alone."""
+
+
 class DegenerateScores(UserError):
     """Scores that rank nothing.
 
@@ -100,8 +104,10 @@ def as_array(scores: Any, layer: str) -> Scores:
 
 
 def is_constant(values: Scores) -> bool:
-    """Whether several values are all equal."""
-    return values.size > 1 and bool((values == values[0]).all())
+    """Whether several values are all equal, but for rounding: such an order says nothing."""
+    if values.size < 2:
+        return False
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
 def guard(values: Scores, layer: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from gp_prune.metric import Metric
+from gp_prune.layer import NEEDS
+from gp_prune.metric import INVARIANCES, Metric
+from gp_prune.report.costs import operator_cost, passes
 
 _HEAD = """\
 # Saved metrics
@@ -17,9 +19,24 @@ its file. A higher score means: keep.
 This page is made by `gp-prune list --markdown`; do not edit it.
 """
 _SECTIONS = {
-    "reference": ("Reference metrics", "Written down from the literature."),
+    "reference": (
+        "Reference metrics",
+        "Written down from the literature, as published: the constants, the sums and the signs "
+        "are\nthose of the source, turned round where a source scores what to remove. The channel "
+        "form of a\nmetric of single weights is the sum over the filter.\n\n"
+        "Left out is ThiNet (Luo et al., ICCV 2017): a greedy loop that chooses one channel after "
+        "another,\neach by what the earlier choices have left, so it is no formula.",
+    ),
     "evolved": ("Evolved metrics", "Found by this project's own searches."),
 }
+_COLUMNS = (
+    "metric", "formula", "meaning", "granularity", "needs", "cost", "invariances", "source",
+)  # fmt: skip
+_COST = (
+    "Before the comma, the sum of the declared costs of the operators; 1 is an addition of tensors "
+    "of the\nsame size, and a term that stands twice is computed once. Behind it, the passes over "
+    "calibration data."
+)
 
 
 def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
@@ -31,11 +48,10 @@ def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
     parts = [_HEAD]
     for folder, (title, meaning) in _SECTIONS.items():
         if metrics.get(folder):
-            parts.append(f"\n## {title}\n\n{meaning}\n")
-        for granularity in ("channel", "weight"):
-            some = [m for m in metrics.get(folder, ()) if m.granularity == granularity]
-            if some:
-                parts.append(f"\n### {granularity.capitalize()} metrics\n\n{_table(some)}")
+            parts.append(f"\n## {title}\n\n{meaning}\n\n{_table(metrics[folder])}")
+    parts.append(f"\n## Needs\n\n{_glossary('need', NEEDS)}")
+    parts.append(f"\n## Cost\n\n{_COST}\n")
+    parts.append(f"\n## Invariances\n\n{_glossary('invariance', INVARIANCES)}")
     return "".join(parts)
 
 
@@ -51,17 +67,31 @@ def markdown_math(latex: str) -> str:
 
 
 def _table(metrics: Iterable[Metric]) -> str:
-    lines = ["| metric | formula | meaning | needs | source |", "|---|---|---|---|---|"]
-    for metric in metrics:
-        cells = [
-            f"`{metric.name}`",
-            markdown_math(metric.latex()),
-            _cell(metric.description),
-            _cell(", ".join(sorted(metric.needs))) or "weights only",
-            _cell(metric.source),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    """One row per metric, channel metrics first."""
+    rows = [_cells(metric) for metric in sorted(metrics, key=lambda m: m.granularity)]
+    return _lines([list(_COLUMNS), ["---"] * len(_COLUMNS), *rows])
+
+
+def _cells(metric: Metric) -> list[str]:
+    return [
+        f"`{metric.name}`",
+        markdown_math(metric.latex()),
+        _cell(metric.description),
+        metric.granularity,
+        _cell(", ".join(sorted(metric.needs))) or "weights only",
+        f"{operator_cost(metric.expression):g}, {passes(metric.needs)}",
+        ", ".join(metric.invariances) or "none",
+        _cell(metric.source),
+    ]
+
+
+def _glossary(name: str, meanings: Mapping[str, str]) -> str:
+    rows = [[word, _cell(meaning)] for word, meaning in meanings.items()]
+    return _lines([[name, "meaning"], ["---", "---"], *rows])
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cell(text: str) -> str:

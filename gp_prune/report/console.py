@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from gp_prune.report.tables import make_console
 from gp_prune.search.engine import Generation
@@ -38,9 +39,13 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn(
+            "{task.fields[note]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
     )
-    with Bar(*columns, console=console) as bar:
+    with Bar(*columns, console=console, expand=True) as bar:
         rows = {
             stage: bar.add_task(title, total=None, note="", start=False)
             for stage, title in _TITLES.items()
@@ -79,8 +84,9 @@ def _lines(console: Console) -> Callable[[Progress], None]:
 
 
 def _note(generation: Generation) -> str:
+    best = generation.best
     return (
-        f"{generation.assessed} formulas, {generation.behaviours} behaviours, front "
-        f"{generation.front}, least error {generation.best.objectives[0]:.3f} "
-        f"by {generation.best.expression}"
+        f"{generation.assessed} formulas ({generation.rejected} more refused), "
+        f"{generation.behaviours} behaviours, front {generation.front}, "
+        f"least error {best.objectives[0]:.3f} by {best.expression}"
     )

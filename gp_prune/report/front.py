@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gp_prune.report.tables import make_console
 from gp_prune.search.comparison import Contender, Record
-from gp_prune.search.run import Result, ladder_objectives
+from gp_prune.search.results import Result, ladder_objectives
 
 MARK = ">>>>"
+PLAIN_WIDTH = 160
+"""Characters per line where the output is not a terminal."""
+
+NARROW = 120
+"""Below this width the formulas do not fit beside the figures."""
+
 _KIND_TITLES = {"macs": "equal MACs", "params": "equal params"}
 
 
-def result_tables(result: Result) -> RenderableType:
-    """The front and the comparison by task."""
-    return Group(
-        front_table(result),
-        Text(_explanation(result), style="dim"),
-        Text(),
-        task_table(result),
-    )
+def result_lines(result: Result, stream: IO[str]) -> list[str]:
+    """The front and the comparison by task, as lines for a stream; in colour on a terminal.
+
+    Where there is little room, the formulas stand below the front instead of in it.
+    """
+    console = make_console(stream, PLAIN_WIDTH)
+    narrow = console.width < NARROW
+    parts: list[RenderableType] = [front_table(result, with_formulas=not narrow)]
+    if narrow:
+        parts += [
+            Text(f"{contender.name} = {contender.expression}") for contender in result.contenders
+        ]
+    parts += [Text(_explanation(result), style="dim"), Text(), task_table(result, brief=narrow)]
+    with console.capture() as capture:
+        console.print(Group(*parts))
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def front_table(result: Result) -> Table:
+def front_table(result: Result, *, with_formulas: bool = True) -> Table:
     """One row for every formula of the front and every baseline."""
     kinds = _kinds(result)
     table = Table(
@@ -42,14 +57,15 @@ def front_table(result: Result) -> Table:
     for kind in kinds:
         table.add_column(_KIND_TITLES[kind], justify="right", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    table.add_column("formula", overflow="fold", min_width=24)
-    header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in kinds), "", ""]
+    if with_formulas:
+        table.add_column("formula", overflow="fold", min_width=24)
+    header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in kinds)]
     table.add_row(*header, style="dim")
     for contender in result.contenders:
         best = contender is result.recommended
         # As Text, because in a plain string rich takes [i,k] for markup.
-        cells = map(Text, _front_row(result, contender, kinds))
-        table.add_row(*cells, style="bold green" if best else "")
+        cells = [Text(cell) for cell in _front_row(result, contender, kinds)]
+        table.add_row(*cells[: len(table.columns)], style="bold green" if best else "")
     return table
 
 
@@ -70,8 +86,11 @@ def _front_row(result: Result, contender: Contender, kinds: Sequence[str]) -> li
     return [*row, contender.name, str(contender.expression)]
 
 
-def task_table(result: Result) -> Table:
-    """Test errors of the recommended formula and the baselines, task by task."""
+def task_table(result: Result, *, brief: bool = False) -> Table:
+    """Test errors of the recommended formula and the baselines, task by task.
+
+    ``brief`` leaves out the errors in the unit of the task.
+    """
     shares = ", ".join(f"{share:.0%}" for share in result.config.budgets)
     table = Table(
         title=f"Test error at equal budgets ({shares} kept), mean and standard deviation",
@@ -85,21 +104,26 @@ def task_table(result: Result) -> Table:
     for task in result.config.tasks:
         table.add_column(task, justify="right")
     table.add_column("mean", justify="right")
+    table.add_column("kept", justify="right")
     shown = [result.recommended, *(c for c in result.contenders if c.candidate is None)]
     for kind in _kinds(result):
         for contender in shown:
             best = contender is result.recommended
-            cells = [_task_cell(result, contender, kind, task) for task in result.config.tasks]
+            cells = [
+                _task_cell(result, contender, kind, task, brief) for task in result.config.tasks
+            ]
             mean = result.comparison.mean(contender.name, "test", kind=kind)
             spread = result.comparison.spread(contender.name, "test", kind=kind)
             table.add_row(
                 MARK if best else "", contender.name, _KIND_TITLES[kind], *cells,
-                f"{mean:.3f} ± {spread:.3f}", style="bold green" if best else "",
+                f"{mean:.3f} ± {spread:.3f}",
+                f"{result.comparison.mean(contender.name, kind, kind=kind):.3f}",
+                style="bold green" if best else "",
             )  # fmt: skip
     return table
 
 
-def _task_cell(result: Result, contender: Contender, kind: str, task: str) -> str:
+def _task_cell(result: Result, contender: Contender, kind: str, task: str, brief: bool) -> str:
     rows: list[Record] = result.comparison.part(contender.name, kind=kind, task=task)
     values = [
         statistics.fmean(row.test for row in rows if row.repeat == repeat)
@@ -107,8 +131,9 @@ def _task_cell(result: Result, contender: Contender, kind: str, task: str) -> st
     ]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     raw = statistics.fmean(row.raw_test for row in rows)
-    natural = f"mse {raw:.4f}" if task.startswith("autoencoder") else f"{raw:.1%}"
-    return f"{statistics.fmean(values):.3f} ± {spread:.3f} ({natural})"
+    natural = f"{raw:.1%}" if result.kinds[task] == "classification" else f"mse {raw:.4f}"
+    relative = f"{statistics.fmean(values):.3f} ± {spread:.3f}"
+    return relative if brief else f"{relative} ({natural})"
 
 
 def _explanation(result: Result) -> str:
@@ -116,10 +141,10 @@ def _explanation(result: Result) -> str:
     budgets = ", ".join(f"{share:.0%}" for share in result.config.budgets)
     unit = "channels" if result.config.granularity == "channel" else "weights"
     return (
-        "error: 0 as the dense network, 1 as the best guess that looks at nothing; mean over tasks\n"
+        "error: 0 as the dense network, 1 as the best guess without looking; mean over the tasks\n"
         f"error, MACs, params: {ladder} of the {unit} kept; equal MACs, equal params: "
         f"errors at {budgets} of them kept\n"
-        f"name@{result.config.scope}: the baseline under the conventions of this run"
+        f"NAME_{result.config.scope}: a published metric under the conventions of this run"
     )
 
 
@@ -132,6 +157,7 @@ def recommendation(result: Result) -> str:
     best = result.recommended
     lines = [
         f"{MARK} {best.name} = {best.expression}",
+        *([f"     Published: {best.published}"] if best.published else []),
         f"     LaTeX: {result.metrics[best.name].latex()}",
         "     Rule: the smallest formula whose validation error at equal budgets is within one "
         "standard deviation",
@@ -143,17 +169,28 @@ def recommendation(result: Result) -> str:
 
 
 def verdict(result: Result) -> list[str]:
-    """The recommended formula against every baseline on the test split, good or bad."""
+    """The recommended formula against every baseline on the test split, good or bad.
+
+    One line for each kind of budget: its mean error, and for every baseline that one's mean error
+    and on how many of the tasks the recommended formula has less.
+    """
     best = result.recommended.name
+    tasks = result.config.tasks
     lines = []
     for kind in _kinds(result):
         own = result.comparison.mean(best, "test", kind=kind)
         against = []
         for contender in result.contenders:
-            if contender.candidate is None:
-                other = result.comparison.mean(contender.name, "test", kind=kind)
-                word = "below" if own < other else "NOT below"
-                against.append(f"{word} {contender.name} {other:.3f}")
+            if contender.candidate is not None or contender.name == best:
+                continue
+            other = result.comparison.mean(contender.name, "test", kind=kind)
+            wins = sum(
+                result.comparison.mean(best, "test", kind=kind, task=task)
+                < result.comparison.mean(contender.name, "test", kind=kind, task=task)
+                for task in tasks
+            )
+            word = "below" if own < other else "NOT below"
+            against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
         lines.append(f"at {_KIND_TITLES[kind]}: {own:.3f}, {', '.join(against)}")
     return lines
 

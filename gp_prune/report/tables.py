@@ -13,7 +13,9 @@ from rich.text import Text
 PLAIN_WIDTH = 120
 """Characters per line where the output is not a terminal."""
 
-_KINDS = {"channels": "channels", "macs": "MACs", "params": "parameters"}
+_KINDS = {
+    "channels": "channels", "weights": "weights", "macs": "MACs", "params": "parameters",
+}  # fmt: skip
 
 
 def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
@@ -119,7 +121,7 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
 def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
     asked, before, after = report["asked"], report["before"], report["after"]
     achieved = report["achieved"]
-    what = "weights" if by_weight else _KINDS[asked["kind"]]
+    what = _KINDS[asked["kind"]]
     first = "weights" if by_weight else "channels"
     shares = {
         first: f"{percent(achieved[first])} of the {first} that may be cut",
@@ -148,10 +150,11 @@ def _with_origin(model: str, origin: str | None) -> str:
 def _remarks(report: Mapping[str, Any], by_weight: bool) -> list[str]:
     remarks = []
     if not report["met"]:
-        kind = "weights" if by_weight else report["asked"]["kind"]
+        kind = report["asked"]["kind"]
         missed = abs(report["achieved"][kind] - report["asked"]["keep"])
         remarks.append(
-            f"The budget is missed by {percent(missed)}: with this ranking no cut comes nearer."
+            f"The budget is missed by {100 * missed:.1f} percentage points: with this ranking no "
+            "cut comes nearer."
         )
     if not report["faster"]:
         held = "zeros among the weights" if by_weight else "channels at zero"

@@ -92,6 +92,10 @@ class Archive:
         """Keep a candidate."""
         self._by_text[str(candidate.expression)] = candidate
 
+    def get(self, expression: Expression) -> Candidate | None:
+        """The candidate of a formula in canonical form, if it was tried."""
+        return self._by_text.get(str(expression))
+
     def __contains__(self, text: str) -> bool:
         return text in self._by_text
 

@@ -7,21 +7,24 @@ on the test split, which decides nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
-from gp_prune.expression import Expression
+from gp_prune.expression import Expression, canonical
 from gp_prune.metric import Metric
 from gp_prune.pruning import Budget, DegenerateScores
-from gp_prune.search.archive import Candidate
+from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome, derived_seed
+from gp_prune.search.engine import ladder_evaluation, macs_kept
+from gp_prune.search.evaluation import Evaluation, derived_seed
 from gp_prune.search.executors import Runner
 from gp_prune.search.journal import Journal
-from gp_prune.search.scoring import Bench
+from gp_prune.search.outcomes import resolve
+from gp_prune.search.scoring import Bench, Trial
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
@@ -37,12 +40,14 @@ class Contender:
         expression: the formula.
         conventions: how its scores are used.
         candidate: what the search found out about it; None for a baseline.
+        published: the source of a formula of the front that is no discovery.
     """
 
     name: str
     expression: Expression
     conventions: Conventions
     candidate: Candidate | None = None
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Record:
     Attributes:
         contender: name of the formula.
         task: name of the task.
-        kind: ``"macs"``, ``"params"``, or ``"ladder"`` for the search's own protocol.
+        kind: ``"macs"``, ``"params"``, or ``"ladder"`` for the search's own protocol (its ladder,
+            its fine-tuning).
         keep: the share that was to be kept.
         macs: share of MACs really kept.
         params: share of parameters really kept.
@@ -69,9 +75,9 @@ class Record:
     macs: float
     params: float
     repeat: int
-    validation: float
-    test: float
-    raw_test: float
+    validation: float = math.nan
+    test: float = math.nan
+    raw_test: float = math.nan
 
 
 class Comparison:
@@ -111,21 +117,45 @@ class Comparison:
 
 
 def contenders(
-    config: SearchConfig, front: Sequence[Candidate], baselines: Sequence[Metric]
+    config: SearchConfig, archive: Archive, published: Sequence[Metric]
 ) -> list[Contender]:
-    """The front by name, then every baseline as published, then under the run's conventions."""
-    made = [
-        Contender(
-            metric_name(config, candidate), candidate.expression, config.conventions, candidate
-        )
-        for candidate in front
-    ]
-    for metric in baselines:
-        made.append(Contender(metric.name, metric.expression, metric.conventions))
+    """The front, then the baselines.
+
+    A formula of the front that is a published one keeps its name. The baselines are random, L1 (or
+    magnitude), and the published metric that did best in the search, each under the conventions of
+    this run; random and L1 also as published.
+
+    Args:
+        config: the settings.
+        archive: all candidates of the run.
+        published: the reference metrics.
+    """
+    known = {canonical(m.expression): m for m in published if m.expression.axes is config.root}
+    made = []
+    for candidate in archive.front(config.front_size):
+        metric = known.get(candidate.expression)
+        name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
+        source = metric.source or metric.name if metric else ""
+        made.append(Contender(name, candidate.expression, config.conventions, candidate, source))
+    by_name = {metric.name: metric for metric in published}
+    for baseline in BASELINES[config.granularity]:
+        metric = by_name[baseline]
+        made.append(Contender(baseline, metric.expression, metric.conventions))
         if metric.conventions != config.conventions:
-            name = f"{metric.name}@{config.scope}"
-            made.append(Contender(name, metric.expression, config.conventions))
-    return made
+            made.append(_at_home(config, metric))
+    tried = [(archive.get(expression), metric) for expression, metric in known.items()]
+    scored = [(c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason]
+    if scored:
+        made.append(_at_home(config, min(scored)[2]))
+    unique: dict[str, Contender] = {}
+    for contender in made:
+        unique.setdefault(contender.name, contender)
+    return list(unique.values())
+
+
+def _at_home(config: SearchConfig, metric: Metric) -> Contender:
+    """A published metric under the conventions of the run."""
+    return Contender(f"{metric.name}_{config.scope}", metric.expression, config.conventions)
 
 
 def metric_name(config: SearchConfig, candidate: Candidate) -> str:
@@ -151,6 +181,9 @@ def compare(
         runner: where evaluations run.
         journal: what is already known, and where the rest is written.
         progress: hears how many of how many evaluations are done.
+
+    Raises:
+        UserError: a contender cannot be scored on a task.
     """
     planned = [
         entry
@@ -158,76 +191,63 @@ def compare(
         for bench in benches
         for entry in _planned(config, bench, contender)
     ]
-    outcomes = _outcomes([evaluation for _, evaluation in planned], runner, journal, progress)
+    outcomes = resolve([evaluation for _, evaluation in planned], runner, journal, progress)
     records = []
     for draft, evaluation in planned:
         outcome = outcomes[evaluation.key]
         assert outcome.test is not None
         records.append(
-            Record(*draft, validation=outcome.validation, test=outcome.test, raw_test=outcome.raw)
+            replace(draft, validation=outcome.validation, test=outcome.test, raw_test=outcome.raw)
         )
     return Comparison(records)
 
 
-_Draft = tuple[str, str, str, float, float, float, int]
-
-
 def _planned(
     config: SearchConfig, bench: Bench, contender: Contender
-) -> list[tuple[_Draft, Evaluation]]:
-    """Every evaluation of a contender on a task, with what is known of its record."""
-    ladder_kind = "channels" if config.granularity == "channel" else "params"
-    asked = [("ladder", ladder_kind, keep) for keep in config.ladder]
-    asked += [(kind, kind, keep) for kind in KINDS for keep in config.budgets]
+) -> list[tuple[Record, Evaluation]]:
+    """Every evaluation of a contender on a task, with its record but for the errors."""
     noisy = "noise" in contender.expression.needs
+    asked = [("ladder", Budget(config.ladder_kind, keep)) for keep in config.ladder]
+    asked += [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
     planned = []
-    for label, kind, keep in asked:
-        # The ladder is one column of the table; the repeats go where the comparison is decided.
-        for repeat in range(1 if label == "ladder" else config.final_seeds):
-            name = bench.task.name
-            noise = derived_seed("noise", config.seed, name, repeat) if noisy else None
-            try:
-                trial = bench.trial(
-                    contender.expression, contender.conventions, Budget(kind, keep), noise
-                )
-            except DegenerateScores as error:
-                raise UserError(f"{contender.name} cannot be compared: {error}") from None
-            achieved = trial.plan.achieved
-            draft = (
-                contender.name,
-                name,
-                label,
-                keep,
-                achieved.macs or 0.0,
-                achieved.params,
-                repeat,
+    for label, budget in asked:
+        # The search fine-tunes once; random numbers are drawn anew for every repeat.
+        repeats = config.final_seeds if label != "ladder" or noisy else 1
+        trial = _trial(config, bench, contender, budget, 0 if noisy else None)
+        for repeat in range(repeats):
+            if noisy and repeat:
+                trial = _trial(config, bench, contender, budget, repeat)
+            if label == "ladder":
+                evaluation = ladder_evaluation(config, trial, test=True)
+            else:
+                # One order of samples for all contenders: differences are due to the cuts.
+                seed = derived_seed("final", config.seed, trial.task, repeat)
+                plan = trial.plan.to_json()
+                evaluation = Evaluation(trial.task, plan, config.final_steps, seed, test=True)
+            record = Record(
+                contender=contender.name,
+                task=trial.task,
+                kind=label,
+                keep=budget.keep,
+                macs=macs_kept(trial),
+                params=trial.plan.achieved.params,
+                repeat=repeat,
             )
-            # The same order of samples for all contenders: differences are due to the cuts.
-            seed = derived_seed("final", config.seed, name, repeat)
-            evaluation = Evaluation(name, trial.plan.to_json(), config.final_steps, seed, test=True)
-            planned.append((draft, evaluation))
+            planned.append((record, evaluation))
     return planned
 
 
-def _outcomes(
-    evaluations: Sequence[Evaluation],
-    runner: Runner,
-    journal: Journal,
-    progress: Callable[[int, int], None],
-) -> dict[str, Outcome]:
-    distinct = {evaluation.key: evaluation for evaluation in evaluations}
-    known: dict[str, Outcome] = {}
-    for key, evaluation in distinct.items():
-        outcome = journal.known(evaluation)
-        if outcome is not None:
-            known[key] = outcome
-    missing = [evaluation for key, evaluation in distinct.items() if key not in known]
-    for evaluation, outcome in zip(missing, runner.run(missing), strict=True):
-        journal.outcome(evaluation, outcome)
-        known[evaluation.key] = outcome
-        progress(len(known), len(distinct))
-    journal.sync()
-    return known
+def _trial(
+    config: SearchConfig, bench: Bench, contender: Contender, budget: Budget, draw: int | None
+) -> Trial:
+    noise = None
+    if draw is not None:
+        place = (bench.task.name, budget.kind, budget.keep, draw)
+        noise = derived_seed("noise", config.seed, *place)
+    try:
+        return bench.trial(contender.expression, contender.conventions, budget, noise)
+    except DegenerateScores as error:
+        raise UserError(f"{contender.name} cannot be compared: {error}") from None
 
 
 def recommended(config: SearchConfig, entered: Sequence[Contender], found: Comparison) -> Contender:

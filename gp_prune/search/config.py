@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 from dataclasses import asdict, dataclass, fields
@@ -47,6 +48,7 @@ class SearchConfig:
         height_limit: greatest height of any tree.
         crossover: share of offspring made by crossover; the others by mutation.
         calibration: samples from which the statistics of the layers are measured.
+        max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
 
     Raises:
@@ -72,6 +74,7 @@ class SearchConfig:
     height_limit: int = 12
     crossover: float = 0.5
     calibration: int = 512
+    max_cost: float = 1000.0
     primitives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,10 +89,7 @@ class SearchConfig:
         self._check_numbers()
         for share in (*self.ladder, *self.budgets):
             Budget("channels", share)
-        try:
-            self.conventions  # noqa: B018  (checks its fields)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        Conventions(self.scope, self.normaliser, self.join)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")
 
@@ -110,6 +110,11 @@ class SearchConfig:
     def root(self) -> Axes:
         """The type of the trees."""
         return ROOTS[self.granularity]
+
+    @property
+    def ladder_kind(self) -> str:
+        """What the shares of the ladder count, see :class:`~gp_prune.pruning.Budget`."""
+        return "channels" if self.granularity == "channel" else "params"
 
     @property
     def conventions(self) -> Conventions:
@@ -172,8 +177,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
-        # JSON's string escapes are a subset of those of a basic TOML string.
-        import json
-
-        return json.dumps(value)
+        # A JSON string is a basic TOML string, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

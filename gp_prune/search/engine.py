@@ -7,16 +7,19 @@ neither the number of workers nor a kill and resume changes a result.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from deap import tools
 
+from gp_prune.errors import UserError
 from gp_prune.expression import Expression, canonical
-from gp_prune.layer import MissingMeasurement
-from gp_prune.metric import Metric
+from gp_prune.layer import NEEDS, MissingMeasurement
+from gp_prune.metric import Metric, probe
 from gp_prune.primitive import PrimitiveSet
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import WORST, Archive, Candidate, Objectives
@@ -25,9 +28,13 @@ from gp_prune.search.evaluation import Evaluation, Outcome, derived_seed
 from gp_prune.search.executors import Runner
 from gp_prune.search.generation import Generator, Limits
 from gp_prune.search.journal import Journal
+from gp_prune.search.outcomes import resolve
 from gp_prune.search.scoring import Bench, Trial
 from gp_prune.search.typed_set import Individual, OutsideGrammar, TypedSet
 from gp_prune.search.variation import Variation
+
+MOST_TIES = 0.5
+"""A formula of which more scores than this share are tied leaves the choice to their position."""
 
 _TRIES = 10
 """New trees are drawn at most this many times the population before a generation starts."""
@@ -84,10 +91,11 @@ class Search:
         self.runner = runner
         self.journal = journal
         self.archive = Archive()
-        self.grammar = TypedSet(primitives, config.root, offered(benches))
+        self.grammar = TypedSet(primitives, config.root, NEEDS, config.max_cost)
         self.limits = Limits(config.size_limit, config.height_limit)
         self.seeds = self._usable(seeds)
         self._outcomes: dict[str, Outcome] = {}
+        self._refused: Counter[str] = Counter()
         self._by_behaviour: dict[tuple[str, ...], Candidate] = {}
 
     def _usable(self, seeds: Sequence[Metric]) -> list[Individual]:
@@ -109,16 +117,24 @@ class Search:
             rng = random.Random(derived_seed("generation", self.config.seed, number))
             generator = Generator(self.grammar, rng, self.limits)
             variation = Variation(generator, self.seeds)
-            drawn = self._first(generator) if number == 0 else self._bred(variation, population)
-            fresh = self._assess(drawn)
+            if number == 0:
+                fresh = self._first(generator)
+            else:
+                fresh = self._assess(self._bred(variation, population), self.config.population)
             population = self._survivors(population + fresh)
             yield self._report(number)
 
-    def _first(self, generator: Generator) -> Iterator[Individual]:
-        """Seeds first, then random trees without end."""
-        yield from self.seeds
-        while True:
-            yield generator.individual()
+    def _first(self, generator: Generator) -> list[Individual]:
+        """Seeds for at most half of the population, random trees for the rest.
+
+        All seeds are tried, so that the front and the comparison know the best of them, but only
+        some breed: a population of published formulas would explore little else.
+        """
+        seeds = self._assess(iter(self.seeds), len(self.seeds))
+        count = min(len(seeds), self.config.population // 2)
+        chosen = generator.rng.sample(seeds, count)
+        endless = iter(generator.individual, None)
+        return chosen + self._assess(endless, self.config.population - count)
 
     def _bred(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
         """Offspring without end."""
@@ -130,8 +146,8 @@ class Search:
             else:
                 yield variation.mutate(first)
 
-    def _assess(self, drawn: Iterator[Individual]) -> list[Individual]:
-        """Try new formulas until as many new behaviours as the population were met.
+    def _assess(self, drawn: Iterator[Individual], count: int) -> list[Individual]:
+        """Try new formulas until ``count`` new behaviours were met, or too many were drawn.
 
         Formulas that rank nothing, and those that behave like an earlier one, cost next to
         nothing: they are recorded, but do not use up the generation.
@@ -141,10 +157,11 @@ class Search:
         for tree in islice(drawn, _TRIES * self.config.population):
             expression = canonical(self.grammar.to_expression(tree))
             text = str(expression)
-            if text in self.archive or expression.axes is not self.config.root:
+            if text in self.archive:
                 continue
             trials = self._trials(expression)
             if isinstance(trials, str):
+                self._refused[trials.partition(":")[2] or trials] += 1
                 self.archive.add(Candidate(expression, WORST, (text,), reason=trials))
                 continue
             behaviour = tuple(trial.key for trial in trials)
@@ -153,46 +170,36 @@ class Search:
                 twins.append((expression, behaviour))
             else:
                 wanted[behaviour] = expression, trials
-            if len(wanted) >= self.config.population:
+            if len(wanted) >= count:
                 break
-        self._evaluate([trial for _, trials in wanted.values() for trial in trials])
-        assessed = [self._candidate(e, b, trials) for b, (e, trials) in wanted.items()]
+        trials = [trial for _, tried in wanted.values() for trial in tried]
+        outcomes = resolve(map(self.evaluation, trials), self.runner, self.journal)
+        self._outcomes |= {trial.key: outcomes[self.evaluation(trial).key] for trial in trials}
+        assessed = [self._candidate(e, b, tried) for b, (e, tried) in wanted.items()]
         assessed += [self._twin(expression, behaviour) for expression, behaviour in twins]
         return [self._individual(candidate) for candidate in assessed]
 
     def _trials(self, expression: Expression) -> list[Trial] | str:
         """The trials of a formula on every task and rung of the ladder, or why there are none."""
-        kind = "channels" if self.config.granularity == "channel" else "params"
+        if not all(map(math.isfinite, probe(expression))):
+            return "its scores on the synthetic layer are not finite, so it could not be saved"
+        kind = self.config.ladder_kind
         trials = []
         for bench in self.benches:
             for keep in self.config.ladder:
                 try:
                     budget = Budget(kind, keep)
-                    trials.append(bench.trial(expression, self.config.conventions, budget))
+                    trial = bench.trial(expression, self.config.conventions, budget)
                 except (DegenerateScores, MissingMeasurement) as error:
                     return f"{bench.task.name}: {error}"
+                if trial.plan.ties > MOST_TIES:
+                    return f"{bench.task.name}: {trial.plan.ties:.0%} of its scores are tied"
+                trials.append(trial)
         return trials
-
-    def _evaluate(self, trials: Sequence[Trial]) -> None:
-        """Find out the outcome of every trial that is not known yet."""
-        wanted: dict[str, Evaluation] = {}
-        for trial in trials:
-            if trial.key not in self._outcomes and trial.key not in wanted:
-                evaluation = self.evaluation(trial)
-                known = self.journal.known(evaluation)
-                if known is None:
-                    wanted[trial.key] = evaluation
-                else:
-                    self._outcomes[trial.key] = known
-        outcomes = self.runner.run(list(wanted.values()))
-        for (key, evaluation), outcome in zip(wanted.items(), outcomes, strict=True):
-            self.journal.outcome(evaluation, outcome)
-            self._outcomes[key] = outcome
 
     def evaluation(self, trial: Trial) -> Evaluation:
         """How a trial is evaluated during the search."""
-        seed = derived_seed("trial", self.config.seed, trial.key)
-        return Evaluation(trial.task, trial.plan.to_json(), self.config.fine_tune_steps, seed)
+        return ladder_evaluation(self.config, trial)
 
     def _candidate(
         self, expression: Expression, behaviour: tuple[str, ...], trials: Sequence[Trial]
@@ -203,7 +210,7 @@ class Search:
             part = trials[position * rungs : (position + 1) * rungs]
             by_task[bench.task.name] = (
                 _mean([self._outcomes[trial.key].validation for trial in part]),
-                _mean([trial.plan.achieved.macs or 0.0 for trial in part]),
+                _mean([macs_kept(trial) for trial in part]),
                 _mean([trial.plan.achieved.params for trial in part]),
             )
         error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
@@ -249,6 +256,12 @@ class Search:
 
     def _report(self, number: int) -> Generation:
         front = self.archive.front(self.config.front_size)
+        if not front:
+            reason, count = self._refused.most_common(1)[0]
+            raise UserError(
+                f"none of {len(self.archive)} formulas could be tried on {self.config.tasks}; "
+                f"{count} of them because{reason}; try other tasks or more --population"
+            )
         report = Generation(
             number=number,
             of=self.config.generations,
@@ -273,9 +286,22 @@ class Search:
         return report
 
 
-def offered(benches: Sequence[Bench]) -> set[str]:
-    """The measurements that every task offers (labelled autoencoder tasks offer labels too)."""
-    return set.intersection(*(bench.measured for bench in benches))
+def ladder_evaluation(config: SearchConfig, trial: Trial, *, test: bool = False) -> Evaluation:
+    """How the search evaluates a trial; with ``test`` the test error is measured, too.
+
+    All trials of a task are fine-tuned on the same order of samples, so that differences between
+    candidates are due to what they cut (ranks agree better with the mean over many seeds).
+    """
+    seed = derived_seed("trial", config.seed, trial.task)
+    steps = config.fine_tune_steps
+    return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test=test)
+
+
+def macs_kept(trial: Trial) -> float:
+    """Share of the MACs that a trial keeps."""
+    share = trial.plan.achieved.macs
+    assert share is not None, "plans of traced networks know their MACs"
+    return share
 
 
 def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:

@@ -76,7 +76,7 @@ class Evaluation:
 
 
 class Outcome(NamedTuple):
-    """Errors relative to the task: 0 as the dense network, 1 as the trivial guess.
+    """Errors on the scale of their split: 0 as the dense network there, 1 as the trivial guess.
 
     Attributes:
         validation: relative error on the validation split.
@@ -112,7 +112,7 @@ class Evaluator:
     def __init__(self, source: TaskSource) -> None:
         self.source = source
         self._tasks: dict[str, tuple[Task, Architecture]] = {}
-        self._tests: dict[str, Split] = {}
+        self._tests: dict[str, _Judge] = {}
 
     def task(self, name: str) -> tuple[Task, Architecture]:
         """A task and its traced network, loaded when first asked for."""
@@ -134,13 +134,28 @@ class Evaluator:
         task.fine_tune(model, steps=evaluation.steps, seed=evaluation.seed)
         task.recalibrate(model)
         raw = task.error(model, task.validation)
-        validation = relative(task, raw)
+        validation = relative(raw, task.dense_error, task.trivial_error)
         if not evaluation.test:
             return Outcome(validation, None, raw)
-        if evaluation.task not in self._tests:
-            self._tests[evaluation.task] = task.test()
-        raw = task.error(model, self._tests[evaluation.task])
-        return Outcome(validation, relative(task, raw), raw)
+        judge = self._judge(task)
+        raw = task.error(model, judge.split)
+        return Outcome(validation, relative(raw, judge.dense_error, judge.trivial_error), raw)
+
+    def _judge(self, task: Task) -> _Judge:
+        """The test split of a task, read when a final report first asks for it."""
+        if task.name not in self._tests:
+            split = task.test()
+            dense = task.error(task.model, split)
+            self._tests[task.name] = _Judge(split, dense, task.trivial_error_on(split))
+        return self._tests[task.name]
+
+
+class _Judge(NamedTuple):
+    """A split with the two errors that make its scale."""
+
+    split: Split
+    dense_error: float
+    trivial_error: float
 
 
 def pruned_copy(
@@ -154,7 +169,10 @@ def pruned_copy(
     return masked
 
 
-def relative(task: Task, error: float) -> float:
-    """The error on the scale of the task, at most WORST_ERROR and always finite."""
-    value = task.relative_error(error)
+def relative(error: float, dense: float, trivial: float) -> float:
+    """An error on the scale of its split, at most WORST_ERROR and always finite.
+
+    0 is the error of the dense network, 1 that of the best guess that looks at no input.
+    """
+    value = (error - dense) / (trivial - dense)
     return min(value, WORST_ERROR) if math.isfinite(value) else WORST_ERROR

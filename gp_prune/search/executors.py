@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from typing import Protocol
 
 from gp_prune.errors import UserError
 from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, TaskSource
+from gp_prune.vision import TorchvisionWarning
 
 
 class Runner(Protocol):
@@ -53,8 +55,8 @@ class InProcess:
 class WorkerPool:
     """Runs evaluations in spawned processes with one torch thread each.
 
-    A worker that dies takes the pool with it; the pool is then made anew and what was lost is run
-    once more. A second death in a row is an error that names the evaluation.
+    A worker that dies takes the pool with it; the pool is then made anew, and what was under way
+    is run again, one by one. An evaluation that goes on killing workers is an error by name.
 
     Args:
         source: where the workers find the tasks.
@@ -75,33 +77,50 @@ class WorkerPool:
         )
 
     def prepare(self, tasks: Sequence[str]) -> None:
-        """Train or load the tasks, several at a time."""
-        for future in [self._pool.submit(_load, name) for name in tasks]:
-            future.result()
+        """Train or load the tasks, several at a time.
+
+        Raises:
+            UserError: a worker died; also where a script starts workers without a main guard.
+        """
+        try:
+            for future in [self._pool.submit(_load, name) for name in tasks]:
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"a worker died while it loaded {', '.join(tasks)}; use fewer workers where memory "
+                'is short, and in a script call evolve under `if __name__ == "__main__":`'
+            ) from None
 
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
-        """Evaluate in the workers; at most a few evaluations per worker are under way."""
+        """Evaluate in the workers; at most a few evaluations per worker are under way.
+
+        Raises:
+            UserError: a worker died twice over one evaluation, which the sentence names.
+        """
         done = 0
+        alone = 0  # after a death, so many evaluations run one by one: the next death has a name
         deaths = 0
         while done < len(evaluations):
+            ahead = 1 if alone else 4 * self._workers
             try:
-                for outcome in self._ordered(evaluations[done:]):
-                    deaths = 0
+                for outcome in self._ordered(evaluations[done:], ahead):
                     done += 1
+                    alone, deaths = max(0, alone - 1), 0
                     yield outcome
+                    if ahead == 1 and not alone:
+                        break
             except BrokenProcessPool:
                 deaths += 1
-                if deaths > 1:
-                    key = evaluations[done].key
+                if ahead == 1 and deaths > 2:
                     raise UserError(
-                        f"a worker died twice while evaluating {key}; the memory may be too "
-                        "small, use fewer --workers and resume the run"
+                        f"a worker died {deaths} times while it evaluated {evaluations[done].key}; "
+                        "where memory is short use fewer --workers, then go on with --resume"
                     ) from None
+                alone = 4 * self._workers
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = self._start()
 
-    def _ordered(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
-        ahead = 4 * self._workers
+    def _ordered(self, evaluations: Sequence[Evaluation], ahead: int) -> Iterator[Outcome]:
         waiting: list[Future[Outcome]] = []
         position = 0
         try:
@@ -142,6 +161,8 @@ def _start_worker(source: TaskSource) -> None:
     torch.set_num_threads(1)
     # The main process alone answers Ctrl-C; workers end when their pool is shut down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The main process has given it already.
+    warnings.simplefilter("ignore", TorchvisionWarning)
     _evaluator = Evaluator(source)
 
 

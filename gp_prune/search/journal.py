@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from gp_prune.errors import UserError
 from gp_prune.search.evaluation import Evaluation, Outcome
@@ -37,11 +40,29 @@ class Journal:
         self.path = folder / NAME
         self._known: dict[str, Outcome] = {}
         self._events: set[str] = set()
-        valid = self._read() if self.path.exists() else 0
-        self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
-        # A torn last line, from a kill in the middle of a write, is cut off before going on.
-        self._file.truncate(valid)
+        self._begun: dict[str, Any] | None = None
+        with self._writing():
+            self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
+        try:
+            _lock(self._file, self.path)
+            with self._writing():
+                # A torn last line, from a kill in the middle of a write, is cut off.
+                self._file.truncate(self._read())
+        except BaseException:
+            self._file.close()
+            raise
         self._synced = time.monotonic()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one sentence that the disk is full or the folder closed."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"journal {str(self.path)!r} cannot be written: {error.strerror}; what stands in "
+                "it is safe, mend this and go on with --resume"
+            ) from error
 
     def _read(self) -> int:
         """Take in all complete lines; gives the number of bytes that they fill."""
@@ -54,6 +75,8 @@ class Journal:
                     self._known[entry["key"]] = Outcome(
                         entry["validation"], entry["test"], entry["raw"]
                     )
+                elif entry["event"] == "begin":
+                    self._begun = entry["run"]
                 else:
                     self._events.add(_identity(entry))
             except (ValueError, KeyError, TypeError):
@@ -62,6 +85,23 @@ class Journal:
                     "restore it or start a new run in another folder"
                 ) from None
         return valid
+
+    def begin(self, run: dict[str, Any]) -> None:
+        """Write down what decides the results of this run, or check that it is still the same.
+
+        Raises:
+            UserError: the run was begun with something else, so its outcomes would not fit.
+        """
+        if self._begun is None:
+            self._begun = run
+            self._write({"event": "begin", "run": run})
+            return
+        for name in sorted({*run, *self._begun}):
+            if run.get(name) != self._begun.get(name):
+                raise UserError(
+                    f"the run was begun with {name} = {self._begun.get(name)!r}, not "
+                    f"{run.get(name)!r}; put that back or start a new run in another folder"
+                )
 
     def known(self, evaluation: Evaluation) -> Outcome | None:
         """The recorded outcome of an evaluation, if there is one."""
@@ -80,20 +120,25 @@ class Journal:
             self._write(entry)
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+        with self._writing():
+            self._file.write(line)
+            self._file.flush()
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
         """Force all lines to the disk."""
-        os.fsync(self._file.fileno())
+        with self._writing():
+            os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
     def close(self) -> None:
         """Force all lines to the disk and close the file."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -108,5 +153,25 @@ class Journal:
 
 
 def _identity(entry: dict[str, Any]) -> str:
-    """What makes an event the same after a resume: all but the time it took."""
-    return json.dumps({name: v for name, v in entry.items() if name != "seconds"}, sort_keys=True)
+    return json.dumps(entry, sort_keys=True)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other runs out until the file is closed (the system sees to it after a kill)."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        def take() -> None:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        def take() -> None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        take()
+    except OSError:
+        raise UserError(
+            f"another run is writing to {str(path)!r}; wait for it, or give another --out"
+        ) from None

@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.metadata
-import io
-import platform
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gp_prune.conventions import Conventions
 from gp_prune.discovery import primitive_set
 from gp_prune.errors import UserError
 from gp_prune.files import write_text
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.primitive import PrimitiveSet
-from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.comparison import (
-    BASELINES,
-    Comparison,
-    Contender,
-    Record,
-    compare,
-    contenders,
-    recommended,
-)
+from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Generation, Search
 from gp_prune.search.evaluation import TaskSource
 from gp_prune.search.executors import Runner, make_runner
+from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.journal import Journal
+from gp_prune.search.results import Result, assemble, settings_json, versions, write
 from gp_prune.search.scoring import Bench
-from gp_prune.tasks import check_task_name
+from gp_prune.tasks import check_task_name, one_thread
 
 CONFIG = "config.toml"
-FRONT = "front.csv"
-COMPARISON = "comparison.csv"
-METRICS = "metrics"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found.
-
-    Attributes:
-        config: its settings.
-        folder: its run folder.
-        contenders: the front, best validation error at equal budgets first, then the baselines.
-        recommended: the formula that the run recommends.
-        metrics: the metric of every formula of the front, by name.
-        comparison: the records of the final comparison.
-        assessed: number of distinct formulas tried on all tasks.
-        behaviours: number of distinct behaviours among them.
-    """
-
-    config: SearchConfig
-    folder: Path
-    contenders: list[Contender]
-    recommended: Contender
-    metrics: dict[str, Metric]
-    comparison: Comparison
-    assessed: int
-    behaviours: int
 
 
 @dataclass(frozen=True)
@@ -118,15 +80,51 @@ def evolve(
     primitives = primitive_set(*config.primitives)
     runner = make_runner(source, workers)
     try:
-        with _one_thread():
+        with one_thread(), _claimed(folder), Journal(folder) as journal:
             benches = _prepared(config, source, runner, progress)
-            # Written only now: input that cannot be used leaves no folder behind.
             if not resume:
-                write_text(folder / CONFIG, config.to_toml())
-            with Journal(folder) as journal:
-                return _run(config, folder, primitives, benches, runner, journal, progress)
+                with _writing(folder):
+                    write_text(folder / CONFIG, config.to_toml())
+            journal.begin(_identity(config, source, benches))
+            return _run(config, folder, primitives, benches, runner, journal, progress)
     finally:
         runner.close()
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make the folder now, so that no other run takes it; leave none behind where nothing ran."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        # A run that could not begin has an empty journal and no settings.
+        journal = folder / JOURNAL
+        if not (folder / CONFIG).exists() and journal.exists() and not journal.stat().st_size:
+            journal.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]) -> dict[str, Any]:
+    """All that decides the outcomes of a run, as JSON."""
+    networks = {bench.task.name: _weights_digest(bench.task.model) for bench in benches}
+    return {
+        **settings_json(config),
+        "versions": versions(),
+        "device": source.device,
+        "networks": networks,
+        "seeds": sorted(bundled_metrics("reference")),
+    }
+
+
+def _weights_digest(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchConfig:
@@ -147,7 +145,11 @@ def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchCo
             )
         return stored
     config = config or SearchConfig()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {str(folder)!r} is a file; give another --out")
+    # A kill in the middle of writing the settings leaves a temporary file of them.
+    left = [p for p in folder.iterdir() if CONFIG not in p.name] if folder.is_dir() else []
+    if left or (folder / CONFIG).exists():
         raise UserError(
             f"run folder {str(folder)!r} exists and is not empty; "
             "give another --out, or go on with --resume"
@@ -156,14 +158,15 @@ def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchCo
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread, as in the workers: sums depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that the disk is full or the folder closed."""
     try:
         yield
-    finally:
-        torch.set_num_threads(before)
+    except OSError as error:
+        raise UserError(
+            f"run folder {str(folder)!r} cannot be written: {error.strerror}; "
+            "mend this, or give another --out"
+        ) from error
 
 
 def _prepared(
@@ -188,141 +191,27 @@ def _run(
     journal: Journal,
     progress: Callable[[Progress], None],
 ) -> Result:
-    seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
+    published = reference_metrics(primitives)
+    seeds = [metric for metric in published if metric.expression.axes is config.root]
     search = Search(config, primitives, benches, seeds, runner, journal)
     for generation in search.generations():
         progress(Progress("search", generation.number, generation.of, generation))
-    front = search.archive.front(config.front_size)
-    baselines = [Metric.load(name, primitives) for name in BASELINES[config.granularity]]
-    entered = contenders(config, front, baselines)
+    entered = contenders(config, search.archive, published)
     found = compare(
         config, benches, entered, runner, journal,
         lambda done, of: progress(Progress("compare", done, of)),
     )  # fmt: skip
-    result = _result(config, folder, primitives, search.archive, entered, found)
-    _write(result)
+    kinds = {bench.task.name: bench.task.kind for bench in benches}
+    result = assemble(config, folder, primitives, search.archive, entered, found, kinds)
+    with _writing(folder):
+        write(result)
     progress(Progress("done", 1, 1))
     return result
 
 
 def reference_metrics(primitives: PrimitiveSet) -> list[Metric]:
-    """All bundled metrics, in order of name."""
-    return [Metric.load(name, primitives) for name in bundled_metrics()]
+    """The published metrics, in order of name.
 
-
-def _result(
-    config: SearchConfig,
-    folder: Path,
-    primitives: PrimitiveSet,
-    archive: Archive,
-    entered: Sequence[Contender],
-    found: Comparison,
-) -> Result:
-    evolved = sorted(
-        (c for c in entered if c.candidate is not None),
-        key=lambda c: (found.mean(c.name, "validation"), c.expression.size, c.name),
-    )
-    metrics = {
-        c.name: _metric(config, primitives, c, c.candidate, found)
-        for c in evolved
-        if c.candidate is not None
-    }
-    return Result(
-        config=config,
-        folder=folder,
-        contenders=evolved + [c for c in entered if c.candidate is None],
-        recommended=recommended(config, entered, found),
-        metrics=metrics,
-        comparison=found,
-        assessed=archive.assessed,
-        behaviours=archive.behaviours,
-    )
-
-
-def _metric(
-    config: SearchConfig,
-    primitives: PrimitiveSet,
-    contender: Contender,
-    candidate: Candidate,
-    found: Comparison,
-) -> Metric:
-    objectives = {
-        name: {
-            "error": values[0],
-            "macs": values[1],
-            "params": values[2],
-            "test_error": found.mean(contender.name, "test", kind="ladder", task=name),
-        }
-        for name, values in candidate.by_task.items()
-    }
-    return Metric(
-        name=contender.name,
-        expression=contender.expression,
-        conventions=Conventions(config.scope, config.normaliser, config.join),
-        primitives=primitives,
-        description=f"evolved on {', '.join(config.tasks)}",
-        source=f"gp-prune evolve, seed {config.seed}",
-        objectives=objectives,
-        provenance={"settings": _settings(config), "versions": _versions()},
-    )
-
-
-def _settings(config: SearchConfig) -> dict[str, object]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(config).items()
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
-
-
-def _write(result: Result) -> None:
-    """Write the metrics, the front and the comparison."""
-    for name, metric in result.metrics.items():
-        metric.save(result.folder / METRICS / f"{name}.json")
-    write_text(result.folder / COMPARISON, _comparison_csv(result.comparison))
-    write_text(result.folder / FRONT, _front_csv(result))
-
-
-def _comparison_csv(found: Comparison) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Record)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(record) for record in found.records)
-    return text.getvalue()
-
-
-def _front_csv(result: Result) -> str:
-    """One line for every formula of the front and every baseline."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    kinds = sorted({record.kind for record in result.comparison.records} - {"ladder"})
-    columns = ["name", "recommended", "formula", "size", "error", "macs", "params", "test_error"]
-    for kind in kinds:
-        columns += [f"equal_{kind}_validation", f"equal_{kind}_test"]
-    writer.writerow(columns)
-    for contender in result.contenders:
-        name = contender.name
-        row: list[object] = [
-            name, int(contender is result.recommended),
-            str(contender.expression), contender.expression.size,
-        ]  # fmt: skip
-        row += ladder_objectives(result, contender)
-        for kind in kinds:
-            row += [result.comparison.mean(name, c, kind=kind) for c in ("validation", "test")]
-        writer.writerow(row)
-    return text.getvalue()
-
-
-def ladder_objectives(result: Result, contender: Contender) -> list[float]:
-    """Validation error, MACs kept, parameters kept and test error under the search's ladder.
-
-    The errors of formulas of the front are those of the search; a baseline has those of the final
-    comparison, which has the same ladder with the longer fine-tuning.
+    Evolved ones are left out: a run would otherwise change with every metric that is added.
     """
-    columns = ("validation", "macs", "params", "test")
-    return [result.comparison.mean(contender.name, c, kind="ladder") for c in columns]
+    return [Metric.load(name, primitives) for name in bundled_metrics("reference")]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gp_prune.conventions import Conventions
+from gp_prune.errors import UserError
 from gp_prune.expression import Expression
 from gp_prune.interpreter import Interpreter
 from gp_prune.layer import NEEDS, LayerRecord
@@ -19,6 +20,7 @@ from gp_prune.pruning import (
     Budget,
     ChannelPlan,
     WeightPlan,
+    readers,
     select_channels,
     select_weights,
     trace,
@@ -27,6 +29,9 @@ from gp_prune.statistics import collect
 from gp_prune.tasks import Task
 
 Plan = ChannelPlan | WeightPlan
+
+INTERPRETER_MEMORY = 128 * 2**20
+"""Bytes of subtree values that are remembered for one task."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,17 @@ class Bench:
             task.model, task.example_inputs, interface=task.interface
         )
         batches = list(task.batches(_first(task.train, calibration), 256))
-        self.measured = set(NEEDS)
         self.layers: dict[str, LayerRecord] = collect(
-            task.model, None, batches, needs=self.measured, loss=task.loss, seed=seed
+            task.model,
+            None,
+            batches,
+            needs=set(NEEDS),
+            loss=task.loss,
+            seed=seed,
+            outgoing=readers(self.architecture),
         )
-        self._interpreters = {name: Interpreter(layer) for name, layer in self.layers.items()}
+        memory = INTERPRETER_MEMORY // max(1, len(self.layers))
+        self._interpreters = {n: Interpreter(layer, memory) for n, layer in self.layers.items()}
         self._ranked = {
             member.layer for group in self.architecture.free for member in group.members
         }
@@ -100,15 +111,25 @@ class Bench:
 
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
         names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]
-        if noise_seed is None:
-            return {name: self._interpreters[name].evaluate(expression) for name in names}
-        redrawn = collect(self.task.model, names, (), needs={"noise"}, seed=noise_seed)
-        return {
-            name: Interpreter(replace(self.layers[name], noise=redrawn[name].noise)).evaluate(
-                expression
-            )
-            for name in names
-        }
+        interpreters = self._interpreters
+        if noise_seed is not None:
+            redrawn = collect(self.task.model, names, (), needs={"noise"}, seed=noise_seed)
+            interpreters = {
+                name: Interpreter(replace(self.layers[name], noise=redrawn[name].noise))
+                for name in names
+            }
+        scores = {}
+        for name in names:
+            try:
+                scores[name] = interpreters[name].evaluate(expression)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"formula {expression} fails on layer {name!r} of {self.task.name}: "
+                    f"{type(error).__name__}: {error}; mend the primitive or leave it out"
+                ) from error
+        return scores
 
 
 def _first(split: Any, count: int) -> Any:

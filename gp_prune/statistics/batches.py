@@ -100,6 +100,28 @@ def checked(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         )
 
 
+def small(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    """The same samples in batches of at most ``most``, each batch cut into equal parts."""
+    for batch in batches:
+        parts = -(-batch_size(batch.inputs) // most)
+        if parts == 1:
+            yield batch
+            continue
+        inputs = _cut(batch.inputs, parts)
+        target = [None] * parts if batch.target is None else batch.target.tensor_split(parts)
+        labels = [None] * parts if batch.labels is None else batch.labels.tensor_split(parts)
+        yield from map(Batch, inputs, target, labels)
+
+
+def _cut(inputs: Inputs, parts: int) -> list[Inputs]:
+    if isinstance(inputs, dict):
+        cut = {name: value.tensor_split(parts) for name, value in inputs.items()}
+        return [{name: values[part] for name, values in cut.items()} for part in range(parts)]
+    if isinstance(inputs, tuple):
+        return list(zip(*(value.tensor_split(parts) for value in inputs), strict=True))
+    return list(inputs.tensor_split(parts))
+
+
 def _check_labels(labels: Tensor, size: int) -> None:
     """Raise UserError unless ``labels`` is (size,) with integers that are not negative."""
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)

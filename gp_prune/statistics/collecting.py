@@ -1,36 +1,33 @@
-"""One pass over the data that fills the records of all layers."""
+"""Measuring the layers of a model: what was asked for, and no pass over the data beyond it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
 from itertools import chain
 
 import torch
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.statistics.batches import (
-    Batch,
-    Inputs,
-    Loss,
-    batch_size,
-    call_model,
-    checked,
-    to_device,
-)
-from gp_prune.statistics.following import Call, Follower
+from gp_prune.layer import LOSS_NEEDS, NEEDS, LayerRecord
+from gp_prune.statistics.batches import Batch, Inputs, Loss, checked, to_device
+from gp_prune.statistics.curvature import hessian_gradients
+from gp_prune.statistics.following import Call
 from gp_prune.statistics.gradients import Gradients
 from gp_prune.statistics.layers import prunable_layers
+from gp_prune.statistics.outgoing import Reader
 from gp_prune.statistics.pairing import Site, norms_of, observe, pair_without_data
-from gp_prune.statistics.recording import Recorder, Sample
-from gp_prune.statistics.records import build_record, measures_outputs
+from gp_prune.statistics.recording import RECORDED_NEEDS, Recorder, Sample
+from gp_prune.statistics.records import Measured, build_record, measures_outputs
+from gp_prune.statistics.running import run_model
 from gp_prune.statistics.state import device_of, measuring
+from gp_prune.statistics.synaptic_flow import synaptic_flow
 
-_FORWARD_NEEDS = frozenset({"inputs", "outputs", "labels"})
-_DATA_NEEDS = _FORWARD_NEEDS | {"gradients"}
+_DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
+
+_FISHER_BATCH = 32
+"""Largest number of samples over which a gradient is averaged before it is squared."""
 
 
 def collect(
@@ -45,13 +42,17 @@ def collect(
     max_positions: int = 64,
     device: str | torch.device | None = None,
     example_inputs: Inputs | None = None,
+    outgoing: Mapping[str, Sequence[Reader]] | None = None,
 ) -> dict[str, LayerRecord]:
     """Measure the layers of a model in evaluation mode, in one pass over the data.
 
     The data is streamed: batches of any number and size give the same result, up to rounding, as
-    all samples in one batch, and no more than one layer's maps are held at a time (with
-    ``"gradients"`` also what autograd keeps of one batch). The model, torch's random state and
-    gradient mode are the same afterwards, also after an exception.
+    all samples in one batch, and no more than one layer's maps are held at a time (where there is
+    a loss, also what autograd keeps of one batch). The model, torch's random state and gradient
+    mode are the same afterwards, also after an exception. Two needs are exceptions: ``"fisher"`` is
+    the mean over batches, which it cuts into equal parts of at most 32 samples, so its value
+    depends on the batches; and ``"hessian"`` takes a second pass, so batches that can be iterated
+    only once are kept in memory.
 
     Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
     batch (see :class:`~gp_prune.statistics.following.Follower`), and without either
@@ -67,28 +68,32 @@ def collect(
             layers that the model does not use in evaluation mode are then left out.
         batches: the calibration data; never touched if no need asks for it.
         needs: a subset of :data:`gp_prune.layer.NEEDS`; only what they ask for is measured.
-        loss: mean loss over a batch, for ``"gradients"``.
+        loss: mean loss over a batch, for gradients of any kind (not for ``"synflow"``).
         seed: seed of the sampled samples and positions and of the noise.
         max_samples: greatest number of samples (n) in sampled maps; the same for all layers.
         max_positions: greatest number of positions (s) per layer in sampled maps.
         device: where the records go; None stands for the model's device.
-        example_inputs: what the model can be called with, to pair batch norms without data.
+        example_inputs: what the model can be called with, to pair batch norms, and for
+            ``"synflow"``, without data.
+        outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
+            :func:`gp_prune.pruning.readers` finds them; a layer that is missing has no readers.
 
     Returns:
         Layer name -> record, in the order of ``layers``.
 
     Raises:
         ValueError: a need is unknown, or ``max_samples`` or ``max_positions`` is less than 1.
-        UserError: a layer is unknown or unused, data is missing (no samples, labels, targets or
-            loss), or something measured is not finite.
+        UserError: a layer is unknown or unused, data is missing (no samples, labels, targets,
+            loss or readers), a measurement would be too large, or something measured is not finite.
     """
-    _check_request(needs, loss, max_samples, max_positions)
+    _check_request(needs, loss, outgoing, max_samples, max_positions)
     chosen = _choose(model, layers)
+    readers = outgoing if outgoing is not None and "outgoing" in needs else {}
+    if "hessian" in needs and isinstance(batches, Iterator):
+        batches = list(batches)
     home = device_of(model)
-    recorder: Recorder | None = None
-    gradients: Gradients | None = None
     with torch.inference_mode(False), measuring(model, seed):
-        stream = _opened(batches, home) if needs & _DATA_NEEDS else None
+        stream = _stream(batches, home, needs, example_inputs)
         if stream is not None and example_inputs is None:
             first = next(stream)
             example_inputs, stream = first.inputs, chain([first], stream)
@@ -96,34 +101,52 @@ def collect(
         if example_inputs is None:
             norms = pair_without_data(model, chosen)
         else:
-            sites = observe(model, chosen, to_device(example_inputs, home))
+            example_inputs = to_device(example_inputs, home)
+            sites = observe(model, chosen, example_inputs)
             norms = norms_of(sites)
             chosen = _used(chosen, norms, explicit=layers is not None)
         paired = {name: _module(model, norms[name]) for name in chosen}
-        if stream is not None:
-            if needs & _FORWARD_NEEDS:
-                measured = {name for name, norm in paired.items() if measures_outputs(norm)}
-                sample = Sample(seed, max_samples, max_positions)
-                recorder = Recorder(chosen, sites, measured, needs, sample)
-            if "gradients" in needs:
-                gradients = Gradients(model, chosen)
-            _run(model, chosen, stream, recorder, gradients, loss)
-        return {
-            name: build_record(
-                name,
-                module,
-                paired[name],
-                recorder=recorder,
-                gradients=gradients,
-                noise_seed=seed if "noise" in needs else None,
-                device=home if device is None else torch.device(device),
-            )
-            for name, module in chosen.items()
-        }
+        measured = Measured(needs, _with_readers(model, chosen, readers), readers, seed)
+        if needs & RECORDED_NEEDS:
+            unknown = {name for name, norm in paired.items() if measures_outputs(norm)}
+            sample = Sample(seed, max_samples, max_positions)
+            measured.recorder = Recorder(chosen, sites, unknown, needs, sample)
+        if stream is not None and needs & _DATA_NEEDS:
+            _run(model, chosen, measured, stream, loss)
+        if measured.gradients is not None and loss is not None and "hessian" in needs:
+            again = checked(batches, home)
+            measured.curvature = hessian_gradients(model, measured.gradients, again, loss)
+        if example_inputs is not None and "synflow" in needs:
+            measured.flow = synaptic_flow(model, chosen, example_inputs)
+        target = home if device is None else torch.device(device)
+        return {name: build_record(name, paired[name], measured, target) for name in chosen}
+
+
+def _run(
+    model: nn.Module,
+    chosen: Mapping[str, nn.Module],
+    measured: Measured,
+    stream: Iterable[Batch],
+    loss: Loss | None,
+) -> None:
+    """The first pass over the data, forward and, where a need has a loss, backward."""
+    needs, most = measured.needs, None
+    if needs & LOSS_NEEDS:
+        wanted = dict(measured.modules)
+        if "hessian" in needs:  # the gradient along which it differentiates is that by all layers
+            wanted |= prunable_layers(model)
+        measured.gradients = Gradients(model, wanted, squares="fisher" in needs)
+    if "fisher" in needs:
+        most = _FISHER_BATCH
+    run_model(model, chosen, stream, measured.recorder, measured.gradients, loss, most)
 
 
 def _check_request(
-    needs: AbstractSet[str], loss: Loss | None, max_samples: int, max_positions: int
+    needs: AbstractSet[str],
+    loss: Loss | None,
+    outgoing: object,
+    max_samples: int,
+    max_positions: int,
 ) -> None:
     unknown = sorted(set(needs) - set(NEEDS))
     if unknown:
@@ -133,8 +156,13 @@ def _check_request(
             f"max_samples is {max_samples} and max_positions {max_positions}; "
             "both must be at least 1"
         )
-    if "gradients" in needs and loss is None:
+    if needs & LOSS_NEEDS and loss is None:
         raise UserError("gradients need a loss; pass loss=..., a mean over the batch")
+    if "outgoing" in needs and outgoing is None:
+        raise UserError(
+            "the weights that read a channel need the network's graph; "
+            "pass outgoing=readers(trace(model, example_inputs))"
+        )
 
 
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -150,13 +178,36 @@ def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Modu
     return {name: known[name] for name in layers}
 
 
-def _opened(batches: Iterable[Batch], home: torch.device) -> Iterator[Batch]:
-    """The batches on the model's device, at least one of them."""
+def _stream(
+    batches: Iterable[Batch],
+    home: torch.device,
+    needs: AbstractSet[str],
+    example_inputs: Inputs | None,
+) -> Iterator[Batch] | None:
+    """The batches on the model's device, at least one of them; None if nothing asks for them."""
+    if not needs & _DATA_NEEDS and not ("synflow" in needs and example_inputs is None):
+        return None
     stream = checked(batches, home)
     first = next(stream, None)
     if first is None:
         raise UserError("the calibration data has no samples; pass at least one batch")
     return chain([first], stream)
+
+
+def _with_readers(
+    model: nn.Module, chosen: Mapping[str, nn.Module], readers: Mapping[str, Sequence[Reader]]
+) -> dict[str, nn.Module]:
+    """The layers, and those that read them; UserError if a reader is not in the model."""
+    known, found = dict(model.named_modules()), dict(chosen)
+    for name in chosen:
+        for reader in readers.get(name, ()):
+            if reader.module not in known:
+                raise UserError(
+                    f"layer {name!r} is said to be read by {reader.module!r}, which the model does "
+                    "not have; trace this model for its readers"
+                )
+            found[reader.module] = known[reader.module]
+    return found
 
 
 def _used(
@@ -173,34 +224,3 @@ def _used(
 
 def _module(model: nn.Module, name: str | None) -> nn.Module | None:
     return None if name is None else model.get_submodule(name)
-
-
-def _run(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    stream: Iterable[Batch],
-    recorder: Recorder | None,
-    gradients: Gradients | None,
-    loss: Loss | None,
-) -> None:
-    """Run the model over the data with everything attached that measures."""
-    follower = None if recorder is None else Follower(model, layers, recorder)
-    with ExitStack() as stack:
-        stack.enter_context(torch.set_grad_enabled(gradients is not None))
-        if gradients is not None:  # before the follower, which must see the rescaled batch norms
-            stack.enter_context(gradients.attached())
-        if follower is not None:
-            stack.enter_context(follower.attached())
-        for batch in stream:
-            samples = batch_size(batch.inputs)
-            if recorder is None or follower is None:
-                output = call_model(model, batch.inputs)
-            else:
-                recorder.start(samples, batch.labels)
-                with follower.run():
-                    output = call_model(model, batch.inputs)
-                recorder.finish()
-            if gradients is not None and loss is not None:
-                if batch.target is None:
-                    raise UserError("the data has no targets; yield Batch(inputs, target)")
-                gradients.add(loss(output, batch.target), samples)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,14 @@ from gp_prune.statistics.layers import is_batch_norm
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
 
+class Used(NamedTuple):
+    """A tensor that the forward pass used as ``weight`` or ``bias`` of a module."""
+
+    module: nn.Module
+    field: str
+    tensor: Tensor
+
+
 class Gradients:
     """Sums gradients over batches, weighted by batch size, leaving every ``.grad`` alone.
 
@@ -24,16 +32,33 @@ class Gradients:
     scale and shift gets a scale of one and a shift of zero to take the gradient by.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-        """Nothing summed yet; ``layers`` maps names to modules of ``model``."""
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        *,
+        norms: bool = True,
+        squares: bool = False,
+    ) -> None:
+        """Nothing summed yet.
+
+        Args:
+            model: the model that will run.
+            layers: name -> module of ``model``; those whose gradients are wanted.
+            norms: whether gradients by batch norms are wanted, too.
+            squares: whether the squared gradient of each batch is summed, too.
+        """
         self._modules = [
             module
             for name, module in model.named_modules()
-            if name in layers or is_batch_norm(module)
+            if name in layers or (norms and is_batch_norm(module))
         ]
-        self._used: dict[_Key, dict[int, Tensor]] = {}
+        self._with_squares = squares
+        self._used: dict[_Key, dict[int, Used]] = {}
         self._sums: dict[_Key, Tensor] = {}
+        self._squares: dict[_Key, Tensor] = {}
         self._samples = 0
+        self._batches = 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -54,16 +79,22 @@ class Gradients:
 
     def _remember(self, module: nn.Module, args: Any) -> None:
         for field in ("weight", "bias"):
-            tensor = getattr(module, field, None)
-            if isinstance(tensor, Tensor):
-                self._used.setdefault((id(module), field), {})[id(tensor)] = tensor
+            self._note(module, field)
+
+    def _note(self, module: nn.Module, field: str) -> None:
+        tensor = getattr(module, field, None)
+        if isinstance(tensor, Tensor):
+            self._keep(Used(module, field, tensor))
+
+    def _keep(self, used: Used) -> None:
+        self._used.setdefault((id(used.module), used.field), {})[id(used.tensor)] = used
 
     def _rescale(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         shape = (1, output.shape[1]) + (1,) * (output.dim() - 2)
         scale = torch.ones_like(output[0].reshape(output.shape[1], -1)[:, 0]).requires_grad_()
         shift = torch.zeros_like(scale).requires_grad_()
         for field, tensor in (("weight", scale), ("bias", shift)):
-            self._used.setdefault((id(module), field), {})[id(tensor)] = tensor
+            self._keep(Used(module, field, tensor))
         return output * scale.reshape(shape) + shift.reshape(shape)
 
     def add(self, value: Tensor, samples: int) -> None:
@@ -89,18 +120,33 @@ class Gradients:
                 "the loss does not depend on the model's weights; check that neither the model "
                 "nor the loss switches gradients off"
             )
-        used = [(key, tensor) for key, group in self._used.items() for tensor in group.values()]
-        grads = torch.autograd.grad(
-            value.reshape(()), [tensor for _, tensor in used], allow_unused=True
-        )
-        for (key, tensor), grad in zip(used, grads, strict=True):
-            total = self._sums.get(key)
-            if total is None:
-                total = self._sums[key] = torch.zeros_like(tensor, dtype=torch.float64)
-            if grad is not None:
-                total += samples * grad.to(torch.float64)
+        used = [item for group in self._used.values() for item in group.values()]
+        grads = iter(self._differentiate(value.reshape(()), used))
+        for key, group in self._used.items():
+            total: Tensor | None = None
+            for item in group.values():
+                grad = next(grads)
+                part = torch.zeros_like(item.tensor) if grad is None else grad
+                part = part.to(torch.float64)
+                total = part if total is None else total + part
+            assert total is not None
+            self._add(self._sums, key, samples * total)
+            if self._with_squares:
+                self._add(self._squares, key, total.square())
         self._used.clear()
         self._samples += samples
+        self._batches += 1
+
+    def _differentiate(self, value: Tensor, used: Sequence[Used]) -> Sequence[Tensor | None]:
+        """What is summed for each of the tensors: the gradient of ``value`` by it."""
+        return torch.autograd.grad(value, [item.tensor for item in used], allow_unused=True)
+
+    @staticmethod
+    def _add(sums: dict[_Key, Tensor], key: _Key, value: Tensor) -> None:
+        if key in sums:
+            sums[key] += value
+        else:
+            sums[key] = value
 
     def mean(self, module: nn.Module, field: str) -> Tensor | None:
         """Gradient of the mean loss over all samples by a module's weight or bias, float64.
@@ -109,3 +155,8 @@ class Gradients:
         """
         total = self._sums.get((id(module), field))
         return None if total is None else total / self._samples
+
+    def mean_square(self, module: nn.Module, field: str) -> Tensor | None:
+        """Mean over the batches of the squared gradient of a batch's mean loss, float64."""
+        total = self._squares.get((id(module), field))
+        return None if total is None else total / self._batches

@@ -83,8 +83,8 @@ def to_dense(weight: Tensor, module: nn.Module) -> Tensor:
     return dense.reshape(groups * o, groups * i, k)
 
 
-def dense_weight(module: nn.Module) -> Tensor:
-    """The weight of a prunable layer as (o, i, k), float64; see :func:`to_dense`.
+def effective_weight(module: nn.Module) -> Tensor:
+    """The weight that the next forward pass of a prunable layer would use, in torch's layout.
 
     Raises:
         UserError: the layer is lazy and has not been initialised by a forward pass.
@@ -98,7 +98,16 @@ def dense_weight(module: nn.Module) -> Tensor:
         raise UserError(
             f"{type(module).__name__} has no tensor 'weight'; give layers with plain weights"
         )
-    return to_dense(weight, module)
+    return weight
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The weight of a prunable layer as (o, i, k), float64; see :func:`to_dense`.
+
+    Raises:
+        UserError: as :func:`effective_weight`.
+    """
+    return to_dense(effective_weight(module), module)
 
 
 def as_maps(values: Tensor, module: nn.Module) -> Tensor:

@@ -11,12 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
+from gp_prune.statistics.centroids import Centroids
 from gp_prune.statistics.following import Call
+from gp_prune.statistics.kernels import Kernels
 from gp_prune.statistics.layers import as_maps
+from gp_prune.statistics.map_matrices import MapRanks, NuclearLosses
+from gp_prune.statistics.meters import Meter, Seen
 from gp_prune.statistics.moments import Moments
 from gp_prune.statistics.pairing import Site
-from gp_prune.statistics.sampling import Picks, Reservoir, SampledMaps, seed_for
+from gp_prune.statistics.sampling import Picks, Positions, Reservoir, SampledMaps, seed_for
+from gp_prune.statistics.second_moments import SecondMoments
 from gp_prune.statistics.unfolding import tap_energy
+
+LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
+"""Needs for which every batch must have class labels."""
+
+_ACTIVATION_NEEDS = LABEL_NEEDS | {"outputs", "map_ranks", "map_norms"}
+_OUTPUT_NEEDS = _ACTIVATION_NEEDS | {"output_gradients"}
+
+RECORDED_NEEDS = _OUTPUT_NEEDS | {"inputs", "second_moments"}
+"""Needs that a :class:`Recorder` measures while the model runs."""
 
 
 class Sample(NamedTuple):
@@ -30,6 +44,10 @@ class Sample(NamedTuple):
         """An empty store whose positions follow from the seed and the names."""
         return SampledMaps(self.max_positions, seed_for(self.seed, *names))
 
+    def positions(self, *names: str) -> Positions:
+        """The positions of :meth:`maps` of the same names."""
+        return Positions(self.max_positions, seed_for(self.seed, *names))
+
 
 @dataclass
 class LayerStatistics:
@@ -38,9 +56,35 @@ class LayerStatistics:
     inputs: SampledMaps
     pre_activation: SampledMaps
     activation: SampledMaps
+    output_grad: SampledMaps
+    meters: list[Meter]
+    products: SecondMoments | None = None
     output_moments: Moments = field(default_factory=Moments)  # one group, before any batch norm
     class_moments: Moments = field(default_factory=Moments)
     energy: Tensor | None = None  # (i, k)
+
+
+def _statistics(
+    name: str, module: nn.Module, needs: AbstractSet[str], sample: Sample
+) -> LayerStatistics:
+    """Nothing measured yet. What is read from the outputs has the same positions throughout."""
+    meters: list[Meter] = []
+    if "centroids" in needs:
+        meters.append(Centroids(name, sample.positions(name, "outputs")))
+    if "kernels" in needs:
+        meters.append(Kernels(sample.maps(name, "outputs")))
+    if "map_ranks" in needs:
+        meters.append(MapRanks())
+    if "map_norms" in needs:
+        meters.append(NuclearLosses())
+    return LayerStatistics(
+        inputs=sample.maps(name, "inputs"),
+        pre_activation=sample.maps(name, "outputs"),
+        activation=sample.maps(name, "outputs"),
+        output_grad=sample.maps(name, "outputs"),
+        meters=meters,
+        products=SecondMoments(name, module) if "second_moments" in needs else None,
+    )
 
 
 class Recorder:
@@ -71,7 +115,7 @@ class Recorder:
         self._sites = sites
         self._measured = measured
         self._needs = needs
-        self._reads_outputs = bool(needs & {"outputs", "labels"})
+        self._reads_outputs = bool(needs & _OUTPUT_NEEDS)
         self._reservoir = Reservoir(sample.max_samples, sample.seed)
         self._labels: Tensor | None = None
         self._samples = 0  # of the present batch
@@ -79,12 +123,7 @@ class Recorder:
         self._open: set[Call] = set()  # uses whose activation has not come yet
         self.class_count = torch.zeros(0, dtype=torch.float64)  # (c,)
         self.statistics = {
-            name: LayerStatistics(
-                sample.maps(name, "inputs"),
-                sample.maps(name, "outputs"),  # the same seed, so Z and A have the same positions
-                sample.maps(name, "outputs"),
-            )
-            for name in layers
+            name: _statistics(name, module, needs, sample) for name, module in layers.items()
         }
 
     def start(self, samples: int, labels: Tensor | None) -> None:
@@ -92,7 +131,7 @@ class Recorder:
         self._samples, self._labels = samples, None
         self._picks = self._reservoir.offer(samples)
         self._open.clear()
-        if "labels" in self._needs:
+        if self._needs & LABEL_NEEDS:
             if labels is None:
                 raise UserError("the data has no class labels; yield Batch(inputs, target, labels)")
             self._labels = labels
@@ -111,7 +150,7 @@ class Recorder:
     def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
         """Read the layer's input, and its output before batch norm."""
         site = self._site(call)
-        if "inputs" in self._needs:
+        if self._needs & {"inputs", "second_moments"}:
             self._read_input(call, inputs, output)
         if "outputs" in self._needs and call.layer in self._measured:
             maps = self._maps(call, output, "output")
@@ -131,12 +170,12 @@ class Recorder:
         """Read what goes into the activation."""
         self._open.discard(call)
         if self._reads_outputs and self._site(call).activated:
-            self._read_before(call, self._maps(call, before, "output"))
+            self._read_before(call, before, self._maps(call, before, "output"))
 
     def activated(self, call: Call, after: Tensor) -> None:
         """Read what comes out of the activation."""
         if self._reads_outputs and self._site(call).activated:
-            self._read_after(call, self._maps(call, after, "activation"))
+            self._read_after(call, after, self._maps(call, after, "activation"))
 
     def _site(self, call: Call) -> Site:
         site = self._sites.get(call)
@@ -150,6 +189,10 @@ class Recorder:
     def _read_input(self, call: Call, inputs: Tensor, output: Tensor) -> None:
         statistics = self.statistics[call.layer]
         maps = self._maps(call, inputs, "input")
+        if statistics.products is not None:
+            statistics.products.add(inputs, output)
+        if "inputs" not in self._needs:
+            return
         energy = tap_energy(self._layers[call.layer], inputs, output)
         statistics.energy = energy if statistics.energy is None else statistics.energy + energy
         if call.use == 0:
@@ -159,19 +202,40 @@ class Recorder:
         if not self._reads_outputs:
             return
         maps = self._maps(call, output, "output")
-        self._read_before(call, maps)
-        self._read_after(call, maps)
+        self._read_before(call, output, maps)
+        self._read_after(call, output, maps)
 
-    def _read_before(self, call: Call, maps: Tensor) -> None:
-        if "outputs" in self._needs and call.use == 0:
+    def _read_before(self, call: Call, before: Tensor, maps: Tensor) -> None:
+        if call.use > 0:
+            return
+        if "outputs" in self._needs:
             self.statistics[call.layer].pre_activation.put(maps, self._picks)
+        if "output_gradients" in self._needs:
+            self._await_gradient(call, before, maps)
 
-    def _read_after(self, call: Call, maps: Tensor) -> None:
+    def _await_gradient(self, call: Call, before: Tensor, maps: Tensor) -> None:
+        """Sample the gradient by ``before`` when the backward pass reaches it."""
+        store, picks, samples = self.statistics[call.layer].output_grad, self._picks, self._samples
+        store.put(maps.new_zeros(1).expand(maps.shape), picks)  # stays if the loss ignores it
+
+        def arrived(gradient: Tensor) -> None:
+            # The loss is a mean over the batch; of the summed loss, each sample has its own part.
+            store.put(self._maps(call, gradient * samples, "output's gradient"), picks)
+
+        if before.requires_grad:
+            before.register_hook(arrived)  # type: ignore[no-untyped-call]
+
+    def _read_after(self, call: Call, after: Tensor, maps: Tensor) -> None:
         statistics = self.statistics[call.layer]
-        if "outputs" in self._needs and call.use == 0:
-            statistics.activation.put(maps, self._picks)
-        if self._labels is not None:
-            labels = self._labels.to(maps.device)
+        labels = None if self._labels is None else self._labels.to(maps.device)
+        if call.use == 0:
+            if "outputs" in self._needs:
+                statistics.activation.put(maps, self._picks)
+            linear = isinstance(self._layers[call.layer], nn.Linear)
+            seen = Seen(maps, 1 if linear else after.shape[-1], self._picks, labels)
+            for meter in statistics.meters:
+                meter.add(seen)
+        if labels is not None and "labels" in self._needs:
             statistics.class_moments.add(maps, labels, self.class_count.shape[0])
 
     def _maps(self, call: Call, values: Tensor, what: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from gp_prune.errors import UserError
 from gp_prune.layer import LayerRecord
 from gp_prune.statistics.gradients import Gradients
-from gp_prune.statistics.layers import dense_weight, effective, to_dense
+from gp_prune.statistics.layers import dense_weight, effective, effective_weight, to_dense
+from gp_prune.statistics.outgoing import Reader, by_input, outgoing
 from gp_prune.statistics.recording import Recorder
 from gp_prune.statistics.sampling import seed_for, uniform
 
@@ -46,22 +49,28 @@ def _vector(module: nn.Module, field: str, default: Tensor) -> Tensor:
     return default if value is None else value.to(default).clone()
 
 
-def recorded(name: str, recorder: Recorder) -> Measurements:
+def recorded(name: str, recorder: Recorder, needs: AbstractSet[str]) -> Measurements:
     """Everything that the recorder measured on a layer, by field of the record."""
     statistics = recorder.statistics[name]
     found: Measurements = {
         "inputs": statistics.inputs.result(),
         "pre_activation": statistics.pre_activation.result(),
         "activation": statistics.activation.result(),
+        "output_grad": statistics.output_grad.result(),
     }
     if statistics.energy is not None:
         found["input_norm"] = statistics.energy.sqrt()
+    if statistics.products is not None:
+        found["inverse_factor"] = statistics.products.result()
     if statistics.output_moments.count.numel():
         found["mu"] = statistics.output_moments.mean[:, 0]
         found["var"] = statistics.output_moments.variance[:, 0]
-    if recorder.class_count.numel():
+    classes = recorder.class_count.shape[0]
+    for meter in statistics.meters:
+        found.update(meter.result(classes))
+    if "labels" in needs:
         moments = statistics.class_moments
-        moments.grow(recorder.class_count.shape[0])
+        moments.grow(classes)
         rest = moments.rest()
         found["class_mean"], found["class_var"] = moments.mean, moments.variance
         found["rest_mean"], found["rest_var"] = rest.mean, rest.variance
@@ -95,39 +104,99 @@ def differentiated(
     }
 
 
+@dataclass
+class Measured:
+    """What the passes over the data have measured on all layers, before it is sorted by layer.
+
+    Attributes:
+        needs: what was asked for.
+        modules: name -> module, for the layers and their readers.
+        readers: name of a layer -> the layers that read it; a layer that is missing has none.
+        noise_seed: seed of the noise.
+        recorder: what was measured in forward passes, if any.
+        gradients: what was measured in backward passes, if any.
+        curvature: Hessian times gradient, if wanted.
+        flow: gradients of SynFlow, if wanted.
+    """
+
+    needs: AbstractSet[str]
+    modules: Mapping[str, nn.Module]
+    readers: Mapping[str, Sequence[Reader]]
+    noise_seed: int
+    recorder: Recorder | None = None
+    gradients: Gradients | None = None
+    curvature: Gradients | None = None
+    flow: Gradients | None = None
+
+
+def _from_backward(
+    name: str, norm: nn.Module | None, weight: Tensor, measured: Measured
+) -> Measurements:
+    """What was measured with gradients of any kind."""
+    module, gradients = measured.modules[name], measured.gradients
+    found: Measurements = {}
+
+    def dense(value: Tensor | None) -> Tensor | None:
+        return None if value is None else to_dense(value, module)
+
+    if gradients is not None and "gradients" in measured.needs:
+        found.update(differentiated(module, norm, weight, gradients))
+    if gradients is not None and "fisher" in measured.needs:
+        found["fisher"] = dense(gradients.mean_square(module, "weight"))
+    if measured.curvature is not None:
+        found["hessian_grad"] = dense(measured.curvature.mean(module, "weight"))
+    if measured.flow is not None:
+        found["synflow_grad"] = dense(measured.flow.mean(module, "weight"))
+    return found
+
+
+def _from_readers(name: str, weight: Tensor, measured: Measured) -> Measurements:
+    """``outgoing`` and, with gradients, ``outgoing_grad`` (o, j)."""
+    readers, channels = measured.readers.get(name, ()), weight.shape[0]
+    gradients = measured.gradients if "gradients" in measured.needs else None
+
+    def weights(reader: str) -> Tensor:
+        module = measured.modules[reader]
+        return by_input(effective_weight(module), module)
+
+    def slopes(reader: str) -> Tensor:
+        module = measured.modules[reader]
+        value = None if gradients is None else gradients.mean(module, "weight")
+        # A reader that did not run has no influence on the loss.
+        value = torch.zeros_like(effective_weight(module)) if value is None else value
+        return by_input(value, module)
+
+    found: Measurements = {"outgoing": outgoing(channels, readers, weights, weight)}
+    if gradients is not None:
+        found["outgoing_grad"] = outgoing(channels, readers, slopes, weight)
+    return found
+
+
 def build_record(
-    name: str,
-    module: nn.Module,
-    norm: nn.Module | None,
-    *,
-    recorder: Recorder | None,
-    gradients: Gradients | None,
-    noise_seed: int | None,
-    device: torch.device,
+    name: str, norm: nn.Module | None, measured: Measured, device: torch.device
 ) -> LayerRecord:
     """The record of one layer, on ``device``.
 
     Args:
         name: dotted name of the layer.
-        module: the layer.
         norm: its batch norm, or None.
-        recorder: what was measured in forward passes, if any.
-        gradients: what was measured in backward passes, if any.
-        noise_seed: seed of the noise, or None where none is wanted.
+        measured: what was measured on all layers.
         device: where the tensors go.
 
     Raises:
         UserError: a value is not finite.
     """
-    found: Measurements = {**parameters_of(module, norm)}
+    found: Measurements = {**parameters_of(measured.modules[name], norm)}
     weight = found["weight"]
     assert weight is not None
-    if recorder is not None:
-        found.update(recorded(name, recorder))
-    if gradients is not None:
-        found.update(differentiated(module, norm, weight, gradients))
-    if noise_seed is not None:
-        found["noise"] = uniform(tuple(weight.shape), seed_for(noise_seed, name, "noise"))
+    if measured.recorder is not None:
+        found.update(recorded(name, measured.recorder, measured.needs))
+    found.update(_from_backward(name, norm, weight, measured))
+    if "outgoing" in measured.needs:
+        found.update(_from_readers(name, weight, measured))
+    if "noise" in measured.needs:
+        seed = seed_for(measured.noise_seed, name, "noise")
+        found["noise"] = uniform(tuple(weight.shape), seed)
     placed = {
         field: None if value is None else value.to(device, torch.float64)
         for field, value in found.items()

@@ -56,39 +56,62 @@ class Reservoir:
         return Picks(list(chosen.values()), list(chosen))
 
 
-class SampledMaps:
-    """The maps of the chosen samples at the chosen positions."""
+class Positions:
+    """The chosen positions of a layer's maps: seeded, distinct and sorted."""
 
     def __init__(self, max_positions: int, seed: int) -> None:
-        """An empty store whose positions follow from ``seed``."""
+        """Nothing chosen yet; the choice follows from ``seed`` alone."""
         self._max_positions = max_positions
         self._seed = seed
         self._size = 0  # positions of the first maps
         self._chosen: Tensor | None = None
-        self._values: Tensor | None = None  # (n, channels, s)
 
-    def put(self, maps: Tensor, picks: Picks) -> None:
-        """Copy what is chosen out of ``maps`` (n, channels, positions)."""
-        positions = self._positions(maps.shape[2]).to(maps.device)
-        rows = torch.tensor(picks.rows, dtype=torch.int64, device=maps.device)
-        taken = maps.detach()[rows][:, :, positions].to(torch.float64)
-        count = max(picks.slots, default=-1) + 1
-        if self._values is None:
-            self._values = taken.new_zeros(0, *taken.shape[1:])
-        missing = count - self._values.shape[0]
-        if missing > 0:
-            fresh = taken.new_zeros(missing, *taken.shape[1:])
-            self._values = torch.cat([self._values, fresh])
-        self._values[torch.tensor(picks.slots, dtype=torch.int64, device=maps.device)] = taken
-
-    def _positions(self, size: int) -> Tensor:
-        """The chosen positions among ``size``; maps of another size are read at the same places."""
+    def among(self, size: int) -> Tensor:
+        """Those among ``size``; maps of another size are read at the same places."""
         if self._chosen is None:
             generator = torch.Generator().manual_seed(self._seed)
             order = torch.randperm(size, generator=generator)
             self._chosen, self._size = order[: self._max_positions].sort().values, size
         return self._chosen * size // self._size
 
+
+class Sampled:
+    """One value of any shape per chosen sample."""
+
+    def __init__(self) -> None:
+        """No sample yet."""
+        self._values: Tensor | None = None  # (n, ...)
+
+    def put(self, values: Tensor, slots: list[int]) -> None:
+        """Row q of ``values`` becomes the value of slot ``slots[q]``."""
+        if self._values is None:
+            self._values = values.new_zeros(0, *values.shape[1:])
+        missing = max(slots, default=-1) + 1 - self._values.shape[0]
+        if missing > 0:
+            fresh = values.new_zeros(missing, *values.shape[1:])
+            self._values = torch.cat([self._values, fresh])
+        self._values[torch.tensor(slots, dtype=torch.int64, device=values.device)] = values
+
+    def result(self) -> Tensor | None:
+        """(n, ...), or None if nothing came."""
+        return self._values
+
+
+class SampledMaps:
+    """The maps of the chosen samples at the chosen positions."""
+
+    def __init__(self, max_positions: int, seed: int) -> None:
+        """An empty store whose positions follow from ``seed``."""
+        self._positions = Positions(max_positions, seed)
+        self._values = Sampled()  # (n, channels, s)
+
+    def put(self, maps: Tensor, picks: Picks) -> None:
+        """Copy what is chosen out of ``maps`` (n, channels, positions)."""
+        positions = self._positions.among(maps.shape[2]).to(maps.device)
+        rows = torch.tensor(picks.rows, dtype=torch.int64, device=maps.device)
+        self._values.put(maps.detach()[rows][:, :, positions].to(torch.float64), picks.slots)
+
     def result(self) -> Tensor | None:
         """(channels, n, s), or None if no maps came."""
-        return None if self._values is None else self._values.transpose(0, 1).contiguous()
+        values = self._values.result()
+        return None if values is None else values.transpose(0, 1).contiguous()

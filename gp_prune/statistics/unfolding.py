@@ -1,7 +1,8 @@
-"""The energy of the unfolded input, per input channel and tap, without unfolding anything."""
+"""What each tap of a layer reads: its energy without unfolding anything, or all values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import cast
 
@@ -12,6 +13,10 @@ from torch.nn import functional
 from gp_prune.statistics.layers import TRANSPOSED, spatial_axes
 
 _Axes = tuple[int, ...]
+_Window = tuple[slice, ...]
+
+_EVERY = (slice(None), slice(None))
+"""All samples and input channels."""
 
 
 def tap_energy(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
@@ -33,51 +38,95 @@ def tap_energy(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     squares = inputs.detach().to(torch.float64).square()
     if isinstance(module, nn.Linear):
         return squares.reshape(-1, squares.shape[-1]).sum(0).unsqueeze(-1)
-    axes = spatial_axes(module)
-    if squares.dim() == axes + 1:
-        squares = squares.unsqueeze(0)
-    energy = squares.sum(0)  # (i, *positions): squares add up before the taps are read
-    size = tuple(output.shape[-axes:])
+    # Squares add up over the samples before the taps are read.
+    energy = _with_samples(module, squares).sum(0, keepdim=True)
+    size = tuple(output.shape[-spatial_axes(module) :])
     if isinstance(module, TRANSPOSED):
-        return _landing(module, energy, size)
+        windows = [read for read, _ in _landing(module, tuple(energy.shape[2:]), size)]
+    else:
+        energy, windows = _padded(module, energy), _reading(module, size)
+    return torch.stack([energy[window].flatten(2).sum((0, 2)) for window in windows], 1)
+
+
+def unfolded(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
+    """The value that each tap reads for each output position.
+
+    For a convolution this is ``F.unfold`` with the layer's padding, stride and dilation, in any
+    number of spatial axes. For a transposed convolution a tap reads, for an output position, the
+    input position whose contribution lands there, and 0 where there is none.
+
+    Args:
+        module: the layer.
+        inputs: what the layer was called with.
+        output: what it returned.
+
+    Returns:
+        (i, k, n * positions), float64.
+    """
+    values = inputs.detach().to(torch.float64)
+    if isinstance(module, nn.Linear):
+        return values.reshape(-1, values.shape[-1]).T.unsqueeze(1)
+    values = _with_samples(module, values)
+    size = tuple(output.shape[-spatial_axes(module) :])
+    if isinstance(module, TRANSPOSED):
+        pairs = list(_landing(module, tuple(values.shape[2:]), size))
+        columns = values.new_zeros(*values.shape[:2], len(pairs), *size)
+        for tap, (read, written) in enumerate(pairs):
+            columns[:, :, tap][written] = values[read]
+    else:
+        values = _padded(module, values)
+        windows = _reading(module, size)
+        columns = torch.stack([values[window] for window in windows], 2)
+    return columns.flatten(3).permute(1, 2, 0, 3).flatten(2)
+
+
+def _with_samples(module: nn.Module, values: Tensor) -> Tensor:
+    """(n, i, *positions): torch allows a single sample without its axis."""
+    return values.unsqueeze(0) if values.dim() == spatial_axes(module) + 1 else values
+
+
+def _padded(module: nn.Module, values: Tensor) -> Tensor:
+    """The input (n, i, *positions) with the padding that the convolution gives it."""
     padding = _padding(module)
-    if any(padding):
-        mode = str(module.padding_mode)
-        mode = "constant" if mode == "zeros" else mode
-        energy = functional.pad(energy.unsqueeze(0), padding, mode=mode).squeeze(0)
-    return _reading(module, energy, size)
+    if not any(padding):
+        return values
+    mode = str(module.padding_mode)
+    return functional.pad(values, padding, mode="constant" if mode == "zeros" else mode)
 
 
-def _reading(module: nn.Module, energy: Tensor, size: _Axes) -> Tensor:
-    """(i, k) sums over the padded input positions that each tap of a convolution reads."""
+def _reading(module: nn.Module, size: _Axes) -> list[_Window]:
+    """The padded input positions (n, i, ...) that each tap of a convolution reads."""
     stride, dilation = cast(_Axes, module.stride), cast(_Axes, module.dilation)
-    sums = []
+    windows = []
     for tap in _taps(module):
-        window = tuple(
+        window = [
             slice(t * d, t * d + s * (count - 1) + 1, s)
             for t, d, s, count in zip(tap, dilation, stride, size, strict=True)
-        )
-        sums.append(energy[(slice(None), *window)].flatten(1).sum(1))
-    return torch.stack(sums, dim=1)
+        ]
+        windows.append((*_EVERY, *window))
+    return windows
 
 
-def _landing(module: nn.Module, energy: Tensor, size: _Axes) -> Tensor:
-    """(i, k) sums over the input positions whose contribution by a tap lands in the output.
+def _landing(module: nn.Module, given: _Axes, size: _Axes) -> Iterator[tuple[_Window, _Window]]:
+    """The input positions whose contribution by each tap lands in the output, and where it lands.
 
-    Input position x reaches output position ``x * stride + tap * dilation - padding``.
+    Input position x reaches output position ``x * stride + tap * dilation - padding``; the maps
+    have ``given`` positions in the input and ``size`` in the output.
     """
     stride, dilation = cast(_Axes, module.stride), cast(_Axes, module.dilation)
     padding = cast(_Axes, module.padding)
-    sums = []
     for tap in _taps(module):
-        window = []
-        for t, d, s, p, count in zip(tap, dilation, stride, padding, size, strict=True):
+        read, written = [], []
+        for t, d, s, p, inside, count in zip(
+            tap, dilation, stride, padding, given, size, strict=True
+        ):
             shift = t * d - p
             first = max(0, -(shift // s))
-            last = (count - 1 - shift) // s
-            window.append(slice(first, max(first, last + 1)))
-        sums.append(energy[(slice(None), *window)].flatten(1).sum(1))
-    return torch.stack(sums, dim=1)
+            stop = max(first, min(inside, (count - 1 - shift) // s + 1))
+            start = first * s + shift
+            read.append(slice(first, stop))
+            written.append(slice(start, max(start, (stop - 1) * s + shift + 1), s))
+        yield (*_EVERY, *read), (*_EVERY, *written)
 
 
 def _taps(module: nn.Module) -> product[_Axes]:

@@ -22,7 +22,7 @@ from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
 
-_SOURCE_VERSION = 1
+_SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
 
 TASK_NAMES: tuple[str, ...] = tuple(f"{model}-{data}" for data in DATA_SETS for model in MODELS)
@@ -76,7 +76,7 @@ def load_task(
 ) -> Task:
     """The task of that name, its network trained now or taken from the cache.
 
-    The same arguments give the same weights, bit for bit on a CPU with the same number of threads.
+    The same arguments give the same weights, bit for bit on a CPU: training takes one thread.
 
     Args:
         name: ``"<model>-<data set>"``, one of :data:`TASK_NAMES`.
@@ -173,18 +173,19 @@ def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: i
     """Train the dense network of a task in place; gives its validation error."""
     how = recipe(name)
     kind = MODELS[name.split("-")[0]].kind
-    training.optimise(
-        model,
-        train.inputs,
-        train.target,
-        partial(evaluation.loss, kind),
-        steps=how.epochs * max(1, len(train.inputs) // how.batch_size),
-        learning_rate=how.learning_rate,
-        batch_size=how.batch_size,
-        seed=seed,
-        warm_up=how.warm_up,
-        weight_decay=how.weight_decay,
-    )
+    with training.one_thread():
+        training.optimise(
+            model,
+            train.inputs,
+            train.target,
+            partial(evaluation.loss, kind),
+            steps=how.epochs * max(1, len(train.inputs) // how.batch_size),
+            learning_rate=how.learning_rate,
+            batch_size=how.batch_size,
+            seed=seed,
+            warm_up=how.warm_up,
+            weight_decay=how.weight_decay,
+        )
     return evaluation.error(kind, model, validation)
 
 

@@ -70,6 +70,10 @@ class Task:
         """An error on the scale of this task: 0 as the dense network, 1 as the trivial guess."""
         return (error - self.dense_error) / (self.trivial_error - self.dense_error)
 
+    def trivial_error_on(self, split: Split) -> float:
+        """Error on ``split`` of the best prediction that looks at no input."""
+        return evaluation.trivial_error(self.kind, self.train, split)
+
     def batches(self, split: Split, size: int) -> Iterator[Batch]:
         """The samples of a split in order, ``size`` at a time; the last batch may be smaller.
 

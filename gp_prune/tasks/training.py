@@ -119,6 +119,17 @@ def recalibrate(model: nn.Module, inputs: Tensor, *, batch_size: int = 1024) -> 
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread meanwhile: the last bits of a sum depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def training_mode(model: nn.Module, mode: bool = True) -> Iterator[None]:
     """``model.train(mode)`` for a while; every module's flag comes back as it was."""
     flags = [(module, module.training) for module in model.modules()]

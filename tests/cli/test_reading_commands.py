@@ -12,7 +12,7 @@ from click.testing import Result
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.layer import NEEDS
-from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.metric import INVARIANCES, Metric, bundled_metrics
 
 Run = Callable[..., Result]
 README = Path(__file__).resolve().parents[2] / "evolved_metrics" / "README.md"
@@ -34,6 +34,7 @@ def test_list_json(run: Run) -> None:
         assert entry["text"] == str(metric.expression)
         assert entry["latex"] == metric.latex()
         assert entry["needs"] == sorted(metric.needs)
+        assert entry["invariances"] == list(metric.invariances)
 
 
 def test_list_vocabulary(run: Run) -> None:
@@ -55,7 +56,7 @@ def test_markdown_survives_github(run: Run) -> None:
     rows = [line for line in run("list", "--markdown").stdout.splitlines() if line[:3] == "| `"]
     assert len(rows) == len(bundled_metrics())
     for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row)) == 6
+        assert len(re.findall(r"(?<!\\)\|", row)) == 9
         (formula,) = re.findall(r"\$(.*?)\$", row)
         assert "|" not in formula
         assert not re.search(r"\\[^A-Za-z]", formula)
@@ -79,7 +80,17 @@ def test_show(run: Run) -> None:
     assert facts["digest"] == metric.digest
     assert facts["size"] == metric.expression.size
     assert facts["needs"] == {"gradients": NEEDS["gradients"]}
+    assert facts["passes"] == "one pass, forward and backward"
+    assert facts["invariances"] == {name: INVARIANCES[name] for name in ("permutation", "scale")}
     assert facts["conventions"] == metric.conventions.to_json()
+
+
+def test_show_says_that_there_are_no_needs_and_no_invariances(run: Run, tmp_path: Path) -> None:
+    Metric("mine", Metric.load("l1").expression).save(tmp_path / "mine.json")
+    text = run("show", tmp_path / "mine.json").stdout
+    assert re.search(r"needs +weights only: no data", text)
+    assert re.search(r"passes +no data", text)
+    assert re.search(r"invariances +none: nothing is declared", text)
 
 
 def test_show_objectives_of_an_evolved_metric(run: Run, tmp_path: Path) -> None:

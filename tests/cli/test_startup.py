@@ -147,8 +147,8 @@ def test_closed_pipe_is_quiet() -> None:
 def test_interrupt_is_one_line() -> None:
     code = (
         "import os, signal\nfrom gp_prune.cli import main\n"
-        "import gp_prune.metric\n"
-        "gp_prune.metric.bundled_metrics = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import gp_prune.metric_file\n"
+        "gp_prune.metric_file.bundled_metrics = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
         "main(['show', 'l1'])\n"
     )
     done = python(code)

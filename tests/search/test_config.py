@@ -13,7 +13,9 @@ from gp_prune.search.config import DEFAULT_LADDERS, SearchConfig
 
 CONFIGS = [
     SearchConfig(),
-    SearchConfig(granularity="weight", seed=3, ladder=(0.2,), primitives=("a b.py", 'q"\\.py')),
+    SearchConfig(
+        granularity="weight", seed=3, ladder=(0.2,), primitives=("a b.py", 'q"\\.py', "😀\x7f.py")
+    ),
     SearchConfig(tasks=("cnn-digits",), scope="layer", crossover=0.0, generations=0),
 ]
 

@@ -15,7 +15,7 @@ from gp_prune.axes import CHANNEL, SCALAR, WEIGHT, Axes
 from gp_prune.discovery import builtin_primitives
 from gp_prune.layer import NEEDS
 from gp_prune.search.generation import Generator, Limits, draw_constant, three_digits
-from gp_prune.search.typed_set import TypedSet
+from gp_prune.search.typed_set import Constant, TypedSet
 
 PRIMITIVES = builtin_primitives()
 GRAMMARS = {axes: TypedSet(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
@@ -45,8 +45,8 @@ def test_ten_thousand_trees(root: Axes) -> None:
     assert set(types) == set(grammar.types)
     operators = set(PRIMITIVES.operators)
     assert set(names) == {*operators, *grammar.operands, "constant"}
-    assert min(names[name] for name in operators) >= 20
-    assert min(names[name] for name in grammar.operands) >= 50
+    assert min(names[name] for name in operators) >= 2  # few types fit a medoid
+    assert min(names[name] for name in grammar.operands) >= 10
     assert len(texts) > 0.6 * COUNT
 
 
@@ -161,5 +161,6 @@ def test_the_hash_seed_does_not_matter() -> None:
 
 def test_scalars_are_mostly_constants() -> None:
     generator = Generator(GRAMMARS[CHANNEL], random.Random(11))
-    assert {generator.leaf(SCALAR).arity for _ in range(100)} == {0}
+    leaves = [generator.leaf(SCALAR) for _ in range(100)]
+    assert sum(isinstance(leaf, Constant) for leaf in leaves) > 50
     assert generator.leaf(Axes("ok")) is None

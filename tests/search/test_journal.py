@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,32 @@ def test_damage_inside_is_refused(tmp_path: Path, line: bytes) -> None:
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, pytest.raises(ValueError, match="not JSON compliant"):
         journal.outcome(evaluation(1), Outcome(float("nan"), None, 0.0))
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path), pytest.raises(UserError, match="another run is writing"):
+        Journal(tmp_path)
+    Journal(tmp_path).close()
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin({"seed": 3, "device": "cpu"})
+    with Journal(tmp_path) as journal:
+        journal.begin({"seed": 3, "device": "cpu"})
+        with pytest.raises(UserError, match="begun with seed = 3, not 4"):
+            journal.begin({"seed": 4, "device": "cpu"})
+
+
+def test_a_full_disk_is_said_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(tmp_path) as journal:
+        journal.outcome(evaluation(1), Outcome(0.5, None, 0.0))
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            with pytest.raises(UserError, match=r"No space left on device; .* --resume"):
+                journal.sync()

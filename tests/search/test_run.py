@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
+from gp_prune.expression import canonical
 from gp_prune.metric import Metric
+from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import TaskSource
 from gp_prune.search.journal import NAME as JOURNAL
-from gp_prune.search.run import COMPARISON, CONFIG, FRONT, METRICS, Progress, Result, evolve
+from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result, ladder_objectives
+from gp_prune.search.run import CONFIG, Progress, evolve, reference_metrics
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "cnn-digits"),
@@ -79,7 +85,7 @@ def test_the_recommendation_is_the_smallest_of_the_best(small_run: Result) -> No
 def test_budgets_are_met_alike_by_all(small_run: Result) -> None:
     for record in small_run.comparison.records:
         if record.kind in ("macs", "params"):
-            assert getattr(record, record.kind) == pytest.approx(record.keep, abs=0.06)
+            assert getattr(record, record.kind) == pytest.approx(record.keep, abs=0.05)
 
 
 def test_the_search_never_reads_the_test_split(small_run: Result) -> None:
@@ -176,6 +182,82 @@ def test_killed_and_resumed(
     assert not (folder / FRONT).exists()
     subprocess.run([*program, "--resume", str(folder)], check=True, capture_output=True)
     assert content(folder) == content(small_run.folder)
+
+
+def test_edited_settings_do_not_go_on_with_the_old_journal(
+    small_run: Result, tmp_path: Path, task_cache: Path
+) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(small_run.folder, folder)
+    (folder / CONFIG).write_text(replace(SMALL, seed=6).to_toml())
+    with pytest.raises(UserError, match="begun with seed = 5, not 6"):
+        evolve(None, folder, source=TaskSource(cache_dir=str(task_cache)), resume=True)
+    assert content(folder) == content(small_run.folder)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    config = SearchConfig(tasks=("lenet-mnist",))
+    with pytest.raises(UserError, match="data set 'mnist'"):
+        evolve(config, tmp_path / "run", source=TaskSource(data_root=str(tmp_path / "none")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_formulas_keep_their_name_and_source(small_run: Result) -> None:
+    published = {str(canonical(m.expression)): m for m in reference_metrics(builtin_primitives())}
+    for contender in small_run.contenders:
+        if contender.candidate is None:
+            continue
+        known = published.get(str(contender.expression))
+        metric = small_run.metrics[contender.name]
+        assert bool(known) == bool(contender.published)
+        if known:
+            assert contender.name == f"{known.name}_global"
+            assert metric.source == known.source
+        else:
+            assert metric.source == "gp-prune evolve, seed 5"
+
+
+def test_the_front_shows_the_objectives_of_the_search(small_run: Result) -> None:
+    shown = []
+    for contender in small_run.contenders:
+        if contender.candidate is not None:
+            figures = ladder_objectives(small_run, contender)[:3]
+            assert figures == pytest.approx(contender.candidate.objectives)
+            shown.append(figures)
+    assert not any(dominates(a, b) for a in shown for b in shown)
+
+
+def test_random_is_drawn_anew_for_every_repeat_and_budget(small_run: Result) -> None:
+    rows = [r for r in small_run.comparison.records if r.contender == "random"]
+    lenet = [r for r in rows if r.task == "lenet-digits" and r.kind != "ladder"]
+    assert len({r.validation for r in lenet}) == len(lenet) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_change_the_result(
+    small_run: Result, tmp_path: Path, task_cache: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        workers = children(os.getpid())
+        if progress.generation is not None and len(killed) < 2:
+            spawned = [w for w in workers if b"spawn_main" in cmdline(w)]
+            killed.append(spawned[0])
+            os.kill(spawned[0], signal.SIGKILL)
+
+    source = TaskSource(cache_dir=str(task_cache))
+    pool = evolve(SMALL, tmp_path / "pool", source=source, workers=2, progress=kill_one)
+    assert len(killed) == 2
+    assert content(pool.folder) == content(small_run.folder)
+
+
+def cmdline(process: int) -> bytes:
+    """The command of a process; empty for one that has ended meanwhile (``ps`` lists itself)."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
+from gp_prune.errors import UserError
 from gp_prune.layer import NEEDS
-from gp_prune.statistics import Batch, collect
+from gp_prune.statistics import Batch, Loss, Reader, collect
 
 
 class Noisy(nn.Module):
@@ -71,20 +73,39 @@ def batches(images: Tensor) -> list[Batch]:
     return [Batch(part, labels, labels) for part in images.split(4)]
 
 
+def measure(model: nn.Module, needs: set[str], loss: Loss = functional.cross_entropy) -> None:
+    images = torch.ones(8, 1, 4, 4)
+    readers = {"conv": (Reader("fc", tuple(tuple(range(4 * q, 4 * q + 4)) for q in range(2))),)}
+    collect(model, None, batches(images), needs=needs, loss=loss, outgoing=readers)
+
+
 @pytest.mark.parametrize("fail_at", [-1, 0, 1, 2])
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("needs", [set(), {"inputs"}, {"gradients"}, set(NEEDS)])
+@pytest.mark.parametrize(
+    "needs", [set(), {"inputs"}, {"gradients"}, {"outgoing"}, {"hessian"}, set(NEEDS)]
+)
 def test_everything_is_restored(fail_at: int, grad: bool, needs: set[str]) -> None:
-    model, images = mixed_model(), torch.ones(8, 1, 4, 4)
+    model = mixed_model()
     with torch.set_grad_enabled(grad):
         before = state(model)
         model.fail_at = fail_at
-        if fail_at < 0 or not needs:
-            collect(model, None, batches(images), needs=needs, loss=functional.cross_entropy)
+        if fail_at < 0 or needs <= {"outgoing"}:
+            measure(model, needs)
         else:
             with pytest.raises(RuntimeError, match="the model broke"):
-                collect(model, None, batches(images), needs=needs, loss=functional.cross_entropy)
+                measure(model, needs)
         assert state(model) == before
+
+
+@pytest.mark.parametrize("fail_at", [-1, 1])
+def test_synaptic_flow_restores_everything(fail_at: int) -> None:
+    model = mixed_model()
+    before = state(model)
+    model.fail_at = fail_at
+    with contextlib.suppress(UserError) if fail_at > 0 else contextlib.nullcontext():
+        measure(model, {"synflow"})
+    assert state(model) == before
+    assert model.runs == (1 if fail_at > 0 else 2)
 
 
 def test_a_broken_loss_leaves_no_trace() -> None:
@@ -94,7 +115,7 @@ def test_a_broken_loss_leaves_no_trace() -> None:
     model = mixed_model()
     before = state(model)
     with pytest.raises(KeyboardInterrupt):
-        collect(model, None, batches(torch.ones(8, 1, 4, 4)), needs=set(NEEDS), loss=loss)
+        measure(model, set(NEEDS), loss)
     assert state(model) == before
 
 
@@ -102,13 +123,7 @@ def test_a_masked_model_can_still_be_copied() -> None:
     with torch.no_grad():
         model = mixed_model()
         model(torch.ones(2, 1, 4, 4))  # leaves a plain masked weight without a graph
-    collect(
-        model,
-        None,
-        batches(torch.ones(8, 1, 4, 4)),
-        needs=set(NEEDS),
-        loss=functional.cross_entropy,
-    )
+    measure(model, set(NEEDS))
     copy.deepcopy(model)
 
 

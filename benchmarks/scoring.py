@@ -1,0 +1,166 @@
+"""How long it takes to score the channels of a layer: the engine beside a plain loop.
+
+The layer is the second convolution of the Caffe LeNet (50 channels, maps of 8 x 8) on 2,000 images,
+the metric GECCO function 2 (Eq. 3 of Liu, Kung and Wentzlaff, 2022). Both sides start from the
+same activations and labels and end with 50 scores:
+
+* the engine measures means and variances of all classes and channels and evaluates the formula
+  (``engine``); a search measures once and then evaluates formula after formula (``formula``);
+* the loop takes channel by channel and class by class, splits the maps into P and Q and evaluates
+  the formula with numpy, either with each statistic computed once (``loop``) or, as the trees of
+  the original search do, wherever it stands in the formula, with the mean maps of P, Q and X as
+  arguments of every call (``tree``).
+
+Their turns alternate, medians are printed, and the rankings must be the same. The second table is
+the time that every bundled metric takes to load, once its modules are imported.
+
+    python benchmarks/scoring.py [--data-root FOLDER] [--samples 2000] [--repeats 5] [--threads 1]
+
+With ``--data-root`` (a folder of torchvision's data sets) the images are those of MNIST; otherwise
+they are made up: blurred random strokes of the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gp_prune.layer import LayerRecord
+from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.statistics.moments import Moments
+from gp_prune.tasks.data import load_data
+
+Array = NDArray[np.float64]
+CLASSES = 10
+METRIC = "gecco_2"
+
+
+def images(data_root: Path | None, samples: int) -> tuple[Tensor, Tensor]:
+    """(n, 1, 28, 28) in [0, 1] and (n,) labels."""
+    if data_root is not None:
+        train = load_data("mnist", data_root).train
+        return train.inputs[:samples].reshape(-1, 1, 28, 28), train.labels[:samples]
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, CLASSES, (samples,), generator=generator)
+    shapes = torch.rand(CLASSES, 1, 28, 28, generator=generator)[labels]
+    noise = torch.rand(samples, 1, 28, 28, generator=generator)
+    return functional.avg_pool2d(((shapes + noise) > 1.4).float(), 3, 1, 1), labels
+
+
+def activations(x: Tensor) -> Tensor:
+    """(o, n, s), float64: the rectified second convolution of an untrained Caffe LeNet."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        first, second = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
+        maps = second(functional.max_pool2d(first(x), 2)).relu()
+    return maps.flatten(2).transpose(0, 1).contiguous().double()
+
+
+def measured(A: Tensor, labels: Tensor) -> LayerRecord:
+    moments = Moments()
+    moments.add(A.transpose(0, 1), labels, CLASSES)
+    rest = moments.rest()
+    nothing = A.new_zeros(A.shape[0])
+    return LayerRecord(
+        name="conv2", weight=A.new_zeros(A.shape[0], 1, 1), bias=nothing, has_batch_norm=False,
+        gamma=nothing + 1, beta=nothing,
+        class_mean=moments.mean, class_var=moments.variance,
+        rest_mean=rest.mean, rest_var=rest.variance, mean_map=A.mean(1),
+    )  # fmt: skip
+
+
+def loop(A: Array, labels: NDArray[np.int64]) -> Array:
+    scores = np.zeros(len(A))
+    for channel, X in enumerate(A):
+        for label in range(CLASSES):
+            P, Q = X[labels == label], X[labels != label]
+            p, q, mX = np.var(P), np.var(Q), X.mean(axis=0)
+            last = (np.std(mX) * q * mX + p - np.mean(Q)) ** 2 / (p + q + 0.05)
+            scores[channel] += np.sum(p / (q + 0.05) + q / (p + 0.05) + last)
+    return scores
+
+
+def tree(A: Array, labels: NDArray[np.int64]) -> Array:
+    var, mean = np.var, np.mean
+    scores = np.zeros(len(A))
+    for channel, X in enumerate(A):
+        for label in range(CLASSES):
+            P, Q = X[labels == label], X[labels != label]
+            mX, _, _ = X.mean(axis=0), P.mean(axis=0), Q.mean(axis=0)
+            ratios = var(P) / (var(Q) + 0.05) + var(Q) / (var(P) + 0.05)
+            above = (np.std(mX) * var(Q) * mX + var(P) - mean(Q)) ** 2
+            scores[channel] += np.sum(ratios + above / (var(P) + var(Q) + 0.05))
+    return scores
+
+
+def seconds(task: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = task()
+    return time.perf_counter() - start, result
+
+
+def compare(A: Tensor, labels: Tensor, repeats: int) -> None:
+    plain, classes, metric = A.numpy(), labels.numpy(), Metric.load(METRIC)
+    record = measured(A, labels)
+    sides: dict[str, Callable[[], Array]] = {
+        "engine": lambda: metric.scores(measured(A, labels)).numpy(),
+        "formula": lambda: metric.scores(record).numpy(),
+        "loop": lambda: loop(plain, classes),
+        "tree": lambda: tree(plain, classes),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    scores = {name: side() for name, side in sides.items()}  # once without the clock
+    for _ in range(repeats):
+        for name, side in sides.items():
+            took, scores[name] = seconds(side)
+            times[name].append(took)
+    for name in ("formula", "loop", "tree"):
+        np.testing.assert_allclose(scores["engine"], scores[name], rtol=1e-9)
+        assert np.array_equal(np.argsort(scores["engine"]), np.argsort(scores[name]))
+    channels, samples, positions = A.shape
+    print(f"{METRIC}: {channels} channels, {samples} samples, {positions} positions, float64")
+    medians = {name: statistics.median(took) for name, took in times.items()}
+    for name, took in times.items():
+        spread = f"{1e3 * min(took):.2f} to {1e3 * max(took):.2f}"
+        print(f"  {name:7s} {1e3 * medians[name]:8.2f} ms  ({spread})")
+    for slow in ("loop", "tree"):
+        for fast in ("engine", "formula"):
+            print(f"  {slow} / {fast}: {medians[slow] / medians[fast]:.1f}")
+    print("  the same ranking on all sides")
+
+
+def load_times() -> None:
+    Metric.load("l1")  # imports sympy's share and the primitives
+    times = {name: seconds(lambda name=name: Metric.load(name))[0] for name in bundled_metrics()}
+    slowest = max(times, key=lambda name: times[name])
+    print(
+        f"loading: {len(times)} metrics, median {1e3 * statistics.median(times.values()):.1f} ms, "
+        f"slowest {slowest} {1e3 * times[slowest]:.1f} ms"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time of scoring a layer.")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    load_times()
+    x, labels = images(options.data_root, options.samples)
+    compare(activations(x), labels, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

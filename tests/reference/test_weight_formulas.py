@@ -1,0 +1,61 @@
+"""Metrics of weights alone, beside direct implementations that do not use the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Tensors = dict[str, Array]
+
+
+def lamp_weight(W: Array) -> Array:
+    """For each weight, its square over the sum of all squares that are not smaller."""
+    squares = [float(w) ** 2 for w in W.flatten()]
+    scores = [w / sum(v for v in squares if v >= w) if w else 0.0 for w in squares]
+    return np.reshape(scores, W.shape)
+
+
+def fpgm(W: Array) -> list[float]:
+    return [sum(float(np.linalg.norm(one - other)) for other in W) for one in W]
+
+
+def geo_median(W: Array) -> list[float]:
+    medoid = W[int(np.argmin(fpgm(W)))]
+    return [float(np.linalg.norm(one - medoid)) for one in W]
+
+
+def group_norm(t: Tensors) -> list[float]:
+    parts = zip(t["weight"], t["outgoing"], t["gamma"], strict=True)
+    return [
+        (np.linalg.norm(w) ** 2 + np.linalg.norm(v) ** 2 + float(gamma) ** 2) / 3
+        for w, v, gamma in parts
+    ]
+
+
+FORMULAS: dict[str, Callable[[Tensors], Any]] = {
+    "bn_scale": lambda t: np.abs(t["gamma"]),
+    "fpgm": lambda t: fpgm(t["weight"]),
+    "geo_median": lambda t: geo_median(t["weight"]),
+    "group_norm": group_norm,
+    "l1": lambda t: [float(np.linalg.norm(w.flatten(), 1)) for w in t["weight"]],
+    "l2": lambda t: [float(np.linalg.norm(w.flatten(), 2)) for w in t["weight"]],
+    "lamp": lambda t: [w.sum() for w in lamp_weight(t["weight"])],
+    "lamp_weight": lambda t: lamp_weight(t["weight"]),
+    "magnitude": lambda t: np.abs(t["weight"]),
+    "random": lambda t: [float(u[0, 0]) for u in t["noise"]],
+    "random_weight": lambda t: t["noise"],
+}
+
+
+def test_every_metric_of_the_family_is_here(family: Callable[[str], set[str]]) -> None:
+    assert set(FORMULAS) == family("weights")
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_scores_equal_the_direct_implementation(name: str, check: Callable[..., None]) -> None:
+    check(name, FORMULAS[name])

@@ -1,0 +1,81 @@
+"""The tables of a result: every figure shown is the figure of the records."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from gp_prune.report.front import NARROW, recommendation, result_json, result_lines, verdict
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import TaskSource
+from gp_prune.search.results import Result
+from gp_prune.search.run import evolve
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+    config = SearchConfig(
+        tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=1, ladder=(0.5,),
+        budgets=(0.5,), fine_tune_steps=2, final_steps=2, final_seeds=2, front_size=4,
+        calibration=64,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("front") / "run"
+    return evolve(config, folder, source=TaskSource(cache_dir=str(task_cache)))
+
+
+def test_every_contender_has_its_row_and_formula(result: Result) -> None:
+    text = " ".join("\n".join(result_lines(result, io.StringIO())).split())
+    for contender in result.contenders:
+        assert contender.name in text
+    short = [c for c in result.contenders if len(str(c.expression)) < 30]
+    assert short
+    assert all(str(contender.expression) in text for contender in short)
+
+
+def test_no_line_ends_in_blanks_or_is_too_long(result: Result) -> None:
+    for line in result_lines(result, io.StringIO()):
+        assert line == line.rstrip()
+        assert len(line) <= 160
+
+
+def test_narrow_terminals_get_the_formulas_below(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(NARROW - 40))
+    monkeypatch.setenv("TERM", "dumb")
+    lines = result_lines(result, Terminal())
+    assert max(map(len, lines)) <= NARROW - 40
+    assert any(f"{result.contenders[0].name} = " in line for line in lines)
+
+
+def test_verdict_says_where_the_recommended_formula_loses(result: Result) -> None:
+    best = result.recommended.name
+    lines = verdict(result)
+    assert len(lines) == 2
+    for kind, line in zip(("macs", "params"), lines, strict=True):
+        own = result.comparison.mean(best, "test", kind=kind)
+        for contender in result.contenders:
+            if contender.candidate is None and contender.name != best:
+                other = result.comparison.mean(contender.name, "test", kind=kind)
+                word = "below" if own < other else "NOT below"
+                assert f"{word} {contender.name} {other:.3f}" in line
+
+
+def test_json_has_the_same_figures(result: Result) -> None:
+    data = result_json(result)
+    assert data["recommended"] == result.recommended.name
+    for row, contender in zip(data["contenders"], result.contenders, strict=True):
+        mean = result.comparison.mean(contender.name, "test", kind="macs")
+        assert row["equal_macs"]["test"] == mean
+        assert row["formula"] == str(contender.expression)
+
+
+def test_latex_can_be_copied_in_one_line(result: Result) -> None:
+    latex = result.metrics[result.recommended.name].latex()
+    assert f"LaTeX: {latex}\n" in recommendation(result)

@@ -1,0 +1,106 @@
+"""Mean maps and kernels by class, against loops over the samples of each class."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gp_prune.errors import UserError
+from gp_prune.statistics import Batch, centroids, collect, kernels
+
+ALL = {"outputs", "labels", "centroids", "kernels"}
+
+
+def test_mean_maps_of_all_samples(mixture: nn.Module, whole: Batch, parts: list[Batch]) -> None:
+    """At the places of A, but over all samples: A of all samples shows where they are."""
+    full = collect(mixture, None, [whole], needs=ALL, max_positions=5)
+    records = collect(mixture, None, parts, needs=ALL, max_samples=2, max_positions=5)
+    for name, record in records.items():
+        maps = full[name].activation  # (o, n, s): all ten samples
+        torch.testing.assert_close(record.mean_map, maps.mean(1))
+        for label in range(3):
+            member = whole.labels == label
+            torch.testing.assert_close(record.class_map[:, label], maps[:, member].mean(1))
+            torch.testing.assert_close(record.rest_map[:, label], maps[:, ~member].mean(1))
+    means = collect(mixture, None, parts, needs=ALL, max_positions=1000)["conv"]
+    torch.testing.assert_close(means.class_map.mean(2), means.class_mean)
+    torch.testing.assert_close(means.rest_map.mean(2), means.rest_mean)
+
+
+def plain_kernels(maps: Tensor, labels: Tensor, label: int) -> tuple[list[float], ...]:
+    """Means over pairs of samples, channel by channel and pair by pair; maps (o, n, s)."""
+    within, rest, between = [], [], []
+    for channel in maps:
+        found: dict[tuple[bool, bool], list[float]] = {}
+        for x, mine in zip(channel, labels == label, strict=True):
+            for y, other in zip(channel, labels == label, strict=True):
+                value = math.exp(-float((x - y).square().sum()) / 2)
+                found.setdefault((bool(mine), bool(other)), []).append(value)
+        for pairs, out in (
+            ((True, True), within), ((False, False), rest), ((True, False), between),
+        ):  # fmt: skip
+            values = found.get(pairs, [0.0])
+            out.append(sum(values) / len(values))
+    return within, rest, between
+
+
+@pytest.mark.parametrize("most", [1, 2**24])
+def test_kernels_of_sampled_maps(
+    mixture: nn.Module, parts: list[Batch], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_MOST_AT_ONCE", most)
+    records = collect(mixture, None, parts, needs=ALL, max_samples=20, max_positions=4)
+    labels = torch.cat([batch.labels for batch in parts])
+    for record in records.values():
+        for label in range(3):
+            within, rest, between = plain_kernels(record.activation, labels, label)
+            assert record.kernel_class[:, label].tolist() == pytest.approx(within)
+            assert record.kernel_rest[:, label].tolist() == pytest.approx(rest)
+            assert record.kernel_between[:, label].tolist() == pytest.approx(between)
+        squared = record.kernel_class + record.kernel_rest - 2 * record.kernel_between
+        assert bool((squared > -1e-12).all())
+
+
+def test_kernels_see_the_samples_of_a() -> None:
+    """With an identity as layer, a sample's map says which sample it is."""
+    layer = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(layer.weight)
+    x = torch.arange(40.0).double().reshape(-1, 1) / 10
+    labels = torch.arange(40) % 3
+    data = [Batch(a, b, b) for a, b in zip(x.split(7), labels.split(7), strict=True)]
+    record = collect(layer, None, data, needs=ALL, max_samples=9)[""]
+    kept = (record.activation[0, :, 0] * 10).round().long() % 3
+    within, rest, between = plain_kernels(record.activation, kept, 1)
+    assert record.kernel_class[:, 1].tolist() == pytest.approx(within)
+    assert record.kernel_rest[:, 1].tolist() == pytest.approx(rest)
+    assert record.kernel_between[:, 1].tolist() == pytest.approx(between)
+
+
+def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> None:
+    labels = torch.tensor([0] * 9 + [4])
+    data = [
+        Batch(whole.inputs[:9], labels[:9], labels[:9]),
+        Batch(whole.inputs[9:], labels[9:], labels[9:]),
+    ]
+    record = collect(mixture, ["conv"], data, needs=ALL)["conv"]
+    assert record.class_map.shape[1] == record.kernel_class.shape[1] == 5
+    assert not record.class_map[:, 1:4].any()
+    for values in (record.kernel_class, record.kernel_between):
+        assert not values[:, 1:4].any()
+    rest = record.rest_map[:, 1:4]
+    torch.testing.assert_close(rest, record.mean_map.unsqueeze(1).expand_as(rest))
+    alone = collect(mixture, ["conv"], data[:1], needs=ALL)["conv"]
+    assert not alone.rest_map.any() and not alone.kernel_rest.any()
+    assert bool(alone.kernel_class.all())
+
+
+def test_too_many_mean_maps_are_refused(
+    mixture: nn.Module, whole: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(centroids, "_MOST_VALUES", 100)
+    with pytest.raises(UserError, match=r"layer 'conv' have 3 classes x 4 channels x 36 positions"):
+        collect(mixture, ["conv"], [whole], needs={"centroids"})
+    collect(mixture, ["conv"], [whole], needs={"centroids"}, max_positions=8)
