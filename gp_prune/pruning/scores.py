@@ -107,7 +107,9 @@ def is_constant(values: Scores) -> bool:
     """Whether several values are all equal, but for rounding: such an order says nothing."""
     if values.size < 2:
         return False
-    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
+    largest = np.abs(values).max()
+    # Divided first: the distance of two huge values may be too big for a number.
+    return bool(largest == 0 or values.max() / largest - values.min() / largest <= ROUNDING)
 
 
 def guard(values: Scores, layer: str) -> None:
