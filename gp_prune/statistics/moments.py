@@ -18,7 +18,9 @@ def _within(maps: Tensor) -> tuple[Tensor, Tensor]:
     outer = 0 if maps.stride(0) >= maps.stride(1) else 1
     average = maps.new_full((maps.shape[2],), 1 / max(1, maps.shape[2]), dtype=torch.float64)
     means, inner = [], []
-    for part in maps.split(max(1, _CACHED * maps.shape[outer] // max(1, maps.numel())), outer):
+    count = max(1, _CACHED * maps.shape[outer] // max(1, maps.numel()))
+    for start in range(0, maps.shape[outer], count):
+        part = maps.narrow(outer, start, min(count, maps.shape[outer] - start))
         values = part.to(torch.float64)
         mean = values @ average
         deviation = values - mean.unsqueeze(2)
