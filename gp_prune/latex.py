@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import sympy
@@ -39,10 +38,12 @@ DEFINITIONS = {
     symbols.Log: r"\log_{\epsilon} x = \log(|x| + \epsilon) \quad (\epsilon = 10^{-12})",
     symbols.Exp: r"\exp_{50} x = \exp(\min(x, 50))",
     symbols.Indicator: r"[\,\cdot\,] = 1 \text{ where the statement holds, else } 0",
-    symbols.VarOver: r"\operatorname{var}: \text{ population variance over the indices}",
-    symbols.StdOver: r"\operatorname{std}: \text{ population standard deviation over the indices}",
+    symbols.VarOver: r"\operatorname{var}\colon \text{population variance over the indices}",
+    symbols.StdOver: (
+        r"\operatorname{std}\colon \text{population standard deviation over the indices}"
+    ),
     symbols.MedoidOver: (
-        r"\operatorname{medoid}_{o}: \text{ the filter with the least summed } "
+        r"\operatorname{medoid}_{o}\colon \text{the filter with the least summed } "
         r"\ell_2 \text{ distance to all filters}"
     ),
     symbols.RidgeForm: (
@@ -75,9 +76,11 @@ DEFINITIONS = {
 class _Printer(LatexPrinter):  # type: ignore[misc]
     """Sums without limits, magnitudes with plain bars, protected forms by name."""
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, primitives: PrimitiveSet) -> None:
         super().__init__({"mul_symbol": None})
-        self.names = names
+        operands = primitives.operands.values()
+        self.names = {operand.name: operand.latex for operand in operands}
+        self.nonnegative = {operand.name for operand in operands if operand.nonnegative}
         self.dotted: set[Any] = set()
 
     def _print_Symbol(self, symbol: Any) -> str:
@@ -85,7 +88,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             return r"\cdot"
         if symbol.name.startswith("N_"):
             return f"N_{{{symbol.name[2:]}}}"
-        return self.names.get(symbol.name, symbol.name)
+        return str(self.names.get(symbol.name, symbol.name))
 
     def _print_Indexed(self, expression: Any) -> str:
         return self._with_indices(expression, self._list(expression.indices))
@@ -126,9 +129,16 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return text if bare else rf"\left({text}\right)"
 
     def _print_Add(self, expression: Any, order: str | None = None) -> str:
-        """A term without a minus sign leads, numbers close."""
+        """A term without a minus sign leads, numbers close; halves of many terms stand once."""
         terms = sorted(self._as_ordered_terms(expression, order=order), key=lambda t: t.is_Number)
-        texts: list[str] = [self._print(term) for term in terms]
+        texts: list[str] = []
+        for divisor, parts in _by_divisor(terms).items():
+            whole = [divisor * part for part in parts]
+            if divisor == 1 or len(parts) == 1:
+                texts += [self._print(part) for part in parts]
+            else:
+                inside = self._print(sympy.Add(*whole))
+                texts.append(rf"\frac{{1}}{{{divisor}}} \left({inside}\right)")
         lead = next((place for place, text in enumerate(texts) if not text.startswith("-")), 0)
         texts.insert(0, texts.pop(lead))
         return texts[0] + "".join(
@@ -155,6 +165,9 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         factors = sympy.Mul.make_args(product)
         lengths = [factor for factor in factors if _is_inverse_length(factor)]
         if not lengths:
+            if coefficient.is_Rational and coefficient.q != 1 and not all(map(_is_short, factors)):
+                above, sign = abs(coefficient.p), "- " if coefficient.is_negative else ""
+                return rf"{sign}\frac{{{above}}}{{{coefficient.q}}} {self._operand(product)}"
             return str(super()._print_Mul(expression))
         rest = [factor for factor in factors if factor not in lengths]
         roots = [f for f in rest if f.is_Pow and f.exp == _HALF and not self._norm(f)]
@@ -255,7 +268,10 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return self._call(r"\min", expression, exp)
 
     def _print_Sqrt(self, expression: Any, exp: str | None = None) -> str:
-        text = rf"\sqrt{{\left|{self._print(expression.args[0])}\right|}}"
+        text = self._print(expression.args[0])
+        if not symbols.nonnegative(expression.args[0], self.nonnegative):
+            text = rf"\left|{text}\right|"
+        text = rf"\sqrt{{{text}}}"
         return rf"\left({text}\right)^{{{exp}}}" if exp else text
 
     def _bracket(self, relation: str, expression: Any) -> str:
@@ -280,6 +296,22 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return bool(super()._needs_mul_brackets(expression, first, last))
 
 
+def _by_divisor(terms: list[Any]) -> dict[int, list[Any]]:
+    """The terms of a sum by the denominator of their exact number, in their order."""
+    groups: dict[int, list[Any]] = {}
+    for term in terms:
+        coefficient = term.as_coeff_Mul()[0]
+        exact = coefficient.is_Rational and not term.is_Number
+        groups.setdefault(coefficient.q if exact else 1, []).append(term)
+    return groups
+
+
+def _is_short(factor: Any) -> bool:
+    """Whether a factor is an operand or a power of one."""
+    base = factor.base if isinstance(factor, sympy.Pow) else factor
+    return isinstance(base, sympy.Indexed | sympy.Symbol)
+
+
 def _is_inverse_length(factor: Any) -> bool:
     """Whether a factor is 1 / N_o or the like (a power of it)."""
     return (
@@ -292,8 +324,7 @@ def _is_inverse_length(factor: Any) -> bool:
 
 def formula_latex(formula: Any, primitives: PrimitiveSet) -> str:
     """LaTeX of a sympy formula, operands by the symbols that they declare."""
-    names = {operand.name: operand.latex for operand in primitives.operands.values()}
-    return str(_Printer(names).doprint(formula))
+    return str(_Printer(primitives).doprint(formula))
 
 
 def latex(expression: Expression, primitives: PrimitiveSet) -> str:

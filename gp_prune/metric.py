@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,41 @@ class Metric:
         primitives = primitives or builtin_primitives()
         return cls(name, parse(text, primitives), conventions or Conventions(), primitives)
 
+    @classmethod
+    def from_sympy(
+        cls,
+        formula: Any,
+        *,
+        name: str = "unnamed",
+        granularity: str | None = None,
+        conventions: Conventions | None = None,
+        primitives: PrimitiveSet | None = None,
+    ) -> Metric:
+        """A metric with the values of a sympy formula, as :meth:`sympy` gives it.
+
+        Args:
+            formula: a formula in the vocabulary of :mod:`gp_prune.symbols`, with the free indices
+                ``o`` (channels) or ``o``, ``i``, ``k`` (weights); it is walked, never evaluated.
+            name: the name of the metric.
+            granularity: ``"channel"`` or ``"weight"``; by default what the free indices say.
+            conventions: the conventions of the metric.
+            primitives: the vocabulary; the built-in one by default.
+
+        Raises:
+            FormulaError: no expression computes the formula; the message names the term.
+            MetricError: the granularity is neither of the two.
+        """
+        from gp_prune.from_sympy import free_axes, from_sympy
+
+        axes = {name: axes for axes, name in GRANULARITIES.items()}
+        if granularity is None:
+            granularity = "channel" if free_axes(formula).issubset(CHANNEL) else "weight"
+        if granularity not in axes:
+            raise MetricError(f"granularity {granularity!r} is none of {', '.join(axes)}")
+        primitives = primitives or builtin_primitives()
+        expression = from_sympy(formula, axes[granularity], primitives)
+        return cls(name, expression, conventions or Conventions(), primitives)
+
     @property
     def granularity(self) -> str:
         """``"channel"`` or ``"weight"``."""
@@ -144,6 +179,22 @@ class Metric:
             )
         return True
 
+    def torch(self) -> Callable[[LayerRecord], Tensor]:
+        """A plain function that scores a layer as :meth:`scores` does.
+
+        Raises:
+            MetricError: the formula does not give the scores that its file records.
+        """
+        from gp_prune.interpreter import evaluate
+
+        self._probed  # noqa: B018  (checked once, before the first score)
+        expression = self.expression
+
+        def scores(layer: LayerRecord) -> Tensor:
+            return evaluate(expression, layer)
+
+        return scores
+
     def sympy(self) -> Any:
         """The formula as an exact sympy expression."""
         from gp_prune.symbolic import to_sympy
@@ -155,6 +206,25 @@ class Metric:
         from gp_prune.latex import latex
 
         return latex(self.expression, self.primitives)
+
+    def mathml(self) -> str:
+        """The formula as presentation MathML: one ``math`` element."""
+        from gp_prune.mathml import mathml
+
+        return mathml(self.expression, self.primitives)
+
+    def simplified(self) -> Metric:
+        """The same metric with a formula of the same values that is never larger.
+
+        Values change by rounding at most. The metric itself where no simpler formula is found
+        within two seconds (see :mod:`gp_prune.simplification`).
+        """
+        from gp_prune.simplification import simplified
+
+        simpler = simplified(self.expression, self.primitives)
+        if simpler == self.expression:
+            return self
+        return replace(self, expression=simpler, probe_scores=None)
 
     def canonical(self) -> Metric:
         """The same metric with its tree in canonical form (see :func:`canonical`)."""

@@ -118,6 +118,7 @@ class Operand:
     needs: frozenset[str]
     read: Callable[[LayerRecord], Tensor] = field(repr=False)
     searchable: bool = True
+    nonnegative: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +169,7 @@ def operand(
     latex: str | None = None,
     needs: Iterable[str] = (),
     searchable: bool = True,
+    nonnegative: bool = False,
 ) -> Callable[[Callable[[LayerRecord], Tensor]], Operand]:
     """Declare a tensor of a layer that formulas may use.
 
@@ -181,6 +183,7 @@ def operand(
         latex: the symbol without its indices; the name by default.
         needs: measurements it takes, keys of :data:`gp_prune.layer.NEEDS`.
         searchable: whether a search may use it (pure noise may not).
+        nonnegative: whether it is never below 0 on any layer; its root prints without bars.
 
     Raises:
         PrimitiveError: the declaration is not valid.
@@ -198,7 +201,10 @@ def operand(
         if unknown:
             known = ", ".join(NEEDS)
             raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
-        made = Operand(name, type_, meaning, latex or name, frozenset(needs), read, searchable)
+        symbol = latex or name
+        made = Operand(
+            name, type_, meaning, symbol, frozenset(needs), read, searchable, nonnegative
+        )
         _check_values(made, read)
         return made
 

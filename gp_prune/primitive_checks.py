@@ -57,6 +57,8 @@ def _check_operand(operand: Operand) -> None:
     _check_tensor(f"operand {operand.name!r} on the synthetic layer", value, operand.axes)
     if not torch.isfinite(value).all():
         raise PrimitiveError(f"operand {operand.name!r} is not finite on the synthetic layer")
+    if operand.nonnegative and not (value >= 0).all():
+        raise PrimitiveError(f"operand {operand.name!r} is below 0 on the synthetic layer")
 
 
 def _check_tensor(where: str, value: object, axes: Axes) -> None:

@@ -7,6 +7,7 @@ exactly what runs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sympy
@@ -284,16 +285,19 @@ def difference(a: Any, b: Any) -> Any:
     return sympy.Add(a, -b, evaluate=False)
 
 
-def nonnegative(x: Any) -> bool:
-    """Whether ``x`` is seen at a glance to be never negative."""
+def nonnegative(x: Any, operands: Collection[str] = ()) -> bool:
+    """Whether ``x`` is seen at a glance to be never negative, as the named operands are."""
+    if isinstance(x, sympy.Indexed):
+        return str(x.base.label) in operands
     if x.is_Number or x.is_Symbol:
-        return bool(x.is_nonnegative)
+        return bool(x.is_nonnegative) or (x.is_Symbol and x.name in operands)
     if isinstance(x, sympy.Abs) or getattr(type(x), "is_nonnegative", None) is True:
         return True
     if isinstance(x, sympy.Pow):
-        return bool(x.exp.is_Integer and x.exp % 2 == 0) or nonnegative(x.base)
+        even = bool(x.exp.is_Integer and x.exp % 2 == 0)
+        return even or nonnegative(x.base, operands)
     if isinstance(x, (sympy.Add, sympy.Mul, Maximum, Div)):
-        return all(nonnegative(part) for part in x.args)
+        return all(nonnegative(part, operands) for part in x.args)
     if isinstance(x, sympy.Sum):
-        return nonnegative(x.function)
-    return isinstance(x, (MaxOver, MinOver)) and nonnegative(x.body)
+        return nonnegative(x.function, operands)
+    return isinstance(x, (MaxOver, MinOver)) and nonnegative(x.body, operands)

@@ -46,6 +46,7 @@ def running_mean(layer: LayerRecord) -> Tensor:
 @operand(
     "var",
     axes="o",
+    nonnegative=True,
     latex=r"\sigma^{2}",
     needs=["outputs"],
     meaning="batch-norm running variance (variance of Z without batch norm)",
@@ -89,6 +90,7 @@ def layer_input(layer: LayerRecord) -> Tensor:
 @operand(
     "Xn",
     axes="ik",
+    nonnegative=True,
     latex=r"\lVert X \rVert",
     needs=["inputs"],
     meaning="l2 norm of the unfolded input per input channel and tap",
@@ -113,13 +115,20 @@ def class_mean(layer: LayerRecord) -> Tensor:
 
 
 @operand(
-    "varP", axes="oc", latex=r"\sigma^{2,P}", needs=["labels"], meaning="variance of A in a class"
+    "varP",
+    axes="oc",
+    latex=r"\sigma^{2,P}",
+    needs=["labels"],
+    nonnegative=True,
+    meaning="variance of A in a class",
 )
 def class_variance(layer: LayerRecord) -> Tensor:
     return layer.require("class_var")
 
 
-@operand("nP", axes="c", latex="n^{P}", needs=["labels"], meaning="samples in a class")
+@operand(
+    "nP", axes="c", latex="n^{P}", needs=["labels"], nonnegative=True, meaning="samples in a class"
+)
 def class_count(layer: LayerRecord) -> Tensor:
     return layer.require("class_count")
 
@@ -138,6 +147,7 @@ def rest_mean(layer: LayerRecord) -> Tensor:
 @operand(
     "varQ",
     axes="oc",
+    nonnegative=True,
     latex=r"\sigma^{2,Q}",
     needs=["labels"],
     meaning="variance of A in all other classes",
@@ -146,13 +156,25 @@ def rest_variance(layer: LayerRecord) -> Tensor:
     return layer.require("rest_var")
 
 
-@operand("nQ", axes="c", latex="n^{Q}", needs=["labels"], meaning="samples in all other classes")
+@operand(
+    "nQ",
+    axes="c",
+    latex="n^{Q}",
+    needs=["labels"],
+    nonnegative=True,
+    meaning="samples in all other classes",
+)
 def rest_count(layer: LayerRecord) -> Tensor:
     return layer.require("rest_count")
 
 
 @operand(
-    "U", axes="o", needs=["noise"], searchable=False, meaning="a uniform random number per channel"
+    "U",
+    axes="o",
+    needs=["noise"],
+    searchable=False,
+    nonnegative=True,
+    meaning="a uniform random number per channel",
 )
 def channel_noise(layer: LayerRecord) -> Tensor:
     return layer.require("noise")[:, 0, 0]
@@ -161,6 +183,7 @@ def channel_noise(layer: LayerRecord) -> Tensor:
 @operand(
     "UW",
     axes="oik",
+    nonnegative=True,
     latex="U",
     needs=["noise"],
     searchable=False,

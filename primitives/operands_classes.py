@@ -48,6 +48,7 @@ def mean_map(layer: LayerRecord) -> Tensor:
 @operand(
     "kPP",
     axes="oc",
+    nonnegative=True,
     latex=r"k^{PP}",
     needs=["kernels"],
     meaning="mean RBF kernel of two maps of A in a class",
@@ -59,6 +60,7 @@ def kernel_class(layer: LayerRecord) -> Tensor:
 @operand(
     "kQQ",
     axes="oc",
+    nonnegative=True,
     latex=r"k^{QQ}",
     needs=["kernels"],
     meaning="mean RBF kernel of two maps of A in all other classes",
@@ -70,6 +72,7 @@ def kernel_rest(layer: LayerRecord) -> Tensor:
 @operand(
     "kPQ",
     axes="oc",
+    nonnegative=True,
     latex=r"k^{PQ}",
     needs=["kernels"],
     meaning="mean RBF kernel of a map of A in a class and one in the others",

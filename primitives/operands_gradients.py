@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @operand(
     "G2",
     axes="oik",
+    nonnegative=True,
     latex=r"\overline{G^{2}}",
     needs=["fisher"],
     meaning="squared gradient of a small batch, mean over batches (empirical Fisher)",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @operand(
     "rk",
     axes="on",
+    nonnegative=True,
     latex=r"\operatorname{rank} A",
     needs=["map_ranks"],
     meaning="rank of the activation map",

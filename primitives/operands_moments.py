@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @operand(
     "Hd",
     axes="ik",
+    nonnegative=True,
     latex=r"C^{X}",
     needs=["second_moments"],
     meaning="diagonal of the Cholesky factor of the inverse damped Gram of the input (SparseGPT)",

@@ -112,9 +112,8 @@ REFERENCE = {
     r"0.05}_{\!\epsilon} + \frac{\sigma^{2,P}_{o,c}}{\sigma^{2,Q}_{o,c} + 0.05}_{\!\epsilon} + "
     r"\frac{\sigma^{2,Q}_{o,c}}{\sigma^{2,P}_{o,c} + 0.05}_{\!\epsilon}\right)",
     "gecco_3": r"\sum_{c,s} \frac{\left(m^{A}_{o,s} - "
-    r"\sigma^{2,Q}_{o,c}\right)^{2}}{\sqrt{\left|\frac{\sigma^{2,P}_{o,c}}{n^{P}_{c}}_"
-    r"{\!\epsilon} + \frac{\sigma^{2,Q}_{o,c}}{n^{Q}_{c}}_{\!\epsilon} + "
-    r"0.0001\right|}}_{\!\epsilon}",
+    r"\sigma^{2,Q}_{o,c}\right)^{2}}{\sqrt{\frac{\sigma^{2,P}_{o,c}}{n^{P}_{c}}_{\!\epsilon} "
+    r"+ \frac{\sigma^{2,Q}_{o,c}}{n^{Q}_{c}}_{\!\epsilon} + 0.0001}}_{\!\epsilon}",
     "gecco_4": r"\sum_{c,s} \left(\left|\mu^{P}_{o,c} - \mu^{Q}_{o,c}\right| + "
     r"\frac{\sigma^{2,P}_{o,c}}{\frac{\sigma^{2,Q}_{o,c}}{n^{Q}_{c}}_{\!\epsilon} + "
     r"0.05}_{\!\epsilon} + m^{Q}_{o,c,s} + 0.05\right)",
@@ -123,8 +122,8 @@ REFERENCE = {
     "grasp": r"\sum_{i,k} H G_{o,i,k} W_{o,i,k}",
     "grasp_weight": r"H G_{o,i,k} W_{o,i,k}",
     "group_hessian": r"\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
-    "group_norm": r"\frac{\gamma_{o}^{2}}{3} + \frac{\sum_{j} \left(W^{+}_{o,j}\right)^{2}}{3} + "
-    r"\frac{\sum_{i,k} W_{o,i,k}^{2}}{3}",
+    "group_norm": r"\frac{1}{3} \left(\gamma_{o}^{2} + \sum_{j} \left(W^{+}_{o,j}\right)^{2} + "
+    r"\sum_{i,k} W_{o,i,k}^{2}\right)",
     "group_taylor": r"\left|\sum_{j} G^{+}_{o,j} W^{+}_{o,j}\right| + \left|\sum_{i,k} G_{o,i,k} "
     r"W_{o,i,k}\right|",
     "hrank": r"\frac{1}{N_{n}} \sum_{n} \operatorname{rank} A_{o,n}",
@@ -137,7 +136,7 @@ REFERENCE = {
     "magnitude": r"\left|W_{o,i,k}\right|",
     "mean_activation": r"\frac{1}{N_{n} N_{s}} \sum_{n,s} \left|A_{o,n,s}\right|",
     "mmd": r"\frac{1}{N_{c}} \sum_{c} \left(k^{PP}_{o,c} - 2 k^{PQ}_{o,c} + k^{QQ}_{o,c}\right)",
-    "obd": r"\frac{\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}}{2}",
+    "obd": r"\frac{1}{2} \sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
     "obd_weight": r"\frac{\overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}}{2}",
     "pruner_zero": r"\sum_{i,k} \frac{\left|G_{o,i,k}\right| - \min_{o',i',k'} "
     r"\left|G_{o',i',k'}\right|}{\max_{o',i',k'} \left|G_{o',i',k'}\right| - \min_{o',i',k'} "
@@ -149,27 +148,28 @@ REFERENCE = {
     "random_weight": r"U_{o,i,k}",
     "ria": r"\sum_{i,k} \left(\frac{\left|W_{o,i,k}\right|}{\sum_{o'} "
     r"\left|W_{o',i,k}\right|}_{\!\epsilon} + \frac{\left|W_{o,i,k}\right|}{\sum_{i',k'} "
-    r"\left|W_{o,i',k'}\right|}_{\!\epsilon}\right) \sqrt{\left|\lVert X \rVert_{i,k}\right|}",
+    r"\left|W_{o,i',k'}\right|}_{\!\epsilon}\right) \sqrt{\lVert X \rVert_{i,k}}",
     "ria_weight": r"\left(\frac{\left|W_{o,i,k}\right|}{\sum_{o'} "
     r"\left|W_{o',i,k}\right|}_{\!\epsilon} + \frac{\left|W_{o,i,k}\right|}{\sum_{i',k'} "
-    r"\left|W_{o,i',k'}\right|}_{\!\epsilon}\right) \sqrt{\left|\lVert X \rVert_{i,k}\right|}",
+    r"\left|W_{o,i',k'}\right|}_{\!\epsilon}\right) \sqrt{\lVert X \rVert_{i,k}}",
     "snip": r"\sum_{i,k} \frac{\left|G_{o,i,k} W_{o,i,k}\right|}{\sum_{o',i',k'} "
     r"\left|G_{o',i',k'} W_{o',i',k'}\right|}_{\!\epsilon}",
     "snip_weight": r"\left|G_{o,i,k} W_{o,i,k}\right|",
     "snr": r"\frac{1}{N_{c}} \sum_{c} \frac{\left|\mu^{P}_{o,c} - "
-    r"\mu^{Q}_{o,c}\right|}{\sqrt{\left|\sigma^{2,P}_{o,c}\right|} + "
-    r"\sqrt{\left|\sigma^{2,Q}_{o,c}\right|} + 0.0001}_{\!\epsilon}",
+    r"\mu^{Q}_{o,c}\right|}{\sqrt{\sigma^{2,P}_{o,c}} + \sqrt{\sigma^{2,Q}_{o,c}} + "
+    r"0.0001}_{\!\epsilon}",
     "sparsegpt": r"\sum_{i,k} \frac{W_{o,i,k}^{2}}{\left(C^{X}_{i,k}\right)^{2}}_{\!\epsilon}",
     "sparsegpt_weight": r"\frac{W_{o,i,k}^{2}}{\left(C^{X}_{i,k}\right)^{2}}_{\!\epsilon}",
-    "symmetric_divergence": r"\frac{1}{N_{c}} \sum_{c} \left(\frac{\frac{\left(\mu^{P}_{o,c} - "
-    r"\mu^{Q}_{o,c}\right)^{2}}{\sigma^{2,P}_{o,c} + \sigma^{2,Q}_{o,c} + 0.05}_{\!\epsilon}}{2} "
-    r"+ \frac{\frac{\sigma^{2,P}_{o,c}}{\sigma^{2,Q}_{o,c} + 0.05}_{\!\epsilon}}{2} + "
-    r"\frac{\frac{\sigma^{2,Q}_{o,c}}{\sigma^{2,P}_{o,c} + 0.05}_{\!\epsilon}}{2} - 1\right)",
+    "symmetric_divergence": r"\frac{1}{N_{c}} \sum_{c} \left(\frac{1}{2} "
+    r"\left(\frac{\left(\mu^{P}_{o,c} - \mu^{Q}_{o,c}\right)^{2}}{\sigma^{2,P}_{o,c} + "
+    r"\sigma^{2,Q}_{o,c} + 0.05}_{\!\epsilon} + \frac{\sigma^{2,P}_{o,c}}{\sigma^{2,Q}_{o,c} "
+    r"+ 0.05}_{\!\epsilon} + \frac{\sigma^{2,Q}_{o,c}}{\sigma^{2,P}_{o,c} + "
+    r"0.05}_{\!\epsilon}\right) - 1\right)",
     "synflow": r"\sum_{i,k} \left|R_{o,i,k} W_{o,i,k}\right|",
     "synflow_weight": r"\left|R_{o,i,k} W_{o,i,k}\right|",
     "t_test": r"\frac{1}{N_{c}} \sum_{c} \frac{\left|\mu^{P}_{o,c} - "
-    r"\mu^{Q}_{o,c}\right|}{\sqrt{\left|\frac{\sigma^{2,P}_{o,c}}{n^{P}_{c}}_{\!\epsilon} + "
-    r"\frac{\sigma^{2,Q}_{o,c}}{n^{Q}_{c}}_{\!\epsilon} + 0.0001\right|}}_{\!\epsilon}",
+    r"\mu^{Q}_{o,c}\right|}{\sqrt{\frac{\sigma^{2,P}_{o,c}}{n^{P}_{c}}_{\!\epsilon} + "
+    r"\frac{\sigma^{2,Q}_{o,c}}{n^{Q}_{c}}_{\!\epsilon} + 0.0001}}_{\!\epsilon}",
     "taylor_2017": r"\frac{\frac{1}{N_{n}} \sum_{n} \left|\frac{1}{N_{s}} \sum_{s} Z_{o,n,s} "
     r"\partial Z_{o,n,s}\right|}{\sqrt{\sum_{o'} \frac{1}{N_{n}^{2}} \left(\sum_{n} "
     r"\left|\frac{1}{N_{s}} \sum_{s} Z_{o',n,s} \partial "

@@ -50,6 +50,14 @@ def test_bundled_scores_are_still_those_of_the_file(name: str) -> None:
     assert metric.source
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_is_a_plain_function_of_the_scores(name: str) -> None:
+    metric = Metric.load(name)
+    function = metric.torch()
+    for layer in (synthetic_layer(), synthetic_layer(5)):
+        assert function(layer).equal(metric.scores(layer))
+
+
 @pytest.mark.parametrize("axes", [CHANNEL, WEIGHT], ids=str)
 def test_random_metrics_round_trip(axes: Any, random_trees: Trees, tmp_path: Path) -> None:
     path = tmp_path / "metric.json"
@@ -275,6 +283,8 @@ def test_changed_scores_are_refused_at_the_first_scoring(tmp_path: Path) -> None
         assert metric.latex() == content()["latex"]
         with pytest.raises(MetricError, match="scores the synthetic layer otherwise than its file"):
             metric.scores(synthetic_layer())
+        with pytest.raises(MetricError, match="scores the synthetic layer otherwise than its file"):
+            metric.torch()
     path.write_text(changed(probe_scores=[s * (1 + 1e-9) for s in scores]), encoding="utf-8")
     Metric.load(path).scores(synthetic_layer())
 
@@ -347,6 +357,8 @@ def test_loading_and_printing_need_no_torch(tmp_path: Path) -> None:
         "for name in sys.argv[1:]:\n"
         "    metric = Metric.load(name)\n"
         "    print(metric.latex(), metric.needs, metric.canonical().digest)\n"
+        "    metric.simplified().mathml()\n"
+        "    Metric.from_sympy(metric.sympy())\n"
         "loaded = {'torch', 'torchvision', 'sklearn', 'deap'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )

@@ -237,6 +237,13 @@ def test_bad_operand_is_refused(read: Callable[[LayerRecord], Tensor], message: 
 NORMALISERS = [p.name for p in BUILTIN if isinstance(getattr(p, "shape", None), Normaliser)]
 
 
+def test_an_operand_that_is_said_not_to_be_negative() -> None:
+    declare = operand("mine", axes="o", meaning="mine", nonnegative=True)
+    assert declare(lambda layer: layer.bias.abs()).nonnegative
+    with pytest.raises(PrimitiveError, match="operand 'mine' is below 0 on the synthetic layer"):
+        declare(lambda layer: layer.bias)
+
+
 @pytest.mark.parametrize("name", NORMALISERS)
 @pytest.mark.parametrize("over", ["o", "i", "k", "ik", "oik"])
 def test_normaliser_by_name_equals_torch(name: str, over: str) -> None:

@@ -39,10 +39,12 @@ def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
 
 
 def _facts(metric: Metric) -> dict[str, Any]:
+    simpler = metric.simplified()
     return {
         "name": metric.name,
         "description": metric.description,
         "text": str(metric.expression),
+        "simplified": "" if simpler is metric else str(simpler.expression),
         "latex": metric.latex(),
         "granularity": metric.granularity,
         "conventions": metric.conventions.to_json(),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from gp_prune.axes import AXIS_MEANING
 from gp_prune.latex import definitions
+from gp_prune.latex_lines import QUOTIENT, displayed, has_inline_quotient
 from gp_prune.metric import Metric
 from gp_prune.primitive import Operand
 
@@ -16,15 +17,23 @@ _ESCAPES = {
 }  # fmt: skip
 
 
-def standalone(metrics: Iterable[Metric]) -> str:
-    """A document for ``pdflatex`` with a section per metric; needs amsmath and amssymb alone."""
-    body = "\n".join(_section(metric) for metric in metrics)
+def standalone(metrics: Iterable[Metric], body: str = "") -> str:
+    """A document for ``pdflatex`` with a page per metric, or with the given body.
+
+    The page says what every sign in the formula means.
+
+    Args:
+        metrics: what the document is of.
+        body: LaTeX to show instead of the pages, such as a table; the signs follow it.
+    """
+    metrics = list(metrics)
+    pages = "\n\\newpage\n".join(map(_section, metrics))
     return (
         "\\documentclass{article}\n"
-        "\\usepackage[T1]{fontenc}\n"
-        "\\usepackage{amsmath,amssymb}\n"
+        "\\usepackage{amsmath,amssymb,array,booktabs,longtable}\n"
         "\\begin{document}\n"
-        f"{body}"
+        "\\raggedright\n"
+        f"{body + _legend(metrics) if body else pages}"
         "\\end{document}\n"
     )
 
@@ -42,21 +51,37 @@ def _section(metric: Metric) -> str:
         lines.append(f"{escaped(first.upper() + rest)}.")
     if metric.source:
         lines.append(f"Source: {escaped(metric.source)}.")
+    score = f"\\mathrm{{score}}_{{{index}}} = {metric.latex()}"
     lines += [
         f"A higher score keeps the {metric.granularity}:",
-        f"\\[ \\mathrm{{score}}_{{{index}}} = {metric.latex()} \\]",
-        *_signs(metric),
-        *(f"\\[ {line} \\]" for line in definitions(metric.sympy())),
+        displayed(score),
+        *_signs([metric]),
+        *_definitions([metric]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _signs(metric: Metric) -> list[str]:
+def _legend(metrics: Iterable[Metric]) -> str:
+    return "\n".join(["\\par\\bigskip", *_signs(metrics), *_definitions(metrics)]) + "\n"
+
+
+def _definitions(metrics: Iterable[Metric]) -> list[str]:
+    """What the protected and named forms of all formulas mean, as displayed formulas."""
+    lines = {line: None for metric in metrics for line in definitions(metric.sympy())}
+    found = [displayed(line) for line in lines]
+    if any(has_inline_quotient(displayed(metric.latex())) for metric in metrics):
+        found.append(displayed(QUOTIENT))
+    return found
+
+
+def _signs(metrics: Iterable[Metric]) -> list[str]:
     """What the operands and their indices stand for, as a sentence each."""
-    nodes = list(metric.expression.nodes())
+    nodes = [node for metric in metrics for node in metric.expression.nodes()]
     operands = {n.name: n.head for n in nodes if isinstance(n.head, Operand)}
     # The axes of subtrees too: pairwise distances have an index that no operand has.
     letters = {letter for node in nodes for letter in node.axes}
     lines = [f"${operands[n].latex}$: {escaped(operands[n].meaning)};" for n in sorted(operands)]
     lines += [f"${a}$: {escaped(AXIS_MEANING[a])};" for a in AXIS_MEANING if a in letters]
-    return ["\\noindent", *lines[:-1], lines[-1].removesuffix(";") + "."] if lines else []
+    if not lines:
+        return []
+    return ["{\\raggedright\\noindent", *lines[:-1], lines[-1].removesuffix(";") + ".\\par}"]

@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from gp_prune.discovery import builtin_primitives
+from gp_prune.latex_lines import displayed
 from gp_prune.layer import NEEDS
 from gp_prune.metric import INVARIANCES, Metric, bundled_metrics
 
@@ -120,7 +121,9 @@ def test_standalone_document_is_balanced(run: Run, name: str) -> None:
     text = run("latex", "--standalone", name).stdout
     assert text.startswith(r"\documentclass")
     assert text.endswith("\\end{document}\n")
-    assert Metric.load(name).latex() in text
+    metric = Metric.load(name)
+    index = ",".join(metric.expression.axes)
+    assert displayed(rf"\mathrm{{score}}_{{{index}}} = {metric.latex()}") in text
     bare = re.sub(r"\\[{}$\\]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
@@ -133,6 +136,32 @@ def test_standalone_defines_what_it_uses(run: Run) -> None:
     assert r"\frac{a}{b}_{\!\epsilon} = " in lamp
     assert "$W$: weights" in lamp
     assert r"\frac{a}{b}" not in run("latex", "--standalone", "l1").stdout
+
+
+def test_latex_simplified(run: Run, tmp_path: Path) -> None:
+    Metric.parse("neg(neg(sum[i](sum[k](abs(W)))))", name="long").save(tmp_path / "long.json")
+    simple = Metric.load("l1").latex() + "\n"
+    assert run("latex", tmp_path / "long.json").stdout == simple  # sympy joins these anyway
+    Metric.parse("sqrt(square(div(b, gamma)))", name="root").save(tmp_path / "root.json")
+    found = run("latex", "--simplify", tmp_path / "root.json").stdout
+    assert found == Metric.parse("abs(div(b, gamma))").latex() + "\n"
+
+
+def test_latex_table(run: Run) -> None:
+    table = run("latex", "--table", "l1", "l2").stdout
+    assert table.count(r"\texttt") == 2
+    assert r"\documentclass" not in table
+    whole = run("latex", "--table", "--standalone", "l1", "l2").stdout
+    assert table in whole
+    assert whole.startswith(r"\documentclass")
+    assert "$W$: weights" in whole
+
+
+def test_show_the_simplified_formula_where_it_differs(run: Run, tmp_path: Path) -> None:
+    assert re.search(r"simplified +l1\[i,k\]\(W\)", run("show", "l1").stdout)
+    assert "simplified" not in run("show", "l2").stdout
+    facts = json.loads(run("show", "l1", "--json").stdout)
+    assert facts["simplified"] == "l1[i,k](W)"
 
 
 @pytest.mark.parametrize("command", ["show", "latex"])

@@ -1,0 +1,280 @@
+"""Floor 3: a tree as a sum of multiples and as a product of powers, and back.
+
+In these two views like terms meet: ``sub(x, neg(add(x, 2)))`` is twice x plus 2, and
+``mul(sqrt(x), neg(sqrt(x)))`` is minus the magnitude of x.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from gp_prune import symbols
+from gp_prune.building import Builder
+from gp_prune.expression import Expression, canonical
+from gp_prune.ranges import Ranges
+
+_LINEAR = frozenset({"total", "mean"})
+_ODD = frozenset({"tanh", "sum share", "max share", "z score"})
+_DUAL = {"largest": "smallest", "smallest": "largest"}
+_OF_MAGNITUDE = frozenset({"norm", "magnitudes", "deviation"})
+
+
+class Ratio(NamedTuple):
+    """The number above / below, kept apart so that a third stays a third."""
+
+    above: float = 1.0
+    below: float = 1.0
+
+    def times(self, other: Ratio) -> Ratio:
+        """The product of two numbers."""
+        return Ratio(self.above * other.above, self.below * other.below)
+
+    def plus(self, other: Ratio) -> Ratio:
+        """The sum of two numbers."""
+        if self.below == other.below:
+            return Ratio(self.above + other.above, self.below)
+        above = self.above * other.below + other.above * self.below
+        return Ratio(above, self.below * other.below)
+
+    @property
+    def value(self) -> float:
+        """The number as a double."""
+        return self.above / self.below
+
+    def shortest(self) -> Ratio:
+        """An equal number, the sign above, that is written with as few digits as possible."""
+        if self.above == 0:
+            return Ratio(0.0)
+        sign = -1.0 if self.value < 0 else 1.0
+        above, below = abs(self.above), abs(self.below)
+        ways = [Ratio(above / below), Ratio(1.0, below / above), Ratio(above, below)]
+        best = min(ways, key=lambda way: len(repr(way.above)) + len(repr(way.below)))
+        return Ratio(sign * best.above, best.below)
+
+
+ONE = Ratio()
+
+Terms = list[tuple[Ratio, Expression | None]]
+"""A sum of multiples of trees; a multiple of None is a number."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A number times powers of trees, magnitudes of trees, and roots of magnitudes of trees."""
+
+    ratio: Ratio = ONE
+    powers: Mapping[Expression, int] = field(default_factory=dict)
+    magnitudes: Mapping[Expression, int] = field(default_factory=dict)
+    roots: Mapping[Expression, int] = field(default_factory=dict)
+
+    def times(self, other: Product) -> Product:
+        """The product of both."""
+        return Product(
+            self.ratio.times(other.ratio),
+            Counter(self.powers) + Counter(other.powers),
+            Counter(self.magnitudes) + Counter(other.magnitudes),
+            Counter(self.roots) + Counter(other.roots),
+        )
+
+
+class Algebra:
+    """Takes trees apart and puts them together.
+
+    Args:
+        build: builds trees of the vocabulary.
+        ranges: where values lie.
+    """
+
+    def __init__(self, build: Builder, ranges: Ranges) -> None:
+        self._build = build
+        self._ranges = ranges
+        self._first: dict[Expression, Expression] = {}
+        self._products: dict[Expression, Product] = {}
+
+    def meaning(self, tree: Expression) -> str:
+        """What the head of a tree computes; empty for operands and unknown operators."""
+        return self._build.forms.meanings.get(tree.name, "") if tree.arguments else ""
+
+    def same(self, tree: Expression) -> Expression:
+        """The first seen of all trees that are equal but for the order of arguments."""
+        return self._first.setdefault(canonical(tree), tree)
+
+    def terms(self, tree: Expression) -> Terms:
+        """The tree as a sum of multiples."""
+        if tree.value is not None:
+            return [(Ratio(tree.value), None)]
+        meaning, arguments = self.meaning(tree), tree.arguments
+        if meaning in ("add", "subtract"):
+            sign = Ratio(1.0 if meaning == "add" else -1.0)
+            return self.terms(arguments[0]) + self._multiples(arguments[1], sign)
+        if meaning == "negate":
+            return self._multiples(arguments[0], Ratio(-1.0))
+        if meaning == "multiply":
+            for factor, other in (arguments, arguments[::-1]):
+                if factor.value is not None:
+                    return self._multiples(other, Ratio(factor.value))
+        if meaning == "divide" and self._divides(arguments[1]):
+            return self._multiples(arguments[0], Ratio(1.0, arguments[1].value or 1.0))
+        product = self.product(tree)
+        if product.ratio == ONE:
+            return [(ONE, tree)]
+        return [(product.ratio, self.product_of(replace(product, ratio=ONE)))]
+
+    def _multiples(self, tree: Expression, ratio: Ratio) -> Terms:
+        return [(ratio.times(own), term) for own, term in self.terms(tree)]
+
+    @staticmethod
+    def _divides(divisor: Expression) -> bool:
+        return divisor.value is not None and abs(divisor.value) > symbols.EPSILON
+
+    def sum_of(self, terms: Terms) -> Expression:
+        """The tree of a sum; like terms are joined, and multiples by one number share it."""
+        joined: dict[Expression | None, Ratio] = {}
+        for ratio, term in terms:
+            key = None if term is None else self.same(term)
+            joined[key] = joined[key].plus(ratio) if key in joined else ratio
+        groups: dict[Ratio, tuple[list[Expression], list[Expression]]] = {}
+        for term, ratio in joined.items():
+            if ratio.above == 0:
+                continue
+            short = Ratio(ratio.value) if term is None else ratio.shortest()
+            size = ONE if term is None else Ratio(abs(short.above), short.below)
+            group = groups.setdefault(size, ([], []))
+            group[short.above < 0].append(term or Expression.constant(abs(short.above)))
+        gained: list[Expression] = []
+        lost: list[Expression] = []
+        for size, (plus, minus) in groups.items():
+            if size == ONE:
+                gained += plus
+                lost += minus
+            elif plus:
+                part = self._build.difference(plus, minus)
+                gained.append(self._build.scaled(part, *size))
+            else:
+                lost.append(self._build.scaled(self._build.joined("add", minus), *size))
+        return self._build.difference(gained, lost) or Expression.constant(0)
+
+    def product(self, tree: Expression) -> Product:
+        """The tree as a product of powers."""
+        if tree not in self._products:
+            self._products[tree] = self._product(tree)
+        return self._products[tree]
+
+    def _product(self, tree: Expression) -> Product:
+        if tree.value is not None:
+            return Product(Ratio(tree.value))
+        meaning = self.meaning(tree)
+        parts = [self.product(argument) for argument in tree.arguments]
+        if meaning == "multiply":
+            return parts[0].times(parts[1])
+        if meaning == "negate":
+            return replace(parts[0], ratio=parts[0].ratio.times(Ratio(-1.0)))
+        if meaning == "square":
+            return parts[0].times(parts[0])
+        if meaning == "magnitude":
+            return self._magnitude(parts[0])
+        if meaning == "root":
+            return self._root(parts[0])
+        if meaning == "divide":
+            return self._quotient(tree, *parts)
+        if len(parts) == 1:
+            return self._outside(tree, meaning, parts[0])
+        return Product(powers={self.same(tree): 1})
+
+    @staticmethod
+    def _magnitude(inner: Product) -> Product:
+        odd = {base: 1 for base, exponent in inner.powers.items() if exponent % 2}
+        even = {base: e - e % 2 for base, e in inner.powers.items() if e > 1}
+        return Product(
+            Ratio(abs(inner.ratio.above), abs(inner.ratio.below)),
+            even,
+            Counter(inner.magnitudes) + Counter(odd),
+            inner.roots,
+        )
+
+    def _root(self, inner: Product) -> Product:
+        ratio = Ratio(abs(inner.ratio.above), abs(inner.ratio.below))
+        if ratio != ONE or inner.roots:
+            return Product(roots={self.product_of(replace(inner, ratio=ratio)): 1})
+        exponents = Counter(inner.powers) + Counter(inner.magnitudes)
+        return Product(
+            magnitudes={base: e // 2 for base, e in exponents.items() if e > 1},
+            roots={base: 1 for base, e in exponents.items() if e % 2},
+        )
+
+    def _quotient(self, tree: Expression, above: Product, below: Product) -> Product:
+        divisor = tree.arguments[1]
+        if self._divides(divisor):
+            return replace(above, ratio=above.ratio.times(Ratio(1.0, divisor.value or 1.0)))
+        sign = Ratio(-1.0 if below.ratio.value < 0 else 1.0)
+        numerator = self.product_of(replace(above, ratio=ONE))
+        denominator = self.product_of(replace(below, ratio=below.ratio.times(sign)))
+        if above.ratio == ONE and sign == ONE:
+            return Product(powers={self.same(tree): 1})
+        quotient = self._build.apply("divide", numerator, denominator)
+        return Product(above.ratio.times(sign), {self.same(quotient): 1})
+
+    def _outside(self, tree: Expression, meaning: str, inner: Product) -> Product:
+        """What can be taken out of a function of one argument."""
+        ratio = inner.ratio
+        sign = Ratio(-1.0 if ratio.value < 0 else 1.0)
+        out = ONE
+        if meaning in _LINEAR:
+            out = ratio
+        elif meaning in _ODD:
+            out = sign
+        elif meaning in _OF_MAGNITUDE:
+            out = ratio.times(sign)
+        elif meaning == "variance":
+            out = ratio.times(ratio)
+        elif meaning in _DUAL and (sign == ONE or self._build.has(_DUAL[meaning])):
+            out = ratio
+        if out in (ONE, Ratio(0.0)) or ratio.value == 0:
+            return Product(powers={self.same(tree): 1})
+        left = sign.times(ratio) if meaning in _ODD else ONE
+        body = self.product_of(replace(inner, ratio=left))
+        head = tree.head
+        if meaning in _DUAL and sign != ONE:
+            head = self._build.operator(_DUAL[meaning])
+        return Product(out, {self.same(Expression(head, tree.over, (body,))): 1})
+
+    def product_of(self, product: Product) -> Expression:
+        """The tree of a product."""
+        if product.ratio.above == 0:
+            return Expression.constant(0)
+        roots = Counter(product.roots)
+        magnitudes = Counter(product.magnitudes)
+        powers = Counter(product.powers)
+        for base, count in product.roots.items():
+            roots[base] = count % 2
+            magnitudes[base] += count // 2
+        for base, count in list(magnitudes.items()):
+            plain = count if self._ranges.nonnegative(base) else count - count % 2
+            magnitudes[base] -= plain
+            powers[base] += plain
+        for base in powers:
+            if base.name in self._build.forms.indicators:
+                powers[base] = min(powers[base], 1)
+        factors = self._raised(+powers)
+        for meaning, bases in (("magnitude", +magnitudes), ("root", +roots)):
+            inside = self._build.joined("multiply", list(bases))
+            if inside is not None:
+                factors.append(self._build.apply(meaning, inside))
+        return self._build.scaled(
+            self._build.joined("multiply", factors), *product.ratio.shortest()
+        )
+
+    def unsigned(self, product: Product) -> Expression:
+        """A tree that equals the product but for its signs, which need not be worked out."""
+        above, below = product.ratio
+        powers = Counter(product.powers) + Counter(product.magnitudes)
+        return self.product_of(Product(Ratio(abs(above), abs(below)), powers, {}, product.roots))
+
+    def _raised(self, powers: Mapping[Expression, int]) -> list[Expression]:
+        factors = [base for base, exponent in powers.items() if exponent % 2]
+        halves = {base: exponent // 2 for base, exponent in powers.items() if exponent > 1}
+        inside = self._build.joined("multiply", self._raised(halves)) if halves else None
+        return factors if inside is None else [*factors, self._build.squared(inside)]
