@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gp_prune.cli.options import json_option, primitives_option, print_json
-from gp_prune.discovery import primitive_set
+from gp_prune.discovery import builtin_primitives, primitive_set
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.primitive import (
     Normaliser,
@@ -24,6 +24,7 @@ from gp_prune.report.tables import make_console, print_table
 _EXAMPLES = """\b
 Examples:
   gp-prune list
+  gp-prune list --primitives my_primitives.py
   gp-prune list --operands --primitives my_primitives.py
 """
 
@@ -41,7 +42,10 @@ def list_metrics(
     as_json: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
-    """List the bundled metrics, or the vocabulary of formulas."""
+    """List the bundled metrics, or the vocabulary of formulas.
+
+    With --primitives alone, what these files add to the vocabulary.
+    """
     if operands + operators + markdown > 1 or (markdown and as_json):
         raise click.UsageError("give one of --operands, --operators, --markdown and --json alone")
     if markdown:
@@ -49,7 +53,10 @@ def list_metrics(
 
         click.echo(markdown_page(_by_folder()), nl=False)
     elif operands or operators:
-        _list_vocabulary(primitive_set(*primitive_files), operands=operands, as_json=as_json)
+        kinds = ("operands",) if operands else ("operators",)
+        _list_vocabulary(primitive_set(*primitive_files), kinds, as_json=as_json)
+    elif primitive_files:
+        _list_vocabulary(_own(primitive_files), ("operands", "operators"), as_json=as_json)
     else:
         _list_metrics(as_json=as_json)
 
@@ -89,18 +96,35 @@ def _as_object(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _list_vocabulary(primitives: PrimitiveSet, *, operands: bool, as_json: bool) -> None:
-    if operands:
-        columns = ["operand", "axes", "latex", "needs", "meaning"]
-        rows = [_operand_cells(operand) for operand in primitives.operands.values()]
-    else:
-        columns = ["operator", "axes", "laws", "cost", "meaning"]
-        rows = [_operator_cells(operator) for operator in primitives.operators.values()]
+def _own(files: tuple[str, ...]) -> PrimitiveSet:
+    """What the files add to the built-in vocabulary, with which it must go together."""
+    known = set(builtin_primitives())
+    return PrimitiveSet(primitive for primitive in primitive_set(*files) if primitive not in known)
+
+
+def _list_vocabulary(primitives: PrimitiveSet, kinds: tuple[str, ...], *, as_json: bool) -> None:
+    tables = {
+        "operands": (
+            ["operand", "axes", "latex", "needs", "meaning"],
+            [_operand_cells(operand) for operand in primitives.operands.values()],
+        ),
+        "operators": (
+            ["operator", "axes", "laws", "cost", "meaning"],
+            [_operator_cells(operator) for operator in primitives.operators.values()],
+        ),
+    }
     if as_json:
-        kind = "operands" if operands else "operators"
-        print_json({kind: [dict(zip(columns, row, strict=True)) for row in rows]})
+        print_json(
+            {
+                kind: [dict(zip(tables[kind][0], row, strict=True)) for row in tables[kind][1]]
+                for kind in kinds
+            }
+        )
         return
-    print_table(make_console(sys.stdout), columns, rows)
+    for kind in kinds:
+        columns, rows = tables[kind]
+        if rows:
+            print_table(make_console(sys.stdout), columns, rows)
 
 
 def _operand_cells(operand: Operand) -> list[str]:

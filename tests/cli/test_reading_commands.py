@@ -48,6 +48,19 @@ def test_list_vocabulary(run: Run) -> None:
         assert all(name in text for name in names)
 
 
+def test_list_of_own_primitives(run: Run) -> None:
+    file = README.parents[1] / "examples" / "own_primitive.py"
+    listed = json.loads(run("list", "--primitives", str(file), "--json").stdout)
+    assert [entry["operand"] for entry in listed["operands"]] == ["D"]
+    assert [entry["operator"] for entry in listed["operators"]] == ["softsign(x)"]
+    text = run("list", "--primitives", str(file)).stdout
+    assert "softsign" in text
+    assert "sum" not in text
+    missing = run("list", "--primitives", "missing.py")
+    assert missing.exit_code == 2
+    assert "does not exist" in missing.stderr
+
+
 def test_readme_of_the_metrics_is_current(run: Run) -> None:
     """Make it anew with: gp-prune list --markdown > evolved_metrics/README.md."""
     assert run("list", "--markdown").stdout == README.read_text(encoding="utf-8")
