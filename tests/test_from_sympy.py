@@ -61,7 +61,7 @@ def test_many_random_trees_round_trip(
     hangs_on_rounding: Judge,
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 120, seed) + random_trees(axes, 40, seed + 1, 4, 9)
+        trees = random_trees(axes, 60, seed) + random_trees(axes, 20, seed + 1, 4, 9)
         check(trees, differ, hangs_on_rounding)
 
 

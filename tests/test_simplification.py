@@ -176,7 +176,7 @@ def test_many_random_trees_keep_their_values(
     hangs_on_rounding: Judge,
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 250, seed) + random_trees(axes, 80, seed + 1, 4, 9)
+        trees = random_trees(axes, 100, seed) + random_trees(axes, 30, seed + 1, 4, 9)
         check(trees, differ, hangs_on_rounding)
 
 

@@ -155,10 +155,13 @@ def recommendation(result: Result) -> str:
     """
     config = result.config
     best = result.recommended
+    metric = result.metrics[best.name]
+    simple = metric.simplified().expression
     lines = [
         f"{MARK} {best.name} = {best.expression}",
+        *([f"     Simplified: {simple}"] if simple.size < best.expression.size else []),
         *([f"     Published: {best.published}"] if best.published else []),
-        f"     LaTeX: {result.metrics[best.name].latex()}",
+        f"     LaTeX: {metric.latex()}",
         "     Rule: the smallest formula whose validation error at equal budgets is within one "
         "standard deviation",
         f"     of the least (formulas of at most {config.recommended_size} nodes); the test split "
