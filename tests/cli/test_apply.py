@@ -236,8 +236,8 @@ def test_wrong_input_is_one_sentence(
         assert word in result.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_missing_device(run: Run, spec: str) -> None:
+def test_missing_device(run: Run, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = run("apply", "l1", spec, "--device", "cuda")
     assert result.exit_code == 2
     assert "--device cpu" in result.stderr
