@@ -143,16 +143,25 @@ def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Pa
 
 
 def children(process: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True)
-    return [int(word) for word in found.stdout.split()]
+    """The processes that a process has started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and status(int(folder.name))[1:2] == [str(process)]:
+            found.append(int(folder.name))
+    return found
+
+
+def status(process: int) -> list[str]:
+    """State and parent of a process, and more; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def alive(process: int) -> bool:
     """Whether a process runs (one that has ended and waits to be collected does not)."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return status(process)[:1] not in ([], ["Z"])
 
 
 @pytest.mark.slow
@@ -253,10 +262,10 @@ def test_a_killed_worker_does_not_change_the_result(
 
 
 def cmdline(process: int) -> bytes:
-    """The command of a process; empty for one that has ended meanwhile (``ps`` lists itself)."""
+    """The command of a process; empty for one that has ended meanwhile."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
