@@ -173,8 +173,10 @@ class Search:
             if len(wanted) >= count:
                 break
         trials = [trial for _, tried in wanted.values() for trial in tried]
-        outcomes = resolve(map(self.evaluation, trials), self.runner, self.journal)
-        self._outcomes |= {trial.key: outcomes[self.evaluation(trial).key] for trial in trials}
+        evaluations = [self.evaluation(trial) for trial in trials]
+        outcomes = resolve(evaluations, self.runner, self.journal)
+        for trial, evaluation in zip(trials, evaluations, strict=True):
+            self._outcomes[trial.key] = outcomes[evaluation.key]
         assessed = [self._candidate(e, b, tried) for b, (e, tried) in wanted.items()]
         assessed += [self._twin(expression, behaviour) for expression, behaviour in twins]
         return [self._individual(candidate) for candidate in assessed]
