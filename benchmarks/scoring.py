@@ -2,14 +2,16 @@
 
 The layer is the second convolution of the Caffe LeNet (50 channels, maps of 8 x 8) on 2,000 images,
 the metric GECCO function 2 (Eq. 3 of Liu, Kung and Wentzlaff, 2022). Both sides start from the
-same activations and labels and end with 50 scores:
+same activations, in the precision and the layout in which the network gives them, and labels, and
+end with 50 scores:
 
-* the engine measures means and variances of all classes and channels and evaluates the formula
-  (``engine``); a search measures once and then evaluates formula after formula (``formula``);
+* the engine measures means, variances and mean maps of all classes and channels and evaluates the
+  formula (``engine``); a search measures once and then evaluates formula after formula
+  (``formula``);
 * the loop takes channel by channel and class by class, splits the maps into P and Q and evaluates
-  the formula with numpy, either with each statistic computed once (``loop``) or, as the trees of
-  the original search do, wherever it stands in the formula, with the mean maps of P, Q and X as
-  arguments of every call (``tree``).
+  the formula with numpy in float64: as it is written, every statistic wherever it stands, with the
+  mean maps of P, Q and X at hand, which is what the trees of the original search do (``loop``), or
+  with each statistic computed once, as a careful person would (``spare``).
 
 Their turns alternate, medians are printed, and the rankings must be the same. The second table is
 the time that every bundled metric takes to load, once its modules are imported.
@@ -37,7 +39,10 @@ from torch.nn import functional
 
 from gp_prune.layer import LayerRecord
 from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.statistics.centroids import Centroids
+from gp_prune.statistics.meters import Seen
 from gp_prune.statistics.moments import Moments
+from gp_prune.statistics.sampling import Picks, Positions
 from gp_prune.tasks.data import load_data
 
 Array = NDArray[np.float64]
@@ -58,30 +63,32 @@ def images(data_root: Path | None, samples: int) -> tuple[Tensor, Tensor]:
 
 
 def activations(x: Tensor) -> Tensor:
-    """(o, n, s), float64: the rectified second convolution of an untrained Caffe LeNet."""
+    """(n, o, s): the rectified second convolution of an untrained Caffe LeNet."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         first, second = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
         maps = second(functional.max_pool2d(first(x), 2)).relu()
-    return maps.flatten(2).transpose(0, 1).contiguous().double()
+    return maps.flatten(2)
 
 
-def measured(A: Tensor, labels: Tensor) -> LayerRecord:
-    moments = Moments()
-    moments.add(A.transpose(0, 1), labels, CLASSES)
+def measured(maps: Tensor, labels: Tensor) -> LayerRecord:
+    moments, centroids = Moments(), Centroids("conv2", Positions(maps.shape[2], seed=0))
+    moments.add(maps, labels, CLASSES)
+    centroids.add(Seen(maps, 8, Picks([], []), labels))
     rest = moments.rest()
-    nothing = A.new_zeros(A.shape[0])
+    nothing = torch.zeros(maps.shape[1], dtype=torch.float64)
     return LayerRecord(
-        name="conv2", weight=A.new_zeros(A.shape[0], 1, 1), bias=nothing, has_batch_norm=False,
+        name="conv2", weight=nothing.reshape(-1, 1, 1), bias=nothing, has_batch_norm=False,
         gamma=nothing + 1, beta=nothing,
         class_mean=moments.mean, class_var=moments.variance,
-        rest_mean=rest.mean, rest_var=rest.variance, mean_map=A.mean(1),
+        rest_mean=rest.mean, rest_var=rest.variance, **centroids.result(CLASSES),
     )  # fmt: skip
 
 
-def loop(A: Array, labels: NDArray[np.int64]) -> Array:
-    scores = np.zeros(len(A))
-    for channel, X in enumerate(A):
+def spare(maps: Array, labels: NDArray[np.int64]) -> Array:
+    scores = np.zeros(maps.shape[1])
+    for channel in range(len(scores)):
+        X = maps[:, channel].astype(np.float64)
         for label in range(CLASSES):
             P, Q = X[labels == label], X[labels != label]
             p, q, mX = np.var(P), np.var(Q), X.mean(axis=0)
@@ -90,10 +97,11 @@ def loop(A: Array, labels: NDArray[np.int64]) -> Array:
     return scores
 
 
-def tree(A: Array, labels: NDArray[np.int64]) -> Array:
+def loop(maps: Array, labels: NDArray[np.int64]) -> Array:
     var, mean = np.var, np.mean
-    scores = np.zeros(len(A))
-    for channel, X in enumerate(A):
+    scores = np.zeros(maps.shape[1])
+    for channel in range(len(scores)):
+        X = maps[:, channel].astype(np.float64)
         for label in range(CLASSES):
             P, Q = X[labels == label], X[labels != label]
             mX, _, _ = X.mean(axis=0), P.mean(axis=0), Q.mean(axis=0)
@@ -109,14 +117,14 @@ def seconds(task: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare(A: Tensor, labels: Tensor, repeats: int) -> None:
-    plain, classes, metric = A.numpy(), labels.numpy(), Metric.load(METRIC)
-    record = measured(A, labels)
+def compare(maps: Tensor, labels: Tensor, repeats: int) -> None:
+    plain, classes, metric = maps.numpy(), labels.numpy(), Metric.load(METRIC)
+    record = measured(maps, labels)
     sides: dict[str, Callable[[], Array]] = {
-        "engine": lambda: metric.scores(measured(A, labels)).numpy(),
+        "engine": lambda: metric.scores(measured(maps, labels)).numpy(),
         "formula": lambda: metric.scores(record).numpy(),
         "loop": lambda: loop(plain, classes),
-        "tree": lambda: tree(plain, classes),
+        "spare": lambda: spare(plain, classes),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     scores = {name: side() for name, side in sides.items()}  # once without the clock
@@ -124,16 +132,16 @@ def compare(A: Tensor, labels: Tensor, repeats: int) -> None:
         for name, side in sides.items():
             took, scores[name] = seconds(side)
             times[name].append(took)
-    for name in ("formula", "loop", "tree"):
-        np.testing.assert_allclose(scores["engine"], scores[name], rtol=1e-9)
+    for name in ("formula", "loop", "spare"):
+        np.testing.assert_allclose(scores["engine"], scores[name], rtol=1e-6)
         assert np.array_equal(np.argsort(scores["engine"]), np.argsort(scores[name]))
-    channels, samples, positions = A.shape
-    print(f"{METRIC}: {channels} channels, {samples} samples, {positions} positions, float64")
+    samples, channels, positions = maps.shape
+    print(f"{METRIC}: {channels} channels, {samples} samples, {positions} positions")
     medians = {name: statistics.median(took) for name, took in times.items()}
     for name, took in times.items():
         spread = f"{1e3 * min(took):.2f} to {1e3 * max(took):.2f}"
         print(f"  {name:7s} {1e3 * medians[name]:8.2f} ms  ({spread})")
-    for slow in ("loop", "tree"):
+    for slow in ("loop", "spare"):
         for fast in ("engine", "formula"):
             print(f"  {slow} / {fast}: {medians[slow] / medians[fast]:.1f}")
     print("  the same ranking on all sides")
