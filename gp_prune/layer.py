@@ -89,6 +89,7 @@ class LayerRecord:
     kernel_between: Tensor | None = None  # (o, c), "kernels": between class and the others
     map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
     nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
+    outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
 
     def require(self, field: str) -> Tensor:
         """The tensor in ``field``.
@@ -172,4 +173,5 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         kernel_between=numbers(o, c),
         map_rank=(numbers(o, n) * 3).floor(),
         nuclear_loss=numbers(o, n),
+        outgoing_fisher=numbers(o, j),
     )

@@ -32,3 +32,14 @@ def outgoing_weights(layer: LayerRecord) -> Tensor:
 )
 def outgoing_gradient(layer: LayerRecord) -> Tensor:
     return layer.require("outgoing_grad")
+
+
+@operand(
+    "GV2",
+    axes="oj",
+    latex=r"\overline{(G^{+})^{2}}",
+    needs=["outgoing", "fisher"],
+    meaning="mean squared gradient of batches of 32 samples by the weights V (empirical Fisher)",
+)
+def outgoing_fisher(layer: LayerRecord) -> Tensor:
+    return layer.require("outgoing_fisher")

@@ -121,7 +121,8 @@ REFERENCE = {
     r"W_{o',i,k}\right)^{2}}",
     "grasp": r"\sum_{i,k} H G_{o,i,k} W_{o,i,k}",
     "grasp_weight": r"H G_{o,i,k} W_{o,i,k}",
-    "group_hessian": r"\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
+    "group_hessian": r"\sum_{j} \overline{(G^{+})^{2}}_{o,j} \left(W^{+}_{o,j}\right)^{2} + "
+    r"\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
     "group_norm": r"\frac{1}{3} \left(\gamma_{o}^{2} + \sum_{j} \left(W^{+}_{o,j}\right)^{2} + "
     r"\sum_{i,k} W_{o,i,k}^{2}\right)",
     "group_taylor": r"\left|\sum_{j} G^{+}_{o,j} W^{+}_{o,j}\right| + \left|\sum_{i,k} G_{o,i,k} "

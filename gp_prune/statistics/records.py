@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 
@@ -151,24 +151,24 @@ def _from_backward(
 
 
 def _from_readers(name: str, weight: Tensor, measured: Measured) -> Measurements:
-    """``outgoing`` and, with gradients, ``outgoing_grad`` (o, j)."""
-    readers, channels = measured.readers.get(name, ()), weight.shape[0]
-    gradients = measured.gradients if "gradients" in measured.needs else None
+    """``outgoing`` and, with gradients, ``outgoing_grad`` and ``outgoing_fisher`` (o, j)."""
+    readers, gradients = measured.readers.get(name, ()), measured.gradients
 
-    def weights(reader: str) -> Tensor:
-        module = measured.modules[reader]
-        return by_input(effective_weight(module), module)
+    def beside(read: Callable[[nn.Module], Tensor | None]) -> Tensor:
+        def of(reader: str) -> Tensor:
+            module = measured.modules[reader]
+            value = read(module)
+            # A reader that did not run has no influence on the loss.
+            value = torch.zeros_like(effective_weight(module)) if value is None else value
+            return by_input(value, module)
 
-    def slopes(reader: str) -> Tensor:
-        module = measured.modules[reader]
-        value = None if gradients is None else gradients.mean(module, "weight")
-        # A reader that did not run has no influence on the loss.
-        value = torch.zeros_like(effective_weight(module)) if value is None else value
-        return by_input(value, module)
+        return outgoing(weight.shape[0], readers, of, weight)
 
-    found: Measurements = {"outgoing": outgoing(channels, readers, weights, weight)}
-    if gradients is not None:
-        found["outgoing_grad"] = outgoing(channels, readers, slopes, weight)
+    found: Measurements = {"outgoing": beside(effective_weight)}
+    if gradients is not None and "gradients" in measured.needs:
+        found["outgoing_grad"] = beside(lambda module: gradients.mean(module, "weight"))
+    if gradients is not None and "fisher" in measured.needs:
+        found["outgoing_fisher"] = beside(lambda module: gradients.mean_square(module, "weight"))
     return found
 
 

@@ -12,8 +12,9 @@ from gp_prune.errors import UserError
 from gp_prune.statistics.layers import spatial_axes
 from gp_prune.statistics.unfolding import unfolded
 
-MOST_COLUMNS = 4096
-"""Largest number of inputs times taps (of one group) whose Gram matrix is kept: 128 MB."""
+MOST_COLUMNS = 9216
+"""Largest number of inputs times taps (of one group) whose Gram matrix is kept: 0.7 GB. So large
+are 3 x 3 convolutions over 1024 channels, and the first linear layer of AlexNet."""
 
 DAMPING = 0.01
 """What is added to the diagonal, as a share of its mean."""

@@ -242,6 +242,7 @@ def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, dict[str, T
             "synflow_grad": dense(module, flow[name]),
             "outgoing": by_reader(reader.detach(), name),
             "outgoing_grad": by_reader(slope[id(reader)], name),
+            "outgoing_fisher": by_reader(squares[following[name]], name),
             "map_rank": map_ranks(raw),
             "nuclear_loss": nuclear_losses(a),
             **class_statistics(a.transpose(0, 1), y),
@@ -303,7 +304,7 @@ def random_layer(seed: int = 3) -> LayerRecord:
         class_map=normal(o, c, s), rest_map=normal(o, c, s),
         mean_map=normal(o, s), kernel_class=normal(o, c).abs(), kernel_rest=normal(o, c).abs(),
         kernel_between=normal(o, c).abs(), map_rank=normal(o, n).abs().floor(),
-        nuclear_loss=normal(o, n).abs(),
+        nuclear_loss=normal(o, n).abs(), outgoing_fisher=normal(o, j).square(),
     )  # fmt: skip
 
 

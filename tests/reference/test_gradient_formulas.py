@@ -28,6 +28,11 @@ def taylor_2017(t: Tensors) -> Array:
     return np.asarray(scores / np.sqrt((scores**2).sum()))
 
 
+def group_hessian(t: Tensors) -> Array:
+    before = np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"])
+    return before + np.einsum("oj,oj->o", t["outgoing"] ** 2, t["outgoing_fisher"])
+
+
 def group_taylor(t: Tensors) -> Array:
     own = np.einsum("oik,oik->o", t["weight"], t["weight_grad"])
     behind = np.einsum("oj,oj->o", t["outgoing"], t["outgoing_grad"])
@@ -50,7 +55,7 @@ def snip(t: Tensors) -> Array:
 FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "grasp": lambda t: np.einsum("oik,oik->o", t["weight"], t["hessian_grad"]),
     "grasp_weight": lambda t: t["weight"] * t["hessian_grad"],
-    "group_hessian": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"]),
+    "group_hessian": group_hessian,
     "group_taylor": group_taylor,
     "obd": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"]) / 2,
     "obd_weight": lambda t: t["weight"] ** 2 * t["fisher"] / 2,

@@ -156,10 +156,10 @@ def test_group_taylor_of_theirs_leaves_batch_norms_out() -> None:
     torch.testing.assert_close(theirs(importance, model, "conv1"), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_group_hessian_of_one_sample(layer: str) -> None:
+@pytest.mark.parametrize("layer", LAYERS[1:])
+def test_group_hessian_of_one_sample_without_batch_norm(layer: str) -> None:
     model = network()
-    importance = tp.importance.GroupHessianImportance("first", normalizer=None)
+    importance = tp.importance.GroupHessianImportance("sum", normalizer=None)
     differentiate(model, samples=1)
     importance.accumulate_grad(model)
     torch.testing.assert_close(
