@@ -132,11 +132,11 @@ def test_a_sample_without_its_axis() -> None:
 
 
 def test_too_many_columns_are_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(512, 1, 3), nn.Flatten())
-    with pytest.raises(UserError, match="layer '0' reads 4608 inputs times taps, too many"):
-        collect(model, None, [Batch(torch.ones(1, 512, 3, 3))], needs={"second_moments"})
-    grouped = nn.Conv2d(512, 512, 3, groups=512)
-    collect(grouped, None, [Batch(torch.ones(1, 512, 3, 3))], needs={"second_moments"})
+    model = nn.Sequential(nn.Conv2d(1025, 1, 3), nn.Flatten())
+    with pytest.raises(UserError, match="layer '0' reads 9225 inputs times taps, too many"):
+        collect(model, None, [Batch(torch.ones(1, 1025, 3, 3))], needs={"second_moments"})
+    grouped = nn.Conv2d(1025, 1025, 3, groups=1025)
+    collect(grouped, None, [Batch(torch.ones(1, 1025, 3, 3))], needs={"second_moments"})
 
 
 def test_equals_sparsegpt_up_to_its_factor() -> None:
