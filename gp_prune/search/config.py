@@ -14,6 +14,7 @@ from gp_prune.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
 from gp_prune.pruning import Budget
+from gp_prune.search.allowance import Allowance
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
@@ -50,6 +51,9 @@ class SearchConfig:
         calibration: samples from which the statistics of the layers are measured.
         max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
+        candidate_timeout: seconds that one evaluation of a candidate may take; 0 means any time.
+            A limit, like the next, makes the result depend on the speed of the machine.
+        candidate_memory: megabytes that one evaluation may take; 0 means any amount.
 
     Raises:
         UserError: a value is out of range.
@@ -76,6 +80,8 @@ class SearchConfig:
     calibration: int = 512
     max_cost: float = 1000.0
     primitives: tuple[str, ...] = ()
+    candidate_timeout: float = 0.0
+    candidate_memory: float = 0.0
 
     def __post_init__(self) -> None:
         if self.granularity not in ROOTS:
@@ -90,6 +96,7 @@ class SearchConfig:
         for share in (*self.ladder, *self.budgets):
             Budget("channels", share)
         Conventions(self.scope, self.normaliser, self.join)
+        Allowance(self.candidate_timeout, self.candidate_memory)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")
 
@@ -115,6 +122,11 @@ class SearchConfig:
     def ladder_kind(self) -> str:
         """What the shares of the ladder count, see :class:`~gp_prune.pruning.Budget`."""
         return "channels" if self.granularity == "channel" else "params"
+
+    @property
+    def allowance(self) -> Allowance:
+        """What one evaluation may use."""
+        return Allowance(self.candidate_timeout, self.candidate_memory)
 
     @property
     def conventions(self) -> Conventions:

@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from deap import tools
@@ -206,6 +206,10 @@ class Search:
     def _candidate(
         self, expression: Expression, behaviour: tuple[str, ...], trials: Sequence[Trial]
     ) -> Candidate:
+        reason = self._failure(trials)
+        if reason:
+            self._refused[reason.partition(":")[2]] += 1
+            return self._settled(Candidate(expression, WORST, behaviour, reason=reason))
         rungs = len(self.config.ladder)
         by_task: dict[str, Objectives] = {}
         for position, bench in enumerate(self.benches):
@@ -216,16 +220,26 @@ class Search:
                 _mean([trial.plan.achieved.params for trial in part]),
             )
         error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
-        candidate = Candidate(expression, (error, macs, params), behaviour, by_task)
+        return self._settled(Candidate(expression, (error, macs, params), behaviour, by_task))
+
+    def _failure(self, trials: Sequence[Trial]) -> str:
+        """Why a trial has no result (its worker died, hung or took too much); empty if all have."""
+        for trial in trials:
+            failure = self._outcomes[trial.key].failure
+            if failure:
+                return f"{trial.task}: {failure}"
+        return ""
+
+    def _settled(self, candidate: Candidate) -> Candidate:
         self.archive.add(candidate)
-        self._by_behaviour[behaviour] = candidate
+        self._by_behaviour[candidate.behaviour] = candidate
         self._record(candidate)
         return candidate
 
     def _twin(self, expression: Expression, behaviour: tuple[str, ...]) -> Candidate:
         """A candidate that prunes exactly as an earlier one."""
         known = self._by_behaviour[behaviour]
-        candidate = Candidate(expression, known.objectives, behaviour, known.by_task)
+        candidate = replace(known, expression=expression)
         self.archive.add(candidate)
         if candidate.order < known.order:
             self._by_behaviour[behaviour] = candidate
@@ -239,6 +253,7 @@ class Search:
                 "text": str(candidate.expression),
                 "objectives": list(candidate.objectives),
                 "by_task": {name: list(values) for name, values in candidate.by_task.items()},
+                **({"reason": candidate.reason} if candidate.reason else {}),
             }
         )
 

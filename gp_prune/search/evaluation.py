@@ -82,11 +82,20 @@ class Outcome(NamedTuple):
         validation: relative error on the validation split.
         test: relative error on the test split, None unless it was asked for.
         raw: the error on the judged split (test where asked for) as the task measures it.
+        failure: why there is no result; empty if there is one.
     """
 
     validation: float
     test: float | None
     raw: float
+    failure: str = ""
+
+    @classmethod
+    def failed(cls, evaluation: Evaluation, reason: str) -> Outcome:
+        """What counts where an evaluation has no result: the worst error that is finite."""
+        test = WORST_ERROR if evaluation.test else None
+        # As a raw error 1: every class wrong, or every pixel.
+        return cls(WORST_ERROR, test, 1.0, reason)
 
 
 def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:

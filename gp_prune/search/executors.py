@@ -1,4 +1,4 @@
-"""Floor 9: where evaluations run: in this process, or in a pool of worker processes.
+"""Floor 9: where evaluations run: in this process, in worker processes, or on a Dask cluster.
 
 Results come back in the order of the requests, and every evaluation carries its own seed, so the
 result of a search depends neither on the executor nor on the number of workers.
@@ -6,17 +6,18 @@ result of a search depends neither on the executor nor on the number of workers.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from gp_prune.errors import UserError
+from gp_prune.search import worker
+from gp_prune.search.allowance import Allowance
 from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, TaskSource
-from gp_prune.vision import TorchvisionWarning
+from gp_prune.search.processes import Lost, Processes, Worker
+
+TRIES = 2
+"""An evaluation is tried so many times before its loss is its result."""
 
 
 class Runner(Protocol):
@@ -52,136 +53,131 @@ class InProcess:
         """Nothing to give back."""
 
 
-class WorkerPool:
-    """Runs evaluations in spawned processes with one torch thread each.
+class Host:
+    """Evaluates in worker processes for any number of threads, each of which waits for its own.
 
-    A worker that dies takes the pool with it; the pool is then made anew, and what was under way
-    is run again, one by one. An evaluation that goes on killing workers is an error by name.
+    An evaluation whose worker dies, hangs or takes too much memory is tried once more, in another
+    worker; a second loss is its result. No other evaluation notices.
+
+    Args:
+        source: where the workers find the tasks.
+        allowance: what one evaluation may use.
+    """
+
+    def __init__(self, source: TaskSource, allowance: Allowance) -> None:
+        self._source = source
+        self._allowance = allowance
+        self._processes = Processes()
+
+    def load(self, name: str) -> None:
+        """Train or load a task in a worker.
+
+        Raises:
+            UserError: the worker died over it.
+        """
+        try:
+            with self._processes.borrow() as borrowed:
+                self._ready(borrowed, name)
+        except Lost as lost:
+            raise UserError(
+                f"task {name!r} could not be loaded: {lost}; use fewer --workers where memory is "
+                "short"
+            ) from None
+
+    def evaluate(self, evaluation: Evaluation) -> Outcome:
+        """The outcome of an evaluation, which may be a failure with its reason."""
+        reasons = []
+        for _ in range(TRIES):
+            try:
+                with self._processes.borrow() as borrowed:
+                    self._ready(borrowed, evaluation.task)
+                    outcome: Outcome = borrowed.call(
+                        worker.evaluate, self._source, evaluation, allowance=self._allowance
+                    )
+                    return outcome
+            except Lost as lost:
+                reasons.append(str(lost))
+        return Outcome.failed(evaluation, f"{reasons[-1]}, {TRIES} times")
+
+    def _ready(self, borrowed: Worker, name: str) -> None:
+        """Load the task without a limit: it is no fault of the candidate if that takes long."""
+        if name not in borrowed.loaded:
+            borrowed.call(worker.load, self._source, name)
+            borrowed.loaded.add(name)
+
+    def pids(self) -> list[int]:
+        """The worker processes that run now."""
+        return self._processes.pids()
+
+    def kill(self) -> None:
+        """End the workers at once, whatever they are at."""
+        self._processes.kill()
+
+    def close(self) -> None:
+        """End the workers; nothing may be under way any more."""
+        self._processes.close()
+
+
+class WorkerPool:
+    """Runs evaluations in worker processes with one torch thread each.
 
     Args:
         source: where the workers find the tasks.
         workers: number of processes.
+        allowance: what one evaluation may use.
     """
 
-    def __init__(self, source: TaskSource, workers: int) -> None:
-        self._source = source
-        self._workers = workers
-        self._pool = self._start()
-
-    def _start(self) -> Executor:
-        return ProcessPoolExecutor(
-            self._workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self._source,),
-        )
+    def __init__(
+        self, source: TaskSource, workers: int, allowance: Allowance | None = None
+    ) -> None:
+        self.host = Host(source, allowance or Allowance())
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gp-prune")
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Train or load the tasks, several at a time.
 
         Raises:
-            UserError: a worker died; also where a script starts workers without a main guard.
+            UserError: a task cannot be loaded, or a worker died over it.
         """
-        try:
-            for future in [self._pool.submit(_load, name) for name in tasks]:
-                future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"a worker died while it loaded {', '.join(tasks)}; use fewer workers where memory "
-                'is short, and in a script call evolve under `if __name__ == "__main__":`'
-            ) from None
+        for future in [self._threads.submit(self.host.load, name) for name in tasks]:
+            future.result()
 
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
-        """Evaluate in the workers; at most a few evaluations per worker are under way.
-
-        Raises:
-            UserError: a worker died twice over one evaluation, which the sentence names.
-        """
-        done = 0
-        alone = 0  # after a death, so many evaluations run one by one: the next death has a name
-        deaths = 0
-        while done < len(evaluations):
-            ahead = 1 if alone else 4 * self._workers
-            try:
-                for outcome in self._ordered(evaluations[done:], ahead):
-                    done += 1
-                    alone, deaths = max(0, alone - 1), 0
-                    yield outcome
-                    if ahead == 1 and not alone:
-                        break
-            except BrokenProcessPool:
-                deaths += 1
-                if ahead == 1 and deaths > 2:
-                    raise UserError(
-                        f"a worker died {deaths} times while it evaluated {evaluations[done].key}; "
-                        "where memory is short use fewer --workers, then go on with --resume"
-                    ) from None
-                alone = 4 * self._workers
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                self._pool = self._start()
-
-    def _ordered(self, evaluations: Sequence[Evaluation], ahead: int) -> Iterator[Outcome]:
-        waiting: list[Future[Outcome]] = []
-        position = 0
-        try:
-            while waiting or position < len(evaluations):
-                while position < len(evaluations) and len(waiting) < ahead:
-                    waiting.append(self._pool.submit(_evaluate, evaluations[position]))
-                    position += 1
-                yield waiting[0].result()
-                del waiting[0]
-        finally:
-            for future in waiting:
-                future.cancel()
+        """Evaluate in the workers."""
+        yield from in_order([self._threads.submit(self.host.evaluate, e) for e in evaluations])
 
     def close(self) -> None:
-        """End the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the processes at once, also in the middle of an evaluation."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.host.kill()
+        self._threads.shutdown(wait=True)
+        self.host.close()
 
 
-def make_runner(source: TaskSource, workers: int) -> Runner:
-    """A runner with that many workers; one worker means this very process."""
+def in_order(futures: Sequence[Future[Outcome]]) -> Iterator[Outcome]:
+    """The results one after the other; those that nobody waits for any more are cancelled."""
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def make_runner(source: TaskSource, workers: int, allowance: Allowance | None = None) -> Runner:
+    """A runner with that many workers; one worker means this very process, if nothing is limited.
+
+    Args:
+        source: where the tasks are.
+        workers: number of processes.
+        allowance: what one evaluation may use; a limit needs a process that can be ended.
+
+    Raises:
+        UserError: the number of workers is not positive.
+    """
     if workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
-    return InProcess(source) if workers == 1 else WorkerPool(source, workers)
-
-
-_evaluator: Evaluator | None = None
-"""The evaluator of this worker process; None in the main process."""
-
-
-def _start_worker(source: TaskSource) -> None:
-    import signal
-    import threading
-
-    import torch
-
-    global _evaluator
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    # The main process alone answers Ctrl-C; workers end when their pool is shut down.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The main process has given it already.
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    _evaluator = Evaluator(source)
-
-
-def _end_with_parent() -> None:
-    """Leave when the main process is gone: a pool's workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "not a worker process"
-    parent.join()
-    os._exit(1)
-
-
-def _worker() -> Evaluator:
-    assert _evaluator is not None, "not a worker process"
-    return _evaluator
-
-
-def _load(name: str) -> None:
-    _worker().task(name)
-
-
-def _evaluate(evaluation: Evaluation) -> Outcome:
-    return _worker().evaluate(evaluation)
+    allowance = allowance or Allowance()
+    if workers == 1 and not allowance.limited:
+        return InProcess(source)
+    return WorkerPool(source, workers, allowance)

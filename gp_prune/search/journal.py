@@ -73,7 +73,10 @@ class Journal:
                 entry = json.loads(line)
                 if entry["event"] == "evaluation":
                     self._known[entry["key"]] = Outcome(
-                        entry["validation"], entry["test"], entry["raw"]
+                        entry["validation"],
+                        entry["test"],
+                        entry["raw"],
+                        entry.get("failure", ""),
                     )
                 elif entry["event"] == "begin":
                     self._begun = entry["run"]
@@ -110,7 +113,10 @@ class Journal:
     def outcome(self, evaluation: Evaluation, outcome: Outcome) -> None:
         """Record an outcome."""
         self._known[evaluation.key] = outcome
-        self._write({"event": "evaluation", "key": evaluation.key, **outcome._asdict()})
+        entry = {"event": "evaluation", "key": evaluation.key, **outcome._asdict()}
+        if not outcome.failure:
+            del entry["failure"]
+        self._write(entry)
 
     def event(self, entry: dict[str, Any]) -> None:
         """Record something that a person may want to read; what stands there already is kept."""

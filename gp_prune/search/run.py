@@ -78,7 +78,7 @@ def evolve(
     for name in config.tasks:
         check_task_name(name)
     primitives = primitive_set(*config.primitives)
-    runner = make_runner(source, workers)
+    runner = make_runner(source, workers, config.allowance)
     try:
         with one_thread(), _claimed(folder), Journal(folder) as journal:
             benches = _prepared(config, source, runner, progress)

@@ -1,0 +1,79 @@
+"""Floor 9: what a worker process does: answer one request after the other until its stdin ends."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import IO, TYPE_CHECKING
+
+from gp_prune.search.processes import receive, send
+
+if TYPE_CHECKING:
+    from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, TaskSource
+
+
+def serve() -> None:
+    """Answer requests from stdin on what was stdout; what code here prints goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True)
+    reader.start()
+    while True:
+        send(answers, _answer(requests.get()))
+
+
+def _read(stream: IO[bytes], requests: queue.SimpleQueue[bytes]) -> None:
+    """Hand requests on; leave at once when the parent is gone, whatever is being computed."""
+    while (request := receive(stream)) is not None:
+        requests.put(request)
+    os._exit(1)
+
+
+def _answer(request: bytes) -> bytes:
+    """The value of the request, or the exception that it raised."""
+    try:
+        function, args = pickle.loads(request)
+        return pickle.dumps((True, function(*args)))
+    except BaseException as error:
+        error.add_note(f"in a worker:\n{traceback.format_exc()}")
+        try:
+            return pickle.dumps((False, error))
+        except Exception:  # an exception of a library need not survive pickling
+            return pickle.dumps((False, RuntimeError(traceback.format_exc())))
+
+
+_evaluators: dict[TaskSource, Evaluator] = {}
+"""The evaluator of this process for every source, with the tasks that it has loaded."""
+
+
+def _evaluator(source: TaskSource) -> Evaluator:
+    if source not in _evaluators:
+        import warnings
+
+        import torch
+
+        from gp_prune.search.evaluation import Evaluator
+        from gp_prune.vision import TorchvisionWarning
+
+        torch.set_num_threads(1)
+        # The main process has given it already.
+        warnings.simplefilter("ignore", TorchvisionWarning)
+        _evaluators[source] = Evaluator(source)
+    return _evaluators[source]
+
+
+def load(source: TaskSource, name: str) -> None:
+    """Load a task, training its network if no cache has it."""
+    _evaluator(source).task(name)
+
+
+def evaluate(source: TaskSource, evaluation: Evaluation) -> Outcome:
+    """The outcome of an evaluation."""
+    return _evaluator(source).evaluate(evaluation)

@@ -1,0 +1,72 @@
+"""A candidate whose evaluation fails gets the worst fitness and a reason; the run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gp_prune.discovery import builtin_primitives
+from gp_prune.errors import UserError
+from gp_prune.search.archive import WORST
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.engine import Search
+from gp_prune.search.evaluation import Evaluation, Outcome, TaskSource, derived_seed
+from gp_prune.search.journal import NAME, Journal
+from gp_prune.search.scoring import Bench
+
+CONFIG = SearchConfig(tasks=("lenet-digits",), calibration=64, population=8, generations=2)
+REASON = "took more than 60 s, 2 times"
+
+
+class Flaky:
+    """A runner that makes errors up from the keys, and fails for some evaluations."""
+
+    def __init__(self, fails: Callable[[Evaluation], bool]) -> None:
+        self.fails = fails
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
+        for evaluation in evaluations:
+            if self.fails(evaluation):
+                yield Outcome.failed(evaluation, REASON)
+            else:
+                error = derived_seed(evaluation.key) / 2**31
+                yield Outcome(error, None, error)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def bench(task_cache: Path) -> Bench:
+    return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
+
+
+def search(bench: Bench, journal: Journal, fails: Callable[[Evaluation], bool]) -> Search:
+    return Search(CONFIG, builtin_primitives(), [bench], [], Flaky(fails), journal)
+
+
+def test_candidates_that_fail_are_named_and_never_on_the_front(
+    bench: Bench, tmp_path: Path
+) -> None:
+    with Journal(tmp_path) as journal:
+        found = search(bench, journal, lambda e: derived_seed(e.key, "fails") % 4 == 0)
+        last = list(found.generations())[-1]
+    assert last.rejected
+    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    failed = [x for x in lines if x["event"] == "candidate" and x.get("reason")]
+    assert failed
+    assert all(x["reason"] == f"lenet-digits: {REASON}" for x in failed)
+    assert all(x["objectives"] == list(WORST) for x in failed)
+    front = {str(c.expression) for c in found.archive.front(100)}
+    assert front and not front & {x["text"] for x in failed}
+
+
+def test_a_run_in_which_all_fail_says_why(bench: Bench, tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, pytest.raises(UserError, match="because took more than 60"):
+        list(search(bench, journal, lambda e: True).generations())
