@@ -28,6 +28,7 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 @click.option("--generations", type=int, help="Generations after the first.  [default: 12]")
 @click.option("--seed", type=int, help="Source of all randomness.  [default: 0]")
 @click.option("--workers", type=int, help="Processes.  [default: one per core, at most 8]")
+@click.option("--dask", help="Evaluate on the Dask cluster with this scheduler address.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NNN]")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in a folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
@@ -45,6 +46,7 @@ def evolve(
     config: Path | None,
     out: Path | None,
     workers: int | None,
+    dask: str | None,
     as_json: bool,
     quiet: bool,
     cache_dir: str | None,
@@ -73,8 +75,8 @@ def evolve(
     try:
         with progress_display(quiet=quiet) as progress:
             result = run(
-                chosen, folder, source=source, workers=count, resume=resume is not None,
-                progress=progress,
+                chosen, folder, source=source, workers=count, cluster=dask,
+                resume=resume is not None, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / CONFIG).is_file():

@@ -111,6 +111,15 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
+def network_digest(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers of a network, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
 class Evaluator:
     """Evaluates plans; keeps the tasks that it has loaded, with their traced networks.
 

@@ -6,7 +6,8 @@ result of a search depends neither on the executor nor on the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from gp_prune.search import worker
 from gp_prune.search.allowance import Allowance
 from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, TaskSource
 from gp_prune.search.processes import Lost, Processes, Worker
+from gp_prune.search.worker import Facts
 
 TRIES = 2
 """An evaluation is tried so many times before its loss is its result."""
@@ -62,11 +64,18 @@ class Host:
     Args:
         source: where the workers find the tasks.
         allowance: what one evaluation may use.
+        expected: what the workers must find in loading a task, by its name.
     """
 
-    def __init__(self, source: TaskSource, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        source: TaskSource,
+        allowance: Allowance,
+        expected: Mapping[str, Facts] | None = None,
+    ) -> None:
         self._source = source
         self._allowance = allowance
+        self._expected = expected or {}
         self._processes = Processes()
 
     def load(self, name: str) -> None:
@@ -102,8 +111,23 @@ class Host:
     def _ready(self, borrowed: Worker, name: str) -> None:
         """Load the task without a limit: it is no fault of the candidate if that takes long."""
         if name not in borrowed.loaded:
-            borrowed.call(worker.load, self._source, name)
+            found: Facts = borrowed.call(worker.load, self._source, name)
+            self._check(name, found)
             borrowed.loaded.add(name)
+
+    def _check(self, name: str, found: Facts) -> None:
+        """UserError where a result would differ from that of the main process."""
+        for fact, wanted in self._expected.get(name, {}).items():
+            if found[fact] != wanted:
+                remedy = (
+                    f"copy the cache folder of {name} from the main machine"
+                    if fact == "network"
+                    else "install the same version"
+                )
+                raise UserError(
+                    f"a worker on {platform.node()} has another {fact} for {name!r} than the "
+                    f"main process, {found[fact]} in the place of {wanted}; {remedy} there"
+                )
 
     def pids(self) -> list[int]:
         """The worker processes that run now."""
@@ -144,7 +168,12 @@ class WorkerPool:
 
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
         """Evaluate in the workers."""
-        yield from in_order([self._threads.submit(self.host.evaluate, e) for e in evaluations])
+        futures = [self._threads.submit(self.host.evaluate, e) for e in evaluations]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            cancel(futures)
 
     def close(self) -> None:
         """End the processes at once, also in the middle of an evaluation."""
@@ -154,14 +183,10 @@ class WorkerPool:
         self.host.close()
 
 
-def in_order(futures: Sequence[Future[Outcome]]) -> Iterator[Outcome]:
-    """The results one after the other; those that nobody waits for any more are cancelled."""
-    try:
-        for future in futures:
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
+def cancel(futures: Sequence[Future[Outcome]]) -> None:
+    """Take back what has not begun; nobody waits for it any more."""
+    for future in futures:
+        future.cancel()
 
 
 def make_runner(source: TaskSource, workers: int, allowance: Allowance | None = None) -> Runner:

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from gp_prune.errors import UserError
 from gp_prune.search.evaluation import Evaluation, Outcome
@@ -42,12 +43,14 @@ class Journal:
         self._events: set[str] = set()
         self._begun: dict[str, Any] | None = None
         with self._writing():
-            self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
+            # Without a buffer: what could not be written is not tried again at the end.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         try:
             _lock(self._file, self.path)
             with self._writing():
                 # A torn last line, from a kill in the middle of a write, is cut off.
-                self._file.truncate(self._read())
+                self._size = self._read()
+                self._file.truncate(self._size)
         except BaseException:
             self._file.close()
             raise
@@ -128,8 +131,13 @@ class Journal:
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         with self._writing():
-            self._file.write(line)
-            self._file.flush()
+            try:
+                _write_all(self._file, line)
+            except OSError:
+                # The journal ends with a whole line, even if nobody resumes the run.
+                self._file.truncate(self._size)
+                raise
+        self._size += len(line)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()
 
@@ -158,11 +166,18 @@ class Journal:
         self.close()
 
 
+def _write_all(file: FileIO, line: bytes) -> None:
+    """Write a line; a disk that is nearly full takes a part of it before it refuses."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def _identity(entry: dict[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _lock(file: FileIO, path: Path) -> None:
     """Keep other runs out until the file is closed (the system sees to it after a kill)."""
     if sys.platform == "win32":
         import msvcrt

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gp_prune.discovery import primitive_set
 from gp_prune.errors import UserError
 from gp_prune.files import write_text
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.primitive import PrimitiveSet
+from gp_prune.search.cluster import DaskCluster
 from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Generation, Search
-from gp_prune.search.evaluation import TaskSource
+from gp_prune.search.evaluation import TaskSource, network_digest
 from gp_prune.search.executors import Runner, make_runner
 from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.journal import Journal
@@ -53,6 +51,7 @@ def evolve(
     *,
     source: TaskSource | None = None,
     workers: int = 1,
+    cluster: str | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
@@ -66,6 +65,7 @@ def evolve(
         folder: the run folder; it must be new, unless ``resume``.
         source: where the tasks are.
         workers: number of processes; one torch thread each.
+        cluster: address of a Dask scheduler whose workers evaluate in the place of ``workers``.
         resume: go on with the run in ``folder``.
         progress: hears where the run stands.
 
@@ -78,7 +78,12 @@ def evolve(
     for name in config.tasks:
         check_task_name(name)
     primitives = primitive_set(*config.primitives)
-    runner = make_runner(source, workers, config.allowance)
+    allowance = config.allowance
+    runner: Runner
+    if cluster is None:
+        runner = make_runner(source, workers, allowance)
+    else:
+        runner = DaskCluster(source, cluster, allowance)
     try:
         with one_thread(), _claimed(folder), Journal(folder) as journal:
             benches = _prepared(config, source, runner, progress)
@@ -109,7 +114,7 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]) -> dict[str, Any]:
     """All that decides the outcomes of a run, as JSON."""
-    networks = {bench.task.name: _weights_digest(bench.task.model) for bench in benches}
+    networks = {bench.task.name: network_digest(bench.task.model) for bench in benches}
     return {
         **settings_json(config),
         "versions": versions(),
@@ -117,14 +122,6 @@ def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]
         "networks": networks,
         "seeds": sorted(bundled_metrics("reference")),
     }
-
-
-def _weights_digest(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchConfig:
@@ -147,14 +144,20 @@ def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchCo
     config = config or SearchConfig()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {str(folder)!r} is a file; give another --out")
-    # A kill in the middle of writing the settings leaves a temporary file of them.
-    left = [p for p in folder.iterdir() if CONFIG not in p.name] if folder.is_dir() else []
-    if left or (folder / CONFIG).exists():
+    if folder.is_dir() and ((folder / CONFIG).exists() or not all(map(_early, folder.iterdir()))):
         raise UserError(
             f"run folder {str(folder)!r} exists and is not empty; "
             "give another --out, or go on with --resume"
         )
     return config
+
+
+def _early(path: Path) -> bool:
+    """Whether a file is what a kill leaves of a run that had not begun.
+
+    That is an empty journal, and a temporary file of the settings.
+    """
+    return CONFIG in path.name or (path.name == JOURNAL and not path.stat().st_size)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from gp_prune.search.processes import receive, send
 
 if TYPE_CHECKING:
     from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, TaskSource
+    from gp_prune.tasks import Task
 
 
 def serve() -> None:
@@ -49,6 +50,11 @@ def _answer(request: bytes) -> bytes:
             return pickle.dumps((False, RuntimeError(traceback.format_exc())))
 
 
+Facts = dict[str, str]
+"""The digest of a network, and the versions of the packages that prune and tune it."""
+
+_PACKAGES = ("gp-prune", "torch", "torch-pruning")
+
 _evaluators: dict[TaskSource, Evaluator] = {}
 """The evaluator of this process for every source, with the tasks that it has loaded."""
 
@@ -69,9 +75,19 @@ def _evaluator(source: TaskSource) -> Evaluator:
     return _evaluators[source]
 
 
-def load(source: TaskSource, name: str) -> None:
-    """Load a task, training its network if no cache has it."""
-    _evaluator(source).task(name)
+def load(source: TaskSource, name: str) -> Facts:
+    """Load a task, training its network if no cache has it; gives what decides its results."""
+    return facts(_evaluator(source).task(name)[0])
+
+
+def facts(task: Task) -> Facts:
+    """What must be the same on every machine for the results to be the same."""
+    import importlib.metadata
+
+    from gp_prune.search.evaluation import network_digest
+
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"network": network_digest(task.model), **packages}
 
 
 def evaluate(source: TaskSource, evaluation: Evaluation) -> Outcome:

@@ -1,0 +1,170 @@
+"""Runs that are killed, interrupted or out of disk go on as if nothing had been."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import TaskSource
+from gp_prune.search.journal import NAME as JOURNAL
+from gp_prune.search.run import CONFIG, evolve
+
+KILLS = 200
+LOOP = Path(__file__).with_name("kill_loop.py")
+
+SMALL = SearchConfig(
+    tasks=("lenet-digits",),
+    granularity="weight",
+    population=4,
+    generations=1,
+    seed=5,
+    ladder=(0.4,),
+    budgets=(0.4,),
+    fine_tune_steps=1,
+    final_steps=1,
+    final_seeds=1,
+    front_size=2,
+    size_limit=15,
+    height_limit=5,
+    calibration=16,
+)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a run folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
+def test_every_resume_after_a_kill_ends_as_the_run_without(
+    tmp_path: Path, task_cache: Path
+) -> None:
+    TaskSource(cache_dir=str(task_cache)).load("lenet-digits")
+    program = [sys.executable, str(LOOP), str(tmp_path), str(task_cache), str(KILLS)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= KILLS
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+    return content(folder)
+
+
+def command(folder: Path, cache: Path, *more: str) -> list[str]:
+    program = [sys.executable, "-m", "gp_prune.cli", "evolve", "--quiet", *more]
+    return [*program, "--cache-dir", str(cache), "--out", str(folder)]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
+    wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, share: float
+) -> None:
+    """A limit on the size of files is a full disk: the system writes a part, then refuses."""
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    source = TaskSource(cache_dir=str(task_cache))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = int(len(wanted[JOURNAL]) * share) + 7
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"^journal .* cannot be written: .* --resume$"):
+            evolve(SMALL, folder, source=source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    journal = (folder / JOURNAL).read_bytes()
+    assert journal.endswith(b"\n")
+    assert wanted[JOURNAL].startswith(journal)
+    evolve(None, folder, source=source, resume=True)
+    assert content(folder) == wanted
+
+
+def test_a_disk_that_is_full_at_fsync_loses_nothing(
+    wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    sync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"No space left on device; .* --resume$"):
+            evolve(SMALL, tmp_path / "run", source=source)
+    evolve(None, tmp_path / "run", source=source, resume=True)
+    assert content(tmp_path / "run") == wanted
+
+
+def test_a_run_killed_before_it_began_can_be_started_again(
+    wanted: dict[str, bytes], tmp_path: Path, task_cache: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / JOURNAL).touch()
+    (folder / f".{CONFIG}.torn").write_text("tasks = [")
+    evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+    assert {name: data for name, data in content(folder).items() if name[0] != "."} == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc here")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_the_run_and_its_workers(
+    wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, number: signal.Signals
+) -> None:
+    folder, settings = tmp_path / "run", tmp_path / "settings.toml"
+    settings.write_text(SMALL.to_toml())
+    call = command(folder, task_cache, "--workers", "2", "--config", str(settings))
+    # A shell starts jobs in the background with interrupts ignored, and that is inherited.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from gp_prune.cli import main; main(sys.argv[1:])"
+    running = subprocess.Popen(
+        [call[0], "-c", code, *call[3:]], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    journal = folder / JOURNAL
+    deadline = time.monotonic() + 240
+    while not (journal.exists() and b'"evaluation"' in journal.read_bytes()):
+        assert running.poll() is None, "the run ended before the signal"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    workers = children(running.pid)
+    assert len(workers) == 2
+    os.killpg(running.pid, number)  # to the whole group, as the terminal does
+    _, errors = running.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert running.returncode == 128 + number
+        assert [line for line in errors.splitlines() if line] == [
+            f"gp-prune: go on with: gp-prune evolve --resume {folder}",
+            "gp-prune: interrupted",
+        ]
+    else:
+        assert running.returncode == -number
+        assert errors == ""
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive the run"
+        time.sleep(0.05)
+    evolve(None, folder, source=TaskSource(cache_dir=str(task_cache)), resume=True)
+    assert content(folder) == wanted
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
