@@ -84,9 +84,11 @@ def _lines(console: Console) -> Callable[[Progress], None]:
 
 
 def _note(generation: Generation) -> str:
-    best = generation.best
+    best = generation.front[0]
     return (
         f"{generation.assessed} formulas ({generation.rejected} more refused), "
-        f"{generation.behaviours} behaviours, front {generation.front}, "
+        f"{generation.behaviours} behaviours ({generation.complete} fine-tuned), "
+        f"front {len(generation.front)}, "
         f"least error {best.objectives[0]:.3f} by {best.expression}"
+        f"{'; ends here: ' + generation.stopped if generation.stopped else ''}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deap import tools
 
@@ -12,6 +12,7 @@ from gp_prune.search.evaluation import WORST_ERROR
 from gp_prune.search.typed_set import Individual
 
 Objectives = tuple[float, float, float]
+Behaviour = tuple[str, ...]
 
 WORST: Objectives = (WORST_ERROR, 1.0, 1.0)
 """Finite and dominated by nothing better than itself: what a candidate gets that ranks nothing."""
@@ -23,17 +24,27 @@ class Candidate:
 
     Attributes:
         expression: the formula in canonical form.
-        objectives: error, MACs kept, parameters kept; means over tasks and ladder.
+        objectives: error, MACs kept, parameters kept; means over tasks and ladder. The error is
+            that of the highest rung on which the candidate was tried, and comparable with that of
+            candidates of the same rung alone.
         behaviour: equal exactly for candidates that prune alike on all tasks.
         by_task: the three objectives for each task.
         reason: why it could not be tried; empty if it was.
+        rung: the highest rung on which it was tried.
+        earlier: its objectives on the rungs below, lowest first.
     """
 
     expression: Expression
     objectives: Objectives
-    behaviour: tuple[str, ...]
+    behaviour: Behaviour
     by_task: Mapping[str, Objectives] = field(default_factory=dict)
     reason: str = ""
+    rung: int = 0
+    earlier: tuple[Objectives, ...] = ()
+
+    def on(self, rung: int) -> Objectives:
+        """The objectives on a rung on which it was tried."""
+        return (*self.earlier, self.objectives)[rung]
 
     @property
     def order(self) -> tuple[int, str]:
@@ -83,14 +94,32 @@ def thinned(front: Sequence[Candidate], count: int) -> list[Candidate]:
 
 
 class Archive:
-    """All candidates of a run by the text of their canonical form."""
+    """All candidates of a run by the text of their canonical form.
 
-    def __init__(self) -> None:
+    Args:
+        top: the rung of candidates that were tried in full.
+    """
+
+    def __init__(self, top: int = 0) -> None:
+        self.top = top
         self._by_text: dict[str, Candidate] = {}
+        self._texts: dict[Behaviour, list[str]] = {}
 
     def add(self, candidate: Candidate) -> None:
-        """Keep a candidate."""
-        self._by_text[str(candidate.expression)] = candidate
+        """Keep a candidate that is new."""
+        text = str(candidate.expression)
+        self._by_text[text] = candidate
+        self._texts.setdefault(candidate.behaviour, []).append(text)
+
+    def settle(self, found: Candidate) -> None:
+        """Give all candidates that behave like this one the same results."""
+        for text in self._texts[found.behaviour]:
+            self._by_text[text] = replace(found, expression=self._by_text[text].expression)
+
+    def smallest(self, behaviour: Behaviour) -> Candidate | None:
+        """The smallest formula with a behaviour, if there is one."""
+        twins = [self._by_text[text] for text in self._texts.get(behaviour, ())]
+        return min(twins, key=lambda c: c.order, default=None)
 
     def get(self, expression: Expression) -> Candidate | None:
         """The candidate of a formula in canonical form, if it was tried."""
@@ -112,6 +141,11 @@ class Archive:
         """Number of distinct behaviours among them."""
         return len({c.behaviour for c in self._by_text.values() if not c.reason})
 
-    def front(self, count: int) -> list[Candidate]:
-        """The Pareto front of all candidates, thinned to ``count``."""
-        return thinned(pareto_front(self._by_text.values()), count)
+    def complete(self) -> list[Candidate]:
+        """The candidates that were tried in full."""
+        return [c for c in self._by_text.values() if c.rung == self.top and not c.reason]
+
+    def front(self, count: int | None = None) -> list[Candidate]:
+        """The Pareto front of the candidates that were tried in full, thinned to ``count``."""
+        front = pareto_front(self.complete())
+        return front if count is None else thinned(front, count)

@@ -18,8 +18,8 @@ from gp_prune.expression import Expression, canonical
 from gp_prune.metric import Metric
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
+from gp_prune.search.assessment import ladder_evaluation, macs_kept
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import ladder_evaluation, macs_kept
 from gp_prune.search.evaluation import Evaluation, derived_seed
 from gp_prune.search.executors import Runner
 from gp_prune.search.journal import Journal
@@ -144,9 +144,12 @@ def contenders(
         if metric.conventions != config.conventions:
             made.append(_at_home(config, metric))
     tried = [(archive.get(expression), metric) for expression, metric in known.items()]
-    scored = [(c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason]
+    # Errors compare within a rung only, and the better ones have risen.
+    scored = [
+        (-c.rung, c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason
+    ]
     if scored:
-        made.append(_at_home(config, min(scored)[2]))
+        made.append(_at_home(config, min(scored)[-1]))
     unique: dict[str, Contender] = {}
     for contender in made:
         unique.setdefault(contender.name, contender)

@@ -18,6 +18,8 @@ from gp_prune.search.allowance import Allowance
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
+STRATEGIES = ("evolve", "random")
+
 DEFAULT_TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15)}
 DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
@@ -40,7 +42,18 @@ class SearchConfig:
         scope: ``"global"`` or ``"layer"`` ranking, see :class:`~gp_prune.conventions.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
         join: how the scores of coupled layers become one.
-        fine_tune_steps: mini-batches of fine-tuning of a candidate.
+        fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.
+        rung_steps: mini-batches of fine-tuning on the cheaper rungs, lowest first, on which new
+            candidates must prove themselves; empty means that all go to the top at once.
+        promote: for every cheaper rung, the share of its candidates that rises to the next one.
+        strategy: ``"evolve"``, or ``"random"`` for random trees in every generation: the baseline.
+        adaptive: whether variation operators whose offspring survive are used more often.
+        restart: generations without growth of the front after which random trees take the place
+            of most of the population; 0 means never.
+        max_evaluations: distinct behaviours after which the search ends; 0 means any number.
+        time_limit: seconds of search after which no new generation begins; 0 means any time. The
+            one rule that may make two runs with equal settings differ.
+        stall: generations without growth of the front after which the search ends; 0 means never.
         final_steps: mini-batches of fine-tuning in the final comparison.
         final_seeds: fine-tuning runs per network in the final comparison.
         front_size: most formulas on the front.
@@ -70,6 +83,14 @@ class SearchConfig:
     normaliser: str = "mean"
     join: str = "mean"
     fine_tune_steps: int = 30
+    rung_steps: tuple[int, ...] = (0,)
+    promote: tuple[float, ...] = (0.25,)
+    strategy: str = "evolve"
+    adaptive: bool = True
+    restart: int = 5
+    max_evaluations: int = 0
+    time_limit: float = 0.0
+    stall: int = 0
     final_steps: int = 60
     final_seeds: int = 3
     front_size: int = 12
@@ -92,7 +113,12 @@ class SearchConfig:
             if not getattr(self, name):
                 default = DEFAULT_LADDERS if name == "ladder" else DEFAULT_BUDGETS
                 object.__setattr__(self, name, default[self.granularity])
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}"
+            )
         self._check_numbers()
+        self._check_rungs()
         for share in (*self.ladder, *self.budgets):
             Budget("channels", share)
         Conventions(self.scope, self.normaliser, self.join)
@@ -104,7 +130,8 @@ class SearchConfig:
         least = {
             "population": 4, "generations": 0, "fine_tune_steps": 0, "final_steps": 0,
             "final_seeds": 1, "front_size": 1, "recommended_size": 1, "size_limit": 3,
-            "height_limit": 2, "calibration": 1, "seed": 0,
+            "height_limit": 2, "calibration": 1, "seed": 0, "restart": 0, "max_evaluations": 0,
+            "stall": 0,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
@@ -112,11 +139,37 @@ class SearchConfig:
                 raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
         if not (math.isfinite(self.crossover) and 0 <= self.crossover <= 1):
             raise UserError(f"crossover is {self.crossover}; it must lie between 0 and 1")
+        if not (math.isfinite(self.time_limit) and self.time_limit >= 0):
+            raise UserError(
+                f"time_limit is {self.time_limit}; it must be a number of seconds, 0 for any time"
+            )
+
+    def _check_rungs(self) -> None:
+        if len(self.promote) != len(self.rung_steps):
+            raise UserError(
+                f"promote has {len(self.promote)} shares and rung_steps {len(self.rung_steps)} "
+                "numbers; give one of each for every cheaper rung"
+            )
+        for share in self.promote:
+            if not 0 < share <= 1:
+                raise UserError(f"promote holds {share}; it must be above 0 and at most 1")
+        for steps in self.rung_steps:
+            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+                raise UserError(f"rung_steps holds {steps!r}; it must be a whole number, 0 or more")
 
     @property
     def root(self) -> Axes:
         """The type of the trees."""
         return ROOTS[self.granularity]
+
+    @property
+    def top_rung(self) -> int:
+        """The rung of candidates that have been tried in full; only they reach the front."""
+        return len(self.rung_steps)
+
+    def steps(self, rung: int) -> int:
+        """Mini-batches of fine-tuning on a rung."""
+        return (*self.rung_steps, self.fine_tune_steps)[rung]
 
     @property
     def ladder_kind(self) -> str:
@@ -170,14 +223,20 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "ladder": (int, float), "budgets": (int, float), "promote": (int, float), "rung_steps": (int,),
+}  # fmt: skip
+"""What a list holds; the others hold text."""
+
+
 def _checked(name: str, value: Any, default: Any, path: Path) -> Any:
     if isinstance(default, tuple):
-        kind: type | tuple[type, ...] = (int, float) if name in ("ladder", "budgets") else str
+        kind = _ENTRIES.get(name, (str,))
         if isinstance(value, list) and all(isinstance(entry, kind) for entry in value):
             return tuple(value)
         raise UserError(f"setting {name!r} in {str(path)!r} is {value!r}; it must be a list")
     wanted = (int, float) if isinstance(default, float) else type(default)
-    if isinstance(value, bool) or not isinstance(value, wanted):
+    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
         raise UserError(
             f"setting {name!r} in {str(path)!r} is {value!r}; "
             f"it must be of type {type(default).__name__}"
@@ -188,6 +247,8 @@ def _checked(name: str, value: Any, default: Any, path: Path) -> Any:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         # A JSON string is a basic TOML string, but for DEL, which TOML wants escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

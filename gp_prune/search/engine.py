@@ -7,37 +7,32 @@ neither the number of workers nor a kill and resume changes a result.
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-
-from deap import tools
 
 from gp_prune.errors import UserError
-from gp_prune.expression import Expression, canonical
-from gp_prune.layer import NEEDS, MissingMeasurement
-from gp_prune.metric import Metric, probe
+from gp_prune.expression import canonical
+from gp_prune.layer import NEEDS
+from gp_prune.metric import Metric
 from gp_prune.primitive import PrimitiveSet
-from gp_prune.pruning import Budget, DegenerateScores
-from gp_prune.search.archive import WORST, Archive, Candidate, Objectives
+from gp_prune.search.archive import Archive, Candidate
+from gp_prune.search.assessment import Assessor
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome, derived_seed
+from gp_prune.search.credit import Rates
+from gp_prune.search.evaluation import derived_seed
 from gp_prune.search.executors import Runner
 from gp_prune.search.generation import Generator, Limits
 from gp_prune.search.journal import Journal
-from gp_prune.search.outcomes import resolve
-from gp_prune.search.scoring import Bench, Trial
+from gp_prune.search.rungs import survivors
+from gp_prune.search.scoring import Bench
+from gp_prune.search.stopping import TIME_IS_UP, Growth, StopRules, hypervolume
 from gp_prune.search.typed_set import Individual, OutsideGrammar, TypedSet
-from gp_prune.search.variation import Variation
+from gp_prune.search.variation import CROSSOVER, Variation
 
-MOST_TIES = 0.5
-"""A formula of which more scores than this share are tied leaves the choice to their position."""
-
-_TRIES = 10
-"""New trees are drawn at most this many times the population before a generation starts."""
+ELITE = 0.25
+"""Share of the population that outlives a restart."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,11 @@ class Generation:
         assessed: distinct formulas tried so far.
         rejected: formulas that could not be tried so far.
         behaviours: distinct behaviours so far.
+        complete: of these, the ones tried on the highest rung, too.
         evaluations: networks pruned and measured so far, those of the journal included.
-        best: the candidate of least error so far.
-        front: number of candidates on the front.
+        front: the front so far, thinned, least error first.
+        hypervolume: what the whole front dominates; see :func:`~.stopping.hypervolume`.
+        stopped: the rule that ends the search here, as half a sentence; empty if none does.
     """
 
     number: int
@@ -60,9 +57,11 @@ class Generation:
     assessed: int
     rejected: int
     behaviours: int
+    complete: int
     evaluations: int
-    best: Candidate
-    front: int
+    front: tuple[Candidate, ...]
+    hypervolume: float
+    stopped: str = ""
 
 
 class Search:
@@ -75,6 +74,7 @@ class Search:
         seeds: metrics that the first population starts from and that grafts are taken from.
         runner: where evaluations run.
         journal: what is already known, and where the rest is written.
+        clock: tells the seconds, for the time limit.
     """
 
     def __init__(
@@ -85,18 +85,23 @@ class Search:
         seeds: Sequence[Metric],
         runner: Runner,
         journal: Journal,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.benches = list(benches)
-        self.runner = runner
         self.journal = journal
-        self.archive = Archive()
         self.grammar = TypedSet(primitives, config.root, NEEDS, config.max_cost)
         self.limits = Limits(config.size_limit, config.height_limit)
         self.seeds = self._usable(seeds)
-        self._outcomes: dict[str, Outcome] = {}
-        self._refused: Counter[str] = Counter()
-        self._by_behaviour: dict[tuple[str, ...], Candidate] = {}
+        self.assessor = Assessor(config, self.grammar, benches, runner, journal)
+        self.growth = Growth()
+        self._clock = clock
+        self._unmoved = Growth()
+        self._rates: Rates | None = None
+
+    @property
+    def archive(self) -> Archive:
+        """All formulas of the run."""
+        return self.assessor.archive
 
     def _usable(self, seeds: Sequence[Metric]) -> list[Individual]:
         """The seeds that the grammar contains, as trees in canonical form."""
@@ -112,224 +117,164 @@ class Search:
 
     def generations(self) -> Iterator[Generation]:
         """Run the search, generation by generation; the archive holds the result."""
+        rules = StopRules(self.config, self._clock)
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
             rng = random.Random(derived_seed("generation", self.config.seed, number))
             generator = Generator(self.grammar, rng, self.limits)
             variation = Variation(generator, self.seeds)
             if number == 0:
-                fresh = self._first(generator)
+                fresh = self._first(generator, rules)
             else:
-                fresh = self._assess(self._bred(variation, population), self.config.population)
+                anew = self._restarts()
+                if anew:
+                    population = survivors(population, max(1, round(ELITE * len(population))))
+                drawn = self._drawn(variation, population, anew)
+                room = rules.room(self.config.population, self.assessor.behaviours)
+                fresh = self.assessor.assess(drawn, room, population)
             population = self._survivors(population + fresh)
-            yield self._report(number)
+            self._learn(fresh, population)
+            report = self._report(number)
+            stopped = rules.reached(
+                self.assessor.behaviours, self.growth.idle,
+                stopped_before=self.journal.holds(_end_of_time(number)),
+            )  # fmt: skip
+            if stopped == TIME_IS_UP:
+                self.journal.event(_end_of_time(number))
+            yield replace(report, stopped=stopped)
+            if stopped:
+                return
 
-    def _first(self, generator: Generator) -> list[Individual]:
+    def _first(self, generator: Generator, rules: StopRules) -> list[Individual]:
         """Seeds for at most half of the population, random trees for the rest.
 
         All seeds are tried, so that the front and the comparison know the best of them, but only
         some breed: a population of published formulas would explore little else.
         """
-        seeds = self._assess(iter(self.seeds), len(self.seeds))
+        seeds = self.assessor.assess(iter(self.seeds), rules.room(len(self.seeds), 0))
         count = min(len(seeds), self.config.population // 2)
         chosen = generator.rng.sample(seeds, count)
+        room = rules.room(self.config.population - count, self.assessor.behaviours)
         endless = iter(generator.individual, None)
-        return chosen + self._assess(endless, self.config.population - count)
+        return chosen + self.assessor.assess(endless, room, chosen)
+
+    def _restarts(self) -> bool:
+        """Whether the front has stalled so long that the population is thrown away but for some."""
+        config = self.config
+        if config.strategy == "random" or not 0 < config.restart <= self._unmoved.idle:
+            return False
+        self._unmoved.idle = 0
+        return True
+
+    def _drawn(
+        self, variation: Variation, population: list[Individual], anew: bool
+    ) -> Iterator[Individual]:
+        """Offspring of the population; random trees in a random search and after a restart."""
+        if anew or self.config.strategy == "random":
+            return iter(variation.generator.individual, None)
+        return self._bred(variation, population)
 
     def _bred(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
         """Offspring without end."""
         rng = variation.rng
+        rates = self._operator_rates(variation)
         while True:
             first = _tournament(population, rng)
-            if rng.random() < self.config.crossover:
-                yield from variation.crossover(first, _tournament(population, rng))
+            name = rates.draw(rng)
+            if name == CROSSOVER:
+                made: Sequence[Individual] = variation.crossover(first, _tournament(population, rng))
             else:
-                yield variation.mutate(first)
+                made = (variation.apply(name, first),)
+            for child in made:
+                child.origin = name
+                yield child
 
-    def _assess(self, drawn: Iterator[Individual], count: int) -> list[Individual]:
-        """Try new formulas until ``count`` new behaviours were met, or too many were drawn.
+    def _operator_rates(self, variation: Variation) -> Rates:
+        """The rates of crossover and the mutations, from the first generation that breeds on."""
+        if self._rates is None:
+            share = self.config.crossover
+            weights = {name: weight for name, (_, weight) in variation.mutations.items()}
+            part = (1 - share) / sum(weights.values())
+            first = {CROSSOVER: share, **{n: part * weight for n, weight in weights.items()}}
+            self._rates = Rates(first, adaptive=self.config.adaptive)
+        return self._rates
 
-        Formulas that rank nothing, and those that behave like an earlier one, cost next to
-        nothing: they are recorded, but do not use up the generation.
-        """
-        wanted: dict[tuple[str, ...], tuple[Expression, list[Trial]]] = {}
-        twins: list[tuple[Expression, tuple[str, ...]]] = []
-        for tree in islice(drawn, _TRIES * self.config.population):
-            expression = canonical(self.grammar.to_expression(tree))
-            text = str(expression)
-            if text in self.archive:
-                continue
-            trials = self._trials(expression)
-            if isinstance(trials, str):
-                self._refused[trials.partition(":")[2] or trials] += 1
-                self.archive.add(Candidate(expression, WORST, (text,), reason=trials))
-                continue
-            behaviour = tuple(trial.key for trial in trials)
-            self.archive.add(Candidate(expression, WORST, behaviour, reason="not yet tried"))
-            if behaviour in self._by_behaviour or behaviour in wanted:
-                twins.append((expression, behaviour))
-            else:
-                wanted[behaviour] = expression, trials
-            if len(wanted) >= count:
-                break
-        trials = [trial for _, tried in wanted.values() for trial in tried]
-        evaluations = [self.evaluation(trial) for trial in trials]
-        outcomes = resolve(evaluations, self.runner, self.journal)
-        for trial, evaluation in zip(trials, evaluations, strict=True):
-            self._outcomes[trial.key] = outcomes[evaluation.key]
-        assessed = [self._candidate(e, b, tried) for b, (e, tried) in wanted.items()]
-        assessed += [self._twin(expression, behaviour) for expression, behaviour in twins]
-        return [self._individual(candidate) for candidate in assessed]
-
-    def _trials(self, expression: Expression) -> list[Trial] | str:
-        """The trials of a formula on every task and rung of the ladder, or why there are none."""
-        if not all(map(math.isfinite, probe(expression))):
-            return "its scores on the synthetic layer are not finite, so it could not be saved"
-        kind = self.config.ladder_kind
-        trials = []
-        for bench in self.benches:
-            for keep in self.config.ladder:
-                try:
-                    budget = Budget(kind, keep)
-                    trial = bench.trial(expression, self.config.conventions, budget)
-                except (DegenerateScores, MissingMeasurement) as error:
-                    return f"{bench.task.name}: {error}"
-                if trial.plan.ties > MOST_TIES:
-                    return f"{bench.task.name}: {trial.plan.ties:.0%} of its scores are tied"
-                trials.append(trial)
-        return trials
-
-    def evaluation(self, trial: Trial) -> Evaluation:
-        """How a trial is evaluated during the search."""
-        return ladder_evaluation(self.config, trial)
-
-    def _candidate(
-        self, expression: Expression, behaviour: tuple[str, ...], trials: Sequence[Trial]
-    ) -> Candidate:
-        reason = self._failure(trials)
-        if reason:
-            self._refused[reason.partition(":")[2]] += 1
-            return self._settled(Candidate(expression, WORST, behaviour, reason=reason))
-        rungs = len(self.config.ladder)
-        by_task: dict[str, Objectives] = {}
-        for position, bench in enumerate(self.benches):
-            part = trials[position * rungs : (position + 1) * rungs]
-            by_task[bench.task.name] = (
-                _mean([self._outcomes[trial.key].validation for trial in part]),
-                _mean([macs_kept(trial) for trial in part]),
-                _mean([trial.plan.achieved.params for trial in part]),
-            )
-        error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
-        return self._settled(Candidate(expression, (error, macs, params), behaviour, by_task))
-
-    def _failure(self, trials: Sequence[Trial]) -> str:
-        """Why a trial has no result (its worker died, hung or took too much); empty if all have."""
-        for trial in trials:
-            failure = self._outcomes[trial.key].failure
-            if failure:
-                return f"{trial.task}: {failure}"
-        return ""
-
-    def _settled(self, candidate: Candidate) -> Candidate:
-        self.archive.add(candidate)
-        self._by_behaviour[candidate.behaviour] = candidate
-        self._record(candidate)
-        return candidate
-
-    def _twin(self, expression: Expression, behaviour: tuple[str, ...]) -> Candidate:
-        """A candidate that prunes exactly as an earlier one."""
-        known = self._by_behaviour[behaviour]
-        candidate = replace(known, expression=expression)
-        self.archive.add(candidate)
-        if candidate.order < known.order:
-            self._by_behaviour[behaviour] = candidate
-        self._record(candidate)
-        return candidate
-
-    def _record(self, candidate: Candidate) -> None:
-        self.journal.event(
-            {
-                "event": "candidate",
-                "text": str(candidate.expression),
-                "objectives": list(candidate.objectives),
-                "by_task": {name: list(values) for name, values in candidate.by_task.items()},
-                **({"reason": candidate.reason} if candidate.reason else {}),
-            }
-        )
-
-    def _individual(self, candidate: Candidate) -> Individual:
-        individual = self.grammar.from_expression(candidate.expression)
-        individual.fitness.values = candidate.objectives
-        individual.candidate = candidate
-        return individual
+    def _learn(self, fresh: Sequence[Individual], population: Sequence[Individual]) -> None:
+        """Credit the operators whose offspring were tried in full and have survived."""
+        bred = [individual for individual in fresh if individual.origin]
+        if self._rates is None or not bred:
+            return
+        top = self.config.top_rung
+        alive = {id(i) for i in population if i.candidate.rung == top and not i.candidate.reason}
+        self._rates.learn((individual.origin, id(individual) in alive) for individual in bred)
 
     def _survivors(self, individuals: list[Individual]) -> list[Individual]:
-        """NSGA-II over the smallest formula of every behaviour."""
+        """By rung and NSGA-II, of every behaviour the smallest formula."""
         best: dict[tuple[str, ...], Individual] = {}
-        for individual in sorted(individuals, key=lambda i: i.candidate.order):
+        current = [self.assessor.refreshed(individual) for individual in individuals]
+        for individual in sorted(current, key=lambda i: i.candidate.order):
             best.setdefault(individual.candidate.behaviour, individual)
-        chosen: list[Individual] = tools.selNSGA2(list(best.values()), self.config.population)
-        return chosen
+        return survivors(list(best.values()), self.config.population)
 
     def _report(self, number: int) -> Generation:
         front = self.archive.front(self.config.front_size)
         if not front:
-            reason, count = self._refused.most_common(1)[0]
-            raise UserError(
-                f"none of {len(self.archive)} formulas could be tried on {self.config.tasks}; "
-                f"{count} of them because{reason}; try other tasks or more --population"
-            )
+            raise UserError(self._nothing())
+        volume = hypervolume(c.objectives for c in self.archive.front())
+        for growth in (self.growth, self._unmoved):
+            growth.see(volume)
+        complete = {c.behaviour for c in self.archive.complete()}
         report = Generation(
             number=number,
             of=self.config.generations,
             assessed=self.archive.assessed,
             rejected=len(self.archive) - self.archive.assessed,
             behaviours=self.archive.behaviours,
-            evaluations=len(self._outcomes),
-            best=front[0],
-            front=len(front),
+            complete=len(complete),
+            evaluations=self.assessor.evaluations,
+            front=tuple(front),
+            hypervolume=volume,
         )
+        self._write(report)
+        return report
+
+    def _nothing(self) -> str:
+        ((reason, count),) = self.assessor.refused.most_common(1) or [(" none was new", 0)]
+        return (
+            f"none of {len(self.archive)} formulas could be tried on {self.config.tasks}; "
+            f"{count} of them because{reason}; try other tasks or more --population"
+        )
+
+    def _write(self, report: Generation) -> None:
+        rates = self._rates.rates() if self._rates else {}
         self.journal.event(
             {
                 "event": "generation",
-                "number": number,
+                "number": report.number,
                 "assessed": report.assessed,
                 "behaviours": report.behaviours,
+                "complete": report.complete,
                 "evaluations": report.evaluations,
-                "front": [[str(c.expression), list(c.objectives)] for c in front],
+                "hypervolume": report.hypervolume,
+                "rates": {name: round(rate, 4) for name, rate in rates.items()},
+                "front": [[str(c.expression), list(c.objectives)] for c in report.front],
             }
         )
         self.journal.sync()
-        return report
 
 
-def ladder_evaluation(config: SearchConfig, trial: Trial, *, test: bool = False) -> Evaluation:
-    """How the search evaluates a trial; with ``test`` the test error is measured, too.
-
-    All trials of a task are fine-tuned on the same order of samples, so that differences between
-    candidates are due to what they cut (ranks agree better with the mean over many seeds).
-    """
-    seed = derived_seed("trial", config.seed, trial.task)
-    steps = config.fine_tune_steps
-    return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test=test)
-
-
-def macs_kept(trial: Trial) -> float:
-    """Share of the MACs that a trial keeps."""
-    share = trial.plan.achieved.macs
-    assert share is not None, "plans of traced networks know their MACs"
-    return share
+def _end_of_time(number: int) -> dict[str, object]:
+    """What the journal holds if the time was up after a generation."""
+    return {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
 
 
 def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:
-    """The better of two: by dominance, then by crowding distance, then the first drawn."""
+    """The better of two: by rung, dominance, then crowding distance, then the first drawn."""
     first, second = rng.choice(population), rng.choice(population)
+    if first.candidate.rung != second.candidate.rung:
+        return max(first, second, key=lambda individual: individual.candidate.rung)
     if second.fitness.dominates(first.fitness):
         return second
     if first.fitness.dominates(second.fitness):
         return first
     return second if second.fitness.crowding_dist > first.fitness.crowding_dist else first
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Floor 9: one evaluation: prune, recalibrate, fine-tune shortly, measure the error.
+"""Floor 9: one evaluation: prune, fine-tune shortly, recalibrate, measure the error.
 
 The functions here run in the worker processes. A worker keeps the tasks that it has loaded; what
 travels is a small :class:`Evaluation` there and an :class:`Outcome` back.
@@ -141,14 +141,16 @@ class Evaluator:
         return self._tasks[name]
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:
-        """Prune a copy of the task's network, recalibrate, fine-tune, measure.
+        """Prune a copy of the task's network, fine-tune, recalibrate, measure.
+
+        Fine-tuning normalises by the statistics of its own mini-batches, so the running ones are
+        measured once, after it.
 
         Channel plans are removed for real; weight plans are held at zero by masks during
         fine-tuning, so nothing regrows.
         """
         task, architecture = self.task(evaluation.task)
         model = pruned_copy(task.model, plan_from_json(evaluation.plan), architecture)
-        task.recalibrate(model)
         task.fine_tune(model, steps=evaluation.steps, seed=evaluation.seed)
         task.recalibrate(model)
         raw = task.error(model, task.validation)

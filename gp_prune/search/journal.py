@@ -128,6 +128,10 @@ class Journal:
             self._events.add(identity)
             self._write(entry)
 
+    def holds(self, entry: dict[str, Any]) -> bool:
+        """Whether something was recorded by :meth:`event`, perhaps in an earlier session."""
+        return _identity(entry) in self._events
+
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         with self._writing():

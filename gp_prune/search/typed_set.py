@@ -36,11 +36,16 @@ class ObjectivesFitness(base.Fitness):  # type: ignore[misc]
 
 
 class Individual(gp.PrimitiveTree):  # type: ignore[misc]
-    """A DEAP tree in prefix order, with its fitness."""
+    """A DEAP tree in prefix order, with its fitness.
 
-    def __init__(self, nodes: Collection[Any]) -> None:
+    Attributes:
+        origin: the variation operator that made it; empty if none did.
+    """
+
+    def __init__(self, nodes: Collection[Any], origin: str = "") -> None:
         super().__init__(nodes)
         self.fitness = ObjectivesFitness()
+        self.origin = origin
 
 
 class Constant(gp.Terminal):  # type: ignore[misc]

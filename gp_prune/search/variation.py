@@ -15,6 +15,8 @@ from gp_prune.axes import Axes
 from gp_prune.search.generation import Generator, draw_constant, is_finite_number, three_digits
 from gp_prune.search.typed_set import Constant, Individual, TypedSet
 
+CROSSOVER = "crossover"
+
 TRIES = 10
 _INNER_SHARE = 0.9
 
@@ -46,6 +48,10 @@ class Variation:
         names = [name for name, (_, weight) in self.mutations.items() if weight > 0]
         weights = [self.mutations[name][1] for name in names]
         (name,) = self.rng.choices(names, weights)
+        return self.apply(name, parent)
+
+    def apply(self, name: str, parent: Individual) -> Individual:
+        """A mutant by the operator of that name."""
         return self.mutations[name][0](parent)
 
     def crossover(self, first: Individual, second: Individual) -> tuple[Individual, Individual]:

@@ -12,9 +12,10 @@ from gp_prune.errors import UserError
 from gp_prune.parsing import parse
 from gp_prune.pruning import Budget
 from gp_prune.search.archive import Archive
+from gp_prune.search.assessment import ladder_evaluation
 from gp_prune.search.comparison import _trial, contenders
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Search, ladder_evaluation
+from gp_prune.search.engine import Search
 from gp_prune.search.evaluation import TaskSource, plan_from_json
 from gp_prune.search.executors import InProcess
 from gp_prune.search.journal import Journal
@@ -49,15 +50,15 @@ def search(bench: Bench, tmp_path: Path, task_cache: Path) -> Iterator[Search]:
 def test_formulas_that_rank_nothing_are_refused_by_name(
     search: Search, text: str, reason: str
 ) -> None:
-    found = search._trials(parse(text, builtin_primitives()))
+    found = search.assessor.trials(parse(text, builtin_primitives()))
     assert isinstance(found, str)
     assert reason in found
 
 
 def test_trials_of_a_task_are_tuned_on_one_order_of_samples(search: Search) -> None:
     primitives = builtin_primitives()
-    first = search._trials(parse("sum[i,k](abs(W))", primitives))
-    second = search._trials(parse("abs(gamma)", primitives))
+    first = search.assessor.trials(parse("sum[i,k](abs(W))", primitives))
+    second = search.assessor.trials(parse("abs(gamma)", primitives))
     assert not isinstance(first, str)
     assert not isinstance(second, str)
     seeds = {ladder_evaluation(CONFIG, trial).seed for trial in [*first, *second]}

@@ -1,0 +1,89 @@
+"""Floor 9: when a search ends before its last generation, and how far its front has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import moocore
+import numpy
+
+from gp_prune.search.archive import WORST, Objectives
+from gp_prune.search.config import SearchConfig
+
+LEAST_GROWTH = 1e-6
+"""A hypervolume has grown if it is greater by more than this share: less may be rounding."""
+
+
+def hypervolume(front: Iterable[Objectives]) -> float:
+    """The volume of all objectives that a front dominates and that are better than the worst.
+
+    It lies between 0 (nothing better than the worst) and 2 (no error with nothing kept).
+    """
+    points = sorted(front)
+    if not points:
+        return 0.0
+    return float(moocore.hypervolume(numpy.asarray(points), ref=numpy.asarray(WORST)))
+
+
+class Growth:
+    """Counts the generations since the hypervolume of the front last grew.
+
+    Attributes:
+        volume: the greatest so far.
+        idle: generations without growth.
+    """
+
+    def __init__(self) -> None:
+        self.volume = 0.0
+        self.idle = 0
+
+    def see(self, volume: float) -> None:
+        """Take in the hypervolume of one more generation."""
+        if volume > self.volume * (1 + LEAST_GROWTH):
+            self.volume = volume
+            self.idle = 0
+        else:
+            self.idle += 1
+
+
+class StopRules:
+    """The rules that end a search early.
+
+    All but the time limit depend on what was found alone. So that a finished run stays what it is
+    when it is resumed, the end by the time limit is written down by the caller and given to
+    ``stopped_before``.
+
+    Args:
+        config: the settings; 0 means that a rule never applies.
+        clock: tells the seconds.
+    """
+
+    def __init__(self, config: SearchConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._started = clock()
+
+    def room(self, wanted: int, evaluated: int) -> int:
+        """How many of the wanted new behaviours may be tried after those evaluated so far."""
+        most = self._config.max_evaluations
+        return min(wanted, max(0, most - evaluated)) if most else wanted
+
+    def reached(self, evaluated: int, idle: int, *, stopped_before: bool = False) -> str:
+        """Which rule ends the search, as half a sentence; empty if none does.
+
+        Args:
+            evaluated: distinct behaviours evaluated so far.
+            idle: generations since the front last grew.
+            stopped_before: whether an earlier session ended here because its time was up.
+        """
+        config = self._config
+        if config.max_evaluations and evaluated >= config.max_evaluations:
+            return f"{evaluated} behaviours have been evaluated"
+        if config.stall and idle >= config.stall:
+            return f"the front has not grown for {idle} generations"
+        late = config.time_limit and self._clock() - self._started >= config.time_limit
+        return TIME_IS_UP if stopped_before or late else ""
+
+
+TIME_IS_UP = "the time limit is reached"
