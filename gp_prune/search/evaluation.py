@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask, trace
-from gp_prune.tasks import Split, Task, load_task
+from gp_prune.tasks import Split, Task, is_trained, load_task
 
 WORST_ERROR = 2.0
 """Relative errors end here (1 is the trivial guess), so that a network that fine-tuning blew up
@@ -41,13 +41,19 @@ class TaskSource:
 
     def load(self, name: str) -> Task:
         """The task of that name; see :func:`gp_prune.tasks.load_task` for what it raises."""
-        return load_task(
-            name,
-            cache_dir=None if self.cache_dir is None else Path(self.cache_dir),
-            data_root=None if self.data_root is None else Path(self.data_root),
-            download=self.download,
-            device=self.device,
-        )
+        return load_task(name, **self._places())
+
+    def trained(self, name: str) -> bool:
+        """Whether :meth:`load` takes no training; raises as it does."""
+        return is_trained(name, **self._places())
+
+    def _places(self) -> dict[str, Any]:
+        return {
+            "cache_dir": None if self.cache_dir is None else Path(self.cache_dir),
+            "data_root": None if self.data_root is None else Path(self.data_root),
+            "download": self.download,
+            "device": self.device,
+        }
 
 
 @dataclass(frozen=True)

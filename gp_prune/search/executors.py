@@ -78,19 +78,20 @@ class Host:
         self._expected = expected or {}
         self._processes = Processes()
 
-    def load(self, name: str) -> None:
-        """Train or load a task in a worker.
+    def load(self, *names: str) -> None:
+        """Train or load tasks in a worker.
 
         Raises:
             UserError: the worker died over it.
         """
         try:
             with self._processes.borrow() as borrowed:
-                self._ready(borrowed, name)
+                for name in names:
+                    self._ready(borrowed, name)
         except Lost as lost:
             raise UserError(
-                f"task {name!r} could not be loaded: {lost}; use fewer --workers where memory is "
-                "short"
+                f"{', '.join(names)} could not be loaded: {lost}; use fewer --workers where "
+                "memory is short"
             ) from None
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:
@@ -155,16 +156,23 @@ class WorkerPool:
         self, source: TaskSource, workers: int, allowance: Allowance | None = None
     ) -> None:
         self.host = Host(source, allowance or Allowance())
+        self._source = source
+        self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gp-prune")
 
     def prepare(self, tasks: Sequence[str]) -> None:
-        """Train or load the tasks, several at a time.
+        """Train what was never trained, several at a time; all workers then load all tasks.
+
+        The loading goes on while the main process does something else.
 
         Raises:
             UserError: a task cannot be loaded, or a worker died over it.
         """
-        for future in [self._threads.submit(self.host.load, name) for name in tasks]:
+        untrained = [name for name in tasks if not self._source.trained(name)]
+        for future in [self._threads.submit(self.host.load, name) for name in untrained]:
             future.result()
+        for _ in range(self._workers):
+            self._threads.submit(self.host.load, *tasks)
 
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
         """Evaluate in the workers."""

@@ -94,6 +94,11 @@ class Worker:
                 pass
         return f"exit code {code}"
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """End the process at once; a call that waits for it then fails with :class:`Lost`."""
         self._process.kill()
@@ -134,7 +139,7 @@ class Processes:
         with self._lock:
             if self._closed:
                 raise Lost("the workers have been ended")
-            worker = self._free.pop() if self._free else Worker()
+            worker = self._living() or Worker()
             self._all.add(worker)
         try:
             yield worker
@@ -146,6 +151,16 @@ class Processes:
             self._back(worker)
             raise
         self._back(worker)
+
+    def _living(self) -> Worker | None:
+        """A free worker; those that died since they were last asked are no candidate's fault."""
+        while self._free:
+            worker = self._free.pop()
+            if worker.alive:
+                return worker
+            worker.end()
+            self._all.discard(worker)
+        return None
 
     def _back(self, worker: Worker) -> None:
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gp_prune.tasks.cache import CacheWarning
-from gp_prune.tasks.catalogue import TASK_NAMES, check_task_name, load_task
+from gp_prune.tasks.catalogue import TASK_NAMES, check_task_name, is_trained, load_task
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.task import Task
 from gp_prune.tasks.training import one_thread
@@ -14,6 +14,7 @@ __all__ = [
     "Split",
     "Task",
     "check_task_name",
+    "is_trained",
     "load_task",
     "one_thread",
 ]

@@ -119,6 +119,30 @@ def load_task(
     )
 
 
+def is_trained(
+    name: str,
+    *,
+    cache_dir: str | Path | None = None,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> bool:
+    """Whether :func:`load_task` with the same arguments would find the network in the cache.
+
+    Raises:
+        UserError: as :func:`load_task`.
+    """
+    check_task_name(name)
+    data = load_data(name.split("-")[1], _folder(data_root, "data"), download=download)
+    identity = _identity(name, seed, torch.device(device), data)
+    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+    try:
+        return cache.read(folder, identity) is not None
+    except DamagedEntryError:
+        return False
+
+
 def check_task_name(name: str) -> None:
     """Raise UserError unless there is a task of that name."""
     if name in TASK_NAMES:

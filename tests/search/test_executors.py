@@ -103,6 +103,10 @@ def test_workers_are_used_again_and_lost_ones_are_not() -> None:
         lost.call(os._exit, 0)
     left = set(processes.pids())
     assert len(left) == 1 and left < pids
+    os.kill(left.pop(), signal.SIGKILL)
+    time.sleep(0.2)
+    with processes.borrow() as fresh:  # a worker that died while it was idle costs nobody a try
+        assert fresh.call(os.getpid) not in pids
     processes.close()
     assert all(map(gone, pids))
     with pytest.raises(Lost, match="ended"), processes.borrow():
