@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gp_prune.cli.group import INTERRUPTED
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gp_prune.search.config import SearchConfig
+    from gp_prune.search.engine import Generation
     from gp_prune.search.results import Result
+    from gp_prune.search.run import Progress
 
 MOST_WORKERS = 8
 DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
@@ -32,6 +37,15 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NNN]")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in a folder.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--reuse", type=click.Path(path_type=Path), help="Take over another run's work.")
+@click.option("--strategy", help="evolve, or random for the baseline.  [default: evolve]")
+@click.option("--max-evaluations", type=int, help="Stop after so many behaviours.  [default: any]")
+@click.option("--stall", type=int, help="Stop after so many generations without a better front.")
+@click.option(
+    "--time-limit",
+    type=float,
+    help="Stop after so many seconds of search; the one rule by which equal runs may differ.",
+)
 @click.option("--candidate-timeout", type=float, help="Seconds per evaluation.  [default: any]")
 @click.option("--candidate-memory", type=float, help="Megabytes per evaluation.  [default: any]")
 @click.option("--primitives", multiple=True, help="Python file with primitives of your own.")
@@ -43,6 +57,7 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def evolve(
     resume: Path | None,
+    reuse: Path | None,
     config: Path | None,
     out: Path | None,
     workers: int | None,
@@ -54,7 +69,7 @@ def evolve(
     download: bool,
     device: str,
     **settings: Any,
-) -> None:
+) -> int:
     """Evolve pruning metrics on real networks; without options, on the bundled digits.
 
     Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
@@ -63,7 +78,6 @@ def evolve(
     from gp_prune.report.console import progress_display
     from gp_prune.report.front import recommendation, result_json, result_lines
     from gp_prune.search.evaluation import TaskSource
-    from gp_prune.search.run import CONFIG
     from gp_prune.search.run import evolve as run
 
     chosen = _settings(config, settings)
@@ -72,23 +86,55 @@ def evolve(
     folder = resume or out or _next_folder(Path("runs"))
     source = TaskSource(cache_dir, data_root, download, _device(device))
     count = _cores() if workers is None else workers
+    seen: list[Generation] = []
     try:
         with progress_display(quiet=quiet) as progress:
             result = run(
                 chosen, folder, source=source, workers=count, cluster=dask,
-                resume=resume is not None, progress=progress,
+                resume=resume is not None, reuse=reuse,
+                progress=lambda now: _watch(now, seen, progress),
             )  # fmt: skip
     except KeyboardInterrupt:
-        if (folder / CONFIG).is_file():
-            click.echo(f"gp-prune: go on with: gp-prune evolve --resume {folder}", err=True)
-        raise
+        _stopped(folder, seen, as_json=as_json)
+        return INTERRUPTED
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
-        return
+        return 0
     for line in result_lines(result, sys.stdout):
         click.echo(line)
     click.echo("\n" + recommendation(result))
     click.echo(_next_steps(result))
+    return 0
+
+
+def _watch(now: Progress, seen: list[Generation], show: Callable[[Progress], None]) -> None:
+    """Show where the run stands and remember its last generation."""
+    if now.generation is not None:
+        seen[:] = [now.generation]
+    show(now)
+
+
+def _stopped(folder: Path, seen: list[Generation], *, as_json: bool) -> None:
+    """Print the front so far, and how the run goes on."""
+    from gp_prune.report.front import interim_json, interim_lines
+    from gp_prune.search.run import CONFIG
+
+    if not (folder / CONFIG).is_file():
+        click.echo("gp-prune: interrupted before the run began", err=True)
+        return
+    when = "before the first generation was done"
+    if seen:
+        (last,) = seen
+        when = f"after generation {last.number} of {last.of}"
+        if as_json:
+            click.echo(json.dumps(interim_json(str(folder), last.front), indent=2))
+        else:
+            click.echo("\n".join(interim_lines(last.front, sys.stdout)))
+    click.echo(
+        f"gp-prune: interrupted {when}; go on with: gp-prune evolve --resume "
+        f"{shlex.quote(str(folder))}",
+        err=True,
+    )
 
 
 def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gp_prune.report.tables import make_console
+from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import Contender, Record
 from gp_prune.search.results import Result, ladder_objectives
 
@@ -146,6 +147,37 @@ def _explanation(result: Result) -> str:
         f"errors at {budgets} of them kept\n"
         f"NAME_{result.config.scope}: a published metric under the conventions of this run"
     )
+
+
+def interim_lines(front: Sequence[Candidate], stream: IO[str]) -> list[str]:
+    """The front of a run that was stopped, as lines for a stream: its compromises and formulas."""
+    table = Table(title="Pareto front so far", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for heading in ("size", "error", "MACs", "params"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("formula", overflow="fold", min_width=24)
+    for candidate in front:
+        figures = [f"{value:.3f}" for value in candidate.objectives]
+        size = str(candidate.expression.size)
+        table.add_row(size, *figures, Text(str(candidate.expression)))
+    console = make_console(stream, PLAIN_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def interim_json(folder: str, front: Sequence[Candidate]) -> dict[str, Any]:
+    """The front of a run that was stopped, for a machine."""
+    rows = [
+        {
+            "formula": str(candidate.expression),
+            "size": candidate.expression.size,
+            "ladder": dict(
+                zip(("validation", "macs", "params"), candidate.objectives, strict=True)
+            ),
+        }
+        for candidate in front
+    ]
+    return {"folder": folder, "interrupted": True, "front": rows}
 
 
 def recommendation(result: Result) -> str:

@@ -182,7 +182,8 @@ class Search:
             first = _tournament(population, rng)
             name = rates.draw(rng)
             if name == CROSSOVER:
-                made: Sequence[Individual] = variation.crossover(first, _tournament(population, rng))
+                partner = _tournament(population, rng)
+                made: Sequence[Individual] = variation.crossover(first, partner)
             else:
                 made = (variation.apply(name, first),)
             for child in made:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -40,6 +40,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._known: dict[str, Outcome] = {}
+        self._lent: Mapping[str, Outcome] = {}
         self._events: set[str] = set()
         self._begun: dict[str, Any] | None = None
         with self._writing():
@@ -71,26 +72,22 @@ class Journal:
         """Take in all complete lines; gives the number of bytes that they fill."""
         content = self.path.read_bytes()
         valid = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:valid].splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                if entry["event"] == "evaluation":
-                    self._known[entry["key"]] = Outcome(
-                        entry["validation"],
-                        entry["test"],
-                        entry["raw"],
-                        entry.get("failure", ""),
-                    )
-                elif entry["event"] == "begin":
-                    self._begun = entry["run"]
-                else:
-                    self._events.add(_identity(entry))
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"journal {str(self.path)!r} is damaged in line {number}; "
-                    "restore it or start a new run in another folder"
-                ) from None
+        for entry in entries(content, self.path):
+            if isinstance(entry, tuple):
+                self._known[entry[0]] = entry[1]
+            elif entry["event"] == "begin":
+                self._begun = entry["run"]
+            else:
+                self._events.add(_identity(entry))
         return valid
+
+    def lend(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Let the outcomes of another run be used, by their keys; each is recorded at its use."""
+        self._lent = outcomes
+
+    def lent(self, evaluation: Evaluation) -> Outcome | None:
+        """The outcome of an evaluation in another run, if it was lent."""
+        return self._lent.get(evaluation.key)
 
     def begin(self, run: dict[str, Any]) -> None:
         """Write down what decides the results of this run, or check that it is still the same.
@@ -168,6 +165,34 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def entries(content: bytes, path: Path) -> Iterator[dict[str, Any] | tuple[str, Outcome]]:
+    """The lines of a journal but for a torn last one: evaluations as key and outcome.
+
+    Args:
+        content: the journal.
+        path: its place, for the error.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    valid = content.rfind(b"\n") + 1
+    for number, line in enumerate(content[:valid].splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if entry["event"] == "begin" and not isinstance(entry["run"], dict):
+                raise TypeError
+            if entry["event"] == "evaluation":
+                failure = entry.get("failure", "")
+                outcome = Outcome(entry["validation"], entry["test"], entry["raw"], failure)
+                entry = (entry["key"], outcome)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"journal {str(path)!r} is damaged in line {number}; "
+                "restore it or start a new run in another folder"
+            ) from None
+        yield entry
 
 
 def _write_all(file: FileIO, line: bytes) -> None:

@@ -20,19 +20,24 @@ def resolve(
     Args:
         evaluations: what is wanted; the same one may stand there several times.
         runner: runs what the journal does not know.
-        journal: remembers outcomes, those of earlier runs of the same folder included.
+        journal: remembers outcomes, those of earlier runs of the same folder and of a run that
+            is reused included.
         progress: hears how many of how many distinct evaluations are known.
     """
     distinct = {evaluation.key: evaluation for evaluation in evaluations}
     found: dict[str, Outcome] = {}
-    missing = []
+    unknown = []
     for key, evaluation in distinct.items():
         outcome = journal.known(evaluation)
         if outcome is None:
-            missing.append(evaluation)
+            unknown.append(evaluation)
         else:
             found[key] = outcome
-    for evaluation, outcome in zip(missing, runner.run(missing), strict=True):
+    lent = {evaluation.key: journal.lent(evaluation) for evaluation in unknown}
+    results = runner.run([evaluation for evaluation in unknown if lent[evaluation.key] is None])
+    # In the order of the requests, so that the journal is the same with and without reuse.
+    for evaluation in unknown:
+        outcome = lent[evaluation.key] or next(results)
         journal.outcome(evaluation, outcome)
         found[evaluation.key] = outcome
         progress(len(found), len(distinct))

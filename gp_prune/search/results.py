@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import io
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gp_prune.files import write_text
 from gp_prune.metric import Metric
 from gp_prune.primitive import PrimitiveSet
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.comparison import Comparison, Contender, Record, recommended
+from gp_prune.search.comparison import KINDS, Comparison, Contender, Record, recommended
 from gp_prune.search.config import SearchConfig
 
 FRONT = "front.csv"
@@ -149,15 +149,37 @@ def _comparison_csv(found: Comparison) -> str:
     return text.getvalue()
 
 
+def write_front_so_far(folder: Path, front: Sequence[Candidate]) -> None:
+    """Write the front of a run that goes on; what the comparison will tell stays empty.
+
+    Args:
+        folder: the run folder.
+        front: candidates, least error first.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = _columns(KINDS)
+    writer.writerow(columns)
+    for candidate in front:
+        formula = [str(candidate.expression), candidate.expression.size]
+        row: list[object] = ["", "", *formula, *candidate.objectives]
+        writer.writerow(row + [""] * (len(columns) - len(row)))
+    write_text(folder / FRONT, text.getvalue())
+
+
+def _columns(kinds: Iterable[str]) -> list[str]:
+    columns = ["name", "recommended", "formula", "size", "error", "macs", "params", "test_error"]
+    for kind in kinds:
+        columns += [f"equal_{kind}_validation", f"equal_{kind}_test"]
+    return columns
+
+
 def _front_csv(result: Result) -> str:
     """One line for every formula of the front and every baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     kinds = sorted({record.kind for record in result.comparison.records} - {"ladder"})
-    columns = ["name", "recommended", "formula", "size", "error", "macs", "params", "test_error"]
-    for kind in kinds:
-        columns += [f"equal_{kind}_validation", f"equal_{kind}_test"]
-    writer.writerow(columns)
+    writer.writerow(_columns(kinds))
     for contender in result.contenders:
         name = contender.name
         row: list[object] = [

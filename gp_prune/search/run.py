@@ -21,7 +21,16 @@ from gp_prune.search.evaluation import TaskSource, network_digest
 from gp_prune.search.executors import Runner, make_runner
 from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.journal import Journal
-from gp_prune.search.results import Result, assemble, settings_json, versions, write
+from gp_prune.search.results import (
+    COMPARISON,
+    Result,
+    assemble,
+    settings_json,
+    versions,
+    write,
+    write_front_so_far,
+)
+from gp_prune.search.reuse import reusable
 from gp_prune.search.scoring import Bench
 from gp_prune.tasks import check_task_name, one_thread
 
@@ -53,6 +62,7 @@ def evolve(
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
+    reuse: str | Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
     """Evolve pruning metrics and compare the front with random pruning and L1.
@@ -67,6 +77,8 @@ def evolve(
         workers: number of processes; one torch thread each.
         cluster: address of a Dask scheduler whose workers evaluate in the place of ``workers``.
         resume: go on with the run in ``folder``.
+        reuse: folder of another run on the same networks whose evaluations need not be done again;
+            it changes the time, not the result.
         progress: hears where the run stands.
 
     Raises:
@@ -87,10 +99,13 @@ def evolve(
     try:
         with one_thread(), _claimed(folder), Journal(folder) as journal:
             benches = _prepared(config, source, runner, progress)
+            identity = _identity(config, source, benches)
+            if reuse is not None:
+                journal.lend(reusable(Path(reuse), config, identity))
             if not resume:
                 with _writing(folder):
                     write_text(folder / CONFIG, config.to_toml())
-            journal.begin(_identity(config, source, benches))
+            journal.begin(identity)
             return _run(config, folder, primitives, benches, runner, journal, progress)
     finally:
         runner.close()
@@ -197,7 +212,11 @@ def _run(
     published = reference_metrics(primitives)
     seeds = [metric for metric in published if metric.expression.axes is config.root]
     search = Search(config, primitives, benches, seeds, runner, journal)
+    finished = (folder / COMPARISON).exists()
     for generation in search.generations():
+        if not finished:
+            with _writing(folder):
+                write_front_so_far(folder, generation.front)
         progress(Progress("search", generation.number, generation.of, generation))
     entered = contenders(config, search.archive, published)
     found = compare(

@@ -17,6 +17,8 @@ CONFIGS = [
         granularity="weight", seed=3, ladder=(0.2,), primitives=("a b.py", 'q"\\.py', "😀\x7f.py")
     ),
     SearchConfig(tasks=("cnn-digits",), scope="layer", crossover=0.0, generations=0),
+    SearchConfig(rung_steps=(0, 10), promote=(0.5, 0.25), strategy="random", adaptive=False),
+    SearchConfig(rung_steps=(), promote=(), max_evaluations=9, time_limit=2.5, stall=3, restart=0),
 ]
 
 
@@ -46,6 +48,16 @@ def test_the_ladder_follows_the_granularity() -> None:
         ({"tasks": ()}, "tasks are"),
         ({"tasks": ("a", "a")}, "each once"),
         ({"crossover": 2.0}, "crossover is 2.0"),
+        ({"strategy": "anneal"}, "strategy is 'anneal'; it must be one of evolve, random"),
+        ({"promote": ()}, "promote has 0 shares and rung_steps 1 numbers"),
+        ({"promote": (0.0,)}, "promote holds 0.0"),
+        ({"promote": (float("nan"),)}, "promote holds nan"),
+        ({"rung_steps": (-1,)}, "rung_steps holds -1"),
+        ({"time_limit": -1.0}, "time_limit is -1.0"),
+        ({"time_limit": float("inf")}, "time_limit is inf"),
+        ({"max_evaluations": -1}, "max_evaluations is -1"),
+        ({"stall": -1}, "stall is -1"),
+        ({"restart": -1}, "restart is -1"),
     ],
 )
 def test_values_out_of_range_are_named(change: dict[str, Any], words: str) -> None:
@@ -61,6 +73,9 @@ def test_values_out_of_range_are_named(change: dict[str, Any], words: str) -> No
         ("population = true", "must be of type int"),
         ("tasks = 'lenet-digits'", "must be a list"),
         ("ladder = ['a']", "must be a list"),
+        ("rung_steps = [0.5]", "must be a list"),
+        ("adaptive = 1", "must be of type bool"),
+        ("stall = false", "must be of type int"),
         ("population =", "not valid TOML"),
         ("\x00", "not valid TOML"),
     ],

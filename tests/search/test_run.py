@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -71,6 +72,9 @@ def test_no_two_of_the_front_behave_alike(small_run: Result) -> None:
 
 def test_the_recommendation_is_the_smallest_of_the_best(small_run: Result) -> None:
     evolved = [c for c in small_run.contenders if c.candidate is not None]
+    small = [c for c in evolved if c.expression.size <= SMALL.recommended_size]
+    evolved = small or evolved
+    assert small_run.recommended in evolved
     means = {c.name: small_run.comparison.mean(c.name, "validation") for c in evolved}
     best = min(means, key=means.__getitem__)
     limit = means[best] + small_run.comparison.spread(best, "validation")
@@ -142,6 +146,46 @@ def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Pa
     assert [p.generation.number for p in seen if p.generation] == [0, 1, 2]
 
 
+def test_a_reused_run_spares_all_evaluations(
+    small_run: Result, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gp_prune.search.evaluation.Evaluator.evaluate", None)
+    source = TaskSource(cache_dir=str(task_cache))
+    again = evolve(SMALL, tmp_path / "again", source=source, reuse=small_run.folder)
+    assert content(again.folder) == content(small_run.folder)
+    journal = (again.folder / JOURNAL).read_bytes()
+    assert journal == (small_run.folder / JOURNAL).read_bytes()
+
+
+def test_a_refused_reuse_leaves_no_folder(tmp_path: Path, task_cache: Path) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    with pytest.raises(UserError, match="has no journal"):
+        evolve(SMALL, tmp_path / "run", source=source, reuse=tmp_path / "other")
+    assert not (tmp_path / "run").exists()
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def test_the_front_so_far_can_be_read_in_every_generation(tmp_path: Path, task_cache: Path) -> None:
+    seen: list[list[str]] = []
+
+    def read(progress: Progress) -> None:
+        if progress.generation is not None:
+            rows = table(tmp_path / "run" / FRONT)
+            assert [row["formula"] for row in rows] == [
+                str(c.expression) for c in progress.generation.front
+            ]
+            seen.append(list(rows[0]))
+
+    source = TaskSource(cache_dir=str(task_cache))
+    result = evolve(replace(SMALL, strategy="random"), tmp_path / "run", source=source,
+                    progress=read)  # fmt: skip
+    assert len(seen) == 3
+    assert list(table(result.folder / FRONT)[0]) == seen[0]
+
+
 def children(process: int) -> list[int]:
     """The processes that a process has started."""
     found = []
@@ -188,7 +232,7 @@ def test_killed_and_resumed(
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "workers outlive the run"
         time.sleep(0.05)
-    assert not (folder / FRONT).exists()
+    assert not (folder / COMPARISON).exists()
     subprocess.run([*program, "--resume", str(folder)], check=True, capture_output=True)
     assert content(folder) == content(small_run.folder)
 

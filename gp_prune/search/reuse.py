@@ -1,0 +1,68 @@
+"""Floor 9: the evaluations of another run, so that nothing is evaluated twice across runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gp_prune.errors import UserError
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Outcome
+from gp_prune.search.journal import NAME, entries
+
+_SAME = {"versions": "packages", "device": "device"}
+"""What must be equal for an evaluation to have the same result, besides the networks."""
+
+
+def reusable(folder: Path, config: SearchConfig, identity: Mapping[str, Any]) -> dict[str, Outcome]:
+    """The outcomes of another run that this one may take over, by the key of the evaluation.
+
+    An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all settings
+    of the search: a longer run, another population or strategy. With another seed, only what was
+    evaluated without fine-tuning is the same. Failures are not taken over: they may be due to the
+    machine.
+
+    Args:
+        folder: the other run folder.
+        config: the settings of this run.
+        identity: what this run writes at the beginning of its journal.
+
+    Raises:
+        UserError: the folder has no journal, or its protocol is another one.
+    """
+    path = folder / NAME
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
+    begun: dict[str, Any] | None = None
+    outcomes: dict[str, Outcome] = {}
+    for entry in entries(content, path):
+        if isinstance(entry, tuple):
+            outcomes[entry[0]] = entry[1]
+        elif entry["event"] == "begin":
+            begun = entry["run"]
+    if begun is None:
+        raise UserError(f"run {str(folder)!r} cannot be reused: it had not begun")
+    difference = _difference(begun, config, identity)
+    if difference:
+        raise UserError(f"run {str(folder)!r} cannot be reused: {difference}; leave out --reuse")
+    return {key: outcome for key, outcome in outcomes.items() if not outcome.failure}
+
+
+def _difference(other: Mapping[str, Any], config: SearchConfig, identity: Mapping[str, Any]) -> str:
+    """Why outcomes of the other run would not be those of this one; empty if they would."""
+    for name, title in _SAME.items():
+        if other.get(name) != identity[name]:
+            return f"its {title}: {other.get(name)!r}, not {identity[name]!r}"
+    theirs, ours = other.get("networks", {}), identity["networks"]
+    shared = [name for name in ours if name in theirs]
+    if not shared:
+        return f"it has none of the tasks {', '.join(ours)}"
+    changed = [name for name in shared if theirs[name] != ours[name]]
+    if changed:
+        return f"its networks of {', '.join(changed)} were others"
+    if other.get("seed") != config.seed and all(map(config.steps, range(config.top_rung + 1))):
+        return f"its seed was {other.get('seed')}, so all fine-tuning was different"
+    return ""

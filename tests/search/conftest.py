@@ -1,0 +1,82 @@
+"""Searches whose evaluations are made up, so that they take no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gp_prune.discovery import builtin_primitives
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.engine import Generation, Search
+from gp_prune.search.evaluation import Evaluation, Outcome, TaskSource, derived_seed
+from gp_prune.search.journal import Journal
+from gp_prune.search.run import reference_metrics
+from gp_prune.search.scoring import Bench
+
+
+class MadeUp:
+    """A runner that takes the error from the plan, with noise that fine-tuning adds."""
+
+    def __init__(self) -> None:
+        self.evaluations: list[Evaluation] = []
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
+        for evaluation in evaluations:
+            self.evaluations.append(evaluation)
+            plan = derived_seed(evaluation.plan["digest"]) / 2**31
+            error = 0.8 * plan + 0.2 * derived_seed(evaluation.key) / 2**31
+            yield Outcome(error, None, error)
+
+    def close(self) -> None:
+        pass
+
+
+class Imagined:
+    """What a search with made-up evaluations did."""
+
+    def __init__(self, search: Search, runner: MadeUp, generations: list[Generation]) -> None:
+        self.search = search
+        self.runner = runner
+        self.generations = generations
+
+
+@pytest.fixture(scope="session")
+def lenet_bench(task_cache: Path) -> Bench:
+    """The smallest task, prepared."""
+    return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
+
+
+@pytest.fixture
+def imagine(lenet_bench: Bench) -> Callable[..., Imagined]:
+    """`imagine(folder, **settings)`: a search with made-up evaluations and its journal there."""
+
+    def run(
+        folder: Path,
+        *,
+        clock: Callable[[], float] = lambda: 0.0,
+        lent: dict[str, Outcome] | None = None,
+        **settings: Any,
+    ) -> Imagined:
+        config = SearchConfig(
+            **{
+                "tasks": ("lenet-digits",), "calibration": 64, "population": 8, "generations": 4,
+                **settings,
+            }
+        )  # fmt: skip
+        primitives = builtin_primitives()
+        published = reference_metrics(primitives)
+        seeds = [m for m in published if m.expression.axes is config.root][:12]
+        runner = MadeUp()
+        folder.mkdir(exist_ok=True)
+        with Journal(folder) as journal:
+            journal.lend(lent or {})
+            search = Search(config, primitives, [lenet_bench], seeds, runner, journal, clock)
+            return Imagined(search, runner, list(search.generations()))
+
+    return run
