@@ -1,0 +1,200 @@
+"""The search for a metric as a researcher would write it, with DEAP alone.
+
+A typed primitive set of its own, one-point crossover, uniform mutation, NSGA-II. Every candidate
+is a deep copy of the network with masks, fine-tuned and evaluated at every step of the ladder;
+individuals that variation left unchanged are not evaluated again, as in DEAP's own loops, and
+nothing else is saved. DEAP draws the types of a crossover from a set of classes, so two runs with
+one seed may differ. What it shares with ours are the statistics of the layers, the selection of
+channels, and the protocol of fine-tuning.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from deap import algorithms, base, gp, tools
+from torch import Tensor
+
+from gp_prune.layer import LayerRecord
+from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
+from gp_prune.search.archive import WORST, Objectives
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import derived_seed, relative
+from gp_prune.search.scoring import Bench
+
+OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
+    "W": lambda layer: layer.weight,
+    "G": lambda layer: layer.weight_grad,
+    "b": lambda layer: layer.bias,
+    "gamma": lambda layer: layer.gamma,
+    "beta": lambda layer: layer.beta,
+    "mu": lambda layer: layer.mu,
+    "var": lambda layer: layer.var,
+}
+
+
+class Weights:
+    """The type of values with the shape (o, i, k)."""
+
+
+class Channels:
+    """The type of values with the shape (o,)."""
+
+
+class Fitness(base.Fitness):  # type: ignore[misc]
+    """Error, MACs and parameters, all to be minimised."""
+
+    weights = (-1.0, -1.0, -1.0)
+
+
+class Formula(gp.PrimitiveTree):  # type: ignore[misc]
+    """A tree with a fitness."""
+
+    def __init__(self, content: Iterable[Any]) -> None:
+        super().__init__(content)
+        self.fitness = Fitness()
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    return a / torch.where(b.abs() < 1e-6, torch.ones_like(b), b)
+
+
+def root(a: Tensor) -> Tensor:
+    return a.abs().sqrt()
+
+
+def primitive_set() -> gp.PrimitiveSetTyped:
+    """Arithmetic on both shapes, and three ways from weights to channels."""
+    types = [Weights, Weights, *[Channels] * (len(OPERANDS) - 2)]
+    primitives = gp.PrimitiveSetTyped("naive", types, Channels)
+    for kind, end in ((Weights, "w"), (Channels, "c")):
+        for function in (operator.add, operator.sub, operator.mul, divide):
+            primitives.addPrimitive(function, [kind, kind], kind, f"{function.__name__}_{end}")
+        for unary in (torch.abs, torch.square, root):
+            primitives.addPrimitive(unary, [kind], kind, f"{unary.__name__}_{end}")
+    for reduction in (torch.sum, torch.mean, torch.amax):
+        primitives.addPrimitive(
+            lambda x, reduction=reduction: reduction(x, dim=(1, 2)),
+            [Weights], Channels, f"{reduction.__name__}_ik",
+        )  # fmt: skip
+    primitives.renameArguments(**{f"ARG{n}": name for n, name in enumerate(OPERANDS)})
+    return primitives
+
+
+class Tried(NamedTuple):
+    """One network that the naive loop tried, by its plan and its relative error."""
+
+    plan: ChannelPlan
+    error: float
+
+
+class Naive:
+    """The naive loop.
+
+    Args:
+        config: the settings that it shares with ours.
+        bench: the task.
+        time_first: evaluations of networks that are done the naive way; 0 means all.
+    """
+
+    def __init__(self, config: SearchConfig, bench: Bench, time_first: int = 0) -> None:
+        self.config = config
+        self.bench = bench
+        self.time_first = time_first
+        self.primitives = primitive_set()
+        self.tried: list[Tried] = []
+        self.timed = 0
+        self.tuning = 0.0
+        self.elsewhere = 0.0
+        self._short: dict[str, float] = {}
+        self.layers = {
+            name: [read(layer) for read in OPERANDS.values()] for name, layer in ranked(bench)
+        }
+
+    def run(self) -> tuple[float, list[Objectives]]:
+        """Processor seconds (extrapolated where only a part was timed) and the front."""
+        random.seed(self.config.seed)
+        box = base.Toolbox()
+        box.register("tree", gp.genHalfAndHalf, pset=self.primitives, min_=1, max_=4)
+        box.register("mate", gp.cxOnePoint)
+        box.register("grow", gp.genFull, min_=0, max_=2)
+        box.register("mutate", gp.mutUniform, expr=box.grow, pset=self.primitives)
+        box.register("select", tools.selNSGA2)
+        box.register("evaluate", self.evaluate)
+        for name in ("mate", "mutate"):
+            box.decorate(name, gp.staticLimit(operator.attrgetter("height"), 17))
+        size = self.config.population
+        population = [Formula(box.tree()) for _ in range(size)]
+        started = time.process_time()
+        population, _ = algorithms.eaMuPlusLambda(
+            population, box, size, size, 0.5, 0.4, self.config.generations, verbose=False
+        )
+        other = time.process_time() - started - self.tuning - self.elsewhere
+        tuning = self.tuning * len(self.tried) / max(1, self.timed)
+        front = tools.sortNondominated(population, size, first_front_only=True)[0]
+        return other + tuning, sorted({formula.fitness.values for formula in front})
+
+    def evaluate(self, formula: Formula) -> Objectives:
+        """Error, MACs and parameters, means over the ladder."""
+        function = gp.compile(formula, self.primitives)
+        results = []
+        for keep in self.config.ladder:
+            try:
+                scores = {name: function(*values).double() for name, values in self.layers.items()}
+                plan = select_channels(
+                    self.bench.architecture, scores, self.config.conventions,
+                    Budget("channels", keep),
+                )  # fmt: skip
+            except DegenerateScores:
+                return WORST
+            if plan.ties > 0.5:
+                return WORST
+            results.append((self.error(plan), plan.achieved.macs, plan.achieved.params))
+        error, macs, params = (statistics.fmean(column) for column in zip(*results, strict=True))
+        return error, macs, params
+
+    def error(self, plan: ChannelPlan) -> float:
+        """The error of a masked copy; of a compact one where the naive way is not timed."""
+        started = time.process_time()
+        if not self.time_first or self.timed < self.time_first:
+            error = tuned_error(self.config, self.bench, plan, masked=True)
+            self.timed += 1
+            self.tuning += time.process_time() - started
+        else:
+            key = plan.digest()
+            if key not in self._short:
+                self._short[key] = tuned_error(self.config, self.bench, plan, masked=False)
+            error = self._short[key]
+            # Not its own way, so it counts neither as tuning nor as anything else.
+            self.elsewhere += time.process_time() - started
+        self.tried.append(Tried(plan, error))
+        return error
+
+
+def ranked(bench: Bench) -> list[tuple[str, LayerRecord]]:
+    """The layers whose channels can be removed."""
+    names = {member.layer for group in bench.architecture.free for member in group.members}
+    return [(name, layer) for name, layer in bench.layers.items() if name in names]
+
+
+def tuned_error(config: SearchConfig, bench: Bench, plan: ChannelPlan, *, masked: bool) -> float:
+    """The relative error of a pruned network after fine-tuning, by the protocol of the search."""
+    task = bench.task
+    if masked:
+        model = copy.deepcopy(task.model)
+        mask(model, plan, bench.architecture)
+    else:
+        model = compact(task.model, plan, bench.architecture)
+    seed = derived_seed("trial", config.seed, task.name)
+    task.recalibrate(model)
+    task.fine_tune(model, steps=config.fine_tune_steps, seed=seed)
+    task.recalibrate(model)
+    error = task.error(model, task.validation)
+    return relative(error, task.dense_error, task.trivial_error)

@@ -1,0 +1,214 @@
+"""How much a search costs: the loop that a researcher would write with DEAP, beside ours.
+
+The naive loop stands in naive_search.py: deep copies with masks, nothing remembered but individuals
+that variation left unchanged. Both sides have the same statistics of the layers (made once, counted
+on neither side), the same selection of channels, the same fine-tuning and validation samples.
+
+* Levers: networks of the naive loop's own candidates, masked and compact in turn; how many of its
+  evaluations repeat a plan (cache); our search without rungs and with them; one worker and two.
+* In all: processor time of both whole searches, and the hypervolume of both fronts. All of the
+  naive front, and all of ours, was tried at the same, full fidelity.
+
+    python benchmarks/search_speed.py
+    python benchmarks/search_speed.py --task lenet-mnist --population 60 --generations 15 \
+        --ladder 0.5,0.25,0.1 --steps 470 --data-root FOLDER --time-first 60
+
+With ``--time-first N`` only the first N evaluations of the naive loop are really done its way; the
+others take their errors from compact networks, and its time is extrapolated, which the report
+says. ``--memory`` instead prints the memory of our search after every generation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from naive_search import Naive, Tried, tuned_error
+
+from gp_prune.discovery import builtin_primitives
+from gp_prune.search.allowance import resident_memory
+from gp_prune.search.archive import Objectives
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.engine import Search
+from gp_prune.search.evaluation import TaskSource
+from gp_prune.search.executors import InProcess, Runner, make_runner
+from gp_prune.search.journal import Journal
+from gp_prune.search.run import reference_metrics
+from gp_prune.search.scoring import Bench
+from gp_prune.search.stopping import hypervolume
+
+
+def processor(function: Callable[[], float]) -> tuple[float, float]:
+    """Processor seconds of a call, and its value."""
+    started = time.process_time()
+    value = function()
+    return time.process_time() - started, value
+
+
+def compaction(
+    config: SearchConfig, bench: Bench, tried: Sequence[Tried], count: int
+) -> tuple[float, float, float]:
+    """Masked and compact in turn: seconds of each per network, and the mean difference in error."""
+    chosen = random.Random(0).sample(list(tried), min(count, len(tried)))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    differences = []
+    for number, one in enumerate(chosen):
+        errors = {}
+        for masked in (True, False) if number % 2 else (False, True):
+            taken, errors[masked] = processor(
+                lambda plan=one.plan, masked=masked: tuned_error(  # type: ignore[misc]
+                    config, bench, plan, masked=masked
+                )
+            )
+            seconds[masked].append(taken)
+        differences.append(abs(errors[True] - errors[False]))
+    means = {masked: statistics.fmean(values) for masked, values in seconds.items()}
+    return means[True], means[False], statistics.fmean(differences)
+
+
+class Ours(NamedTuple):
+    """One search of ours.
+
+    Attributes:
+        processor: seconds of this process.
+        wall: seconds on the clock.
+        front: objectives of the front, all of full fidelity.
+        evaluations: evaluations of networks.
+        memory: bytes in use after every generation.
+    """
+
+    processor: float
+    wall: float
+    front: list[Objectives]
+    evaluations: int
+    memory: list[int]
+
+
+def search(config: SearchConfig, bench: Bench, runner: Runner) -> Ours:
+    """Run our search; the statistics of the layers are made already."""
+    primitives = builtin_primitives()
+    seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
+    memory = []
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        wall, started = time.perf_counter(), time.process_time()
+        found = Search(config, primitives, [bench], seeds, runner, journal)
+        for generation in found.generations():
+            memory.append(resident_memory(os.getpid()))
+            last = generation
+        taken = time.process_time() - started, time.perf_counter() - wall
+    front = sorted(candidate.objectives for candidate in found.archive.front())
+    return Ours(*taken, front, last.evaluations, memory)
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def report_memory(config: SearchConfig, bench: Bench, source: TaskSource) -> None:
+    """Memory of this process after every generation."""
+    memory = search(config, bench, InProcess(source)).memory
+    row("generation", "MB in use")
+    row("---:", "---:")
+    for number, held in enumerate(memory):
+        if number % max(1, len(memory) // 20) == 0 or number == len(memory) - 1:
+            row(number, round(held / 2**20))
+    early, late = memory[min(5, len(memory) - 1)], memory[-1]
+    print(f"\nAfter generation 5: {(late - early) / 2**20:+.0f} MB")
+
+
+def compare(
+    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace
+) -> None:
+    """Print what every lever saves, and what all save together."""
+    naive = Naive(config, bench, given.time_first)
+    naive_seconds, naive_front = naive.run()
+    extrapolated = (
+        f", extrapolated from {naive.timed} of {len(naive.tried)} timed networks"
+        if naive.timed < len(naive.tried)
+        else ""
+    )
+    masked, small, difference = compaction(config, bench, naive.tried, given.sample)
+    distinct = len({one.plan.digest() for one in naive.tried})
+    all_full = search(replace(config, rung_steps=(), promote=()), bench, InProcess(source))
+    rungs = search(config, bench, InProcess(source))
+    pool = make_runner(source, given.workers)
+    try:
+        pool.prepare(config.tasks)
+        warm = replace(config, population=4, generations=0, rung_steps=(), promote=())
+        search(warm, bench, pool)
+        parallel = search(config, bench, pool)
+    finally:
+        pool.close()
+    row("lever", "without", "with", "ratio")
+    row("---", "---:", "---:", "---:")
+    row("compact networks, s each", f"{masked:.3f}", f"{small:.3f}", f"{masked / small:.1f}")
+    total = len(naive.tried)
+    row("cache, networks", total, distinct, f"{total / distinct:.1f}")
+    row(
+        "rungs, s", f"{all_full.processor:.1f}", f"{rungs.processor:.1f}",
+        f"{all_full.processor / rungs.processor:.1f}",
+    )  # fmt: skip
+    row(
+        f"{given.workers} workers, s on the clock", f"{rungs.wall:.1f}", f"{parallel.wall:.1f}",
+        f"{rungs.wall / parallel.wall:.2f}",
+    )  # fmt: skip
+    row(
+        "**in all, processor s**", f"{naive_seconds:.1f}", f"{rungs.processor:.1f}",
+        f"**{naive_seconds / rungs.processor:.1f}**",
+    )  # fmt: skip
+    print(f"\nNaive: {total} networks{extrapolated}. Ours: {rungs.evaluations} evaluations.")
+    print(f"Masked and compact networks differ in error by {difference:.4f} in the mean.")
+    assert parallel.front == rungs.front, "workers change nothing"
+    print(
+        f"Hypervolume of the front: naive {hypervolume(naive_front):.4f}, "
+        f"ours {hypervolume(rungs.front):.4f}, without rungs {hypervolume(all_full.front):.4f}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", default="lenet-digits")
+    parser.add_argument("--population", type=int, default=24)
+    parser.add_argument("--generations", type=int, default=6)
+    parser.add_argument("--ladder", default="0.5,0.25,0.1", help="shares of channels kept")
+    parser.add_argument("--steps", type=int, default=60, help="fine-tuning at full fidelity")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sample", type=int, default=20, help="networks, masked and compact")
+    parser.add_argument("--time-first", type=int, default=0, help="networks; 0 for all")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory", action="store_true", help="memory of our search instead")
+    parser.add_argument("--cache-dir")
+    parser.add_argument("--data-root")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    source = TaskSource(given.cache_dir, given.data_root)
+    config = SearchConfig(
+        tasks=(given.task,),
+        population=given.population,
+        generations=given.generations,
+        seed=given.seed,
+        ladder=tuple(float(share) for share in given.ladder.split(",")),
+        fine_tune_steps=given.steps,
+    )
+    bench = Bench(source.load(given.task), config.calibration, config.seed)
+    print(
+        f"{given.task}, {given.population} x {given.generations}, ladder {given.ladder}, "
+        f"{given.steps} steps, seed {given.seed}\n"
+    )
+    if given.memory:
+        report_memory(config, bench, source)
+    else:
+        compare(config, bench, source, given)
+
+
+if __name__ == "__main__":
+    main()
