@@ -75,7 +75,7 @@ class SearchConfig:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     granularity: str = "channel"
     population: int = 40
-    generations: int = 12
+    generations: int = 24
     seed: int = 0
     ladder: tuple[float, ...] = ()
     budgets: tuple[float, ...] = ()
