@@ -150,10 +150,9 @@ def test_a_signal_ends_the_run_and_its_workers(
     _, errors = running.communicate(timeout=120)
     if number == signal.SIGINT:
         assert running.returncode == 128 + number
-        assert [line for line in errors.splitlines() if line] == [
-            f"gp-prune: go on with: gp-prune evolve --resume {folder}",
-            "gp-prune: interrupted",
-        ]
+        (line,) = [line for line in errors.splitlines() if line]
+        assert line.startswith("gp-prune: interrupted")
+        assert line.endswith(f"go on with: gp-prune evolve --resume {folder}")
     else:
         assert running.returncode == -number
         assert errors == ""
