@@ -25,7 +25,8 @@ from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.journal import Journal
 from gp_prune.search.results import Result, assemble, settings_json, versions, write
 from gp_prune.search.scoring import Bench
-from gp_prune.tasks import check_task_name, one_thread
+from gp_prune.tasks import check_task_name
+from gp_prune.tuning.context import one_thread
 
 CONFIG = "config.toml"
 
