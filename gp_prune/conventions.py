@@ -7,7 +7,7 @@ from typing import Any
 
 from gp_prune.errors import UserError
 
-SCOPES = ("layer", "global")
+SCOPES = ("layer", "global", "row")
 NORMALISERS = ("none", "sum", "mean", "max")
 JOINS = ("sum", "mean", "max", "first")
 
@@ -18,7 +18,9 @@ class Conventions:
 
     Attributes:
         scope: ``"layer"`` ranks within each layer (group of coupled layers) and cuts the same
-            share everywhere; ``"global"`` ranks all channels (or weights) of the network together.
+            share everywhere; ``"global"`` ranks all channels (or weights) of the network together;
+            ``"row"`` ranks the weights of each output channel and cuts the same share of each, as
+            Wanda does (for metrics of single weights alone).
         normaliser: what the scores of a layer are divided by before a global ranking: their
             ``"sum"``, ``"mean"`` or ``"max"`` of absolute values, or ``"none"``.
         join: how the scores of the layers that produce the same coupled channels (a residual sum,
@@ -37,6 +39,18 @@ class Conventions:
             value = getattr(self, field)
             if value not in allowed:
                 raise UserError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+
+    def check_granularity(self, granularity: str) -> None:
+        """Raise UserError if scores of this granularity cannot be ranked within the scope.
+
+        Args:
+            granularity: ``"channel"`` or ``"weight"``.
+        """
+        if self.scope == "row" and granularity == "channel":
+            raise UserError(
+                "scope 'row' ranks the weights within an output channel, so no channels can be "
+                "ranked in it; use scope 'layer' or 'global', or a metric of single weights"
+            )
 
     def to_json(self) -> dict[str, str]:
         """The fields as a JSON object."""

@@ -30,6 +30,7 @@ from gp_prune.metric_file import (
     checked_fields,
     content_of,
 )
+from gp_prune.metric_uses import MetricUses
 from gp_prune.parsing import from_json, parse
 from gp_prune.primitive import PrimitiveSet
 
@@ -42,7 +43,7 @@ GRANULARITIES = {CHANNEL: "channel", WEIGHT: "weight"}
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(MetricUses):
     """A pruning metric: higher score = keep.
 
     Attributes:
@@ -85,6 +86,7 @@ class Metric:
                 f"metric {self.name!r} has axes {self.expression.axes}; "
                 "a metric has axes {o} (channels) or {o,i,k} (weights)"
             )
+        self.conventions.check_granularity(self.granularity)
         object.__setattr__(self, "invariances", check_invariances(self.invariances))
 
     @classmethod

@@ -288,6 +288,8 @@ def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     within = simplifier.meaning(inner)
     if inner.name in build.forms.indicators:
         yield inner
+    if {meaning, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
+        yield build.apply("magnitude", *inner.arguments)
     if meaning == "nonzero" and within == "root":
         yield build.apply("nonzero", *inner.arguments)
     if meaning == "square" and within == "deviation":

@@ -40,3 +40,15 @@ def test_wrong_values(field: str, value: Any) -> None:
 def test_wrong_objects(data: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Conventions.from_json(data)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+@pytest.mark.parametrize("conventions", EVERY, ids=str)
+def test_only_single_weights_are_ranked_within_a_row(
+    conventions: Conventions, granularity: str
+) -> None:
+    if conventions.scope == "row" and granularity == "channel":
+        with pytest.raises(UserError, match="no channels can be ranked in it; use scope 'layer'"):
+            conventions.check_granularity(granularity)
+    else:
+        conventions.check_granularity(granularity)

@@ -366,3 +366,16 @@ def test_loading_and_printing_need_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == len(NAMES) + 1
+
+
+def test_scope_row_is_for_metrics_of_weights() -> None:
+    row = Conventions("row", "none", "mean")
+    metric = Metric.parse("mul(abs(W), Xn)", conventions=row)
+    assert Metric.from_text(json.dumps(metric.to_json()), "here").conventions == row
+    with pytest.raises(UserError, match="scope 'row' ranks the weights within an output channel"):
+        Metric.parse("sum[i,k](abs(W))", conventions=row)
+
+
+def test_metrics_of_papers_that_rank_within_output_rows() -> None:
+    found = {name for name in bundled_metrics() if Metric.load(name).conventions.scope == "row"}
+    assert found == {"pruner_zero_weight", "wanda_weight"}

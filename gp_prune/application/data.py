@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,12 +46,18 @@ NO_DATA = Calibration("", (), None)
 """What a metric that only reads weights needs."""
 
 
-class _Images(NamedTuple):
-    """A source of labelled images, read one by one."""
+class Images(NamedTuple):
+    """A source of labelled images, read one by one.
+
+    Attributes:
+        name: what they are, for a person to read.
+        labels: (n,) class numbers of all of them.
+        read: gives the image of that number, (channels, height, width).
+    """
 
     name: str
-    size: int
-    read: Callable[[int], tuple[Tensor, int]]  # (channels, height, width) in [0, 1], and a label
+    labels: Tensor
+    read: Callable[[int], Tensor]
 
 
 def calibration(
@@ -82,8 +89,7 @@ def calibration(
     Raises:
         UserError: the source is unknown, empty or unreadable, or does not fit the network.
     """
-    if samples < 1:
-        raise UserError(f"the number of samples is {samples}; it must be at least 1")
+    check_samples(samples)
     task = loaded.task
     if source is None:
         if task is None:
@@ -91,18 +97,46 @@ def calibration(
         chosen = _chosen(len(task.train.inputs), samples, seed).to(task.train.inputs.device)
         split = type(task.train)(*(part[chosen] for part in task.train))
         return Calibration(f"{task.name}, training split", _in_batches(*split), task.loss)
-    images = _open(source, data_root, download=download)
-    shape = _image_shape(loaded)
-    pairs = [images.read(i) for i in _chosen(images.size, samples, seed).tolist()]
-    inputs = torch.stack([fitted(image, shape) for image, _ in pairs])
-    if loaded.imagenet and shape[0] == len(_IMAGENET_MEAN):
-        mean, deviation = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_DEVIATION)
-        inputs = (inputs - mean.reshape(-1, 1, 1)) / deviation.reshape(-1, 1, 1)
-    labels = torch.tensor([label for _, label in pairs])
+    images = fitting_images(loaded, source, data_root=data_root, download=download)
+    picked = _chosen(len(images.labels), samples, seed)
+    inputs = torch.stack([images.read(i) for i in picked.tolist()])
+    labels = images.labels[picked]
     if task is not None and task.kind == "reconstruction":
         return Calibration(images.name, _in_batches(inputs, inputs, labels), task.loss)
     loss = task.loss if task else functional.cross_entropy
     return Calibration(images.name, _in_batches(inputs, labels, labels), loss)
+
+
+def fitting_images(
+    loaded: LoadedModel,
+    source: str,
+    *,
+    data_root: str | Path | None = None,
+    download: bool = False,
+) -> Images:
+    """Images brought to what a network takes, read one by one (see :func:`calibration`).
+
+    Raises:
+        UserError: the source is unknown, empty or unreadable, or does not fit the network; the
+            last two also when an image is read.
+    """
+    images = _open(source, data_root, download=download)
+    shape = _image_shape(loaded)
+    normalised = loaded.imagenet and shape[0] == len(_IMAGENET_MEAN)
+    mean = torch.tensor(_IMAGENET_MEAN).reshape(-1, 1, 1)
+    deviation = torch.tensor(_IMAGENET_DEVIATION).reshape(-1, 1, 1)
+
+    def read(index: int) -> Tensor:
+        image = fitted(images.read(index), shape)
+        return (image - mean) / deviation if normalised else image
+
+    return Images(images.name, images.labels, read)
+
+
+def check_samples(samples: int) -> None:
+    """Raise UserError unless so many samples can be taken."""
+    if samples < 1:
+        raise UserError(f"the number of samples is {samples}; it must be at least 1")
 
 
 def check_labels(loaded: LoadedModel, data: Calibration) -> None:
@@ -159,29 +193,62 @@ def fitted(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return scaled[:, top : top + height, left : left + width].contiguous()
 
 
-def as_batches(data: Iterable[Any]) -> Iterator[Batch]:
-    """Items of a data loader as batches.
+class Batches:
+    """The items of a data loader as batches, every time anew."""
 
-    A :class:`Batch` stays as it is; a pair ``(inputs, target)`` of tensors becomes one, whose
-    labels are the target where that is one integer per sample; a tensor is inputs alone.
+    def __init__(self, data: Iterable[Any]) -> None:
+        """Convert the items of ``data``, which can be iterated again."""
+        self._data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Convert one item after the other."""
+        return map(as_batch, self._data)
+
+    def __length_hint__(self) -> int:
+        """How many there are; 0 where the data does not tell."""
+        return length_hint(self._data, 0)
+
+
+def as_batches(data: Iterable[Any]) -> Iterable[Batch]:
+    """Items of a data loader as batches (see :func:`as_batch`).
+
+    What can be iterated again and again still can, and tells its length if it did.
 
     Raises:
-        UserError: an item is none of these.
+        UserError: when an item is reached that is no batch.
     """
-    for item in data:
-        if isinstance(item, Batch):
-            yield item
-        elif isinstance(item, Tensor):
-            yield Batch(item)
-        elif isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Tensor):
-            inputs, target = item
-            whole = target.ndim == 1 and not target.is_floating_point()
-            yield Batch(inputs, target, target if whole else None)
-        else:
-            raise UserError(
-                f"the data yields {type(item).__name__}; it must yield Batch, (inputs, target) or "
-                "a tensor of inputs"
-            )
+    return map(as_batch, data) if isinstance(data, Iterator) else Batches(data)
+
+
+def as_batch(item: Any) -> Batch:
+    """One item of a data loader as a batch.
+
+    A :class:`Batch` stays as it is; a pair ``(inputs, target)`` becomes one, whose labels are the
+    target where that is one integer per sample; a tensor is inputs alone. A dictionary is the
+    named arguments of the model, and the target, too, so that the loss can look up what it needs.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return Batch(item)
+    if isinstance(item, Mapping):
+        return Batch(dict(item), dict(item))
+    if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Tensor | Mapping):
+        inputs, target = item
+        inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+        return Batch(inputs, target, target if _are_labels(target) else None)
+    raise UserError(
+        f"the data yields {type(item).__name__}; it must yield Batch, (inputs, target), a "
+        "dictionary of arguments or a tensor of inputs"
+    )
+
+
+def _are_labels(target: Any) -> bool:
+    """Whether a target is one integer per sample."""
+    return isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()
 
 
 def _chosen(count: int, samples: int, seed: int) -> Tensor:
@@ -209,12 +276,12 @@ def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _open(source: str, data_root: str | Path | None, *, download: bool) -> _Images:
+def _open(source: str, data_root: str | Path | None, *, download: bool) -> Images:
     if source in DATA_SETS:
         default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
         root = default if data_root is None else Path(data_root).expanduser()
         inputs, labels = load_data(source, root, download=download).train
-        return _Images(source, len(inputs), lambda i: (inputs[i], int(labels[i])))
+        return Images(source, labels, lambda index: inputs[index])
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise UserError(
@@ -224,7 +291,7 @@ def _open(source: str, data_root: str | Path | None, *, download: bool) -> _Imag
     return _open_folder(folder)
 
 
-def _open_folder(folder: Path) -> _Images:
+def _open_folder(folder: Path) -> Images:
     torchvision = import_torchvision()
     try:
         files = torchvision.datasets.ImageFolder(str(folder)).samples
@@ -233,15 +300,15 @@ def _open_folder(folder: Path) -> _Images:
             f"data folder {str(folder)!r} has no images in folders of classes; "
             "it needs one folder per class with images in it"
         ) from error
-    return _Images(str(folder), len(files), partial(_read_image, torchvision, files))
+    labels = torch.tensor([label for _, label in files])
+    return Images(str(folder), labels, partial(_read_image, torchvision, files))
 
 
-def _read_image(
-    torchvision: Any, files: Sequence[tuple[str, int]], index: int
-) -> tuple[Tensor, int]:
-    path, label = files[index]
+def _read_image(torchvision: Any, files: Sequence[tuple[str, int]], index: int) -> Tensor:
+    path = files[index][0]
     try:
         image = torchvision.datasets.folder.default_loader(path)
-        return torchvision.transforms.functional.to_tensor(image), label
+        tensor: Tensor = torchvision.transforms.functional.to_tensor(image)
+        return tensor
     except (OSError, ValueError) as error:
         raise UserError(f"image {path!r} cannot be read; remove or replace it") from error

@@ -1,4 +1,4 @@
-"""Finding the network that a person names: of torchvision, of a task, or of an own Python file."""
+"""Finding the network that a person names: of a package, of a task, or of an own Python file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gp_prune.application.timm_models import TIMM, timm_model
 from gp_prune.application.weights import load_weights
 from gp_prune.errors import UserError
 from gp_prune.tasks import TASK_NAMES, Task, load_task
-from gp_prune.tasks.training import seeded
+from gp_prune.tuning.context import seeded
 from gp_prune.vision import import_torchvision
 
 TORCHVISION = "torchvision:"
 DEFAULT_SHAPE = (3, 224, 224)
 """Channels, height and width of an input image where nothing else is said."""
 
-_KINDS = f"a task ({TASK_NAMES[0]}), {TORCHVISION}NAME or FILE.py:FUNCTION"
+_KINDS = f"a task ({TASK_NAMES[0]}), {TORCHVISION}NAME, {TIMM}NAME or FILE.py:FUNCTION"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +69,14 @@ def load_model(
     """The network of that name; nothing but a task's data set is ever downloaded.
 
     Args:
-        spec: a task name (its trained network), ``torchvision:NAME``, or ``FILE.py:FUNCTION``,
-            where the function takes no arguments and returns a module, or a module and its
-            example inputs.
-        input_shape: sizes of one input sample; (3, 224, 224) by default. A task and a function
-            that returns example inputs have their own.
+        spec: a task name (its trained network), ``torchvision:NAME``, ``timm:NAME`` (where timm is
+            installed), or ``FILE.py:FUNCTION``, where the function takes no arguments and returns a
+            module, or a module and its example inputs.
+        input_shape: sizes of one input sample; by default what timm says for its networks, and
+            (3, 224, 224). A task and a function that returns example inputs have their own.
         weights: a state dict (``.safetensors``, or a torch file of plain tensors) for a network
-            that is not a task's; without it torchvision's networks have random weights.
+            that is not a task's; without it torchvision's and timm's networks have random
+            weights.
         seed: seed of the random weights, and of a task's training.
         device: where the network and its inputs are put.
         cache_dir: folder for the trained networks of tasks.
@@ -100,25 +102,42 @@ def load_model(
             device=place,
         )
         return LoadedModel(spec, task.model, task.example_inputs, task, "trained by gp-prune")
-    file, _, function = spec.rpartition(":")
-    if spec.startswith(TORCHVISION):
-        made: Any = _seeded(lambda: _torchvision_model(spec.removeprefix(TORCHVISION)), seed)
-        origin = f"random weights from seed {seed}"
-    elif file.endswith(".py"):
-        made = _seeded(lambda: _call_users_function(Path(file), function), seed)
-        origin = f"as {function}() returns it"
-    else:
-        raise _unknown(spec)
-    model, inputs = _unpacked(made, spec)
+    made = _make(spec, seed)
+    model, inputs = _unpacked(made.result, spec)
     if inputs is None:
-        inputs = _random_inputs(input_shape or DEFAULT_SHAPE, seed)
+        inputs = _random_inputs(input_shape or made.input_shape, seed)
     elif input_shape is not None:
         raise UserError(f"{spec!r} returns its own example inputs; leave out --input-shape")
+    origin = made.origin
     if weights is not None:
         load_weights(model, weights)
         origin = f"weights from {weights}"
-    imagenet = spec.startswith(TORCHVISION)
-    return LoadedModel(spec, model.to(place), _moved(inputs, place), None, origin, imagenet)
+    return LoadedModel(spec, model.to(place), _moved(inputs, place), None, origin, made.imagenet)
+
+
+class _Made(NamedTuple):
+    """What a builder returned, and what is known about it (see :class:`LoadedModel`)."""
+
+    result: Any
+    origin: str
+    imagenet: bool = False
+    input_shape: tuple[int, ...] = DEFAULT_SHAPE
+
+
+def _make(spec: str, seed: int) -> _Made:
+    """Build the network of a package or of a user's file."""
+    file, _, function = spec.rpartition(":")
+    drawn = f"random weights from seed {seed}"
+    if spec.startswith(TORCHVISION):
+        name = spec.removeprefix(TORCHVISION)
+        return _Made(_seeded(lambda: _torchvision_model(name), seed), drawn, True)
+    if spec.startswith(TIMM):
+        found = _seeded(lambda: timm_model(spec.removeprefix(TIMM)), seed)
+        return _Made(found.model, drawn, found.imagenet, found.input_shape or DEFAULT_SHAPE)
+    if file.endswith(".py"):
+        result = _seeded(lambda: _call_users_function(Path(file), function), seed)
+        return _Made(result, f"as {function}() returns it")
+    raise _unknown(spec)
 
 
 def _seeded(make: Callable[[], Any], seed: int) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
+from gp_prune.application.latency import Turns
 from gp_prune.application.rows import LayerRow
+from gp_prune.application.steps import Step
 from gp_prune.conventions import Conventions
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, Cost, WeightPlan
 from gp_prune.pruning.plan import BUDGET_TOLERANCE
@@ -23,12 +25,22 @@ class Shares(NamedTuple):
         weights: of the weights that are ranked; None where channels are pruned.
         macs: of all MACs.
         params: of all parameters.
+        latency: of the time of a forward pass; None where it was not measured.
     """
 
     channels: float | None
     weights: float | None
     macs: float
     params: float
+    latency: float | None = None
+
+
+class Reportable(Protocol):
+    """What can stand in a report."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +62,14 @@ class PrunedModel:
         interface: layers that were kept whole by name.
         input_shapes: shape of each example input.
         architecture: the traced network, from which the pruned one can be made again.
+        ignore: further layers that were kept whole by name or pattern.
+        round_to: the multiple of channels that every group keeps.
+        cut_residual: whether channels were cut across normalisations that span them.
+        pattern: the pattern of single weights, such as ``"2:4"``, or None.
+        steps: what each step aimed at and came to; one where the network was scored once.
+        times: latency before and after, where it was measured.
+        latency: share of the latency that was to be kept, where that was the budget.
+        quality: how well the networks do their task, set by whoever measured it.
     """
 
     model: nn.Module
@@ -65,15 +85,30 @@ class PrunedModel:
     interface: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     architecture: Architecture
+    ignore: tuple[str, ...] = ()
+    round_to: int = 1
+    cut_residual: bool = False
+    pattern: str | None = None
+    steps: tuple[Step, ...] = ()
+    times: Turns | None = None
+    latency: float | None = None
+    quality: Reportable | None = None
 
     @property
     def asked(self) -> Budget:
-        """The budget."""
+        """The budget of the plan; where latency was asked for, the MACs that came to it."""
         return self.plan.asked
+
+    @property
+    def asked_share(self) -> float:
+        """The share to keep of what was asked for (see :attr:`counted`)."""
+        return self.asked.keep if self.latency is None else self.latency
 
     @property
     def counted(self) -> str:
         """What the budget counts: a field of :class:`Shares`."""
+        if self.latency is not None:
+            return "latency"
         by_weight = isinstance(self.plan, WeightPlan) and self.asked.kind == "params"
         return "weights" if by_weight else self.asked.kind
 
@@ -82,9 +117,10 @@ class PrunedModel:
         """The shares that are really kept."""
         macs = self.after.macs / self.before.macs if self.before.macs else 1.0
         params = self.after.params / self.before.params
+        time = None if self.times is None else self.times.share
         if isinstance(self.plan, ChannelPlan):
-            return Shares(self.plan.achieved.channels, None, macs, params)
-        return Shares(None, self.plan.achieved.params, macs, params)
+            return Shares(self.plan.achieved.channels, None, macs, params, time)
+        return Shares(None, self.plan.achieved.params, macs, params, time)
 
     @property
     def achieved_share(self) -> float:
@@ -95,8 +131,8 @@ class PrunedModel:
     @property
     def met(self) -> bool:
         """Whether the achieved share is within a tenth of the asked one, and 5 % of the network."""
-        allowed = min(BUDGET_TOLERANCE, self.asked.keep / 10)
-        return abs(self.achieved_share - self.asked.keep) <= allowed
+        allowed = min(BUDGET_TOLERANCE, self.asked_share / 10)
+        return abs(self.achieved_share - self.asked_share) <= allowed
 
     def report(self, *, model: str = "") -> dict[str, Any]:
         """Everything but the network and the plan, as a JSON object.
@@ -114,12 +150,19 @@ class PrunedModel:
             "mode": self.mode,
             "faster": self.mode == "compact",
             "interface": list(self.interface),
-            "asked": {"kind": self.counted, "keep": self.asked.keep},
+            "ignore": list(self.ignore),
+            "round_to": self.round_to,
+            "cut_residual": self.cut_residual,
+            "pattern": self.pattern,
+            "asked": {"kind": self.counted, "keep": self.asked_share},
             "achieved": self.achieved._asdict(),
             "met": self.met,
             "ties": self.plan.ties,
             "before": self.before._asdict(),
             "after": self.after._asdict(),
+            "steps": [step._asdict() for step in self.steps],
+            "latency": None if self.times is None else self.times.to_json(),
+            "quality": None if self.quality is None else self.quality.to_json(),
             "layers": [row._asdict() for row in self.rows],
             "plan_digest": self.plan.digest(),
             "seconds": round(self.seconds, 3),

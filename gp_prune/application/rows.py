@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gp_prune.application.request import IGNORED
 from gp_prune.pruning import Architecture, ChannelPlan, Cost, LayerCost, WeightPlan
 from gp_prune.pruning.layer_cost import NORM, CostTable
 from gp_prune.pruning.scores import as_array
@@ -47,6 +48,7 @@ def layer_rows(
     layer_scores: Mapping[str, Any],
     before: Cost,
     after: Cost,
+    ignore: Collection[str] = (),
 ) -> tuple[LayerRow, ...]:
     """A row per layer with weights, and one for the rest, so that columns add up to the totals.
 
@@ -56,15 +58,11 @@ def layer_rows(
         layer_scores: layer name -> scores, of the layers that have any.
         before: cost of the whole network.
         after: cost of the pruned network, without what is masked.
+        ignore: layers whose weights were not ranked because they were named.
     """
     whole = {group.name: group.size for group in architecture.groups}
     kept = plan.kept(architecture) if isinstance(plan, ChannelPlan) else whole
-    reasons = {
-        name: group.fixed
-        for group in architecture.groups
-        for name in group.producers
-        if group.fixed
-    }
+    reasons = _reasons(architecture, plan, ignore)
     rows = []
     for layer in architecture.layers:
         if layer.kind == NORM:
@@ -77,12 +75,26 @@ def layer_rows(
             params_kept -= gone
         scores = layer_scores.get(layer.name)
         ties = None if scores is None else tie_share(as_array(scores, layer.name).ravel())
-        fixed = reasons.get(layer.name, "") if isinstance(plan, ChannelPlan) else ""
+        fixed = reasons.get(layer.name, "")
         channels, stay = layer.outputs.width(whole), layer.outputs.width(kept)
         rows.append(
             LayerRow(layer.name, channels, stay, macs, macs_kept, params, params_kept, ties, fixed)
         )
     return (*rows, _rest(rows, before, after))
+
+
+def _reasons(
+    architecture: Architecture, plan: ChannelPlan | WeightPlan, ignore: Collection[str]
+) -> dict[str, str]:
+    """Layer name -> why nothing of it goes."""
+    if isinstance(plan, WeightPlan):
+        return {**plan.whole, **dict.fromkeys(ignore, IGNORED)}
+    reasons = {}
+    for group in architecture.groups:
+        reason = group.fixed or plan.whole.get(group.name, "")
+        if reason:
+            reasons.update(dict.fromkeys(group.producers, reason))
+    return reasons
 
 
 def _cost(layer: LayerCost, widths: Mapping[str, int], samples: int) -> tuple[int, int]:

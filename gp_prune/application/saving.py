@@ -26,6 +26,7 @@ from gp_prune.application.weights import plain_state, put_state
 from gp_prune.errors import UserError
 from gp_prune.files import write_bytes, write_json
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
+from gp_prune.pruning.attention import open_attention
 from gp_prune.pruning.json_form import check_type, read_object
 from gp_prune.pruning.modules import masked_parameters
 
@@ -152,11 +153,12 @@ def _replay(
     state: dict[str, Tensor],
     origin: str,
 ) -> nn.Module:
+    opened = open_attention(model)
     if mode == "compact":
         assert isinstance(plan, ChannelPlan)
-        pruned = compact(model, plan, architecture)
+        pruned = compact(opened, plan, architecture)
     else:
-        pruned = copy.deepcopy(model)
+        pruned = copy.deepcopy(opened)
         mask(pruned, plan, architecture)
     put_state(pruned, state, f"the pruned network in {origin!r}")
     for _, module, name in masked_parameters(pruned):

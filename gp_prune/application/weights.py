@@ -44,7 +44,8 @@ def put_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
         raise UserError(
             f"{what} has {name!r}, which the network has not; give the weights of this network"
         )
-    model.load_state_dict(dict(state))
+    own.update(state)  # in place, so that the versions of the modules' formats stay with it
+    model.load_state_dict(own)
 
 
 def plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,6 +8,8 @@ from gp_prune.pruning.architecture import Architecture, ChannelGroup, Slot
 from gp_prune.pruning.cost import Cost, Latency, latency, measure, predict
 from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.masking import mask, unmask
+from gp_prune.pruning.method import MetricPattern, MetricUnstructured
+from gp_prune.pruning.pattern import Pattern
 from gp_prune.pruning.plan import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.readers import readers
 from gp_prune.pruning.scores import DegenerateScores, group_scores
@@ -28,7 +30,10 @@ __all__ = [
     "DegenerateScores",
     "Latency",
     "LayerCost",
+    "MetricPattern",
+    "MetricUnstructured",
     "PackedMask",
+    "Pattern",
     "Side",
     "Slot",
     "WeightPlan",

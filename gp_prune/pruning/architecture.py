@@ -16,15 +16,21 @@ from numpy.typing import NDArray
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.json_form import canonical_digest, plain, read_object
-from gp_prune.pruning.layer_cost import NORM, CostTable, LayerCost, Side
+from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
+from gp_prune.pruning.modules import PARAMETER
 
 OUT = "out"
 IN = "in"
 DEPTHWISE_SIDE = "depthwise"
 NORM_SIDE = "norm"
 RESHAPE = "reshape"
-SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE)
+HEADS = "heads"
+SIZE = "size"
+SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, PARAMETER, SIZE)
 """What a slot can be: see :class:`Slot`."""
+
+SEVERAL = -1
+"""Stream of a slot whose entries belong to more than one: see :attr:`Slot.stream`."""
 
 _SCHEMA = 1
 
@@ -38,14 +44,20 @@ class Slot:
         side: ``"out"``: weights and bias of a layer that produces the channels; ``"in"``: input
             side of a layer that reads them; ``"depthwise"``: both sides of a depthwise
             convolution; ``"norm"``: numbers per channel of a batch or instance norm or a PReLU;
-            ``"reshape"``: the first size of an ``nn.Unflatten``.
+            ``"reshape"``: the first size of an ``nn.Unflatten``; ``"heads"``: the heads of an
+            opened attention layer; ``"parameter"``: a parameter of no layer, such as a position
+            embedding, whose name then stands for the module; ``"size"``: an attribute of a module
+            that holds the number of channels, with the attribute's name in place of the module's.
         channels: ``channels[q]`` is the channel of the group to which entry ``q`` of that side
             belongs, -1 where it belongs to another group or to none.
+        stream: a layer reads what the layers of its own stream make. A group has several where a
+            grouped convolution ties what it reads to what it makes.
     """
 
     module: str
     side: str
     channels: tuple[int, ...]
+    stream: int = 0
 
     @cached_property
     def index(self) -> NDArray[np.int64]:
@@ -81,12 +93,15 @@ class ChannelGroup:
         size: number of channels.
         slots: every module side that holds entries of these channels.
         fixed: empty when channels may be cut, otherwise the reason why the group is kept whole.
+        crosses_normalisation: whether a layer or group normalisation spans the channels, so that
+            cutting some changes what is computed of the others, which no mask can imitate.
     """
 
     name: str
     size: int
     slots: tuple[Slot, ...]
     fixed: str = ""
+    crosses_normalisation: bool = False
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -161,8 +176,11 @@ class Architecture:
 
     @cached_property
     def prunable_layers(self) -> tuple[str, ...]:
-        """Names of the layers with weights that a plan may rank, in module order."""
-        return tuple(layer.name for layer in self.layers if layer.kind != NORM)
+        """Names of the layers with weights that a plan may rank, in module order.
+
+        A layer that runs in training mode only has no positions, and is none of them.
+        """
+        return tuple(x.name for x in self.layers if x.kind in (DENSE, DEPTHWISE) and x.positions)
 
     @cached_property
     def _table(self) -> CostTable:
@@ -231,14 +249,20 @@ class Architecture:
 
 
 def _read_group(data: Any) -> ChannelGroup:
-    fields = read_object(
-        data, "channel group", {"name": str, "size": int, "slots": list, "fixed": str}
-    )
+    if isinstance(data, dict):  # files of before there was such a cut
+        data = {"crosses_normalisation": False, **data}
+    fields = read_object(data, "channel group", {
+        "name": str, "size": int, "slots": list, "fixed": str, "crosses_normalisation": bool,
+    })  # fmt: skip
     slots = []
     for item in fields["slots"]:
-        slot = read_object(item, "slot", {"module": str, "side": str, "channels": list})
-        slots.append(Slot(slot["module"], slot["side"], tuple(slot["channels"])))
-    return ChannelGroup(fields["name"], fields["size"], tuple(slots), fields["fixed"])
+        if isinstance(item, dict):  # files of before there were several
+            item = {"stream": 0, **item}
+        slot = read_object(
+            item, "slot", {"module": str, "side": str, "channels": list, "stream": int}
+        )
+        slots.append(Slot(**{**slot, "channels": tuple(slot["channels"])}))
+    return ChannelGroup(**{**fields, "slots": tuple(slots)})
 
 
 def _read_layer(data: Any) -> LayerCost:

@@ -8,7 +8,8 @@ normalisations and activation functions have none.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.architecture import Architecture
-from gp_prune.pruning.modules import evaluation, masked_parameters, run, sample_count, tensors_of
+from gp_prune.pruning.modules import (
+    Forward,
+    evaluation,
+    masked_parameters,
+    run,
+    sample_count,
+    tensors_of,
+)
 
 
 class Cost(NamedTuple):
@@ -85,28 +93,83 @@ def predict(architecture: Architecture, kept: Mapping[str, int]) -> tuple[int, i
     return architecture.costs(np.array(free, dtype=np.int64))
 
 
-def measure(model: nn.Module, example_inputs: Any) -> Cost:
+def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None = None) -> Cost:
     """Cost of a network, measured on one forward pass in evaluation mode.
 
     Args:
         model: any network; its flags and the random state are as before afterwards.
         example_inputs: a batch: a tensor (samples, ...), a list of arguments or a mapping.
+        forward_fn: runs the network on them, in place of :func:`gp_prune.pruning.modules.run`.
 
     Returns:
         MACs per sample, parameters and non-zero parameters.
     """
     samples = sample_count(example_inputs)
     with evaluation(model):
-        macs = count_macs(model, example_inputs)
+        macs = count_macs(model, example_inputs, forward_fn)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(macs // samples, params, _count_nonzero(model))
 
 
-def count_macs(model: nn.Module, example_inputs: Any) -> int:
+def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> int:
     """MACs of one forward pass over the whole batch, in the mode in which the model is."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run(model, example_inputs)
+    with torch.no_grad(), flop_counter(model) as counter:
+        run(model, example_inputs, forward_fn)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def flop_counter(model: nn.Module | None = None) -> Iterator[FlopCounterMode]:
+    """Count floating-point operations inside, those of attention on a CPU included.
+
+    torch knows no count for its fused attention layers, nor for the kernel that works out
+    attention on a CPU; the former compute step by step inside, the latter is counted as elsewhere.
+
+    Args:
+        model: what runs inside where there is ``torch.no_grad()``; None where autograd follows.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # A view of a parameter asks for gradients without having any history where there is
+    # torch.no_grad(), and the counter fails when a module takes such a view.
+    parameters = () if model is None else model.parameters()
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        counter = FlopCounterMode(display=False, custom_mapping=_FURTHER_OPERATORS)
+        counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+        with counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in trained:
+            parameter.requires_grad_()
+
+
+class _Untracked:
+    """In place of the counter's hooks on every module: only the total is wanted."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Nothing to attach."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to remove."""
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Operations of attention for shapes (n, heads, positions, entries): scores, then values."""
+    samples, heads, rows, entries = query
+    return 2 * samples * heads * rows * key[2] * (entries + value[3])
+
+
+_FURTHER_OPERATORS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
 
 
 def _count_nonzero(model: nn.Module) -> int:
@@ -123,31 +186,54 @@ def _count_nonzero(model: nn.Module) -> int:
     return total
 
 
-def latency(model: nn.Module, example_inputs: Any, *, repeats: int = 30) -> Latency:
+def latency(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    repeats: int = 30,
+    forward_fn: Forward | None = None,
+) -> Latency:
     """Time of a forward pass in evaluation mode, without gradients, after one warm-up pass.
 
     Args:
         model: any network; its flags and the random state are as before afterwards.
         example_inputs: a batch, on the device of the model.
         repeats: number of timed passes, at least 1.
+        forward_fn: runs the network on the inputs, in place of
+            :func:`gp_prune.pruning.modules.run`.
 
     Raises:
         UserError: ``repeats`` is less than 1.
     """
     if repeats < 1:
         raise UserError(f"repeats is {repeats}; it must be at least 1")
-    batch = sample_count(example_inputs)
-    device = tensors_of(example_inputs)[0].device
-    seconds = []
     with evaluation(model), torch.no_grad():
-        for _ in range(repeats + 1):
-            _wait_for(device)
-            start = time.perf_counter()
-            run(model, example_inputs)
-            _wait_for(device)
-            seconds.append(time.perf_counter() - start)
-    lower, median, upper = (float(q) for q in np.quantile(seconds[1:], (0.25, 0.5, 0.75)))
-    return Latency(median, lower, upper, repeats, batch, torch.get_num_threads(), str(device))
+        seconds = [timed_pass(model, example_inputs, forward_fn) for _ in range(repeats + 1)]
+    return summary(seconds[1:], example_inputs)
+
+
+def timed_pass(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> float:
+    """Seconds of one forward pass, in the mode in which the model and autograd are."""
+    device = tensors_of(example_inputs)[0].device
+    _wait_for(device)
+    start = time.perf_counter()
+    run(model, example_inputs, forward_fn)
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def summary(seconds: Sequence[float], example_inputs: Any) -> Latency:
+    """Median and quartiles of the times of passes over ``example_inputs``."""
+    lower, median, upper = (float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    return Latency(
+        median,
+        lower,
+        upper,
+        repeats=len(seconds),
+        batch=sample_count(example_inputs),
+        threads=torch.get_num_threads(),
+        device=str(tensors_of(example_inputs)[0].device),
+    )
 
 
 def _wait_for(device: torch.device) -> None:

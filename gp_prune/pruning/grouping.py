@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -20,8 +20,11 @@ from gp_prune.pruning.architecture import (
     ChannelGroup,
     Slot,
 )
-from gp_prune.pruning.modules import PerChannel, Prunable, is_depthwise, is_grouped
+from gp_prune.pruning.drafts import Draft, fix_overlaps, split
+from gp_prune.pruning.modules import PARAMETER, PerChannel, Prunable, is_depthwise, is_grouped
 from gp_prune.pruning.surgery import side_width
+from gp_prune.pruning.ties import tied
+from gp_prune.pruning.watching import Watch
 
 _KEPT_WHOLE = {
     OPTYPE.OUTPUT: "network output",
@@ -32,27 +35,25 @@ _KEPT_WHOLE = {
     OPTYPE.MHA: "an attention layer works on its channels",
     OPTYPE.LSTM: "a recurrent layer works on its channels",
 }
-
-
-@dataclass
-class _Draft:
-    """A group in the making: (module, side) -> channel of every entry."""
-
-    size: int
-    sides: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+_CUT_ON_DEMAND = (OPTYPE.PARAMETER, OPTYPE.LN, OPTYPE.GN)
 
 
 def channel_groups(
-    model: nn.Module, graph: Any, unflattened: Mapping[Any, str], interface: Sequence[str]
+    model: nn.Module,
+    graph: Any,
+    watch: Watch,
+    interface: Sequence[str],
+    *,
+    cut_residual: bool = False,
 ) -> list[ChannelGroup]:
     """All channel groups of the traced model, in module order of their first producers.
 
     Args:
         model: the model from which the graph was built.
         graph: Torch-Pruning's dependency graph.
-        unflattened: autograd node -> name of the ``nn.Unflatten`` that made it.
+        watch: what was noted during the run from which the graph was built.
         interface: names of layers whose channels stay.
+        cut_residual: whether channels under spanning normalisations may go.
 
     Raises:
         UserError: an interface layer has no channels of its own.
@@ -60,16 +61,17 @@ def channel_groups(
     names: dict[Any, str] = {}
     for name, module in model.named_modules():
         names.setdefault(module, name)
+    reader = _Reader(model, watch, names, cut_residual)
     drafts = [
         part
         for group in graph.get_all_groups()
-        for part in _split(
-            _draft(_rooted_at_narrowest(graph, list(group)), names, unflattened, model)
-        )
+        for part in split(reader.draft(_rooted_at_narrowest(graph, list(group))))
     ]
     _fix_interface(drafts, interface)
-    _fix_by_modules(drafts, dict(model.named_modules()))
-    _fix_overlaps(drafts)
+    modules = dict(model.named_modules())
+    _fix_by_modules(drafts, modules)
+    fix_overlaps(drafts)
+    drafts = tied(drafts, modules)
     order = {name: position for position, name in enumerate(names.values())}
     return _named(drafts, order)
 
@@ -91,55 +93,46 @@ def _rooted_at_narrowest(graph: Any, items: list[Any]) -> list[Any]:
     return again if covered >= set(items[0].idxs) else items
 
 
-def _draft(
-    items: list[Any],
-    names: Mapping[Any, str],
-    unflattened: Mapping[Any, str],
-    model: nn.Module,
-) -> _Draft:
-    position = {root: channel for channel, root in enumerate(sorted(set(items[0].idxs)))}
-    draft = _Draft(len(position))
-    for item in items:
-        node = item.dep.target
-        reason = _KEPT_WHOLE.get(node.type)
-        if reason:
-            draft.reasons.append(reason)
-        if node.grad_fn in unflattened:
-            name = unflattened[node.grad_fn]
-            _add_unflatten(draft, name, model.get_submodule(name), item, position)
-        side = _side(item)
-        if side:
-            name = names[node.module]
-            width = side_width(node.module, side)
-            if max(item.idxs) >= width or not position.keys() >= set(item.root_idxs):
-                draft.reasons.append(f"the way of its channels to layer {name!r} is not known")
-                continue
-            channels = draft.sides.setdefault((name, side), [-1] * width)
-            for entry, root in zip(item.idxs, item.root_idxs, strict=True):
-                channels[entry] = position[root]
-    return draft
+@dataclass(frozen=True)
+class _Reader:
+    """Reads Torch-Pruning's groups."""
 
+    model: nn.Module
+    watch: Watch
+    names: Mapping[Any, str]
+    cut_residual: bool
 
-def _split(draft: _Draft) -> list[_Draft]:
-    """The parts of a group whose channels have entries in the same places.
+    def draft(self, items: list[Any]) -> Draft:
+        position = {root: channel for channel, root in enumerate(sorted(set(items[0].idxs)))}
+        draft = Draft(len(position))
+        for item in items:
+            node = item.dep.target
+            side = _side(item) or (_crossing_side(item) if self.cut_residual else "")
+            reason = self.watch.ends.get(node.grad_fn) or _KEPT_WHOLE.get(node.type)
+            if side and node.type in _CUT_ON_DEMAND:
+                draft.crosses |= side == NORM_SIDE
+            elif reason:
+                draft.reasons.append(reason)
+            if node.grad_fn in self.watch.unflattened:
+                name = self.watch.unflattened[node.grad_fn]
+                _add_unflatten(draft, name, self.model.get_submodule(name), item, position)
+            if side:
+                self._add(draft, item, side, position)
+        return draft
 
-    Where maps are concatenated, some channels of one table pass through one layer and some through
-    another; as parts, every part can keep a channel of its own in each of its layers.
-    """
-    counts = {side: Counter(channels) for side, channels in draft.sides.items()}
-    alike: dict[tuple[int, ...], dict[int, int]] = {}
-    for channel in range(draft.size):
-        numbering = alike.setdefault(tuple(found[channel] for found in counts.values()), {})
-        numbering[channel] = len(numbering)
-    parts = []
-    for signature, numbering in alike.items():
-        sides = {
-            side: [numbering.get(channel, -1) for channel in channels]
-            for (side, channels), entries in zip(draft.sides.items(), signature, strict=True)
-            if entries
-        }
-        parts.append(_Draft(len(numbering), sides, list(draft.reasons)))
-    return parts
+    def _add(self, draft: Draft, item: Any, side: str, position: Mapping[int, int]) -> None:
+        module = item.dep.target.module
+        name = self._parameter_name(module) if side == PARAMETER else self.names[module]
+        width = side_width(module, side)
+        if max(item.idxs) >= width or not position.keys() >= set(item.root_idxs):
+            draft.reasons.append(f"the way of its channels to layer {name!r} is not known")
+            return
+        channels = draft.sides.setdefault((name, side), [-1] * width)
+        for entry, root in zip(item.idxs, item.root_idxs, strict=True):
+            channels[entry] = position[root]
+
+    def _parameter_name(self, parameter: nn.Parameter) -> str:
+        return next(name for name, found in self.model.named_parameters() if found is parameter)
 
 
 def _side(item: Any) -> str:
@@ -154,8 +147,18 @@ def _side(item: Any) -> str:
     return ""
 
 
+def _crossing_side(item: Any) -> str:
+    """The side of a spanning normalisation or a free parameter that is cut on demand."""
+    node = item.dep.target
+    if node.type is OPTYPE.PARAMETER:
+        return PARAMETER
+    if isinstance(node.module, nn.LayerNorm):
+        return NORM_SIDE if len(node.module.normalized_shape) == 1 else ""
+    return NORM_SIDE if isinstance(node.module, nn.GroupNorm) else ""
+
+
 def _add_unflatten(
-    draft: _Draft, name: str, module: Any, item: Any, position: Mapping[int, int]
+    draft: Draft, name: str, module: Any, item: Any, position: Mapping[int, int]
 ) -> None:
     first = module.unflattened_size[0]
     if module.dim != 1 or not isinstance(first, int) or first < 0:
@@ -172,7 +175,7 @@ def _add_unflatten(
     draft.sides[name, RESHAPE] = [block.pop() for block in blocks]
 
 
-def _fix_interface(drafts: list[_Draft], interface: Sequence[str]) -> None:
+def _fix_interface(drafts: list[Draft], interface: Sequence[str]) -> None:
     for name in interface:
         found = [
             draft
@@ -188,7 +191,7 @@ def _fix_interface(drafts: list[_Draft], interface: Sequence[str]) -> None:
             draft.reasons.append("named interface")
 
 
-def _fix_by_modules(drafts: list[_Draft], modules: Mapping[str, nn.Module]) -> None:
+def _fix_by_modules(drafts: list[Draft], modules: Mapping[str, nn.Module]) -> None:
     owners = Counter(
         id(parameter)
         for module in set(modules.values())
@@ -196,38 +199,33 @@ def _fix_by_modules(drafts: list[_Draft], modules: Mapping[str, nn.Module]) -> N
         if parameter is not None
     )
     for draft in drafts:
-        for name, _ in draft.sides:
+        made = any(side == OUT for _, side in draft.sides)
+        for name, side in draft.sides:
+            if side == PARAMETER:
+                continue
             module = modules[name]
-            if is_grouped(module):
-                draft.reasons.append("grouped convolution")
+            if side == DEPTHWISE_SIDE and not made:
+                draft.reasons.append(f"the inputs of depthwise convolution {name!r} stay")
+            if is_grouped(module) and module.groups == module.out_channels:
+                # Torch-Pruning takes it for a depthwise one and its inputs for its outputs.
+                draft.reasons.append(f"grouped convolution {name!r} sums up several channels")
             if isinstance(module, Prunable) and "weight" not in module._parameters:
                 draft.reasons.append(f"the weight of {name!r} is computed from other parameters")
             if any(owners[id(parameter)] > 1 for parameter in module.parameters(recurse=False)):
                 draft.reasons.append(f"layer {name!r} shares its parameters with another layer")
 
 
-def _fix_overlaps(drafts: list[_Draft]) -> None:
-    holders: dict[tuple[str, str, int], list[_Draft]] = defaultdict(list)
-    for draft in drafts:
-        for (name, side), channels in draft.sides.items():
-            for entry, channel in enumerate(channels):
-                if channel >= 0:
-                    holders[name, side, entry].append(draft)
-    for (name, _, _), sharing in holders.items():
-        if len(sharing) > 1:
-            for draft in sharing:
-                reason = f"layer {name!r} ties its channels to those of another group"
-                if reason not in draft.reasons:
-                    draft.reasons.append(reason)
-
-
-def _named(drafts: list[_Draft], order: Mapping[str, int]) -> list[ChannelGroup]:
+def _named(drafts: list[Draft], order: Mapping[str, int]) -> list[ChannelGroup]:
     groups = []
     for draft in drafts:
-        slots = [Slot(module, side, tuple(c)) for (module, side), c in draft.sides.items()]
-        slots.sort(key=lambda slot: (order[slot.module], slot.side))
+        slots = [
+            Slot(module, side, tuple(channels), draft.streams.get((module, side), 0))
+            for (module, side), channels in draft.sides.items()
+        ]
+        # A free parameter stands behind the modules.
+        slots.sort(key=lambda slot: (order.get(slot.module, len(order)), slot.module, slot.side))
         reason = draft.reasons[0] if draft.reasons else ""
-        group = ChannelGroup("", draft.size, tuple(slots), reason)
+        group = ChannelGroup("", draft.size, tuple(slots), reason, draft.crosses)
         if group.producers:
             groups.append(group)
     groups.sort(key=lambda group: [order[name] for name in group.producers])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 DENSE = "dense"
 DEPTHWISE = "depthwise"
 NORM = "norm"
+ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class LayerCost:
     Attributes:
         name: dotted name of the module.
         kind: ``"dense"`` (convolution, transposed convolution, linear), ``"depthwise"`` or
-            ``"norm"`` (a module with a few numbers per channel and no MACs).
-        positions: how often each weight is used in a pass over the whole example batch.
-        taps: kernel taps; for ``"norm"`` the parameters per channel.
-        groups: groups of a dense grouped convolution, otherwise 1.
+            ``"norm"`` (a module with a few numbers per channel and no MACs) or ``"attention"``
+            (what the heads do between the linear layers).
+        positions: how often each weight is used in a pass over the whole example batch; for
+            ``"attention"`` the MACs of one head.
+        taps: kernel taps; for ``"norm"`` the parameters per channel, for ``"attention"`` those
+            per head.
+        groups: groups of a grouped convolution whose groups become narrower, otherwise 1.
         bias: whether a dense or depthwise layer has a bias.
-        inputs: width of the input side.
+        inputs: width of the input side; what one output reads where whole groups of a grouped
+            convolution go, 1 for ``"depthwise"`` and ``"norm"``.
         outputs: width of the output side.
     """
 
@@ -90,6 +95,7 @@ class CostTable:
         self._taps = np.array([layer.taps for layer in layers], dtype=np.int64)
         self._groups = np.array([layer.groups for layer in layers], dtype=np.int64)
         self._positions = np.array([layer.positions for layer in layers], dtype=np.int64)
+        self._attention = np.array([layer.kind == ATTENTION for layer in layers], dtype=bool)
         self._bias = np.array([layer.bias for layer in layers], dtype=np.int64)
 
     def evaluate(self, kept: NDArray[np.int64]) -> tuple[int, int]:
@@ -97,6 +103,6 @@ class CostTable:
         outputs = self._outputs @ kept + self._output_constant
         inputs = self._inputs @ kept + self._input_constant
         weights = inputs * outputs * self._taps // self._groups
-        macs = int(weights @ self._positions)
+        macs = int(np.where(self._attention, outputs, weights) @ self._positions)
         params = int(weights.sum() + outputs @ self._bias)
         return macs, params

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.architecture import IN, OUT, RESHAPE, Architecture
+from gp_prune.pruning.architecture import HEADS, IN, OUT, RESHAPE, SIZE, Architecture
 from gp_prune.pruning.modules import (
+    PARAMETER,
+    channel_dim,
     find_module,
+    is_grouped,
     is_transposed,
     masked_parameters,
-    refuse_masked,
 )
 from gp_prune.pruning.plan import ChannelPlan
 from gp_prune.pruning.surgery import Entries, check_widths
@@ -24,6 +30,8 @@ def mask(
 ) -> None:
     """Hold what ``plan`` removes at zero, in place, with masks of :mod:`torch.nn.utils.prune`.
 
+    Where a parameter carries a mask already, what either of them removes is zero.
+
     For channels the weights and biases that produce them, the batch norms on their way and the
     weights that read them are all zeroed, so that the masked network computes what
     :func:`gp_prune.pruning.compact` computes, whatever the activation functions are.
@@ -34,13 +42,13 @@ def mask(
         architecture: where the channels are; needed for a channel plan only.
 
     Raises:
-        UserError: the model already carries masks, or plan and model do not belong together.
+        UserError: plan and model do not belong together.
     """
-    refuse_masked(model)
     if isinstance(plan, ChannelPlan):
         if architecture is None:
             raise UserError("masking channels needs the architecture; give what trace() returned")
         plan.check(architecture)
+        _refuse_crossing(plan, architecture)
         entries = architecture.entries(plan.removed)
         check_widths(model, entries, architecture)
         masks = channel_masks(model, entries)
@@ -51,6 +59,16 @@ def mask(
         for (name, parameter), keep in masks.items():
             prune.custom_from_mask(  # type: ignore[no-untyped-call]
                 find_module(model, name), parameter, keep
+            )
+
+
+def _refuse_crossing(plan: ChannelPlan, architecture: Architecture) -> None:
+    for name in plan.removed:
+        if architecture.by_name[name].crosses_normalisation:
+            raise UserError(
+                f"the plan cuts group {name!r} across a normalisation that spans its channels, "
+                "which zeros in their place would not; use mode 'compact', or trace without "
+                "cut_residual"
             )
 
 
@@ -69,20 +87,41 @@ def channel_masks(model: nn.Module, entries: Entries) -> dict[tuple[str, str], T
     """
     masks: dict[tuple[str, str], Tensor] = {}
     for (name, side), gone in entries.items():
+        if side == SIZE:
+            continue
+        if side == PARAMETER:
+            name, _, leaf = name.rpartition(".")
+            zeroed = [(leaf, channel_dim(find_module(model, name).get_parameter(leaf)))]
+        else:
+            zeroed = _zeroed(find_module(model, name), side)
         module = find_module(model, name)
         index = torch.from_numpy(gone)
-        for parameter, dim in _zeroed(module, side):
+        for parameter, dim in zeroed:
             weight = getattr(module, parameter)
             keep = masks.get((name, parameter))
             if keep is None:
                 keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-            masks[name, parameter] = keep.index_fill(dim, index.to(weight.device), False)
+            if side != PARAMETER and dim == 1 and is_grouped(module):
+                masks[name, parameter] = _without_columns(module, keep, gone)
+            else:
+                masks[name, parameter] = keep.index_fill_(dim, index.to(weight.device), False)
     return masks
+
+
+def _without_columns(module: Any, keep: Tensor, gone: NDArray[np.int64]) -> Tensor:
+    """A grouped convolution's mask without entries of the side that the weight's columns are.
+
+    The columns are the offsets within each group, whose rows follow those of the group before.
+    """
+    by_group = keep.reshape(module.groups, -1, *keep.shape[1:]).clone()
+    group, offset = np.divmod(gone, keep.shape[1])
+    by_group[torch.from_numpy(group), :, torch.from_numpy(offset)] = False
+    return by_group.reshape(keep.shape)
 
 
 def _zeroed(module: nn.Module, side: str) -> list[tuple[str, int]]:
     """Parameters that lose values on this side, each with the dimension of the channels."""
-    if side == RESHAPE or isinstance(module, nn.PReLU):
+    if side in (RESHAPE, HEADS) or isinstance(module, nn.PReLU):
         return []  # a PReLU maps zero to zero, whatever its slopes are
     if side == IN:
         return [("weight", 0 if is_transposed(module) else 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
 
+PARAMETER = "parameter"
 Conv = _ConvNd
 InstanceNorm = _InstanceNorm
 Prunable = (_ConvNd, nn.Linear)
 """Module types whose output channels and weights can be cut."""
 PerChannel = (_BatchNorm, _InstanceNorm, nn.PReLU)
 """Module types that work on every channel by itself and may hold numbers per channel."""
+Spanning = (nn.LayerNorm, nn.GroupNorm)
+"""Normalisations over several channels: without some of them, the others change."""
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -56,14 +59,64 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
+def find_part(model: nn.Module, name: str, side: str) -> Any:
+    """The module ``name``, or the parameter of that name where ``side`` is ``"parameter"``.
+
+    Raises:
+        UserError: the model has no such part.
+    """
+    if side != PARAMETER:
+        return find_module(model, name)
+    owner, leaf = parameter_place(model, name)
+    return owner._parameters[leaf]
+
+
+def parameter_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds the parameter ``name``, and what it calls it.
+
+    Raises:
+        UserError: the model has no such parameter.
+    """
+    place, _, leaf = name.rpartition(".")
+    owner = find_module(model, place)
+    if owner._parameters.get(leaf) is None:
+        raise UserError(
+            f"the model has no parameter {name!r}; give the network that the plan was made for"
+        )
+    return owner, leaf
+
+
+def attribute_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has the whole number ``name`` as an attribute, and what it calls it.
+
+    Raises:
+        UserError: the model has no such attribute.
+    """
+    place, _, leaf = name.rpartition(".")
+    owner = find_module(model, place)
+    if type(vars(owner).get(leaf)) is not int:
+        raise UserError(
+            f"the model has no number {name!r}; give the network that the plan was made for"
+        )
+    return owner, leaf
+
+
+def channel_dim(parameter: Tensor) -> int:
+    """The dimension of a free parameter that holds channels: the last of more than one entry."""
+    sizes = tuple(parameter.shape)
+    return max((dim for dim, size in enumerate(sizes) if size > 1), default=len(sizes) - 1)
+
+
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
-    """The weight of the convolution or linear layer ``name``.
+    """The weight of the convolution or linear layer ``name``; of a masked one all its values.
 
     Raises:
         UserError: the model has no such layer, or it is of another kind.
     """
     module = find_module(model, name)
     weight = module._parameters.get("weight")
+    if weight is None and "weight_mask" in module._buffers:
+        weight = module._parameters.get("weight_orig")
     if not isinstance(module, Prunable) or weight is None:
         raise UserError(
             f"layer {name!r} is a {type(module).__name__} without prunable weights; "
@@ -89,8 +142,20 @@ def refuse_masked(model: nn.Module) -> None:
         )
 
 
-def run(model: nn.Module, example_inputs: Any) -> Any:
-    """The output of ``model``: a tensor is one argument, a list several, a mapping named ones."""
+Forward = Callable[[nn.Module, Any], Any]
+"""``forward_fn(model, inputs) -> output``: how a network runs where ``model(*inputs)`` is not."""
+
+
+def run(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> Any:
+    """The output of ``model``: a tensor is one argument, a list several, a mapping named ones.
+
+    Args:
+        model: the network.
+        example_inputs: a batch.
+        forward_fn: runs the network in place of that rule.
+    """
+    if forward_fn is not None:
+        return forward_fn(model, example_inputs)
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
     if isinstance(example_inputs, list | tuple):

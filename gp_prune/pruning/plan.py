@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gp_prune.errors import UserError
@@ -65,6 +65,8 @@ class ChannelPlan:
         achieved: the shares that are really kept.
         ties: share of the ranked channels whose score equals another's in the same ranking; their
             order was decided by position.
+        whole: group name -> why it keeps all its channels though some of it might have gone: the
+            rounding of widths does not allow it.
 
     Raises:
         UserError: channels are not ascending whole numbers.
@@ -74,6 +76,7 @@ class ChannelPlan:
     asked: Budget
     achieved: Achieved
     ties: float = 0.0
+    whole: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the channels."""
@@ -134,6 +137,7 @@ class ChannelPlan:
             "asked": asdict(self.asked),
             "achieved": asdict(self.achieved),
             "ties": self.ties,
+            "whole": dict(sorted(self.whole.items())),
             "digest": self.digest(),
         }
 
@@ -145,13 +149,17 @@ class ChannelPlan:
             UserError: a field is unknown, missing, of the wrong type or out of range, or the
                 digest does not fit the content.
         """
+        if isinstance(data, dict):  # files of before widths could be rounded
+            data = {"whole": {}, **data}
         fields = read_object(data, "channel plan", {
             "schema_version": int, "kind": str, "removed": dict, "asked": dict, "achieved": dict,
-            "ties": float, "digest": str,
+            "ties": float, "whole": dict, "digest": str,
         })  # fmt: skip
         check_header(fields, "channel plan", _SCHEMA)
         for name, channels in fields["removed"].items():
             check_type(channels, list, f"the removed channels of group {name!r}")
+        for name, reason in fields["whole"].items():
+            check_type(reason, str, f"the reason why group {name!r} is whole")
         achieved = read_object(
             fields["achieved"], "achieved", dict.fromkeys(("channels", "macs", "params"), float)
         )
@@ -161,6 +169,7 @@ class ChannelPlan:
             asked=read_budget(fields["asked"]),
             achieved=Achieved(**achieved),
             ties=fields["ties"],
+            whole=fields["whole"],
         )
         check_digest(plan.digest(), fields["digest"], "channel plan")
         return plan

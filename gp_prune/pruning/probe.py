@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune.pruning.architecture import Architecture, ChannelGroup
-from gp_prune.pruning.cost import measure, predict
+from gp_prune.pruning.architecture import NORM_SIDE, Architecture, ChannelGroup
+from gp_prune.pruning.cost import count_macs, flop_counter, predict
 from gp_prune.pruning.masking import channel_masks
 from gp_prune.pruning.modules import (
+    Forward,
     PerChannel,
     Prunable,
+    Spanning,
     find_module,
     map_tensors,
     run,
+    sample_count,
     seed_generators,
     tensors_of,
 )
-from gp_prune.pruning.surgery import remove_entries
+from gp_prune.pruning.surgery import Entries, remove_entries, side_width
+from gp_prune.pruning.watching import training_branches
 
+FAILS = "the network does not run without some of its channels"
 _SEED = 0
+_NUMBERS = 65537  # a prime, so that repeated numbers come in other places of every channel
 _FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
 
-def settle(model: nn.Module, inputs: Any, architecture: Architecture) -> dict[str, str]:
+@dataclass(frozen=True)
+class Trial:
+    """A network to try cuts on.
+
+    Attributes:
+        model: a private copy of the network, in evaluation mode.
+        inputs: the example batch.
+        forward_fn: how the network runs, if not with the inputs as arguments.
+        branches: whether to run what training mode adds, too.
+    """
+
+    model: nn.Module
+    inputs: Any
+    forward_fn: Forward | None = None
+    branches: bool = False
+
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        """What ``model``, cut or masked, puts out."""
+        found = self._outputs(model)
+        if self.branches:
+            with training_branches(model):
+                found += self._outputs(model)
+        return found
+
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        seed_generators(_SEED)  # networks that draw numbers draw the same ones
+        with torch.no_grad():
+            return tensors_of(run(model, self.inputs, self.forward_fn))
+
+
+def prepared(trial: Trial) -> Trial:
+    """The trial with random numbers for all weights, which are overwritten, and inputs."""
+    _randomise(trial.model)
+    return replace(trial, inputs=map_tensors(_random_like, trial.inputs))
+
+
+def settle(trial: Trial, architecture: Architecture) -> dict[str, str]:
     """Groups that cannot be cut after all, each with the reason.
 
-    All free groups are cut at once first, by half and by random parts; only when that fails are
-    they tried one after another, each together with those that passed.
+    All free groups are cut at once first, by random parts; only when that fails are they tried one
+    after another, each together with those that passed.
 
     Args:
-        model: a private copy of the network, in evaluation mode; its weights are overwritten.
-        inputs: the example batch.
+        trial: the network, with random weights.
         architecture: the groups as they were read from the graph.
     """
-    _randomise(model)
-    inputs = map_tensors(_random_like, inputs)
     passed: list[ChannelGroup] = []
-    if not _objection(model, inputs, architecture, architecture.free):
+    if not objection(trial, architecture, architecture.free):
         return {}
     reasons = {}
     for group in architecture.free:
-        reason = _objection(model, inputs, architecture, [*passed, group])
+        reason = objection(trial, architecture, [*passed, group])
         if reason:
             reasons[group.name] = reason
         else:
@@ -54,58 +96,110 @@ def settle(model: nn.Module, inputs: Any, architecture: Architecture) -> dict[st
     return reasons
 
 
-def _objection(
-    model: nn.Module, inputs: Any, architecture: Architecture, groups: Sequence[ChannelGroup]
-) -> str:
-    """Why channels of ``groups`` cannot be cut together; empty if they can."""
+def objection(trial: Trial, architecture: Architecture, groups: Sequence[ChannelGroup]) -> str:
+    """Why channels of ``groups`` cannot be cut together; empty if they can.
+
+    Args:
+        trial: the network, with random weights.
+        architecture: all groups.
+        groups: those to be cut, some of ``architecture``.
+    """
     rng = np.random.default_rng(_SEED)
-    half = {group.name: group.size // 2 for group in groups}
-    some = {group.name: int(rng.integers(0, group.size)) for group in groups}
-    for counts in (half, some):
-        removed = {
-            group.name: sorted(rng.permutation(group.size)[: counts[group.name]].tolist())
-            for group in groups
-        }
-        reason = _cut_objection(model, inputs, architecture, removed)
-        if reason:
-            return reason
-    return ""
+    removed = {group.name: _telling_part(group.size, rng) for group in groups}
+    return _cut_objection(trial, architecture, removed)
+
+
+def _telling_part(size: int, rng: np.random.Generator) -> list[int]:
+    """Channels to remove on trial: some, one of them between two that stay, if there are three.
+
+    Where channels look at their neighbours, cutting the outermost ones tells nothing.
+    """
+    if size < 3:
+        return [0] * (size - 1)
+    inner = int(rng.integers(1, size - 1))
+    others = np.delete(np.arange(size), [inner - 1, inner, inner + 1])
+    count = int(rng.integers(0, others.size + 1))
+    return sorted([inner, *rng.permutation(others)[:count].tolist()])
 
 
 def _cut_objection(
-    model: nn.Module, inputs: Any, architecture: Architecture, removed: Mapping[str, list[int]]
+    trial: Trial, architecture: Architecture, removed: Mapping[str, list[int]]
 ) -> str:
     entries = architecture.entries(removed)
-    smaller = copy.deepcopy(model)
+    shared = {id(parameter): parameter for parameter in trial.model.parameters()}
+    smaller = copy.deepcopy(trial.model, {**shared})
     remove_entries(smaller, entries)
-    masked = copy.deepcopy(model)
+    zeroed: dict[int, nn.Parameter] = {}
     with torch.no_grad():
-        for (name, parameter), keep in channel_masks(masked, entries).items():
-            getattr(find_module(masked, name), parameter).mul_(keep)
+        for (name, parameter), keep in channel_masks(trial.model, entries).items():
+            values = getattr(find_module(trial.model, name), parameter)
+            whole = zeroed.get(id(values), values)
+            zeroed[id(values)] = nn.Parameter(torch.where(keep, whole, 0.0).to(whole.dtype))
     try:
-        found = _output(smaller, inputs)
+        with flop_counter(smaller) as counter:
+            found = trial.outputs(smaller)
     except _FORWARD_ERRORS as error:
         first_line = str(error).strip().split("\n")[0]
-        return f"the network does not run without some of its channels: {first_line}"
-    if not _alike(_output(masked, inputs), found):
+        return f"{FAILS}: {first_line}"
+    with _masked(trial.model, zeroed, smaller, entries):
+        expected = trial.outputs(trial.model)
+    if not _alike(expected, found):
         return "cutting its channels changes more than setting them to zero"
-    return _cost_objection(smaller, inputs, architecture, removed)
-
-
-def _cost_objection(
-    smaller: nn.Module, inputs: Any, architecture: Architecture, removed: Mapping[str, list[int]]
-) -> str:
+    if trial.branches:  # ran in both modes; only evaluation mode counts
+        macs = count_macs(smaller, trial.inputs, trial.forward_fn)
+    else:
+        macs = int(counter.get_total_flops()) // 2
     kept = {name: architecture.by_name[name].size - len(gone) for name, gone in removed.items()}
-    cost = measure(smaller, inputs)
-    if predict(architecture, kept) != (cost.macs, cost.params):
+    params = sum(parameter.numel() for parameter in smaller.parameters())
+    if predict(architecture, kept) != (macs // sample_count(trial.inputs), params):
         return "the cost of the network is not the sum of its layers' costs"
     return ""
 
 
-def _output(model: nn.Module, inputs: Any) -> list[Tensor]:
-    seed_generators(_SEED)  # networks that draw numbers draw the same ones
-    with torch.no_grad():
-        return tensors_of(run(model, inputs))
+@contextmanager
+def _masked(
+    model: nn.Module, zeroed: Mapping[int, nn.Parameter], smaller: nn.Module, entries: Entries
+) -> Iterator[None]:
+    """Put zeroed parameters in the places of those of the given identity, for a while.
+
+    Normalisations that span channels run over those that are left, as in the smaller network.
+    """
+    plain = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in zeroed
+    ]
+    with ExitStack() as stack:
+        for module, name, parameter in plain:
+            stack.callback(setattr, module, name, parameter)
+            setattr(module, name, zeroed[id(parameter)])
+        for (name, side), gone in entries.items():
+            spanning = find_module(model, name) if side == NORM_SIDE else None
+            if isinstance(spanning, Spanning):
+                narrow = _Narrow(spanning, find_module(smaller, name), gone)
+                stack.callback(spanning.register_forward_hook(narrow).remove)
+        yield
+
+
+class _Narrow:
+    """Makes a normalisation of a masked network run over the channels that are left.
+
+    That is what the cut network's does; with it the two networks can be compared.
+    """
+
+    def __init__(self, module: nn.Module, cut: nn.Module, gone: NDArray[np.int64]) -> None:
+        width = side_width(module, NORM_SIDE)
+        self._cut = cut
+        self._kept = torch.from_numpy(np.setdiff1d(np.arange(width), gone))
+        self._width = width
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        last = type(module) is nn.LayerNorm or inputs[0].shape[1] != self._width
+        dim = inputs[0].ndim - 1 if last and isinstance(module, nn.LayerNorm) else 1
+        kept = self._kept.to(output.device)
+        normed = self._cut(inputs[0].index_select(dim, kept))
+        return torch.zeros_like(output).index_copy(dim, kept, normed)
 
 
 def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -122,18 +216,27 @@ def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 def _randomise(model: nn.Module) -> None:
-    """Fill the weights with numbers of ordinary size, so that no zero hides a difference."""
+    """Give the weights numbers of ordinary size, so that no zero hides a difference.
+
+    The tensors are new ones: those of a private copy belong to the user's network.
+    """
     seed_generators(_SEED)
+    some: dict[Any, Tensor] = {}  # numbers to repeat: drawing all takes as long as a forward pass
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, Prunable):
                 for parameter in module.parameters(recurse=False):
                     fan_in = parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 9
                     bound = (3 / max(fan_in, 1)) ** 0.5
-                    parameter.uniform_(-bound, bound)
-            elif isinstance(module, PerChannel):
+                    key = parameter.dtype, parameter.device
+                    if key not in some:
+                        some[key] = parameter.new_empty(_NUMBERS).uniform_(-1, 1)
+                    start, size = int(torch.randint(_NUMBERS, ())), parameter.numel()
+                    numbers = (some[key].roll(start) * bound).repeat(size // _NUMBERS + 1)
+                    parameter.data = numbers[:size].reshape(parameter.shape)
+            elif isinstance(module, (*PerChannel, *Spanning)):
                 for parameter in module.parameters(recurse=False):
-                    parameter.uniform_(0.5, 1.5)
+                    parameter.data = torch.empty_like(parameter).uniform_(0.5, 1.5)
                 for buffer in module.buffers(recurse=False):
                     if buffer.is_floating_point():
                         buffer.uniform_(0.5, 1.5)

@@ -76,19 +76,43 @@ def joined_scores(
 ) -> list[Scores]:
     """:func:`group_scores` as arrays in the order of ``architecture.free``."""
     ready: dict[str, Scores] = {}
-    joined = []
-    for group in architecture.free:
-        parts = group.members
-        if conventions.join == "first" and parts[0].counts.all():
-            parts = parts[:1]
-        for member in parts:
-            if member.layer not in ready:
-                ready[member.layer] = _layer(member, layer_scores, conventions.normaliser)
-        values = _join([(part, ready[part.layer]) for part in parts], group.size, conventions.join)
-        if len(parts) > 1 and is_constant(values):
-            raise DegenerateScores("constant", group.name, "the joined scores are all equal")
-        joined.append(values)
-    return joined
+    return [
+        joined_members(group.members, group.size, group.name, layer_scores, conventions, ready)
+        for group in architecture.free
+    ]
+
+
+def joined_members(
+    parts: Sequence[Member],
+    size: int,
+    name: str,
+    layer_scores: Mapping[str, Any],
+    conventions: Conventions,
+    ready: dict[str, Scores],
+) -> Scores:
+    """One score per channel (size,) from the layers that produce the channels.
+
+    Args:
+        parts: the producers, in module order.
+        size: number of channels.
+        name: what the group is called in an error.
+        layer_scores: layer name -> scores (o,).
+        conventions: ``normaliser`` and ``join`` are used.
+        ready: normalised scores of layers, filled here, for layers that are in several groups.
+
+    Raises:
+        DegenerateScores: scores are not finite, have the wrong shape or are all equal.
+        UserError: a layer has no scores.
+    """
+    if conventions.join == "first" and parts[0].counts.all():
+        parts = parts[:1]
+    for member in parts:
+        if member.layer not in ready:
+            ready[member.layer] = _layer(member, layer_scores, conventions.normaliser)
+    values = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
+    if len(parts) > 1 and is_constant(values):
+        raise DegenerateScores("constant", name, "the joined scores are all equal")
+    return values
 
 
 def as_array(scores: Any, layer: str) -> Scores:

@@ -5,33 +5,38 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.architecture import Architecture, ChannelGroup
-from gp_prune.pruning.cost import count_macs
+from gp_prune.pruning.architecture import HEADS, IN, NORM_SIDE, OUT, Architecture, ChannelGroup
+from gp_prune.pruning.attention_groups import macs_per_head, with_heads
+from gp_prune.pruning.attention_modules import HeadAttention
+from gp_prune.pruning.bounding import bounded
 from gp_prune.pruning.grouping import channel_groups
-from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, NORM, LayerCost, Side
+from gp_prune.pruning.layer_cost import ATTENTION, DENSE, DEPTHWISE, NORM, LayerCost, Side
 from gp_prune.pruning.modules import (
+    PARAMETER,
     Conv,
+    Forward,
     PerChannel,
     Prunable,
+    Spanning,
     evaluation,
+    find_part,
     is_depthwise,
-    is_transposed,
     map_tensors,
     refuse_masked,
-    run,
     sample_count,
-    tensors_of,
 )
-from gp_prune.pruning.probe import settle
+from gp_prune.pruning.probe import FAILS, Trial, prepared, settle
+from gp_prune.pruning.sizes import with_sizes
 from gp_prune.pruning.surgery import side_width
+from gp_prune.pruning.watching import Watch, adds_branches
 
 _GRAPH_ERRORS = (
     ArithmeticError,
@@ -45,18 +50,32 @@ _GRAPH_ERRORS = (
 """What Torch-Pruning is seen to raise on networks that it cannot follow."""
 
 
-def trace(model: nn.Module, example_inputs: Any, *, interface: Sequence[str] = ()) -> Architecture:
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    interface: Sequence[str] = (),
+    cut_residual: bool = False,
+    forward_fn: Forward | None = None,
+) -> Architecture:
     """Find which channels of a network can only be cut together, and what each layer costs.
 
     Everything happens on a private copy; the model, its flags and the random state stay as they
     are. Frozen parameters, training mode and surrounding ``no_grad`` or ``inference_mode`` blocks
     make no difference. The groups are tried out on the copy with random weights: a group whose cut
     network fails, or computes anything else than the masked one, is fixed with that reason.
+    Layers that run in training mode only, such as auxiliary heads, follow the channels they read.
 
     Args:
         model: a network that :func:`copy.deepcopy` can copy.
         example_inputs: a batch: a tensor (samples, ...), a list of arguments or a mapping.
         interface: names of layers whose output channels are kept, such as a latent code.
+        cut_residual: let channels go that a layer or group normalisation spans, or a free
+            parameter holds, such as the residual stream of a transformer. The normalisation then
+            runs over the channels that are left, so the cut network is no longer what masks on
+            the whole network compute; such groups have ``crosses_normalisation``.
+        forward_fn: ``forward_fn(model, inputs) -> output`` runs the network, where calling it
+            with ``example_inputs`` is not the way.
 
     Raises:
         UserError: the model carries pruning masks, an interface layer does not exist or has no
@@ -72,84 +91,106 @@ def trace(model: nn.Module, example_inputs: Any, *, interface: Sequence[str] = (
     with torch.inference_mode(False), torch.enable_grad():
         private = _private_copy(model)
         inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
+        way = _Way(inputs, tuple(interface), cut_residual, forward_fn)
         with evaluation(private):
-            macs = count_macs(private, inputs)  # first, so that a model's own errors stay its own
-            groups, positions = _groups(private, inputs, interface)
-            architecture = _architecture(private, groups, positions, inputs, macs)
-            reasons = settle(private, inputs, architecture)
-    settled = [replace(g, fixed=g.fixed or reasons.get(g.name, "")) for g in groups]
-    return _architecture(private, settled, positions, inputs, macs)
+            return _traced(private, way)
+
+
+def _traced(model: nn.Module, way: _Way) -> Architecture:
+    # Some networks keep what they once computed, which cannot be copied with its history.
+    unused = copy.deepcopy(model)
+    groups, positions, macs = _groups(model, way, branches=False)
+    branches = adds_branches(model, way.inputs, way.forward_fn, positions)
+    if branches:
+        found, _, _ = _groups(model, way, branches=True)
+        groups = [_fixed_if_idle(group, positions) for group in found]
+    architecture = _architecture(model, groups, positions, way.inputs, macs)
+    trial = prepared(Trial(unused, way.inputs, way.forward_fn, branches))
+    reasons = settle(trial, architecture)
+    failing = {name for name, reason in reasons.items() if reason.startswith(FAILS)}
+    sized = [with_sizes(trial, architecture, g) if g.name in failing else g for g in groups]
+    if sized != groups:
+        architecture = _architecture(model, sized, positions, way.inputs, macs)
+        reasons = settle(trial, architecture)
+    if not reasons:
+        return architecture
+    settled = [replace(g, fixed=g.fixed or reasons.get(g.name, "")) for g in sized]
+    return _architecture(model, settled, positions, way.inputs, macs)
+
+
+def _fixed_if_idle(group: ChannelGroup, positions: Counter[str]) -> ChannelGroup:
+    """The group, kept whole if one of its producers runs in training mode only."""
+    idle = next((name for name in group.producers if not positions[name]), None)
+    if idle is None or group.fixed:
+        return group
+    return replace(group, fixed=f"layer {idle!r} runs in training mode only")
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    return type(parameter) is nn.Parameter
 
 
 def _private_copy(model: nn.Module) -> nn.Module:
-    private = copy.deepcopy(model)
+    # The numbers are shared, which nothing writes to: random ones take their place.
+    shared = {id(p): nn.Parameter(p.detach(), False) for p in model.parameters() if _is_plain(p)}
+    private = copy.deepcopy(model, {**shared})
     for parameter in private.parameters():
         # Torch-Pruning walks the autograd graph and loses everything behind frozen weights.
         parameter.requires_grad_(parameter.is_floating_point())
     return private
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How the network is run and read."""
+
+    inputs: Any
+    interface: tuple[str, ...]
+    cut_residual: bool
+    forward_fn: Forward | None
+
+
 def _groups(
-    model: nn.Module, inputs: Any, interface: Sequence[str]
-) -> tuple[list[ChannelGroup], Counter[str]]:
-    """The channel groups, and how often each weight of each layer is used."""
-    watch = _Watch(model)
+    model: nn.Module, way: _Way, branches: bool
+) -> tuple[list[ChannelGroup], Counter[str], int]:
+    """The channel groups, how often each weight of each layer is used, and the MACs."""
+    first = Watch(model, way.forward_fn, branches=branches)
     try:
-        graph = _dependency_graph(model, inputs, watch)
-        return channel_groups(model, graph, watch.unflattened, interface), watch.positions
-    except UserError:
-        raise
+        return *_read_groups(model, way, first), first.macs
     except _GRAPH_ERRORS as error:
-        raise UserError(
-            "Torch-Pruning cannot follow the channels of this network "
-            f"({type(error).__name__}: {error}); it cannot be cut by channels"
-        ) from error
-
-
-class _Watch:
-    """Runs the network once and notes what the dependency graph does not know."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.positions: Counter[str] = Counter()
-        self.unflattened: dict[Any, str] = {}  # autograd node -> name of the nn.Unflatten
-        self._names = {module: name for name, module in model.named_modules()}
-
-    def __call__(self, model: nn.Module, inputs: Any) -> Any:
-        handles = [
-            module.register_forward_hook(self._note)
-            for module in self._names
-            if isinstance(module, (*Prunable, nn.Unflatten))
-        ]
+        if isinstance(error, UserError) or error is first.failure:
+            raise  # the network's own errors stay its own
+        watch = Watch(model, way.forward_fn, branches=branches, cut_more=True)
         try:
-            return run(model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        name = self._names[module]
-        if isinstance(module, nn.Unflatten):
-            self.unflattened[output.grad_fn] = name
-        elif is_transposed(module):
-            self.positions[name] += inputs[0].numel() // side_width(module, "in")
-        else:
-            self.positions[name] += output.numel() // side_width(module, "out")
+            found = _read_groups(model, way, watch)
+        except _GRAPH_ERRORS as second:
+            raise _not_followed(second) from second
+        if not watch.cut:
+            raise _not_followed(error) from error
+        return *found, first.macs
 
 
-def _dependency_graph(model: nn.Module, inputs: Any, watch: _Watch) -> Any:
-    def mark_outputs(output: Any) -> list[Tensor]:
-        # A product with one gives every output an own node, so that outputs need no name.
-        marked = [tensor * 1 for tensor in tensors_of(output) if tensor.requires_grad]
-        if not marked:
-            raise UserError(
-                "the output of the model does not depend on its parameters through autograd; "
-                "give a model whose forward pass is differentiable"
-            )
-        return marked
+def _read_groups(
+    model: nn.Module, way: _Way, watch: Watch
+) -> tuple[list[ChannelGroup], Counter[str]]:
+    graph = _dependency_graph(model, way.inputs, watch)
+    groups = channel_groups(model, graph, watch, way.interface, cut_residual=way.cut_residual)
+    watch.positions.update(macs_per_head(model, way.inputs, way.forward_fn))
+    return with_heads(model, groups, way.interface), watch.positions
 
-    return tp.DependencyGraph().build_dependency(
-        model, inputs, forward_fn=watch, output_transform=mark_outputs, verbose=False
+
+def _not_followed(error: Exception) -> UserError:
+    return UserError(
+        "Torch-Pruning cannot follow the channels of this network "
+        f"({type(error).__name__}: {error}); it cannot be cut by channels"
     )
+
+
+def _dependency_graph(model: nn.Module, inputs: Any, watch: Watch) -> Any:
+    graph = tp.DependencyGraph().build_dependency(
+        model, inputs, forward_fn=watch, output_transform=watch.outputs, verbose=False
+    )
+    return bounded(graph)
 
 
 def _architecture(
@@ -177,7 +218,7 @@ def _layer_costs(
     terms: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for group in free:
         for slot in group.slots:
-            entries = sum(channel == 0 for channel in slot.channels)
+            entries = slot.channels.count(0)
             terms.setdefault((slot.module, slot.side), []).append((group.name, entries))
     sizes = {group.name: group.size for group in free}
 
@@ -188,11 +229,21 @@ def _layer_costs(
 
     costs = []
     for name, module in model.named_modules():
-        if isinstance(module, Prunable) and positions[name] and "weight" in module._parameters:
-            costs.append(_weighted(name, module, positions[name], side))
-        elif isinstance(module, PerChannel) and (name, "norm") in terms:
+        if isinstance(module, Prunable) and "weight" in module._parameters:
+            if positions[name] or any((name, kind) in terms for kind in (IN, OUT)):
+                costs.append(_weighted(name, module, positions[name], side))
+        elif isinstance(module, (*PerChannel, *Spanning)) and (name, NORM_SIDE) in terms:
             numbers = sum(1 for _ in module.parameters())
-            width = side(name, module, "norm")
+            width = side(name, module, NORM_SIDE)
+            costs.append(LayerCost(name, NORM, 0, numbers, 1, False, Side(1), width))
+        elif isinstance(module, HeadAttention) and positions[name]:
+            own, heads = module.head_parameters(), side(name, module, HEADS)
+            costs.append(LayerCost(name, ATTENTION, positions[name], own, 1, False, Side(1), heads))
+    for name, kind in terms:
+        if kind == PARAMETER:
+            parameter = find_part(model, name, kind)
+            width = side(name, parameter, kind)
+            numbers = parameter.numel() // side_width(parameter, kind)
             costs.append(LayerCost(name, NORM, 0, numbers, 1, False, Side(1), width))
     return costs
 
@@ -205,4 +256,7 @@ def _weighted(name: str, module: Any, positions: int, side: Any) -> LayerCost:
         return LayerCost(name, DEPTHWISE, positions, taps, 1, bias, Side(1), width)
     groups = module.groups if isinstance(module, Conv) else 1
     inputs, outputs = side(name, module, "in"), side(name, module, "out")
+    if groups > 1 and {group for group, _ in inputs.terms} & {group for group, _ in outputs.terms}:
+        # Whole groups go: each output keeps the inputs that it reads.
+        inputs, groups = Side(module.in_channels // groups), 1
     return LayerCost(name, DENSE, positions, taps, groups, bias, inputs, outputs)

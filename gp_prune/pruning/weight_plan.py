@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import math
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from gp_prune.errors import UserError
 from gp_prune.pruning.json_form import canonical_digest, check_type, read_object
 from gp_prune.pruning.modules import weight_of
+from gp_prune.pruning.pattern import Pattern
 from gp_prune.pruning.plan import Budget, check_digest, check_header, check_shares, read_budget
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class AchievedWeights:
-    """Shares kept: of the ranked weights, and of the MACs when zeros cost nothing.
+    """Shares kept: of the layers' weights, and of the MACs when zeros cost nothing.
 
     ``macs`` is None when the weights were chosen without an architecture.
     """
@@ -88,15 +89,33 @@ class WeightPlan:
 
     Attributes:
         kept: layer name -> mask.
-        asked: the budget, of kind ``"params"`` or ``"macs"``.
-        achieved: the shares that are really kept.
+        asked: the budget, of kind ``"params"`` or ``"macs"``; that of the pattern if there is one.
+        achieved: the shares that are really kept, of all layers, the whole ones included.
         ties: share of the ranked weights whose score equals another's in the same ranking.
+        pattern: the N:M pattern of every layer in ``kept``; None where weights are free.
+        whole: layer name -> why it cannot have the pattern and keeps all its weights.
+
+    Raises:
+        UserError: the budget is not that of the pattern, or a layer is both whole and masked.
     """
 
     kept: dict[str, PackedMask]
     asked: Budget
     achieved: AchievedWeights
     ties: float = 0.0
+    pattern: Pattern | None = None
+    whole: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the fields belong together."""
+        if self.pattern is not None and self.asked != self.pattern.budget:
+            raise UserError(
+                f"a weight plan of pattern {self.pattern} asks for {self.asked.keep} of the "
+                f"{self.asked.kind}; it must ask for {self.pattern.budget.keep} of the params"
+            )
+        for name in self.whole:
+            if name in self.kept:
+                raise UserError(f"layer {name!r} of the weight plan is both whole and masked")
 
     def masks(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
         """(layer, ``"weight"``) -> bool tensor of the weight's shape, on the weight's device.
@@ -131,6 +150,8 @@ class WeightPlan:
             "asked": asdict(self.asked),
             "achieved": asdict(self.achieved),
             "ties": self.ties,
+            "pattern": None if self.pattern is None else self.pattern.to_json(),
+            "whole": dict(sorted(self.whole.items())),
             "digest": self.digest(),
         }
 
@@ -144,7 +165,7 @@ class WeightPlan:
         """
         fields = read_object(data, "weight plan", {
             "schema_version": int, "kind": str, "kept": dict, "asked": dict, "achieved": dict,
-            "ties": float, "digest": str,
+            "ties": float, "pattern": object, "whole": dict, "digest": str,
         })  # fmt: skip
         check_header(fields, "weight plan", _SCHEMA)
         read_object(fields["achieved"], "achieved", {"params": float, "macs": object})
@@ -154,11 +175,16 @@ class WeightPlan:
         check_shares({
             "params": achieved.params, "macs": achieved.macs or 0.0, "ties": fields["ties"]
         })  # fmt: skip
+        for name, reason in fields["whole"].items():
+            check_type(reason, str, f"why layer {name!r} stays whole")
+        pattern = fields["pattern"]
         plan = cls(
             kept={name: PackedMask.from_json(m, name) for name, m in fields["kept"].items()},
             asked=read_budget(fields["asked"]),
             achieved=achieved,
             ties=fields["ties"],
+            pattern=None if pattern is None else Pattern.from_json(pattern),
+            whole=fields["whole"],
         )
         check_digest(plan.digest(), fields["digest"], "weight plan")
         return plan

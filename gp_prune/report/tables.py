@@ -15,6 +15,11 @@ PLAIN_WIDTH = 120
 
 _KINDS = {
     "channels": "channels", "weights": "weights", "macs": "MACs", "params": "parameters",
+    "latency": "latency",
+}  # fmt: skip
+_STATES = {
+    "dense": "before pruning", "pruned": "after pruning",
+    "recalibrated": "after recalibration", "tuned": "after fine-tuning",
 }  # fmt: skip
 
 
@@ -89,7 +94,10 @@ def _print(console: Console, content: Table) -> None:
 
 
 def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
-    """Print what :meth:`gp_prune.application.result.PrunedModel.report` says: layers and totals."""
+    """Print what :meth:`gp_prune.application.result.PrunedModel.report` says.
+
+    The layers first, then steps, latency and quality where the report has them, then the totals.
+    """
     by_weight = report["achieved"]["weights"] is not None
     print_table(
         console,
@@ -97,6 +105,10 @@ def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
         [_layer_cells(row) for row in report["layers"] if row["macs"] or row["params"]],
         right="lrrrrrrrl",
     )
+    for columns, rows, right in (_steps(report), _times(report), _states(report)):
+        if rows:
+            console.print()
+            print_table(console, columns, rows, right=right)
     console.print()
     print_facts(console, _totals(report, by_weight))
     for line in _remarks(report, by_weight):
@@ -118,6 +130,80 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_Part = tuple[list[str], list[list[str]], str]
+
+
+def _steps(report: Mapping[str, Any]) -> _Part:
+    """What each step aimed at and kept, where there were several."""
+    steps = report.get("steps") or []
+    kinds = [kind for kind in _KINDS if any(step.get(kind) is not None for step in steps)]
+    columns = ["step", f"{_KINDS[report['asked']['kind']]} asked", *(_KINDS[k] for k in kinds)]
+    rows = [
+        [str(number), percent(step["asked"]), *(_share(step.get(kind)) for kind in kinds)]
+        for number, step in enumerate(steps, start=1)
+    ]
+    return columns, rows if len(rows) > 1 else [], "r" * len(columns)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else percent(value)
+
+
+def _times(report: Mapping[str, Any]) -> _Part:
+    """The time of a forward pass before and after, where it was measured."""
+    times = report.get("latency") or {}
+    rows = [
+        [
+            _STATES[state],
+            _milliseconds(time["median_s"]),
+            f"{_milliseconds(time['lower_s'])} to {_milliseconds(time['upper_s'])}",
+            str(time["batch"]),
+            str(time["threads"]),
+            time["device"],
+            str(time["repeats"]),
+        ]
+        for state, key in (("dense", "before"), ("pruned", "after"))
+        if (time := times.get(key))
+    ]
+    columns = ["latency (ms)", "median", "quartiles", "batch", "threads", "device", "passes"]
+    return columns, rows, "lrrrrlr"
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits of a time in milliseconds."""
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:.0f}" if milliseconds >= 999.5 else f"{milliseconds:#.3g}".rstrip(".")
+
+
+def _states(report: Mapping[str, Any]) -> _Part:
+    """How well the network does its task in each state, where that was measured."""
+    quality = report.get("quality") or {}
+    counted = quality.get("kind") == "error"
+    rows = []
+    for state, title in _STATES.items():
+        value = quality.get(state)
+        if value is not None:
+            rows.append([title, percent(value) if counted else f"{value:.4g}"])
+        elif state in ("dense", "pruned") and quality:
+            rows.append([title, "not finite"])
+    where = f"{quality.get('samples')} {quality.get('split')} samples of {quality.get('data')}"
+    return [f"on {where}", "error" if counted else "mean squared error"], rows, "lr"
+
+
+def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How it was fine-tuned, if it was."""
+    how = (report.get("quality") or {}).get("fine_tuning")
+    if not how:
+        return []
+    history = how["history"]
+    done = len(history["epochs"])
+    end = ", ended early" if history["stopped_early"] else ""
+    kept = f"the state after epoch {history['best']}" if history["best"] else "the state before"
+    taught = f", {percent(how['distill'])} distilled" if how["distill"] else ""
+    told = f"{how['optimiser']}, learning rate {how['learning_rate']:g}{taught}"
+    return [("fine-tuning", f"{done} of {how['epochs']} epochs{end}; {told}; kept {kept}")]
+
+
 def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
     asked, before, after = report["asked"], report["before"], report["after"]
     achieved = report["achieved"]
@@ -128,6 +214,12 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
         "MACs": f"{percent(achieved['macs'])} of the MACs",
         "parameters": f"{percent(achieved['params'])} of the parameters",
     }
+    if achieved.get("latency") is not None:
+        spread = report["latency"]["share"]
+        shares["latency"] = (
+            f"{percent(achieved['latency'])} of the latency (quartiles {percent(spread['lower'])} "
+            f"to {percent(spread['upper'])})"
+        )
     in_order = [shares.pop(what), *shares.values()]  # what was asked for comes first
     found = "measured" if report["mode"] == "compact" else "without what is masked"
     return [
@@ -138,6 +230,7 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
         ("achieved", ", ".join(in_order)),
         ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({found})"),
         ("parameters", f"{before['params']:,} -> {after['params']:,}"),
+        *_tuning(report),
         ("tied scores", percent(report["ties"])),
         ("time", f"{report['seconds']:.1f} s"),
     ]

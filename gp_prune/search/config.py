@@ -39,7 +39,8 @@ class SearchConfig:
             the default of the granularity.
         budgets: shares of MACs, and of parameters, kept in the final comparison; empty means the
             default of the granularity.
-        scope: ``"global"`` or ``"layer"`` ranking, see :class:`~gp_prune.conventions.Conventions`.
+        scope: ``"global"``, ``"layer"`` or ``"row"`` ranking, see
+            :class:`~gp_prune.conventions.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
         join: how the scores of coupled layers become one.
         fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.
@@ -121,7 +122,7 @@ class SearchConfig:
         self._check_rungs()
         for share in (*self.ladder, *self.budgets):
             Budget("channels", share)
-        Conventions(self.scope, self.normaliser, self.join)
+        self.conventions.check_granularity(self.granularity)
         Allowance(self.candidate_timeout, self.candidate_memory)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")

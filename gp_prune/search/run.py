@@ -32,7 +32,8 @@ from gp_prune.search.results import (
 )
 from gp_prune.search.reuse import reusable
 from gp_prune.search.scoring import Bench
-from gp_prune.tasks import check_task_name, one_thread
+from gp_prune.tasks import check_task_name
+from gp_prune.tuning.context import one_thread
 
 CONFIG = "config.toml"
 

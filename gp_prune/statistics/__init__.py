@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from gp_prune.statistics.batches import Batch, Inputs, Loss
-from gp_prune.statistics.collecting import collect
+from gp_prune.statistics.batches import Batch, Forward, Inputs, Loss, Progress
+from gp_prune.statistics.collecting import collect, collect_each
 from gp_prune.statistics.layers import dense_weight, prunable_layers
 from gp_prune.statistics.outgoing import Reader
 
-__all__ = ["Batch", "Inputs", "Loss", "Reader", "collect", "dense_weight", "prunable_layers"]
+__all__ = [
+    "Batch",
+    "Forward",
+    "Inputs",
+    "Loss",
+    "Progress",
+    "Reader",
+    "collect",
+    "collect_each",
+    "dense_weight",
+    "prunable_layers",
+]

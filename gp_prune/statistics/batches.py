@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-"""One tensor, or several for models with several positional or keyword arguments."""
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+"""One tensor, or several for models with several positional or keyword arguments. With a
+:data:`Forward` of one's own, tuples, lists and dictionaries may be nested and hold other things."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(output, target)``: a scalar, the mean over the samples of the batch."""
+Loss = Callable[[Any, Any], Tensor]
+"""``loss(output, target)``: a scalar, the mean over the samples of the batch. ``output`` is what
+the model returned, be it a tensor, a tuple or a dictionary."""
+
+Forward = Callable[[nn.Module, Any], Any]
+"""``forward_fn(model, inputs)`` runs a model on the inputs of a batch and returns its output."""
+
+Progress = Callable[[int, int | None], None]
+"""``progress(done, total)``: batches measured, and how many there are if that is known."""
 
 
 class Batch(NamedTuple):
@@ -23,12 +31,13 @@ class Batch(NamedTuple):
     Attributes:
         inputs: what the model is called with: a tensor, a tuple of tensors (positional arguments)
             or a dictionary of tensors (keyword arguments).
-        target: what the loss compares the output with.
+        target: what the loss compares the output with; several tensors may be a tuple or a
+            dictionary.
         labels: (n,) class labels 0, 1, 2, ... as integers.
     """
 
     inputs: Inputs
-    target: Tensor | None = None
+    target: Any = None
     labels: Tensor | None = None
 
 
@@ -38,18 +47,38 @@ def batch_size(inputs: Inputs) -> int:
     Raises:
         UserError: there is no tensor with a first axis.
     """
-    if isinstance(inputs, dict):
-        first = next(iter(inputs.values()), None)
-    elif isinstance(inputs, tuple):
-        first = inputs[0] if inputs else None
-    else:
-        first = inputs
-    if not isinstance(first, Tensor) or first.dim() == 0:
+    first = next(_tensors(inputs), None)
+    if first is None or first.dim() == 0:
         raise UserError(
             f"the inputs of a batch are {type(inputs).__name__}; give a tensor, or a tuple or "
             "dictionary of tensors, whose first axis counts the samples"
         )
     return first.shape[0]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside tuples, lists and dictionaries, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """``value`` with ``function(tensor)`` in place of every tensor inside it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(function, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(function, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(mapped(function, item) for item in value)
+    return value
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
@@ -61,13 +90,9 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
     return model(inputs)
 
 
-def to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """The same inputs on a device."""
-    if isinstance(inputs, dict):
-        return {name: move(value, device) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(move(value, device) for value in inputs)
-    return move(inputs, device)
+def to_device(inputs: Any, device: torch.device) -> Any:
+    """The same inputs or targets on a device."""
+    return mapped(lambda tensor: move(tensor, device), inputs)
 
 
 def move(value: Tensor, device: torch.device) -> Tensor:
@@ -76,8 +101,15 @@ def move(value: Tensor, device: torch.device) -> Tensor:
     return moved.clone() if moved.is_inference() else moved
 
 
-def checked(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def checked(
+    batches: Iterable[Batch], device: torch.device, *, labelled: bool = True
+) -> Iterator[Batch]:
     """The batches that have samples, on the device.
+
+    Args:
+        batches: the data.
+        device: where it goes.
+        labelled: whether the labels are wanted; otherwise they are neither checked nor passed on.
 
     Raises:
         UserError: an item is not a :class:`Batch`, or its labels are not one integer per sample.
@@ -91,13 +123,27 @@ def checked(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         size = batch_size(item.inputs)
         if size == 0:
             continue
-        if item.labels is not None:
-            _check_labels(item.labels, size)
-        yield Batch(
-            to_device(item.inputs, device),
-            None if item.target is None else move(item.target, device),
-            None if item.labels is None else item.labels.to(device, torch.int64),
-        )
+        labels = item.labels if labelled else None
+        if labels is not None:
+            _check_labels(labels, size)
+            labels = labels.to(device, torch.int64)
+        yield Batch(to_device(item.inputs, device), to_device(item.target, device), labels)
+
+
+def counted(
+    batches: Iterable[Batch], progress: Progress, total: int | None, before: int = 0
+) -> Iterator[Batch]:
+    """The same batches; ``progress`` is called when each has been dealt with.
+
+    Args:
+        batches: the data.
+        progress: is told how many batches are done.
+        total: how many there are in all passes, if that is known.
+        before: number of batches that were done in earlier passes.
+    """
+    for number, batch in enumerate(batches, start=before + 1):
+        yield batch
+        progress(number, total)
 
 
 def small(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
@@ -107,19 +153,29 @@ def small(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
         if parts == 1:
             yield batch
             continue
-        inputs = _cut(batch.inputs, parts)
-        target = [None] * parts if batch.target is None else batch.target.tensor_split(parts)
-        labels = [None] * parts if batch.labels is None else batch.labels.tensor_split(parts)
-        yield from map(Batch, inputs, target, labels)
+        for part in range(parts):
+            yield Batch(*(_part(field, part, parts) for field in batch))
 
 
-def _cut(inputs: Inputs, parts: int) -> list[Inputs]:
-    if isinstance(inputs, dict):
-        cut = {name: value.tensor_split(parts) for name, value in inputs.items()}
-        return [{name: values[part] for name, values in cut.items()} for part in range(parts)]
-    if isinstance(inputs, tuple):
-        return list(zip(*(value.tensor_split(parts) for value in inputs), strict=True))
-    return list(inputs.tensor_split(parts))
+def in_parts(
+    batches: Iterable[Batch], most: int | None, at_once: int | None
+) -> Iterator[tuple[Batch, bool]]:
+    """Parts of batches, each with whether its batch ends with it.
+
+    Args:
+        batches: the data.
+        most: largest batch; larger ones become several.
+        at_once: largest part.
+    """
+    for batch in batches if most is None else small(batches, most):
+        parts = [batch] if at_once is None else list(small([batch], at_once))
+        for number, part in enumerate(parts, start=1):
+            yield part, number == len(parts)
+
+
+def _part(value: Any, part: int, parts: int) -> Any:
+    """One of so many equal parts of every tensor inside."""
+    return mapped(lambda t: t.tensor_split(parts)[part] if t.dim() else t, value)
 
 
 def _check_labels(labels: Tensor, size: int) -> None:

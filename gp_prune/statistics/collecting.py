@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import wraps
 from itertools import chain
+from operator import length_hint
+from typing import ParamSpec
 
 import torch
 from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.layer import LOSS_NEEDS, NEEDS, LayerRecord
-from gp_prune.statistics.batches import Batch, Inputs, Loss, checked, to_device
+from gp_prune.statistics.batches import (
+    Batch,
+    Forward,
+    Inputs,
+    Loss,
+    Progress,
+    batch_size,
+    call_model,
+    checked,
+    counted,
+    to_device,
+)
 from gp_prune.statistics.curvature import hessian_gradients
 from gp_prune.statistics.following import Call
 from gp_prune.statistics.gradients import Gradients
 from gp_prune.statistics.layers import prunable_layers
 from gp_prune.statistics.outgoing import Reader
 from gp_prune.statistics.pairing import Site, norms_of, observe, pair_without_data
-from gp_prune.statistics.recording import RECORDED_NEEDS, Recorder, Sample
+from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder, Sample
 from gp_prune.statistics.records import Measured, build_record, measures_outputs
-from gp_prune.statistics.running import run_model
+from gp_prune.statistics.running import kept_bytes, run_model
 from gp_prune.statistics.state import device_of, measuring
 from gp_prune.statistics.synaptic_flow import synaptic_flow
 
+_P = ParamSpec("_P")
 _DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
+
+_GRAPH_BYTES = 2**29
+"""About what autograd may keep at a time: larger batches go through a backward pass in parts."""
 
 _FISHER_BATCH = 32
 """Largest number of samples over which a gradient is averaged before it is squared."""
 
 
-def collect(
+def collect_each(
     model: nn.Module,
     layers: Sequence[str] | None,
     batches: Iterable[Batch],
@@ -43,16 +61,22 @@ def collect(
     device: str | torch.device | None = None,
     example_inputs: Inputs | None = None,
     outgoing: Mapping[str, Sequence[Reader]] | None = None,
-) -> dict[str, LayerRecord]:
+    forward_fn: Forward | None = None,
+    progress: Progress | None = None,
+    norms: bool = True,
+) -> Iterator[tuple[str, LayerRecord]]:
     """Measure the layers of a model in evaluation mode, in one pass over the data.
+
+    Everything is measured when the first record is asked for. What belongs to a layer alone is let
+    go with its record, so that who deals with one after the other needs half of the memory.
 
     The data is streamed: batches of any number and size give the same result, up to rounding, as
     all samples in one batch, and no more than one layer's maps are held at a time (where there is
-    a loss, also what autograd keeps of one batch). The model, torch's random state and gradient
-    mode are the same afterwards, also after an exception. Two needs are exceptions: ``"fisher"`` is
-    the mean over batches, which it cuts into equal parts of at most 32 samples, so its value
-    depends on the batches; and ``"hessian"`` takes a second pass, so batches that can be iterated
-    only once are kept in memory.
+    a loss, also what autograd keeps of as many samples as fit 0.5 GB). The model, torch's random
+    state and gradient mode are the same afterwards, also after an exception. Two needs are
+    exceptions: ``"fisher"`` is the mean over batches, which it cuts into equal parts of at most 32
+    samples, so its value depends on the batches; and ``"hessian"`` takes a second pass, so batches
+    that can be iterated only once are kept in memory.
 
     Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
     batch (see :class:`~gp_prune.statistics.following.Follower`), and without either
@@ -77,9 +101,15 @@ def collect(
             ``"synflow"``, without data.
         outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
             :func:`gp_prune.pruning.readers` finds them; a layer that is missing has no readers.
+        forward_fn: ``forward_fn(model, inputs)`` runs the model where ``model(inputs)``,
+            ``model(*inputs)`` or ``model(**inputs)`` is not the way.
+        progress: ``progress(done, total)``, called after each batch of each pass; ``total`` is
+            None where the data does not tell how many batches it has.
+        norms: False leaves batch norms unpaired where nothing is measured, so that the model does
+            not run: for those who read weights and biases alone.
 
-    Returns:
-        Layer name -> record, in the order of ``layers``.
+    Yields:
+        Name and record of each layer, in the order of ``layers``.
 
     Raises:
         ValueError: a need is unknown, or ``max_samples`` or ``max_positions`` is less than 1.
@@ -91,35 +121,60 @@ def collect(
     readers = outgoing if outgoing is not None and "outgoing" in needs else {}
     if "hessian" in needs and isinstance(batches, Iterator):
         batches = list(batches)
-    home = device_of(model)
+    home, forward = device_of(model), forward_fn or call_model
     with torch.inference_mode(False), measuring(model, seed):
-        stream = _stream(batches, home, needs, example_inputs)
+        stream = _stream(_told(batches, needs, progress), home, needs, example_inputs)
         if stream is not None and example_inputs is None:
             first = next(stream)
             example_inputs, stream = first.inputs, chain([first], stream)
         sites: dict[Call, Site] = {}
-        if example_inputs is None:
-            norms = pair_without_data(model, chosen)
+        at_once: int | None = None
+        if not needs and not norms:
+            pairs: Mapping[str, str | None] = dict.fromkeys(chosen)
+        elif example_inputs is None:
+            pairs = pair_without_data(model, chosen)
         else:
             example_inputs = to_device(example_inputs, home)
-            sites = observe(model, chosen, example_inputs)
-            norms = norms_of(sites)
-            chosen = _used(chosen, norms, explicit=layers is not None)
-        paired = {name: _module(model, norms[name]) for name in chosen}
+            with kept_bytes(model) as kept:
+                sites = observe(model, chosen, example_inputs, forward)
+            at_once = max(1, _GRAPH_BYTES * batch_size(example_inputs) // max(1, *kept))
+            pairs = norms_of(sites)
+            chosen = _used(chosen, pairs, explicit=layers is not None)
+        paired = {name: _module(model, pairs[name]) for name in chosen}
         measured = Measured(needs, _with_readers(model, chosen, readers), readers, seed)
         if needs & RECORDED_NEEDS:
             unknown = {name for name, norm in paired.items() if measures_outputs(norm)}
             sample = Sample(seed, max_samples, max_positions)
             measured.recorder = Recorder(chosen, sites, unknown, needs, sample)
         if stream is not None and needs & _DATA_NEEDS:
-            _run(model, chosen, measured, stream, loss)
+            _run(model, chosen, measured, stream, loss, forward, at_once)
         if measured.gradients is not None and loss is not None and "hessian" in needs:
-            again = checked(batches, home)
-            measured.curvature = hessian_gradients(model, measured.gradients, again, loss)
+            again = checked(_told(batches, needs, progress, first=False), home, labelled=False)
+            measured.curvature = hessian_gradients(
+                model, measured.gradients, again, loss, forward, at_once
+            )
         if example_inputs is not None and "synflow" in needs:
-            measured.flow = synaptic_flow(model, chosen, example_inputs)
-        target = home if device is None else torch.device(device)
-        return {name: build_record(name, paired[name], measured, target) for name in chosen}
+            measured.flow = synaptic_flow(model, chosen, example_inputs, forward)
+    target = home if device is None else torch.device(device)
+    for name in chosen:
+        with torch.inference_mode(False):
+            record = build_record(name, paired[name], measured, target)
+        measured.release(name)
+        yield name, record
+
+
+def _together(
+    function: Callable[_P, Iterator[tuple[str, LayerRecord]]],
+) -> Callable[_P, dict[str, LayerRecord]]:
+    @wraps(function)
+    def collect(*args: _P.args, **kwargs: _P.kwargs) -> dict[str, LayerRecord]:
+        return dict(function(*args, **kwargs))
+
+    return collect
+
+
+collect = _together(collect_each)
+"""As :func:`collect_each`, with the records in a dictionary by layer name."""
 
 
 def _run(
@@ -128,6 +183,8 @@ def _run(
     measured: Measured,
     stream: Iterable[Batch],
     loss: Loss | None,
+    forward: Forward,
+    at_once: int | None,
 ) -> None:
     """The first pass over the data, forward and, where a need has a loss, backward."""
     needs, most = measured.needs, None
@@ -136,9 +193,12 @@ def _run(
         if "hessian" in needs:  # the gradient along which it differentiates is that by all layers
             wanted |= prunable_layers(model)
         measured.gradients = Gradients(model, wanted, squares="fisher" in needs)
+    else:
+        at_once = None
     if "fisher" in needs:
         most = _FISHER_BATCH
-    run_model(model, chosen, stream, measured.recorder, measured.gradients, loss, most)
+    recorder, gradients = measured.recorder, measured.gradients
+    run_model(model, chosen, stream, recorder, gradients, loss, forward, most, at_once)
 
 
 def _check_request(
@@ -187,11 +247,27 @@ def _stream(
     """The batches on the model's device, at least one of them; None if nothing asks for them."""
     if not needs & _DATA_NEEDS and not ("synflow" in needs and example_inputs is None):
         return None
-    stream = checked(batches, home)
+    stream = checked(batches, home, labelled=bool(needs & LABEL_NEEDS))
     first = next(stream, None)
     if first is None:
         raise UserError("the calibration data has no samples; pass at least one batch")
     return chain([first], stream)
+
+
+def _told(
+    batches: Iterable[Batch],
+    needs: AbstractSet[str],
+    progress: Progress | None,
+    *,
+    first: bool = True,
+) -> Iterable[Batch]:
+    """The batches of the first or of the second pass, with ``progress`` told of each."""
+    if progress is None:
+        return batches
+    size = length_hint(batches, 0) or None
+    passes = 2 if "hessian" in needs else 1
+    total = None if size is None else passes * size
+    return counted(batches, progress, total, 0 if first or size is None else size)
 
 
 def _with_readers(

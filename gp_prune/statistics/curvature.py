@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import Batch, Loss, batch_size, call_model
+from gp_prune.statistics.batches import Batch, Forward, Loss, batch_size, call_model, in_parts
 from gp_prune.statistics.gradients import Gradients, Used
 from gp_prune.statistics.layers import prunable_layers
 
@@ -57,7 +58,12 @@ class HessianGradients(Gradients):
 
 
 def hessian_gradients(
-    model: nn.Module, gradients: Gradients, batches: Iterable[Batch], loss: Loss
+    model: nn.Module,
+    gradients: Gradients,
+    batches: Iterable[Batch],
+    loss: Loss,
+    forward: Forward = call_model,
+    at_once: int | None = None,
 ) -> HessianGradients:
     """H g over the data, where g is the gradient of the mean loss over all samples.
 
@@ -69,14 +75,17 @@ def hessian_gradients(
         gradients: g.
         batches: the same data again, in any order.
         loss: mean loss over a batch.
+        forward: runs the model on the inputs of a batch.
+        at_once: largest number of samples that run together.
 
     Raises:
         UserError: an operation of the model has no second derivative.
     """
     products = HessianGradients(model, gradients)
-    with torch.enable_grad(), products.attached():
-        for batch in batches:
+    # Of torch's kernels for attention only the plain one can be differentiated twice.
+    with torch.enable_grad(), products.attached(), sdpa_kernel(SDPBackend.MATH):
+        for batch, _ in in_parts(batches, None, at_once):
             assert batch.target is not None  # the first pass has checked it
-            output = call_model(model, batch.inputs)
+            output = forward(model, batch.inputs)
             products.add(loss(output, batch.target), batch_size(batch.inputs))
     return products

@@ -57,6 +57,8 @@ class Gradients:
         self._used: dict[_Key, dict[int, Used]] = {}
         self._sums: dict[_Key, Tensor] = {}
         self._squares: dict[_Key, Tensor] = {}
+        self._open: dict[_Key, Tensor] = {}  # summed over the parts of the present batch
+        self._open_samples = 0
         self._samples = 0
         self._batches = 0
 
@@ -97,12 +99,13 @@ class Gradients:
             self._keep(Used(module, field, tensor))
         return output * scale.reshape(shape) + shift.reshape(shape)
 
-    def add(self, value: Tensor, samples: int) -> None:
+    def add(self, value: Tensor, samples: int, *, last: bool = True) -> None:
         """Differentiate the mean loss of the batch whose forward pass has just run.
 
         Args:
-            value: the mean loss over the batch.
-            samples: size of the batch.
+            value: the mean loss over the batch, or over a part of it.
+            samples: size of the batch, or of the part.
+            last: whether the batch ends here.
 
         Raises:
             UserError: the loss is not one finite number, or does not depend on any layer.
@@ -132,9 +135,18 @@ class Gradients:
             assert total is not None
             self._add(self._sums, key, samples * total)
             if self._with_squares:
-                self._add(self._squares, key, total.square())
+                self._add(self._open, key, samples * total)
         self._used.clear()
         self._samples += samples
+        self._open_samples += samples
+        if last:
+            self._close_batch()
+
+    def _close_batch(self) -> None:
+        for key, total in self._open.items():
+            self._add(self._squares, key, (total / self._open_samples).square())
+        self._open.clear()
+        self._open_samples = 0
         self._batches += 1
 
     def _differentiate(self, value: Tensor, used: Sequence[Used]) -> Sequence[Tensor | None]:

@@ -68,9 +68,12 @@ def to_dense(weight: Tensor, module: nn.Module) -> Tensor:
     Returns:
         A new tensor (o, i, k), float64.
     """
-    values = weight.detach().to(torch.float64)
+    values = weight.detach().to(torch.float64, copy=True)
     if isinstance(module, nn.Linear):
-        return values.unsqueeze(-1).clone()
+        return values.unsqueeze(-1)
+    if module.groups == 1:
+        dense = values.flatten(2)
+        return dense.transpose(0, 1).contiguous() if isinstance(module, TRANSPOSED) else dense
     groups = int(module.groups)  # type: ignore[arg-type]
     taps = values[0, 0].numel()
     blocks = values.reshape(groups, values.shape[0] // groups, values.shape[1], taps)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gp_prune.statistics.batches import Inputs, call_model
+from gp_prune.statistics.batches import Forward, Inputs, call_model
 from gp_prune.statistics.following import Call, Follower
 from gp_prune.statistics.layers import PRUNABLE, is_batch_norm, out_channels
 
@@ -48,7 +48,12 @@ class _Observer:
         pass
 
 
-def observe(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> dict[Call, Site]:
+def observe(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    inputs: Inputs,
+    forward: Forward = call_model,
+) -> dict[Call, Site]:
     """Run the model once and see what follows each use of each layer: the exact way.
 
     The model must be in evaluation mode. Layers that do not run are absent.
@@ -56,7 +61,7 @@ def observe(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -
     observer = _Observer()
     follower = Follower(model, layers, observer)
     with torch.no_grad(), follower.attached(), follower.run():
-        call_model(model, inputs)
+        forward(model, inputs)
     return observer.sites
 
 

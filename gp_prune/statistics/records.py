@@ -128,6 +128,11 @@ class Measured:
     curvature: Gradients | None = None
     flow: Gradients | None = None
 
+    def release(self, name: str) -> None:
+        """Let go what no other layer's record needs."""
+        if self.recorder is not None:
+            self.recorder.statistics.pop(name)
+
 
 def _from_backward(
     name: str, norm: nn.Module | None, weight: Tensor, measured: Measured
@@ -172,6 +177,11 @@ def _from_readers(name: str, weight: Tensor, measured: Measured) -> Measurements
     return found
 
 
+def _is_finite(value: Tensor) -> bool:
+    """Whether all numbers are; their sum says so in a third of the time, unless it overflows."""
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
 def build_record(
     name: str, norm: nn.Module | None, measured: Measured, device: torch.device
 ) -> LayerRecord:
@@ -202,7 +212,7 @@ def build_record(
         for field, value in found.items()
     }
     for field, value in placed.items():
-        if value is not None and not bool(torch.isfinite(value).all()):
+        if value is not None and not _is_finite(value):
             raise UserError(
                 f"layer {name!r} has a {field} that is not finite; "
                 "check the model's weights and the data"

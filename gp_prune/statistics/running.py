@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import Batch, Loss, batch_size, call_model, small
+from gp_prune.statistics.batches import Batch, Forward, Loss, batch_size, call_model, in_parts
 from gp_prune.statistics.following import Follower
 from gp_prune.statistics.gradients import Gradients
 from gp_prune.statistics.recording import Recorder
@@ -22,7 +23,9 @@ def run_model(
     recorder: Recorder | None,
     gradients: Gradients | None,
     loss: Loss | None,
+    forward: Forward = call_model,
     most: int | None = None,
+    at_once: int | None = None,
 ) -> None:
     """Run the model forward over the data, and backward where gradients are wanted.
 
@@ -33,7 +36,9 @@ def run_model(
         recorder: measures in forward passes, if given.
         gradients: measures in backward passes, if given.
         loss: mean loss over a batch, for gradients.
-        most: largest number of samples per pass; larger batches are cut.
+        forward: runs the model on the inputs of a batch.
+        most: largest number of samples in a batch; larger ones are cut into several.
+        at_once: largest number of samples that run together; the rest of a batch follows.
 
     Raises:
         UserError: gradients are wanted and the data has no targets, or a measurement fails.
@@ -45,16 +50,33 @@ def run_model(
             stack.enter_context(gradients.attached())
         if follower is not None:
             stack.enter_context(follower.attached())
-        for batch in stream if most is None else small(stream, most):
+        for batch, last in in_parts(stream, most, at_once):
             samples = batch_size(batch.inputs)
             if recorder is None or follower is None:
-                output = call_model(model, batch.inputs)
+                output = forward(model, batch.inputs)
             else:
                 recorder.start(samples, batch.labels)
                 with follower.run():
-                    output = call_model(model, batch.inputs)
+                    output = forward(model, batch.inputs)
                 recorder.finish()
             if gradients is not None and loss is not None:
                 if batch.target is None:
                     raise UserError("the data has no targets; yield Batch(inputs, target)")
-                gradients.add(loss(output, batch.target), samples)
+                gradients.add(loss(output, batch.target), samples, last=last)
+            del output  # and with it what autograd keeps, before the next part runs
+
+
+@contextmanager
+def kept_bytes(model: nn.Module) -> Iterator[list[int]]:
+    """Adds up, about, what autograd would keep of the passes inside: the outputs of all modules."""
+    total = [0]
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            total[0] += output.numel() * output.element_size()
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if next(module.children(), None) is None:
+                stack.callback(module.register_forward_hook(note).remove)
+        yield total

@@ -109,9 +109,11 @@ class SampledMaps:
         """Copy what is chosen out of ``maps`` (n, channels, positions)."""
         positions = self._positions.among(maps.shape[2]).to(maps.device)
         rows = torch.tensor(picks.rows, dtype=torch.int64, device=maps.device)
-        self._values.put(maps.detach()[rows][:, :, positions].to(torch.float64), picks.slots)
+        self._values.put(maps.detach()[rows][:, :, positions], picks.slots)
 
     def result(self) -> Tensor | None:
-        """(channels, n, s), or None if no maps came."""
+        """(channels, n, s), float64, or None if no maps came."""
         values = self._values.result()
-        return None if values is None else values.transpose(0, 1).contiguous()
+        if values is None:
+            return None
+        return values.transpose(0, 1).to(torch.float64).contiguous()

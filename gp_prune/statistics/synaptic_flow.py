@@ -10,13 +10,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import Inputs
+from gp_prune.statistics.batches import Forward, Inputs, call_model, mapped
 from gp_prune.statistics.gradients import Gradients
 from gp_prune.statistics.layers import is_batch_norm
 
 
+class _Called(nn.Module):
+    """A model whose forward pass is a function of the model and its inputs."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self._function = forward
+
+    def forward(self, inputs: Any) -> Any:
+        return self._function(self.model, inputs)
+
+
 def synaptic_flow(
-    model: nn.Module, layers: Mapping[str, nn.Module], example_inputs: Inputs
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    example_inputs: Inputs,
+    forward: Forward = call_model,
 ) -> Gradients:
     """Gradient by the layers' weights of R, the sum of the outputs of the positive network.
 
@@ -31,6 +46,7 @@ def synaptic_flow(
         model: the model, in evaluation mode; it is not changed.
         layers: the layers whose gradients are wanted.
         example_inputs: what the model can be called with.
+        forward: runs the model on them.
 
     Raises:
         UserError: the model does not run in float64, or R is not finite.
@@ -38,9 +54,9 @@ def synaptic_flow(
     tensors = _positive(model)
     gradients = Gradients(model, layers)
     with torch.enable_grad(), gradients.attached():
-        arguments, named = _ones(example_inputs)
+        ones = mapped(_one, example_inputs)
         try:
-            output = functional_call(model, tensors, arguments, named)
+            output = functional_call(_Called(model, forward), tensors, (ones,))
         except RuntimeError as error:
             raise UserError(
                 "the model does not run in float64 on an input of ones "
@@ -57,7 +73,7 @@ def synaptic_flow(
 
 
 def _positive(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> absolute value of every parameter; all buffers of floats, too, in float64."""
+    """Name in :class:`_Called` -> absolute value of every parameter; all buffers of floats, too."""
     running = {
         f"{name}.{field}".lstrip(".")
         for name, module in model.named_modules()
@@ -67,24 +83,16 @@ def _positive(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            found[name] = parameter.detach().to(torch.float64).abs().requires_grad_()
+            found[f"model.{name}"] = parameter.detach().to(torch.float64).abs().requires_grad_()
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             value = buffer.detach().to(torch.float64)
-            found[name] = value.abs() if name in running else value
+            found[f"model.{name}"] = value.abs() if name in running else value
     return found
 
 
-def _ones(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Positional and named arguments: one sample of ones."""
-    if isinstance(inputs, dict):
-        return (), {name: _one(value) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_one(value) for value in inputs), {}
-    return (_one(inputs),), {}
-
-
 def _one(value: Tensor) -> Tensor:
+    """One sample of ones in place of an input."""
     first = value[:1]
     return torch.ones_like(first, dtype=torch.float64) if value.is_floating_point() else first
 

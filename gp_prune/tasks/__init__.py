@@ -6,7 +6,6 @@ from gp_prune.tasks.cache import CacheWarning
 from gp_prune.tasks.catalogue import TASK_NAMES, check_task_name, is_trained, load_task
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.task import Task
-from gp_prune.tasks.training import one_thread
 
 __all__ = [
     "TASK_NAMES",
@@ -16,5 +15,4 @@ __all__ = [
     "check_task_name",
     "is_trained",
     "load_task",
-    "one_thread",
 ]

@@ -21,6 +21,7 @@ from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
+from gp_prune.tuning.context import one_thread, seeded
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
@@ -100,7 +101,7 @@ def load_task(
     chosen = MODELS[model_name]
     train = _split(chosen.kind, data.train, place)
     validation = _split(chosen.kind, data.validation, place)
-    with training.seeded(seed, torch.device("cpu")):
+    with seeded(seed, torch.device("cpu")):
         model = chosen.build(data.shape, data.classes).to(place)
     identity = _identity(name, seed, place, data)
     folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
@@ -197,7 +198,7 @@ def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: i
     """Train the dense network of a task in place; gives its validation error."""
     how = recipe(name)
     kind = MODELS[name.split("-")[0]].kind
-    with training.one_thread():
+    with one_thread():
         training.optimise(
             model,
             train.inputs,

@@ -30,6 +30,12 @@ _VISION_SETS = {
 }
 """For each name: torchvision's class, and the folder in the data root where its files stand."""
 
+_CIFAR_FOLDER = "cifar-10-batches-bin"
+_CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_TEST = ("test_batch.bin",)
+_CIFAR_SHAPE = (3, 32, 32)
+_CIFAR_RECORD = 1 + 3 * 32 * 32  # a byte with the label, then the red, green and blue planes
+
 DATA_SETS: tuple[str, ...] = ("digits", *_VISION_SETS)
 """Every data set that a task name can end with."""
 
@@ -86,6 +92,9 @@ class DataSet:
 
 def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
     """The data set of that name.
+
+    CIFAR-10 is read from its official binary version (``cifar-10-batches-bin``) where that folder
+    is there, so that nothing is unpickled; otherwise torchvision reads the pickled version.
 
     Args:
         name: one of :data:`DATA_SETS`.
@@ -167,6 +176,8 @@ def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:
 
 def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Samples:
     """The official training or test set of a torchvision data set."""
+    if name == "cifar10" and (data_root / _CIFAR_FOLDER).is_dir():
+        return _read_cifar_binary(data_root / _CIFAR_FOLDER, train=train)
     class_name, subfolder = _VISION_SETS[name]
     reader = getattr(import_torchvision().datasets, class_name)
     try:
@@ -175,6 +186,8 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
     except (RuntimeError, OSError, ValueError, TypeError, AssertionError, LookupError) as error:
         # Only the first sentence: torchvision goes on with advice in terms of its own arguments.
         reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        if name == "cifar10":
+            reason += f"; there is no {_CIFAR_FOLDER} beside it either"
         raise _unreadable(name, data_root / subfolder, reason) from error
     inputs = torch.as_tensor(read.data).float().div_(255)
     inputs = inputs.unsqueeze(1) if inputs.dim() == 3 else inputs.permute(0, 3, 1, 2).contiguous()
@@ -183,6 +196,49 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
         reason = f"{len(inputs)} images, {len(labels)} labels, each label must be 0 to 9"
         raise _unreadable(name, data_root / subfolder, reason)
     return Samples(inputs, labels)
+
+
+def _read_cifar_binary(folder: Path, *, train: bool) -> Samples:
+    """The official training or test set of CIFAR-10 from its binary version."""
+    _check_cifar_sizes(folder)
+    names = _CIFAR_TRAIN if train else _CIFAR_TEST
+    try:
+        files = [np.fromfile(folder / name, dtype=np.uint8) for name in names]
+    except OSError as error:
+        raise _unreadable("cifar10", folder, error.strerror or str(error)) from error
+    for name, content in zip(names, files, strict=True):
+        largest = content[::_CIFAR_RECORD].max()
+        if largest > 9:
+            reason = f"{name} has the label {largest}, each label must be 0 to 9"
+            raise _unreadable("cifar10", folder, reason)
+    records = torch.from_numpy(np.concatenate(files)).reshape(-1, _CIFAR_RECORD)
+    inputs = records[:, 1:].float().div_(255).reshape(-1, *_CIFAR_SHAPE)
+    return Samples(inputs, records[:, 0].long())
+
+
+def _check_cifar_sizes(folder: Path) -> None:
+    """Raise UserError unless all six files are there with equally many whole records.
+
+    The published files have 10,000 records each. Any other number will do, so that a part of the
+    set can be used, but it must be the same in all files: then a file that was cut short at the
+    end of a record is noticed, too.
+    """
+    sizes: dict[str, int] = {}
+    for name in (*_CIFAR_TRAIN, *_CIFAR_TEST):
+        path = folder / name
+        if not path.is_file():
+            raise _unreadable("cifar10", folder, f"{name} is missing")
+        sizes[name] = path.stat().st_size
+        if sizes[name] == 0 or sizes[name] % _CIFAR_RECORD:
+            reason = (
+                f"{name} has {sizes[name]} bytes, no whole number of {_CIFAR_RECORD}-byte records"
+            )
+            raise _unreadable("cifar10", folder, reason)
+    least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[least] != sizes[most]:
+        counts = (sizes[least] // _CIFAR_RECORD, sizes[most] // _CIFAR_RECORD)
+        reason = f"{least} has {counts[0]} records, {most} has {counts[1]}, all must have as many"
+        raise _unreadable("cifar10", folder, reason)
 
 
 def _unreadable(name: str, folder: Path, reason: str) -> UserError:

@@ -11,6 +11,7 @@ from gp_prune.statistics import Batch
 from gp_prune.tasks import evaluation, training
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import Kind
+from gp_prune.tuning import recalibrate
 
 _RECALIBRATION_SAMPLES = 2048
 
@@ -130,4 +131,4 @@ class Task:
             samples: how many training samples to use at most (the first ones: the order of the
                 training split is random already).
         """
-        training.recalibrate(model, self.train.inputs[:samples])
+        recalibrate(model, self.train.inputs[:samples])

@@ -1,16 +1,13 @@
-"""Training, fine-tuning and batch-norm recalibration, each with its own seeded randomness."""
+"""Training and short fine-tuning of the networks of tasks, with its own seeded randomness."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gp_prune.statistics import Loss
+from gp_prune.tuning.context import kept_gradients, seeded, training_mode
+from gp_prune.tuning.steps import schedule, shuffled
 
 
 def optimise(
@@ -61,107 +58,3 @@ def optimise(
             optimiser.zero_grad()
             loss(model(inputs[chosen]), target[chosen]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-
-
-def schedule(progress: float, warm_up: float) -> float:
-    """Share of the highest learning rate at ``progress`` (0 to 1): linear rise, cosine fall."""
-    if progress < warm_up:
-        return (0.1 * (warm_up - progress) + progress) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def shuffled(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless mini-batches of indices: each pass over the data is a new seeded permutation.
-
-    The samples that do not fill a last batch of a pass are left out of that pass, so that every
-    batch has the same size.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size = min(batch_size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-def recalibrate(model: nn.Module, inputs: Tensor, *, batch_size: int = 1024) -> None:
-    """Measure the running statistics of every batch norm anew, in one pass over ``inputs``.
-
-    The statistics become the plain averages of the batch means and (unbiased) batch variances.
-    Pruning shifts what a batch norm sees, so its old statistics are wrong (Li et al. 2020,
-    "EagleEye"). A model without batch norm is left as it is.
-
-    Args:
-        model: the network, changed in place; training flags and momenta come back as they were.
-        inputs: (n, ...) samples to measure on.
-        batch_size: most samples per batch; batches are made as equal as possible, because each
-            counts the same.
-    """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    try:
-        with training_mode(model, False), torch.no_grad():
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # torch's way to say: cumulative average
-                norm.training = True
-            for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
-                model(batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread meanwhile: the last bits of a sum depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def training_mode(model: nn.Module, mode: bool = True) -> Iterator[None]:
-    """``model.train(mode)`` for a while; every module's flag comes back as it was."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(mode)
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
-def kept_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Put the ``grad`` of every parameter back afterwards."""
-    before = [parameter.grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.grad = None
-        yield
-    finally:
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global random state starts from ``seed`` for a while, then is what it was before."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        # torch.manual_seed would reseed every device, also those that are not put back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -213,7 +213,7 @@ def damaged(tmp_path: Path) -> Path:
             ["(1, 3, 8, 8)", "--input-shape"],
         ),
         (["l1", "lenet-digits", "--input-shape", "1,8,8"], ["task with its own"]),
-        (["l1", "{spec}", "--interface", "nowhere"], ["'nowhere'"]),
+        (["l1", "{spec}", "--ignore", "nowhere"], ["'nowhere'"]),
         (["l1", "{spec}", "--out", "{tmp}"], ["not of a pruned network", "name a new folder"]),
         (["l1", "{spec}", "--primitives", "nowhere.py"], ["nowhere.py", "does not exist"]),
         (["l1", "{spec}", "--colour"], ["--colour", "--help"]),

@@ -123,6 +123,37 @@ def partly_grouped() -> nn.Module:
     )  # fmt: skip
 
 
+def grouped() -> nn.Module:
+    """Grouped convolutions of every kind, some of which tie each other's channels."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(),
+        nn.Conv2d(8, 12, 3, groups=4, padding=1), nn.BatchNorm2d(12), nn.Tanh(),
+        nn.Conv2d(12, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 12, 3, groups=2, bias=False), nn.Sigmoid(),
+        nn.Conv2d(12, 6, 1), nn.Sigmoid(), nn.Conv2d(6, 12, 3, groups=6), nn.Sigmoid(),
+        nn.Conv2d(12, 12, 1), nn.Sigmoid(), nn.ConvTranspose2d(12, 8, 3, groups=4), nn.Tanh(),
+        nn.ConvTranspose2d(8, 6, 2, groups=2), nn.Sigmoid(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+class GroupedResidual(nn.Module):
+    """Grouped convolutions inside a residual sum, in a concatenation and behind a reshaping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.inner = nn.Conv1d(8, 8, 3, padding=1, groups=4)
+        self.narrow = nn.Conv1d(8, 4, 1)
+        self.joined = nn.Conv1d(12, 6, 1, groups=3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x).view(x.shape[0], -1, 2))
+        h = h + torch.sigmoid(self.inner(h))
+        h = torch.cat([h, torch.sigmoid(self.narrow(h))], 1)
+        return self.head(torch.tanh(self.joined(h)).mean(2))  # type: ignore[no-any-return]
+
+
 def torchvision_model(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         with warnings.catch_warnings():
@@ -146,6 +177,8 @@ BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (conv1d, (2, 2, 10)),
     "conv3d": (conv3d, (2, 1, 4, 4, 4)),
     "partly-grouped": (partly_grouped, (2, 3, 8, 8)),
+    "grouped": (grouped, (2, 3, 8, 8)),
+    "grouped-residual": (GroupedResidual, (2, 6)),
     "resnet18": (torchvision_model("resnet18"), (2, 3, 32, 32)),
     "mobilenet_v2": (torchvision_model("mobilenet_v2"), (2, 3, 32, 32)),
     "shufflenet_v2_x0_5": (torchvision_model("shufflenet_v2_x0_5"), (2, 3, 32, 32)),

@@ -19,6 +19,7 @@ from gp_prune.pruning.plan import Achieved
 SMALL = [
     "lenet", "cnn-relu", "cnn-sigmoid", "cnn-tanh", "mlp-autoencoder", "conv-autoencoder",
     "conv-autoencoder-unflatten", "joined", "depthwise", "conv1d", "conv3d", "partly-grouped",
+    "grouped", "grouped-residual",
 ]  # fmt: skip
 LARGE = ["resnet18", "mobilenet_v2"]
 

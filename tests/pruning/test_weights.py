@@ -21,14 +21,17 @@ from gp_prune.pruning import (
     WeightPlan,
     mask,
     measure,
+    select_channels,
     select_weights,
     unmask,
 )
 from gp_prune.pruning.selection import removed_count
 from gp_prune.pruning.weights import existing, lowest
+from gp_prune.statistics.layers import to_dense
 
 GLOBAL = Conventions(scope="global", normaliser="none")
 LOCAL = Conventions(scope="layer", normaliser="none")
+ROW = Conventions(scope="row", normaliser="none")
 FIFTH = Budget("params", 0.2)
 
 
@@ -72,11 +75,83 @@ def test_selection_equals_brute_force(values, keep, scope):
     assert plan.achieved.macs is None
 
 
+ROW_LAYERS = {
+    "linear": lambda: nn.Linear(6, 4),
+    "conv": lambda: nn.Conv2d(3, 4, (2, 3)),
+    "grouped": lambda: nn.Conv1d(4, 6, 3, groups=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4),
+    "transposed": lambda: nn.ConvTranspose2d(3, 4, 2),
+    "grouped transposed": lambda: nn.ConvTranspose1d(4, 6, 3, groups=2),
+}
+
+
+@given(
+    kind=st.sampled_from(sorted(ROW_LAYERS)),
+    keep=st.floats(0.01, 1),
+    seed=st.integers(0, 9),
+    levels=st.sampled_from([3, 1000]),
+)
+def test_scope_row_cuts_every_output_channel_alike(kind, keep, seed, levels):
+    layer = ROW_LAYERS[kind]()
+    weight = layer.weight
+    # Every weight by its own number, so that the dense form tells which one stands where.
+    numbers = torch.arange(1.0, weight.numel() + 1, dtype=torch.float64).reshape(weight.shape)
+    dense = to_dense(numbers, layer)
+    levels_of = torch.randint(0, levels, dense.shape, generator=torch.Generator().manual_seed(seed))
+    scores = levels_of.double()
+    plan = select_weights(nn.Sequential(layer), ["0"], {"0": scores}, ROW, Budget("params", keep))
+    stays = torch.from_numpy(plan.kept["0"].unpack())
+    for row, row_scores in zip(dense, scores, strict=True):
+        own = sorted(int(number) for number in row[row > 0])
+        value = {int(n): float(s) for n, s in zip(row[row > 0], row_scores[row > 0], strict=True)}
+        worst = sorted(own, key=lambda number: (value[number], number))
+        gone = set(worst[: removed_count(len(own), keep)])
+        assert {n for n in own if not stays.flatten()[n - 1]} == gone
+    assert plan.achieved.params == pytest.approx(float(stays.float().mean()))
+
+
+@given(seed=st.integers(0, 20))
+def test_scope_row_does_not_see_the_scale_of_a_row(seed):
+    model = nn.Sequential(nn.Linear(9, 5))
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(5, 9, 1, generator=generator, dtype=torch.float64)
+    scaled = scores * torch.tensor([1e-3, 1, 7, 1e4, 2.0])[:, None, None]
+    plans = [
+        select_weights(model, ["0"], {"0": s}, ROW, Budget("params", 0.4)) for s in (scores, scaled)
+    ]
+    assert plans[0].digest() == plans[1].digest()
+
+
+def test_scope_row_meets_a_budget_of_macs(network, weight_scores):
+    model, _, architecture = network("lenet")
+    scores = weight_scores(model, architecture)
+    plan = select_weights(model, architecture, scores, ROW, Budget("macs", 0.5))
+    assert plan.achieved.macs == pytest.approx(0.5, abs=0.03)
+
+
+def test_scope_row_is_not_for_channels(network, channel_scores):
+    architecture = network("lenet").architecture
+    with pytest.raises(UserError, match="scope 'row' ranks the weights within an output channel"):
+        select_channels(architecture, channel_scores(architecture), ROW, Budget("channels", 0.5))
+
+
+def test_ignored_layers_keep_all_weights(network, weight_scores):
+    model, _, architecture = network("lenet")
+    scores = weight_scores(model, architecture)
+    first = architecture.prunable_layers[0]
+    del scores[first]
+    plan = select_weights(
+        model, architecture, scores, GLOBAL, Budget("params", 0.5), ignore=[first]
+    )
+    assert first not in plan.kept
+    assert plan.achieved.params == pytest.approx(0.5, abs=1e-3)
+
+
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12), data=st.data())
 def test_lowest_is_a_stable_ranking(values, data):
     count = data.draw(st.integers(0, len(values)))
     expected = sorted(range(len(values)), key=lambda q: (values[q], q))[:count]
-    marked = lowest(np.array(values, dtype=float), count)
+    marked = lowest(np.array([values], dtype=float), count)[0]
     assert np.flatnonzero(marked).tolist() == sorted(expected)
 
 

@@ -45,6 +45,7 @@ def test_the_ladder_follows_the_granularity() -> None:
         ({"ladder": (float("nan"),)}, "nan"),
         ({"budgets": (0.0,)}, "0.0"),
         ({"scope": "world"}, "scope is 'world'"),
+        ({"scope": "row"}, "scope 'row' ranks the weights"),
         ({"tasks": ()}, "tasks are"),
         ({"tasks": ("a", "a")}, "each once"),
         ({"crossover": 2.0}, "crossover is 2.0"),

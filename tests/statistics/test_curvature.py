@@ -105,16 +105,45 @@ def test_a_loss_without_curvature_gives_zero() -> None:
     assert record.hessian_grad.tolist() == [[[0.0], [0.0]], [[0.0], [0.0]]]
 
 
+class Attention(nn.Module):
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fc, self.fused = nn.Linear(2, 2), fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self.fc(x)
+        if self.fused:
+            return functional.scaled_dot_product_attention(values, values, values)
+        return (values @ values.transpose(-2, -1) * 2**-0.5).softmax(-1) @ values
+
+
+def test_fused_attention_has_a_second_derivative() -> None:
+    x = torch.randn(3, 1, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for fused in (True, False):
+            torch.manual_seed(1)
+            model = Attention(fused).double()
+            batches = [Batch(x, x)]
+            records = collect(model, None, batches, needs=HESSIAN, loss=functional.mse_loss)
+            found.append(records["fc"].hessian_grad)
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(*found)
+
+
 def test_an_operation_without_second_derivative_is_named() -> None:
-    class Attention(nn.Module):
+    class Aligned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc = nn.Linear(2, 2)
+            self.fc = nn.Linear(2, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            values = self.fc(x)
-            return functional.scaled_dot_product_attention(values, values, values)
+            scores = self.fc(x).transpose(0, 1).log_softmax(-1)
+            lengths = torch.full((x.shape[0],), x.shape[1])
+            target = torch.ones(x.shape[0], 1, dtype=torch.long)
+            return functional.ctc_loss(scores, target, lengths, torch.ones_like(lengths))
 
-    x = torch.ones(3, 1, 4, 2)
+    x = torch.ones(3, 4, 2)
+    loss = lambda output, target: output  # noqa: E731
     with pytest.raises(UserError, match="cannot be differentiated twice"):
-        collect(Attention(), None, [Batch(x, x)], needs=HESSIAN, loss=functional.mse_loss)
+        collect(Aligned(), None, [Batch(x, x)], needs=HESSIAN, loss=loss)

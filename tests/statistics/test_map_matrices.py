@@ -27,6 +27,13 @@ def plain_losses(matrix: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
+def least_of_minors(matrix: Tensor) -> float:
+    """The smallest singular value of the matrix and of what is left without one of its rows."""
+    count = len(matrix)
+    parts = [matrix, *(matrix[torch.arange(count) != row] for row in range(count))]
+    return min(float(torch.linalg.svdvals(part).min()) for part in parts if part.numel())
+
+
 @settings(max_examples=100)
 @given(
     rows=st.integers(1, 12),
@@ -54,7 +61,7 @@ def test_losses_equal_leaving_out_each_row(
     largest = float(torch.linalg.matrix_norm(matrix, 2))
     found = nuclear_losses(matrix.unsqueeze(0))[0]
     torch.testing.assert_close(found, plain_losses(matrix), rtol=1e-9, atol=1e-7 * largest)
-    if kind in ("normal", "rectified"):  # elsewhere both are off by 1e-8: nearly singular
+    if least_of_minors(matrix) > 1e-3 * largest:  # elsewhere both are off: nearly singular
         torch.testing.assert_close(found, plain_losses(matrix), rtol=1e-9, atol=1e-9 * largest)
 
 

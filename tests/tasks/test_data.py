@@ -32,6 +32,23 @@ def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 10)
 
 
+CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+
+
+def write_cifar_binary(root: Path, records: int = 8) -> dict[str, np.ndarray]:
+    """CIFAR-10's binary version with few records; gives what stands in each file."""
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.RandomState(0)
+    written = {}
+    for name in CIFAR_FILES:
+        content = random.randint(0, 256, (records, 3073)).astype(np.uint8)
+        content[:, 0] = random.randint(0, 10, records)
+        content.tofile(folder / name)
+        written[name] = content
+    return written
+
+
 @given(
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=200),
     shares=st.lists(st.integers(0, 100), min_size=1, max_size=4),
@@ -168,6 +185,82 @@ def test_cifar10_files_that_are_not_the_published_ones_are_never_unpickled(tmp_p
     with pytest.raises(UserError, match=r"cifar-10-batches-py .*corrupted"):
         load_data("cifar10", tmp_path)
     assert not trap.exists()
+
+
+def test_the_binary_version_of_cifar10_is_read_byte_for_byte(tmp_path: Path) -> None:
+    written = write_cifar_binary(tmp_path)
+    data = load_data("cifar10", tmp_path)
+    test = data.read_test()
+    assert data.shape == (3, 32, 32)
+    assert [len(part.labels) for part in (data.train, data.validation, test)] == [32, 8, 8]
+    expected = written["test_batch.bin"]
+    assert test.labels.tolist() == expected[:, 0].tolist()
+    # Red, green, blue, each row by row from the top left.
+    for sample, channel, row, column in ((0, 0, 0, 0), (3, 1, 2, 5), (7, 2, 31, 31)):
+        byte = int(expected[sample, 1 + channel * 1024 + row * 32 + column])
+        torch.testing.assert_close(
+            test.inputs[sample, channel, row, column], torch.tensor(byte / 255)
+        )
+    together = torch.cat([data.train.inputs, data.validation.inputs]).mul(255).round()
+    found = sorted(map(tuple, together.flatten(1).byte().tolist()))
+    train = np.concatenate([written[name] for name in CIFAR_FILES[:5]])
+    assert found == sorted(map(tuple, train[:, 1:].tolist()))
+
+
+def test_the_binary_version_of_cifar10_is_preferred_and_needs_no_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar_binary(tmp_path)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"no pickle")
+    monkeypatch.setattr("gp_prune.tasks.data.import_torchvision", None)
+    assert load_data("cifar10", tmp_path).classes == 10
+
+
+@pytest.mark.parametrize("name", CIFAR_FILES)
+def test_a_missing_file_of_the_binary_version_is_named(tmp_path: Path, name: str) -> None:
+    write_cifar_binary(tmp_path)
+    (tmp_path / "cifar-10-batches-bin" / name).unlink()
+    with pytest.raises(
+        UserError, match=rf"cifar-10-batches-bin \({name} is missing\).*--data-root"
+    ):
+        load_data("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1.bin", "data_batch_3.bin", "test_batch.bin"])
+@pytest.mark.parametrize(
+    ("length", "reason"),
+    [
+        (0, "0 bytes, no whole number of 3073-byte records"),
+        (3072, "3072 bytes, no whole number"),
+        (8 * 3073 - 1, "24583 bytes, no whole number"),
+        (7 * 3073, "7 records, .* has 8, all must have as many"),
+    ],
+)
+def test_a_truncated_file_of_the_binary_version_is_named(
+    tmp_path: Path, name: str, length: int, reason: str
+) -> None:
+    path = tmp_path / "cifar-10-batches-bin" / name
+    write_cifar_binary(tmp_path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=rf"{name} has {reason}") as caught:
+        load_data("cifar10", tmp_path)
+    assert ". " not in str(caught.value)  # one sentence
+
+
+def test_a_label_above_9_in_the_binary_version_is_refused(tmp_path: Path) -> None:
+    write_cifar_binary(tmp_path)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin"
+    content = bytearray(path.read_bytes())
+    content[3073 * 5] = 10
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data_batch_4\.bin has the label 10, .* 0 to 9"):
+        load_data("cifar10", tmp_path)
+
+
+def test_where_no_cifar10_is_found_both_versions_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cifar-10-batches-py.*no cifar-10-batches-bin beside it"):
+        load_data("cifar10", tmp_path)
 
 
 def test_an_unknown_data_set_is_refused() -> None:

@@ -1,0 +1,167 @@
+"""What ``gp-prune apply`` does once its arguments are in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gp_prune.application.data import NO_DATA, calibration, check_labels, check_samples
+from gp_prune.application.export import export_onnx, export_torch
+from gp_prune.application.models import LoadedModel, load_model
+from gp_prune.application.prune import needs_data, prune
+from gp_prune.application.result import PrunedModel
+from gp_prune.application.saving import check_folder, save_pruned
+from gp_prune.application.tuning import tune_pruned
+from gp_prune.application.tuning_data import tuning_data
+from gp_prune.cli.apply_request import Request
+from gp_prune.errors import UserError
+from gp_prune.layer import LOSS_NEEDS
+from gp_prune.metric import Metric
+from gp_prune.tuning import FineTuning
+
+
+def run(
+    request: Request, metric: Metric, batches_done: Callable[[int, int | None], None]
+) -> dict[str, Any]:
+    """Do what is asked.
+
+    Args:
+        request: the checked arguments.
+        metric: what they name.
+        batches_done: is told how many batches were measured, and of how many if that is known.
+
+    Returns:
+        What :meth:`gp_prune.application.result.PrunedModel.report` gives, and ``weights``,
+        ``data``, ``saved`` and ``exports``: where things come from and went.
+
+    Raises:
+        UserError: something is not there, does not fit, or cannot be done.
+    """
+    settings = _settings(request)  # wrong ones are told before anything is trained
+    check_samples(request.samples)
+    if request.out is not None:
+        check_folder(request.out)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("this torch finds no CUDA device; use --device cpu")
+    request.tell(f"loading {request.model}")
+    loaded = load_model(
+        request.model,
+        input_shape=request.input_shape,
+        weights=request.weights,
+        seed=request.seed,
+        device=request.device,
+        cache_dir=request.cache_dir,
+        data_root=request.data_root,
+        download=request.download,
+    )
+    data = _calibration(request, metric, loaded)
+    conventions = metric.conventions
+    if request.scope is not None:
+        conventions = replace(conventions, scope=request.scope)
+    pruned = prune(
+        loaded.model,
+        metric,
+        loaded.example_inputs,
+        **request.budget(metric.granularity),
+        data=data.batches,
+        loss=data.loss,
+        steps=request.steps,
+        interface=loaded.interface,
+        ignore=request.ignore,
+        round_to=request.round_to,
+        cut_residual=request.cut_residual,
+        mode=request.mode,
+        conventions=conventions,
+        time_it=request.time_it,
+        seed=request.seed,
+        progress=request.tell,
+        batch_progress=batches_done,
+    )
+    if request.judges(has_task=loaded.task is not None):
+        pruned = _tuned(request, loaded, pruned, settings)
+    origin = {"weights": loaded.origin, "data": data.name, "saved": request.out}
+    report = {**pruned.report(model=request.model), **origin}
+    return {**report, "exports": _written(request, loaded, pruned, report)}
+
+
+def _settings(request: Request) -> FineTuning | None:
+    if request.epochs is None:
+        return None
+    return FineTuning(
+        epochs=request.epochs,
+        optimiser=request.optimiser,
+        learning_rate=request.lr,
+        weight_decay=request.weight_decay,
+        batch_size=request.batch_size,
+        warm_up=request.warm_up,
+        distill=request.distill,
+        temperature=request.temperature,
+        patience=request.patience,
+        seed=request.seed,
+    )
+
+
+def _calibration(request: Request, metric: Metric, loaded: LoadedModel) -> Any:
+    """Calibration data if the metric measures anything, otherwise none."""
+    if not needs_data(metric):
+        if request.data is not None and not request.judges(has_task=loaded.task is not None):
+            request.tell(f"{metric.name} measures nothing, so --data is not read")
+        return NO_DATA
+    if request.data is not None or loaded.task is not None:
+        request.tell(f"reading {request.data or 'training samples of ' + request.model}")
+    data = calibration(
+        loaded,
+        request.data,
+        samples=request.samples,
+        seed=request.seed,
+        data_root=request.data_root,
+        download=request.download,
+    )
+    if metric.needs & LOSS_NEEDS:
+        check_labels(loaded, data)
+    return data
+
+
+def _tuned(
+    request: Request, loaded: LoadedModel, pruned: PrunedModel, settings: FineTuning | None
+) -> PrunedModel:
+    data = tuning_data(
+        loaded,
+        request.data,
+        samples=request.tuning_samples,
+        seed=request.seed,
+        data_root=request.data_root,
+        download=request.download,
+    )
+    tuned, _ = tune_pruned(
+        pruned,
+        loaded.model,
+        data,
+        settings,
+        recalibration=not request.no_recalibrate,
+        checkpoint=request.checkpoint,
+        progress=request.tell,
+    )
+    return tuned
+
+
+def _written(
+    request: Request, loaded: LoadedModel, pruned: PrunedModel, report: dict[str, Any]
+) -> dict[str, float]:
+    """Write what was asked for; the exported files, each with its largest relative difference."""
+    if request.out is not None:
+        save_pruned(pruned, request.out, model=request.model)
+    if request.plot is not None:
+        from gp_prune.report.pruning_plot import plot_pruning
+
+        plot_pruning(report, Path(request.plot))
+    exports = {}
+    for path, export in ((request.onnx, export_onnx), (request.export, export_torch)):
+        if path is not None:
+            request.tell(f"exporting to {path}")
+            exports[path] = export(pruned, path, loaded.example_inputs)
+    return exports

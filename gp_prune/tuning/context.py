@@ -1,0 +1,78 @@
+"""What training borrows and puts back: seeds, training flags, stored gradients, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from gp_prune.errors import UserError
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread meanwhile: the last bits of a sum depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def training_mode(model: nn.Module, mode: bool = True) -> Iterator[None]:
+    """``model.train(mode)`` for a while; every module's flag comes back as it was."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(mode)
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def kept_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Put the ``grad`` of every parameter back afterwards."""
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Turn what torch says about a batch that is too small for batch norm into advice.
+
+    Raises:
+        UserError: it was.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "a batch of one sample is too small for batch norm to learn from; use a batch size of "
+            "at least 2, or leave out the last batch of a data loader (drop_last)"
+        ) from error
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global random state starts from ``seed`` for a while, then is what it was before."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        # torch.manual_seed would reseed every device, also those that are not put back.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,179 @@
+"""What ``gp-prune apply`` does besides one cut: tuning, timing, exporting, drawing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+import gp_prune
+from gp_prune.application.models import load_model
+from gp_prune.report.progress import SILENT_S, measuring
+
+Run = Callable[..., Result]
+
+MODULE = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )
+    nn.init.uniform_(model[1].weight)
+    return model.eval(), torch.zeros(2, 1, 8, 8)
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(MODULE)
+    return f"{tmp_path}/own.py:build"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def report_of(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_fine_tuning_on_a_data_set(run: Run, spec: str, tmp_path: Path) -> None:
+    """The saved network is the tuned one, and its error is the one in the report."""
+    report = report_of(
+        run("apply", "l1", spec, "--data", "digits", "--epochs", 5, "--optimiser", "adamw", "--lr",
+            0.02, "--tuning-samples", 600, "--out", tmp_path / "out", "--json")
+    )  # fmt: skip
+    quality = report["quality"]
+    assert (quality["kind"], quality["split"]) == ("error", "validation")
+    assert quality["tuned"] < quality["pruned"]
+    assert quality["recalibrated"] is not None
+    assert len(quality["fine_tuning"]["history"]["epochs"]) == 5
+    loaded = load_model(spec)
+    small = gp_prune.load_pruned(tmp_path / "out", loaded.model)
+    data = gp_prune.application.tuning_data.tuning_data(loaded, "digits", samples=600)
+    batch = data.read_report().take(torch.arange(quality["samples"]))
+    with torch.no_grad():
+        wrong = small(batch.inputs).argmax(1).ne(batch.labels)
+    assert float(wrong.double().mean()) == pytest.approx(quality["tuned"])
+
+
+def test_a_task_is_judged_on_its_test_samples(run: Run, cache: Path) -> None:
+    options = ("--cache-dir", cache, "--json", "--quiet")
+    report = report_of(run("apply", "l1", "lenet-digits", *options))
+    assert report["quality"]["split"] == "test"
+    assert report["quality"]["dense"] < report["quality"]["pruned"]
+    assert report["quality"]["tuned"] is None
+    assert report_of(run("apply", "l1", "lenet-digits", *options, "--no-judge"))["quality"] is None
+
+
+def test_fine_tuning_goes_on_from_its_checkpoint(run: Run, spec: str, tmp_path: Path) -> None:
+    def tuned(folder: str, *options: object) -> Any:
+        return report_of(
+            run("apply", "l1", spec, "--data", "digits", "--epochs", 2, "--tuning-samples", 200,
+                "--checkpoint", tmp_path / folder, "--json", *options)
+        )["quality"]  # fmt: skip
+
+    first = tuned("kept")
+    again = run("apply", "l1", spec, "--data", "digits", "--epochs", 2, "--tuning-samples", 200,
+                "--checkpoint", tmp_path / "kept")  # fmt: skip
+    assert again.exit_code == 0, again.stderr
+    assert "epoch 2/2" not in again.stderr  # both were there already
+    assert tuned("kept") == first == tuned("other")
+
+
+def test_everything_that_is_written(run: Run, spec: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    names = {"--onnx": "small.onnx", "--export": "small.pt2", "--plot": "small.png"}
+    files = [part for option, name in names.items() for part in (option, tmp_path / name)]
+    result = run("apply", "l1", spec, "--time", *files)
+    assert result.exit_code == 0, result.stderr
+    assert "latency (ms)" in result.stdout
+    for name in ("small.onnx", "small.pt2"):
+        assert f"Exported to {tmp_path / name}" in result.stdout
+    assert f"Drawn in {tmp_path / 'small.png'}." in result.stdout
+    Image.open(tmp_path / "small.png").verify()
+    exported = torch.export.load(tmp_path / "small.pt2").module()
+    pruned = gp_prune.prune(load_model(spec).model, "l1", torch.zeros(2, 1, 8, 8), channels=0.5)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(exported(x), pruned.model(x))
+
+
+def test_rounding_ignoring_and_steps(run: Run, spec: str) -> None:
+    report = report_of(
+        run("apply", "l1", spec, "--round-to", 8, "--steps", 2, "--ignore", "3", "--json")
+    )
+    kept = {row["layer"]: row["channels_kept"] for row in report["layers"]}
+    assert kept["0"] == 8 and kept["3"] == 24
+    assert report["ignore"] == ["3"]
+    assert len(report["steps"]) == 2
+
+
+def test_a_pattern_of_weights(run: Run, spec: str) -> None:
+    report = report_of(run("apply", "magnitude", spec, "--pattern", "2:4", "--json"))
+    last = next(row for row in report["layers"] if row["layer"] == "7")
+    assert last["params"] - last["params_kept"] == 120
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--epochs", "0"], ["--epochs is 0", "at least 1"]),
+        (["--epochs", "2"], ["need data", "--data"]),
+        (["--judge"], ["need data", "--data"]),
+        (["--checkpoint", "kept"], ["--checkpoint", "--epochs"]),
+        (["--epochs", "1", "--no-judge"], ["--no-judge"]),
+        (["--epochs", "1", "--lr", "-1"], ["learning_rate", "-1"]),
+        (["--epochs", "1", "--optimiser", "adam"], ["'adam'", "'adamw'"]),
+        (["--epochs", "1", "--distill", "2"], ["distill", "between 0 and 1"]),
+        (["--pattern", "2:4"], ["ranks channels", "pattern 2:4"]),
+        (["--pattern", "2:4", "--macs", "0.5"], ["--macs and --pattern"]),
+        (["--pattern", "4"], ["'4'"]),
+        (["--latency", "2"], ["--latency is 2.0", "at most 1"]),
+        (["--round-to", "0"], ["0"]),
+        (["--steps", "0"], ["steps is 0"]),
+        (["--samples", "0"], ["samples is 0"]),
+        (["--onnx", "small.pt"], ["--onnx", ".onnx"]),
+        (["--export", "small.onnx"], ["--export", ".pt2 or .ts"]),
+        (["--plot", "small.jpg"], ["--plot", ".png or .svg"]),
+        (["--scope", "row"], ["row", "channels"]),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    run: Run, spec: str, options: list[str], words: list[str]
+) -> None:
+    result = run("apply", "l1", spec, *options, "--quiet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("gp-prune: error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_long_passes_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with measuring(quiet=False, clock=lambda: now[0]) as done:
+        done(1, 9)
+        now[0] += SILENT_S
+        done(2, 9)
+        done(3, 9)
+        now[0] += SILENT_S
+        done(4, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "gp-prune: measured 2 of 9 batches", "gp-prune: measured 4 batches"
+    ]  # fmt: skip
+    with measuring(quiet=True, clock=lambda: now[0]) as done:
+        now[0] += SILENT_S
+        done(1, 9)
+    assert capsys.readouterr().err == ""

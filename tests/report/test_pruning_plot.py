@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gp_prune.application.prune import prune
+from gp_prune.errors import UserError
+from gp_prune.report.pruning_plot import plot_pruning
+
+pytest.importorskip("matplotlib")
+
+
+def report(depth: int, **budget: float) -> dict[str, Any]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(6, 6) for _ in range(depth)]
+    metric = "l1" if "channels" in budget else "magnitude"
+    pruned = prune(nn.Sequential(*layers), metric, torch.zeros(1, 6), **budget)
+    found: dict[str, Any] = json.loads(json.dumps(pruned.report(model="a $mine$ <&>")))
+    return found
+
+
+def texts(path: Path) -> list[str]:
+    root = xml.etree.ElementTree.parse(path).getroot()
+    return ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+@pytest.mark.parametrize("depth", [1, 5, 60])
+def test_every_layer_and_total_is_named(tmp_path: Path, depth: int) -> None:
+    told = report(depth, channels=0.5) if depth > 1 else report(1, params=0.5)
+    told["achieved"]["latency"] = 0.62
+    plot_pruning(told, tmp_path / "plot.svg")
+    words = texts(tmp_path / "plot.svg")
+    assert {"MACs", "parameters", "latency", "kept", "removed"} <= set(words)
+    assert "a $mine$ <&> pruned by " + told["metric"] in words
+    for row in told["layers"]:
+        if row["channels"]:
+            assert row["layer"] in words
+    if depth > 1:
+        assert words.count("3 of 6") == depth - 1 and words.count("6 of 6") == 1
+
+
+def test_many_layers_make_a_taller_picture_of_one_width(tmp_path: Path) -> None:
+    sizes = []
+    for depth in (5, 60):
+        plot_pruning(report(depth, channels=0.5), tmp_path / "plot.png")
+        sizes.append(size(tmp_path / "plot.png"))
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[1][1] - sizes[0][1] > 55 * 25  # pixels for each layer more
+
+
+def test_the_same_report_gives_the_same_file(tmp_path: Path) -> None:
+    told = report(3, params=0.4)
+    for suffix in ("png", "svg", "pdf"):
+        first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
+        plot_pruning(told, first)
+        plot_pruning(told, second)
+        assert first.read_bytes() == second.read_bytes()
+    assert "weights and biases" in texts(tmp_path / "first.svg")
+
+
+def test_what_cannot_be_drawn_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = report(3, channels=0.5)
+    with pytest.raises(UserError, match=r"must end with one of \.png"):
+        plot_pruning(told, tmp_path / "plot.jpg")
+    with pytest.raises(UserError, match="no layers"):
+        plot_pruning({**told, "layers": []}, tmp_path / "plot.png")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        plot_pruning(told, tmp_path / "file" / "plot.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'gp-prune\[plot\]'"):
+        plot_pruning(told, tmp_path / "plot.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
