@@ -145,7 +145,21 @@ class Archive:
         """The candidates that were tried in full."""
         return [c for c in self._by_text.values() if c.rung == self.top and not c.reason]
 
-    def front(self, count: int | None = None) -> list[Candidate]:
-        """The Pareto front of the candidates that were tried in full, thinned to ``count``."""
-        front = pareto_front(self.complete())
-        return front if count is None else thinned(front, count)
+    def front(self) -> list[Candidate]:
+        """The Pareto front of the candidates that were tried in full."""
+        return pareto_front(self.complete())
+
+    def shortlist(self, count: int, readable: int) -> list[Candidate]:
+        """At most ``count`` candidates to compare in full: the front, thinned, by error.
+
+        Long formulas may crowd out all that a person can read. So at least a third are formulas of
+        at most ``readable`` nodes, if there are as many that no other such formula dominates.
+        """
+        front = self.front()
+        short = pareto_front(c for c in self.complete() if c.expression.size <= readable)
+        reserved = short[: count // 3]
+        chosen = thinned(front, count)
+        if sum(c.expression.size <= readable for c in chosen) < len(reserved):
+            kept = thinned([c for c in front if c not in reserved], count - len(reserved))
+            chosen = [*kept, *reserved]
+        return sorted(chosen, key=lambda c: (c.objectives[0], c.order))

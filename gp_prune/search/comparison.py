@@ -132,7 +132,7 @@ def contenders(
     """
     known = {canonical(m.expression): m for m in published if m.expression.axes is config.root}
     made = []
-    for candidate in archive.front(config.front_size):
+    for candidate in archive.shortlist(config.front_size, config.recommended_size):
         metric = known.get(candidate.expression)
         name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
         source = metric.source or metric.name if metric else ""

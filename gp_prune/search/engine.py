@@ -218,7 +218,7 @@ class Search:
         return survivors(list(best.values()), self.config.population)
 
     def _report(self, number: int) -> Generation:
-        front = self.archive.front(self.config.front_size)
+        front = self.archive.shortlist(self.config.front_size, self.config.recommended_size)
         if not front:
             raise UserError(self._nothing())
         volume = hypervolume(c.objectives for c in self.archive.front())

@@ -54,6 +54,24 @@ def test_thinned_front_is_a_part_with_the_least_error(
     assert kept[0] is front[0]
 
 
+@given(VECTORS, st.integers(1, 10), st.lists(st.booleans(), min_size=30, max_size=30))
+def test_the_shortlist_has_formulas_that_a_person_can_read(
+    vectors: list[tuple[float, float, float]], count: int, long: list[bool]
+) -> None:
+    """A third of it, if there are as many; the rest are of the front, the best of it first."""
+    primitives, archive = builtin_primitives(), Archive()
+    for number, (vector, wide) in enumerate(zip(vectors, long, strict=False)):
+        text = f"abs(add({number}, b))" if wide else f"add({number}, b)"
+        archive.add(Candidate(parse(text, primitives), vector, (text,)))
+    front, chosen = archive.front(), archive.shortlist(count, 3)
+    short = pareto_front(c for c in archive.complete() if c.expression.size <= 3)
+    readable = [c for c in chosen if c.expression.size <= 3]
+    assert len(chosen) == len({id(c) for c in chosen}) <= count
+    assert len(readable) >= min(count // 3, len(short))
+    assert all(c in front or c in short[: count // 3] for c in chosen)
+    assert any(c is front[0] for c in chosen)
+
+
 def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
     primitives = builtin_primitives()
     long = Candidate(parse("abs(abs(b))", primitives), (0.1, 0.2, 0.3), ("x",))
@@ -64,7 +82,7 @@ def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
 def test_a_candidate_that_ranks_nothing_never_reaches_the_front() -> None:
     archive = Archive()
     archive.add(candidate(1, WORST, reason="scores are constant"))
-    assert archive.front(5) == []
+    assert archive.front() == archive.shortlist(5, 25) == []
     assert (len(archive), archive.assessed) == (1, 0)
 
 
