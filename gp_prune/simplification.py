@@ -50,11 +50,14 @@ def simplified(
         time_limit: seconds after which the tree is given back as it is.
     """
     simplifier = _Simplifier(primitives, time.monotonic() + time_limit)
+    best = expression
     try:
-        found = simplifier.forms_of(expression).kept
+        # What a rule makes of two parts may be simplified in turn, until nothing is gained.
+        while simplifier.better(found := simplifier.forms_of(best).kept, best):
+            best = found
     except _OutOfTime:
         return expression
-    return found if simplifier.better(found, expression) else expression
+    return best
 
 
 class _Forms(NamedTuple):

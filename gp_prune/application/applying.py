@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from gp_prune.application.request import Request
@@ -19,7 +21,10 @@ from gp_prune.pruning import (
     measure,
     predict,
 )
-from gp_prune.pruning.modules import Forward, tensors_of
+from gp_prune.pruning.modules import Forward, evaluation, run, seed_generators, tensors_of
+
+_TOLERANCE = 1e-3
+"""Largest difference of masked and compact outputs, as a share of the largest output."""
 
 
 def first_cost(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> Cost:
@@ -51,7 +56,7 @@ def apply(
     """The pruned copy and its cost.
 
     Raises:
-        UserError: the network costs something else than was planned.
+        UserError: the network costs or computes something else than was planned.
     """
     inputs, forward_fn = request.inputs, request.forward_fn
     if request.mode == "compact":
@@ -64,9 +69,10 @@ def apply(
                 f"the pruned network has {after.macs} MACs and {after.params} parameters where "
                 f"{predicted[0]} and {predicted[1]} were planned; use mode 'mask' for this network"
             )
+        if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
+            _check_equal(_masked(model, plan, architecture), smaller, request)
         return smaller, after
-    masked = copy.deepcopy(model)
-    mask(masked, plan, architecture)
+    masked = _masked(model, plan, architecture)
     nonzero = measure(masked, inputs, forward_fn=forward_fn).nonzero
     if isinstance(plan, ChannelPlan):
         macs, params = predict(architecture, plan.kept(architecture))
@@ -74,3 +80,35 @@ def apply(
     gone = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
     share = 1.0 if plan.achieved.macs is None else plan.achieved.macs
     return masked, Cost(round(share * before.macs), before.params - gone, nonzero)
+
+
+def _masked(
+    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture
+) -> nn.Module:
+    masked = copy.deepcopy(model)
+    mask(masked, plan, architecture)
+    return masked
+
+
+def _check_equal(masked: nn.Module, smaller: nn.Module, request: Request) -> None:
+    """Raise UserError unless removing the channels did what holding them at zero does.
+
+    Tracing tries this on one cut with random weights; this is the cut that is made.
+    """
+    outputs = []
+    for network in (masked, smaller):
+        with evaluation(network), torch.no_grad():
+            seed_generators(request.seed)
+            found = tensors_of(run(network, request.inputs, request.forward_fn))
+        outputs.append([tensor for tensor in found if tensor.is_floating_point()])
+    for one, other in zip(*outputs, strict=True):
+        if not one.numel() or not bool(one.isfinite().all()):
+            continue
+        scale = float(one.abs().amax()) or 1.0
+        share = float((one - other).abs().amax()) / scale if one.shape == other.shape else math.inf
+        if not share <= _TOLERANCE:
+            raise UserError(
+                "the network without the channels gives other outputs than with the channels at "
+                f"zero (they differ by {share:.2g} of the largest); it uses them in a way that "
+                "cannot be followed, so use mode 'mask', or ignore the layers concerned"
+            )

@@ -68,6 +68,7 @@ def calibration(
     seed: int = 0,
     data_root: str | Path | None = None,
     download: bool = False,
+    among: Tensor | None = None,
 ) -> Calibration:
     """Calibration samples that fit a network, chosen by seed.
 
@@ -85,6 +86,8 @@ def calibration(
         seed: decides which samples are taken.
         data_root: folder with torchvision's data sets; by default one in the user's cache folder.
         download: whether torchvision may fetch a missing data set.
+        among: (images,) numbers of the images that may be taken; all by default. Who judges the
+            pruned network on other images of the source gives those that are not judged on.
 
     Raises:
         UserError: the source is unknown, empty or unreadable, or does not fit the network.
@@ -98,7 +101,8 @@ def calibration(
         split = type(task.train)(*(part[chosen] for part in task.train))
         return Calibration(f"{task.name}, training split", _in_batches(*split), task.loss)
     images = fitting_images(loaded, source, data_root=data_root, download=download)
-    picked = _chosen(len(images.labels), samples, seed)
+    allowed = torch.arange(len(images.labels)) if among is None else among
+    picked = allowed[_chosen(len(allowed), samples, seed)]
     inputs = torch.stack([images.read(i) for i in picked.tolist()])
     labels = images.labels[picked]
     if task is not None and task.kind == "reconstruction":

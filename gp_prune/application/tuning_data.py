@@ -46,6 +46,8 @@ class TuningData:
         split: which these are: ``"test"``, or ``"validation"`` where there are no others.
         kind: what is measured.
         loss: ``loss(output, target)``, a mean over the batch.
+        train_images: (images,) numbers of the images of ``train`` in their source, from which
+            calibration samples may come; None where the data are no images of a source.
     """
 
     name: str
@@ -55,6 +57,7 @@ class TuningData:
     split: SplitName
     kind: Measure
     loss: Loss
+    train_images: Tensor | None = None
 
 
 def tuning_data(
@@ -98,14 +101,14 @@ def tuning_data(
         return _of_task(loaded.task, samples, seed)
     images = fitting_images(loaded, source, data_root=data_root, download=download)
     repeats = loaded.task is not None and loaded.task.kind == "reconstruction"
-    train, validation = (
-        _ImageSource(images, part, repeats)
-        for part in split_indices(len(images.labels), share, seed, images.labels, most=samples)
-    )
+    parts = split_indices(len(images.labels), share, seed, images.labels, most=samples)
+    train, validation = (_ImageSource(images, part, repeats) for part in parts)
     loss: Loss = loaded.task.loss if loaded.task else cross_entropy
     check_labels(loaded, Calibration(images.name, (Batch((), labels=images.labels),), loss))
     kind: Measure = "mse" if repeats else "error"
-    return TuningData(images.name, train, validation, lambda: validation, "validation", kind, loss)
+    return TuningData(
+        images.name, train, validation, lambda: validation, "validation", kind, loss, parts[0]
+    )
 
 
 def own_data(

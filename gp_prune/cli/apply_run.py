@@ -16,7 +16,7 @@ from gp_prune.application.prune import needs_data, prune
 from gp_prune.application.result import PrunedModel
 from gp_prune.application.saving import check_folder, save_pruned
 from gp_prune.application.tuning import tune_pruned
-from gp_prune.application.tuning_data import tuning_data
+from gp_prune.application.tuning_data import TuningData, tuning_data
 from gp_prune.cli.apply_request import Request
 from gp_prune.errors import UserError
 from gp_prune.layer import LOSS_NEEDS
@@ -58,7 +58,8 @@ def run(
         data_root=request.data_root,
         download=request.download,
     )
-    data = _calibration(request, metric, loaded)
+    judging = _tuning_data(request, loaded)
+    data = _calibration(request, metric, loaded, judging)
     conventions = metric.conventions
     if request.scope is not None:
         conventions = replace(conventions, scope=request.scope)
@@ -81,8 +82,8 @@ def run(
         progress=request.tell,
         batch_progress=batches_done,
     )
-    if request.judges(has_task=loaded.task is not None):
-        pruned = _tuned(request, loaded, pruned, settings)
+    if judging is not None:
+        pruned = _tuned(request, loaded, pruned, settings, judging)
     origin = {"weights": loaded.origin, "data": data.name, "saved": request.out}
     report = {**pruned.report(model=request.model), **origin}
     return {**report, "exports": _written(request, loaded, pruned, report)}
@@ -105,10 +106,29 @@ def _settings(request: Request) -> FineTuning | None:
     )
 
 
-def _calibration(request: Request, metric: Metric, loaded: LoadedModel) -> Any:
-    """Calibration data if the metric measures anything, otherwise none."""
+def _tuning_data(request: Request, loaded: LoadedModel) -> TuningData | None:
+    """What the network is tuned and judged on, if it is."""
+    if not request.judges(has_task=loaded.task is not None):
+        return None
+    return tuning_data(
+        loaded,
+        request.data,
+        samples=request.tuning_samples,
+        seed=request.seed,
+        data_root=request.data_root,
+        download=request.download,
+    )
+
+
+def _calibration(
+    request: Request, metric: Metric, loaded: LoadedModel, judging: TuningData | None
+) -> Any:
+    """Calibration data if the metric measures anything, otherwise none.
+
+    Images on which the network is judged decide nothing about the cut.
+    """
     if not needs_data(metric):
-        if request.data is not None and not request.judges(has_task=loaded.task is not None):
+        if request.data is not None and judging is None:
             request.tell(f"{metric.name} measures nothing, so --data is not read")
         return NO_DATA
     if request.data is not None or loaded.task is not None:
@@ -120,6 +140,7 @@ def _calibration(request: Request, metric: Metric, loaded: LoadedModel) -> Any:
         seed=request.seed,
         data_root=request.data_root,
         download=request.download,
+        among=None if judging is None else judging.train_images,
     )
     if metric.needs & LOSS_NEEDS:
         check_labels(loaded, data)
@@ -127,16 +148,12 @@ def _calibration(request: Request, metric: Metric, loaded: LoadedModel) -> Any:
 
 
 def _tuned(
-    request: Request, loaded: LoadedModel, pruned: PrunedModel, settings: FineTuning | None
+    request: Request,
+    loaded: LoadedModel,
+    pruned: PrunedModel,
+    settings: FineTuning | None,
+    data: TuningData,
 ) -> PrunedModel:
-    data = tuning_data(
-        loaded,
-        request.data,
-        samples=request.tuning_samples,
-        seed=request.seed,
-        data_root=request.data_root,
-        download=request.download,
-    )
     tuned, _ = tune_pruned(
         pruned,
         loaded.model,

@@ -131,9 +131,11 @@ def _is_plain(parameter: nn.Parameter) -> bool:
 
 
 def _private_copy(model: nn.Module) -> nn.Module:
-    # The numbers are shared, which nothing writes to: random ones take their place.
-    shared = {id(p): nn.Parameter(p.detach(), False) for p in model.parameters() if _is_plain(p)}
-    private = copy.deepcopy(model, {**shared})
+    # Own numbers: a network may write to its parameters when it runs, as codebooks do.
+    own = {
+        id(p): nn.Parameter(p.detach().clone(), False) for p in model.parameters() if _is_plain(p)
+    }
+    private = copy.deepcopy(model, {**own})
     for parameter in private.parameters():
         # Torch-Pruning walks the autograd graph and loses everything behind frozen weights.
         parameter.requires_grad_(parameter.is_floating_point())

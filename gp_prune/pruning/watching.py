@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -192,6 +193,10 @@ class _NoDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class TraceWarning(UserWarning):
+    """Something of a network could not be followed."""
+
+
 def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran: Any) -> bool:
     """Whether layers that stand idle in evaluation mode run in training mode.
 
@@ -200,6 +205,9 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
         inputs: the example batch.
         forward_fn: how to run the model.
         ran: names of the layers that run in evaluation mode.
+
+    Warns:
+        TraceWarning: layers stand idle, and the model does not run in training mode.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, Prunable)]
     idle = {name for name in layers if not ran[name]}
@@ -209,6 +217,14 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
     try:
         with torch.no_grad():
             watch(model, inputs)
-    except Exception:  # in training mode it may want targets, larger maps or anything else
+    except Exception as error:  # in training mode it may want targets, larger maps, or anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"layers that stand idle in evaluation mode ({', '.join(sorted(idle))}) are not "
+            f"followed, because the network does not run in training mode on these inputs "
+            f"({reason}); if they read channels that are cut, it cannot be trained afterwards",
+            TraceWarning,
+            stacklevel=2,
+        )
         return False
     return any(watch.positions[name] for name in idle)

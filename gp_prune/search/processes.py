@@ -147,8 +147,13 @@ class Processes:
             with self._lock:
                 self._all.discard(worker)
             raise
-        except BaseException:
+        except Exception:  # what was called raised it, so the answer is complete
             self._back(worker)
+            raise
+        except BaseException:  # its answer may still be on the way, and would be taken for another
+            with self._lock:
+                self._all.discard(worker)
+            worker.end()
             raise
         self._back(worker)
 

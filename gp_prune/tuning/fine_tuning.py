@@ -271,6 +271,9 @@ class _Run:
             "dense network": tensor_digest(teacher.parameters()) if teacher else None,
             "training data": fingerprint(self.data),
             "validation data": fingerprint(checked),
+            "loss": _name(self.objective.loss),
+            "measure": _name(self.error),
+            "way to run": _name(self.objective.forward),
         }
 
     def snapshot(self) -> disk.Snapshot:
@@ -285,6 +288,12 @@ class _Run:
             for name, tensor in part.items()
         }
         return disk.Snapshot(self.history, tensors)
+
+
+def _name(function: Any) -> str:
+    """What tells a function apart: its module and name, or those of its class."""
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    return f"{owner.__module__}.{owner.__qualname__}"
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

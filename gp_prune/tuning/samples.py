@@ -16,6 +16,9 @@ from gp_prune.statistics import Batch, Inputs
 from gp_prune.statistics.batches import batch_size, mapped
 from gp_prune.tuning.steps import equal_parts
 
+_FEW = 16
+"""Samples by which lazily read data is told apart."""
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -147,15 +150,20 @@ def _checked(batch: Any) -> Batch:
 
 
 def fingerprint(data: Data | None) -> str:
-    """Tells data apart as far as that is cheap: contents in memory, or else the number of parts."""
+    """Tells data apart: by contents in memory, by number and first samples, or by number alone.
+
+    Batches are not looked into, because to read one may change what the next pass gives.
+    """
     if data is None:
         return "none"
     if isinstance(data, Samples):
         parts: list[Tensor] = []
-        mapped(parts.append, (data.inputs, data.target))
+        mapped(parts.append, (data.inputs, data.target, data.labels))
         return f"{len(data)} samples {tensor_digest(parts)[:16]}"
     if isinstance(data, Source):
-        return f"{len(data)} samples"
+        first: list[Tensor] = []
+        mapped(first.append, tuple(data.take(torch.arange(min(len(data), _FEW)))))
+        return f"{len(data)} samples that begin with {tensor_digest(first)[:16]}"
     return f"{length_hint(data, 0)} batches"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gp_prune.application.data import calibration
+from gp_prune.application.data import calibration, fitting_images
 from gp_prune.application.models import LoadedModel, load_model
 from gp_prune.application.tuning_data import (
     LEAST_SAMPLES,
@@ -150,3 +150,17 @@ def test_own_data_by_default() -> None:
         own_data((inputs[:20], labels[:20]))
     with pytest.raises(UserError, match="no batch"):
         own_data([])
+
+
+def test_images_that_are_judged_on_calibrate_nothing(tmp_path: Path) -> None:
+    """Calibration samples come from the images that are trained on."""
+    loaded = LoadedModel("own", nn.Flatten(), torch.zeros(1, 1, 8, 8))
+    data = tuning_data(loaded, "digits", samples=200, seed=3)
+    assert data.train_images is not None
+    found = calibration(loaded, "digits", samples=100, seed=3, among=data.train_images)
+    whole = fitting_images(loaded, "digits")
+    trained = {whole.read(index).numpy().tobytes() for index in data.train_images.tolist()}
+    seen = [image.numpy().tobytes() for batch in found.batches for image in batch.inputs]
+    assert len(seen) == 100
+    assert set(seen) <= trained
+    assert len(trained) >= 150  # digits are hardly ever the same

@@ -53,8 +53,15 @@ def test_the_help_says_which_rule_makes_runs_differ(run: Callable[..., Result]) 
         assert option in text
 
 
+# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
+LISTENING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gp_prune.cli import main; main(sys.argv[1:])"
+)
+
+
 def command(*options: object) -> list[str]:
-    return [sys.executable, "-m", "gp_prune.cli", "evolve", *map(str, options)]
+    return [sys.executable, "-c", LISTENING, "evolve", *map(str, options)]
 
 
 @pytest.mark.slow
@@ -67,16 +74,19 @@ def test_an_interrupt_leaves_the_front_so_far(
     settings.write_text(SMALL.to_toml().replace("generations = 3", "generations = 400"))
     folder = tmp_path / "run"
     options = ["--config", settings, "--out", folder, "--cache-dir", task_cache, "--workers", 2]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command(*options, "--quiet", *(["--json"] if as_json else [])),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while not (folder / "front.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 240
+            while not (folder / "front.csv").exists():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     (sentence,) = errors.splitlines()
     assert sentence.startswith("gp-prune: interrupted after generation ")

@@ -26,6 +26,7 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.modules import tensors_of
 from gp_prune.pruning.plan import Achieved
+from gp_prune.pruning.watching import TraceWarning
 from gp_prune.vision import TorchvisionWarning, import_torchvision
 
 IMAGES = torch.zeros(2, 3, 6, 6)
@@ -93,7 +94,8 @@ class TestAuxiliaryHead:
 
     def test_one_that_cannot_run_is_left_out(self):
         """In training mode this network wants a target, which the example inputs lack."""
-        architecture = trace(WithHead(targets=True), IMAGES)
+        with pytest.warns(TraceWarning, match=r"\(side.0, side.2\) are not followed"):
+            architecture = trace(WithHead(targets=True), IMAGES)
         sides = {slot.module for group in architecture.groups for slot in group.slots}
         assert sides == {"stem.0", "stem.1", "rest.0", "rest.2"}
 
