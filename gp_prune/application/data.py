@@ -19,6 +19,7 @@ from gp_prune.errors import UserError
 from gp_prune.pruning.modules import evaluation, run
 from gp_prune.statistics import Batch, Loss
 from gp_prune.tasks.data import DATA_SETS, load_data
+from gp_prune.tuning.distillation import main_output
 from gp_prune.vision import import_torchvision
 
 _BATCH_SIZE = 32
@@ -107,7 +108,7 @@ def calibration(
     labels = images.labels[picked]
     if task is not None and task.kind == "reconstruction":
         return Calibration(images.name, _in_batches(inputs, inputs, labels), task.loss)
-    loss = task.loss if task else functional.cross_entropy
+    loss = task.loss if task else cross_entropy
     return Calibration(images.name, _in_batches(inputs, labels, labels), loss)
 
 
@@ -143,6 +144,11 @@ def check_samples(samples: int) -> None:
         raise UserError(f"the number of samples is {samples}; it must be at least 1")
 
 
+def cross_entropy(output: Any, target: Tensor) -> Tensor:
+    """Mean cross entropy, in nats, of the main output of a network."""
+    return functional.cross_entropy(main_output(output), target)
+
+
 def check_labels(loaded: LoadedModel, data: Calibration) -> None:
     """Raise UserError unless cross entropy can compare the network's outputs with the labels.
 
@@ -151,12 +157,11 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> None:
     if data.loss is None or (loaded.task and loaded.task.kind == "reconstruction"):
         return
     with evaluation(loaded.model), torch.no_grad():
-        output = run(loaded.model, loaded.example_inputs)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(shape, tuple) or len(shape) != 2:
+        shape = tuple(main_output(run(loaded.model, loaded.example_inputs)).shape)
+    if len(shape) != 2:
         raise UserError(
-            f"the output of {loaded.name!r} is {shape}, but gradients need cross entropy over an "
-            "output (samples, classes); use a metric without gradients, or prune() with a loss"
+            f"the output of {loaded.name!r} has shape {shape}, but labels are compared with an "
+            "output (samples, classes); use prune() and tune_pruned() with a loss of your own"
         )
     largest = max(int(batch.labels.max()) for batch in data.batches if batch.labels is not None)
     if largest >= shape[1]:

@@ -17,6 +17,7 @@ from gp_prune.application.data import (
     as_batch,
     check_labels,
     check_samples,
+    cross_entropy,
     fitting_images,
 )
 from gp_prune.application.evaluation import Measure, SplitName
@@ -142,11 +143,6 @@ def own_data(
     return TuningData(
         name, train, validation, lambda: validation, "validation", kind, loss or default
     )
-
-
-def cross_entropy(output: Any, target: Tensor) -> Tensor:
-    """Mean cross entropy, in nats, of the main output of a network."""
-    return functional.cross_entropy(main_output(output), target)
 
 
 def mean_squared_error(output: Any, target: Tensor) -> Tensor:

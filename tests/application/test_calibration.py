@@ -134,7 +134,7 @@ def test_labels_must_be_outputs() -> None:
     with pytest.raises(UserError, match="labels up to 9, but 'mine' has 4 outputs"):
         check_labels(loaded(outputs=4), data)
     maps = LoadedModel("maps", nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 12, 10))
-    with pytest.raises(UserError, match=r"\(1, 4, 10, 8\).*cross entropy"):
+    with pytest.raises(UserError, match=r"\(1, 4, 10, 8\).*labels are compared"):
         check_labels(maps, data)
 
 

@@ -93,6 +93,28 @@ def test_fine_tuning_goes_on_from_its_checkpoint(run: Run, spec: str, tmp_path: 
     assert tuned("kept") == first == tuned("other")
 
 
+def test_a_network_that_returns_a_dictionary(run: Run, tmp_path: Path) -> None:
+    """Its entry ``logits`` is what labels are compared with, in scoring and in tuning."""
+    wrapped = (
+        MODULE.replace("return model.eval(),", "return Named(model).eval(),")
+        + """
+class Named(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return {"logits": self.inner(x)}
+"""
+    )
+    (tmp_path / "named.py").write_text(wrapped)
+    report = report_of(
+        run("apply", "taylor_weights", f"{tmp_path}/named.py:build", "--data", "digits",
+            "--epochs", 1, "--tuning-samples", 200, "--json")
+    )  # fmt: skip
+    assert report["quality"]["tuned"] is not None
+
+
 def test_everything_that_is_written(run: Run, spec: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     names = {"--onnx": "small.onnx", "--export": "small.pt2", "--plot": "small.png"}
