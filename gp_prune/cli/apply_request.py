@@ -68,6 +68,10 @@ class Request:
             raise UserError(f"--epochs is {self.epochs}; it must be at least 1, or be left out")
         if self.epochs is None and self.checkpoint is not None:
             raise UserError("--checkpoint keeps a fine-tuning; give --epochs, too")
+        for option in ("lr", "weight_decay", "warm_up", "distill", "patience"):
+            if self.epochs is None and getattr(self, option):
+                name = option.replace("_", "-")
+                raise UserError(f"--{name} is one of fine-tuning; give --epochs, too")
         if self.judge is False and self.epochs is not None:
             raise UserError("--epochs judges each epoch; leave out --no-judge")
         for option, endings in (("onnx", [".onnx"]), ("export", [".pt2", ".ts"]),

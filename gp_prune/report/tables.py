@@ -246,8 +246,8 @@ def _remarks(report: Mapping[str, Any], by_weight: bool) -> list[str]:
         kind = report["asked"]["kind"]
         missed = abs(report["achieved"][kind] - report["asked"]["keep"])
         remarks.append(
-            f"The budget is missed by {100 * missed:.1f} percentage points: with this ranking no "
-            "cut comes nearer."
+            f"The budget is missed by {100 * missed:.1f} percentage points: no cut comes nearer "
+            "with this ranking and what the table says is kept whole."
         )
     if not report["faster"]:
         held = "zeros among the weights" if by_weight else "channels at zero"

@@ -155,6 +155,8 @@ def test_a_pattern_of_weights(run: Run, spec: str) -> None:
         (["--epochs", "2"], ["need data", "--data"]),
         (["--judge"], ["need data", "--data"]),
         (["--checkpoint", "kept"], ["--checkpoint", "--epochs"]),
+        (["--distill", "0.5"], ["--distill", "--epochs"]),
+        (["--weight-decay", "0.1"], ["--weight-decay", "--epochs"]),
         (["--epochs", "1", "--no-judge"], ["--no-judge"]),
         (["--epochs", "1", "--lr", "-1"], ["learning_rate", "-1"]),
         (["--epochs", "1", "--optimiser", "adam"], ["'adam'", "'adamw'"]),
