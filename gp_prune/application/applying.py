@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gp_prune.application.request import Request
 from gp_prune.errors import UserError
@@ -21,6 +21,7 @@ from gp_prune.pruning import (
     measure,
     predict,
 )
+from gp_prune.pruning.masking import set_to_zero
 from gp_prune.pruning.modules import Forward, evaluation, run, seed_generators, tensors_of
 
 _TOLERANCE = 1e-3
@@ -40,9 +41,16 @@ def first_cost(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> Cos
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "give the shape of its inputs with --input-shape (example_inputs)"
+        if forward_fn is not None:
+            remedy = "give example_inputs that forward_fn can run it on"
+        elif not isinstance(inputs, Tensor):
+            remedy = (
+                "give example_inputs that it can be called with, or forward_fn, which runs it on "
+                "them, to gp_prune.prune()"
+            )
         raise UserError(
-            f"the network does not run on inputs of shape {shapes} ({reason}); give the shape of "
-            "its inputs with --input-shape (example_inputs)"
+            f"the network does not run on inputs of shape {shapes} ({reason}); {remedy}"
         ) from error
 
 
@@ -70,7 +78,7 @@ def apply(
                 f"{predicted[0]} and {predicted[1]} were planned; use mode 'mask' for this network"
             )
         if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
-            _check_equal(_masked(model, plan, architecture), smaller, request)
+            _check_equal(_zeroed(model, plan, architecture), smaller, request)
         return smaller, after
     masked = _masked(model, plan, architecture)
     nonzero = measure(masked, inputs, forward_fn=forward_fn).nonzero
@@ -88,6 +96,13 @@ def _masked(
     masked = copy.deepcopy(model)
     mask(masked, plan, architecture)
     return masked
+
+
+def _zeroed(model: nn.Module, plan: ChannelPlan, architecture: Architecture) -> nn.Module:
+    """What a masked network computes, without the memory that masks take."""
+    zeroed = copy.deepcopy(model)
+    set_to_zero(zeroed, architecture.entries(plan.removed))
+    return zeroed
 
 
 def _check_equal(masked: nn.Module, smaller: nn.Module, request: Request) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,64 +199,6 @@ def fitted(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
     )[0]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[:, top : top + height, left : left + width].contiguous()
-
-
-class Batches:
-    """The items of a data loader as batches, every time anew."""
-
-    def __init__(self, data: Iterable[Any]) -> None:
-        """Convert the items of ``data``, which can be iterated again."""
-        self._data = data
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Convert one item after the other."""
-        return map(as_batch, self._data)
-
-    def __length_hint__(self) -> int:
-        """How many there are; 0 where the data does not tell."""
-        return length_hint(self._data, 0)
-
-
-def as_batches(data: Iterable[Any]) -> Iterable[Batch]:
-    """Items of a data loader as batches (see :func:`as_batch`).
-
-    What can be iterated again and again still can, and tells its length if it did.
-
-    Raises:
-        UserError: when an item is reached that is no batch.
-    """
-    return map(as_batch, data) if isinstance(data, Iterator) else Batches(data)
-
-
-def as_batch(item: Any) -> Batch:
-    """One item of a data loader as a batch.
-
-    A :class:`Batch` stays as it is; a pair ``(inputs, target)`` becomes one, whose labels are the
-    target where that is one integer per sample; a tensor is inputs alone. A dictionary is the
-    named arguments of the model, and the target, too, so that the loss can look up what it needs.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if isinstance(item, Batch):
-        return item
-    if isinstance(item, Tensor):
-        return Batch(item)
-    if isinstance(item, Mapping):
-        return Batch(dict(item), dict(item))
-    if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Tensor | Mapping):
-        inputs, target = item
-        inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-        return Batch(inputs, target, target if _are_labels(target) else None)
-    raise UserError(
-        f"the data yields {type(item).__name__}; it must yield Batch, (inputs, target), a "
-        "dictionary of arguments or a tensor of inputs"
-    )
-
-
-def _are_labels(target: Any) -> bool:
-    """Whether a target is one integer per sample."""
-    return isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()
 
 
 def _chosen(count: int, samples: int, seed: int) -> Tensor:

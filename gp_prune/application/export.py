@@ -68,7 +68,7 @@ def export_onnx(
         UserError: the extra ``onnx`` is not installed, the network cannot be exported, the
             outputs differ by more than :data:`TOLERANCE`, or the file cannot be written.
     """
-    runtime = _onnx_modules()[-1]
+    runtime = onnx_modules()[-1]
     model, inputs = _plain(network, forward_fn), _on_cpu(example_inputs)
     with _exporting("ONNX"):
         args, kwargs = _arguments(model, inputs)
@@ -140,7 +140,8 @@ class _Called(nn.Module):
         return self._function(self.model, inputs)
 
 
-def _onnx_modules() -> list[Any]:
+def onnx_modules() -> list[Any]:
+    """The packages of the extra ``onnx``; UserError says how to install them."""
     try:
         return [importlib.import_module(name) for name in _EXTRA]
     except ImportError as error:

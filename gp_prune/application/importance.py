@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune.application.data import as_batches
+from gp_prune.application.batches import as_batches
 from gp_prune.application.request import checked_data, example_batch
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError

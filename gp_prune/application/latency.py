@@ -7,7 +7,7 @@ reported is the median of the ratios of neighbouring turns, from which the drift
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gp_prune.application.request import Request
 from gp_prune.application.scoring import chosen_channels
-from gp_prune.application.steps import Choose
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, Latency, compact
 from gp_prune.pruning.cost import summary, timed_pass
@@ -103,43 +102,53 @@ def compare(
     return Turns(summary(times[False], inputs), summary(times[True], inputs), median, lower, upper)
 
 
-def to_latency(model: nn.Module, request: Request) -> Choose:
-    """Chooses so many channels that a share of the time of ``model`` is kept.
+class ToLatency:
+    """Chooses so many channels that a share of the time of a network is kept.
 
     The cuts are those of budgets of MACs, from one channel per group to the whole network, and
     the one whose measured time is nearest to the share is found by bisection.
 
-    Args:
-        model: the original network.
-        request: what is asked.
+    Attributes:
+        floor: share of the time that the smallest network takes, once it was measured.
     """
 
-    def choose(
-        current: nn.Module, now: Architecture, scores: Mapping[str, Tensor], share: float
+    def __init__(self, model: nn.Module, request: Request) -> None:
+        """Prepare.
+
+        Args:
+            model: the original network.
+            request: what is asked.
+        """
+        self._model, self._request = model, request
+        self.floor: float | None = None
+
+    def __call__(
+        self, current: nn.Module, now: Architecture, scores: Mapping[str, Tensor], share: float
     ) -> ChannelPlan:
-        return _search(model, current, now, scores, share, request)
+        """The channels that go; UserError if the share cannot be reached."""
+        request = self._request
 
-    return choose
+        def cut(keep: float) -> tuple[ChannelPlan, float]:
+            plan = chosen_channels(now, scores, request, Budget("macs", keep))
+            candidate = compact(current, plan, now)
+            forward_fn = request.forward_fn
+            times = compare(
+                self._model, candidate, request.inputs, turns=SEARCH_TURNS, forward_fn=forward_fn
+            )
+            return plan, times.share
+
+        smallest = cut(_LEAST)
+        self.floor = smallest[1]
+        return _nearest(cut, smallest, share)
 
 
-def _search(
-    model: nn.Module,
-    current: nn.Module,
-    now: Architecture,
-    scores: Mapping[str, Tensor],
+def _nearest(
+    cut: Callable[[float], tuple[ChannelPlan, float]],
+    smallest: tuple[ChannelPlan, float],
     share: float,
-    request: Request,
 ) -> ChannelPlan:
-    def cut(keep: float) -> tuple[ChannelPlan, float]:
-        plan = chosen_channels(now, scores, request, Budget("macs", keep))
-        candidate = compact(current, plan, now)
-        times = compare(
-            model, candidate, request.inputs, turns=SEARCH_TURNS, forward_fn=request.forward_fn
-        )
-        return plan, times.share
-
     low, high = 0.0, 1.0
-    best, found = cut(_LEAST)
+    best, found = smallest
     if found > share + _CLOSE:
         raise UserError(
             f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "

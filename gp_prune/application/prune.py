@@ -10,28 +10,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from gp_prune.application.applying import apply, first_cost
-from gp_prune.application.latency import compare, to_latency
+from gp_prune.application.applying import first_cost
+from gp_prune.application.latency import compare
+from gp_prune.application.making import made
 from gp_prune.application.request import (
     LATENCY,
     MODES,
+    RATIO,
     Request,
     checked_budget,
     checked_data,
     checked_mode,
+    checked_options,
     checked_steps,
     example_batch,
-    ignoring,
     matching_layers,
     needs_data,
     say_nothing,
 )
 from gp_prune.application.result import PrunedModel
 from gp_prune.application.rows import layer_rows
-from gp_prune.application.steps import planned, to_budget
 from gp_prune.conventions import Conventions
 from gp_prune.metric import Metric
-from gp_prune.pruning import Architecture, Pattern, trace
+from gp_prune.pruning import Pattern
 from gp_prune.pruning.attention import open_attention
 from gp_prune.pruning.modules import Forward, tensors_of
 from gp_prune.statistics import Loss, Progress
@@ -47,6 +48,7 @@ def prune(
     *,
     data: Iterable[Any] = (),
     loss: Loss | None = None,
+    ratio: float | None = None,
     channels: float | None = None,
     macs: float | None = None,
     params: float | None = None,
@@ -68,9 +70,10 @@ def prune(
 ) -> PrunedModel:
     """A pruned copy of a network; the network itself is not changed.
 
-    Exactly one of ``channels``, ``macs``, ``params`` and ``latency`` says which share is kept. A
-    metric of single weights takes ``params``, the share of the weights of all layers, or ``macs``,
-    the share that is left when zeros cost nothing, or a ``pattern`` in place of a budget.
+    Exactly one of ``channels``, ``macs``, ``params`` and ``latency`` says which share is kept, or
+    ``ratio`` which share of the channels or weights goes. A metric of single weights takes
+    ``params``, the share of the weights of all layers, or ``macs``, the share that is left when
+    zeros cost nothing, or a ``pattern`` in place of a budget.
 
     Args:
         model: any network that ``copy.deepcopy`` can copy.
@@ -81,6 +84,7 @@ def prune(
             :class:`~gp_prune.statistics.Batch`, pairs (inputs, target), dictionaries of named
             arguments (which the loss gets, too), or inputs alone.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
+        ratio: share that is removed, of the channels that may be cut, or of the weights.
         channels: share of the channels that may be cut.
         macs: share of the MACs of the network.
         params: share of the parameters of the network.
@@ -113,9 +117,13 @@ def prune(
     """
     metric = Metric.load(metric) if isinstance(metric, str) else metric
     pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
-    shares = {"channels": channels, "macs": macs, "params": params, LATENCY: latency}
+    shares = {
+        RATIO: ratio, "channels": channels, "macs": macs, "params": params, LATENCY: latency
+    }  # fmt: skip
     kind, keep = checked_budget(metric, shares, pattern)
     checked_steps(steps, pattern)
+    conventions = conventions or metric.conventions
+    conventions.check_granularity(metric.granularity)
     if device is not None and torch.device(device) != device_of(model):
         model = copy.deepcopy(model).to(device)
     model = open_attention(model)
@@ -128,10 +136,10 @@ def prune(
         inputs=example_batch(example_inputs, device_of(model)),
         data=checked_data(metric, data, steps),
         loss=loss,
-        conventions=conventions or metric.conventions,
+        conventions=conventions,
         interface=tuple(interface),
         ignore=matching_layers(model, ignore),
-        round_to=round_to,
+        round_to=checked_options(metric, round_to, cut_residual=cut_residual),
         cut_residual=cut_residual,
         pattern=pattern,
         forward_fn=forward_fn,
@@ -146,23 +154,20 @@ def _pruned(model: nn.Module, request: Request, *, time_it: bool) -> PrunedModel
     started = time.perf_counter()
     request.tell("counting the network")
     before = first_cost(model, request.inputs, request.forward_fn)
-    architecture = _traced(model, request)
-    timed = request.kind == LATENCY
-    choose = to_latency(model, request) if timed else to_budget(request)
-    plan, scores, steps = planned(model, architecture, request, choose)
-    request.tell("removing channels" if request.mode == "compact" else "setting masks")
-    smaller, after = apply(model, plan, architecture, request, before)
+    found = made(model, request, before)
+    architecture, (plan, scores, steps) = found.architecture, found.sequence
     times = None
+    timed = request.kind == LATENCY
     if timed or time_it:
         request.tell("timing the network before and after")
-        times = compare(model, smaller, request.inputs, forward_fn=request.forward_fn)
+        times = compare(model, found.model, request.inputs, forward_fn=request.forward_fn)
     return PrunedModel(
-        model=smaller,
+        model=found.model,
         plan=plan,
         mode=request.mode,
         before=before,
-        after=after,
-        rows=layer_rows(architecture, plan, scores, before, after, request.ignore),
+        after=found.after,
+        rows=layer_rows(architecture, plan, scores, before, found.after, request.ignore),
         seconds=time.perf_counter() - started,
         metric=request.metric.name,
         metric_digest=request.metric.digest,
@@ -177,16 +182,5 @@ def _pruned(model: nn.Module, request: Request, *, time_it: bool) -> PrunedModel
         steps=steps,
         times=times,
         latency=request.keep if timed else None,
+        latency_floor=found.floor,
     )
-
-
-def _traced(model: nn.Module, request: Request) -> Architecture:
-    request.tell("finding the channels that belong together")
-    architecture = trace(
-        model,
-        request.inputs,
-        interface=request.interface,
-        cut_residual=request.cut_residual,
-        forward_fn=request.forward_fn,
-    )
-    return architecture if request.by_weight else ignoring(architecture, request.ignore)

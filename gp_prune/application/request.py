@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gp_prune.application.batches import given_batches
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
 from gp_prune.layer import NEEDS
@@ -25,6 +26,8 @@ MODES = ("compact", "mask")
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
 LATENCY = "latency"
+RATIO = "ratio"
+"""What goes, of the channels or weights, in place of what stays."""
 _DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
 
 
@@ -89,13 +92,15 @@ def checked_budget(
 
     Args:
         metric: what ranks.
-        given: kind -> share, or None where that kind was not given.
+        given: kind -> share, or None where that kind was not given; all shares are kept but that
+            of the ratio, which goes.
         pattern: stands for a budget of weights.
 
     Raises:
         UserError: none or several, out of range, or of a kind that the metric cannot meet.
     """
     named = {kind: keep for kind, keep in given.items() if keep is not None}
+    ratio = named.get(RATIO)
     if pattern is not None:
         if metric.granularity != "weight":
             raise UserError(
@@ -110,7 +115,14 @@ def checked_budget(
     if len(named) != 1:
         *most, last = given
         said = " and ".join(named) or "none"
-        raise UserError(f"give exactly one of {', '.join(most)} and {last} to keep, not {said}")
+        raise UserError(f"give exactly one of {', '.join(most)} and {last}, not {said}")
+    if ratio is not None:
+        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < 1:
+            raise UserError(
+                f"ratio is {ratio!r}, the share to remove; it must be greater than 0 and less than "
+                "1"
+            )
+        return "params" if metric.granularity == "weight" else "channels", 1 - ratio
     kind, keep = named.popitem()
     check_share(kind, keep)
     if metric.granularity == "weight" and kind == "channels":
@@ -163,6 +175,24 @@ def checked_steps(steps: int, pattern: Pattern | None) -> int:
     return steps
 
 
+def checked_options(metric: Metric, round_to: Any, *, cut_residual: bool) -> int:
+    """The multiple of channels that every group keeps.
+
+    Raises:
+        UserError: it is no whole number of at least 1, or the metric ranks single weights, where
+            neither option means anything.
+    """
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise UserError(f"round_to is {round_to!r}; it must be a whole number of at least 1")
+    if metric.granularity == "weight" and (round_to > 1 or cut_residual):
+        option = "round_to" if round_to > 1 else "cut_residual"
+        raise UserError(
+            f"metric {metric.name!r} ranks single weights, and {option} is about channels; leave "
+            "it out, or use a metric of channels"
+        )
+    return round_to
+
+
 def needs_data(metric: Metric) -> bool:
     """Whether the metric measures anything on calibration data."""
     return bool(metric.needs & _DATA_NEEDS)
@@ -188,7 +218,8 @@ def checked_data(metric: Metric, data: Iterable[Any] | None, steps: int) -> Iter
             f"metric {metric.name!r} needs {what} (for {', '.join(operands)}); give calibration "
             "data with --data (data=...)"
         )
-    return list(data) if steps > 1 and isinstance(data, Iterator) else data
+    batches = given_batches(data)
+    return list(batches) if steps > 1 and isinstance(batches, Iterator) else batches
 
 
 def example_batch(example_inputs: Any, device: torch.device) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import nn
 
 from gp_prune.application.latency import Turns
+from gp_prune.application.remarks import remarks
 from gp_prune.application.rows import LayerRow
 from gp_prune.application.steps import Step
 from gp_prune.conventions import Conventions
@@ -69,6 +70,8 @@ class PrunedModel:
         steps: what each step aimed at and came to; one where the network was scored once.
         times: latency before and after, where it was measured.
         latency: share of the latency that was to be kept, where that was the budget.
+        latency_floor: share of the latency that the smallest network of this kind takes, where
+            that was measured.
         quality: how well the networks do their task, set by whoever measured it.
     """
 
@@ -92,6 +95,7 @@ class PrunedModel:
     steps: tuple[Step, ...] = ()
     times: Turns | None = None
     latency: float | None = None
+    latency_floor: float | None = None
     quality: Reportable | None = None
 
     @property
@@ -134,6 +138,11 @@ class PrunedModel:
         allowed = min(BUDGET_TOLERANCE, self.asked_share / 10)
         return abs(self.achieved_share - self.asked_share) <= allowed
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know besides the numbers, in sentences."""
+        return remarks(self)
+
     def report(self, *, model: str = "") -> dict[str, Any]:
         """Everything but the network and the plan, as a JSON object.
 
@@ -161,6 +170,8 @@ class PrunedModel:
             "before": self.before._asdict(),
             "after": self.after._asdict(),
             "steps": [step._asdict() for step in self.steps],
+            "latency_floor": self.latency_floor,
+            "remarks": list(self.remarks),
             "latency": None if self.times is None else self.times.to_json(),
             "quality": None if self.quality is None else self.quality.to_json(),
             "layers": [row._asdict() for row in self.rows],

@@ -9,7 +9,7 @@ import numpy as np
 
 from gp_prune.application.request import IGNORED
 from gp_prune.pruning import Architecture, ChannelPlan, Cost, LayerCost, WeightPlan
-from gp_prune.pruning.layer_cost import NORM, CostTable
+from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.scores import as_array
 from gp_prune.pruning.selection import tie_share
 
@@ -29,6 +29,7 @@ class LayerRow(NamedTuple):
         params_kept: parameters after; where single weights are pruned, those that stay.
         ties: share of the layer's scores that equal another; None where it has no scores.
         fixed: why no channel of it may go; empty where some may.
+        unit: what the channels are: ``"channels"``, or ``"heads"`` of an attention layer.
     """
 
     layer: str
@@ -40,6 +41,7 @@ class LayerRow(NamedTuple):
     params_kept: int
     ties: float | None
     fixed: str
+    unit: str = "channels"
 
 
 def layer_rows(
@@ -77,9 +79,9 @@ def layer_rows(
         ties = None if scores is None else tie_share(as_array(scores, layer.name).ravel())
         fixed = reasons.get(layer.name, "")
         channels, stay = layer.outputs.width(whole), layer.outputs.width(kept)
-        rows.append(
-            LayerRow(layer.name, channels, stay, macs, macs_kept, params, params_kept, ties, fixed)
-        )
+        costs = (macs, macs_kept, params, params_kept)
+        unit = "heads" if layer.kind == ATTENTION else "channels"
+        rows.append(LayerRow(layer.name, channels, stay, *costs, ties, fixed, unit))
     return (*rows, _rest(rows, before, after))
 
 

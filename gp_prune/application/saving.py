@@ -89,11 +89,16 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
         raise _unusable(target, error) from error
 
 
-def check_folder(folder: str | Path) -> Path:
+def check_folder(folder: str | Path, *, replace: bool = True) -> Path:
     """The folder to write into, with links followed.
 
+    Args:
+        folder: what a person named.
+        replace: whether an earlier output in it may go.
+
     Raises:
-        UserError: it holds something that :func:`save_pruned` did not write, or is no folder.
+        UserError: it holds something that :func:`save_pruned` did not write, or an output that is
+            not to be replaced, or is no folder.
     """
     target = Path(folder).expanduser().resolve()
     try:
@@ -107,6 +112,11 @@ def check_folder(folder: str | Path) -> Path:
             raise UserError(
                 f"output folder {str(folder)!r} holds {odd!r}, which is not of a pruned network; "
                 "name a new folder"
+            )
+        if names and not replace:
+            raise UserError(
+                f"output folder {str(folder)!r} holds an earlier pruned network; replace it with "
+                "--force, or name a new folder"
             )
     except OSError as error:
         raise _unusable(target, error) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from gp_prune.application.data import as_batches
+from gp_prune.application.batches import as_batches
 from gp_prune.application.request import Request
 from gp_prune.conventions import Conventions
 from gp_prune.primitive import Operand

@@ -23,6 +23,7 @@ from gp_prune.application.scoring import (
     layer_scores,
     scored_layers,
 )
+from gp_prune.application.wording import several
 from gp_prune.pruning import (
     Achieved,
     Architecture,
@@ -86,7 +87,7 @@ def planned(
     """
     one = "" if request.steps == 1 else f", {request.steps} times"
     layers = scored_layers(architecture, request)
-    request.tell(f"scoring {len(layers)} layers with {request.metric.name}{one}")
+    request.tell(f"scoring {several(len(layers), 'layer')} with {request.metric.name}{one}")
     if request.by_weight:
         return _planned_weights(model, architecture, request)
     return _planned_channels(model, architecture, request, choose)

@@ -14,6 +14,7 @@ from torch import nn
 from gp_prune.application.evaluation import Judged, Quality, judged
 from gp_prune.application.result import PrunedModel
 from gp_prune.application.tuning_data import TuningData
+from gp_prune.application.wording import several
 from gp_prune.errors import UserError
 from gp_prune.pruning import measure
 from gp_prune.pruning.modules import masked_parameters
@@ -77,22 +78,46 @@ def tune_pruned(
     states: dict[str, nn.Module] = {"dense": dense, "pruned": pruned.model}
     model = copy.deepcopy(pruned.model)
     if recalibration and batch_norms(model):
-        tell(f"measuring batch norms anew on {data.name}")
-        with seeded(0, device_of(model)):  # a data loader may shuffle
-            batches = _first(data.train, RECALIBRATION_SAMPLES)
-            recalibrate(model, batches, forward_fn=forward_fn)
+        _recalibrate(model, data, forward_fn, tell)
         states["recalibrated"] = model
     history: History | None = None
     if settings is not None:
         model = copy.deepcopy(model)
-        tell(f"fine-tuning for up to {settings.epochs} epochs on {data.name}")
+        tell(f"fine-tuning for up to {several(settings.epochs, 'epoch')} on {data.name}")
         held = _held(pruned, model)
         history = _tuned(model, dense, data, settings, held, forward_fn, checkpoint, tell)
         states["tuned"] = model
     tell(f"judging on the {data.split} samples of {data.name}")
     report = data.read_report()
     found = {name: _judged(state, report, data, forward_fn) for name, state in states.items()}
-    quality = Quality(
+    quality = _quality(found, data, settings, history)
+    (example,) = _first(report, 1)
+    inputs = to_device(example.inputs, device_of(model))
+    counted = measure(model, inputs, forward_fn=forward_fn).nonzero
+    after = pruned.after._replace(nonzero=counted)
+    return replace(pruned, model=model, after=after, quality=quality), quality
+
+
+def _recalibrate(
+    model: nn.Module,
+    data: TuningData,
+    forward_fn: Forward | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Measure the batch norms anew, in place."""
+    tell(f"measuring batch norms anew on {data.name}")
+    with seeded(0, device_of(model)):  # a data loader may shuffle
+        batches = _first(data.train, RECALIBRATION_SAMPLES)
+        recalibrate(model, batches, forward_fn=forward_fn)
+
+
+def _quality(
+    found: dict[str, Judged],
+    data: TuningData,
+    settings: FineTuning | None,
+    history: History | None,
+) -> Quality:
+    return Quality(
         kind=data.kind,
         split=data.split,
         data=data.name,
@@ -101,11 +126,6 @@ def tune_pruned(
         history=history,
         **{name: result.error for name, result in found.items()},
     )
-    (example,) = _first(report, 1)
-    inputs = to_device(example.inputs, device_of(model))
-    counted = measure(model, inputs, forward_fn=forward_fn).nonzero
-    after = pruned.after._replace(nonzero=counted)
-    return replace(pruned, model=model, after=after, quality=quality), quality
 
 
 def _say_nothing(line: str) -> None:

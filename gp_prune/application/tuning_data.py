@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gp_prune.application.batches import as_batch, given_batches
 from gp_prune.application.data import (
     Calibration,
     Images,
-    as_batch,
     check_labels,
     check_samples,
     cross_entropy,
@@ -22,8 +22,11 @@ from gp_prune.application.data import (
 )
 from gp_prune.application.evaluation import Measure, SplitName
 from gp_prune.application.models import LoadedModel
+from gp_prune.application.wording import several
 from gp_prune.errors import UserError
+from gp_prune.pruning.modules import tensors_of
 from gp_prune.statistics import Batch, Loss
+from gp_prune.statistics.batches import batch_size
 from gp_prune.tasks import Split, Task
 from gp_prune.tasks.data import stratified_split
 from gp_prune.tuning import Samples
@@ -125,7 +128,7 @@ def own_data(
 
     Args:
         data: a pair (inputs, target) of tensors, or batches as of
-            :func:`gp_prune.application.data.as_batch`.
+            :func:`gp_prune.application.batches.as_batch`.
         loss: by default cross entropy, or the mean squared error where that is measured.
         kind: what is measured.
         share: share of the samples for validation.
@@ -188,12 +191,30 @@ def gathered(data: Any) -> Samples:
     Raises:
         UserError: an item is no batch, or there is none.
     """
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(p, Tensor) for p in data):
-        data = [data]
-    batches = [as_batch(item) for item in data]
+    batches = [as_batch(item) for item in given_batches(data)]
     if not batches:
         raise UserError("the data has no batch; give labelled samples")
-    return Samples(*(_joined([batch[field] for batch in batches]) for field in range(3)))
+    for number, batch in enumerate(batches, start=1):
+        _check_lengths(batch, number)
+    try:
+        return Samples(*(_joined([batch[field] for batch in batches]) for field in range(3)))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the batches of the data cannot be put together ({reason}); all need the same parts, "
+            "with samples of the same shape"
+        ) from error
+
+
+def _check_lengths(batch: Batch, number: int) -> None:
+    """Raise UserError unless every tensor of the batch has as many samples as the inputs."""
+    size = batch_size(batch.inputs)
+    for part in tensors_of((batch.inputs, batch.target, batch.labels)):
+        if part.dim() and len(part) != size:
+            raise UserError(
+                f"batch {number} of the data has {several(size, 'sample')}, but one of its tensors "
+                f"has {len(part)}; the first axis of every tensor counts the samples"
+            )
 
 
 def _joined(values: list[Any]) -> Any:

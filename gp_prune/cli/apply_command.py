@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gp_prune.cli.apply_request import Request
+from gp_prune.cli.apply_request import SAMPLES, Request
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -60,20 +60,18 @@ Examples:
 @click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
 @click.option("--data-root", metavar="DIR", help="Folder with torchvision's data sets.")
 @click.option("--download", is_flag=True, help="Fetch a missing data set into --data-root.")
-@click.option("--samples", type=int, default=512, show_default=True, help="Calibration samples.")
+@click.option("--samples", type=int, help=f"Calibration samples.  [default: {SAMPLES}]")
 @click.option("--cache-dir", metavar="DIR", help="Folder for the trained networks of tasks.")
 # After pruning.
 @click.option("--epochs", type=int, metavar="N", help="Fine-tune for N epochs.")
-@click.option("--optimiser", default="sgd", help="sgd or adamw.  [default: sgd]")
+@click.option("--optimiser", help="sgd or adamw.  [default: sgd]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: 0.01, adamw 0.001]")
-@click.option("--weight-decay", type=float, default=0.0, help="Of the optimiser.  [default: 0]")
-@click.option("--batch-size", type=int, default=64, show_default=True, help="For fine-tuning.")
-@click.option("--warm-up", type=float, default=0.0, help="Share of the epochs.  [default: 0]")
-@click.option(
-    "--distill", type=float, default=0.0, metavar="A", help="Share of the loss of distillation."
-)
-@click.option("--temperature", type=float, default=4.0, show_default=True, help="Of distillation.")
-@click.option("--patience", type=int, default=0, help="Epochs without gain that end it.")
+@click.option("--weight-decay", type=float, help="Of the optimiser.  [default: 0]")
+@click.option("--batch-size", type=int, help="For fine-tuning.  [default: 64]")
+@click.option("--warm-up", type=float, help="Share of the epochs.  [default: 0]")
+@click.option("--distill", type=float, metavar="A", help="Share of the loss of distillation.")
+@click.option("--temperature", type=float, help="Of distillation.  [default: 4]")
+@click.option("--patience", type=int, help="Epochs without gain that end it.")
 @click.option("--checkpoint", metavar="DIR", help="Keep the fine-tuning there, to go on from it.")
 @click.option("--tuning-samples", type=int, metavar="N", help="Most samples to tune and judge on.")
 @click.option(
@@ -84,6 +82,7 @@ Examples:
 @click.option("--no-recalibrate", is_flag=True, help="Leave batch norms as pruning left them.")
 # What is written.
 @click.option("--out", metavar="DIR", help="Save the pruned network there.")
+@click.option("--force", is_flag=True, help="Let --out replace an earlier output.")
 @click.option("--onnx", metavar="FILE", help="Export to ONNX, checked with onnxruntime.")
 @click.option("--export", metavar="FILE", help="Export by torch.export (.pt2) or TorchScript (.ts)")
 @click.option("--plot", metavar="FILE", help="Draw what goes, as .png or .svg.")

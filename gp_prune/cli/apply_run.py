@@ -9,19 +9,24 @@ from typing import Any
 
 import torch
 
-from gp_prune.application.data import NO_DATA, calibration, check_labels, check_samples
-from gp_prune.application.export import export_onnx, export_torch
+from gp_prune.application.data import NO_DATA, Calibration, calibration, check_labels
+from gp_prune.application.export import export_onnx, export_torch, onnx_modules
 from gp_prune.application.models import LoadedModel, load_model
 from gp_prune.application.prune import needs_data, prune
+from gp_prune.application.request import checked_data, checked_options
 from gp_prune.application.result import PrunedModel
 from gp_prune.application.saving import check_folder, save_pruned
 from gp_prune.application.tuning import tune_pruned
 from gp_prune.application.tuning_data import TuningData, tuning_data
-from gp_prune.cli.apply_request import Request
+from gp_prune.cli.apply_request import SAMPLES, Request
+from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
 from gp_prune.layer import LOSS_NEEDS
 from gp_prune.metric import Metric
+from gp_prune.report.pruning_plot import find_matplotlib
+from gp_prune.tasks.data import DATA_SETS
 from gp_prune.tuning import FineTuning
+from gp_prune.tuning.checkpoint import check_checkpoint
 
 
 def run(
@@ -41,12 +46,7 @@ def run(
     Raises:
         UserError: something is not there, does not fit, or cannot be done.
     """
-    settings = _settings(request)  # wrong ones are told before anything is trained
-    check_samples(request.samples)
-    if request.out is not None:
-        check_folder(request.out)
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("this torch finds no CUDA device; use --device cpu")
+    settings, conventions = _checked(request, metric)
     request.tell(f"loading {request.model}")
     loaded = load_model(
         request.model,
@@ -60,10 +60,92 @@ def run(
     )
     judging = _tuning_data(request, loaded)
     data = _calibration(request, metric, loaded, judging)
+    pruned = _pruned(request, metric, loaded, data, conventions, batches_done)
+    if judging is not None:
+        pruned = _tuned(request, loaded, pruned, settings, judging)
+    origin = {"weights": loaded.origin, "data": data.name, "saved": request.out}
+    report = {**pruned.report(model=request.model), **origin}
+    return {**report, "exports": _written(request, loaded, pruned, report)}
+
+
+def _checked(request: Request, metric: Metric) -> tuple[FineTuning | None, Conventions]:
+    """How to fine-tune and to rank; what cannot be done is told before anything is loaded.
+
+    Raises:
+        UserError: see :func:`run`.
+    """
+    settings = _settings(request)
+    _check_folders(request)
     conventions = metric.conventions
     if request.scope is not None:
         conventions = replace(conventions, scope=request.scope)
-    pruned = prune(
+    conventions.check_granularity(metric.granularity)
+    checked_options(metric, request.round_to, cut_residual=request.cut_residual)
+    if not request.names_task:
+        _check_data(request, metric)
+    if request.plot is not None:
+        find_matplotlib()
+    if request.onnx is not None:
+        onnx_modules()
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("this torch finds no CUDA device; use --device cpu")
+    return settings, conventions
+
+
+def _check_folders(request: Request) -> None:
+    """Raise UserError where something else would be overwritten."""
+    if request.out is not None:
+        check_folder(request.out, replace=request.force)
+    if request.checkpoint is not None:
+        check_checkpoint(Path(request.checkpoint))
+        if request.out and Path(request.out).resolve() == Path(request.checkpoint).resolve():
+            raise UserError(f"--out and --checkpoint are both {request.out!r}; name two folders")
+
+
+def _check_data(request: Request, metric: Metric) -> None:
+    """Raise UserError where a network that is no task lacks data, or an option says nothing."""
+    if request.data is None:
+        if request.judges(has_task=False):
+            raise UserError(
+                f"--epochs and --judge need data, and {request.model!r} brings none; name a data "
+                "set or a folder of images with --data"
+            )
+        checked_data(metric, None, request.steps)
+    elif request.data not in DATA_SETS:
+        for option, given in (("download", request.download), ("data-root", request.data_root)):
+            if given:
+                raise UserError(
+                    f"--{option} is for data sets ({', '.join(DATA_SETS)}), and "
+                    f"{request.data!r} is none; leave it out"
+                )
+
+
+def _settings(request: Request) -> FineTuning | None:
+    if request.epochs is None:
+        return None
+    given = {
+        "optimiser": request.optimiser,
+        "learning_rate": request.lr,
+        "weight_decay": request.weight_decay,
+        "batch_size": request.batch_size,
+        "warm_up": request.warm_up,
+        "distill": request.distill,
+        "temperature": request.temperature,
+        "patience": request.patience,
+    }
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return FineTuning(epochs=request.epochs, seed=request.seed, **said)
+
+
+def _pruned(
+    request: Request,
+    metric: Metric,
+    loaded: LoadedModel,
+    data: Calibration,
+    conventions: Conventions,
+    batches_done: Callable[[int, int | None], None],
+) -> PrunedModel:
+    return prune(
         loaded.model,
         metric,
         loaded.example_inputs,
@@ -81,28 +163,6 @@ def run(
         seed=request.seed,
         progress=request.tell,
         batch_progress=batches_done,
-    )
-    if judging is not None:
-        pruned = _tuned(request, loaded, pruned, settings, judging)
-    origin = {"weights": loaded.origin, "data": data.name, "saved": request.out}
-    report = {**pruned.report(model=request.model), **origin}
-    return {**report, "exports": _written(request, loaded, pruned, report)}
-
-
-def _settings(request: Request) -> FineTuning | None:
-    if request.epochs is None:
-        return None
-    return FineTuning(
-        epochs=request.epochs,
-        optimiser=request.optimiser,
-        learning_rate=request.lr,
-        weight_decay=request.weight_decay,
-        batch_size=request.batch_size,
-        warm_up=request.warm_up,
-        distill=request.distill,
-        temperature=request.temperature,
-        patience=request.patience,
-        seed=request.seed,
     )
 
 
@@ -122,21 +182,30 @@ def _tuning_data(request: Request, loaded: LoadedModel) -> TuningData | None:
 
 def _calibration(
     request: Request, metric: Metric, loaded: LoadedModel, judging: TuningData | None
-) -> Any:
+) -> Calibration:
     """Calibration data if the metric measures anything, otherwise none.
 
     Images on which the network is judged decide nothing about the cut.
     """
     if not needs_data(metric):
-        if request.data is not None and judging is None:
-            request.tell(f"{metric.name} measures nothing, so --data is not read")
+        unread = [
+            flag
+            for flag, given in (("--data", request.data and judging is None),
+                                ("--samples", request.samples))
+            if given
+        ]  # fmt: skip
+        if unread:
+            verb = "is" if len(unread) == 1 else "are"
+            request.tell(
+                f"{metric.name} measures nothing, so {' and '.join(unread)} {verb} not read"
+            )
         return NO_DATA
     if request.data is not None or loaded.task is not None:
         request.tell(f"reading {request.data or 'training samples of ' + request.model}")
     data = calibration(
         loaded,
         request.data,
-        samples=request.samples,
+        samples=request.samples or SAMPLES,
         seed=request.seed,
         data_root=request.data_root,
         download=request.download,

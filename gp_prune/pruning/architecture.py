@@ -108,6 +108,11 @@ class ChannelGroup:
         """Modules that produce the channels, depthwise convolutions included, in module order."""
         return tuple(slot.module for slot in self.slots if slot.side in (OUT, DEPTHWISE_SIDE))
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether the channels are the heads of attention layers."""
+        return any(slot.side == HEADS for slot in self.slots)
+
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """The producers with their index maps, in module order."""

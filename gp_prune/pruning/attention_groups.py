@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gp_prune.pruning.architecture import HEADS, IN, OUT, ChannelGroup, Slot
 from gp_prune.pruning.attention_modules import HeadAttention
-from gp_prune.pruning.cost import flop_counter
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.modules import Forward, Prunable, map_tensors, run, tensors_of
 
 
@@ -164,7 +164,7 @@ def macs_per_head(model: nn.Module, inputs: Any, forward_fn: Forward | None = No
 
         def tally(sign: int) -> Callable[..., None]:
             def hook(module: nn.Module, *_: Any) -> None:
-                spent[module] += sign * int(counter.get_total_flops()) // 2
+                spent[module] += sign * counter.total // 2
 
             return hook
 

@@ -8,17 +8,16 @@ normalisations and activation functions have none.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.architecture import Architecture
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.modules import (
     Forward,
     evaluation,
@@ -115,61 +114,7 @@ def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None
     """MACs of one forward pass over the whole batch, in the mode in which the model is."""
     with torch.no_grad(), flop_counter(model) as counter:
         run(model, example_inputs, forward_fn)
-    return int(counter.get_total_flops()) // 2
-
-
-@contextmanager
-def flop_counter(model: nn.Module | None = None) -> Iterator[FlopCounterMode]:
-    """Count floating-point operations inside, those of attention on a CPU included.
-
-    torch knows no count for its fused attention layers, nor for the kernel that works out
-    attention on a CPU; the former compute step by step inside, the latter is counted as elsewhere.
-
-    Args:
-        model: what runs inside where there is ``torch.no_grad()``; None where autograd follows.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    # A view of a parameter asks for gradients without having any history where there is
-    # torch.no_grad(), and the counter fails when a module takes such a view.
-    parameters = () if model is None else model.parameters()
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        counter = FlopCounterMode(display=False, custom_mapping=_FURTHER_OPERATORS)
-        counter.mod_tracker = _Untracked()  # type: ignore[assignment]
-        with counter:
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for parameter in trained:
-            parameter.requires_grad_()
-
-
-class _Untracked:
-    """In place of the counter's hooks on every module: only the total is wanted."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None:
-        """Nothing to attach."""
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to remove."""
-
-
-def _attention_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """Operations of attention for shapes (n, heads, positions, entries): scores, then values."""
-    samples, heads, rows, entries = query
-    return 2 * samples * heads * rows * key[2] * (entries + value[3])
-
-
-_FURTHER_OPERATORS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-}
+    return counter.total // 2
 
 
 def _count_nonzero(model: nn.Module) -> int:

@@ -36,6 +36,8 @@ _KEPT_WHOLE = {
     OPTYPE.LSTM: "a recurrent layer works on its channels",
 }
 _CUT_ON_DEMAND = (OPTYPE.PARAMETER, OPTYPE.LN, OPTYPE.GN)
+CUT_ON_DEMAND = frozenset(_KEPT_WHOLE[kind] for kind in _CUT_ON_DEMAND)
+"""Reasons to keep a group whole that ``cut_residual`` takes away."""
 
 
 def channel_groups(

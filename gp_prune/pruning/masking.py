@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gp_prune.pruning.modules import (
     is_grouped,
     is_transposed,
     masked_parameters,
+    parameter_place,
 )
 from gp_prune.pruning.plan import ChannelPlan
 from gp_prune.pruning.surgery import Entries, check_widths
@@ -86,37 +88,59 @@ def channel_masks(model: nn.Module, entries: Entries) -> dict[tuple[str, str], T
         entries: (module, side) -> entries that go (see :meth:`Architecture.entries`).
     """
     masks: dict[tuple[str, str], Tensor] = {}
+    for (name, parameter), dim, gone in _zeros(model, entries):
+        module = find_module(model, name)
+        weight = getattr(module, parameter)
+        keep = masks.get((name, parameter))
+        if keep is None:
+            keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+            masks[name, parameter] = keep
+        _fill(module, keep, dim, gone)
+    return masks
+
+
+def set_to_zero(model: nn.Module, entries: Entries) -> None:
+    """Set to zero, in place and for good, what :func:`channel_masks` holds at zero.
+
+    Args:
+        model: a network whose numbers nobody else needs.
+        entries: (module, side) -> entries that go (see :meth:`Architecture.entries`).
+    """
+    with torch.no_grad():
+        for (name, parameter), dim, gone in _zeros(model, entries):
+            module = find_module(model, name)
+            _fill(module, getattr(module, parameter), dim, gone)
+
+
+def _zeros(
+    model: nn.Module, entries: Entries
+) -> Iterator[tuple[tuple[str, str], int | None, NDArray[np.int64]]]:
+    """What loses values: (module, parameter), the dimension of the entries, the entries.
+
+    The dimension is None where they are offsets within each group of a grouped convolution.
+    """
     for (name, side), gone in entries.items():
         if side == SIZE:
             continue
         if side == PARAMETER:
-            name, _, leaf = name.rpartition(".")
-            zeroed = [(leaf, channel_dim(find_module(model, name).get_parameter(leaf)))]
-        else:
-            zeroed = _zeroed(find_module(model, name), side)
+            owner, leaf = parameter_place(model, name)
+            yield (name.rpartition(".")[0], leaf), channel_dim(owner.get_parameter(leaf)), gone
+            continue
         module = find_module(model, name)
-        index = torch.from_numpy(gone)
-        for parameter, dim in zeroed:
-            weight = getattr(module, parameter)
-            keep = masks.get((name, parameter))
-            if keep is None:
-                keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-            if side != PARAMETER and dim == 1 and is_grouped(module):
-                masks[name, parameter] = _without_columns(module, keep, gone)
-            else:
-                masks[name, parameter] = keep.index_fill_(dim, index.to(weight.device), False)
-    return masks
+        for parameter, dim in _zeroed(module, side):
+            yield (name, parameter), None if dim == 1 and is_grouped(module) else dim, gone
 
 
-def _without_columns(module: Any, keep: Tensor, gone: NDArray[np.int64]) -> Tensor:
-    """A grouped convolution's mask without entries of the side that the weight's columns are.
-
-    The columns are the offsets within each group, whose rows follow those of the group before.
-    """
-    by_group = keep.reshape(module.groups, -1, *keep.shape[1:]).clone()
-    group, offset = np.divmod(gone, keep.shape[1])
-    by_group[torch.from_numpy(group), :, torch.from_numpy(offset)] = False
-    return by_group.reshape(keep.shape)
+def _fill(module: Any, values: Tensor, dim: int | None, gone: NDArray[np.int64]) -> None:
+    """Set entries of a parameter, or of its mask, to zero (False), in place."""
+    index = torch.from_numpy(gone).to(values.device)
+    if dim is not None:
+        values.index_fill_(dim, index, 0)
+        return
+    # The columns are the offsets within each group, whose rows follow those of the group before.
+    by_group = values.view(module.groups, -1, *values.shape[1:])
+    group, offset = index // values.shape[1], index % values.shape[1]
+    by_group[group, :, offset] = 0
 
 
 def _zeroed(module: nn.Module, side: str) -> list[tuple[str, int]]:

@@ -42,6 +42,11 @@ class Pattern:
         """Check the numbers."""
         for name in ("n", "m"):
             check_type(getattr(self, name), int, f"{name} of a pattern n:m")
+        if self.n > self.m > 0:
+            raise UserError(
+                f"pattern '{self.n}:{self.m}' would keep {self.n} of only {self.m} weights; it "
+                f"must keep at least one and remove at least one, did you mean '{self.m}:{self.n}'?"
+            )
         if not 1 <= self.n < self.m:
             raise UserError(
                 f"pattern '{self.n}:{self.m}' keeps {self.n} of every {self.m} weights; it must "

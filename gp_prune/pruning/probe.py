@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gp_prune.pruning.architecture import NORM_SIDE, Architecture, ChannelGroup
-from gp_prune.pruning.cost import count_macs, flop_counter, predict
-from gp_prune.pruning.masking import channel_masks
+from gp_prune.pruning.cost import count_macs, predict
+from gp_prune.pruning.flops import flop_counter
+from gp_prune.pruning.masking import set_to_zero
 from gp_prune.pruning.modules import (
+    PARAMETER,
     Forward,
     PerChannel,
     Prunable,
     Spanning,
     find_module,
     map_tensors,
+    parameter_place,
     run,
     sample_count,
     seed_generators,
@@ -34,7 +37,8 @@ from gp_prune.pruning.watching import training_branches
 FAILS = "the network does not run without some of its channels"
 _SEED = 0
 _NUMBERS = 65537  # a prime, so that repeated numbers come in other places of every channel
-_FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What networks raise that do not run without some of their channels."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Trial:
     """A network to try cuts on.
 
     Attributes:
-        model: a private copy of the network, in evaluation mode.
+        model: a private copy of the network, in evaluation mode; its numbers are overwritten.
         inputs: the example batch.
         forward_fn: how the network runs, if not with the inputs as arguments.
         branches: whether to run what training mode adds, too.
@@ -68,8 +72,8 @@ class Trial:
 
 
 def prepared(trial: Trial) -> Trial:
-    """The trial with random numbers for all weights, which are overwritten, and inputs."""
-    _randomise(trial.model)
+    """The trial with random numbers for inputs."""
+    seed_generators(_SEED + 1)
     return replace(trial, inputs=map_tensors(_random_like, trial.inputs))
 
 
@@ -80,7 +84,7 @@ def settle(trial: Trial, architecture: Architecture) -> dict[str, str]:
     after another, each together with those that passed.
 
     Args:
-        trial: the network, with random weights.
+        trial: the network.
         architecture: the groups as they were read from the graph.
     """
     passed: list[ChannelGroup] = []
@@ -96,17 +100,23 @@ def settle(trial: Trial, architecture: Architecture) -> dict[str, str]:
     return reasons
 
 
-def objection(trial: Trial, architecture: Architecture, groups: Sequence[ChannelGroup]) -> str:
+def objection(
+    trial: Trial,
+    architecture: Architecture,
+    groups: Sequence[ChannelGroup],
+    removed: Mapping[str, Sequence[int]] | None = None,
+) -> str:
     """Why channels of ``groups`` cannot be cut together; empty if they can.
 
     Args:
-        trial: the network, with random weights.
+        trial: the network.
         architecture: all groups.
         groups: those to be cut, some of ``architecture``.
+        removed: group name -> channels that go; of the other groups random parts go.
     """
     rng = np.random.default_rng(_SEED)
-    removed = {group.name: _telling_part(group.size, rng) for group in groups}
-    return _cut_objection(trial, architecture, removed)
+    parts = {group.name: _telling_part(group.size, rng) for group in groups}
+    return _cut_objection(trial, architecture, {**parts, **(removed or {})})
 
 
 def _telling_part(size: int, rng: np.random.Generator) -> list[int]:
@@ -123,32 +133,27 @@ def _telling_part(size: int, rng: np.random.Generator) -> list[int]:
 
 
 def _cut_objection(
-    trial: Trial, architecture: Architecture, removed: Mapping[str, list[int]]
+    trial: Trial, architecture: Architecture, removed: Mapping[str, Sequence[int]]
 ) -> str:
     entries = architecture.entries(removed)
+    _randomise(trial.model)
     shared = {id(parameter): parameter for parameter in trial.model.parameters()}
     smaller = copy.deepcopy(trial.model, {**shared})
     remove_entries(smaller, entries)
-    zeroed: dict[int, nn.Parameter] = {}
-    with torch.no_grad():
-        for (name, parameter), keep in channel_masks(trial.model, entries).items():
-            values = getattr(find_module(trial.model, name), parameter)
-            whole = zeroed.get(id(values), values)
-            zeroed[id(values)] = nn.Parameter(torch.where(keep, whole, 0.0).to(whole.dtype))
     try:
         with flop_counter(smaller) as counter:
             found = trial.outputs(smaller)
-    except _FORWARD_ERRORS as error:
+    except FORWARD_ERRORS as error:
         first_line = str(error).strip().split("\n")[0]
         return f"{FAILS}: {first_line}"
-    with _masked(trial.model, zeroed, smaller, entries):
+    with _masked(trial.model, smaller, entries):  # behind the smaller one, which shares numbers
         expected = trial.outputs(trial.model)
     if not _alike(expected, found):
         return "cutting its channels changes more than setting them to zero"
     if trial.branches:  # ran in both modes; only evaluation mode counts
         macs = count_macs(smaller, trial.inputs, trial.forward_fn)
     else:
-        macs = int(counter.get_total_flops()) // 2
+        macs = counter.total // 2
     kept = {name: architecture.by_name[name].size - len(gone) for name, gone in removed.items()}
     params = sum(parameter.numel() for parameter in smaller.parameters())
     if predict(architecture, kept) != (macs // sample_count(trial.inputs), params):
@@ -157,23 +162,18 @@ def _cut_objection(
 
 
 @contextmanager
-def _masked(
-    model: nn.Module, zeroed: Mapping[int, nn.Parameter], smaller: nn.Module, entries: Entries
-) -> Iterator[None]:
-    """Put zeroed parameters in the places of those of the given identity, for a while.
+def _masked(model: nn.Module, smaller: nn.Module, entries: Entries) -> Iterator[None]:
+    """Set entries to zero, which they remain until the numbers are drawn anew.
 
     Normalisations that span channels run over those that are left, as in the smaller network.
+    Free parameters, which are not drawn anew, get their numbers back.
     """
-    plain = [
-        (module, name, parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if id(parameter) in zeroed
-    ]
     with ExitStack() as stack:
-        for module, name, parameter in plain:
-            stack.callback(setattr, module, name, parameter)
-            setattr(module, name, zeroed[id(parameter)])
+        for name in (name for name, side in entries if side == PARAMETER):
+            owner, leaf = parameter_place(model, name)
+            values = owner.get_parameter(leaf).data
+            stack.callback(values.copy_, values.clone())
+        set_to_zero(model, entries)
         for (name, side), gone in entries.items():
             spanning = find_module(model, name) if side == NORM_SIDE else None
             if isinstance(spanning, Spanning):
@@ -216,10 +216,7 @@ def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 def _randomise(model: nn.Module) -> None:
-    """Give the weights numbers of ordinary size, so that no zero hides a difference.
-
-    The tensors are new ones: those of a private copy belong to the user's network.
-    """
+    """Give the weights numbers of ordinary size, in place, so that no zero hides a difference."""
     seed_generators(_SEED)
     some: dict[Any, Tensor] = {}  # numbers to repeat: drawing all takes as long as a forward pass
     with torch.no_grad():
@@ -231,15 +228,25 @@ def _randomise(model: nn.Module) -> None:
                     key = parameter.dtype, parameter.device
                     if key not in some:
                         some[key] = parameter.new_empty(_NUMBERS).uniform_(-1, 1)
-                    start, size = int(torch.randint(_NUMBERS, ())), parameter.numel()
-                    numbers = (some[key].roll(start) * bound).repeat(size // _NUMBERS + 1)
-                    parameter.data = numbers[:size].reshape(parameter.shape)
+                    start = int(torch.randint(_NUMBERS, ()))
+                    _repeat(some[key].roll(start) * bound, parameter)
             elif isinstance(module, (*PerChannel, *Spanning)):
-                for parameter in module.parameters(recurse=False):
-                    parameter.data = torch.empty_like(parameter).uniform_(0.5, 1.5)
-                for buffer in module.buffers(recurse=False):
-                    if buffer.is_floating_point():
-                        buffer.uniform_(0.5, 1.5)
+                for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    if values.is_floating_point():
+                        values.uniform_(0.5, 1.5)
+
+
+def _repeat(numbers: Tensor, parameter: Tensor) -> None:
+    """Fill a parameter with numbers, again and again."""
+    if parameter.is_contiguous():
+        flat = parameter.view(-1)
+        rows, rest = divmod(flat.numel(), numbers.numel())
+        whole = flat.numel() - rest
+        flat[:whole].view(rows, numbers.numel()).copy_(numbers)
+        flat[whole:].copy_(numbers[:rest])
+        return
+    enough = numbers.repeat(parameter.numel() // numbers.numel() + 1)
+    parameter.copy_(enough[: parameter.numel()].reshape(parameter.shape))
 
 
 def _random_like(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def with_sizes(trial: Trial, architecture: Architecture, group: ChannelGroup) ->
     module that is not of torch's own. Each is tried by itself, then all together.
 
     Args:
-        trial: the network, with random weights.
+        trial: the network.
         architecture: the channel groups.
         group: one without which the network does not run.
 

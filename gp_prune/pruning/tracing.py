@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +34,7 @@ from gp_prune.pruning.modules import (
     refuse_masked,
     sample_count,
 )
-from gp_prune.pruning.probe import FAILS, Trial, prepared, settle
+from gp_prune.pruning.probe import FAILS, Trial, objection, prepared, settle
 from gp_prune.pruning.sizes import with_sizes
 from gp_prune.pruning.surgery import side_width
 from gp_prune.pruning.watching import Watch, adds_branches
@@ -57,6 +58,7 @@ def trace(
     interface: Sequence[str] = (),
     cut_residual: bool = False,
     forward_fn: Forward | None = None,
+    try_out: bool = True,
 ) -> Architecture:
     """Find which channels of a network can only be cut together, and what each layer costs.
 
@@ -76,6 +78,8 @@ def trace(
             the whole network compute; such groups have ``crosses_normalisation``.
         forward_fn: ``forward_fn(model, inputs) -> output`` runs the network, where calling it
             with ``example_inputs`` is not the way.
+        try_out: False leaves the trial to :func:`objection_to`, which must be asked about the cut
+            that is made in the end. Auxiliary heads are tried out all the same.
 
     Raises:
         UserError: the model carries pruning masks, an interface layer does not exist or has no
@@ -88,23 +92,58 @@ def trace(
     for name in interface:
         if name not in known:
             raise UserError(f"interface layer {name!r} is not in the model; see named_modules()")
+    with _privately(model, example_inputs) as (private, inputs):
+        return _traced(private, _Way(inputs, tuple(interface), cut_residual, forward_fn, try_out))
+
+
+def objection_to(
+    model: nn.Module,
+    example_inputs: Any,
+    architecture: Architecture,
+    removed: Mapping[str, Sequence[int]],
+    *,
+    forward_fn: Forward | None = None,
+) -> str:
+    """Why a cut computes something else than the same channels at zero; empty if it does not.
+
+    It is tried out in evaluation mode, with random weights and inputs, together with random parts
+    of all free groups from which it takes nothing.
+
+    Args:
+        model: the network; it stays as it is.
+        example_inputs: the batch that it was traced with.
+        architecture: what :func:`trace` made of it.
+        removed: group name -> channels.
+        forward_fn: as for :func:`trace`.
+    """
+    with _privately(model, example_inputs) as (private, inputs):
+        trial = prepared(Trial(private, inputs, forward_fn))
+        return objection(trial, architecture, architecture.free, removed)
+
+
+@contextmanager
+def _privately(model: nn.Module, example_inputs: Any) -> Iterator[tuple[nn.Module, Any]]:
+    """A private copy in evaluation mode, and inputs, where autograd follows what is done."""
     with torch.inference_mode(False), torch.enable_grad():
         private = _private_copy(model)
         inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
-        way = _Way(inputs, tuple(interface), cut_residual, forward_fn)
         with evaluation(private):
-            return _traced(private, way)
+            yield private, inputs
 
 
 def _traced(model: nn.Module, way: _Way) -> Architecture:
-    # Some networks keep what they once computed, which cannot be copied with its history.
-    unused = copy.deepcopy(model)
+    # Some networks keep what they once computed, which cannot be copied with its history. The
+    # numbers of the parameters are shared: the trial overwrites them when the graph was read.
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    unused = copy.deepcopy(model, {**shared})
     groups, positions, macs = _groups(model, way, branches=False)
     branches = adds_branches(model, way.inputs, way.forward_fn, positions)
     if branches:
         found, _, _ = _groups(model, way, branches=True)
         groups = [_fixed_if_idle(group, positions) for group in found]
     architecture = _architecture(model, groups, positions, way.inputs, macs)
+    if not (way.try_out or branches):
+        return architecture
     trial = prepared(Trial(unused, way.inputs, way.forward_fn, branches))
     reasons = settle(trial, architecture)
     failing = {name for name, reason in reasons.items() if reason.startswith(FAILS)}
@@ -150,6 +189,7 @@ class _Way:
     interface: tuple[str, ...]
     cut_residual: bool
     forward_fn: Forward | None
+    try_out: bool
 
 
 def _groups(

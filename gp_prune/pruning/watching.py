@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.attention_groups import Ends, severed
-from gp_prune.pruning.cost import flop_counter
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.modules import Forward, Prunable, is_transposed, run, tensors_of
 from gp_prune.pruning.surgery import side_width
 
@@ -80,7 +80,7 @@ class Watch:
             cut = severed(model, closed=self._cut_more)
             with flop_counter() as counter, mode, self._shuffles, cut as self._attention:
                 output = run(model, inputs, self._forward_fn)
-            self.macs = int(counter.get_total_flops()) // 2
+            self.macs = counter.total // 2
             return output
         except Exception as error:
             self.failure = error

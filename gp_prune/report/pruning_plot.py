@@ -45,7 +45,7 @@ def plot_pruning(report: Mapping[str, Any], path: str | Path) -> None:
             f"a plot cannot be written to {str(path)!r}; its name must end with one of "
             f"{', '.join(SUFFIXES)}"
         )
-    matplotlib = _matplotlib()
+    matplotlib = find_matplotlib()
     content = io.BytesIO()
     # A fixed salt and no date, so that the same report gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "gp-prune", "svg.fonttype": "none"}):
@@ -61,7 +61,8 @@ def plot_pruning(report: Mapping[str, Any], path: str | Path) -> None:
         ) from error
 
 
-def _matplotlib() -> Any:
+def find_matplotlib() -> Any:
+    """The module; UserError says how to install it where it is missing."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -99,7 +100,7 @@ def _drawn(report: Mapping[str, Any]) -> Any:
                 row["layer"],
                 row[unit],
                 row[f"{unit}_kept"],
-                f"{quantity(row[f'{unit}_kept'])} of {quantity(row[unit])}",
+                f"{quantity(row[f'{unit}_kept'])} of {quantity(row[unit])}{_heads(row, unit)}",
                 bool(row["fixed"]),
             )
             for row in layers
@@ -111,6 +112,10 @@ def _drawn(report: Mapping[str, Any]) -> Any:
     title = f"{report['model'] or 'network'} pruned by {report['metric']}"
     upper.set_title(title, fontsize=_TEXT + 3, loc="left", parse_math=False)
     return figure
+
+
+def _heads(row: Mapping[str, Any], unit: str) -> str:
+    return " heads" if unit == "channels" and row.get("unit") == "heads" else ""
 
 
 def _totals(report: Mapping[str, Any]) -> list[tuple[str, float, str]]:

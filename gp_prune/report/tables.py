@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gp_prune.application.wording import several
+
 PLAIN_WIDTH = 120
 """Characters per line where the output is not a terminal."""
 
@@ -111,14 +113,14 @@ def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
             print_table(console, columns, rows, right=right)
     console.print()
     print_facts(console, _totals(report, by_weight))
-    for line in _remarks(report, by_weight):
+    for line in report.get("remarks") or ():
         console.print(Text(line))
 
 
 def _layer_cells(row: Mapping[str, Any]) -> list[str]:
     outside = not row["channels"]
     return [
-        row["layer"],
+        f"{row['layer']} (heads)" if row.get("unit") == "heads" else row["layer"],
         "" if outside else str(row["channels"]),
         "" if outside else str(row["channels_kept"]),
         quantity(row["macs"]),
@@ -186,7 +188,8 @@ def _states(report: Mapping[str, Any]) -> _Part:
             rows.append([title, percent(value) if counted else f"{value:.4g}"])
         elif state in ("dense", "pruned") and quality:
             rows.append([title, "not finite"])
-    where = f"{quality.get('samples')} {quality.get('split')} samples of {quality.get('data')}"
+    what = several(quality.get("samples") or 0, f"{quality.get('split')} sample")
+    where = f"{what} of {quality.get('data')}"
     return [f"on {where}", "error" if counted else "mean squared error"], rows, "lr"
 
 
@@ -201,7 +204,8 @@ def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     kept = f"the state after epoch {history['best']}" if history["best"] else "the state before"
     taught = f", {percent(how['distill'])} distilled" if how["distill"] else ""
     told = f"{how['optimiser']}, learning rate {how['learning_rate']:g}{taught}"
-    return [("fine-tuning", f"{done} of {how['epochs']} epochs{end}; {told}; kept {kept}")]
+    passes = f"{done} of {several(how['epochs'], 'epoch')}{end}"
+    return [("fine-tuning", f"{passes}; {told}; kept {kept}")]
 
 
 def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
@@ -238,20 +242,3 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
 
 def _with_origin(model: str, origin: str | None) -> str:
     return f"{model} ({origin})" if origin else model
-
-
-def _remarks(report: Mapping[str, Any], by_weight: bool) -> list[str]:
-    remarks = []
-    if not report["met"]:
-        kind = report["asked"]["kind"]
-        missed = abs(report["achieved"][kind] - report["asked"]["keep"])
-        remarks.append(
-            f"The budget is missed by {100 * missed:.1f} percentage points: no cut comes nearer "
-            "with this ranking and what the table says is kept whole."
-        )
-    if not report["faster"]:
-        held = "zeros among the weights" if by_weight else "channels at zero"
-        remarks.append(
-            f"The masked network itself is not faster: it holds {held} and still computes them."
-        )
-    return remarks

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from functools import wraps
 from itertools import chain
 from operator import length_hint
-from typing import ParamSpec
+from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import nn
@@ -127,31 +127,24 @@ def collect_each(
         if stream is not None and example_inputs is None:
             first = next(stream)
             example_inputs, stream = first.inputs, chain([first], stream)
-        sites: dict[Call, Site] = {}
-        at_once: int | None = None
+        example_inputs = to_device(example_inputs, home)
         if not needs and not norms:
-            pairs: Mapping[str, str | None] = dict.fromkeys(chosen)
-        elif example_inputs is None:
-            pairs = pair_without_data(model, chosen)
+            followed = _Followed(chosen, dict.fromkeys(chosen), {}, None)
         else:
-            example_inputs = to_device(example_inputs, home)
-            with kept_bytes(model) as kept:
-                sites = observe(model, chosen, example_inputs, forward)
-            at_once = max(1, _GRAPH_BYTES * batch_size(example_inputs) // max(1, *kept))
-            pairs = norms_of(sites)
-            chosen = _used(chosen, pairs, explicit=layers is not None)
-        paired = {name: _module(model, pairs[name]) for name in chosen}
+            followed = _followed(model, chosen, example_inputs, forward, named=layers is not None)
+        chosen = followed.layers
+        paired = {name: _module(model, followed.norms[name]) for name in chosen}
         measured = Measured(needs, _with_readers(model, chosen, readers), readers, seed)
         if needs & RECORDED_NEEDS:
             unknown = {name for name, norm in paired.items() if measures_outputs(norm)}
             sample = Sample(seed, max_samples, max_positions)
-            measured.recorder = Recorder(chosen, sites, unknown, needs, sample)
+            measured.recorder = Recorder(chosen, followed.sites, unknown, needs, sample)
         if stream is not None and needs & _DATA_NEEDS:
-            _run(model, chosen, measured, stream, loss, forward, at_once)
+            _run(model, chosen, measured, stream, loss, forward, followed.at_once)
         if measured.gradients is not None and loss is not None and "hessian" in needs:
             again = checked(_told(batches, needs, progress, first=False), home, labelled=False)
             measured.curvature = hessian_gradients(
-                model, measured.gradients, again, loss, forward, at_once
+                model, measured.gradients, again, loss, forward, followed.at_once
             )
         if example_inputs is not None and "synflow" in needs:
             measured.flow = synaptic_flow(model, chosen, example_inputs, forward)
@@ -161,6 +154,48 @@ def collect_each(
             record = build_record(name, paired[name], measured, target)
         measured.release(name)
         yield name, record
+
+
+class _Followed(NamedTuple):
+    """What follows each layer.
+
+    Attributes:
+        layers: the layers that are measured, by name.
+        norms: name of the batch norm behind each, or None.
+        sites: what follows each use of each layer; empty where the model did not run.
+        at_once: samples that a backward pass may take at a time; None where that is not known.
+    """
+
+    layers: dict[str, nn.Module]
+    norms: Mapping[str, str | None]
+    sites: Mapping[Call, Site]
+    at_once: int | None
+
+
+def _followed(
+    model: nn.Module,
+    chosen: dict[str, nn.Module],
+    inputs: Inputs | None,
+    forward: Forward,
+    *,
+    named: bool,
+) -> _Followed:
+    """What follows each layer, by running the model or, without inputs, by tracing it.
+
+    Args:
+        model: the model, in evaluation mode.
+        chosen: the layers.
+        inputs: what it runs on, or None.
+        forward: runs it.
+        named: whether the layers were asked for by name, so that each must run.
+    """
+    if inputs is None:
+        return _Followed(chosen, pair_without_data(model, chosen), {}, None)
+    with kept_bytes(model) as kept:
+        sites = observe(model, chosen, inputs, forward)
+    at_once = max(1, _GRAPH_BYTES * batch_size(inputs) // max(1, *kept))
+    norms = norms_of(sites)
+    return _Followed(_used(chosen, norms, explicit=named), norms, sites, at_once)
 
 
 def _together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,11 @@ from torch import Tensor, fx, nn
 from gp_prune.statistics.batches import Forward, Inputs, call_model
 from gp_prune.statistics.following import Call, Follower
 from gp_prune.statistics.layers import PRUNABLE, is_batch_norm, out_channels
+
+
+class PairingWarning(UserWarning):
+    """The batch norms of layers were guessed."""
+
 
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -78,11 +84,26 @@ def pair_without_data(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict
     before it and has as many channels, as nearly all models of torchvision have it. Batch norms
     that are called as functions (``F.batch_norm``), and those that do not take the layer's output
     itself, are not found either way.
+
+    Warns:
+        PairingWarning: the model cannot be traced and a batch norm was taken to belong to a layer;
+            one that runs before the layer would be taken for one that runs behind it.
     """
     try:
         graph = _Tracer().trace(model)
     except Exception:  # tracing runs the user's code on proxies, where anything may be raised
-        return _by_registration(model, layers)
+        found = _by_registration(model, layers)
+        pairs = [f"{norm!r} to {name!r}" for name, norm in found.items() if norm is not None]
+        if pairs:
+            more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+            warnings.warn(
+                f"batch norms are taken to belong to the layers behind which they are listed "
+                f"({pairs[0]}{more}), because the network cannot be traced; give example_inputs, "
+                "on which it runs, to find out",
+                PairingWarning,
+                stacklevel=2,
+            )
+        return found
     return _by_graph(model, layers, graph)
 
 

@@ -207,16 +207,16 @@ def build_record(
     if "noise" in measured.needs:
         seed = seed_for(measured.noise_seed, name, "noise")
         found["noise"] = uniform(tuple(weight.shape), seed)
-    placed = {
-        field: None if value is None else value.to(device, torch.float64)
-        for field, value in found.items()
-    }
-    for field, value in placed.items():
-        if value is not None and not _is_finite(value):
+    for field, value in found.items():
+        if value is not None and not _is_finite(value):  # of few bits the sum is quicker
             raise UserError(
                 f"layer {name!r} has a {field} that is not finite; "
                 "check the model's weights and the data"
             )
+    placed = {
+        field: None if value is None else value.to(device, torch.float64)
+        for field, value in found.items()
+    }
     known = {item.name for item in fields(LayerRecord)}
     assert set(placed) <= known
     return LayerRecord(name=name, has_batch_norm=norm is not None, **placed)  # type: ignore[arg-type]

@@ -12,6 +12,9 @@ from gp_prune.tasks.models import Kind
 from gp_prune.tuning.context import training_mode
 
 _EVALUATION_BATCH = 1000
+_EVALUATION_ELEMENTS = 250_000
+"""Numbers in a batch, at most: with larger ones the allocator gives the memory of every layer back
+to the system and fetches it again, which takes more than half of the time of a small network."""
 
 
 class Split(NamedTuple):
@@ -48,9 +51,10 @@ def error(kind: Kind, model: nn.Module, split: Split) -> float:
         split: the samples to judge on.
     """
     total = 0.0
+    size = max(1, min(_EVALUATION_BATCH, _EVALUATION_ELEMENTS // split.inputs[:1].numel()))
     with training_mode(model, False), torch.no_grad():
-        for start in range(0, len(split.inputs), _EVALUATION_BATCH):
-            chosen = slice(start, start + _EVALUATION_BATCH)
+        for start in range(0, len(split.inputs), size):
+            chosen = slice(start, start + size)
             total += _summed_error(kind, model(split.inputs[chosen]), split.target[chosen])
     return total / (split.labels if kind == "classification" else split.target).numel()
 

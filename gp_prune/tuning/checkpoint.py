@@ -12,6 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,6 +119,25 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
         return None
     except OSError as error:
         raise _unusable(folder, error) from error
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise UserError unless the folder is new, empty, or holds a fine-tuning and nothing else.
+
+    For those who write where a person points; what :func:`write` writes leaves other files alone.
+    """
+    place = folder.expanduser()
+    try:
+        names = sorted(entry.name for entry in place.iterdir()) if place.exists() else []
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    # Hidden ones are what a kill left of a file that was being written.
+    odd = [n for n in names if n != STATE and not fnmatch(n, _tensors_name("*")) and n[0] != "."]
+    if odd or (names and STATE not in names):
+        raise UserError(
+            f"the checkpoint folder {str(folder)!r} holds {(odd or names)[0]!r}, which is not of a "
+            "fine-tuning; name a new folder"
+        )
 
 
 def _compare(folder: Path, found: dict[str, Any], wanted: Mapping[str, Any]) -> None:

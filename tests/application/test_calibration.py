@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gp_prune.application.data import NO_DATA, as_batches, calibration, check_labels, fitted
+from gp_prune.application.batches import as_batches
+from gp_prune.application.data import NO_DATA, calibration, check_labels, fitted
 from gp_prune.application.models import LoadedModel
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch

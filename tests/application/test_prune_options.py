@@ -15,8 +15,63 @@ from gp_prune.application.request import IGNORED
 from gp_prune.application.saving import load_pruned, save_pruned
 from gp_prune.errors import UserError
 from gp_prune.pruning import WeightPlan
+from gp_prune.statistics import Batch
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def test_a_ratio_is_what_goes(residual: nn.Module, images: torch.Tensor) -> None:
+    found = prune(residual, "l1", images, ratio=0.25)
+    assert found.plan == prune(residual, "l1", images, channels=0.75).plan
+    weights = prune(residual, "magnitude", images, ratio=0.25)
+    assert weights.plan == prune(residual, "magnitude", images, params=0.75).plan
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, 1.5, float("nan"), "half", True])
+def test_a_ratio_out_of_range(residual: nn.Module, images: torch.Tensor, ratio: Any) -> None:
+    with pytest.raises(UserError, match="the share to remove; it must be greater than 0 and less"):
+        prune(residual, "l1", images, ratio=ratio)
+
+
+def test_a_ratio_is_a_budget_like_others(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(UserError, match=r"exactly one of ratio, .*, not ratio and macs"):
+        prune(residual, "l1", images, ratio=0.5, macs=0.5)
+    with pytest.raises(UserError, match="leave out ratio"):
+        prune(residual, "magnitude", images, ratio=0.5, pattern="2:4")
+    with pytest.raises(UserError, match="not none"):
+        prune(residual, "l1", images)
+
+
+@pytest.mark.parametrize("option", [{"round_to": 8}, {"cut_residual": True}])
+def test_options_about_channels_mean_nothing_to_weights(
+    residual: nn.Module, images: torch.Tensor, option: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(option))} is about channels"):
+        prune(residual, "magnitude", images, params=0.5, **option)
+
+
+@pytest.mark.parametrize("forward_fn", [None, lambda model, inputs: model(inputs["image"])])
+def test_inputs_by_name_get_advice_of_their_own(forward_fn: Any, images: torch.Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(UserError, match="forward_fn") as caught:
+        prune(model, "l1", {"pixels": images}, channels=0.5, forward_fn=forward_fn)
+    assert "--input-shape" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [5, "digits", torch.zeros(3, 6)])
+def test_data_that_yields_no_batches(perceptron: nn.Module, data: Any) -> None:
+    with pytest.raises(UserError, match=f"the data is a {type(data).__name__}; give a list"):
+        prune(perceptron, "apoz", torch.rand(2, 6), channels=0.5, data=data)
+
+
+def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
+    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    plans = [
+        prune(perceptron, "taylor_weights", x[:2], channels=0.5, data=data,
+              loss=functional.cross_entropy).plan
+        for data in ([(x, y)], (x, y), Batch(x, y, y))
+    ]  # fmt: skip
+    assert plans[0] == plans[1] == plans[2]
 
 
 @pytest.mark.parametrize("names", [["third"], ["th*"], ["[t]hird", "third"]])

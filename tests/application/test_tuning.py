@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gp_prune.application.data import as_batches
+from gp_prune.application.batches import as_batches
 from gp_prune.application.evaluation import judged
 from gp_prune.application.models import LoadedModel, load_model
 from gp_prune.application.prune import prune

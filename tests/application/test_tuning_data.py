@@ -164,3 +164,23 @@ def test_images_that_are_judged_on_calibrate_nothing(tmp_path: Path) -> None:
     assert len(seen) == 100
     assert set(seen) <= trained
     assert len(trained) >= 150  # digits are hardly ever the same
+
+
+def test_own_data_that_does_not_fit_together_is_one_sentence() -> None:
+    x, y = torch.zeros(30, 4), torch.zeros(30, dtype=torch.int64)
+    cases = [
+        ((x, y[:20]), "batch 1 of the data has 30 samples, but one of its tensors has 20"),
+        ([(x, y), ({"a": x}, y)], "cannot be put together"),
+        ([(x, y), (x[:, :2], y)], "cannot be put together"),
+        ([{"a": x, "b": y}, {"a": x}], "cannot be put together"),
+        ([{"a": x, "b": y[:1]}], "has 30 samples, but one of its tensors has 1"),
+        ([((x, x), y), ((x,), y)], "cannot be put together"),
+        (7, "the data is a int"),
+        (None, "the data is a NoneType"),
+        ([], "has no batch"),
+        ([3], "yields int"),
+    ]
+    for data, words in cases:
+        with pytest.raises(UserError, match=words) as caught:
+            own_data(data)
+        assert "\n" not in str(caught.value)

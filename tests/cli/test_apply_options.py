@@ -172,17 +172,105 @@ def test_a_pattern_of_weights(run: Run, spec: str) -> None:
         (["--export", "small.onnx"], ["--export", ".pt2 or .ts"]),
         (["--plot", "small.jpg"], ["--plot", ".png or .svg"]),
         (["--scope", "row"], ["row", "channels"]),
+        (["--round-to", "-8"], ["--round-to is -8", "at least 1"]),
+        (["--tuning-samples", "0"], ["--tuning-samples is 0", "at least 1"]),
+        (["--batch-size", "0"], ["--batch-size is 0"]),
+        (["--optimiser", "adamw"], ["--optimiser", "--epochs"]),
+        (["--temperature", "2"], ["--temperature", "--epochs"]),
+        (["--data", "digits", "--epochs", "1", "--temperature", "2"], ["--distill"]),
+        (["--tuning-samples", "50"], ["--tuning-samples", "--judge"]),
+        (["--no-recalibrate"], ["--no-recalibrate", "--judge"]),
+        (["--download"], ["--download is about --data"]),
+        (["--data-root", "sets"], ["--data-root is about --data"]),
+        (["--samples", "9"], ["--samples is about --data"]),
+        (["--cache-dir", "cache"], ["--cache-dir", "is none"]),
+        (["--data", "{folder}", "--download"], ["--download is for data sets (digits"]),
+        (["--data", "{folder}", "--data-root", "x"], ["--data-root is for data sets"]),
+        (["--force"], ["--force", "--out"]),
+        (["--pattern", "2:4", "--scope", "layer"], ["--pattern", "--scope"]),
+        (["--pattern", "4:2"], ["'4:2' would keep 4 of only 2 weights", "did you mean '2:4'?"]),
+        (
+            [
+                "--out",
+                "{folder}/x",
+                "--checkpoint",
+                "{folder}/x",
+                "--data",
+                "digits",
+                "--epochs",
+                "1",
+            ],
+            ["--out and --checkpoint", "two folders"],
+        ),
     ],
 )
 def test_wrong_options_are_one_sentence(
     run: Run, spec: str, options: list[str], words: list[str]
 ) -> None:
-    result = run("apply", "l1", spec, *options, "--quiet")
+    folder = Path(spec.rpartition(":")[0]).parent
+    filled = [option.format(folder=folder) for option in options]
+    result = run("apply", "l1", spec, *filled, "--quiet")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("gp-prune: error: ")
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["l1", "--epochs", "1"],
+        ["l1", "--judge"],
+        ["l1", "--round-to", "0"],
+        ["l1", "--scope", "row"],
+        ["taylor_bn"],
+        ["magnitude", "--round-to", "8"],
+        ["magnitude", "--cut-residual"],
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_loaded(
+    run: Run, spec: str, options: list[str]
+) -> None:
+    metric, *others = options
+    result = run("apply", metric, spec, *others)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1  # no line of progress before the error
+    assert result.stderr.startswith("gp-prune: error: ")
+
+
+def test_an_earlier_output_stays_unless_it_is_to_go(run: Run, spec: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("apply", "l1", spec, "--out", out).exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    refused = run("apply", "l2", spec, "--out", out)
+    assert refused.exit_code == 2
+    assert "holds an earlier pruned network" in refused.stderr and "--force" in refused.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run("apply", "l2", spec, "--out", out, "--force").exit_code == 0
+    assert json.loads((out / "report.json").read_text())["metric"] == "l2"
+    (out / "mine.txt").write_text("mine")
+    assert "'mine.txt'" in run("apply", "l1", spec, "--out", out, "--force").stderr
+
+
+def test_a_checkpoint_goes_into_a_folder_of_its_own(run: Run, spec: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "photo.jpg").write_text("mine")
+    options = ("--data", "digits", "--epochs", 1, "--tuning-samples", 100)
+    result = run("apply", "l1", spec, *options, "--checkpoint", tmp_path / "kept")
+    assert result.exit_code == 2
+    assert "holds 'photo.jpg', which is not of a fine-tuning" in result.stderr
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["photo.jpg"]
+    assert run("apply", "l1", spec, *options, "--checkpoint", tmp_path / "new").exit_code == 0
+    (tmp_path / "new" / "photo.jpg").write_text("mine")
+    assert (
+        "photo.jpg" in run("apply", "l1", spec, *options, "--checkpoint", tmp_path / "new").stderr
+    )
+
+
+def test_samples_that_nothing_is_measured_on(run: Run, spec: str) -> None:
+    told = run("apply", "l1", spec, "--data", "digits", "--samples", 9).stderr
+    assert "l1 measures nothing, so --data and --samples are not read" in told
 
 
 def test_long_passes_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:

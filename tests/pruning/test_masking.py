@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Achieved, Budget, ChannelPlan, mask, unmask
+from gp_prune.pruning.masking import set_to_zero
 
 
 def plan(**removed: tuple[int, ...]) -> ChannelPlan:
@@ -90,3 +91,15 @@ def test_refused_plans_leave_no_mask_behind(fresh, network):
     with pytest.raises(UserError, match="no layer '7'"):
         mask(model, plan(**{"0": (1,), "3": (0,)}), network("lenet").architecture)
     assert not prune.is_pruned(model)
+
+
+@pytest.mark.parametrize("name", ["cnn-relu", "conv-autoencoder", "grouped", "depthwise"])
+def test_zeros_set_for_good_are_those_of_the_masks(name, fresh, network, random_plan):
+    architecture = network(name).architecture
+    removed = random_plan(architecture, 0)
+    masked, zeroed = fresh(name), fresh(name)
+    mask(masked, removed, architecture)
+    unmask(masked)
+    set_to_zero(zeroed, architecture.entries(removed.removed))
+    expected = masked.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in zeroed.state_dict().items())

@@ -72,6 +72,22 @@ def test_quality_of_every_state(plain: dict[str, Any]) -> None:
     ]
 
 
+def test_one_of_a_kind_and_heads(plain: dict[str, Any]) -> None:
+    history = History(0.7, (Epoch(1, 0.01, 1.0, 0.2),), 1, False)
+    told = quality(samples=1, tuned=0.1, settings=FineTuning(epochs=1), history=history)
+    report = copy.deepcopy({**plain, "quality": told})
+    report["layers"][1]["unit"] = "heads"
+    found = rows(printed(report))
+    assert "on 1 test sample of digits" in found
+    assert found["fine-tuning"][0].startswith("1 of 1 epoch; ")
+    assert "2 (heads)" in found and "0" in found
+
+
+def test_remarks_stand_below_the_totals(plain: dict[str, Any]) -> None:
+    report = {**plain, "remarks": ["Something is hollow.", "Something is missed."]}
+    assert printed(report).splitlines()[-2:] == report["remarks"]
+
+
 def test_quality_of_an_autoencoder_without_tuning(plain: dict[str, Any]) -> None:
     report = {**plain, "quality": quality(kind="mse", split="validation", pruned=float("inf"))}
     found = rows(printed(report))

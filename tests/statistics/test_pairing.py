@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.statistics import Batch, collect, prunable_layers
-from gp_prune.statistics.pairing import Site, norms_of, observe, pair_without_data
+from gp_prune.statistics.pairing import (
+    PairingWarning,
+    Site,
+    norms_of,
+    observe,
+    pair_without_data,
+)
 from gp_prune.vision import TorchvisionWarning, import_torchvision
 
 
@@ -183,8 +190,35 @@ def test_models_that_cannot_be_traced_are_paired_by_registration() -> None:
     model = Untraceable().eval()
     layers = prunable_layers(model)
     expected = {"one": "norm", "two": None}
-    assert pair_without_data(model, layers) == expected
+    with pytest.warns(PairingWarning, match=r"'norm' to 'one'\).*give example_inputs"):
+        assert pair_without_data(model, layers) == expected
     assert norms_of(observe(model, layers, torch.ones(2, 2))) == expected
+
+
+class NormsFirst(nn.Module):
+    """Every batch norm runs before the layer behind which it is listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.first = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.two, self.second = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.first(x)).relu()
+        return self.two(self.second(x)) if x.sum() >= 0 else x
+
+
+def test_a_wrong_guess_is_told_as_a_guess() -> None:
+    """Where the order of listing misleads, only a run tells; nothing is guessed in silence."""
+    model = NormsFirst().eval()
+    layers = prunable_layers(model)
+    with pytest.warns(PairingWarning, match=r"'first' to 'one' and 1 more"):
+        assert pair_without_data(model, layers) == {"one": "first", "two": "second"}
+    assert norms_of(observe(model, layers, torch.ones(2, 4))) == {"one": None, "two": None}
+    with pytest.warns(PairingWarning):
+        guessed = collect(model, None, ())
+    assert guessed["one"].has_batch_norm
+    assert not collect(model, None, (), example_inputs=torch.ones(2, 4))["one"].has_batch_norm
 
 
 TORCHVISION = ["resnet18", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
@@ -197,7 +231,9 @@ def test_all_ways_of_pairing_agree_on_torchvision(name: str, monkeypatch) -> Non
     exact = norms_of(observe(model, layers, torch.zeros(1, 3, 64, 64)))
     assert pair_without_data(model, layers) == exact
     monkeypatch.setattr("gp_prune.statistics.pairing._Tracer.trace", _fail)
-    assert pair_without_data(model, layers) == exact
+    guessing = pytest.warns(PairingWarning) if any(exact.values()) else nullcontext()
+    with guessing:
+        assert pair_without_data(model, layers) == exact
     normed = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert sum(norm is not None for norm in exact.values()) == normed
 
