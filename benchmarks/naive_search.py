@@ -22,11 +22,12 @@ import torch
 from deap import algorithms, base, gp, tools
 from torch import Tensor
 
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.layer import LayerRecord
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import derived_seed, relative
+from gp_prune.search.evaluation import relative
 from gp_prune.search.scoring import Bench
 
 OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {

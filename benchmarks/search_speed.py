@@ -11,7 +11,8 @@ on neither side), the same selection of channels, the same fine-tuning and valid
 
     python benchmarks/search_speed.py
     python benchmarks/search_speed.py --task lenet-mnist --population 60 --generations 15 \
-        --ladder 0.5,0.25,0.1 --steps 470 --data-root FOLDER --time-first 60
+        --ladder 0.5,0.25,0.1 --steps 470 --rungs 0,60 --promote 0.25,0.25 \
+        --training 10000 --judging 5000 --data-root FOLDER --time-first 60
 
 With ``--time-first N`` only the first N evaluations of the naive loop are really done its way; the
 others take their errors from compact networks, and its time is extrapolated, which the report
@@ -32,16 +33,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from limited_tasks import LimitedSource
 from naive_search import Naive, Tried, tuned_error
 
 from gp_prune.discovery import builtin_primitives
-from gp_prune.search.allowance import resident_memory
+from gp_prune.evolution.allowance import resident_memory
+from gp_prune.evolution.executors import InProcess, Runner, make_runner
+from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.source import TaskSource
 from gp_prune.search.archive import Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
-from gp_prune.search.evaluation import TaskSource
-from gp_prune.search.executors import InProcess, Runner, make_runner
-from gp_prune.search.journal import Journal
+from gp_prune.search.evaluation import Outcome
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stopping import hypervolume
@@ -84,6 +87,8 @@ class Ours(NamedTuple):
         front: objectives of the front, all of full fidelity.
         evaluations: evaluations of networks.
         memory: bytes in use after every generation.
+        course: after every generation its processor seconds, the formulas tried and the
+            hypervolume of the front.
     """
 
     processor: float
@@ -91,22 +96,33 @@ class Ours(NamedTuple):
     front: list[Objectives]
     evaluations: int
     memory: list[int]
+    course: list[tuple[float, int, float]]
+
+    def reached(self, volume: float) -> tuple[float, int] | None:
+        """Processor seconds and formulas until the front had that hypervolume, if it has it."""
+        for seconds, formulas, found in self.course:
+            if found >= volume:
+                return seconds, formulas
+        return None
 
 
 def search(config: SearchConfig, bench: Bench, runner: Runner) -> Ours:
     """Run our search; the statistics of the layers are made already."""
     primitives = builtin_primitives()
     seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
-    memory = []
-    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+    memory, course = [], []
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder), reader(Outcome)) as journal:
         wall, started = time.perf_counter(), time.process_time()
         found = Search(config, primitives, [bench], seeds, runner, journal)
         for generation in found.generations():
             memory.append(resident_memory(os.getpid()))
+            course.append(
+                (time.process_time() - started, generation.assessed, generation.hypervolume)
+            )
             last = generation
         taken = time.process_time() - started, time.perf_counter() - wall
     front = sorted(candidate.objectives for candidate in found.archive.front())
-    return Ours(*taken, front, last.evaluations, memory)
+    return Ours(*taken, front, last.evaluations, memory, course)
 
 
 def row(*cells: object) -> None:
@@ -165,6 +181,13 @@ def compare(
         "**in all, processor s**", f"{naive_seconds:.1f}", f"{rungs.processor:.1f}",
         f"**{naive_seconds / rungs.processor:.1f}**",
     )  # fmt: skip
+    reached = rungs.reached(hypervolume(naive_front))
+    if reached is not None:
+        seconds, formulas = reached
+        row(
+            f"to the naive front's hypervolume ({formulas} formulas), processor s",
+            f"{naive_seconds:.1f}", f"{seconds:.1f}", f"**{naive_seconds / seconds:.1f}**",
+        )  # fmt: skip
     print(f"\nNaive: {total} networks{extrapolated}. Ours: {rungs.evaluations} evaluations.")
     print(f"Masked and compact networks differ in error by {difference:.4f} in the mean.")
     assert parallel.front == rungs.front, "workers change nothing"
@@ -181,9 +204,13 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=6)
     parser.add_argument("--ladder", default="0.5,0.25,0.1", help="shares of channels kept")
     parser.add_argument("--steps", type=int, default=60, help="fine-tuning at full fidelity")
+    parser.add_argument("--rungs", default="0", help="fine-tuning on the cheaper rungs")
+    parser.add_argument("--promote", default="0.25", help="shares that rise from them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", type=int, default=20, help="networks, masked and compact")
     parser.add_argument("--time-first", type=int, default=0, help="networks; 0 for all")
+    parser.add_argument("--training", type=int, default=0, help="training images; 0 for all")
+    parser.add_argument("--judging", type=int, default=0, help="validation images; 0 for all")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", action="store_true", help="memory of our search instead")
     parser.add_argument("--cache-dir")
@@ -191,6 +218,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     source = TaskSource(given.cache_dir, given.data_root)
+    if given.training or given.judging:
+        # Worker processes must find the class of the source, too.
+        here = str(Path(__file__).parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+        source = LimitedSource(
+            given.cache_dir, given.data_root, training=given.training, judging=given.judging
+        )
     config = SearchConfig(
         tasks=(given.task,),
         population=given.population,
@@ -198,6 +232,8 @@ def main() -> None:
         seed=given.seed,
         ladder=tuple(float(share) for share in given.ladder.split(",")),
         fine_tune_steps=given.steps,
+        rung_steps=tuple(int(steps) for steps in given.rungs.split(",")),
+        promote=tuple(float(share) for share in given.promote.split(",")),
     )
     bench = Bench(source.load(given.task), config.calibration, config.seed)
     print(

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gp_prune.application.tuning import tune_pruned
     from gp_prune.application.tuning_data import own_data
     from gp_prune.conventions import Conventions
+    from gp_prune.evolution.source import TaskSource
     from gp_prune.metric import Metric
     from gp_prune.search.config import SearchConfig
-    from gp_prune.search.evaluation import TaskSource
     from gp_prune.search.run import evolve
     from gp_prune.tasks import load_task
     from gp_prune.tuning import FineTuning, fine_tune, recalibrate
@@ -47,7 +47,7 @@ _HOMES = {
     "FineTuning": "gp_prune.tuning",
     "Metric": "gp_prune.metric",
     "SearchConfig": "gp_prune.search.config",
-    "TaskSource": "gp_prune.search.evaluation",
+    "TaskSource": "gp_prune.evolution.source",
     "evolve": "gp_prune.search.run",
     "export_onnx": "gp_prune.application.export",
     "export_torch": "gp_prune.application.export",

@@ -15,13 +15,18 @@ from gp_prune.expression import Expression
 from gp_prune.layer import LayerRecord
 from gp_prune.primitive import Operand, Operator
 
+ENTRY_BYTES = 1200
+"""What remembering a value takes beside its numbers: tensor, tree and place in the table. Measured;
+the values of channels are so short that this is most of it."""
+
 
 class Interpreter:
     """Evaluates trees on one layer and remembers the values of their subtrees.
 
     Args:
         layer: the measurements of the layer.
-        memory: bytes of subtree values to remember; the least recently used go first.
+        memory: bytes that remembered values may take, :data:`ENTRY_BYTES` for each counted; the
+            least recently used go first.
     """
 
     def __init__(self, layer: LayerRecord, memory: int = 64 * 2**20) -> None:
@@ -72,15 +77,20 @@ class Interpreter:
         return operator.apply(values, types, node.over)
 
     def _remember(self, node: Expression, value: Tensor) -> Tensor:
-        cost = value.numel() * value.element_size()
+        cost = _cost(value)
         if cost > self._limit:
             return value
         self._values[node] = value
         self._held += cost
         while self._held > self._limit:
             _, gone = self._values.popitem(last=False)
-            self._held -= gone.numel() * gone.element_size()
+            self._held -= _cost(gone)
         return value
+
+
+def _cost(value: Tensor) -> int:
+    """Bytes that are kept as long as a value is remembered; a view keeps all that it looks at."""
+    return value.untyped_storage().nbytes() + ENTRY_BYTES
 
 
 def evaluate(expression: Expression, layer: LayerRecord) -> Tensor:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from gp_prune.application.result import PrunedModel
     from gp_prune.conventions import Conventions
+    from gp_prune.guided.mutation import MetricMutation
     from gp_prune.metric import Metric
     from gp_prune.pruning.method import ImportanceScores, MetricUnstructured
     from gp_prune.statistics import Loss
@@ -82,6 +83,21 @@ class MetricUses:
         from gp_prune.application.importance import as_pruning_method
 
         return as_pruning_method(self._metric)
+
+    def as_mutation(self, temperature: float = 0.1, amount: float = 0.1) -> MetricMutation:
+        """This metric as a mutation operator of the guided searches.
+
+        Args:
+            temperature: of the distribution over the ranks of the scores: 0 always takes the
+                lowest scores, ``math.inf`` draws uniformly.
+            amount: share of what is alive that one mutation removes, in (0, 1].
+
+        Raises:
+            UserError: temperature or amount is out of range.
+        """
+        from gp_prune.guided.mutation import MetricMutation
+
+        return MetricMutation(self._metric, temperature, amount)
 
     @property
     def _metric(self) -> Metric:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from gp_prune.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.discovery import builtin_primitives
+from gp_prune.evolution.allowance import resident_memory
 from gp_prune.expression import Expression
-from gp_prune.interpreter import Interpreter, evaluate
+from gp_prune.interpreter import ENTRY_BYTES, Interpreter, evaluate
 from gp_prune.layer import LayerRecord, MissingMeasurement, synthetic_layer
 from gp_prune.parsing import parse
 from gp_prune.primitive import Operand, Operator
@@ -82,20 +85,32 @@ def test_a_tree_of_shared_halves_is_linear() -> None:
     assert torch.allclose(value, synthetic_layer().weight.abs() * 2**9)
 
 
-@pytest.mark.parametrize("memory", [0, 100, 1000, 5000])
+@pytest.mark.parametrize("memory", [0, 1500, 10_000, 50_000])
 def test_memory_bound_is_kept(memory: int, random_trees: Trees) -> None:
     layer = synthetic_layer()
     machine = Interpreter(layer, memory)
     for found in random_trees(WEIGHT, 60, seed=53, most=8):
         value = machine.evaluate(found)
         assert torch.equal(value.nan_to_num(), naive(found, layer).nan_to_num())
-        held = sum(v.numel() * v.element_size() for v in machine._values.values())
-        assert held == machine._held <= memory
+        kept = [value.untyped_storage().nbytes() for value in machine._values.values()]
+        assert sum(kept) + ENTRY_BYTES * len(kept) == machine._held <= memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc here")
+def test_values_of_a_few_numbers_keep_within_the_memory_too() -> None:
+    """Of so short values nearly all memory is taken by what stands around them."""
+    machine = Interpreter(synthetic_layer(), memory=4 * 2**20)
+    multiply, leaf = PRIMITIVES.operators["mul"], tree("b")
+    before = resident_memory(os.getpid())
+    for number in range(30_000):
+        machine.evaluate(Expression.apply(multiply, leaf, Expression.constant(number)))
+    assert 2000 < len(machine._values) < 4000
+    assert resident_memory(os.getpid()) - before < 16 * 2**20
 
 
 def test_the_least_recently_used_value_goes_first() -> None:
     first, second, third = (tree(f"{name}(b)") for name in ("abs", "neg", "square"))
-    machine = Interpreter(synthetic_layer(), memory=2 * 4 * 8)
+    machine = Interpreter(synthetic_layer(), memory=2 * (4 * 8 + ENTRY_BYTES))
     for found in (first, second, first, third, first):
         machine.evaluate(found)
     assert (machine.computed, machine.reused) == (3, 2)

@@ -12,6 +12,12 @@ COMMANDS = {
         "gp_prune.cli.evolve_command:evolve", "Search for new metrics by genetic programming."
     ),
     "apply": LazyCommand("gp_prune.cli.apply_command:apply", "Prune a network by a metric."),
+    "genetic": LazyCommand(
+        "gp_prune.cli.genetic_command:genetic", "Prune one network by a genetic algorithm."
+    ),
+    "autoencode": LazyCommand(
+        "gp_prune.cli.autoencode_command:autoencode", "Train autoencoders and prune on the way."
+    ),
     "list": LazyCommand("gp_prune.cli.list_command:list_metrics", "List the bundled metrics."),
     "show": LazyCommand("gp_prune.cli.show_command:show", "Show all that a metric says."),
     "latex": LazyCommand("gp_prune.cli.latex_command:latex", "Print metrics as LaTeX."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -26,14 +26,24 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
-        with _bars(console) as show:
-            yield show
+        with stage_bars(console, _TITLES) as show:
+            yield lambda now: show(
+                now.stage, now.done, now.of, _note(now.generation) if now.generation else ""
+            )
     else:
         yield _lines(console)
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
+def stage_bars(
+    console: Console, titles: Mapping[str, str]
+) -> Iterator[Callable[[str, int, int, str], None]]:
+    """A bar for every stage of a run, on a terminal: ``show(stage, done, total, note)``.
+
+    Args:
+        console: of the terminal.
+        titles: of the stages; others are not shown.
+    """
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(bar_width=20),
@@ -48,15 +58,13 @@ def _bars(console: Console) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, expand=True) as bar:
         rows = {
             stage: bar.add_task(title, total=None, note="", start=False)
-            for stage, title in _TITLES.items()
+            for stage, title in titles.items()
         }
 
-        def show(progress: Progress) -> None:
-            if progress.stage in rows:
-                row = rows[progress.stage]
-                bar.start_task(row)
-                note = _note(progress.generation) if progress.generation else ""
-                bar.update(row, completed=progress.done, total=progress.of, note=note)
+        def show(stage: str, done: int, total: int, note: str) -> None:
+            if stage in rows:
+                bar.start_task(rows[stage])
+                bar.update(rows[stage], completed=done, total=total, note=note)
 
         yield show
 

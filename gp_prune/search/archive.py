@@ -18,7 +18,7 @@ WORST: Objectives = (WORST_ERROR, 1.0, 1.0)
 """Finite and dominated by nothing better than itself: what a candidate gets that ranks nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A formula that was tried.
 
@@ -104,12 +104,22 @@ class Archive:
         self.top = top
         self._by_text: dict[str, Candidate] = {}
         self._texts: dict[Behaviour, list[str]] = {}
+        self._nodes: dict[Expression, Expression] = {}
 
     def add(self, candidate: Candidate) -> None:
         """Keep a candidate that is new."""
         text = str(candidate.expression)
-        self._by_text[text] = candidate
+        self._by_text[text] = replace(candidate, expression=self._shared(candidate.expression))
         self._texts.setdefault(candidate.behaviour, []).append(text)
+
+    def _shared(self, expression: Expression) -> Expression:
+        """The same formula with one object for every subtree that several formulas have."""
+        known = self._nodes.get(expression)
+        if known is None:
+            arguments = tuple(map(self._shared, expression.arguments))
+            known = Expression(expression.head, expression.over, arguments, expression.value)
+            self._nodes[known] = known
+        return known
 
     def settle(self, found: Candidate) -> None:
         """Give all candidates that behave like this one the same results."""

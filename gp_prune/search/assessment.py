@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from gp_prune.evolution.executors import Runner
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.outcomes import resolve
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.layer import MissingMeasurement
 from gp_prune.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome, derived_seed
-from gp_prune.search.executors import Runner
-from gp_prune.search.journal import Journal
-from gp_prune.search.outcomes import resolve
+from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.rungs import promoted
 from gp_prune.search.scoring import Bench, Trial
 from gp_prune.search.typed_set import Individual, TypedSet
@@ -51,7 +53,7 @@ class Assessor:
         grammar: TypedSet,
         benches: Sequence[Bench],
         runner: Runner,
-        journal: Journal,
+        journal: Journal[Outcome],
     ) -> None:
         self.config = config
         self.grammar = grammar
@@ -62,7 +64,7 @@ class Assessor:
         self.refused: Counter[str] = Counter()
         self._runner = runner
         self._journal = journal
-        self._measured: set[str] = set()
+        self._measured: set[bytes] = set()
 
     def assess(
         self, drawn: Iterator[Individual], count: int, population: Sequence[Individual] = ()
@@ -77,8 +79,10 @@ class Assessor:
         Returns:
             The new formulas as individuals with their candidates, also those that did not rise.
         """
-        met, trials = self._met(drawn, count)
-        self._try(0, trials)
+        met: list[Individual] = []
+        trials: dict[Behaviour, list[Trial]] = {}
+        # The first are evaluated while the others are drawn and scored.
+        self._try(0, self._met(drawn, count, met, trials))
         arrived = list(trials)
         older = sorted({i.candidate.behaviour for i in population}.difference(trials))
         for rung in range(self.config.top_rung):
@@ -112,18 +116,27 @@ class Assessor:
             rising = promoted(tried, rung, wanted - len(risen))
             if not rising:
                 break
-            self._try(rung + 1, {c.behaviour: self._again(c, trials) for c in rising})
+            self._try(rung + 1, ((c.behaviour, self._again(c, trials)) for c in rising))
             risen += [c.behaviour for c in rising if self._smallest(c.behaviour).rung == rung + 1]
         return risen
 
     def _met(
-        self, drawn: Iterator[Individual], count: int
-    ) -> tuple[list[Individual], dict[Behaviour, list[Trial]]]:
-        """New formulas that rank something, and the trials of new behaviours among them."""
-        met: list[Individual] = []
-        new: dict[Behaviour, list[Trial]] = {}
+        self,
+        drawn: Iterator[Individual],
+        count: int,
+        met: list[Individual],
+        new: dict[Behaviour, list[Trial]],
+    ) -> Iterator[tuple[Behaviour, list[Trial]]]:
+        """New behaviours with their trials.
+
+        Args:
+            drawn: trees without end.
+            count: so many new behaviours are wanted.
+            met: gets the new formulas that rank something.
+            new: gets what is yielded.
+        """
         if count < 1:
-            return met, new
+            return
         for tree in islice(drawn, _TRIES * self.config.population):
             expression = canonical(self.grammar.to_expression(tree))
             text = str(expression)
@@ -136,16 +149,16 @@ class Assessor:
                 continue
             behaviour = tuple(trial.key for trial in trials)
             known = self.archive.smallest(behaviour)
-            if known is None:
-                new[behaviour] = trials
-                known = Candidate(expression, WORST, behaviour, reason="not yet tried")
-            self.archive.add(replace(known, expression=expression))
+            untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
+            self.archive.add(replace(known or untried, expression=expression))
             individual = self.grammar.from_expression(expression)
             individual.origin = tree.origin
             met.append(individual)
+            if known is None:
+                new[behaviour] = trials
+                yield behaviour, trials
             if len(new) >= count:
-                break
-        return met, new
+                return
 
     def trials(self, expression: Expression) -> list[Trial] | str:
         """The trials of a formula on every task and step of the ladder, or why there are none."""
@@ -173,23 +186,39 @@ class Assessor:
         assert not isinstance(made, str), "what was tried once can be tried again"
         return made
 
-    def _try(self, rung: int, wanted: Mapping[Behaviour, Sequence[Trial]]) -> None:
+    def _try(self, rung: int, wanted: Iterable[tuple[Behaviour, Sequence[Trial]]]) -> None:
         """Evaluate behaviours on a rung and settle what became of them."""
-        evaluations = {
-            behaviour: [ladder_evaluation(self.config, trial, rung) for trial in trials]
-            for behaviour, trials in wanted.items()
-        }
-        every = [evaluation for part in evaluations.values() for evaluation in part]
-        outcomes = resolve(every, self._runner, self._journal)
-        self._measured.update(outcomes)
+        tried: list[tuple[Behaviour, Sequence[Trial], list[Evaluation]]] = []
+
+        def evaluations() -> Iterator[Evaluation]:
+            for behaviour, trials in wanted:
+                of_one = [
+                    ladder_evaluation(
+                        self.config, trial, rung, samples=self._samples(trial.task, rung)
+                    )
+                    for trial in trials
+                ]
+                tried.append((behaviour, trials, of_one))
+                yield from of_one
+
+        outcomes = resolve(evaluations(), self._runner, self._journal)
+        self._measured.update(map(_short, outcomes))
         self.evaluations = len(self._measured)
-        for behaviour, trials in wanted.items():
-            results = [outcomes[evaluation.key] for evaluation in evaluations[behaviour]]
+        for behaviour, trials, of_one in tried:
+            results = [outcomes[evaluation.key] for evaluation in of_one]
             candidate = self._tried(self._smallest(behaviour), rung, trials, results)
             self.archive.settle(candidate)
             self._record(candidate)
         if rung == 0:
-            self.behaviours += len(wanted)
+            self.behaviours += len(tried)
+
+    def _samples(self, task: str, rung: int) -> int:
+        """How many validation samples a rung judges on; 0 for all."""
+        most = self.config.rung_samples
+        if rung == self.config.top_rung or not most:
+            return 0
+        (bench,) = (bench for bench in self.benches if bench.task.name == task)
+        return most if len(bench.task.validation.inputs) > most else 0
 
     def _tried(
         self, before: Candidate, rung: int, trials: Sequence[Trial], outcomes: Sequence[Outcome]
@@ -246,7 +275,12 @@ class Assessor:
 
 
 def ladder_evaluation(
-    config: SearchConfig, trial: Trial, rung: int | None = None, *, test: bool = False
+    config: SearchConfig,
+    trial: Trial,
+    rung: int | None = None,
+    *,
+    test: bool = False,
+    samples: int = 0,
 ) -> Evaluation:
     """How the search evaluates a trial on a rung, by default on the highest.
 
@@ -258,11 +292,12 @@ def ladder_evaluation(
         trial: what is tried.
         rung: decides the number of fine-tuning steps.
         test: whether the test error is measured, too.
+        samples: validation samples that are judged on; 0 for all.
     """
     steps = config.steps(config.top_rung if rung is None else rung)
     # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
     seed = derived_seed("trial", config.seed, trial.task) if steps else 0
-    return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test=test)
+    return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test, samples)
 
 
 def macs_kept(trial: Trial) -> float:
@@ -270,6 +305,11 @@ def macs_kept(trial: Trial) -> float:
     share = trial.plan.achieved.macs
     assert share is not None, "plans of traced networks know their MACs"
     return share
+
+
+def _short(key: str) -> bytes:
+    """Stands for the key of an evaluation, of which a long run has many, where they are counted."""
+    return hashlib.blake2b(key.encode(), digest_size=12).digest()
 
 
 def _mean(values: Sequence[float]) -> float:

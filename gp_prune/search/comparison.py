@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
+from gp_prune.evolution.executors import Runner
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.outcomes import resolve
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.metric import Metric
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessment import ladder_evaluation, macs_kept
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, derived_seed
-from gp_prune.search.executors import Runner
-from gp_prune.search.journal import Journal
-from gp_prune.search.outcomes import resolve
+from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scoring import Bench, Trial
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
@@ -172,7 +173,7 @@ def compare(
     benches: Sequence[Bench],
     entered: Sequence[Contender],
     runner: Runner,
-    journal: Journal,
+    journal: Journal[Outcome],
     progress: Callable[[int, int], None],
 ) -> Comparison:
     """Prune, fine-tune and measure every contender at every budget.

@@ -1,20 +1,16 @@
-"""Floor 9: all settings of a search, and their TOML form."""
+"""Floor 9: all settings of a search."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import tomllib
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from gp_prune.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
+from gp_prune.evolution.allowance import Allowance
+from gp_prune.evolution.settings import Settings
 from gp_prune.pruning import Budget
-from gp_prune.search.allowance import Allowance
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
@@ -26,7 +22,7 @@ DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Settings):
     """What decides the result of a search; two runs with equal settings give equal results.
 
     Attributes:
@@ -46,6 +42,8 @@ class SearchConfig:
         fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.
         rung_steps: mini-batches of fine-tuning on the cheaper rungs, lowest first, on which new
             candidates must prove themselves; empty means that all go to the top at once.
+        rung_samples: most validation samples that the cheaper rungs judge on; 0 means all. The top
+            rung and the comparison judge on all.
         promote: for every cheaper rung, the share of its candidates that rises to the next one.
         strategy: ``"evolve"``, or ``"random"`` for random trees in every generation: the baseline.
         adaptive: whether variation operators whose offspring survive are used more often.
@@ -85,6 +83,7 @@ class SearchConfig:
     join: str = "mean"
     fine_tune_steps: int = 30
     rung_steps: tuple[int, ...] = (0,)
+    rung_samples: int = 1000
     promote: tuple[float, ...] = (0.25,)
     strategy: str = "evolve"
     adaptive: bool = True
@@ -132,7 +131,7 @@ class SearchConfig:
             "population": 4, "generations": 0, "fine_tune_steps": 0, "final_steps": 0,
             "final_seeds": 1, "front_size": 1, "recommended_size": 1, "size_limit": 3,
             "height_limit": 2, "calibration": 1, "seed": 0, "restart": 0, "max_evaluations": 0,
-            "stall": 0,
+            "stall": 0, "rung_samples": 0,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
@@ -186,71 +185,3 @@ class SearchConfig:
     def conventions(self) -> Conventions:
         """How the scores of every candidate are used."""
         return Conventions(self.scope, self.normaliser, self.join)
-
-    def to_toml(self) -> str:
-        """The settings as TOML, which :meth:`from_toml` reads back."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items())
-
-    @classmethod
-    def from_toml(cls, path: Path) -> SearchConfig:
-        """Settings from a TOML file; those it leaves out have their defaults.
-
-        Raises:
-            UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
-        """
-        return cls(**read_settings(path))
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a TOML file gives, checked for name and type.
-
-    Raises:
-        UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"settings file {str(path)!r} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"settings file {str(path)!r} is not valid TOML: {error}") from None
-    settings: dict[str, Any] = {}
-    known = {field.name: field.default for field in fields(SearchConfig)}
-    for name, value in data.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"unknown setting {name!r} in {str(path)!r}{hint}")
-        settings[name] = _checked(name, value, known[name], path)
-    return settings
-
-
-_ENTRIES: dict[str, tuple[type, ...]] = {
-    "ladder": (int, float), "budgets": (int, float), "promote": (int, float), "rung_steps": (int,),
-}  # fmt: skip
-"""What a list holds; the others hold text."""
-
-
-def _checked(name: str, value: Any, default: Any, path: Path) -> Any:
-    if isinstance(default, tuple):
-        kind = _ENTRIES.get(name, (str,))
-        if isinstance(value, list) and all(isinstance(entry, kind) for entry in value):
-            return tuple(value)
-        raise UserError(f"setting {name!r} in {str(path)!r} is {value!r}; it must be a list")
-    wanted = (int, float) if isinstance(default, float) else type(default)
-    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
-        raise UserError(
-            f"setting {name!r} in {str(path)!r} is {value!r}; "
-            f"it must be of type {type(default).__name__}"
-        )
-    return value
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # A JSON string is a basic TOML string, but for DEL, which TOML wants escaped.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

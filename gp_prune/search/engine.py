@@ -13,6 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gp_prune.errors import UserError
+from gp_prune.evolution.credit import Rates
+from gp_prune.evolution.executors import Runner
+from gp_prune.evolution.fronts import Growth
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.memory import give_back_memory
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import canonical
 from gp_prune.layer import NEEDS
 from gp_prune.metric import Metric
@@ -20,14 +26,11 @@ from gp_prune.primitive import PrimitiveSet
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessment import Assessor
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.credit import Rates
-from gp_prune.search.evaluation import derived_seed
-from gp_prune.search.executors import Runner
+from gp_prune.search.evaluation import Outcome
 from gp_prune.search.generation import Generator, Limits
-from gp_prune.search.journal import Journal
 from gp_prune.search.rungs import survivors
 from gp_prune.search.scoring import Bench
-from gp_prune.search.stopping import TIME_IS_UP, Growth, StopRules, hypervolume
+from gp_prune.search.stopping import TIME_IS_UP, StopRules, hypervolume
 from gp_prune.search.typed_set import Individual, OutsideGrammar, TypedSet
 from gp_prune.search.variation import CROSSOVER, Variation
 
@@ -84,7 +87,7 @@ class Search:
         benches: Sequence[Bench],
         seeds: Sequence[Metric],
         runner: Runner,
-        journal: Journal,
+        journal: Journal[Outcome],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -141,6 +144,7 @@ class Search:
             )  # fmt: skip
             if stopped == TIME_IS_UP:
                 self.journal.event(_end_of_time(number))
+            give_back_memory()
             yield replace(report, stopped=stopped)
             if stopped:
                 return

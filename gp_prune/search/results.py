@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.metadata
 import io
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gp_prune.evolution.folder import versions
 from gp_prune.files import write_text
 from gp_prune.metric import Metric
 from gp_prune.primitive import PrimitiveSet
@@ -115,22 +114,12 @@ def _metric(
 
 def settings_json(config: SearchConfig) -> dict[str, Any]:
     """The settings as JSON; of files of primitives the names and contents, not the places."""
-    settings: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(config).items()
-    }
+    settings = config.to_json()
     settings["primitives"] = [
         f"{Path(file).name} sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
         for file in config.primitives
     ]
     return settings
-
-
-def versions() -> dict[str, str]:
-    """Versions of python and of the packages that decide a result."""
-    packages = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
 
 
 def write(result: Result) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gp_prune.errors import UserError
+from gp_prune.evolution.journal import NAME, entries, reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
-from gp_prune.search.journal import NAME, entries
 
 _SAME = {"versions": "packages", "device": "device"}
 """What must be equal for an evaluation to have the same result, besides the networks."""
@@ -38,7 +38,7 @@ def reusable(folder: Path, config: SearchConfig, identity: Mapping[str, Any]) ->
         raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
     begun: dict[str, Any] | None = None
     outcomes: dict[str, Outcome] = {}
-    for entry in entries(content, path):
+    for entry in entries(content, path, reader(Outcome)):
         if isinstance(entry, tuple):
             outcomes[entry[0]] = entry[1]
         elif entry["event"] == "begin":

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gp_prune.discovery import primitive_set
-from gp_prune.errors import UserError
-from gp_prune.files import write_text
+from gp_prune.evolution.cluster import DaskCluster
+from gp_prune.evolution.executors import Runner, make_runner
+from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
+from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.seeds import network_digest
+from gp_prune.evolution.source import TaskSource
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.primitive import PrimitiveSet
-from gp_prune.search.cluster import DaskCluster
 from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Generation, Search
-from gp_prune.search.evaluation import TaskSource, network_digest
-from gp_prune.search.executors import Runner, make_runner
-from gp_prune.search.journal import NAME as JOURNAL
-from gp_prune.search.journal import Journal
+from gp_prune.search.evaluation import Outcome
 from gp_prune.search.results import (
     COMPARISON,
     Result,
     assemble,
     settings_json,
-    versions,
     write,
     write_front_so_far,
 )
@@ -34,8 +32,6 @@ from gp_prune.search.reuse import reusable
 from gp_prune.search.scoring import Bench
 from gp_prune.tasks import check_task_name
 from gp_prune.tuning.context import one_thread
-
-CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def evolve(
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    config = _agreed(config, folder, resume)
+    config = agreed(SearchConfig, config, folder, resume=resume)
     source = source or TaskSource()
     for name in config.tasks:
         check_task_name(name)
@@ -98,34 +94,15 @@ def evolve(
     else:
         runner = DaskCluster(source, cluster, allowance)
     try:
-        with one_thread(), _claimed(folder), Journal(folder) as journal:
+        with one_thread(), claimed(folder), Journal(folder, reader(Outcome)) as journal:
             benches = _prepared(config, source, runner, progress)
             identity = _identity(config, source, benches)
             if reuse is not None:
                 journal.lend(reusable(Path(reuse), config, identity))
-            if not resume:
-                with _writing(folder):
-                    write_text(folder / CONFIG, config.to_toml())
-            journal.begin(identity)
+            begin(folder, config, journal, identity, resume=resume)
             return _run(config, folder, primitives, benches, runner, journal, progress)
     finally:
         runner.close()
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Make the folder now, so that no other run takes it; leave none behind where nothing ran."""
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        # A run that could not begin has an empty journal and no settings.
-        journal = folder / JOURNAL
-        if not (folder / CONFIG).exists() and journal.exists() and not journal.stat().st_size:
-            journal.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]) -> dict[str, Any]:
@@ -138,54 +115,6 @@ def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]
         "networks": networks,
         "seeds": sorted(bundled_metrics("reference")),
     }
-
-
-def _agreed(config: SearchConfig | None, folder: Path, resume: bool) -> SearchConfig:
-    """The settings of the run, if the folder is fit for it."""
-    if resume:
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}")
-        stored = SearchConfig.from_toml(folder / CONFIG)
-        if config is not None and config != stored:
-            changed = [
-                field.name
-                for field in fields(SearchConfig)
-                if getattr(config, field.name) != getattr(stored, field.name)
-            ]
-            raise UserError(
-                f"a resumed run keeps its settings, but {', '.join(changed)} would change; "
-                "leave them out or start a new run"
-            )
-        return stored
-    config = config or SearchConfig()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run folder {str(folder)!r} is a file; give another --out")
-    if folder.is_dir() and ((folder / CONFIG).exists() or not all(map(_early, folder.iterdir()))):
-        raise UserError(
-            f"run folder {str(folder)!r} exists and is not empty; "
-            "give another --out, or go on with --resume"
-        )
-    return config
-
-
-def _early(path: Path) -> bool:
-    """Whether a file is what a kill leaves of a run that had not begun.
-
-    That is an empty journal, and a temporary file of the settings.
-    """
-    return CONFIG in path.name or (path.name == JOURNAL and not path.stat().st_size)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that the disk is full or the folder closed."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"run folder {str(folder)!r} cannot be written: {error.strerror}; "
-            "mend this, or give another --out"
-        ) from error
 
 
 def _prepared(
@@ -207,7 +136,7 @@ def _run(
     primitives: PrimitiveSet,
     benches: list[Bench],
     runner: Runner,
-    journal: Journal,
+    journal: Journal[Outcome],
     progress: Callable[[Progress], None],
 ) -> Result:
     published = reference_metrics(primitives)
@@ -216,7 +145,7 @@ def _run(
     finished = (folder / COMPARISON).exists()
     for generation in search.generations():
         if not finished:
-            with _writing(folder):
+            with writing(folder):
                 write_front_so_far(folder, generation.front)
         progress(Progress("search", generation.number, generation.of, generation))
     entered = contenders(config, search.archive, published)
@@ -226,7 +155,7 @@ def _run(
     )  # fmt: skip
     kinds = {bench.task.name: bench.task.kind for bench in benches}
     result = assemble(config, folder, primitives, search.archive, entered, found, kinds)
-    with _writing(folder):
+    with writing(folder):
         write(result)
     progress(Progress("done", 1, 1))
     return result

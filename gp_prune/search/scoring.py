@@ -30,7 +30,7 @@ from gp_prune.tasks import Task
 
 Plan = ChannelPlan | WeightPlan
 
-INTERPRETER_MEMORY = 128 * 2**20
+INTERPRETER_MEMORY = 32 * 2**20
 """Bytes of subtree values that are remembered for one task."""
 
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-import moocore
-import numpy
-
+from gp_prune.evolution import fronts
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
-
-LEAST_GROWTH = 1e-6
-"""A hypervolume has grown if it is greater by more than this share: less may be rounding."""
 
 
 def hypervolume(front: Iterable[Objectives]) -> float:
@@ -20,31 +15,7 @@ def hypervolume(front: Iterable[Objectives]) -> float:
 
     It lies between 0 (nothing better than the worst) and 2 (no error with nothing kept).
     """
-    points = sorted(front)
-    if not points:
-        return 0.0
-    return float(moocore.hypervolume(numpy.asarray(points), ref=numpy.asarray(WORST)))
-
-
-class Growth:
-    """Counts the generations since the hypervolume of the front last grew.
-
-    Attributes:
-        volume: the greatest so far.
-        idle: generations without growth.
-    """
-
-    def __init__(self) -> None:
-        self.volume = 0.0
-        self.idle = 0
-
-    def see(self, volume: float) -> None:
-        """Take in the hypervolume of one more generation."""
-        if volume > self.volume * (1 + LEAST_GROWTH):
-            self.volume = volume
-            self.idle = 0
-        else:
-            self.idle += 1
+    return fronts.hypervolume(front, WORST)
 
 
 class StopRules:

@@ -53,11 +53,13 @@ _RECIPES: dict[str, Recipe] = {
     "lenet-digits": Recipe(60, 8e-3, batch_size=32, weight_decay=0.3),
     "cnn-digits": Recipe(20, 1e-2, batch_size=64, weight_decay=0.3),
     "autoencoder-digits": Recipe(200, 1e-2, batch_size=32),
+    "caffe_lenet-digits": Recipe(40, 3e-3, batch_size=32, weight_decay=0.3),
 }
 _LARGE_RECIPES: dict[str, Recipe] = {
     "lenet": Recipe(5, 3e-3),
     "cnn": Recipe(3, 1e-2, batch_size=128, weight_decay=0.1),
     "autoencoder": Recipe(10, 5e-3, batch_size=128),
+    "caffe_lenet": Recipe(10, 2e-3, weight_decay=0.05),
 }
 
 

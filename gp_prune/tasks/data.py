@@ -7,6 +7,7 @@ depend on the seed of a task, so that errors of different seeds compare.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -155,14 +156,27 @@ def _load_digits() -> DataSet:
 
 
 def _read_digits(part: str) -> Samples:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    inputs = torch.from_numpy(pixels).float().div(16).reshape(-1, 1, 8, 8)
-    samples = Samples(inputs, torch.from_numpy(labels).long())
-    sizes = {"test": 360, "validation": 360, "train": len(labels) - 720}
+    table = torch.from_numpy(_digits_table())
+    inputs = table[:, :-1].float().div(16).reshape(-1, 1, 8, 8)
+    samples = Samples(inputs, table[:, -1].long())
+    sizes = {"test": 360, "validation": 360, "train": len(table) - 720}
     parts = stratified_split(samples.labels, tuple(sizes.values()), _SPLIT_SEED)
     return samples.pick(parts[list(sizes).index(part)])
+
+
+def _digits_table() -> np.ndarray:
+    """scikit-learn's digits: (samples, 64 pixels and the class).
+
+    scikit-learn takes a second to import, so its file is read without it where it is in its place.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    return np.column_stack(load_digits(return_X_y=True))
 
 
 def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:

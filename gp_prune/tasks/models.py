@@ -1,4 +1,4 @@
-"""The networks of the built-in tasks: LeNet, a small VGG with batch norm, an autoencoder.
+"""The networks of the built-in tasks: two LeNets, a small VGG with batch norm, an autoencoder.
 
 Each is an ``nn.Sequential`` of named steps, so that it can be read from top to bottom and has no
 code of its own; the names are those that plans, records and reports show.
@@ -68,6 +68,38 @@ def lenet(shape: Shape, classes: int) -> nn.Sequential:
         ("linear2", nn.Linear(120, 84)),
         ("relu4", nn.ReLU()),
         ("output", nn.Linear(84, classes)),
+    ]
+    return nn.Sequential(OrderedDict(steps))
+
+
+def caffe_lenet(shape: Shape, classes: int) -> nn.Sequential:
+    """The LeNet of Caffe's examples, 20-50-500, which pruning papers use; ReLU, max pooling.
+
+    On 28x28 images it has 431,080 parameters. Caffe's own has no ReLU after the convolutions.
+    Images of less than 16 pixels a side get 3x3 kernels with padding in place of the 5x5 ones.
+
+    Args:
+        shape: channels, height, width of an image; (1, 8, 8), (1, 28, 28) and (3, 32, 32) are used.
+        classes: number of classes, the width of the output.
+    """
+    channels, height, width = shape
+    if min(height, width) < _SMALL_IMAGE:
+        kernel, padding = 3, 1
+        positions = (height // 4) * (width // 4)
+    else:
+        kernel, padding = 5, 0
+        positions = _after_two_stages(height, 0) * _after_two_stages(width, 0)
+    steps: list[tuple[str, nn.Module]] = [
+        ("conv1", nn.Conv2d(channels, 20, kernel, padding=padding)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(20, 50, kernel, padding=padding)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("flatten", nn.Flatten()),
+        ("linear1", nn.Linear(50 * positions, 500)),
+        ("relu3", nn.ReLU()),
+        ("output", nn.Linear(500, classes)),
     ]
     return nn.Sequential(OrderedDict(steps))
 
@@ -144,5 +176,6 @@ MODELS: dict[str, ModelKind] = {
     "lenet": ModelKind(lenet, "classification"),
     "cnn": ModelKind(cnn, "classification"),
     "autoencoder": ModelKind(autoencoder, "reconstruction", interface=("latent",)),
+    "caffe_lenet": ModelKind(caffe_lenet, "classification"),
 }
 """Every kind of network that a task name can start with."""

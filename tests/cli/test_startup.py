@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -16,6 +17,8 @@ import gp_prune
 from gp_prune.cli import COMMANDS
 from gp_prune.cli.group import CommandGroup, LazyCommand
 from gp_prune.errors import UserError
+from gp_prune.search.config import SearchConfig
+from gp_prune.tasks import load_task
 
 Run = Callable[..., Result]
 
@@ -53,6 +56,60 @@ def test_reading_does_not_load_torch(arguments: list[str]) -> None:
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "gp_prune.cli" in loaded
     assert not loaded & HEAVY
+
+
+PREPARED = """
+import sys
+from gp_prune import SearchConfig, TaskSource
+from gp_prune.search import run
+from gp_prune.search.scoring import Bench
+source = TaskSource(cache_dir=sys.argv[1])
+benches = [Bench(source.load(name), 64, 0) for name in SearchConfig().tasks]
+print(*sys.modules)
+"""
+
+
+def test_preparing_a_search_loads_no_compiler(task_cache: Path) -> None:
+    """torch imports its compiler for much that needs none, and scikit-learn all of scipy."""
+    for name in SearchConfig().tasks:
+        load_task(name, cache_dir=task_cache)  # where training is needed, here
+    done = python(PREPARED, str(task_cache))
+    assert not {"sklearn", "scipy", "torch._dynamo"} & set(done.stdout.split()), done.stderr
+
+
+FIRST = """
+import os, sys, time
+from gp_prune.search.evaluation import Evaluation
+def first(self, workbench):
+    print(time.process_time(), flush=True)
+    os._exit(0)
+Evaluation.run = first
+from gp_prune.cli import main
+main(sys.argv[1:])
+"""
+LATEX = """
+import sys, time
+from gp_prune.cli import main
+try:
+    main(["latex", "l1"])
+finally:
+    print(time.process_time())
+"""
+
+
+@pytest.mark.slow
+def test_start_up_is_quick(task_cache: Path, tmp_path: Path) -> None:
+    """Processor time, the least of a few: others may use the machine."""
+    for name in SearchConfig().tasks:
+        load_task(name, cache_dir=task_cache)
+    places = ["--cache-dir", str(task_cache), "--workers", "1", "--quiet", "--out"]
+    latex = [python(LATEX).stdout.split()[-1] for _ in range(5)]
+    evolve = [
+        python(FIRST, "evolve", *places, str(tmp_path / str(n))).stdout.split()[-1]
+        for n in range(3)
+    ]
+    assert min(map(float, latex)) < 0.5
+    assert min(map(float, evolve)) < 4.0
 
 
 def test_importing_the_package_loads_nothing() -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from gp_prune.evolution.folder import CONFIG
+from gp_prune.evolution.journal import NAME as JOURNAL
+from gp_prune.evolution.source import TaskSource
 from gp_prune.search import run
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import TaskSource
-from gp_prune.search.journal import NAME as JOURNAL
 
 SETTINGS = SearchConfig(
     tasks=("lenet-digits",),
@@ -63,7 +64,7 @@ class Case:
             return
         code = 1
         try:
-            resume = (self.folder / run.CONFIG).exists()
+            resume = (self.folder / CONFIG).exists()
             settings = None if resume else SETTINGS
             run.evolve(settings, self.folder, source=self.source, resume=resume)
             code = 0

@@ -10,11 +10,13 @@ import pytest
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
+from gp_prune.evolution.journal import NAME, Journal, reader
+from gp_prune.evolution.seeds import derived_seed
+from gp_prune.evolution.source import TaskSource
 from gp_prune.search.archive import WORST
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
-from gp_prune.search.evaluation import Evaluation, Outcome, TaskSource, derived_seed
-from gp_prune.search.journal import NAME, Journal
+from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scoring import Bench
 
 CONFIG = SearchConfig(tasks=("lenet-digits",), calibration=64, population=8, generations=2)
@@ -33,7 +35,7 @@ class Flaky:
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
         for evaluation in evaluations:
             if self.fails(evaluation):
-                yield Outcome.failed(evaluation, REASON)
+                yield evaluation.failed(REASON)
             else:
                 error = derived_seed(evaluation.key) / 2**31
                 yield Outcome(error, None, error)
@@ -47,14 +49,14 @@ def bench(task_cache: Path) -> Bench:
     return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
 
 
-def search(bench: Bench, journal: Journal, fails: Callable[[Evaluation], bool]) -> Search:
+def search(bench: Bench, journal: Journal[Outcome], fails: Callable[[Evaluation], bool]) -> Search:
     return Search(CONFIG, builtin_primitives(), [bench], [], Flaky(fails), journal)
 
 
 def test_candidates_that_fail_are_named_and_never_on_the_front(
     bench: Bench, tmp_path: Path
 ) -> None:
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path, reader(Outcome)) as journal:
         found = search(bench, journal, lambda e: derived_seed(e.key, "fails") % 4 == 0)
         last = list(found.generations())[-1]
     assert last.rejected
@@ -68,5 +70,8 @@ def test_candidates_that_fail_are_named_and_never_on_the_front(
 
 
 def test_a_run_in_which_all_fail_says_why(bench: Bench, tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal, pytest.raises(UserError, match="because took more than 60"):
+    with (
+        Journal(tmp_path, reader(Outcome)) as journal,
+        pytest.raises(UserError, match="because took more than 60"),
+    ):
         list(search(bench, journal, lambda e: True).generations())

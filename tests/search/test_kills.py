@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from gp_prune.errors import UserError
+from gp_prune.evolution.folder import CONFIG
+from gp_prune.evolution.journal import NAME as JOURNAL
+from gp_prune.evolution.source import TaskSource
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import TaskSource
-from gp_prune.search.journal import NAME as JOURNAL
-from gp_prune.search.run import CONFIG, evolve
+from gp_prune.search.run import evolve
 
 KILLS = 200
 LOOP = Path(__file__).with_name("kill_loop.py")

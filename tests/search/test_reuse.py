@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
+from gp_prune.evolution.journal import NAME, entries, reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
-from gp_prune.search.journal import NAME, entries
 from gp_prune.search.reuse import reusable
 
 CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1)
@@ -35,7 +35,11 @@ def write_journal(folder: Path, **changed: Any) -> Path:
 
 def outcomes(folder: Path) -> dict[str, Outcome]:
     path = folder / NAME
-    return {e[0]: e[1] for e in entries(path.read_bytes(), path) if isinstance(e, tuple)}
+    return {
+        e[0]: e[1]
+        for e in entries(path.read_bytes(), path, reader(Outcome))
+        if isinstance(e, tuple)
+    }
 
 
 def test_failures_and_torn_lines_are_left_behind(tmp_path: Path) -> None:

@@ -18,14 +18,15 @@ import pytest
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
+from gp_prune.evolution.folder import CONFIG
+from gp_prune.evolution.journal import NAME as JOURNAL
+from gp_prune.evolution.source import TaskSource
 from gp_prune.expression import canonical
 from gp_prune.metric import Metric
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import TaskSource
-from gp_prune.search.journal import NAME as JOURNAL
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result, ladder_objectives
-from gp_prune.search.run import CONFIG, Progress, evolve, reference_metrics
+from gp_prune.search.run import Progress, evolve, reference_metrics
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "cnn-digits"),
@@ -149,7 +150,7 @@ def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Pa
 def test_a_reused_run_spares_all_evaluations(
     small_run: Result, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gp_prune.search.evaluation.Evaluator.evaluate", None)
+    monkeypatch.setattr("gp_prune.search.evaluation.Evaluation.run", None)
     source = TaskSource(cache_dir=str(task_cache))
     again = evolve(SMALL, tmp_path / "again", source=source, reuse=small_run.folder)
     assert content(again.folder) == content(small_run.folder)

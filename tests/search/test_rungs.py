@@ -11,12 +11,19 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gp_prune.conventions import Conventions
 from gp_prune.discovery import builtin_primitives
+from gp_prune.evolution.jobs import Workbench
+from gp_prune.evolution.journal import NAME
+from gp_prune.evolution.source import TaskSource
 from gp_prune.parsing import parse
+from gp_prune.pruning import Budget
 from gp_prune.search.archive import Archive, Candidate, Objectives, dominates, pareto_front
-from gp_prune.search.journal import NAME
+from gp_prune.search.evaluation import Evaluation, pruned_copy
 from gp_prune.search.rungs import promoted, survivors
+from gp_prune.search.scoring import Bench
 from gp_prune.search.typed_set import Individual
+from gp_prune.tasks import Split
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
@@ -120,6 +127,32 @@ def test_three_rungs_halve_twice(imagine: Callable[..., Any], tmp_path: Path) ->
     }
     assert by_steps[0] > by_steps[5] > by_steps[30] > 0
     assert {c.rung for c in run.search.archive.front()} == {2}
+
+
+def test_cheap_rungs_judge_on_few_samples(
+    imagine: Callable[..., Any], tmp_path: Path, lenet_bench: Bench
+) -> None:
+    held = len(lenet_bench.task.validation.inputs)
+    few = imagine(tmp_path / "few", rung_samples=held - 1).runner.evaluations
+    assert {(e.steps, e.samples) for e in few} == {(0, held - 1), (30, 0)}
+    for number, most in enumerate((held, 0)):
+        every = imagine(tmp_path / f"all{number}", rung_samples=most).runner.evaluations
+        assert {e.samples for e in every} == {0}
+
+
+def test_few_samples_are_the_first_ones(lenet_bench: Bench, task_cache: Path) -> None:
+    task = lenet_bench.task
+    expression = parse("sum[i,k](abs(W))", builtin_primitives())
+    trial = lenet_bench.trial(expression, Conventions(), Budget("channels", 0.3))
+    part = Split(*(values[:100] for values in task.validation))
+    model = pruned_copy(task.model, trial.plan, lenet_bench.architecture)
+    workbench = Workbench(TaskSource(cache_dir=str(task_cache)))
+    whole, first = (
+        Evaluation(task.name, trial.plan.to_json(), 0, 0, samples=samples) for samples in (0, 100)
+    )
+    assert first.run(workbench).raw == task.error(model, part)
+    assert whole.run(workbench).raw == task.error(model, task.validation)
+    assert first.key != whole.key
 
 
 def test_without_cheap_rungs_all_are_complete(imagine: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gp_prune.errors import UserError
-from gp_prune.tasks.data import load_data, stratified_split
+from gp_prune.tasks.data import _digits_table, load_data, stratified_split
 
 pytestmark = pytest.mark.filterwarnings("ignore::gp_prune.vision.TorchvisionWarning")
 
@@ -98,6 +98,13 @@ def test_digits_are_cut_into_three_parts_that_make_up_the_whole() -> None:
         torch.testing.assert_close(
             share, torch.from_numpy(np.bincount(labels) / 1797).float(), atol=0.004, rtol=0
         )
+
+
+def test_digits_are_the_same_where_their_file_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = _digits_table()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert direct.shape == (1797, 65)
+    assert np.array_equal(_digits_table(), direct)
 
 
 def test_digits_are_the_same_every_time_and_leave_the_random_state_alone() -> None:

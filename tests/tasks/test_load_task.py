@@ -202,7 +202,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_names() -> None:
 
 def test_every_name_is_a_model_and_a_data_set() -> None:
     assert TASK_NAMES[:3] == DIGITS
-    assert len(TASK_NAMES) == len(set(TASK_NAMES)) == 12
+    assert len(TASK_NAMES) == len(set(TASK_NAMES)) == 16
     assert {name.split("-")[1] for name in TASK_NAMES} == {
         "digits",
         "mnist",

@@ -1,0 +1,154 @@
+"""Whether evolution finds more than random formulas do, at an equal budget of evaluations.
+
+For every task and seed two searches with equal settings, one with ``strategy="evolve"`` and one
+with ``strategy="random"``: both try the published metrics first and then equally many new
+behaviours, the one by variation of what survived, the other by random trees. Judged by the
+hypervolume of the whole front on the test split, which no search has read.
+
+Every finished search is a line of the CSV file at once; what stands there is not run again.
+
+    python benchmarks/gp_vs_random.py --out benchmarks/results/gp_vs_random.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from scipy.stats import ttest_rel, wilcoxon
+
+from gp_prune.evolution.source import TaskSource
+from gp_prune.search.config import STRATEGIES, SearchConfig
+from gp_prune.search.results import Result, ladder_objectives
+from gp_prune.search.run import evolve
+from gp_prune.search.stopping import hypervolume
+
+TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One search.
+
+    Attributes:
+        task: name of the task.
+        seed: seed of the search.
+        strategy: ``"evolve"`` or ``"random"``.
+        behaviours: distinct behaviours tried, the published metrics included.
+        validation: hypervolume of the front by validation errors.
+        test: hypervolume of the same formulas by test errors.
+        seconds: on the clock.
+    """
+
+    task: str
+    seed: int
+    strategy: str
+    behaviours: int
+    validation: float
+    test: float
+    seconds: float
+
+
+def volumes(result: Result) -> tuple[float, float]:
+    """Hypervolumes of the front by validation and by test errors."""
+    found = [c for c in result.contenders if c.candidate is not None]
+    rows = [ladder_objectives(result, contender) for contender in found]
+    by_validation = [(validation, macs, params) for validation, macs, params, _ in rows]
+    by_test = [(test, macs, params) for _, macs, params, test in rows]
+    return hypervolume(by_validation), hypervolume(by_test)
+
+
+def searched(task: str, seed: int, strategy: str, given: argparse.Namespace) -> Line:
+    """Run one search in a folder of its own."""
+    config = SearchConfig(
+        tasks=(task,), population=given.population, generations=given.generations, seed=seed,
+        strategy=strategy, front_size=given.front, final_seeds=3,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        source = TaskSource(given.cache_dir)
+        result = evolve(config, Path(folder) / "run", source=source, workers=given.workers)
+        seconds = time.perf_counter() - started
+    return Line(task, seed, strategy, result.behaviours, *volumes(result), round(seconds, 1))
+
+
+def read(path: Path) -> list[Line]:
+    """The lines that are there already."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Line(
+                row["task"], int(row["seed"]), row["strategy"], int(row["behaviours"]),
+                float(row["validation"]), float(row["test"]), float(row["seconds"]),
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+
+
+def add(path: Path, line: Line) -> None:
+    """Append a line at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(line))
+
+
+def report(lines: list[Line]) -> str:
+    """A Markdown table: means and spreads by task, and paired tests over the seeds."""
+    rows = [
+        "| task | seeds | evolve | random | difference | evolve wins | paired t | Wilcoxon |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task in dict.fromkeys(line.task for line in lines):
+        test = {(line.seed, line.strategy): line.test for line in lines if line.task == task}
+        seeds = sorted(s for s, strategy in test if strategy == "random" and (s, "evolve") in test)
+        if len(seeds) < 2:
+            continue
+        pairs = {name: [test[seed, name] for seed in seeds] for name in STRATEGIES}
+        gains = [a - b for a, b in zip(pairs["evolve"], pairs["random"], strict=True)]
+        cells = [
+            f"{statistics.fmean(pairs[name]):.4f} ± {statistics.stdev(pairs[name]):.4f}"
+            for name in ("evolve", "random")
+        ]
+        rows.append(
+            f"| {task} | {len(seeds)} | {cells[0]} | {cells[1]} | {statistics.fmean(gains):+.4f} | "
+            f"{sum(gain > 0 for gain in gains)} of {len(gains)} | "
+            f"p = {ttest_rel(pairs['evolve'], pairs['random']).pvalue:.3f} | "
+            f"p = {wilcoxon(gains).pvalue:.3f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gp_vs_random.csv"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--population", type=int, default=40)
+    parser.add_argument("--generations", type=int, default=24)
+    parser.add_argument("--front", type=int, default=40, help="most formulas of a front")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache-dir")
+    given = parser.parse_args()
+    lines = read(given.out)
+    done = {(line.task, line.seed, line.strategy) for line in lines}
+    for seed in range(given.seeds):
+        for task in TASKS:
+            for strategy in STRATEGIES:
+                if (task, seed, strategy) not in done:
+                    lines.append(searched(task, seed, strategy, given))
+                    add(given.out, lines[-1])
+                    print(lines[-1], flush=True)
+    print("\n" + report(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Tasks on fewer images, so that a whole search by the naive loop ends while somebody waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gp_prune.evolution.source import TaskSource
+from gp_prune.tasks import Split, Task
+
+
+@dataclass(frozen=True)
+class LimitedSource(TaskSource):
+    """A source whose tasks have the first images of their training and validation splits.
+
+    The splits stand in a random order. The networks are those of the whole task.
+
+    Attributes:
+        training: number of training images.
+        judging: number of validation images.
+    """
+
+    training: int = 10_000
+    judging: int = 5_000
+
+    def load(self, name: str) -> Task:
+        """The task of that name, limited."""
+        task = super().load(name)
+        train = Split(*(part[: self.training] for part in task.train))
+        validation = Split(*(part[: self.judging] for part in task.validation))
+        limited = replace(task, train=train, validation=validation)
+        return replace(
+            limited,
+            dense_error=limited.error(task.model, validation),
+            trivial_error=limited.trivial_error_on(validation),
+        )

@@ -1,0 +1,241 @@
+"""``gp-prune genetic``: prune one network by a genetic algorithm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gp_prune.cli import runs
+from gp_prune.cli.group import INTERRUPTED
+from gp_prune.cli.options import Sizes, primitives_option
+from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gp_prune.guided.genetic.fronts import Turn
+    from gp_prune.guided.genetic.result import Result
+    from gp_prune.guided.genetic.run import Progress
+    from gp_prune.guided.genetic.settings import GeneticSettings
+
+_LAMBDAS = ("lambda_error", "lambda_macs", "lambda_sparsity")
+_EXAMPLES = """\b
+Examples:
+  gp-prune genetic
+  gp-prune genetic caffe_lenet-mnist --lambda-error 1 --lambda-macs 0.1 --lambda-sparsity 1
+  gp-prune genetic my_model.py:build --data images/ --granularity channel --epochs 3
+  gp-prune genetic lenet-digits --mutation random --mutation taylor_weights
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("model", required=False)
+# What is wanted.
+@click.option("--pareto", is_flag=True, help="The front of all three objectives (the default).")
+@click.option("--lambda-error", type=float, metavar="A", help="One fitness: weight of the error,")
+@click.option("--lambda-macs", type=float, metavar="B", help="of the share of MACs kept,")
+@click.option("--lambda-sparsity", type=float, metavar="C", help="and of the parameters kept.")
+@click.option("--granularity", help="auto, channel or weight.  [default: auto]")
+@click.option("--count-macs", "macs", help="auto, conv or all.  [default: auto]")
+@click.option(
+    "--limit", type=float, metavar="E", help="Most error above the dense network's that is advised."
+)
+@click.option(
+    "--tolerance", type=float, metavar="E", help="Likewise, of a network that is pruned further."
+)
+# The network and its data.
+@click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
+@click.option("--weights", metavar="FILE", help="State dict for the network.")
+@click.option("--input-shape", type=Sizes(), help="Sizes of one input.")
+@click.option("--model-seed", type=int, help="Of random weights, or a task's training.")
+@click.option("--most", type=int, metavar="N", help="Most samples to train and judge on.")
+@click.option("--samples", type=int, metavar="N", help="Most samples on which a plan is tried.")
+# The genetic algorithm.
+@click.option(
+    "--mutation", "mutations", metavar="METRIC", multiple=True, help="Metric, or random; several."
+)
+@click.option("--temperature", type=float, help="Of the draw by rank; 0 is greedy.  [default: 0.1]")
+@click.option("--amount", type=float, help="Mean share that a mutation removes.  [default: 0.1]")
+@click.option("--restore", type=float, help="Share of mutations that restore.  [default: 0.1]")
+@click.option("--selection", help="nsga2, truncation, tournament or roulette.")
+@click.option("--crossover", help="microbial or uniform.  [default: microbial]")
+@click.option("--population", type=int, help="Plans per generation.  [default: 32]")
+@click.option("--generations", type=int, help="Most generations per round.  [default: 12]")
+@click.option("--stall", type=int, help="Generations without progress that end a round.")
+@click.option("--rounds", type=int, help="Turns of pruning and retraining.  [default: 8]")
+@click.option("--patience", type=int, help="Rounds without a better network that end it.")
+@click.option("--elites", type=int, help="Networks retrained in a round.  [default: 4]")
+@click.option("--max-evaluations", type=int, help="Stop after so many plans.  [default: any]")
+# Retraining.
+@click.option("--epochs", type=int, help="Of retraining in a round.  [default: 6]")
+@click.option("--points", type=int, help="Networks of the front at the end.  [default: 6]")
+@click.option("--final-epochs", type=int, help="Of retraining at the end.  [default: 16]")
+@click.option("--distill", type=float, metavar="A", help="Share of distillation.  [default: 0.5]")
+@click.option("--lr", "learning_rate", type=float, help="Highest learning rate.  [default: 0.003]")
+@click.option("--batch-size", type=int, help="Of retraining.  [default: 64]")
+@click.option("--baselines/--no-baselines", default=None, help="Compare with random and L1.")
+@click.option("--plot/--no-plot", default=None, help="Draw front.png and front.svg.")
+@primitives_option
+@runs.seed_option
+@runs.workers_option
+@runs.dask_option
+@runs.out_option
+@runs.resume_option
+@runs.config_option
+@runs.cache_option
+@runs.data_option
+@runs.download_option
+@runs.device_option
+@runs.json_option
+@runs.quiet_option
+def genetic(
+    resume: Path | None,
+    config: Path | None,
+    out: Path | None,
+    workers: int | None,
+    dask: str | None,
+    as_json: bool,
+    quiet: bool,
+    cache_dir: str | None,
+    data_root: str | None,
+    download: bool,
+    device: str,
+    plot: bool | None,
+    **given: Any,
+) -> int:
+    """Prune MODEL by a genetic algorithm; without options, the LeNet of the bundled digits.
+
+    MODEL is a task such as lenet-digits, torchvision:NAME, timm:NAME or FILE.py:FUNCTION; networks
+    that are no task's need --data. A plan says which channels of which convolution go, and which
+    weights of which linear layer. Pruning and retraining take turns; the front of error, MACs and
+    parameters is printed beside random and L1 pruning to the same sizes, and its networks, which
+    gp_prune.load_pruned reads, are left in the run folder with a plot.
+    """
+    from gp_prune.guided.genetic.run import prune_genetically
+    from gp_prune.guided.genetic.writing import result_json
+    from gp_prune.report.genetic import progress_display, result_lines
+
+    chosen = _settings(config, given)
+    folder = runs.run_folder(out, resume, chosen)
+    source = runs.task_source(cache_dir, data_root, download, device)
+    draws = _draws(plot)
+    seen: list[Turn] = []
+    try:
+        with progress_display(quiet=quiet) as progress:
+            result = prune_genetically(
+                chosen, folder, source=source, workers=runs.worker_count(workers), cluster=dask,
+                resume=resume is not None, progress=lambda now: _watch(now, seen, progress),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        _stopped(folder, seen, as_json=as_json)
+        return INTERRUPTED
+    report = result_json(result)
+    drawn = _drawn(report, folder) if draws else []
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return 0
+    for line in result_lines(result, sys.stdout):
+        click.echo(line)
+    click.echo(_next_steps(result, drawn))
+    return 0
+
+
+def _settings(config: Path | None, given: dict[str, Any]) -> GeneticSettings | None:
+    """The settings of the file, overruled by those of the command line; None where all default."""
+    from gp_prune.guided.genetic.settings import GeneticSettings
+
+    weights = [given.pop(name) for name in _LAMBDAS]
+    pareto = given.pop("pareto")
+    if any(weight is not None for weight in weights):
+        if pareto:
+            raise UserError("--pareto keeps the objectives apart; leave the lambdas out")
+        # What is not named does not count, as long as the error does.
+        defaults = (1.0, 0.0, 0.0)
+        pairs = zip(weights, defaults, strict=True)
+        given["lambdas"] = tuple(d if w is None else w for w, d in pairs)
+    elif pareto:
+        given["lambdas"] = ()
+    given["mutations"] = tuple(map(_place, given["mutations"])) or None
+    # Absolute, so that the run can be resumed from another folder.
+    files = given.pop("primitive_files")
+    given["primitives"] = tuple(str(Path(file).resolve()) for file in files) or None
+    for name in ("data", "weights", "model"):
+        if given[name] is not None:
+            given[name] = _place(given[name])
+    return runs.chosen_settings(GeneticSettings, config, given)
+
+
+def _place(text: str) -> str:
+    """A file or folder by its whole path; a name as it is."""
+    file, colon, function = text.rpartition(":")
+    if colon and file.endswith(".py"):
+        return f"{_place(file)}:{function}"
+    return str(Path(text).resolve()) if Path(text).exists() else text
+
+
+def _draws(plot: bool | None) -> bool:
+    """Whether to draw; UserError at once where that was asked for and cannot be done."""
+    import importlib.util
+
+    if plot is False:
+        return False
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    sentence = (
+        "a plot needs matplotlib, which is not installed; install it with "
+        "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
+    )
+    if plot:
+        raise UserError(sentence)
+    click.echo(f"gp-prune: warning: {sentence}", err=True)
+    return False
+
+
+def _drawn(report: dict[str, Any], folder: Path) -> list[Path]:
+    from gp_prune.report.genetic_plot import plot_front
+
+    paths = [folder / "front.png", folder / "front.svg"]
+    for path in paths:
+        plot_front(report, path)
+    return paths
+
+
+def _watch(now: Progress, seen: list[Turn], show: Callable[[Progress], None]) -> None:
+    """Show where the run stands and remember its last front."""
+    if now.turn is not None:
+        seen[:] = [now.turn]
+    show(now)
+
+
+def _stopped(folder: Path, seen: list[Turn], *, as_json: bool) -> None:
+    """Print the front so far, and how the run goes on."""
+    from gp_prune.report.genetic import interim_json, interim_lines
+
+    if not runs.has_begun(folder):
+        return
+    when = "before the first generation was done"
+    if seen:
+        (last,) = seen
+        when = f"in round {last.round} of {last.of}"
+        if as_json:
+            click.echo(json.dumps(interim_json(str(folder), last.front), indent=2))
+        else:
+            click.echo("\n".join(interim_lines(last.front, last.kind, sys.stdout)))
+    runs.say_how_to_go_on("genetic", folder, when)
+
+
+def _next_steps(result: Result, drawn: list[Path]) -> str:
+    from gp_prune.guided.genetic.writing import NETWORKS
+
+    lines = [""]
+    if drawn:
+        lines.append(f"Drawn in {' and '.join(map(str, drawn))}.")
+    best = result.recommended or next(iter(result.points), None)
+    if best is not None:
+        place = str(result.folder / NETWORKS / best.name)
+        lines.append(f"gp_prune.load_pruned({place!r}, model) gives {best.name} back.")
+    return "\n".join(lines)

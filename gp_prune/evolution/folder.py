@@ -1,0 +1,118 @@
+"""Floor 9: the folder of a run: taken by one run alone, begun once, gone on with as it was."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gp_prune.errors import UserError
+from gp_prune.evolution.jobs import R
+from gp_prune.evolution.journal import NAME as JOURNAL
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.settings import Settings
+from gp_prune.files import write_text
+
+CONFIG = "config.toml"
+
+PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
+
+S = TypeVar("S", bound=Settings)
+
+
+def agreed(kind: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
+    """The settings of the run, if the folder is fit for it.
+
+    Args:
+        kind: the class of the settings.
+        given: what was asked for; None for the defaults, and with ``resume`` for what is stored.
+        folder: the run folder.
+        resume: go on with the run in the folder.
+
+    Raises:
+        UserError: the folder is in use, or is no run folder, or its settings are others.
+    """
+    if resume:
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}")
+        stored = kind.from_toml(folder / CONFIG)
+        if given is not None and given != stored:
+            raise UserError(
+                f"a resumed run keeps its settings, but {', '.join(given.changed(stored))} would "
+                "change; leave them out or start a new run"
+            )
+        return stored
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {str(folder)!r} is a file; give another --out")
+    if folder.is_dir() and ((folder / CONFIG).exists() or not all(map(_early, folder.iterdir()))):
+        raise UserError(
+            f"run folder {str(folder)!r} exists and is not empty; "
+            "give another --out, or go on with --resume"
+        )
+    return given or kind()
+
+
+def _early(path: Path) -> bool:
+    """Whether a file is what a kill leaves of a run that had not begun.
+
+    That is an empty journal, and a temporary file of the settings.
+    """
+    return CONFIG in path.name or (path.name == JOURNAL and not path.stat().st_size)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder now, so that no other run takes it; leave none behind where nothing ran."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        # A run that could not begin has an empty journal and no settings.
+        journal = folder / JOURNAL
+        if not (folder / CONFIG).exists() and journal.exists() and not journal.stat().st_size:
+            journal.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def begin(
+    folder: Path, settings: Settings, journal: Journal[R], identity: dict[str, Any], *, resume: bool
+) -> None:
+    """Write the settings of a new run and what else decides its results, or check the latter.
+
+    Args:
+        folder: the run folder.
+        settings: the settings, as :func:`agreed`.
+        journal: the journal in the folder.
+        identity: all that decides the results, as JSON.
+        resume: the settings are there already.
+
+    Raises:
+        UserError: the run was begun with something else, or the folder cannot be written.
+    """
+    if not resume:
+        with writing(folder):
+            write_text(folder / CONFIG, settings.to_toml())
+    journal.begin(identity)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that the disk is full or the folder closed."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"run folder {str(folder)!r} cannot be written: {error.strerror}; "
+            "mend this, or give another --out"
+        ) from error
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of python and of the packages that decide a result."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,91 @@
+"""Floor 9: the unit of work of a run, and what a worker keeps from one to the next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from gp_prune.evolution.source import TaskSource
+from gp_prune.pruning import Architecture, trace
+from gp_prune.tasks import Task
+
+T = TypeVar("T")
+
+RECALLED = 8
+"""So many things that are expensive to load are kept by a worker; the least used one goes first."""
+
+
+class Result(Protocol):
+    """What a job gives: a named tuple of plain data (numbers, texts, tuples, dictionaries)."""
+
+    @property
+    def failure(self) -> str:
+        """Why there is no result; empty if there is one."""
+
+    def _asdict(self) -> dict[str, Any]:
+        """The fields by name, as of every named tuple."""
+
+
+R = TypeVar("R", bound=Result)
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+class Job(Protocol[R_co]):
+    """A frozen dataclass of plain data, which travels to a worker and is run there.
+
+    What it gives depends on its content alone: any worker may run it, and run it again. Tensors
+    that are too large to travel go through a file, of which the job carries path and digest.
+    """
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for jobs with the same result."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the worker must have loaded; empty for none."""
+
+    def run(self, workbench: Workbench) -> R_co:
+        """Do the work, in the worker."""
+
+    def failed(self, reason: str) -> R_co:
+        """What counts where there is no result."""
+
+
+class Workbench:
+    """What a worker process keeps: the tasks, with their traced networks, and what was recalled.
+
+    Args:
+        source: where the tasks are.
+    """
+
+    def __init__(self, source: TaskSource) -> None:
+        self.source = source
+        self._tasks: dict[str, tuple[Task, Architecture]] = {}
+        self._recalled: OrderedDict[str, Any] = OrderedDict()
+
+    def task(self, name: str) -> tuple[Task, Architecture]:
+        """A task and its traced network, loaded when first asked for."""
+        if name not in self._tasks:
+            task = self.source.load(name)
+            traced = trace(task.model, task.example_inputs, interface=task.interface)
+            self._tasks[name] = task, traced
+        return self._tasks[name]
+
+    def recall(self, key: str, make: Callable[[], T]) -> T:
+        """What is expensive to load: made once, then kept as long as it is used.
+
+        Nobody may change it; only :data:`RECALLED` things are kept.
+
+        Args:
+            key: says what it is; equal keys must mean equal things.
+            make: loads it.
+        """
+        if key not in self._recalled:
+            self._recalled[key] = make()
+        self._recalled.move_to_end(key)
+        while len(self._recalled) > RECALLED:
+            self._recalled.popitem(last=False)
+        found: T = self._recalled[key]
+        return found

@@ -1,0 +1,228 @@
+"""What canonical training and coevolution share: cells, their steps as jobs, the record of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from deap import tools
+
+from gp_prune.evolution.executors import Runner
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.outcomes import resolve
+from gp_prune.evolution.seeds import derived_seed
+from gp_prune.guided.autoencode.cells import Bench, CellResult, CellStep, LossFitness, Parent
+from gp_prune.guided.autoencode.events import Events
+from gp_prune.guided.autoencode.networks import first_pair
+from gp_prune.guided.autoencode.settings import AutoencodeSettings
+from gp_prune.guided.autoencode.states import FOLDER, place, write_pair
+
+
+class Cut(NamedTuple):
+    """Digests of a pair before and behind a pruning event."""
+
+    before: str
+    after: str
+
+
+class Cell:
+    """A place on the grid and the pair that lives there.
+
+    Attributes:
+        state: digest of its pair.
+        learning_rate: of its next epoch.
+        fitness: its validation loss, as DEAP compares it.
+        sparsity: share of the weights of its pair that are zero.
+        cut: the last pruning that the encoder of its pair went through; None before the first.
+    """
+
+    def __init__(self, state: str, learning_rate: float, loss: float) -> None:
+        self.state = state
+        self.cut: Cut | None = None
+        self.learning_rate = learning_rate
+        self.fitness = LossFitness((loss,))
+        self.sparsity = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Its validation loss."""
+        value: float = self.fitness.values[0]
+        return value
+
+    @property
+    def states(self) -> set[str]:
+        """The states that it refers to."""
+        return {self.state, *(self.cut or ())}
+
+
+class Row(NamedTuple):
+    """One step of one cell, a line of the history."""
+
+    generation: int
+    cell: int
+    learning_rate: float
+    encoder_from: int
+    decoder_from: int
+    selection_loss: float | None
+    train_loss: float | None
+    validation_loss: float
+    sparsity: float
+    pruned: int
+    failure: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is reported after every generation (in canonical training: after every epoch).
+
+    Attributes:
+        number: from 1.
+        of: number of generations.
+        best: least validation loss of a cell.
+        mean: mean validation loss of the cells.
+        sparsity: mean share of the weights that are zero.
+        pruned: number of cells that were pruned.
+    """
+
+    number: int
+    of: int
+    best: float
+    mean: float
+    sparsity: float
+    pruned: int
+
+
+class Mode(Protocol):
+    """What makes canonical training and coevolution differ."""
+
+    def order(self, generation: int) -> list[list[int]]:
+        """The cells of a generation in waves; those of one wave are updated at the same time."""
+
+    def next_rate(self, rate: float, generation: int, cell: int) -> float:
+        """The learning rate of a cell after a generation."""
+
+
+class Population:
+    """The cells of a run and their history.
+
+    Args:
+        settings: of the run, with ``loss`` decided.
+        metric: the operator's metric file as text; empty where it has none.
+        events: the pruning events.
+        bench: data, widths, loss.
+        mode: canonical training or coevolution.
+        runner: runs the steps.
+        journal: remembers them.
+        folder: the run folder.
+    """
+
+    def __init__(
+        self,
+        settings: AutoencodeSettings,
+        metric: str,
+        events: Events,
+        bench: Bench,
+        mode: Mode,
+        runner: Runner,
+        journal: Journal[CellResult],
+        folder: Path,
+    ) -> None:
+        self.settings = settings
+        self.history: list[Row] = []
+        self.logbook = tools.Logbook()
+        self._metric = metric
+        self._events = events
+        self._mode = mode
+        self._runner = runner
+        self._journal = journal
+        self._folder = folder / FOLDER
+        self._statistics = tools.Statistics(key=lambda cell: cell.loss)
+        for name, function in (("mean", np.mean), ("std", np.std), ("min", np.min)):
+            self._statistics.register(name, function)
+        self._grid = settings.grid
+        self.cells = [self._first(bench, cell) for cell in range(len(self._grid))]
+
+    def _first(self, bench: Bench, cell: int) -> Cell:
+        seed = derived_seed(self.settings.seed, "first pair", cell)
+        pair = first_pair(bench.layout, seed, str(bench.data.train.inputs.device))
+        state = write_pair(self._folder, pair)
+        return Cell(state, self.settings.learning_rate, bench.validation_loss(pair))
+
+    @property
+    def best(self) -> int:
+        """The cell with the least validation loss, the first of equals."""
+        return min(range(len(self.cells)), key=lambda number: (self.cells[number].loss, number))
+
+    def generations(self) -> Iterator[Generation]:
+        """Go through all generations; each is reported when all its cells are done."""
+        for number in range(1, self.settings.epochs + 1):
+            earlier = self._states()
+            for wave in self._mode.order(number):
+                steps = [self._step(number, cell) for cell in wave]
+                results = resolve(steps, self._runner, self._journal)
+                cuts = [cell.cut for cell in self.cells]
+                for step in steps:
+                    result = results[step.key]
+                    self._take(step, result, cuts[result.encoder_from])
+                    earlier |= {result.uncut} if result.uncut else set()
+            self._forget(earlier)
+            yield self._report(number)
+
+    def _step(self, generation: int, cell: int) -> CellStep:
+        happens = self._events.happens[generation - 1][cell]
+        stays = self._events.stays[generation - 1] if self._events.stays and happens else None
+        return CellStep(
+            settings=self.settings,
+            metric=self._metric if happens else "",
+            folder=str(self._folder),
+            generation=generation,
+            cell=cell,
+            learning_rate=self.cells[cell].learning_rate,
+            parents=tuple(Parent(n, self.cells[n].state) for n in self._grid[cell]),
+            prunes=happens,
+            stays=stays,
+        )
+
+    def _take(self, step: CellStep, result: CellResult, inherited: Cut | None) -> None:
+        """Put the result of a step into its cell and into the history."""
+        cell = self.cells[step.cell]
+        if not result.failure:
+            assert result.validation_loss is not None and result.sparsity is not None
+            cell.state = result.state
+            cell.cut = Cut(result.uncut, result.state) if result.uncut else inherited
+            cell.fitness.values = (result.validation_loss,)
+            cell.sparsity = result.sparsity
+        self.history.append(
+            Row(
+                step.generation, step.cell, step.learning_rate,
+                result.encoder_from, result.decoder_from,
+                result.selection_loss, result.train_loss, cell.loss, cell.sparsity,
+                int(step.prunes and not result.failure), result.failure,
+            )
+        )  # fmt: skip
+        cell.learning_rate = self._mode.next_rate(cell.learning_rate, step.generation, step.cell)
+
+    def _states(self) -> set[str]:
+        return set().union(*(cell.states for cell in self.cells))
+
+    def _forget(self, earlier: set[str]) -> None:
+        """Delete the states that no cell refers to any more."""
+        # The journal knows by now all that was made of them.
+        for state in sorted(earlier - self._states()):
+            place(self._folder, state).unlink(missing_ok=True)
+
+    def _report(self, number: int) -> Generation:
+        record = self._statistics.compile(self.cells)
+        self.logbook.record(generation=number, **record)
+        rows: Sequence[Row] = self.history[-len(self.cells) :]
+        return Generation(
+            number=number,
+            of=self.settings.epochs,
+            best=float(record["min"]),
+            mean=float(record["mean"]),
+            sparsity=float(np.mean([cell.sparsity for cell in self.cells])),
+            pruned=sum(row.pruned for row in rows),
+        )

@@ -1,0 +1,155 @@
+"""The settings of a run of the autoencoder trainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gp_prune.errors import UserError
+from gp_prune.evolution.settings import Settings
+from gp_prune.guided.autoencode.grid import TOPOLOGIES, neighbourhood, torus_shape
+from gp_prune.guided.autoencode.losses import named_loss
+from gp_prune.guided.autoencode.schedules import named_schedule
+
+CANONICAL, COEVOLVE = "canonical", "coevolve"
+NODE, WEIGHT = "node", "weight"
+NONE = "none"
+
+_CHOICES = {
+    "mode": (CANONICAL, COEVOLVE),
+    "topology": TOPOLOGIES,
+    "updates": ("asynchronous", "synchronous"),
+    "exchange": ("apart", "together"),
+    "unit": ("auto", NODE, WEIGHT),
+}
+
+
+@dataclass(frozen=True)
+class AutoencodeSettings(Settings):
+    """What decides the result of a run; two runs with equal settings give equal results.
+
+    Attributes:
+        mode: ``"canonical"`` trains one autoencoder, ``"coevolve"`` a grid of cells.
+        operator: ``"none"``, ``"random"``, ``"conjunctive"``, ``"variance"``, or a metric: the
+            name of a bundled one or a file.
+        schedule: when to prune, see :mod:`gp_prune.guided.autoencode.schedules`.
+        data: see :data:`gp_prune.guided.autoencode.data.DATA_NAMES`; or a ``.npz`` file.
+        limit: training samples and validation samples at most; 0 for all.
+        code: width of the code; 0 for that of the published network.
+        loss: ``"l1"`` or ``"bce"``; ``"auto"`` is L1 for binary clusters and BCE for other data.
+        epochs: epochs of training; of every cell, one in each generation.
+        batch_size: samples per training step.
+        learning_rate: of Adam, in the first epoch.
+        rate_decay: in canonical training the factor on the learning rate after every quarter.
+        rate_step: in coevolution the standard deviation of the normal number that is added to
+            the learning rate of a cell after each generation, over the first learning rate.
+        probability: the p of the schedule.
+        amount: share of the units that are alive that one pruning event removes.
+        target_sparsity: share of the nodes of every hidden layer that is gone at the end; the
+            amount then follows from the number of events. 0 for none.
+        temperature: of the draw by rank of the score, see
+            :class:`gp_prune.guided.mutation.MetricMutation`.
+        unit: what is pruned, ``"node"`` or ``"weight"``; ``"auto"`` is what the metric scores, and
+            nodes for random pruning.
+        samples: training samples on which an operator measures.
+        regrow: let what was pruned grow again, as the paper's code does.
+        cells: number of cells.
+        topology: ``"ring"`` or ``"torus"``.
+        radius: how far a neighbourhood reaches.
+        tournament: size of the tournaments in which encoder and decoder are selected.
+        exchange: ``"apart"``: encoder and decoder come from tournaments of their own;
+            ``"together"``: the encoder's brings its decoder along, as in the paper's code.
+        updates: ``"asynchronous"``: cells see those that came before them in a shuffled order;
+            ``"synchronous"``: all see the last generation.
+        selection_samples: training samples on which a cell compares its candidates.
+        seed: the source of all randomness, the clusters included.
+        primitives: users' files with primitives of the metric.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    mode: str = COEVOLVE
+    operator: str = "conjunctive"
+    schedule: str = "exponential"
+    data: str = "digits"
+    limit: int = 0
+    code: int = 0
+    loss: str = "auto"
+    epochs: int = 60
+    batch_size: int = 20
+    learning_rate: float = 2e-3
+    rate_decay: float = 0.5
+    rate_step: float = 0.1
+    probability: float = 0.5
+    amount: float = 0.05
+    target_sparsity: float = 0.0
+    temperature: float = 0.1
+    unit: str = "auto"
+    samples: int = 100
+    regrow: bool = False
+    cells: int = 6
+    topology: str = "ring"
+    radius: int = 1
+    tournament: int = 2
+    exchange: str = "apart"
+    updates: str = "asynchronous"
+    selection_samples: int = 100
+    seed: int = 0
+    primitives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        self._check_whole_numbers()
+        self._check_numbers()
+        if self.loss != "auto":
+            named_loss(self.loss)
+        named_schedule(self.schedule, self.probability)
+        if self.topology == "torus" and self.mode == COEVOLVE:
+            torus_shape(self.cells)
+        if self.regrow and self.target_sparsity:
+            raise UserError(
+                "target_sparsity needs masks that are held; leave it out, or leave out regrow"
+            )
+        if self.target_sparsity and self.operator == NONE:
+            raise UserError("target_sparsity needs an operator; leave it out, or name one")
+
+    def _check_whole_numbers(self) -> None:
+        least = {
+            "limit": 0, "code": 0, "epochs": 1, "batch_size": 1, "samples": 2, "cells": 1,
+            "radius": 0, "tournament": 1, "selection_samples": 1, "seed": 0,
+        }  # fmt: skip
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
+
+    def _check_numbers(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 < self.rate_decay <= 1:
+            raise UserError(f"rate_decay is {self.rate_decay}; it must be above 0 and at most 1")
+        if not (math.isfinite(self.rate_step) and self.rate_step >= 0):
+            raise UserError(f"rate_step is {self.rate_step}; it must be 0 or more")
+        if not self.temperature >= 0:
+            raise UserError(f"temperature is {self.temperature}; it must be 0 or more, or inf")
+        if not 0 < self.amount < 1:
+            raise UserError(f"amount is {self.amount}; it must be above 0 and below 1")
+        if not 0 <= self.target_sparsity < 1:
+            raise UserError(
+                f"target_sparsity is {self.target_sparsity}; it must be at least 0 and below 1"
+            )
+
+    @property
+    def grid(self) -> list[tuple[int, ...]]:
+        """The neighbourhood of every cell; in canonical training there is one cell."""
+        if self.mode == CANONICAL:
+            return [(0,)]
+        return [
+            neighbourhood(cell, self.cells, self.topology, self.radius)
+            for cell in range(self.cells)
+        ]

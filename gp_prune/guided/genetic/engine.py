@@ -1,0 +1,336 @@
+"""The two steps in turn: a genetic algorithm until it converges, then retraining of the elite."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from gp_prune.evolution.executors import Runner
+from gp_prune.evolution.fronts import Growth, hypervolume
+from gp_prune.evolution.jobs import Workbench
+from gp_prune.evolution.journal import Journal
+from gp_prune.evolution.outcomes import resolve
+from gp_prune.evolution.seeds import derived_seed
+from gp_prune.evolution.source import TaskSource
+from gp_prune.guided.genetic.elite import Elite
+from gp_prune.guided.genetic.fronts import REFERENCE, Turn, Volume, compromises, nondominated
+from gp_prune.guided.genetic.jobs import DENSE, Outcome, Retrain, Trial, current
+from gp_prune.guided.genetic.layout import Layout, Masks, Shares
+from gp_prune.guided.genetic.network import state_path
+from gp_prune.guided.genetic.plan import Plan
+from gp_prune.guided.genetic.ratings import Ratings
+from gp_prune.guided.genetic.selection import Judge
+from gp_prune.guided.genetic.settings import GeneticSettings
+from gp_prune.guided.genetic.subject import Prepared, Subject
+from gp_prune.guided.genetic.variation import Individual, Variation
+from gp_prune.guided.mutation import MetricMutation
+from gp_prune.metric import Metric
+
+_TRIES = 10
+"""Offspring are drawn at most this many times the population before a generation starts."""
+_LEAST_REACH = 0.01
+
+
+class Engine:
+    """One run.
+
+    Args:
+        subject: the network, as the workers find it.
+        prepared: the network, as it is here.
+        settings: how it is pruned.
+        pool: the mutations.
+        folder: where weights are kept.
+        runner: where jobs run.
+        journal: what is known already, and where the rest is written.
+
+    Attributes:
+        archive: the dense network and all that were retrained.
+        evaluations: distinct plans that were tried.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        prepared: Prepared,
+        settings: GeneticSettings,
+        pool: Sequence[MetricMutation],
+        folder: str,
+        runner: Runner,
+        journal: Journal[Outcome],
+    ) -> None:
+        self.settings = settings
+        self.layout = Layout(
+            prepared.model, prepared.architecture, settings.granularity, settings.macs
+        )
+        self.variation = Variation(self.layout, settings, pool)
+        self._subject, self._prepared, self._folder = subject, prepared, folder
+        self._runner, self._journal = runner, journal
+        self.bench = Workbench(TaskSource())
+        self._metrics = [mutation.metric for mutation in pool if mutation.metric is not None]
+        self._batches = prepared.calibration(settings.calibration, settings.seed)
+        dense_error = prepared.error(prepared.model)
+        trivial = prepared.trivial_error
+        unit = 1.0 if prepared.data.kind == "error" else trivial
+        self.judge = Judge(settings, dense_error, trivial, unit)
+        self.archive = [self._dense(dense_error)]
+        self._tried: dict[tuple[int, str], float] = {}
+        self._volume = Volume()
+        self.evaluations = 0
+        self._names = 0
+
+    def _dense(self, error: float) -> Elite:
+        masks = self.layout.full()
+        plan = self.layout.plan(masks)
+        return Elite(0, 0, masks, plan, self.layout.shares(plan), DENSE, error, rate=self._rate)
+
+    def _rate(self, elite: Elite) -> Ratings:
+        """Measure the scores of a network's sites by the metrics of the pool."""
+        earlier = None if elite.parent is None else elite.parent.ratings
+        ratings = self.rated_by(elite, self._metrics, earlier)
+        for note in ratings.notes:
+            self._journal.event({"event": "unranked", "network": elite.number, "note": note})
+        return ratings
+
+    def rated_by(
+        self, elite: Elite, metrics: Sequence[Metric], earlier: Ratings | None = None
+    ) -> Ratings:
+        """The scores of a network's sites.
+
+        Args:
+            elite: the network.
+            metrics: what scores them.
+            earlier: scores of the network that it was pruned from.
+        """
+        ratings = Ratings(self.layout, metrics, earlier)
+        model = current(self._prepared, self._folder, elite.weights, self.bench)
+        seed = derived_seed("ratings", self.settings.seed, elite.number)
+        inputs, loss = self._prepared.loaded.example_inputs, self._prepared.data.loss
+        ratings.measure(model, elite.plan, self._batches, loss, inputs, seed)
+        return ratings
+
+    def rounds(self) -> Iterator[Turn]:
+        """Run; the archive holds the result."""
+        parents, idle, best = self.archive[:1], 0, math.inf
+        for number in range(1, self.settings.rounds + 1):
+            tried: list[Individual] = []
+            self._keep_ratings(parents)
+            yield from self._converge(parents, number, tried)
+            chosen = self.judge.elites(tried, self.settings.elites)
+            fresh = self._retrain(chosen, number)
+            parents = self._parents(parents, fresh)
+            yield self._turn(number, None)
+            merit = min(map(self.judge.merit, filter(self.judge.tolerable, fresh)), default=best)
+            idle, best = (0, merit) if merit < best else (idle + 1, best)
+            if self._spent() or not chosen or idle == (self.settings.patience or -1):
+                return
+
+    def _keep_ratings(self, parents: Sequence[Elite]) -> None:
+        """Rate the parents of a round, and forget the ratings of all others, which are large."""
+        if self._metrics:
+            for elite in parents:
+                elite.ratings  # noqa: B018  (measured now, while those of its parent are known)
+        for elite in self.archive:
+            if elite not in parents:
+                elite.forget()
+
+    def _spent(self) -> bool:
+        most = self.settings.max_evaluations
+        return bool(most) and self.evaluations >= most
+
+    def _converge(
+        self, parents: Sequence[Elite], number: int, tried: list[Individual]
+    ) -> Iterator[Turn]:
+        """The genetic algorithm of a round; ``tried`` gathers all that were tried in it."""
+        rng = random.Random(derived_seed("round", self.settings.seed, number))
+        growth = Growth()
+        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in parents]
+        self._try(own)
+        count = self.settings.population - len(own)
+        born = self._drawn(lambda: self.variation.child([rng.choice(own)], rng), count)
+        tried += [*own, *born]
+        population = self.judge.survivors([*own, *born], rng)
+        self._learn(born, population)
+        yield self._turn(number, 0)
+        for generation in range(1, self.settings.generations + 1):
+            if self._spent():
+                return
+            bred = partial(self._bred, population, rng)
+            born = self._drawn(bred, self.settings.population)
+            tried += born
+            population = self.judge.survivors(self._pool(population, born), rng)
+            self._learn(born, population)
+            yield self._turn(number, generation)
+            growth.see(self._progress(population))
+            if not born or (self.settings.stall and growth.idle >= self.settings.stall):
+                return
+
+    def _bred(self, population: Sequence[Individual], rng: random.Random) -> Individual:
+        judge = self.judge
+        first = judge.parent(population, rng)
+        if rng.random() >= self.settings.crossover_rate:
+            return self.variation.child([first], rng)
+        return self.variation.child(judge.better(first, rng.choice(population)), rng)
+
+    def _pool(
+        self, population: Sequence[Individual], born: Sequence[Individual]
+    ) -> list[Individual]:
+        """Parents and offspring, without losers whose place their offspring has taken.
+
+        On the front a loser that the offspring does not dominate is a compromise of its own.
+        """
+        lost = {
+            id(child.replaces) for child in born
+            if child.replaces is not None
+            and (not self.settings.pareto or child.fitness.dominates(child.replaces.fitness))
+        }  # fmt: skip
+        kept = [i for i in population if id(i) not in lost]
+        for child in born:
+            child.replaces = None
+        return [*kept, *born]
+
+    def _progress(self, population: Sequence[Individual]) -> float:
+        """A number that grows while the population gets better."""
+        values = [individual.fitness.values for individual in population]
+        if self.settings.pareto:
+            return hypervolume(values, REFERENCE)
+        return float(4 * sum(self.settings.lambdas) - min(value[0] for value in values))
+
+    def _drawn(self, draw: Callable[[], Individual], count: int) -> list[Individual]:
+        """New individuals that have been tried."""
+        most = self.settings.max_evaluations
+        if most:
+            count = min(count, most - self.evaluations)
+        fresh: dict[tuple[int, str], Individual] = {}
+        for _ in range(_TRIES * self.settings.population):
+            if len(fresh) >= count:
+                break
+            individual = draw()
+            if individual.key not in self._tried:
+                fresh.setdefault(individual.key, individual)
+        self._try(list(fresh.values()))
+        return list(fresh.values())
+
+    def _try(self, individuals: Sequence[Individual]) -> None:
+        """Try plans and set their fitness."""
+        settings = self.settings
+        jobs = [
+            Trial(self._subject, self._folder, i.elite.weights, i.plan, settings.samples)
+            for i in individuals
+        ]
+        outcomes = resolve(jobs, self._runner, self._journal)
+        for individual, job in zip(individuals, jobs, strict=True):
+            individual.error = outcomes[job.key].error
+            self.judge.rate(individual)
+            if individual.key not in self._tried:
+                self._tried[individual.key] = individual.error
+                self._see(individual.error, individual.shares)
+        self.evaluations = len(self._tried)
+
+    def _see(self, error: float, shares: Shares) -> None:
+        """Take a network into the front whose hypervolume is reported."""
+        self._volume.see(self.judge.objectives(error, shares.macs, shares.params))
+
+    def _learn(self, born: Sequence[Individual], population: Sequence[Individual]) -> None:
+        alive = {id(individual) for individual in population}
+        self.variation.learn((child, id(child) in alive) for child in born)
+
+    def _retrain(self, chosen: Sequence[Individual], number: int) -> list[Elite]:
+        """Retrain individuals; the new members of the archive."""
+        wanted = [(i.elite, i.masks, i.plan) for i in chosen]
+        epochs = self.settings.epochs
+        jobs = [self.retraining(elite, plan, epochs, number) for elite, _, plan in wanted]
+        fresh = self.retrained(wanted, jobs, number)
+        self.archive += fresh
+        for elite in fresh:
+            self._see(elite.error, elite.shares)
+        return fresh
+
+    def retraining(self, start: Elite, plan: Plan, epochs: int, what_for: object) -> Retrain:
+        """The job that retrains a plan on the weights of a network.
+
+        Args:
+            start: where the weights come from.
+            plan: what is removed.
+            epochs: of retraining.
+            what_for: the round or the purpose, which decides the order of the samples.
+        """
+        seed = derived_seed("retrain", self.settings.seed, what_for)
+        return Retrain(
+            self._subject, self._folder, start.weights, plan,
+            self.settings.tuning(epochs, seed), self.settings.distill,
+        )  # fmt: skip
+
+    def retrained(
+        self, wanted: Sequence[tuple[Elite, Masks, Plan]], jobs: Sequence[Retrain], number: int
+    ) -> list[Elite]:
+        """What becomes of jobs that retrain; those that fail are left out and written down.
+
+        Args:
+            wanted: for every job where it starts, and its genome and plan.
+            jobs: the jobs.
+            number: the round.
+        """
+        outcomes = resolve(jobs, self._runner, self._journal)
+        # The journal may know weights that somebody has deleted since.
+        lost = [job for job in jobs if self._lost(outcomes[job.key])]
+        for job, outcome in zip(lost, self._runner.run(lost), strict=True):
+            outcomes[job.key] = outcome
+        fresh: list[Elite] = []
+        for job, (parent, masks, plan) in zip(jobs, wanted, strict=True):
+            outcome = outcomes[job.key]
+            if outcome.failure:
+                self._journal.event({"event": "failed", "plan": plan.digest(),
+                                     "reason": outcome.failure})  # fmt: skip
+                continue
+            self._names += 1
+            shares = self.layout.shares(plan)
+            epochs = parent.epochs + job.tuning.epochs
+            fresh.append(
+                Elite(self._names, number, masks, plan, shares, outcome.weights, outcome.error,
+                      epochs, parent, self._rate)
+            )  # fmt: skip
+        return fresh
+
+    def _lost(self, outcome: Outcome) -> bool:
+        return (
+            bool(outcome.weights) and not state_path(Path(self._folder), outcome.weights).exists()
+        )
+
+    def _parents(self, parents: Sequence[Elite], fresh: Sequence[Elite]) -> list[Elite]:
+        """Those that the next population starts from; the reach adapts to what came of it."""
+        able = [elite for elite in fresh if self.judge.tolerable(elite)]
+        if fresh and len(able) * 2 <= len(fresh):
+            self.judge.reach = max(_LEAST_REACH, self.judge.reach / 2)
+        elif fresh and len(able) == len(fresh):
+            self.judge.reach = min(self.settings.reach, self.judge.reach * 1.5)
+        if self.settings.pareto:
+            return compromises([*parents, *able], self.settings.elites)
+        pool = {id(elite): elite for elite in [*parents, *able]}
+        return sorted(pool.values(), key=self.judge.merit)[: self.settings.elites]
+
+    def front(self) -> list[Elite]:
+        """The networks of the archive that no other one dominates, the least error first."""
+        return nondominated(self.archive)
+
+    def _turn(self, number: int, generation: int | None) -> Turn:
+        turn = Turn(
+            round=number,
+            of=self.settings.rounds,
+            generation=generation,
+            evaluations=self.evaluations,
+            hypervolume=self._volume.size,
+            front=tuple(self.front()),
+            kind=self._prepared.data.kind,
+        )
+        self._journal.event({
+            "event": "turn", "round": number, "generation": generation,
+            "evaluations": turn.evaluations, "hypervolume": turn.hypervolume,
+            "reach": self.judge.reach,
+            "rates": {name: round(rate, 4) for name, rate in self.variation.rates().items()},
+            "front": [[e.number, e.error, e.shares.macs, e.shares.params] for e in turn.front],
+        })  # fmt: skip
+        self._journal.sync()
+        return turn

@@ -1,0 +1,229 @@
+"""What the workers do: try a plan on the network as it is, and retrain one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gp_prune.errors import UserError
+from gp_prune.evolution.jobs import Workbench
+from gp_prune.guided.genetic import network
+from gp_prune.guided.genetic.plan import Plan
+from gp_prune.guided.genetic.subject import Prepared, Subject, calibration_samples
+from gp_prune.statistics import Batch, Loss
+from gp_prune.statistics.batches import call_model
+from gp_prune.tuning import FineTuning, Samples, batch_norms, fine_tune, recalibrate
+from gp_prune.tuning.context import training_mode
+from gp_prune.tuning.distillation import distance, main_output
+
+DENSE = "dense"
+"""In the place of a digest: the weights of the network that is pruned."""
+
+RECALIBRATION = 512
+"""Training samples on which batch norms are measured anew before a plan is tried."""
+
+WORST = 1e6
+"""The error of a plan that could not be tried."""
+
+_TEMPERATURE = 4.0
+_TAUGHT_BYTES = 2**28
+"""Outputs of the dense network are kept where all of them take no more than this."""
+
+
+class Outcome(NamedTuple):
+    """What became of a plan.
+
+    Attributes:
+        error: validation error, in the unit of the data; never infinite.
+        weights: digest of the retrained weights; empty where nothing was retrained.
+        failure: why there is no result; empty if there is one.
+    """
+
+    error: float
+    weights: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Try a plan without retraining.
+
+    Attributes:
+        subject: the network.
+        folder: where weights are kept.
+        weights: digest of those that the plan is tried on.
+        plan: what is removed.
+        samples: most validation samples.
+    """
+
+    subject: Subject
+    folder: str
+    weights: str
+    plan: Plan
+    samples: int
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for jobs with the same result."""
+        return f"trial:{self.weights[:32]}:{self.plan.digest()}:{self.samples}"
+
+    @property
+    def task(self) -> str:
+        """None: the subject loads the network itself."""
+        return ""
+
+    def run(self, workbench: Workbench) -> Outcome:
+        """The validation error of the network of the plan."""
+        prepared = self.subject.prepared(workbench)
+        model = current(prepared, self.folder, self.weights, workbench)
+        smaller = network.pruned(model, self.plan, prepared.architecture)
+        if batch_norms(smaller):
+            _recalibrated(smaller, prepared, workbench, self.subject.key)
+        return Outcome(prepared.error(smaller, self.samples))
+
+    def failed(self, reason: str) -> Outcome:
+        """The worst that counts."""
+        return Outcome(WORST, "", reason)
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Retrain the network of a plan.
+
+    Attributes:
+        subject: the network.
+        folder: where weights are kept.
+        weights: digest of those to start from.
+        plan: what is removed, and stays so.
+        tuning: how; its share of distillation is 0, because that is done here.
+        distill: share of the loss that compares with the dense network.
+    """
+
+    subject: Subject
+    folder: str
+    weights: str
+    plan: Plan
+    tuning: FineTuning
+    distill: float
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for jobs with the same result."""
+        how = json.dumps([self.tuning.to_json(), self.distill], sort_keys=True)
+        return f"retrain:{self.weights[:32]}:{self.plan.digest()}:{how}"
+
+    @property
+    def task(self) -> str:
+        """None: the subject loads the network itself."""
+        return ""
+
+    def run(self, workbench: Workbench) -> Outcome:
+        """Retrain, write the weights down, judge on all validation samples."""
+        prepared = self.subject.prepared(workbench)
+        model = current(prepared, self.folder, self.weights, workbench)
+        smaller = network.pruned(model, self.plan, prepared.architecture)
+        if batch_norms(smaller):
+            _recalibrated(smaller, prepared, workbench, self.subject.key)
+        try:
+            self._tune(smaller, prepared, workbench)
+        except UserError as error:
+            return self.failed(str(error))
+        places = network.positions(model, self.plan, prepared.architecture)
+        state = network.put_back(cpu_state(model), smaller, places, self.plan)
+        digest = network.save_state(state, Path(self.folder))
+        return Outcome(prepared.error(smaller), digest)
+
+    def _tune(self, model: nn.Module, prepared: Prepared, workbench: Workbench) -> None:
+        train, loss = prepared.data.train, prepared.data.loss
+        settings, teacher = self.tuning, None
+        if self.distill:
+            taught = _taught(prepared, workbench, self.subject.key)
+            if taught is None:
+                settings, teacher = _distilling(settings, self.distill), prepared.model
+            else:
+                train, loss = taught, _joined(loss, self.distill)
+        fine_tune(
+            model,
+            train,
+            loss,
+            settings,
+            validation=prepared.data.validation,
+            error=lambda network, _: prepared.error(network),
+            teacher=teacher,
+            held=network.held(prepared.model, self.plan, prepared.architecture),
+        )
+
+    def failed(self, reason: str) -> Outcome:
+        """The worst that counts."""
+        return Outcome(WORST, "", reason)
+
+
+def current(prepared: Prepared, folder: str, weights: str, workbench: Workbench) -> nn.Module:
+    """The dense network with the weights of that digest; nobody may change it."""
+    if weights == DENSE:
+        return prepared.model
+
+    def load() -> nn.Module:
+        model = copy.deepcopy(prepared.model)
+        model.load_state_dict(network.load_state(Path(folder), weights))
+        return model
+
+    return workbench.recall(f"network\0{folder}\0{weights}", load)
+
+
+def cpu_state(model: nn.Module) -> network.State:
+    """The weights and buffers of a network, on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+
+
+def _recalibrated(model: nn.Module, prepared: Prepared, workbench: Workbench, subject: str) -> None:
+    """Measure batch norms anew, in place, always on the same training samples."""
+    chosen = workbench.recall(
+        f"recalibration\0{subject}",
+        lambda: calibration_samples(prepared.data.train, RECALIBRATION, 0),
+    )
+    recalibrate(model, [Batch(chosen.inputs)])
+
+
+def _taught(prepared: Prepared, workbench: Workbench, subject: str) -> Samples | None:
+    """The training samples with the outputs of the dense network as part of their target.
+
+    So it runs once and not in every epoch. None where the samples are not in memory, or the
+    outputs would take too much of it.
+    """
+    train = prepared.data.train
+    if not isinstance(train, Samples) or not isinstance(train.inputs, Tensor):
+        return None
+
+    def make() -> Samples | None:
+        assert isinstance(train.inputs, Tensor)
+        outputs = []
+        with training_mode(prepared.model, False), torch.no_grad():
+            for part in torch.split(train.inputs, 256):
+                outputs.append(main_output(call_model(prepared.model, part)))
+                if outputs[0].nbytes / len(outputs[0]) * len(train) > _TAUGHT_BYTES:
+                    return None
+        return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)
+
+    return workbench.recall(f"taught\0{subject}", make)
+
+
+def _joined(loss: Loss, share: float) -> Any:
+    """The loss joined with the distance from the outputs of the dense network."""
+
+    def joined(output: Any, target: tuple[Any, Tensor]) -> Tensor:
+        wanted, taught = target
+        apart = distance(output, taught, wanted, _TEMPERATURE)
+        return share * apart + (1 - share) * loss(output, wanted)
+
+    return joined
+
+
+def _distilling(settings: FineTuning, share: float) -> FineTuning:
+    return replace(settings, distill=share, temperature=_TEMPERATURE)

@@ -1,0 +1,222 @@
+"""The front of a run: retrained to the end, compared, judged on samples that decided nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from gp_prune.application.evaluation import judged
+from gp_prune.evolution.seeds import derived_seed
+from gp_prune.guided.genetic import network
+from gp_prune.guided.genetic.elite import Elite
+from gp_prune.guided.genetic.engine import Engine
+from gp_prune.guided.genetic.jobs import current
+from gp_prune.guided.genetic.layout import CHANNELS, Layout
+from gp_prune.guided.genetic.measuring import BATCH, Bytes, compare_convolutions, stored_bytes
+from gp_prune.guided.genetic.plan import Marks, Plan
+from gp_prune.guided.genetic.ratings import Ratings
+from gp_prune.guided.genetic.subject import Prepared
+from gp_prune.guided.mutation import random_mutation
+from gp_prune.metric import Metric
+from gp_prune.pruning.cost import Cost, measure
+from gp_prune.tuning.samples import in_order
+
+BASELINES = ("random", "l1")
+"""What the front is compared with: the same sizes, chosen without any knowledge or by magnitude."""
+
+_JUDGED_AT_ONCE = 250
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A network of the front, or one that it is compared with.
+
+    Attributes:
+        name: ``p01`` and so on, the least error first; ``dense``; or a baseline and its point.
+        elite: the network.
+        model: it, with what is pruned removed or zero.
+        validation: error on the validation samples.
+        report: error on the samples that decided nothing, or once more on the validation samples
+            where there are no others.
+        cost: MACs of the smaller network, its parameters, and those that are not zero.
+        conv_macs: MACs of its convolutions.
+        macs: all MACs, where a weight that is zero costs nothing.
+        size: bytes as stored.
+        conv_time: median time of its convolutions by that of the dense network's, with quartiles;
+            None where there are none or it was not measured.
+        channels: group -> channels that are left.
+    """
+
+    name: str
+    elite: Elite
+    model: nn.Module
+    validation: float
+    report: float
+    cost: Cost
+    conv_macs: int
+    macs: int
+    size: Bytes
+    conv_time: tuple[float, float, float] | None
+    channels: dict[str, int]
+
+
+def shortlist(engine: Engine, count: int) -> list[Elite]:
+    """At most so many networks of the front, spread over what they keep; the least error first.
+
+    The best by fitness comes first, then the one that differs most in what it keeps from those that
+    are there, on a logarithmic scale. Networks with more error than is tolerated, and the dense
+    one, are only taken where there are no others.
+    """
+    front = [elite for elite in engine.front() if elite.number]
+    able = [elite for elite in front if engine.judge.tolerable(elite)] or front
+    places = {elite.number: engine.judge.place(elite.shares) for elite in able}
+    chosen = sorted(able, key=engine.judge.merit)[:1]
+    while len(chosen) < min(count, len(able)):
+        rest = [elite for elite in able if elite not in chosen]
+        distances = {
+            elite.number: min(math.dist(places[elite.number], places[o.number]) for o in chosen)
+            for elite in rest
+        }
+        chosen.append(max(rest, key=lambda elite: distances[elite.number]))
+    return sorted(chosen, key=lambda elite: elite.error)
+
+
+def baseline_plan(layout: Layout, plan: Plan, name: str, ratings: Ratings, seed: int) -> Plan:
+    """A plan that keeps as many units of every site as another one, chosen otherwise.
+
+    Args:
+        layout: the sites.
+        plan: what it is compared with.
+        name: ``"random"`` or ``"l1"``.
+        ratings: of the dense network, with the scores of l1 and magnitude.
+        seed: of the draws.
+    """
+    removed, marks = dict(plan.removed), plan.marks()
+    generator = torch.Generator().manual_seed(seed)
+    masks: list[Marks] = []
+    for number, site in enumerate(layout.sites):
+        gone = len(removed.get(site.name, ())) if site.kind == CHANNELS else (
+            site.size - int(marks[site.name].sum())
+        )  # fmt: skip
+        everything = torch.ones(site.size, dtype=torch.bool)
+        mutation = random_mutation()
+        if name == "l1":
+            metric = _magnitudes()[0 if site.kind == CHANNELS else 1]
+            mutation = metric.as_mutation(temperature=0.0)
+        chosen = mutation.to_prune(ratings.of(mutation.metric, number), everything, gone, generator)
+        mask = np.ones(site.size, dtype=bool)
+        mask[chosen.numpy()] = False
+        masks.append(mask)
+    return layout.plan(masks)
+
+
+def _magnitudes() -> tuple[Metric, Metric]:
+    return Metric.load("l1"), Metric.load("magnitude")
+
+
+def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
+    """Networks retrained to the end, each no worse on the validation samples than it was.
+
+    Args:
+        engine: the run.
+        wanted: networks of its archive.
+    """
+    epochs = engine.settings.final_epochs
+    if not epochs:
+        return list(wanted)
+    jobs = [engine.retraining(elite, elite.plan, epochs, "final") for elite in wanted]
+    return engine.retrained(
+        [(elite, elite.masks, elite.plan) for elite in wanted], jobs, engine.settings.rounds + 1
+    )
+
+
+def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite]]:
+    """Name -> what it gives at the sizes of the points, retrained for as many epochs each.
+
+    Random and L1 pruning start from the dense network and have all epochs at once, which the
+    points had in turns.
+    """
+    found: dict[str, list[Elite]] = {}
+    dense = engine.archive[0]
+    ratings = engine.rated_by(dense, _magnitudes())
+    for name in BASELINES:
+        wanted = []
+        for place, point in enumerate(points):
+            seed = derived_seed(name, engine.settings.seed, place)
+            plan = baseline_plan(engine.layout, point.plan, name, ratings, seed)
+            wanted.append((dense, dense.masks, plan))
+        jobs = [
+            engine.retraining(dense, plan, point.epochs, name)
+            for point, (_, _, plan) in zip(points, wanted, strict=True)
+        ]
+        found[name] = engine.retrained(wanted, jobs, 0)
+    return found
+
+
+def measured(
+    engine: Engine,
+    prepared: Prepared,
+    folder: str,
+    named: Sequence[tuple[str, Elite]],
+    progress: Callable[[int, int], None],
+    *,
+    timed: bool = True,
+) -> list[Point]:
+    """Networks with all that a report says of them; reads the samples of the report.
+
+    Args:
+        engine: the run.
+        prepared: the dense network and the data.
+        folder: where the weights are.
+        named: names and networks; the dense one is one of them.
+        progress: hears how many are done.
+        timed: whether to measure the time of the convolutions.
+    """
+    report = prepared.data.read_report()
+    batch = _timing_batch(prepared) if timed else None
+    found = []
+    for done, (name, elite) in enumerate(named):
+        progress(done, len(named))
+        model = current(prepared, folder, elite.weights, engine.bench)
+        smaller = network.pruned(model, elite.plan, prepared.architecture)
+        error = judged(smaller, in_order(report, _JUDGED_AT_ONCE), prepared.data.kind).error
+        turns = None
+        if batch is not None and name != "dense":
+            turns = compare_convolutions(prepared.model, smaller, batch)
+        found.append(
+            Point(
+                name=name,
+                elite=elite,
+                model=smaller,
+                validation=elite.error,
+                report=error,
+                cost=measure(smaller, prepared.loaded.example_inputs),
+                conv_macs=engine.layout.costs(elite.plan, "conv"),
+                macs=engine.layout.costs(elite.plan, "all"),
+                size=stored_bytes(smaller),
+                conv_time=None if turns is None else (turns.share, turns.lower, turns.upper),
+                channels=_channels(engine.layout, elite.plan),
+            )
+        )
+    progress(len(named), len(named))
+    return found
+
+
+def _timing_batch(prepared: Prepared) -> object:
+    """Validation inputs, repeated where there are too few."""
+    few = prepared.few(BATCH)
+    if not isinstance(few.inputs, torch.Tensor):
+        return None
+    repeats = -(-BATCH // len(few.inputs))
+    return few.inputs.repeat(repeats, *(1 for _ in few.inputs.shape[1:]))[:BATCH]
+
+
+def _channels(layout: Layout, plan: Plan) -> dict[str, int]:
+    removed = dict(plan.removed)
+    free = layout.architecture.free
+    return {group.name: group.size - len(removed.get(group.name, ())) for group in free}

@@ -1,0 +1,117 @@
+"""The files of a finished run: the front as CSV and JSON, every network and its plan."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from gp_prune.application.result import PrunedModel
+from gp_prune.application.rows import layer_rows
+from gp_prune.application.saving import save_pruned
+from gp_prune.conventions import Conventions
+from gp_prune.files import write_json, write_text
+from gp_prune.guided.genetic.points import Point
+from gp_prune.guided.genetic.result import Result
+from gp_prune.pruning.modules import tensors_of
+
+FRONT, JSON = "front.csv", "result.json"
+NETWORKS, PLANS = "networks", "plans"
+
+_COLUMNS = (
+    "name", "validation_error", "report_error", "conv_macs", "macs", "params_not_zero",
+    "params", "bytes", "bytes_csr", "conv_time_share", "epochs",
+)  # fmt: skip
+
+
+def write(result: Result) -> None:
+    """Write the files of a run.
+
+    Raises:
+        OSError: the disk is full or the folder closed.
+        UserError: a network cannot be saved.
+    """
+    folder = result.folder
+    for point in result.points:
+        write_json(folder / PLANS / f"{point.name}.json", point.elite.plan.to_json())
+        name = result.settings.model or "network"
+        save_pruned(_as_pruned(result, point), folder / NETWORKS / point.name, model=name)
+    write_text(folder / FRONT, _csv(result))
+    write_json(folder / JSON, result_json(result))
+
+
+def point_json(point: Point) -> dict[str, Any]:
+    """A network of the report as a JSON object."""
+    time = point.conv_time
+    return {
+        "name": point.name,
+        "validation_error": point.validation,
+        "report_error": point.report,
+        "conv_macs": point.conv_macs,
+        "macs": point.macs,
+        "macs_compact": point.cost.macs,
+        "params_not_zero": point.cost.nonzero,
+        "params": point.cost.params,
+        "bytes": point.size.dense,
+        "bytes_csr": point.size.csr,
+        "conv_time_share": None if time is None else time[0],
+        "conv_time_quartiles": None if time is None else list(time[1:]),
+        "epochs": point.elite.epochs,
+        "channels": point.channels,
+    }
+
+
+def result_json(result: Result) -> dict[str, Any]:
+    """The result of a run as a JSON object."""
+    recommended = result.recommended
+    return {
+        "folder": str(result.folder),
+        "settings": result.settings.to_json(),
+        "error": result.kind,
+        "split": result.split,
+        "counted_macs": result.counted,
+        "evaluations": result.evaluations,
+        "dense": point_json(result.dense),
+        "front": [point_json(point) for point in result.points],
+        "baselines": {
+            name: [point_json(point) for point in points]
+            for name, points in result.baselines.items()
+        },
+        "recommended": None if recommended is None else recommended.name,
+        "history": [list(entry) for entry in result.history],
+    }
+
+
+def _csv(result: Result) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    everything = [result.dense, *result.points]
+    for points in result.baselines.values():
+        everything += points
+    for point in everything:
+        table.writerow(point_json(point))
+    return text.getvalue()
+
+
+def _as_pruned(result: Result, point: Point) -> PrunedModel:
+    """A point as what :func:`gp_prune.prune` returns; its zeros are in its weights."""
+    architecture = result.prepared.architecture
+    plan = point.elite.plan.channels(architecture)
+    before, after = result.dense.cost, point.cost
+    loaded = result.prepared.loaded
+    return PrunedModel(
+        model=point.model,
+        plan=plan,
+        mode="compact",
+        before=before,
+        after=after,
+        rows=layer_rows(architecture, plan, {}, before, after),
+        seconds=0.0,
+        metric="genetic",
+        metric_digest="",
+        conventions=Conventions(),
+        interface=loaded.interface,
+        input_shapes=tuple(tuple(t.shape) for t in tensors_of(loaded.example_inputs)),
+        architecture=architecture,
+    )

@@ -1,0 +1,211 @@
+"""``gp-prune genetic``: options, output, interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import gp_prune
+from gp_prune.tasks import load_task
+
+SMALL = (
+    "--population", 8, "--generations", 2, "--rounds", 1, "--elites", 2, "--epochs", 1,
+    "--final-epochs", 1, "--samples", 100, "--tolerance", 0.5, "--limit", 0.5, "--workers", 1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def genetic(
+    run: Callable[..., Result], task_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    """``genetic("lenet-digits")``: a small run from within an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *options: run("genetic", *options, "--cache-dir", task_cache)
+
+
+def test_the_front_is_printed_drawn_and_saved(genetic, tmp_path, task_cache):
+    result = genetic(*SMALL, "--quiet")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Pareto front of lenet-digits:")
+    for heading in ("conv MACs", "conv time", "not zero", "CSR", "random test", "l1 test"):
+        assert heading in lines[1]
+    assert any(line.startswith(">>>>") for line in lines)
+    folder = tmp_path / "runs" / "001"
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (folder / "front.svg").read_bytes()
+    assert "Drawn in runs/001/front.png and runs/001/front.svg." in lines
+    task = load_task("lenet-digits", cache_dir=task_cache)
+    for network in (folder / "networks").iterdir():
+        gp_prune.load_pruned(network, task.model)
+
+
+def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(genetic, tmp_path):
+    first = genetic("lenet-digits", *SMALL, "--json", "--quiet", "--no-baselines", "--no-plot")
+    data = json.loads(first.stdout)
+    assert data["split"] == "test"
+    assert data["baselines"] == {}
+    assert not (tmp_path / "runs" / "001" / "front.png").exists()
+    again = genetic("--resume", tmp_path / "runs" / "001", "--json", "--quiet", "--no-plot")
+    second = json.loads(again.stdout)
+    for name in ("front", "dense"):
+        points = zip(*([p] if name == "dense" else p for p in (data[name], second[name])),
+                     strict=True)  # fmt: skip
+        for one, other in points:
+            for field in ("conv_time_share", "conv_time_quartiles"):
+                one.pop(field), other.pop(field)
+            assert one == other
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pareto", "--lambda-error", 1), "--pareto keeps the objectives apart"),
+        (("--lambda-macs", -1), "lambdas are (1.0, -1.0, 0.0); give three numbers"),
+        (("--granularity", "filter"), "granularity is 'filter'"),
+        (("--selection", "roulette"), "give lambdas with these alone"),
+        (("--mutation", "nothing"), "unknown metric 'nothing'"),
+        (("--temperature", -1), "temperature is -1.0; it must be a number, at least 0"),
+        (("lenet-digit",), "unknown model 'lenet-digit'; did you mean 'lenet-digits'?"),
+        (("torchvision:resnet18",), "need data; name a data set or a folder of images"),
+        (("--resume", "nowhere"), "is not a run folder"),
+        (("--resume", "nowhere", "--seed", 1), "--resume takes all settings from the run folder"),
+        (("lenet-digits", "--weights", "x"), "is a task with its own weights"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(genetic, options, words):
+    result = genetic(*options)
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert words in line
+    assert "Traceback" not in result.output
+
+
+def test_an_own_network_with_images(genetic, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    nn = torch.nn\n"
+        "    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),\n"
+        "                         nn.Flatten(), nn.Linear(24, 10)), torch.zeros(1, 1, 8, 8)\n"
+    )
+    result = genetic(
+        "net.py:build", "--data", "digits", *SMALL, "--mutation", "random", "--mutation", "l2",
+        "--lambda-error", 1, "--lambda-sparsity", 2, "--no-plot", "--no-baselines", "--out", "o",
+        "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "error rate on the validation samples" in result.stdout
+    # The run goes on from another folder, because it knows the file by its whole path.
+    config = (tmp_path / "o" / "config.toml").read_text()
+    assert f'model = "{tmp_path / "net.py"}:build"' in config
+
+
+def test_without_matplotlib_a_sentence_says_what_is_missing(genetic, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else (
+            find(name, *rest))
+    )  # fmt: skip
+    result = genetic("--plot")
+    assert result.exit_code == 2
+    assert "pip install 'gp-prune[plot]', or leave the plot out with --no-plot" in result.stderr
+    result = genetic(*SMALL, "--quiet", "--no-baselines")
+    assert result.exit_code == 0
+    assert "warning: a plot needs matplotlib" in result.stderr
+
+
+def test_the_help_does_not_load_torch() -> None:
+    code = (
+        "import sys\nfrom gp_prune.cli import main\n"
+        "try:\n    main(['genetic', '--help'])\n"
+        "except SystemExit:\n    print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "--lambda-sparsity" in done.stdout
+    assert "torch" not in done.stderr.splitlines()[-1].split()
+
+
+# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
+LISTENING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gp_prune.cli import main; main(sys.argv[1:])"
+)
+
+
+def start(*options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LISTENING, "genetic", *map(str, options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_turns(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not journal.exists() or journal.read_text().count('"event": "turn"') < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_the_front_so_far(tmp_path: Path, task_cache: Path) -> None:
+    folder = tmp_path / "run"
+    options = ("--cache-dir", task_cache, "--out", folder, "--quiet", "--workers", 2)
+    with start(*options, "--rounds", 200) as process:
+        try:
+            wait_for_turns(folder / "journal.jsonl", 3, process)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert output.startswith("Pareto front so far")
+    (sentence,) = errors.splitlines()
+    assert sentence.startswith("gp-prune: interrupted in round 1 of 200; go on with: gp-prune ")
+    assert sentence.endswith(f"genetic --resume {folder}")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path, task_cache: Path) -> None:
+    options = (
+        "--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--rounds", 3, "--workers", 2,
+        "--population", 12, "--generations", 4, "--epochs", 1, "--final-epochs", 2,
+    )  # fmt: skip
+
+    def result(*more: object) -> dict[str, object]:
+        with start(*more) as process:
+            output, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+        data = json.loads(output)
+        del data["folder"]
+        for points in (data["front"], [data["dense"]], *data["baselines"].values()):
+            for point in points:
+                point["conv_time_share"] = point["conv_time_quartiles"] = None
+        return data
+
+    whole = result(*options, "--out", tmp_path / "whole")
+    folder = tmp_path / "cut"
+    for turns in (2, 7, 12):
+        place = ("--resume", folder) if (folder / "config.toml").exists() else ("--out", folder)
+        given = options if place[0] == "--out" else (
+            "--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--workers", 1
+        )  # fmt: skip
+        with start(*given, *place) as process:
+            try:
+                wait_for_turns(folder / "journal.jsonl", turns, process)
+            finally:
+                process.kill()
+    last = ("--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--workers", 2)
+    assert result(*last, "--resume", folder) == whole
