@@ -65,7 +65,7 @@ Examples:
 # Coevolution.
 @click.option("--cells", type=int, help="Number of cells.  [default: 6]")
 @click.option("--topology", help="ring or torus.  [default: ring]")
-@click.option("--radius", type=int, help="Of a neighbourhood.  [default: 1]")
+@click.option("--radius", type=int, help="Neighbourhood, at most the whole grid.  [default: 1]")
 @click.option("--tournament", type=int, help="Size of a tournament.  [default: 2]")
 @click.option("--exchange", help="Encoder and decoder apart or together.  [default: apart]")
 @click.option("--updates", help="asynchronous or synchronous.  [default: asynchronous]")

@@ -117,6 +117,36 @@ def test_at_temperature_zero_the_least_nodes_go() -> None:
         assert scores[~alive].max() < scores[alive].min()
 
 
+def first_activations(pair: Pair) -> torch.Tensor:
+    """What the first hidden layer gives for all training samples, (n, nodes)."""
+    layer = pair.encoder.layers()[0]
+    return (TRAIN.inputs @ layer.weight.t() + layer.bias).relu()
+
+
+def test_the_variance_operator_takes_the_nodes_that_vary_least() -> None:
+    pair = first_pair(LAYOUT, 5)
+    spread = first_activations(pair).std(0)
+    mutation = MetricMutation(Metric.load("activation_variance"), 0.0, 0.25)
+    cut(pair, Operator(mutation, "node", 50, False))
+    alive = live_nodes(pair.encoder)[0]
+    assert spread[~alive].max() <= spread[alive].min()
+
+
+def test_the_conjunctive_operator_takes_the_nodes_that_are_low_on_every_sample() -> None:
+    pair = first_pair(LAYOUT, 5)
+    layer = pair.encoder.layers()[0]
+    layer.bias[[2, 7, 11]] = torch.tensor([-9.0, -9.0, -9.0])
+    values = first_activations(pair)
+    low, high = values.min(1, keepdim=True).values, values.max(1, keepdim=True).values
+    always_low = ((values - low) / (high - low) < 0.1).all(0)
+    assert 3 <= int(always_low.sum()) <= 5
+    mutation = MetricMutation(Metric.load("conjunctive_activation"), 0.0, 0.25)
+    cut(pair, Operator(mutation, "node", 50, False))
+    alive = live_nodes(pair.encoder)[0]
+    assert int((~alive).sum()) == 5
+    assert not alive[always_low].any()
+
+
 def test_with_regrowth_weights_are_zero_once_and_nothing_is_masked() -> None:
     pair = first_pair(LAYOUT, 3)
     for number in range(3):
@@ -134,6 +164,18 @@ def test_the_measured_network_is_the_one_that_is_trained() -> None:
     ]  # fmt: skip
     pair.encoder.weights.zero_()
     assert not net.encoder1.weight.any()
+
+
+def test_scores_that_are_not_finite_are_said_of_metric_and_layer() -> None:
+    metric = Metric.parse("sum[i,k](div(W, sub(W, W)))", name="mine")
+    how = Operator(MetricMutation(metric), "node", 20, False)
+    scores = torch.full((20,), float("nan"))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match="metric 'mine' does not rank the units of layer 'encoder1'"),
+    ):
+        patch.setattr(Metric, "scores", lambda self, record: scores[: len(record.weight)])
+        cut(first_pair(LAYOUT, 1), how)
 
 
 def test_labels_that_are_missing_are_missed() -> None:

@@ -111,6 +111,18 @@ def test_without_metric_or_at_infinite_temperature_the_scores_do_not_matter(muta
     assert torch.equal(found, random_mutation().to_prune(None, alive, 5, seeded()))
 
 
+def test_random_mutation_draws_every_set_of_units_alike():
+    alive = torch.tensor([True, False, True, True, True, True])
+    generator = seeded()
+    counts = {}
+    for _ in range(4000):
+        drawn = frozenset(random_mutation().to_prune(None, alive, 2, generator).tolist())
+        counts[drawn] = counts.get(drawn, 0) + 1
+    assert len(counts) == 10
+    # 400 expected of each; 5 standard deviations are 95.
+    assert all(305 < count < 495 for count in counts.values())
+
+
 def test_what_cannot_be_drawn_need_have_no_score():
     scores = torch.tensor([math.nan, 1.0, math.inf, 2.0])
     alive = torch.tensor([False, True, False, True])

@@ -72,7 +72,8 @@ def draw_events_to(
     """
     if not any(probabilities):
         raise UserError(
-            "the schedule never prunes, so no sparsity can be reached; raise its probability"
+            "the schedule never prunes, so no sparsity can be reached; raise its probability, or "
+            "take more epochs or another schedule"
         )
     drawn = torch.rand(len(probabilities), generator=_generator(seed), dtype=torch.float64)
     happens = [value < p for value, p in zip(drawn.tolist(), probabilities, strict=True)]

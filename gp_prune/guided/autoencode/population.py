@@ -36,6 +36,8 @@ class Cell:
         learning_rate: of its next epoch.
         fitness: its validation loss, as DEAP compares it.
         sparsity: share of the weights of its pair that are zero.
+        behind: whether its pair, or a part of it, was spared by a pruning event because the
+            worker was lost.
         cut: the last pruning that the encoder of its pair went through; None before the first.
     """
 
@@ -45,6 +47,7 @@ class Cell:
         self.learning_rate = learning_rate
         self.fitness = LossFitness((loss,))
         self.sparsity = 0.0
+        self.behind = False
 
     @property
     def loss(self) -> float:
@@ -153,8 +156,18 @@ class Population:
 
     @property
     def best(self) -> int:
-        """The cell with the least validation loss, the first of equals."""
-        return min(range(len(self.cells)), key=lambda number: (self.cells[number].loss, number))
+        """The cell with the least validation loss, the first of equals.
+
+        With a target sparsity those that are behind come last: they would win by the weights
+        that they should not have.
+        """
+        aimed = bool(self.settings.target_sparsity)
+
+        def order(number: int) -> tuple[bool, float, int]:
+            cell = self.cells[number]
+            return aimed and cell.behind, cell.loss, number
+
+        return min(range(len(self.cells)), key=order)
 
     def generations(self) -> Iterator[Generation]:
         """Go through all generations; each is reported when all its cells are done."""
@@ -163,10 +176,11 @@ class Population:
             for wave in self._mode.order(number):
                 steps = [self._step(number, cell) for cell in wave]
                 results = resolve(steps, self._runner, self._journal)
-                cuts = [cell.cut for cell in self.cells]
+                before = [(cell.cut, cell.behind) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]
-                    self._take(step, result, cuts[result.encoder_from])
+                    cut, behind = before[result.encoder_from]
+                    self._take(step, result, cut, behind or before[result.decoder_from][1])
                     earlier |= {result.uncut} if result.uncut else set()
             self._forget(earlier)
             yield self._report(number)
@@ -186,13 +200,21 @@ class Population:
             stays=stays,
         )
 
-    def _take(self, step: CellStep, result: CellResult, inherited: Cut | None) -> None:
-        """Put the result of a step into its cell and into the history."""
+    def _take(self, step: CellStep, result: CellResult, cut: Cut | None, behind: bool) -> None:
+        """Put the result of a step into its cell and into the history.
+
+        Args:
+            step: the step.
+            result: of the step.
+            cut: of the cell that the encoder came from.
+            behind: whether encoder or decoder came from a cell that is.
+        """
         cell = self.cells[step.cell]
+        cell.behind = (behind or step.prunes) if result.failure else (behind and not step.prunes)
         if not result.failure:
             assert result.validation_loss is not None and result.sparsity is not None
             cell.state = result.state
-            cell.cut = Cut(result.uncut, result.state) if result.uncut else inherited
+            cell.cut = Cut(result.uncut, result.state) if result.uncut else cut
             cell.fitness.values = (result.validation_loss,)
             cell.sparsity = result.sparsity
         self.history.append(

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gp_prune.errors import UserError
 from gp_prune.guided.autoencode.data import Samples
 from gp_prune.guided.autoencode.losses import Reconstruction
 from gp_prune.guided.autoencode.networks import SIDES, Half, Layout, Pair, module
 from gp_prune.guided.autoencode.settings import NODE
 from gp_prune.guided.mutation import MetricMutation
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import DegenerateScores, readers, trace
 from gp_prune.statistics import Batch, collect
 
 
@@ -53,31 +54,31 @@ def prune(
 
     With ``stays`` both come to that share of their nodes, and single weights to the number that
     so many nodes would leave. Without it this is one more event of the operator's amount: after
-    the j-th, the share ``(1 - amount) ** j`` of the units is alive, rounded, so that roundings do
-    not add up. With regrowth every event sets the share ``amount`` of all units to 0.
+    the j-th, the share ``(1 - amount) ** j`` of the units is alive, rounded anew. With regrowth
+    every event sets the share ``amount`` of all units to 0.
 
     Args:
         pair: what is pruned.
         layout: its widths.
         operator: what draws the units.
-        train: the training split; the operator measures on samples of it.
+        train: the training split, of which the operator measures samples.
         loss: for operators that need gradients.
         seed: of the samples and the draws.
         stays: share of the units of the dense network that is alive afterwards.
 
     Raises:
-        DegenerateScores: the scores of the metric are not finite.
-        UserError: the metric needs labels that the data lacks.
+        UserError: the scores of the metric are not finite, or it needs labels that are missing.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = _scores(pair, layout, operator, train, loss, generator, seed)
     for side, half in zip(SIDES, pair, strict=True):
         half.events += 1
         goal = (1 - operator.mutation.amount) ** half.events if stays is None else stays
-        matched = stays is not None
-        names = layout.names(side)
-        cut = _cut_nodes if operator.unit == NODE else _cut_weights
-        cut(half, [scores.get(name) for name in names], goal, operator, generator, matched)
+        own = [(name, scores.get(name)) for name in layout.names(side)]
+        if operator.unit == NODE:
+            _cut_nodes(half, own, goal, operator, generator)
+        else:
+            _cut_weights(half, own, goal, operator, generator, matched=stays is not None)
         half.apply_mask()
         if operator.regrow:
             half.mask.fill_(1)
@@ -113,16 +114,15 @@ def sparsity(pair: Pair) -> float:
 
 def _cut_nodes(
     half: Half,
-    scores: list[Tensor | None],
+    scores: list[tuple[str, Tensor | None]],
     goal: float,
     operator: Operator,
     generator: torch.Generator,
-    matched: bool,
 ) -> None:
     layers = half.layers(half.mask)
     for place, alive in enumerate(live_nodes(half)):
         count = _count(alive, kept(alive.numel(), goal), operator)
-        gone = operator.mutation.to_prune(scores[place], alive, count, generator)
+        gone = _drawn(operator, *scores[place], alive, count, generator)
         layers[place].weight[gone] = 0
         layers[place].bias[gone] = 0
         layers[place + 1].weight[:, gone] = 0
@@ -130,10 +130,11 @@ def _cut_nodes(
 
 def _cut_weights(
     half: Half,
-    scores: list[Tensor | None],
+    scores: list[tuple[str, Tensor | None]],
     goal: float,
     operator: Operator,
     generator: torch.Generator,
+    *,
     matched: bool,
 ) -> None:
     goals = matched_weights(half.widths, goal)
@@ -141,10 +142,28 @@ def _cut_weights(
         mask = layer.weight.view(-1)
         left = goals[place] if matched else kept(mask.numel(), goal)
         alive = mask.bool()
-        own = scores[place]
-        flat = None if own is None else own.flatten()
-        gone = operator.mutation.to_prune(flat, alive, _count(alive, left, operator), generator)
+        count = _count(alive, left, operator)
+        gone = _drawn(operator, *scores[place], alive, count, generator)
         mask[gone] = 0
+
+
+def _drawn(
+    operator: Operator,
+    layer: str,
+    scores: Tensor | None,
+    alive: Tensor,
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Indices of the units that go; what is wrong with the scores is said of metric and layer."""
+    flat = None if scores is None else scores.flatten()
+    try:
+        return operator.mutation.to_prune(flat, alive, count, generator)
+    except DegenerateScores as error:
+        raise UserError(
+            f"metric {operator.mutation.name!r} does not rank the units of layer {layer!r} "
+            f"({error.detail}); choose another operator"
+        ) from None
 
 
 def _count(alive: Tensor, left: int, operator: Operator) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch.nn import functional
 
@@ -91,20 +92,12 @@ def autoencode(
     )
     try:
         with one_thread(), claimed(folder), Journal(folder, reader(CellResult)) as journal:
-            decided = replace(settings, loss=_loss(settings, source), unit=unit)
+            decided = replace(settings, loss=_loss(settings), unit=unit)
             bench = Bench.of(decided, Workbench(source))
             check_labels(metric, bench.data)
-            chances = _chances(settings, schedule)
-            facts = {
-                **settings.to_json(), "loss": decided.loss, "metric": identity(metric),
-                "probabilities": list(chances), "device": source.device,
-                "samples_digest": bench.data.fingerprint(), "versions": versions(),
-            }  # fmt: skip
+            made = _Made(decided, metric, bench, _chances(settings, schedule))
+            facts = {**settings.to_json(), **made.facts(), "device": source.device}
             begin(folder, settings, journal, facts, resume=resume)
-            with writing(folder):
-                for place in (folder, folder / FOLDER):
-                    sweep(place)
-            made = _Made(decided, metric, bench, chances)
             return _run(made, folder, runner, journal, progress)
     finally:
         runner.close()
@@ -123,6 +116,16 @@ class _Made:
     def metric_text(self) -> str:
         return "" if self.metric is None else json.dumps(self.metric.to_json())
 
+    def facts(self) -> dict[str, Any]:
+        """What decides the result beside the settings, as JSON."""
+        return {
+            "loss": self.settings.loss,
+            "metric": identity(self.metric),
+            "probabilities": list(self.chances),
+            "samples_digest": self.bench.data.fingerprint(),
+            "versions": versions(),
+        }
+
     def events(self) -> Events:
         settings, cells = self.settings, len(self.settings.grid)
         if settings.operator == NONE:
@@ -136,7 +139,7 @@ class _Made:
         return kind(self.settings)
 
 
-def _loss(settings: AutoencodeSettings, source: TaskSource) -> str:
+def _loss(settings: AutoencodeSettings) -> str:
     if settings.loss != "auto":
         return settings.loss
     return "l1" if settings.data.startswith("binary-clusters") else "bce"
@@ -159,6 +162,8 @@ def _run(
 ) -> AutoencodeResult:
     settings, bench = made.settings, made.bench
     with writing(folder):
+        for place in (folder, folder / FOLDER):
+            sweep(place)
         population = Population(
             settings, made.metric_text, made.events(), bench, made.mode(), runner, journal, folder
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.settings import Settings
@@ -22,6 +23,8 @@ _CHOICES = {
     "exchange": ("apart", "together"),
     "unit": ("auto", NODE, WEIGHT),
 }
+# A slip of the finger must not fill the memory.
+_MOST = {"code": 10_000, "epochs": 1_000_000, "cells": 1_000}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class AutoencodeSettings(Settings):
         regrow: let what was pruned grow again, as the paper's code does.
         cells: number of cells.
         topology: ``"ring"`` or ``"torus"``.
-        radius: how far a neighbourhood reaches.
+        radius: how far a neighbourhood reaches; from half the grid on it is the whole grid.
         tournament: size of the tournaments in which encoder and decoder are selected.
         exchange: ``"apart"``: encoder and decoder come from tournaments of their own;
             ``"together"``: the encoder's brings its decoder along, as in the paper's code.
@@ -127,6 +130,9 @@ class AutoencodeSettings(Settings):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
+        for name, high in _MOST.items():
+            if getattr(self, name) > high:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at most {high}")
 
     def _check_numbers(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -143,6 +149,13 @@ class AutoencodeSettings(Settings):
             raise UserError(
                 f"target_sparsity is {self.target_sparsity}; it must be at least 0 and below 1"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON, which knows no infinity: that temperature is ``"inf"`` there."""
+        settings = super().to_json()
+        if math.isinf(self.temperature):
+            settings["temperature"] = "inf"
+        return settings
 
     @property
     def grid(self) -> list[tuple[int, ...]]:

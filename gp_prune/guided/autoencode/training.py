@@ -5,6 +5,7 @@ Through autograd a step of the paper's network takes about twice as long, most o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -70,13 +71,15 @@ def train_epoch(pair: Pair, inputs: Tensor, order: Tensor, how: Training) -> flo
             for half in pruned:
                 half.apply_mask()
     mean = float(total) / len(inputs)
-    if not (mean < float("inf") and all(bool(half.weights.isfinite().all()) for half in pair)):
-        raise UserError(
-            f"the loss is not finite any more at learning rate {how.learning_rate:g}; lower it"
-        )
+    _check_finite(mean, pair, how.learning_rate)
     for half in pair:
-        half.steps += -(-len(inputs) // how.batch_size)
+        half.steps += math.ceil(len(inputs) / how.batch_size)
     return mean
+
+
+def _check_finite(loss: float, pair: Pair, rate: float) -> None:
+    if not (math.isfinite(loss) and all(bool(half.weights.isfinite().all()) for half in pair)):
+        raise UserError(f"the loss is not finite any more at learning rate {rate:g}; lower it")
 
 
 def _adam(pair: Pair, gradients: list[Tensor], rate: float) -> torch.optim.Adam:
