@@ -70,7 +70,7 @@ def _row(result: Result, point: Point, others: Sequence[Point | None], timed: bo
     cells.append(_times(dense.conv_macs, point.conv_macs))
     if timed:
         time = point.conv_time
-        cells.append("" if time is None else f"{1 / time[0]:.1f}x")
+        cells.append("" if time is None else f"{1 / time.share:.1f}x")
     cells += [
         _times(dense.macs, point.macs),
         percent(point.cost.nonzero / dense.cost.nonzero),
@@ -97,7 +97,8 @@ def _explanation(result: Result) -> str:
         f"{what} on the {result.split} samples"
         + (", which decided nothing" if result.split == "test" else ""),
         "conv MACs, conv time, all MACs: how many times less than the dense network; "
-        "conv time: median on one thread, batch of 256",
+        "conv time: median on one thread, batch of 256, the faster of oneDNN and torch's own way "
+        "for each network",
         "not zero: share of the parameters that is left; bytes: as 32-bit floats; CSR: with "
         "matrices in compressed sparse rows where that is less",
     ]

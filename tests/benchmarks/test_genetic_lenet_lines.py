@@ -11,7 +11,7 @@ import pytest
 RECORD = lines.Record(
     emphasis="computation", seed=0, point="p02", dense_validation=0.7, dense_test=0.6,
     validation=0.9, test=0.85, removed=80.0, conv_macs=31.0, all_macs=20.0, conv_time=17.0,
-    bytes_dense=4000, bytes_csr=3000, channels="2-10-400", evaluations=500,
+    conv_time_default=11.0, bytes_dense=4000, bytes_csr=3000, channels="2-10-400", evaluations=500,
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path):
     assert lines.read(path, lines.Record) == [replace(RECORD, test=0.7), other]
     table = path.with_suffix(".md").read_text()
     assert "| computation | 0 | 0.60 % | 0.70 % | +0.10 | 80.00 % |" in table
-    assert "31.0x | 16x | 17.0x" in table
+    assert "31.0x | 16x | 17.0x (11.0x)" in table
     compared = lines.Comparison("digits", 0, 720, 0.39, 0.48, 216, 0.3)
     lines.write_comparisons(
         tmp_path / "pairs.csv", [compared, replace(compared, seed=1, share=0.2)]

@@ -63,8 +63,9 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.layout = Layout(
-            prepared.model, prepared.architecture, settings.granularity, settings.macs
-        )
+            prepared.model, prepared.architecture, settings.granularity, settings.macs,
+            sparse=settings.pareto or settings.lambdas[2] > 0,
+        )  # fmt: skip
         self.variation = Variation(self.layout, settings, pool)
         self._subject, self._prepared, self._folder = subject, prepared, folder
         self._runner, self._journal = runner, journal

@@ -67,21 +67,32 @@ class Layout:
         architecture: its traced structure.
         granularity: ``"auto"``, ``"channel"`` or ``"weight"``.
         counted: which MACs count: ``"auto"``, ``"conv"`` or ``"all"``.
+        sparse: whether the number of parameters counts; otherwise what saves no MACs that count
+            has no genes.
 
     Raises:
         UserError: there is nothing to remove, or no convolution whose MACs could count.
     """
 
     def __init__(
-        self, model: nn.Module, architecture: Architecture, granularity: str, counted: str = "auto"
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        granularity: str,
+        counted: str = "auto",
+        *,
+        sparse: bool = True,
     ) -> None:
         self.architecture = architecture
         modules = {name: find_module(model, name) for name in architecture.prunable_layers}
         convolutions = {name for name, module in modules.items() if isinstance(module, Conv)}
         groups = _channel_groups(architecture, convolutions, granularity)
+        self.counted = "conv" if counted != "all" and convolutions else "all"
         fine = {"auto": [n for n in modules if n not in convolutions], "weight": list(modules)}
         self.shapes = {
-            name: tuple(weight_of(model, name).shape) for name in fine.get(granularity, [])
+            name: tuple(weight_of(model, name).shape)
+            for name in fine.get(granularity, [])
+            if sparse or self.counted == "all" or name in convolutions
         }
         self.sites = tuple(
             [Site(group.name, CHANNELS, group.size) for group in groups]
@@ -94,7 +105,6 @@ class Layout:
             )
         if counted == "conv" and not convolutions:
             raise UserError("the network has no convolution whose MACs could count; use macs 'all'")
-        self.counted = "conv" if counted != "all" and convolutions else "all"
         self._convolutions = convolutions
         self._plain = {
             name for name in self.shapes

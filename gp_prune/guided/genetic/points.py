@@ -17,7 +17,13 @@ from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.engine import Engine
 from gp_prune.guided.genetic.jobs import current
 from gp_prune.guided.genetic.layout import CHANNELS, Layout
-from gp_prune.guided.genetic.measuring import BATCH, Bytes, compare_convolutions, stored_bytes
+from gp_prune.guided.genetic.measuring import (
+    BATCH,
+    Bytes,
+    Times,
+    compare_convolutions,
+    stored_bytes,
+)
 from gp_prune.guided.genetic.plan import Marks, Plan
 from gp_prune.guided.genetic.ratings import Ratings
 from gp_prune.guided.genetic.subject import Prepared
@@ -61,19 +67,21 @@ class Point:
     conv_macs: int
     macs: int
     size: Bytes
-    conv_time: tuple[float, float, float] | None
+    conv_time: Times | None
     channels: dict[str, int]
 
 
 def shortlist(engine: Engine, count: int) -> list[Elite]:
-    """At most so many networks of the front, spread over what they keep; the least error first.
+    """At most so many networks of the archive, spread over what they keep; the least error first.
 
     The best by fitness comes first, then the one that differs most in what it keeps from those that
-    are there, on a logarithmic scale. Networks with more error than is tolerated, and the dense
-    one, are only taken where there are no others.
+    are there, on a logarithmic scale; of alike ones the one with the least error. A network need
+    not be on the front: a larger one that has had fewer epochs may reach it when it is retrained.
+    Networks with more error than is tolerated are only taken where there are no others.
     """
-    front = [elite for elite in engine.front() if elite.number]
-    able = [elite for elite in front if engine.judge.tolerable(elite)] or front
+    everything = engine.archive[1:]
+    able = [elite for elite in everything if engine.judge.tolerable(elite)] or everything
+    able = sorted(able, key=lambda elite: elite.error)
     places = {elite.number: engine.judge.place(elite.shares) for elite in able}
     chosen = sorted(able, key=engine.judge.merit)[:1]
     while len(chosen) < min(count, len(able)):
@@ -185,9 +193,9 @@ def measured(
         model = current(prepared, folder, elite.weights, engine.bench)
         smaller = network.pruned(model, elite.plan, prepared.architecture)
         error = judged(smaller, in_order(report, _JUDGED_AT_ONCE), prepared.data.kind).error
-        turns = None
+        times = None
         if batch is not None and name != "dense":
-            turns = compare_convolutions(prepared.model, smaller, batch)
+            times = compare_convolutions(prepared.model, smaller, batch)
         found.append(
             Point(
                 name=name,
@@ -199,7 +207,7 @@ def measured(
                 conv_macs=engine.layout.costs(elite.plan, "conv"),
                 macs=engine.layout.costs(elite.plan, "all"),
                 size=stored_bytes(smaller),
-                conv_time=None if turns is None else (turns.share, turns.lower, turns.upper),
+                conv_time=times,
                 channels=_channels(engine.layout, elite.plan),
             )
         )

@@ -20,7 +20,8 @@ NETWORKS, PLANS = "networks", "plans"
 
 _COLUMNS = (
     "name", "validation_error", "report_error", "conv_macs", "macs", "params_not_zero",
-    "params", "bytes", "bytes_csr", "conv_time_share", "epochs",
+    "params", "bytes", "bytes_csr", "conv_time_share",
+    "conv_time_share_default", "epochs",
 )  # fmt: skip
 
 
@@ -54,8 +55,9 @@ def point_json(point: Point) -> dict[str, Any]:
         "params": point.cost.params,
         "bytes": point.size.dense,
         "bytes_csr": point.size.csr,
-        "conv_time_share": None if time is None else time[0],
-        "conv_time_quartiles": None if time is None else list(time[1:]),
+        "conv_time_share": None if time is None else time.share,
+        "conv_time_quartiles": None if time is None else [time.lower, time.upper],
+        "conv_time_share_default": None if time is None else time.default,
         "epochs": point.elite.epochs,
         "channels": point.channels,
     }
