@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from jobs_of_tests import Add, Sum, Touch
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.executors import make_runner
@@ -18,39 +18,8 @@ from gp_prune.evolution.folder import CONFIG, agreed, begin, claimed, versions, 
 from gp_prune.evolution.jobs import RECALLED, Workbench
 from gp_prune.evolution.journal import NAME, Journal, reader
 from gp_prune.evolution.outcomes import resolve
-from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.settings import Settings
 from gp_prune.evolution.source import TaskSource
-
-
-class Sum(NamedTuple):
-    total: float
-    parts: tuple[tuple[int, ...], ...]
-    names: dict[str, int]
-    failure: str = ""
-
-
-@dataclass(frozen=True)
-class Add:
-    """Adds numbers; kills its worker where one of them is 13."""
-
-    numbers: tuple[int, ...]
-    task: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"add:{self.numbers}"
-
-    def run(self, workbench: Workbench) -> Sum:
-        if 13 in self.numbers:
-            signal.raise_signal(signal.SIGKILL)
-        seed = workbench.recall("seed", lambda: derived_seed("sum"))
-        assert seed == derived_seed("sum")
-        return Sum(sum(self.numbers) / 3, ((1, 2), self.numbers), {"count": len(self.numbers)})
-
-    def failed(self, reason: str) -> Sum:
-        return Sum(0.0, (), {}, reason)
-
 
 JOBS = [Add((n, n + 1)) for n in range(6)]
 
@@ -82,17 +51,6 @@ class _Nobody:
 
 
 _nobody = _Nobody()
-
-
-@dataclass(frozen=True)
-class Touch(Add):
-    """Adds numbers and leaves a file behind."""
-
-    path: str = ""
-
-    def run(self, workbench: Workbench) -> Sum:
-        Path(self.path).touch()
-        return super().run(workbench)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
