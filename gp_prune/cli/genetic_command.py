@@ -75,6 +75,7 @@ Examples:
 @click.option("--points", type=int, help="Networks of the front at the end.  [default: 6]")
 @click.option("--final-epochs", type=int, help="Of retraining at the end.  [default: 16]")
 @click.option("--distill", type=float, metavar="A", help="Share of distillation.  [default: 0.5]")
+@click.option("--shift", type=int, help="Pixels that training images are moved by.  [default: 0]")
 @click.option("--lr", "learning_rate", type=float, help="Highest learning rate.  [default: 0.003]")
 @click.option("--batch-size", type=int, help="Of retraining.  [default: 64]")
 @click.option("--baselines/--no-baselines", default=None, help="Compare with random and L1.")

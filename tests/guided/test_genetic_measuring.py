@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from gp_prune.errors import UserError
 from gp_prune.evolution.jobs import Workbench
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic import network
-from gp_prune.guided.genetic.jobs import DENSE, WORST, Retrain, Trial
+from gp_prune.guided.genetic.jobs import DENSE, WORST, Retrain, Shifted, Trial
 from gp_prune.guided.genetic.layout import Layout
 from gp_prune.guided.genetic.measuring import Convolutions, compare_convolutions, stored_bytes
 from gp_prune.guided.genetic.subject import Named
-from gp_prune.tuning import FineTuning
+from gp_prune.tuning import FineTuning, Samples
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
@@ -114,3 +115,25 @@ def test_training_that_goes_astray_is_a_failure(digits, tmp_path):
     outcome = Retrain(subject, str(tmp_path), DENSE, half(layout), settings, 0.0).run(bench)
     assert outcome.failure
     assert not list(tmp_path.iterdir())
+
+
+def test_shifted_images_are_the_images_moved():
+    images = torch.arange(1.0, 5 * 9 + 1).reshape(5, 1, 3, 3)
+    data = Shifted(Samples(images, torch.arange(5)), 1)
+    assert len(data) == 5
+    seen = set()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(60):
+            batch = data.take(torch.tensor([3, 1]))
+            assert batch.target.tolist() == [3, 1]
+            place = (batch.inputs[0, 0] == images[3, 0, 1, 1]).nonzero()[0]
+            down, right = (place - 1).tolist()
+            seen.add((down, right))
+            rolled = images[[3, 1]].roll((down, right), (2, 3))
+            same = batch.inputs == rolled
+            assert bool((same | (batch.inputs == 0)).all())
+            assert int((batch.inputs[0] != 0).sum()) == (3 - abs(down)) * (3 - abs(right))
+    assert len(seen) == 9
+    with pytest.raises(UserError, match="the training data are no images"):
+        Shifted(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)

@@ -17,7 +17,7 @@ from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.fronts import REFERENCE, Turn, Volume, compromises, nondominated
-from gp_prune.guided.genetic.jobs import DENSE, Outcome, Retrain, Trial, current
+from gp_prune.guided.genetic.jobs import DENSE, Outcome, Retrain, Shifted, Trial, current
 from gp_prune.guided.genetic.layout import Layout, Masks, Shares
 from gp_prune.guided.genetic.network import state_path
 from gp_prune.guided.genetic.plan import Plan
@@ -70,6 +70,8 @@ class Engine:
         self._subject, self._prepared, self._folder = subject, prepared, folder
         self._runner, self._journal = runner, journal
         self.bench = Workbench(TaskSource())
+        if settings.shift:
+            Shifted(prepared.data.train, settings.shift)  # refuses what are no images, now
         self._metrics = [mutation.metric for mutation in pool if mutation.metric is not None]
         self._batches = prepared.calibration(settings.calibration, settings.seed)
         dense_error = prepared.error(prepared.model)
@@ -261,7 +263,7 @@ class Engine:
         seed = derived_seed("retrain", self.settings.seed, what_for)
         return Retrain(
             self._subject, self._folder, start.weights, plan,
-            self.settings.tuning(epochs, seed), self.settings.distill,
+            self.settings.tuning(epochs, seed), self.settings.distill, self.settings.shift,
         )  # fmt: skip
 
     def retrained(

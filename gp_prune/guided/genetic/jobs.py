@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.jobs import Workbench
@@ -18,9 +19,10 @@ from gp_prune.guided.genetic.plan import Plan
 from gp_prune.guided.genetic.subject import Prepared, Subject, calibration_samples
 from gp_prune.statistics import Batch, Loss
 from gp_prune.statistics.batches import call_model
-from gp_prune.tuning import FineTuning, Samples, batch_norms, fine_tune, recalibrate
+from gp_prune.tuning import FineTuning, Samples, Source, batch_norms, fine_tune, recalibrate
 from gp_prune.tuning.context import training_mode
 from gp_prune.tuning.distillation import distance, main_output
+from gp_prune.tuning.samples import Data
 
 DENSE = "dense"
 """In the place of a digest: the weights of the network that is pruned."""
@@ -103,6 +105,7 @@ class Retrain:
         plan: what is removed, and stays so.
         tuning: how; its share of distillation is 0, because that is done here.
         distill: share of the loss that compares with the dense network.
+        shift: pixels by which training images are moved at most.
     """
 
     subject: Subject
@@ -111,11 +114,12 @@ class Retrain:
     plan: Plan
     tuning: FineTuning
     distill: float
+    shift: int = 0
 
     @property
     def key(self) -> str:
         """Equal exactly for jobs with the same result."""
-        how = json.dumps([self.tuning.to_json(), self.distill], sort_keys=True)
+        how = json.dumps([self.tuning.to_json(), self.distill, self.shift], sort_keys=True)
         return f"retrain:{self.weights[:32]}:{self.plan.digest()}:{how}"
 
     @property
@@ -140,7 +144,8 @@ class Retrain:
         return Outcome(prepared.error(smaller), digest)
 
     def _tune(self, model: nn.Module, prepared: Prepared, workbench: Workbench) -> None:
-        train, loss = prepared.data.train, prepared.data.loss
+        train: Data = prepared.data.train
+        loss = prepared.data.loss
         settings, teacher = self.tuning, None
         if self.distill:
             taught = _taught(prepared, workbench, self.subject.key)
@@ -150,7 +155,7 @@ class Retrain:
                 train, loss = taught, _joined(loss, self.distill)
         fine_tune(
             model,
-            train,
+            Shifted(train, self.shift) if self.shift else train,
             loss,
             settings,
             validation=prepared.data.validation,
@@ -162,6 +167,42 @@ class Retrain:
     def failed(self, reason: str) -> Outcome:
         """The worst that counts."""
         return Outcome(WORST, "", reason)
+
+
+class Shifted:
+    """Training images, moved by some pixels anew whenever they are taken; zeros come in.
+
+    What is compared with the output is that of the image as it is. All images of a mini-batch are
+    moved alike, by torch's random numbers, which fine-tuning seeds in every epoch.
+
+    Args:
+        data: the images.
+        most: most pixels in each direction.
+
+    Raises:
+        UserError: the data are not images that can be read in any order.
+    """
+
+    def __init__(self, data: Data, most: int) -> None:
+        few = data.take(torch.arange(1)).inputs if isinstance(data, Source) else None
+        if not isinstance(data, Source) or not isinstance(few, Tensor) or few.dim() != 4:
+            raise UserError(
+                f"shift is {most}, but the training data are no images (samples, channels, height, "
+                "width) that can be read in any order; use shift 0"
+            )
+        self._data, self._most = data, most
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The samples with these numbers, their images moved."""
+        batch = self._data.take(indices)
+        assert isinstance(batch.inputs, Tensor)
+        down, right = (int(torch.randint(2 * self._most + 1, ())) for _ in range(2))
+        height, width = batch.inputs.shape[2:]
+        padded = functional.pad(batch.inputs, (self._most,) * 4)
+        return batch._replace(inputs=padded[:, :, down : down + height, right : right + width])
 
 
 def current(prepared: Prepared, folder: str, weights: str, workbench: Workbench) -> nn.Module:

@@ -49,6 +49,7 @@ _RULES: dict[str, _Rule] = {
     "final_epochs": _whole(0),
     "points": _whole(1),
     "batch_size": _whole(1),
+    "shift": _whole(0),
     "samples": _whole(1),
     "calibration": _whole(1),
     "seed": _whole(0),
@@ -114,6 +115,7 @@ class GeneticSettings(Settings):
         points: networks of the front that are retrained to the end, compared and judged.
         final_epochs: of that retraining.
         distill: share of the loss that compares with the dense network.
+        shift: pixels by which training images are moved at most, at random.
         learning_rate: highest learning rate of retraining (AdamW).
         weight_decay: of retraining.
         batch_size: of retraining.
@@ -161,6 +163,7 @@ class GeneticSettings(Settings):
     points: int = 6
     final_epochs: int = 16
     distill: float = 0.5
+    shift: int = 0
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     batch_size: int = 64
