@@ -296,7 +296,7 @@ def test_a_killed_worker_does_not_change_the_result(
     def kill_one(progress: Progress) -> None:
         workers = children(os.getpid())
         if progress.generation is not None and len(killed) < 2:
-            spawned = [w for w in workers if b"search.worker" in cmdline(w)]
+            spawned = [w for w in workers if b"evolution.worker" in cmdline(w)]
             killed.append(spawned[0])
             os.kill(spawned[0], signal.SIGKILL)
 
