@@ -1,11 +1,12 @@
 """The search for a metric as a researcher would write it, with DEAP alone.
 
 A typed primitive set of its own, one-point crossover, uniform mutation, NSGA-II. Every candidate
-is a deep copy of the network with masks, fine-tuned and evaluated at every step of the ladder;
-individuals that variation left unchanged are not evaluated again, as in DEAP's own loops, and
-nothing else is saved. DEAP draws the types of a crossover from a set of classes, so two runs with
-one seed may differ. What it shares with ours are the statistics of the layers, the selection of
-channels, and the protocol of fine-tuning.
+is a deep copy of the network with masks, fine-tuned from a DataLoader with torch's AdamW as it
+comes and evaluated, at every step of the ladder; individuals that variation left unchanged are not
+evaluated again, as in DEAP's own loops, and nothing else is saved. DEAP draws the types of a
+crossover from a set of classes, so two runs with one seed may differ. What it shares with ours are
+the statistics of the layers, the selection of channels, and the protocol of fine-tuning: the same
+samples in the same order, the same number of steps, the same learning rates.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import operator
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from deap import algorithms, base, gp, tools
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.layer import LayerRecord
@@ -29,6 +31,8 @@ from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stopping import hypervolume
+from gp_prune.tuning.steps import schedule, shuffled
 
 OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
     "W": lambda layer: layer.weight,
@@ -114,6 +118,7 @@ class Naive:
         self.timed = 0
         self.tuning = 0.0
         self.elsewhere = 0.0
+        self.course: list[tuple[float, int, float]] = []
         self._short: dict[str, float] = {}
         self.layers = {
             name: [read(layer) for read in OPERANDS.values()] for name, layer in ranked(bench)
@@ -134,13 +139,23 @@ class Naive:
         size = self.config.population
         population = [Formula(box.tree()) for _ in range(size)]
         started = time.process_time()
+        figures = tools.Statistics()
+        figures.register("course", lambda survivors: self._note(started, survivors))
         population, _ = algorithms.eaMuPlusLambda(
-            population, box, size, size, 0.5, 0.4, self.config.generations, verbose=False
-        )
+            population, box, size, size, 0.5, 0.4, self.config.generations,
+            stats=figures, verbose=False,
+        )  # fmt: skip
+        return self._seconds(started), first_front(population)
+
+    def _seconds(self, started: float) -> float:
+        """Processor seconds so far, as if all networks had been tried the naive way."""
         other = time.process_time() - started - self.tuning - self.elsewhere
-        tuning = self.tuning * len(self.tried) / max(1, self.timed)
-        front = tools.sortNondominated(population, size, first_front_only=True)[0]
-        return other + tuning, sorted({formula.fitness.values for formula in front})
+        return other + self.tuning * len(self.tried) / max(1, self.timed)
+
+    def _note(self, started: float, survivors: Sequence[Formula]) -> None:
+        """Add a generation to the course."""
+        front = first_front(survivors)
+        self.course.append((self._seconds(started), len(self.tried), hypervolume(front)))
 
     def evaluate(self, formula: Formula) -> Objectives:
         """Error, MACs and parameters, means over the ladder."""
@@ -165,7 +180,7 @@ class Naive:
         """The error of a masked copy; of a compact one where the naive way is not timed."""
         started = time.process_time()
         if not self.time_first or self.timed < self.time_first:
-            error = tuned_error(self.config, self.bench, plan, masked=True)
+            error = masked_error(self.config, self.bench, plan)
             self.timed += 1
             self.tuning += time.process_time() - started
         else:
@@ -179,23 +194,72 @@ class Naive:
         return error
 
 
+def first_front(population: Sequence[Formula]) -> list[Objectives]:
+    """Objectives of the individuals that none dominates."""
+    front = tools.sortNondominated(population, len(population), first_front_only=True)[0]
+    return sorted({formula.fitness.values for formula in front})
+
+
 def ranked(bench: Bench) -> list[tuple[str, LayerRecord]]:
     """The layers whose channels can be removed."""
     names = {member.layer for group in bench.architecture.free for member in group.members}
     return [(name, layer) for name, layer in bench.layers.items() if name in names]
 
 
+def masked_error(config: SearchConfig, bench: Bench, plan: ChannelPlan) -> float:
+    """The relative error of a masked copy after fine-tuning, as a researcher writes it."""
+    task = bench.task
+    model = copy.deepcopy(task.model)
+    mask(model, plan, bench.architecture)
+    steps, size, learning_rate = config.fine_tune_steps, 64, 5e-3
+    chunks = shuffled(len(task.train.inputs), size, trial_seed(config, bench))
+    order = (chunk.tolist() for _, chunk in zip(range(steps), chunks, strict=False))
+    images = TensorDataset(task.train.inputs, task.train.target)
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    task.recalibrate(model)
+    model.train()
+    for step, (inputs, target) in enumerate(DataLoader(images, batch_sampler=order)):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * schedule(step / steps, 0.0)
+        optimiser.zero_grad()
+        task.loss(model(inputs), target).backward()
+        optimiser.step()
+    task.recalibrate(model)
+    return relative(loaded_error(model, bench), task.dense_error, task.trivial_error)
+
+
+def loaded_error(model: nn.Module, bench: Bench) -> float:
+    """The error on the validation split, from a DataLoader."""
+    split = bench.task.validation
+    wrong, squares = 0, 0.0
+    model.eval()
+    with torch.no_grad():
+        for inputs, target in DataLoader(TensorDataset(split.inputs, split.target), 256):
+            output = model(inputs)
+            if bench.task.kind == "classification":
+                wrong += int(output.argmax(1).ne(target).sum())
+            else:
+                squares += float((output - target).square().sum(dtype=torch.float64))
+    if bench.task.kind == "classification":
+        return wrong / len(split.inputs)
+    return squares / split.target.numel()
+
+
 def tuned_error(config: SearchConfig, bench: Bench, plan: ChannelPlan, *, masked: bool) -> float:
-    """The relative error of a pruned network after fine-tuning, by the protocol of the search."""
+    """The same with batches that are slices of one tensor, masked or really smaller."""
     task = bench.task
     if masked:
         model = copy.deepcopy(task.model)
         mask(model, plan, bench.architecture)
     else:
         model = compact(task.model, plan, bench.architecture)
-    seed = derived_seed("trial", config.seed, task.name)
     task.recalibrate(model)
-    task.fine_tune(model, steps=config.fine_tune_steps, seed=seed)
+    task.fine_tune(model, steps=config.fine_tune_steps, seed=trial_seed(config, bench))
     task.recalibrate(model)
     error = task.error(model, task.validation)
     return relative(error, task.dense_error, task.trivial_error)
+
+
+def trial_seed(config: SearchConfig, bench: Bench) -> int:
+    """Decides the order of the samples, as in the search."""
+    return derived_seed("trial", config.seed, bench.task.name)

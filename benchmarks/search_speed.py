@@ -4,24 +4,27 @@ The naive loop stands in naive_search.py: deep copies with masks, nothing rememb
 that variation left unchanged. Both sides have the same statistics of the layers (made once, counted
 on neither side), the same selection of channels, the same fine-tuning and validation samples.
 
-* Levers: networks of the naive loop's own candidates, masked and compact in turn; how many of its
-  evaluations repeat a plan (cache); our search without rungs and with them; one worker and two.
+* Levers: networks of the naive loop's own candidates, from a DataLoader, from tensors, and compact,
+  in turn; how many of its evaluations repeat a plan (cache); with ``--levers`` our search without
+  rungs and with them, and one worker and two.
 * In all: processor time of both whole searches, and the hypervolume of both fronts. All of the
   naive front, and all of ours, was tried at the same, full fidelity.
 
-    python benchmarks/search_speed.py
+    python benchmarks/search_speed.py --levers
     python benchmarks/search_speed.py --task lenet-mnist --population 60 --generations 15 \
         --ladder 0.5,0.25,0.1 --steps 470 --rungs 0,60 --promote 0.25,0.25 \
-        --training 10000 --judging 5000 --data-root FOLDER --time-first 60
+        --training 10000 --judging 5000 --data-root FOLDER --time-first 60 --course FILE.csv
 
 With ``--time-first N`` only the first N evaluations of the naive loop are really done its way; the
 others take their errors from compact networks, and its time is extrapolated, which the report
-says. ``--memory`` instead prints the memory of our search after every generation.
+says. ``--course`` keeps both searches generation by generation. ``--memory`` instead prints the
+memory of our search after every generation.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import random
 import statistics
@@ -34,13 +37,14 @@ from typing import NamedTuple
 
 import torch
 from limited_tasks import LimitedSource
-from naive_search import Naive, Tried, tuned_error
+from naive_search import Naive, Tried, masked_error, tuned_error
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.evolution.allowance import resident_memory
 from gp_prune.evolution.executors import InProcess, Runner, make_runner
 from gp_prune.evolution.journal import Journal, reader
 from gp_prune.evolution.source import TaskSource
+from gp_prune.pruning import ChannelPlan
 from gp_prune.search.archive import Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
@@ -57,25 +61,40 @@ def processor(function: Callable[[], float]) -> tuple[float, float]:
     return time.process_time() - started, value
 
 
-def compaction(
+class PerNetwork(NamedTuple):
+    """Mean processor seconds of one network in three ways, and what they do to its error.
+
+    Attributes:
+        loaded: masked, from a DataLoader: the naive way.
+        masked: masked, from slices of a tensor.
+        small: compact, from slices of a tensor: ours.
+        difference: mean absolute difference in relative error between first and last.
+    """
+
+    loaded: float
+    masked: float
+    small: float
+    difference: float
+
+
+def per_network(
     config: SearchConfig, bench: Bench, tried: Sequence[Tried], count: int
-) -> tuple[float, float, float]:
-    """Masked and compact in turn: seconds of each per network, and the mean difference in error."""
-    chosen = random.Random(0).sample(list(tried), min(count, len(tried)))
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+) -> PerNetwork:
+    """The three ways in turn, on networks that the naive loop tried."""
+    ways: list[Callable[[ChannelPlan], float]] = [
+        lambda plan: masked_error(config, bench, plan),
+        lambda plan: tuned_error(config, bench, plan, masked=True),
+        lambda plan: tuned_error(config, bench, plan, masked=False),
+    ]
+    seconds: list[list[float]] = [[], [], []]
     differences = []
-    for number, one in enumerate(chosen):
+    for number, one in enumerate(random.Random(0).sample(list(tried), min(count, len(tried)))):
         errors = {}
-        for masked in (True, False) if number % 2 else (False, True):
-            taken, errors[masked] = processor(
-                lambda plan=one.plan, masked=masked: tuned_error(  # type: ignore[misc]
-                    config, bench, plan, masked=masked
-                )
-            )
-            seconds[masked].append(taken)
-        differences.append(abs(errors[True] - errors[False]))
-    means = {masked: statistics.fmean(values) for masked, values in seconds.items()}
-    return means[True], means[False], statistics.fmean(differences)
+        for place in sorted(range(3), reverse=bool(number % 2)):
+            taken, errors[place] = processor(lambda place=place, plan=one.plan: ways[place](plan))  # type: ignore[misc]
+            seconds[place].append(taken)
+        differences.append(abs(errors[0] - errors[2]))
+    return PerNetwork(*map(statistics.fmean, seconds), statistics.fmean(differences))
 
 
 class Ours(NamedTuple):
@@ -141,21 +160,11 @@ def report_memory(config: SearchConfig, bench: Bench, source: TaskSource) -> Non
     print(f"\nAfter generation 5: {(late - early) / 2**20:+.0f} MB")
 
 
-def compare(
-    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace
+def levers(
+    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace, ours: Ours
 ) -> None:
-    """Print what every lever saves, and what all save together."""
-    naive = Naive(config, bench, given.time_first)
-    naive_seconds, naive_front = naive.run()
-    extrapolated = (
-        f", extrapolated from {naive.timed} of {len(naive.tried)} timed networks"
-        if naive.timed < len(naive.tried)
-        else ""
-    )
-    masked, small, difference = compaction(config, bench, naive.tried, given.sample)
-    distinct = len({one.plan.digest() for one in naive.tried})
+    """Rows for what our search gains by its rungs and by its workers."""
     all_full = search(replace(config, rung_steps=(), promote=()), bench, InProcess(source))
-    rungs = search(config, bench, InProcess(source))
     pool = make_runner(source, given.workers)
     try:
         pool.prepare(config.tasks)
@@ -164,37 +173,77 @@ def compare(
         parallel = search(config, bench, pool)
     finally:
         pool.close()
+    assert parallel.front == ours.front, "workers change nothing"
+    row(
+        f"rungs, s (hypervolume without {hypervolume(all_full.front):.4f})",
+        f"{all_full.processor:.1f}", f"{ours.processor:.1f}",
+        f"{all_full.processor / ours.processor:.1f}",
+    )  # fmt: skip
+    row(
+        f"{given.workers} workers, s on the clock", f"{ours.wall:.1f}", f"{parallel.wall:.1f}",
+        f"{ours.wall / parallel.wall:.2f}",
+    )  # fmt: skip
+
+
+def compare(
+    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace
+) -> None:
+    """Print what every lever saves, and what all save together."""
+    naive = Naive(config, bench, given.time_first)
+    naive_seconds, naive_front = naive.run()
+    total, distinct = len(naive.tried), len({one.plan.digest() for one in naive.tried})
+    one = per_network(config, bench, naive.tried, given.sample)
+    ours = search(config, bench, InProcess(source))
     row("lever", "without", "with", "ratio")
     row("---", "---:", "---:", "---:")
-    row("compact networks, s each", f"{masked:.3f}", f"{small:.3f}", f"{masked / small:.1f}")
-    total = len(naive.tried)
+    row(
+        "batches from tensors, s each", f"{one.loaded:.3f}", f"{one.masked:.3f}",
+        f"{one.loaded / one.masked:.1f}",
+    )  # fmt: skip
+    row(
+        "compact networks, s each", f"{one.masked:.3f}", f"{one.small:.3f}",
+        f"{one.masked / one.small:.1f}",
+    )  # fmt: skip
     row("cache, networks", total, distinct, f"{total / distinct:.1f}")
+    if given.levers:
+        levers(config, bench, source, given, ours)
     row(
-        "rungs, s", f"{all_full.processor:.1f}", f"{rungs.processor:.1f}",
-        f"{all_full.processor / rungs.processor:.1f}",
+        "**in all, processor s**", f"{naive_seconds:.1f}", f"{ours.processor:.1f}",
+        f"**{naive_seconds / ours.processor:.1f}**",
     )  # fmt: skip
-    row(
-        f"{given.workers} workers, s on the clock", f"{rungs.wall:.1f}", f"{parallel.wall:.1f}",
-        f"{rungs.wall / parallel.wall:.2f}",
-    )  # fmt: skip
-    row(
-        "**in all, processor s**", f"{naive_seconds:.1f}", f"{rungs.processor:.1f}",
-        f"**{naive_seconds / rungs.processor:.1f}**",
-    )  # fmt: skip
-    reached = rungs.reached(hypervolume(naive_front))
+    reached = ours.reached(hypervolume(naive_front))
     if reached is not None:
         seconds, formulas = reached
         row(
             f"to the naive front's hypervolume ({formulas} formulas), processor s",
             f"{naive_seconds:.1f}", f"{seconds:.1f}", f"**{naive_seconds / seconds:.1f}**",
         )  # fmt: skip
-    print(f"\nNaive: {total} networks{extrapolated}. Ours: {rungs.evaluations} evaluations.")
-    print(f"Masked and compact networks differ in error by {difference:.4f} in the mean.")
-    assert parallel.front == rungs.front, "workers change nothing"
+    extrapolated = (
+        f", extrapolated from {naive.timed} of {total} timed networks"
+        if naive.timed < total
+        else ""
+    )
+    print(f"\nNaive: {total} networks{extrapolated}. Ours: {ours.evaluations} evaluations.")
+    print(f"Naive and compact networks differ in error by {one.difference:.4f} in the mean.")
     print(
         f"Hypervolume of the front: naive {hypervolume(naive_front):.4f}, "
-        f"ours {hypervolume(rungs.front):.4f}, without rungs {hypervolume(all_full.front):.4f}."
+        f"ours {hypervolume(ours.front):.4f}."
     )
+    if given.course:
+        write_course(Path(given.course), config.seed, {"naive": naive.course, "ours": ours.course})
+
+
+def write_course(path: Path, seed: int, courses: dict[str, list[tuple[float, int, float]]]) -> None:
+    """Add the generations of both searches to a CSV file."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(("seed", "search", "generation", "seconds", "tried", "hypervolume"))
+        for name, course in courses.items():
+            for generation, (seconds, tried, volume) in enumerate(course):
+                line = seed, name, generation, round(seconds, 1), tried, round(volume, 5)
+                writer.writerow(line)
 
 
 def main() -> None:
@@ -212,6 +261,8 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=0, help="training images; 0 for all")
     parser.add_argument("--judging", type=int, default=0, help="validation images; 0 for all")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--levers", action="store_true", help="time rungs and workers, too")
+    parser.add_argument("--course", help="CSV file that gets both searches' generations")
     parser.add_argument("--memory", action="store_true", help="memory of our search instead")
     parser.add_argument("--cache-dir")
     parser.add_argument("--data-root")
