@@ -26,6 +26,7 @@ from gp_prune.guided.genetic.measuring import (
 )
 from gp_prune.guided.genetic.plan import Marks, Plan
 from gp_prune.guided.genetic.ratings import Ratings
+from gp_prune.guided.genetic.selection import Judge
 from gp_prune.guided.genetic.subject import Prepared
 from gp_prune.guided.mutation import random_mutation
 from gp_prune.metric import Metric
@@ -82,16 +83,63 @@ def shortlist(engine: Engine, count: int) -> list[Elite]:
     everything = engine.archive[1:]
     able = [elite for elite in everything if engine.judge.tolerable(elite)] or everything
     able = sorted(able, key=lambda elite: elite.error)
-    places = {elite.number: engine.judge.place(elite.shares) for elite in able}
     chosen = sorted(able, key=engine.judge.merit)[:1]
-    while len(chosen) < min(count, len(able)):
-        rest = [elite for elite in able if elite not in chosen]
+    return sorted(_spread(engine.judge, chosen, able, count), key=lambda elite: elite.error)
+
+
+def _spread(
+    judge: Judge, chosen: Sequence[Elite], able: Sequence[Elite], count: int
+) -> list[Elite]:
+    """So many networks: the chosen ones, and those that differ most from them and each other."""
+    chosen, rest = list(chosen), [elite for elite in able if elite not in chosen]
+    places = {elite.number: judge.place(elite.shares) for elite in [*chosen, *rest]}
+    while len(chosen) < count and rest:
         distances = {
             elite.number: min(math.dist(places[elite.number], places[o.number]) for o in chosen)
             for elite in rest
         }
         chosen.append(max(rest, key=lambda elite: distances[elite.number]))
-    return sorted(chosen, key=lambda elite: elite.error)
+        rest.remove(chosen[-1])
+    return chosen
+
+
+def finished(engine: Engine) -> list[Elite]:
+    """The networks of a run that are retrained to the end.
+
+    With lambdas one network is wanted: the fittest whose error is within the limit. So half of the
+    points are spread over the archive, and the others lie between the fittest of them that is
+    within the limit and the next one that is not.
+    """
+    count = engine.settings.points
+    if engine.settings.pareto:
+        return polish(engine, shortlist(engine, count))
+    first = shortlist(engine, -(-count // 2))
+    done = polish(engine, first)
+    return done + polish(engine, between(engine.judge, engine.archive[1:], first, done, count))
+
+
+def between(
+    judge: Judge, archive: Sequence[Elite], first: Sequence[Elite], done: Sequence[Elite],
+    count: int,
+) -> list[Elite]:  # fmt: skip
+    """Networks that may be fitter than the fittest within the limit and still within it.
+
+    Args:
+        judge: knows limit and fitness.
+        archive: all networks, as they were before the last retraining.
+        first: those of them that were retrained to the end already.
+        done: what became of these.
+        count: most networks, those of ``first`` counted in.
+    """
+    least = {elite.number: sum(judge.place(elite.shares)) for elite in [*archive, *done]}
+    upper = min((least[e.number] for e in done if judge.good(e)), default=math.inf)
+    failed = [least[e.number] for e in done if not judge.good(e) and least[e.number] < upper]
+    lower = max(failed, default=-math.inf)
+    open_ = [
+        elite for elite in sorted(archive, key=lambda elite: elite.error)
+        if elite not in first and judge.tolerable(elite) and lower < least[elite.number] < upper
+    ]  # fmt: skip
+    return _spread(judge, first, open_, count)[len(first) :]
 
 
 def baseline_plan(layout: Layout, plan: Plan, name: str, ratings: Ratings, seed: int) -> Plan:

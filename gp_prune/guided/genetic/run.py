@@ -17,12 +17,7 @@ from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.engine import Engine
 from gp_prune.guided.genetic.fronts import Turn, nondominated
 from gp_prune.guided.genetic.jobs import Outcome
-from gp_prune.guided.genetic.points import (
-    baselines,
-    measured,
-    polish,
-    shortlist,
-)
+from gp_prune.guided.genetic.points import baselines, finished, measured
 from gp_prune.guided.genetic.result import Result
 from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.genetic.subject import Named, Own, Prepared, Subject
@@ -178,7 +173,7 @@ def _run(
         history.append((turn.evaluations, turn.hypervolume))
         progress(Progress("prune", turn.round, turn.of, turn))
     progress(Progress("polish", 0, 1))
-    chosen = nondominated(polish(engine, shortlist(engine, settings.points)))
+    chosen = nondominated(finished(engine))
     compared = {}
     if settings.baselines:
         progress(Progress("compare", 0, 1))

@@ -112,7 +112,8 @@ class GeneticSettings(Settings):
             0 = never.
         elites: plans that are retrained in a round.
         epochs: of retraining after each round.
-        points: networks of the front that are retrained to the end, compared and judged.
+        points: networks that are retrained to the end, compared and judged; with ``lambdas`` half
+            of them close in on the fittest within the limit.
         final_epochs: of that retraining.
         distill: share of the loss that compares with the dense network.
         shift: pixels by which training images are moved at most, at random.
