@@ -7,8 +7,8 @@
 times: with the weight of the fitness on the parameters, with the weight on the MACs of the
 convolutions, and for the whole front. Of the points of a run that are as small as is asked for
 the one with the least validation error is judged on MNIST's test samples, which are read once, at
-the end. Times are measured anew whenever
-a finished run is read again, so repeat the command on a machine that does nothing else.
+the end. Times are measured anew whenever a finished run is read again, so repeat the command on a
+machine that does nothing else.
 
 ``mutation`` compares mutations that metrics guide with random ones: how many plans the guided runs
 try until their front has the hypervolume that the random run of the same seed ends with.
