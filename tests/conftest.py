@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,29 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every process of pytest-xdist has a folder of its own; what is above it belongs to the run.
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     return shared / "task-cache"
+
+
+@pytest.fixture
+def kill_a_worker() -> Callable[[], int]:
+    """`kill_a_worker()`: ends one worker process of this process by SIGKILL; its number."""
+
+    def kill() -> int:
+        tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+        workers = [pid for pid in children if b"evolution.worker" in _command_line(pid)]
+        assert workers, "no worker process to kill"
+        os.kill(int(workers[0]), signal.SIGKILL)
+        return int(workers[0])
+
+    return kill
+
+
+def _command_line(process: str) -> bytes:
+    """The command of a process; empty for one that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.fixture(scope="session")

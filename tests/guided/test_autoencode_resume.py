@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def test_the_number_of_workers_changes_nothing(
     settings = replace(small, updates=updates, cells=6, topology="torus", epochs=2)
     autoencode(settings, tmp_path / "one")
     autoencode(settings, tmp_path / "two", workers=2)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_change_the_result(
+    small: AutoencodeSettings, tmp_path: Path, kill_a_worker: Callable[[], int]
+) -> None:
+    settings = replace(small, cells=6, updates="synchronous")
+    killed: list[int] = []
+
+    def kill_one(now: Progress) -> None:
+        if now.done < now.of and len(killed) < 2:
+            killed.append(kill_a_worker())
+
+    autoencode(settings, tmp_path / "one")
+    autoencode(settings, tmp_path / "two", workers=2, progress=kill_one)
+    assert len(set(killed)) == 2
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 

@@ -123,6 +123,18 @@ def test_the_number_of_workers_changes_nothing(pruned):
     assert figures(pruned("one")) == figures(pruned("two", workers=2))
 
 
+@pytest.mark.slow
+def test_a_killed_worker_does_not_change_the_result(pruned, kill_a_worker):
+    killed = []
+
+    def kill_one(now):
+        if now.turn is not None and len(killed) < 2:
+            killed.append(kill_a_worker())
+
+    assert figures(pruned("two", workers=2, progress=kill_one)) == figures(pruned("one"))
+    assert len(set(killed)) == 2
+
+
 def test_the_seed_changes_the_run(pruned):
     one, other = (pruned(str(seed), seed=seed, baselines=False) for seed in (1, 2))
     assert one.history != other.history
