@@ -110,6 +110,16 @@ def test_an_own_network_with_images(genetic, tmp_path):
     assert f'model = "{tmp_path / "net.py"}:build"' in config
 
 
+def test_names_go_before_folders_that_are_called_so(genetic, tmp_path):
+    for name in ("lenet-digits", "digits", "random", "l1", "magnitude"):
+        (tmp_path / name).mkdir()
+    result = genetic(
+        "lenet-digits", "--data", "digits", "--mutation", "random", "--mutation", "l1",
+        "--mutation", "magnitude", *SMALL, "--no-plot", "--no-baselines", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
 def test_without_matplotlib_a_sentence_says_what_is_missing(genetic, monkeypatch):
     import importlib.util
 
