@@ -137,3 +137,5 @@ def test_shifted_images_are_the_images_moved():
     assert len(seen) == 9
     with pytest.raises(UserError, match="the training data are no images"):
         Shifted(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)
+    with pytest.raises(UserError, match="shift is 3, but the training images have 3 x 3 pixels"):
+        Shifted(Samples(images, torch.arange(5)), 3)

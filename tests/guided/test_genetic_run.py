@@ -244,6 +244,17 @@ def test_a_pool_must_reach_every_gene(pruned):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"granularity": "weight"}, {"lambdas": (1.0, 1.0, 0.0), "mutations": ("magnitude", "l1")}],
+    ids=str,
+)
+def test_a_mutation_without_effect_is_refused(pruned, tmp_path, changes):
+    with pytest.raises(UserError, match="ranks (channels|weights), which are not pruned here"):
+        pruned(**{"mutations": ("l1", "magnitude"), **changes})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"population": 1}, "population is 1; it must be a whole number, at least 2"),
@@ -255,6 +266,9 @@ def test_a_pool_must_reach_every_gene(pruned):
         ({"lambdas": (1.0, 1.0)}, "give three numbers"),
         ({"lambdas": (0.0, 0.0, 0.0)}, "not all of them 0"),
         ({"lambdas": (1.0, 0.0, 1.0), "selection": "nsga2"}, "nsga2 is for the Pareto front"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be a whole number from 0 to"),
+        ({"model_seed": 2**64}, "model_seed is"),
+        ({"restore": 1.0}, "restore is 1.0; it must be a share of at least 0 and less than 1"),
         ({"reach": 0.0}, "reach is 0.0; it must be a share greater than 0"),
         ({"distill": 1.5}, "distill is 1.5"),
         ({"granularity": "filter"}, "one of auto, channel, weight"),

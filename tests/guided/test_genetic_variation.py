@@ -53,7 +53,7 @@ def whole(elite):
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 10**6), restore=st.sampled_from([0.0, 0.5, 1.0]))
+@given(seed=st.integers(0, 10**6), restore=st.sampled_from([0.0, 0.5, 1 - 1e-12]))
 def test_a_line_of_offspring_keeps_a_unit_of_every_gene(dense, seed, restore):
     layout, elite = dense
     rng = random.Random(seed)
@@ -66,7 +66,7 @@ def test_a_line_of_offspring_keeps_a_unit_of_every_gene(dense, seed, restore):
             assert individual.plan == layout.plan(individual.masks)
             assert individual.shares == layout.shares(individual.plan)
             assert individual.origin
-    if restore == 1.0:  # there is nothing to bring back
+    if restore > 0.9:  # there is nothing to bring back
         assert all(mask.all() for mask in one.masks)
 
 

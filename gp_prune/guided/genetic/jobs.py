@@ -180,7 +180,7 @@ class Shifted:
         most: most pixels in each direction.
 
     Raises:
-        UserError: the data are not images that can be read in any order.
+        UserError: the data are not images that can be read in any order, or none would be left.
     """
 
     def __init__(self, data: Data, most: int) -> None:
@@ -189,6 +189,12 @@ class Shifted:
             raise UserError(
                 f"shift is {most}, but the training data are no images (samples, channels, height, "
                 "width) that can be read in any order; use shift 0"
+            )
+        height, width = few.shape[2:]
+        if most >= min(height, width):
+            raise UserError(
+                f"shift is {most}, but the training images have {height} x {width} pixels, so "
+                "nothing of them might be left; use a shift of a few pixels"
             )
         self._data, self._most = data, most
 
