@@ -82,7 +82,7 @@ def _panel(axes: Any, report: Mapping[str, Any], field: str) -> None:
                   label=label, color=colour, markersize=5)  # fmt: skip
 
     for name, points in report["baselines"].items():
-        draw(points, name, _COLOURS.get(name, "#555555"), "x")
+        draw([point for point in points if point], name, _COLOURS.get(name, "#555555"), "x")
     draw(report["front"], "front", _FRONT, "o")
     for point in report["front"]:
         axes.annotate(
@@ -93,7 +93,8 @@ def _panel(axes: Any, report: Mapping[str, Any], field: str) -> None:
             fontsize=_TEXT - 2,
         )
     axes.axhline(unit * dense["report_error"], color="#333333", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
+    if report["front"]:  # an empty axis has no logarithms
+        axes.set_xscale("log")
     # Plain numbers: two powers of ten are seldom on the axis.
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis(lambda value, _: f"{value:g}")

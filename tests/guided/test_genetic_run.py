@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -12,11 +13,15 @@ from torch import nn
 
 import gp_prune
 from gp_prune.errors import UserError
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided import GeneticPruner, GeneticSettings
+from gp_prune.guided.genetic.jobs import Retrain
 from gp_prune.guided.genetic.plan import Plan
 from gp_prune.guided.genetic.run import mutation_pool, prune_genetically
 from gp_prune.guided.genetic.writing import result_json
+from gp_prune.report.genetic import result_lines
+from gp_prune.report.genetic_plot import plot_front
 from gp_prune.tasks import load_task
 
 SMALL = GeneticSettings(
@@ -121,6 +126,47 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(pruned, tmp_
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(pruned):
     assert figures(pruned("one")) == figures(pruned("two", workers=2))
+
+
+def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
+    tune, random, final = Retrain._tune, derived("random"), derived("final")
+    failed = []
+
+    def sometimes(self, *args):
+        if self.tuning.seed == final or (self.tuning.seed == random and random not in failed):
+            failed.append(self.tuning.seed)
+            raise UserError("the training loss is nan")
+        tune(self, *args)
+
+    monkeypatch.setattr(Retrain, "_tune", sometimes)
+    result = pruned()
+    assert len(result.points) > 1
+    assert all(point.elite.round <= SMALL.rounds for point in result.points), "kept as they were"
+    assert set(result.failures) == {"the training loss is nan"}
+    assert len(result.failures) == len(failed)
+    first, *others = result.baselines["random"]
+    assert first is None
+    for point, other in zip(result.points[1:], others, strict=True):
+        assert other.name == f"random {point.name}"
+        assert other.conv_macs <= point.conv_macs
+    lines = result_lines(result, io.StringIO())
+    assert lines[-1].endswith("failed, at last because the training loss is nan")
+    assert any(line.endswith(f"{100 * others[-1].report:.2f} %  "
+               f"{100 * result.baselines['l1'][-1].report:.2f} %") for line in lines)  # fmt: skip
+    plot_front(result_json(result), tmp_path / "front.svg")
+
+
+def derived(what_for):
+    """The seed of retraining for a purpose."""
+    return derived_seed("retrain", SMALL.seed, what_for)
+
+
+def test_a_run_that_finds_nothing_says_so(pruned, tmp_path):
+    result = pruned(learning_rate=1e25)
+    assert not result.points and result.recommended is None
+    assert "no pruned network was found" in result_lines(result, io.StringIO())
+    assert any("lower the learning rate" in reason for reason in result.failures)
+    plot_front(result_json(result), tmp_path / "front.svg")
 
 
 def test_the_seed_changes_the_run(pruned):
@@ -249,7 +295,7 @@ def test_a_pool_must_reach_every_gene(pruned):
     ids=str,
 )
 def test_a_mutation_without_effect_is_refused(pruned, tmp_path, changes):
-    with pytest.raises(UserError, match="ranks (channels|weights), which are not pruned here"):
+    with pytest.raises(UserError, match=r"ranks (channels|weights), which are not pruned here"):
         pruned(**{"mutations": ("l1", "magnitude"), **changes})
     assert not (tmp_path / "run").exists()
 

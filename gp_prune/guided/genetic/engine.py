@@ -49,6 +49,7 @@ class Engine:
     Attributes:
         archive: the dense network and all that were retrained.
         evaluations: distinct plans that were tried.
+        failures: why retrainings gave no network, one reason for each.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         self._tried: dict[tuple[int, str], float] = {}
         self._volume = Volume()
         self.evaluations = 0
+        self.failures: list[str] = []
         self._names = 0
 
     def _dense(self, error: float) -> Elite:
@@ -245,7 +247,7 @@ class Engine:
         wanted = [(i.elite, i.masks, i.plan) for i in chosen]
         epochs = self.settings.epochs
         jobs = [self.retraining(elite, plan, epochs, number) for elite, _, plan in wanted]
-        fresh = self.retrained(wanted, jobs, number)
+        fresh = [elite for elite in self.retrained(wanted, jobs, number) if elite is not None]
         self.archive += fresh
         for elite in fresh:
             self._see(elite.error, elite.shares)
@@ -268,8 +270,8 @@ class Engine:
 
     def retrained(
         self, wanted: Sequence[tuple[Elite, Masks, Plan]], jobs: Sequence[Retrain], number: int
-    ) -> list[Elite]:
-        """What becomes of jobs that retrain; those that fail are left out and written down.
+    ) -> list[Elite | None]:
+        """What becomes of jobs that retrain; None for those that fail, which are written down.
 
         Args:
             wanted: for every job where it starts, and its genome and plan.
@@ -281,12 +283,14 @@ class Engine:
         lost = [job for job in jobs if self._lost(outcomes[job.key])]
         for job, outcome in zip(lost, self._runner.run(lost), strict=True):
             outcomes[job.key] = outcome
-        fresh: list[Elite] = []
+        fresh: list[Elite | None] = []
         for job, (parent, masks, plan) in zip(jobs, wanted, strict=True):
             outcome = outcomes[job.key]
             if outcome.failure:
                 self._journal.event({"event": "failed", "plan": plan.digest(),
                                      "reason": outcome.failure})  # fmt: skip
+                self.failures.append(outcome.failure)
+                fresh.append(None)
                 continue
             self._names += 1
             shares = self.layout.shares(plan)

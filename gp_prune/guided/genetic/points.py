@@ -130,6 +130,8 @@ def _magnitudes() -> tuple[Metric, Metric]:
 def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     """Networks retrained to the end, each no worse on the validation samples than it was.
 
+    One whose retraining fails stays as it is.
+
     Args:
         engine: the run.
         wanted: networks of its archive.
@@ -138,18 +140,21 @@ def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     if not epochs:
         return list(wanted)
     jobs = [engine.retraining(elite, elite.plan, epochs, "final") for elite in wanted]
-    return engine.retrained(
+    found = engine.retrained(
         [(elite, elite.masks, elite.plan) for elite in wanted], jobs, engine.settings.rounds + 1
     )
+    return [after or before for before, after in zip(wanted, found, strict=True)]
 
 
-def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite]]:
+def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite | None]]:
     """Name -> what it gives at the sizes of the points, retrained for as many epochs each.
+
+    None stands where the retraining failed.
 
     Random and L1 pruning start from the dense network and have all epochs at once, which the
     points had in turns.
     """
-    found: dict[str, list[Elite]] = {}
+    found: dict[str, list[Elite | None]] = {}
     dense = engine.archive[0]
     ratings = engine.rated_by(dense, _magnitudes())
     for name in BASELINES:

@@ -14,6 +14,7 @@ from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
 from gp_prune.evolution.jobs import Workbench
 from gp_prune.evolution.journal import Journal, reader
 from gp_prune.evolution.source import TaskSource
+from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.engine import Engine
 from gp_prune.guided.genetic.fronts import Turn, nondominated
 from gp_prune.guided.genetic.jobs import Outcome
@@ -179,14 +180,15 @@ def _run(
         progress(Progress("prune", turn.round, turn.of, turn))
     progress(Progress("polish", 0, 1))
     chosen = nondominated(polish(engine, shortlist(engine, settings.points)))
-    compared = {}
+    compared: dict[str, list[Elite | None]] = {}
     if settings.baselines:
         progress(Progress("compare", 0, 1))
         compared = baselines(engine, chosen)
     names = [f"p{place:02d}" for place in range(1, len(chosen) + 1)]
     named = [("dense", engine.archive[0]), *zip(names, chosen, strict=True)]
     for baseline, elites in compared.items():
-        named += [(f"{baseline} {name}", e) for name, e in zip(names, elites, strict=False)]
+        pairs = zip(names, elites, strict=True)
+        named += [(f"{baseline} {name}", elite) for name, elite in pairs if elite is not None]
     points = measured(
         engine, prepared, weights, named,
         lambda done, of: progress(Progress("judge", done, of)), timed=timed,
@@ -194,7 +196,10 @@ def _run(
     count = len(chosen)
     front = tuple(points[1 : count + 1])
     rest = iter(points[count + 1 :])
-    found = {name: tuple(next(rest) for _ in elites) for name, elites in compared.items()}
+    found = {
+        name: tuple(None if elite is None else next(rest) for elite in elites)
+        for name, elites in compared.items()
+    }
     able = [point for point in front if engine.judge.good(point.elite)]
     result = Result(
         folder=folder,
@@ -208,6 +213,7 @@ def _run(
         evaluations=engine.evaluations,
         history=tuple(history),
         counted=engine.layout.counted,
+        failures=tuple(engine.failures),
         prepared=prepared,
     )
     with writing(folder):
