@@ -265,11 +265,22 @@ def test_a_network_in_memory(tmp_path):
 
 def test_another_network_does_not_go_on_with_a_run(tmp_path):
     model = tiny()
-    pruner = GeneticPruner(SMALL, baselines=False, rounds=1, final_epochs=0)
+    mine = tmp_path / "mine.json"
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
+    pruner = GeneticPruner(
+        SMALL, baselines=False, rounds=1, final_epochs=0, mutations=(str(mine), "random")
+    )
     pruner.prune(model, blobs(), tmp_path / "run")
+    inputs, labels = blobs()
+    with pytest.raises(UserError, match=r"^the data 'own data' changed since the run was begun"):
+        pruner.prune(model, (inputs + 1, labels), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(W))", name="mine").save(mine)
+    with pytest.raises(UserError, match=r"^the metric 'mine' changed since the run was begun"):
+        pruner.prune(model, blobs(), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
     with torch.no_grad():
         model.output.bias.add_(1)
-    with pytest.raises(UserError, match="the run was begun with"):
+    with pytest.raises(UserError, match=r"^the weights of the network in memory changed since"):
         pruner.prune(model, blobs(), tmp_path / "run", resume=True)
 
 

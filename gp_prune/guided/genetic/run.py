@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gp_prune.discovery import primitive_set
 from gp_prune.errors import UserError
@@ -30,6 +31,7 @@ from gp_prune.guided.genetic.subject import Named, Own, Prepared, Subject
 from gp_prune.guided.genetic.writing import write
 from gp_prune.guided.mutation import RANDOM, MetricMutation, random_mutation
 from gp_prune.metric import Metric
+from gp_prune.statistics.state import device_of
 from gp_prune.tuning.context import one_thread
 
 WEIGHTS = "weights"
@@ -106,10 +108,8 @@ def prune_genetically(
             found, prepared = _loaded(settings, subject, source)
             weights = str((folder / WEIGHTS).resolve())
             engine = Engine(found, prepared, settings, pool, weights, runner, journal)
-            # Where the folder stands does not matter, so a run can be moved and then resumed.
-            identity = {**settings.to_json(), "subject": found.identity(), "versions": versions(),
-                        "metrics": [m.metric.digest for m in pool if m.metric]}  # fmt: skip
-            begin(folder, settings, journal, identity, resume=resume)
+            facts, digested = _facts(settings, prepared, pool)
+            begin(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(Progress("load", 1, 1))
             return _run(engine, prepared, settings, folder, weights, progress, timed)
     finally:
@@ -138,6 +138,31 @@ def _loaded(
     )
     prepared = named.load()
     return replace(named, digest=prepared.digest), prepared
+
+
+def _facts(
+    settings: GeneticSettings, prepared: Prepared, pool: Sequence[MetricMutation]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that decides the results, and what those are that say nothing to a person.
+
+    Where the folder stands does not matter, so a run can be moved and then resumed.
+    """
+    metrics = [mutation.metric for mutation in pool if mutation.metric]
+    facts = {
+        **settings.to_json(),
+        **{f"metric {metric.name}": metric.digest for metric in metrics},
+        "versions": versions(),
+        "device": device_of(prepared.model).type,
+        "network": prepared.digest,
+        "samples_digest": prepared.samples_digest(),
+    }
+    named = repr(settings.model) if settings.model else "the network in memory"
+    digested = {
+        **{f"metric {metric.name}": f"the metric {metric.name!r}" for metric in metrics},
+        "network": f"the weights of {named}",
+        "samples_digest": f"the data {prepared.data.name!r}",
+    }
+    return facts, digested
 
 
 def mutation_pool(settings: GeneticSettings) -> list[MetricMutation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from gp_prune.evolution.source import TaskSource
 from gp_prune.pruning import Architecture, trace
 from gp_prune.statistics import Batch
 from gp_prune.tuning import Samples, Source
-from gp_prune.tuning.samples import Data, in_order
+from gp_prune.tuning.samples import Data, fingerprint, in_order
 
 _BATCH = 250
 """Samples that are judged at a time."""
@@ -80,6 +80,10 @@ class Prepared:
                 self._trivial = float((target - target.mean(0)).square().mean())
         return max(self._trivial, 1e-12)
 
+    def samples_digest(self) -> str:
+        """Tells the samples from others, see :func:`gp_prune.tuning.samples.fingerprint`."""
+        return f"{fingerprint(self.data.train)}; {fingerprint(self.data.validation)}"
+
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """Training samples on which metrics measure."""
         chosen = calibration_samples(self.data.train, samples, seed)
@@ -122,9 +126,6 @@ class Subject(Protocol):
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data, loaded once per worker."""
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-
 
 @dataclass(frozen=True)
 class Named:
@@ -158,20 +159,6 @@ class Named:
         parts = (self.spec, self.data, self.weights, self.input_shape, self.model_seed,
                  self.validation_share, self.most, self.source, self.digest)  # fmt: skip
         return "\0".join(map(repr, parts))
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-        return {
-            "model": self.spec,
-            "data": self.data,
-            "weights": self.weights,
-            "input_shape": None if self.input_shape is None else list(self.input_shape),
-            "model_seed": self.model_seed,
-            "validation_share": self.validation_share,
-            "most": self.most,
-            "device": self.source.device,
-            "network": self.digest,
-        }
 
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data, loaded once per worker.
@@ -243,10 +230,6 @@ class Own:
     def key(self) -> str:
         """Equal exactly for equal networks with equal data."""
         return f"{self.name}\0{self.digest}"
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-        return {"model": "own", "network": self.digest}
 
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data.
