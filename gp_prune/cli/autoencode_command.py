@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import click
 from gp_prune.cli import runs
 from gp_prune.cli.group import INTERRUPTED
 from gp_prune.cli.options import primitives_option
-from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from gp_prune.guided.autoencode.run import Progress
@@ -110,7 +108,7 @@ def autoencode(
     chosen = _settings(config, given)
     folder = runs.run_folder(out, resume, chosen)
     source = runs.task_source(None, data_root, download, device)
-    draws = _draws(plot)
+    draws = runs.draws(plot)
     seen: list[Progress] = []
     try:
         with progress_display(quiet=quiet) as show:
@@ -150,22 +148,6 @@ def _settings(config: Path | None, given: dict[str, Any]) -> AutoencodeSettings 
         if value is not None and value.endswith((".npz", ".json")) and Path(value).exists():
             given[name] = str(Path(value).resolve())
     return runs.chosen_settings(AutoencodeSettings, config, given)
-
-
-def _draws(plot: bool | None) -> bool:
-    """Whether to draw; UserError at once where that was asked for and cannot be done."""
-    if plot is False:
-        return False
-    if importlib.util.find_spec("matplotlib") is not None:
-        return True
-    sentence = (
-        "a plot needs matplotlib, which is not installed; install it with "
-        "pip install 'gp-prune[plot]', or leave the plots out with --no-plot"
-    )
-    if plot:
-        raise UserError(sentence)
-    click.echo(f"gp-prune: warning: {sentence}", err=True)
-    return False
 
 
 def _drawn(result: Any) -> list[Path]:

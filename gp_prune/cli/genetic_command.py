@@ -123,7 +123,7 @@ def genetic(
     chosen = _settings(config, given)
     folder = runs.run_folder(out, resume, chosen)
     source = runs.task_source(cache_dir, data_root, download, device)
-    draws = _draws(plot)
+    draws = runs.draws(plot)
     seen: list[Turn] = []
     try:
         with progress_display(quiet=quiet) as progress:
@@ -194,24 +194,6 @@ def _metric(text: str) -> str:
     from gp_prune.metric_file import bundled_metrics
 
     return text if text == RANDOM or text in bundled_metrics() else _place(text)
-
-
-def _draws(plot: bool | None) -> bool:
-    """Whether to draw; UserError at once where that was asked for and cannot be done."""
-    import importlib.util
-
-    if plot is False:
-        return False
-    if importlib.util.find_spec("matplotlib") is not None:
-        return True
-    sentence = (
-        "a plot needs matplotlib, which is not installed; install it with "
-        "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
-    )
-    if plot:
-        raise UserError(sentence)
-    click.echo(f"gp-prune: warning: {sentence}", err=True)
-    return False
 
 
 def _drawn(report: dict[str, Any], folder: Path) -> list[Path]:
