@@ -12,11 +12,18 @@ import click
 from gp_prune.cli import runs
 from gp_prune.cli.group import INTERRUPTED
 from gp_prune.cli.options import primitives_option
+from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from gp_prune.guided.autoencode.run import Progress
     from gp_prune.guided.autoencode.settings import AutoencodeSettings
 
+_OF_COEVOLUTION = (
+    "cells", "topology", "radius", "tournament", "exchange", "updates", "selection_samples",
+    "rate_step",
+)  # fmt: skip
+_OF_PRUNING = ("schedule", "probability", "amount", "unit", "regrow")
+_OF_METRICS = ("temperature", "samples")
 _EXAMPLES = """\b
 Examples:
   gp-prune autoencode
@@ -147,7 +154,38 @@ def _settings(config: Path | None, given: dict[str, Any]) -> AutoencodeSettings 
         value = given[name]
         if value is not None and value.endswith((".npz", ".json")) and Path(value).exists():
             given[name] = str(Path(value).resolve())
-    return runs.chosen_settings(AutoencodeSettings, config, given)
+    chosen = runs.chosen_settings(AutoencodeSettings, config, given)
+    if chosen is not None:
+        _check_use(chosen, {name for name, value in given.items() if value is not None})
+    return chosen
+
+
+def _check_use(settings: AutoencodeSettings, given: set[str]) -> None:
+    """Refuse what was given on the command line and would have no effect.
+
+    A settings file may say more than is used: that of a run folder has all settings.
+    """
+    canonical = settings.mode == "canonical"
+    rules = [
+        (canonical, _OF_COEVOLUTION, "is of coevolution", "--mode coevolve"),
+        (not canonical, ("rate_decay",), "is of canonical training", "--mode canonical"),
+        (settings.operator == "none", _OF_PRUNING, "is of pruning", "an --operator"),
+        (
+            settings.operator in ("none", "random"),
+            _OF_METRICS,
+            "is of metrics",
+            "one as --operator",
+        ),
+    ]
+    for useless, names, reason, remedy in rules:
+        for name in names:
+            if useless and name in given:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} {reason}; leave it out, or give {remedy}")
+    if settings.target_sparsity and "amount" in given:
+        raise UserError(
+            "--amount follows from the target sparsity; leave it out, or --target-sparsity"
+        )
 
 
 def _drawn(result: Any) -> list[Path]:

@@ -161,6 +161,8 @@ def _settings(config: Path | None, given: dict[str, Any]) -> GeneticSettings | N
     elif pareto:
         given["lambdas"] = ()
     given["mutations"] = tuple(map(_metric, given["mutations"])) or None
+    if given["temperature"] is not None and given["mutations"] == ("random",):
+        raise UserError("--temperature is of metrics; leave it out, or name one with --mutation")
     # Absolute, so that the run can be resumed from another folder.
     files = given.pop("primitive_files")
     given["primitives"] = tuple(str(Path(file).resolve()) for file in files) or None

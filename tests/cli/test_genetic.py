@@ -74,6 +74,7 @@ def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(genetic, tm
         (("--selection", "roulette"), "give lambdas with these alone"),
         (("--mutation", "nothing"), "unknown metric 'nothing'"),
         (("--temperature", -1), "temperature is -1.0; it must be a number, at least 0"),
+        (("--mutation", "random", "--temperature", 1), "--temperature is of metrics; leave it"),
         (("lenet-digit",), "unknown model 'lenet-digit'; did you mean 'lenet-digits'?"),
         (("torchvision:resnet18",), "need data; name a data set or a folder of images"),
         (("--resume", "nowhere"), "is not a run folder"),
