@@ -158,6 +158,21 @@ def test_weights_find_their_way_back(case, seed, share):
         torch.testing.assert_close(tensor, smaller.state_dict()[name], rtol=0, atol=0)
 
 
+def test_the_memory_format_of_a_network_does_not_matter(networks):
+    layout, model, _ = layout_of(networks, "lenet", "auto")
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    plan = layout.plan(drawn(layout, 0, 0.5))
+    found = []
+    for each in (model, other):
+        smaller = network.pruned(each, plan, layout.architecture)
+        with torch.no_grad():
+            for parameter in smaller.parameters():
+                parameter.mul_(-2)
+        places = network.positions(each, plan, layout.architecture)
+        found.append(network.put_back(each.state_dict(), smaller, places, plan))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
 @settings(max_examples=6)
 @given(seed=SEEDS, share=SHARES)
 def test_a_plan_survives_its_file(case, seed, share):

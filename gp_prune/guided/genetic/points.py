@@ -30,6 +30,7 @@ from gp_prune.guided.genetic.subject import Prepared
 from gp_prune.guided.mutation import random_mutation
 from gp_prune.metric import Metric
 from gp_prune.pruning.cost import Cost, measure
+from gp_prune.statistics.state import device_of
 from gp_prune.tuning.samples import in_order
 
 BASELINES = ("random", "l1")
@@ -226,7 +227,8 @@ def _timing_batch(prepared: Prepared) -> object:
     if not isinstance(few.inputs, torch.Tensor):
         return None
     repeats = -(-BATCH // len(few.inputs))
-    return few.inputs.repeat(repeats, *(1 for _ in few.inputs.shape[1:]))[:BATCH]
+    batch = few.inputs.repeat(repeats, *(1 for _ in few.inputs.shape[1:]))[:BATCH]
+    return batch.to(device_of(prepared.model))
 
 
 def _channels(layout: Layout, plan: Plan) -> dict[str, int]:

@@ -71,12 +71,13 @@ class Prepared:
     def trivial_error(self) -> float:
         """Validation error of the best prediction that looks at no input, at least 1e-12."""
         if self._trivial is None:
-            samples = _gathered(self.data.validation, None)
             if self.data.kind == "error":
-                labels = samples.target if samples.labels is None else samples.labels
+                # Batch by batch, because the images of a folder may not fit into memory.
+                batches = in_order(self.data.validation, _BATCH)
+                labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
                 self._trivial = 1 - float(labels.bincount().max()) / len(labels)
             else:
-                target = samples.target.double()
+                target = _gathered(self.data.validation, None).target.double()
                 self._trivial = float((target - target.mean(0)).square().mean())
         return max(self._trivial, 1e-12)
 
