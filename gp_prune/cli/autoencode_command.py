@@ -165,17 +165,12 @@ def _check_use(settings: AutoencodeSettings, given: set[str]) -> None:
 
     A settings file may say more than is used: that of a run folder has all settings.
     """
-    canonical = settings.mode == "canonical"
+    canonical, operator = settings.mode == "canonical", settings.operator
     rules = [
         (canonical, _OF_COEVOLUTION, "is of coevolution", "--mode coevolve"),
         (not canonical, ("rate_decay",), "is of canonical training", "--mode canonical"),
-        (settings.operator == "none", _OF_PRUNING, "is of pruning", "an --operator"),
-        (
-            settings.operator in ("none", "random"),
-            _OF_METRICS,
-            "is of metrics",
-            "one as --operator",
-        ),
+        (operator == "none", _OF_PRUNING, "is of pruning", "an --operator"),
+        (operator in ("none", "random"), _OF_METRICS, "is of metrics", "one as --operator"),
     ]
     for useless, names, reason, remedy in rules:
         for name in names:

@@ -207,6 +207,10 @@ def test_other_settings(pruned, changes):
 def test_a_run_ends_after_so_many_evaluations(pruned):
     result = pruned(max_evaluations=20, baselines=False)
     assert result.evaluations == 20
+    # One is left for the second round, which begins with two networks.
+    (first,) = {e for e, _ in pruned("one", rounds=1, baselines=False).history[-1:]}
+    result = pruned("more", max_evaluations=first + 1, baselines=False)
+    assert result.evaluations == first + 1
 
 
 def blobs():
@@ -261,6 +265,26 @@ def test_a_network_in_memory(tmp_path):
         GeneticPruner(SMALL, workers=2).prune(model, blobs(), tmp_path / "two")
     with pytest.raises(UserError, match="needs data"):
         pruner.prune(model, folder=tmp_path / "none")
+
+
+def test_what_does_not_fit_the_kind_of_network_is_refused(tmp_path, task_cache):
+    source = TaskSource(str(task_cache))
+    pruner = GeneticPruner(SMALL, baselines=False, rounds=1, final_epochs=0, source=source)
+    loss = nn.functional.cross_entropy
+    for options in ({"loss": loss}, {"example_inputs": torch.zeros(1)}, {"kind": "mse"}):
+        with pytest.raises(UserError, match="'lenet-digits' has its own inputs, loss and kind"):
+            pruner.prune("lenet-digits", folder=tmp_path / "run", **options)
+    with pytest.raises(UserError, match="most is for networks that are loaded by name"):
+        GeneticPruner(SMALL, most=50).prune(tiny(), blobs(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False)
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False, resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but model would change"):
+        pruner.prune("cnn-digits", folder=tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but rounds would change"):
+        GeneticPruner(pruner.settings, rounds=5).prune(
+            "lenet-digits", folder=tmp_path / "run", resume=True
+        )
 
 
 def test_another_network_does_not_go_on_with_a_run(tmp_path):

@@ -142,8 +142,12 @@ class Engine:
                 elite.forget()
 
     def _spent(self) -> bool:
+        return self._room(1) <= 0
+
+    def _room(self, count: int) -> int:
+        """At most so many plans, as far as they may still be tried."""
         most = self.settings.max_evaluations
-        return bool(most) and self.evaluations >= most
+        return min(count, most - self.evaluations) if most else count
 
     def _converge(
         self, parents: Sequence[Elite], number: int, tried: list[Individual]
@@ -151,7 +155,8 @@ class Engine:
         """The genetic algorithm of a round; ``tried`` gathers all that were tried in it."""
         rng = random.Random(derived_seed("round", self.settings.seed, number))
         growth = Growth()
-        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in parents]
+        able = parents[: self._room(len(parents))]
+        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in able]
         self._try(own)
         count = self.settings.population - len(own)
         born = self._drawn(lambda: self.variation.child([rng.choice(own)], rng), count)
@@ -177,7 +182,11 @@ class Engine:
         first = judge.parent(population, rng)
         if rng.random() >= self.settings.crossover_rate:
             return self.variation.child([first], rng)
-        return self.variation.child(judge.better(first, rng.choice(population)), rng)
+        winner, loser = judge.better(first, rng.choice(population))
+        child = self.variation.child((winner, loser), rng)
+        if winner is loser and not self.settings.pareto:
+            child.replaces = None  # else the best would make way for any offspring of its own
+        return child
 
     def _pool(
         self, population: Sequence[Individual], born: Sequence[Individual]
@@ -205,9 +214,7 @@ class Engine:
 
     def _drawn(self, draw: Callable[[], Individual], count: int) -> list[Individual]:
         """New individuals that have been tried."""
-        most = self.settings.max_evaluations
-        if most:
-            count = min(count, most - self.evaluations)
+        count = self._room(count)
         fresh: dict[tuple[int, str], Individual] = {}
         for _ in range(_TRIES * self.settings.population):
             if len(fresh) >= count:
