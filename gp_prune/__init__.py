@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gp_prune.application.tuning_data import own_data
     from gp_prune.conventions import Conventions
     from gp_prune.evolution.source import TaskSource
+    from gp_prune.guided.autoencode.run import autoencode
+    from gp_prune.guided.autoencode.settings import AutoencodeSettings
+    from gp_prune.guided.genetic.pruner import GeneticPruner
+    from gp_prune.guided.genetic.settings import GeneticSettings
     from gp_prune.metric import Metric
     from gp_prune.search.config import SearchConfig
     from gp_prune.search.run import evolve
@@ -24,11 +28,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AutoencodeSettings",
     "Conventions",
     "FineTuning",
+    "GeneticPruner",
+    "GeneticSettings",
     "Metric",
     "SearchConfig",
     "TaskSource",
+    "autoencode",
     "evolve",
     "export_onnx",
     "export_torch",
@@ -43,11 +51,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoencodeSettings": "gp_prune.guided.autoencode.settings",
     "Conventions": "gp_prune.conventions",
     "FineTuning": "gp_prune.tuning",
+    "GeneticPruner": "gp_prune.guided.genetic.pruner",
+    "GeneticSettings": "gp_prune.guided.genetic.settings",
     "Metric": "gp_prune.metric",
     "SearchConfig": "gp_prune.search.config",
     "TaskSource": "gp_prune.evolution.source",
+    "autoencode": "gp_prune.guided.autoencode.run",
     "evolve": "gp_prune.search.run",
     "export_onnx": "gp_prune.application.export",
     "export_torch": "gp_prune.application.export",

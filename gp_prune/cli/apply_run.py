@@ -23,7 +23,7 @@ from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
 from gp_prune.layer import LOSS_NEEDS
 from gp_prune.metric import Metric
-from gp_prune.report.pruning_plot import find_matplotlib
+from gp_prune.report.figures import find_matplotlib
 from gp_prune.tasks.data import DATA_SETS
 from gp_prune.tuning import FineTuning
 from gp_prune.tuning.checkpoint import check_checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -19,6 +18,12 @@ if TYPE_CHECKING:
     from gp_prune.guided.autoencode.run import Progress
     from gp_prune.guided.autoencode.settings import AutoencodeSettings
 
+_OF_COEVOLUTION = (
+    "cells", "topology", "radius", "tournament", "exchange", "updates", "selection_samples",
+    "rate_step",
+)  # fmt: skip
+_OF_PRUNING = ("schedule", "probability", "amount", "unit", "regrow")
+_OF_METRICS = ("temperature", "samples")
 _EXAMPLES = """\b
 Examples:
   gp-prune autoencode
@@ -110,7 +115,7 @@ def autoencode(
     chosen = _settings(config, given)
     folder = runs.run_folder(out, resume, chosen)
     source = runs.task_source(None, data_root, download, device)
-    draws = _draws(plot)
+    draws = runs.draws(plot)
     seen: list[Progress] = []
     try:
         with progress_display(quiet=quiet) as show:
@@ -149,23 +154,33 @@ def _settings(config: Path | None, given: dict[str, Any]) -> AutoencodeSettings 
         value = given[name]
         if value is not None and value.endswith((".npz", ".json")) and Path(value).exists():
             given[name] = str(Path(value).resolve())
-    return runs.chosen_settings(AutoencodeSettings, config, given)
+    chosen = runs.chosen_settings(AutoencodeSettings, config, given)
+    if chosen is not None:
+        _check_use(chosen, {name for name, value in given.items() if value is not None})
+    return chosen
 
 
-def _draws(plot: bool | None) -> bool:
-    """Whether to draw; UserError at once where that was asked for and cannot be done."""
-    if plot is False:
-        return False
-    if importlib.util.find_spec("matplotlib") is not None:
-        return True
-    sentence = (
-        "a plot needs matplotlib, which is not installed; install it with "
-        "pip install 'gp-prune[plot]', or leave the plots out with --no-plot"
-    )
-    if plot:
-        raise UserError(sentence)
-    click.echo(f"gp-prune: warning: {sentence}", err=True)
-    return False
+def _check_use(settings: AutoencodeSettings, given: set[str]) -> None:
+    """Refuse what was given on the command line and would have no effect.
+
+    A settings file may say more than is used: that of a run folder has all settings.
+    """
+    canonical, operator = settings.mode == "canonical", settings.operator
+    rules = [
+        (canonical, _OF_COEVOLUTION, "is of coevolution", "--mode coevolve"),
+        (not canonical, ("rate_decay",), "is of canonical training", "--mode canonical"),
+        (operator == "none", _OF_PRUNING, "is of pruning", "an --operator"),
+        (operator in ("none", "random"), _OF_METRICS, "is of metrics", "one as --operator"),
+    ]
+    for useless, names, reason, remedy in rules:
+        for name in names:
+            if useless and name in given:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} {reason}; leave it out, or give {remedy}")
+    if settings.target_sparsity and "amount" in given:
+        raise UserError(
+            "--amount follows from the target sparsity; leave it out, or --target-sparsity"
+        )
 
 
 def _drawn(result: Any) -> list[Path]:

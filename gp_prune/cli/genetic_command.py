@@ -123,7 +123,7 @@ def genetic(
     chosen = _settings(config, given)
     folder = runs.run_folder(out, resume, chosen)
     source = runs.task_source(cache_dir, data_root, download, device)
-    draws = _draws(plot)
+    draws = runs.draws(plot)
     seen: list[Turn] = []
     try:
         with progress_display(quiet=quiet) as progress:
@@ -160,40 +160,42 @@ def _settings(config: Path | None, given: dict[str, Any]) -> GeneticSettings | N
         given["lambdas"] = tuple(d if w is None else w for w, d in pairs)
     elif pareto:
         given["lambdas"] = ()
-    given["mutations"] = tuple(map(_place, given["mutations"])) or None
+    given["mutations"] = tuple(map(_metric, given["mutations"])) or None
+    if given["temperature"] is not None and given["mutations"] == ("random",):
+        raise UserError("--temperature is of metrics; leave it out, or name one with --mutation")
     # Absolute, so that the run can be resumed from another folder.
     files = given.pop("primitive_files")
     given["primitives"] = tuple(str(Path(file).resolve()) for file in files) or None
-    for name in ("data", "weights", "model"):
+    for name, place in (("data", _data), ("weights", _place), ("model", _model)):
         if given[name] is not None:
-            given[name] = _place(given[name])
+            given[name] = place(given[name])
     return runs.chosen_settings(GeneticSettings, config, given)
 
 
 def _place(text: str) -> str:
-    """A file or folder by its whole path; a name as it is."""
-    file, colon, function = text.rpartition(":")
-    if colon and file.endswith(".py"):
-        return f"{_place(file)}:{function}"
+    """A file or folder by its whole path, where there is one."""
     return str(Path(text).resolve()) if Path(text).exists() else text
 
 
-def _draws(plot: bool | None) -> bool:
-    """Whether to draw; UserError at once where that was asked for and cannot be done."""
-    import importlib.util
+def _model(text: str) -> str:
+    """A user's file by its whole path; a name as it is, whatever folder is called so."""
+    file, _, function = text.rpartition(":")
+    return f"{_place(file)}:{function}" if file.endswith(".py") else text
 
-    if plot is False:
-        return False
-    if importlib.util.find_spec("matplotlib") is not None:
-        return True
-    sentence = (
-        "a plot needs matplotlib, which is not installed; install it with "
-        "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
-    )
-    if plot:
-        raise UserError(sentence)
-    click.echo(f"gp-prune: warning: {sentence}", err=True)
-    return False
+
+def _data(text: str) -> str:
+    """As :func:`_place`, but a data set goes before a folder that is called so."""
+    from gp_prune.tasks.data import DATA_SETS
+
+    return text if text in DATA_SETS else _place(text)
+
+
+def _metric(text: str) -> str:
+    """As :func:`_place`, but a bundled metric goes before a file that is called so."""
+    from gp_prune.guided.mutation import RANDOM
+    from gp_prune.metric_file import bundled_metrics
+
+    return text if text == RANDOM or text in bundled_metrics() else _place(text)
 
 
 def _drawn(report: dict[str, Any], folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,6 +106,26 @@ def chosen_settings(kind: type[S], config: Path | None, given: dict[str, Any]) -
     chosen: dict[str, Any] = {} if config is None else kind.read(config)
     chosen.update({name: value for name, value in given.items() if value is not None})
     return kind(**chosen) if chosen else None
+
+
+def draws(plot: bool | None) -> bool:
+    """Whether to draw; where nothing was asked for and matplotlib is missing, a warning says so.
+
+    Raises:
+        UserError: a plot was asked for, and matplotlib is missing; said before the run begins.
+    """
+    if plot is False:
+        return False
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    sentence = (
+        "a plot needs matplotlib, which is not installed; install it with "
+        "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
+    )
+    if plot:
+        raise UserError(sentence)
+    click.echo(f"gp-prune: warning: {sentence}", err=True)
+    return False
 
 
 def listed(text: str | None) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,7 +80,13 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def begin(
-    folder: Path, settings: Settings, journal: Journal[R], identity: dict[str, Any], *, resume: bool
+    folder: Path,
+    settings: Settings,
+    journal: Journal[R],
+    identity: dict[str, Any],
+    *,
+    resume: bool,
+    digested: Mapping[str, str] | None = None,
 ) -> None:
     """Write the settings of a new run and what else decides its results, or check the latter.
 
@@ -90,6 +96,7 @@ def begin(
         journal: the journal in the folder.
         identity: all that decides the results, as JSON.
         resume: the settings are there already.
+        digested: name in ``identity`` -> what it is, see :meth:`Journal.begin`.
 
     Raises:
         UserError: the run was begun with something else, or the folder cannot be written.
@@ -97,7 +104,7 @@ def begin(
     if not resume:
         with writing(folder):
             write_text(folder / CONFIG, settings.to_toml())
-    journal.begin(identity)
+    journal.begin(identity, digested)
 
 
 @contextmanager

@@ -95,8 +95,13 @@ class Journal(Generic[R]):
         """The result of a job in another run, if it was lent."""
         return self._lent.get(job.key)
 
-    def begin(self, run: dict[str, Any]) -> None:
+    def begin(self, run: dict[str, Any], digested: Mapping[str, str] | None = None) -> None:
         """Write down what decides the results of this run, or check that it is still the same.
+
+        Args:
+            run: what decides the results, by name.
+            digested: name -> what it is, where a value says nothing to a person, such as a digest;
+                for instance ``"the data 'digits'"``.
 
         Raises:
             UserError: the run was begun with something else, so its results would not fit.
@@ -106,11 +111,18 @@ class Journal(Generic[R]):
             self._write({"event": "begin", "run": run})
             return
         for name in sorted({*run, *self._begun}):
-            if run.get(name) != self._begun.get(name):
+            if run.get(name) == self._begun.get(name):
+                continue
+            if digested and name in digested:
                 raise UserError(
-                    f"the run was begun with {name} = {self._begun.get(name)!r}, not "
-                    f"{run.get(name)!r}; put that back or start a new run in another folder"
+                    f"{digested[name]} changed since the run was begun; put back what it was or "
+                    "start a new run in another folder"
                 )
+            place, before, now = _difference(name, self._begun.get(name), run.get(name))
+            raise UserError(
+                f"the run was begun with {place} = {before!r}, not {now!r}; put that back or "
+                "start a new run in another folder"
+            )
 
     def known(self, job: Job[R]) -> R | None:
         """The recorded result of a job, if there is one."""
@@ -232,6 +244,14 @@ def _write_all(file: FileIO, line: bytes) -> None:
     rest = memoryview(line)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first entry in which two values differ: its place, and what it is in each."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
+        return _difference(f"{name}.{key}", before.get(key), now.get(key))
+    return name, before, now
 
 
 def _identity(entry: dict[str, Any]) -> bytes:

@@ -11,6 +11,9 @@ from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
 from gp_prune.errors import UserError
 
+MOST_SEED = 2**63 - 1
+"""The largest seed: torch takes none that is much larger."""
+
 
 class Settings:
     """Base of a frozen dataclass of settings; all that decides the result of a run.

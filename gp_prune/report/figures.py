@@ -9,7 +9,8 @@ from typing import Any
 
 from gp_prune.errors import UserError
 from gp_prune.files import write_bytes
-from gp_prune.report.pruning_plot import SUFFIXES, find_matplotlib
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save_figure(draw: Callable[[], Any], path: str | Path) -> None:
@@ -42,3 +43,17 @@ def save_figure(draw: Callable[[], Any], path: str | Path) -> None:
         raise UserError(
             f"the plot {str(path)!r} cannot be written ({reason}); name another file"
         ) from error
+
+
+def find_matplotlib() -> Any:
+    """The module; UserError says how to install it where it is missing."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise UserError(
+            "a plot needs matplotlib, which is not installed; install it with "
+            "pip install 'gp-prune[plot]'"
+        ) from error
+    return matplotlib

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gp_prune.application.wording import several
 from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.fronts import Turn
 from gp_prune.guided.genetic.points import Point
@@ -43,7 +44,7 @@ def _table(result: Result) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
     )
-    timed = any(point.conv_time for point in result.points)
+    timed = _timed(result)
     table.add_column("", no_wrap=True)
     table.add_column("network", no_wrap=True)
     headings = ["validation", result.split, "conv MACs", "all MACs", "not zero", "bytes", "CSR"]
@@ -59,6 +60,10 @@ def _table(result: Result) -> Table:
         cells = _row(result, point, others, timed)
         table.add_row(MARK if best else "", *cells, style="bold green" if best else "")
     return table
+
+
+def _timed(result: Result) -> bool:
+    return any(point.conv_time for point in result.points)
 
 
 def _row(result: Result, point: Point, others: Sequence[Point | None], timed: bool) -> list[str]:
@@ -98,7 +103,9 @@ def _explanation(result: Result) -> str:
         + (", which decided nothing" if result.split == "test" else ""),
         "conv MACs, conv time, all MACs: how many times less than the dense network; "
         "conv time: median on one thread, batch of 256, the faster of oneDNN and torch's own way "
-        "for each network",
+        "for each network"
+        if _timed(result)
+        else "conv MACs, all MACs: how many times less than the dense network",
         "not zero: share of the parameters that is left; bytes: as 32-bit floats; CSR: with "
         "matrices in compressed sparse rows where that is less",
     ]
@@ -107,6 +114,11 @@ def _explanation(result: Result) -> str:
             f"{', '.join(result.baselines)}: pruned at once to as many channels and weights of "
             "every layer, retrained for as many epochs"
         )
+    if not result.points:
+        lines.append("no pruned network was found")
+    if result.failures:
+        count = several(len(result.failures), "retraining")
+        lines.append(f"{count} failed, at last because {result.failures[-1]}")
     return "\n".join(lines)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gp_prune.errors import UserError
-from gp_prune.files import write_bytes
+from gp_prune.report.figures import save_figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
 _FRONT, _COLOURS = "#2166ac", {"random": "#8a929e", "l1": "#c2703d"}
 _TEXT = 8  # points
 
@@ -26,26 +23,7 @@ def plot_front(report: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         UserError: matplotlib is missing, the suffix is another, or the file cannot be written.
     """
-    target = Path(path).expanduser()
-    if target.suffix not in SUFFIXES:
-        raise UserError(
-            f"a plot cannot be written to {str(path)!r}; its name must end with one of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    matplotlib = _matplotlib()
-    content = io.BytesIO()
-    # A fixed salt and no date, so that the same report gives the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "gp-prune", "svg.fonttype": "none"}):
-        date = {"CreationDate" if target.suffix == ".pdf" else "Date": None}
-        metadata = {} if target.suffix == ".png" else date
-        _drawn(report).savefig(content, format=target.suffix[1:], dpi=150, metadata=metadata)
-    try:
-        write_bytes(target, content.getvalue())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"the plot {str(path)!r} cannot be written ({reason}); name another file"
-        ) from error
+    save_figure(lambda: _drawn(report), path)
 
 
 def _drawn(report: Mapping[str, Any]) -> Any:
@@ -82,7 +60,7 @@ def _panel(axes: Any, report: Mapping[str, Any], field: str) -> None:
                   label=label, color=colour, markersize=5)  # fmt: skip
 
     for name, points in report["baselines"].items():
-        draw(points, name, _COLOURS.get(name, "#555555"), "x")
+        draw([point for point in points if point], name, _COLOURS.get(name, "#555555"), "x")
     draw(report["front"], "front", _FRONT, "o")
     for point in report["front"]:
         axes.annotate(
@@ -93,23 +71,11 @@ def _panel(axes: Any, report: Mapping[str, Any], field: str) -> None:
             fontsize=_TEXT - 2,
         )
     axes.axhline(unit * dense["report_error"], color="#333333", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
+    if report["front"]:  # an empty axis has no logarithms
+        axes.set_xscale("log")
     # Plain numbers: two powers of ten are seldom on the axis.
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis(lambda value, _: f"{value:g}")
     axes.tick_params(labelsize=_TEXT, which="both")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise UserError(
-            "a plot needs matplotlib, which is not installed; install it with "
-            "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
-        ) from error
-    return matplotlib

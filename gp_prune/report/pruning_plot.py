@@ -5,16 +5,14 @@ It is drawn from the report alone, so also from a ``report.json`` that was saved
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.files import write_bytes
+from gp_prune.report.figures import save_figure
 from gp_prune.report.tables import percent, quantity
 
-SUFFIXES = (".png", ".svg", ".pdf")
 _BEFORE, _AFTER, _WHOLE = "#d3d7de", "#2166ac", "#8a929e"
 _WIDTH = 8.0  # inches
 _ROW = 0.21  # inches per layer: a line of text of 8 points, and air
@@ -39,40 +37,7 @@ def plot_pruning(report: Mapping[str, Any], path: str | Path) -> None:
         UserError: matplotlib is missing, the suffix is another, the report has no layers, or the
             file cannot be written.
     """
-    target = Path(path).expanduser()
-    if target.suffix not in SUFFIXES:
-        raise UserError(
-            f"a plot cannot be written to {str(path)!r}; its name must end with one of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    matplotlib = find_matplotlib()
-    content = io.BytesIO()
-    # A fixed salt and no date, so that the same report gives the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "gp-prune", "svg.fonttype": "none"}):
-        date = {"CreationDate" if target.suffix == ".pdf" else "Date": None}
-        metadata = {} if target.suffix == ".png" else date
-        _drawn(report).savefig(content, format=target.suffix[1:], dpi=150, metadata=metadata)
-    try:
-        write_bytes(target, content.getvalue())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"the plot {str(path)!r} cannot be written ({reason}); name another file"
-        ) from error
-
-
-def find_matplotlib() -> Any:
-    """The module; UserError says how to install it where it is missing."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise UserError(
-            "a plot needs matplotlib, which is not installed; install it with "
-            "pip install 'gp-prune[plot]'"
-        ) from error
-    return matplotlib
+    save_figure(lambda: _drawn(report), path)
 
 
 def _drawn(report: Mapping[str, Any]) -> Any:

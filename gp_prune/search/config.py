@@ -9,7 +9,7 @@ from gp_prune.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
 from gp_prune.evolution.allowance import Allowance
-from gp_prune.evolution.settings import Settings
+from gp_prune.evolution.settings import MOST_SEED, Settings
 from gp_prune.pruning import Budget
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
@@ -137,6 +137,8 @@ class SearchConfig(Settings):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
+        if self.seed > MOST_SEED:
+            raise UserError(f"seed is {self.seed}; it must be at most {MOST_SEED}")
         if not (math.isfinite(self.crossover) and 0 <= self.crossover <= 1):
             raise UserError(f"crossover is {self.crossover}; it must lie between 0 and 1")
         if not (math.isfinite(self.time_limit) and self.time_limit >= 0):

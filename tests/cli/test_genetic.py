@@ -74,6 +74,7 @@ def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(genetic, tm
         (("--selection", "roulette"), "give lambdas with these alone"),
         (("--mutation", "nothing"), "unknown metric 'nothing'"),
         (("--temperature", -1), "temperature is -1.0; it must be a number, at least 0"),
+        (("--mutation", "random", "--temperature", 1), "--temperature is of metrics; leave it"),
         (("lenet-digit",), "unknown model 'lenet-digit'; did you mean 'lenet-digits'?"),
         (("torchvision:resnet18",), "need data; name a data set or a folder of images"),
         (("--resume", "nowhere"), "is not a run folder"),
@@ -108,6 +109,16 @@ def test_an_own_network_with_images(genetic, tmp_path):
     # The run goes on from another folder, because it knows the file by its whole path.
     config = (tmp_path / "o" / "config.toml").read_text()
     assert f'model = "{tmp_path / "net.py"}:build"' in config
+
+
+def test_names_go_before_folders_that_are_called_so(genetic, tmp_path):
+    for name in ("lenet-digits", "digits", "random", "l1", "magnitude"):
+        (tmp_path / name).mkdir()
+    result = genetic(
+        "lenet-digits", "--data", "digits", "--mutation", "random", "--mutation", "l1",
+        "--mutation", "magnitude", *SMALL, "--no-plot", "--no-baselines", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
 
 
 def test_without_matplotlib_a_sentence_says_what_is_missing(genetic, monkeypatch):

@@ -8,12 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-import gp_prune
+import gp_prune.guided
 from gp_prune.cli import COMMANDS
 from gp_prune.cli.group import CommandGroup, LazyCommand
 from gp_prune.errors import UserError
@@ -119,11 +120,19 @@ def test_importing_the_package_loads_nothing() -> None:
     assert set(gp_prune.__all__) <= names
 
 
-def test_public_names() -> None:
-    for name in gp_prune.__all__:
-        assert getattr(gp_prune, name).__name__ == name
+@pytest.mark.parametrize("package", [gp_prune, gp_prune.guided], ids=lambda p: p.__name__)
+def test_public_names(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert {"AutoencodeSettings", "GeneticPruner", "GeneticSettings"} <= set(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        gp_prune.nothing  # noqa: B018
+        package.nothing  # noqa: B018
+
+
+def test_every_command_that_runs_has_its_function() -> None:
+    assert callable(gp_prune.evolve)
+    assert callable(gp_prune.autoencode)
+    assert callable(gp_prune.GeneticPruner().prune)
 
 
 def test_every_command_is_there(run: Run) -> None:

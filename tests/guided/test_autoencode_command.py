@@ -21,10 +21,10 @@ from gp_prune.guided.autoencode.run import Progress
 
 Run = Callable[..., Result]
 
-FAST = (
-    "--epochs", 3, "--cells", 2, "--workers", 1, "--batch-size", 9, "--probability", 1,
-    "--schedule", "fixed", "--samples", 20,
+QUICK = (
+    "--epochs", 3, "--workers", 1, "--batch-size", 9, "--probability", 1, "--schedule", "fixed",
 )  # fmt: skip
+FAST = (*QUICK, "--cells", 2, "--samples", 20)
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def test_a_run_prints_its_cells_and_draws(run: Run, data: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", ["canonical", "coevolve"])
 def test_json_is_one_object(run: Run, data: str, tmp_path: Path, mode: str) -> None:
-    arguments = ("--data", data, *FAST, "--mode", mode, "--json", "--quiet", "--no-plot")
+    cells = ("--cells", 2) if mode == "coevolve" else ()
+    arguments = ("--data", data, *QUICK, *cells, "--mode", mode, "--json", "--quiet", "--no-plot")
     result = run(*arguments, "--operator", "random", "--out", tmp_path / "run")
     assert result.stderr == ""
     report = json.loads(result.stdout)
@@ -137,6 +138,19 @@ def test_without_matplotlib_a_run_goes_on_and_a_wanted_plot_is_refused(
         (("--data", "none.npz"), "data file 'none.npz' cannot be read"),
         (("--cells", "7", "--topology", "torus"), "7 cells make no torus"),
         (("--amount", "2"), "amount is 2.0"),
+        (
+            ("--mode", "canonical", "--cells", "9"),
+            "--cells is of coevolution; leave it out, or give --mode coevolve",
+        ),
+        (("--mode", "canonical", "--topology", "torus"), "--topology is of coevolution"),
+        (("--mode", "canonical", "--selection-samples", "9"), "--selection-samples is of coev"),
+        (("--rate-decay", "0.9"), "--rate-decay is of canonical training; leave it out"),
+        (("--operator", "none", "--regrow"), "--regrow is of pruning; leave it out"),
+        (("--operator", "random", "--temperature", "1"), "--temperature is of metrics"),
+        (
+            ("--target-sparsity", "0.5", "--amount", "0.1"),
+            "--amount follows from the target sparsity; leave it out, or --target-sparsity",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
@@ -147,6 +161,13 @@ def test_what_is_wrong_is_one_sentence(
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_settings_file_may_say_more_than_is_used(run: Run, data: str, tmp_path: Path) -> None:
+    settings = AutoencodeSettings(data=data, epochs=1, cells=2, operator="random")
+    (tmp_path / "all.toml").write_text(settings.to_toml())
+    arguments = ("--config", tmp_path / "all.toml", "--mode", "canonical", "--quiet", "--no-plot")
+    assert run(*arguments, "--workers", 1, "--out", tmp_path / "run").exit_code == 0
 
 
 def test_pictures_of_all_shapes(data: str, tmp_path: Path) -> None:

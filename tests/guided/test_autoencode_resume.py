@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gp_prune.errors import UserError
@@ -82,9 +84,20 @@ def test_a_schedule_of_ones_own_and_its_resume(small: AutoencodeSettings, tmp_pa
     settings = replace(small, operator="random", cells=2)
     result = autoencode(settings, tmp_path / "run", schedule=late)
     assert {row.generation for row in result.history if row.pruned} == {3}
-    with pytest.raises(UserError, match="begun with probabilities"):
+    with pytest.raises(UserError, match=r"^the schedule changed since the run was begun"):
         autoencode(None, tmp_path / "run", resume=True)
     autoencode(None, tmp_path / "run", schedule=late, resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_data(small: AutoencodeSettings, tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    np.savez(path, **np.load(small.data))
+    settings = replace(small, data=str(path))
+    autoencode(settings, tmp_path / "run")
+    arrays = dict(np.load(path))
+    np.savez(path, inputs=1 - arrays["inputs"], labels=arrays["labels"])
+    with pytest.raises(UserError, match=f"^the data '{re.escape(str(path))}' changed since the"):
+        autoencode(None, tmp_path / "run", resume=True)
 
 
 def test_a_damaged_state_is_named(small: AutoencodeSettings, tmp_path: Path) -> None:

@@ -225,5 +225,5 @@ def test_a_metric_of_ones_own(small: AutoencodeSettings, tmp_path: Path) -> None
     result = autoencode(settings, tmp_path / "run", workers=2)
     assert result.sparsity > 0
     Metric.parse("sum[i,k](abs(W))", name="mine").save(file)
-    with pytest.raises(UserError, match="begun with metric"):
+    with pytest.raises(UserError, match=r"^the metric .*mine.json. changed since the run"):
         autoencode(None, tmp_path / "run", resume=True)

@@ -28,6 +28,7 @@ from gp_prune.guided.autoencode import AutoencodeSettings, autoencode
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"code": 10**11}, "code is 100000000000; it must be at most 10000"),
         ({"cells": 10**6}, "cells is 1000000; it must be at most 1000"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),
         ({"epochs": 10**9}, "epochs is 1000000000; it must be at most"),
     ],
 )

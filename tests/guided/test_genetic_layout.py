@@ -18,6 +18,7 @@ from gp_prune.guided.genetic.plan import Plan
 from gp_prune.pruning import measure, trace
 
 NAMES = ("lenet", "cnn", "caffe_lenet", "autoencoder", "residual")
+NORMALISED = ("cnn", "residual")  # a batch norm adds to a channel of zeros
 KINDS = ("auto", "channel", "weight")
 _made = {}
 
@@ -32,9 +33,14 @@ def layout_of(networks, name, granularity):
     return _made[name, granularity]
 
 
-@pytest.fixture(params=[(n, k) for n in NAMES for k in KINDS if (n, k) != ("autoencoder", "x")],
-                ids="-".join, scope="module")  # fmt: skip
+@pytest.fixture(params=[(n, k) for n in NAMES for k in KINDS], ids="-".join, scope="module")
 def case(request, networks):
+    return layout_of(networks, *request.param)
+
+
+@pytest.fixture(params=[(n, k) for n in NAMES if n not in NORMALISED for k in KINDS],
+                ids="-".join, scope="module")  # fmt: skip
+def plain_case(request, networks):
     return layout_of(networks, *request.param)
 
 
@@ -65,7 +71,26 @@ def test_the_counts_are_those_of_the_network(case, seed, share):
     assert cost.nonzero == pytest.approx(shares.params * dense.params, abs=zeros + 1e-6)
     if not plan.kept:
         assert layout.costs(plan, "all") == cost.macs
-    assert layout.costs(plan, "conv") <= layout.costs(plan, "all") <= cost.macs
+    of_layers = macs_of_layers(smaller, inputs[:1])
+    convolutions = [macs for module, macs in of_layers if not isinstance(module, nn.Linear)]
+    assert layout.costs(plan, "all") == sum(macs for _, macs in of_layers)
+    assert layout.costs(plan, "conv") == sum(convolutions)
+
+
+def macs_of_layers(model, inputs):
+    """(layer, MACs) where a weight that is zero costs nothing: each is used at every position."""
+    found = []
+
+    def count(module, _, output):
+        found.append((module, int(module.weight.count_nonzero()) * output[0, 0].numel()))
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 @settings(max_examples=8)
@@ -88,11 +113,9 @@ def test_a_plan_is_canonical(case, seed, share):
 
 @settings(max_examples=8)
 @given(seed=SEEDS, share=SHARES)
-def test_what_goes_with_a_plan_was_of_no_use(case, seed, share):
+def test_what_goes_with_a_plan_was_of_no_use(plain_case, seed, share):
     """Without biases, the network of a plan computes what zeros in the dense one do."""
-    layout, model, inputs = case
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        pytest.skip("a batch norm adds to a channel of zeros")
+    layout, model, inputs = plain_case
     plain = copy.deepcopy(model)
     for name, parameter in plain.named_parameters():
         if name.endswith("bias"):
@@ -133,6 +156,21 @@ def test_weights_find_their_way_back(case, seed, share):
     again = network.pruned(changed, plan, layout.architecture)
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, smaller.state_dict()[name], rtol=0, atol=0)
+
+
+def test_the_memory_format_of_a_network_does_not_matter(networks):
+    layout, model, _ = layout_of(networks, "lenet", "auto")
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    plan = layout.plan(drawn(layout, 0, 0.5))
+    found = []
+    for each in (model, other):
+        smaller = network.pruned(each, plan, layout.architecture)
+        with torch.no_grad():
+            for parameter in smaller.parameters():
+                parameter.mul_(-2)
+        places = network.positions(each, plan, layout.architecture)
+        found.append(network.put_back(each.state_dict(), smaller, places, plan))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 @settings(max_examples=6)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from gp_prune.application.models import LoadedModel
+from gp_prune.application.tuning_data import TuningData
 from gp_prune.errors import UserError
 from gp_prune.evolution.jobs import Workbench
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic import network
-from gp_prune.guided.genetic.jobs import DENSE, WORST, Retrain, Shifted, Trial
+from gp_prune.guided.genetic.jobs import DENSE, WORST, Retrain, Shifted, Trial, _taught
 from gp_prune.guided.genetic.layout import Layout
 from gp_prune.guided.genetic.measuring import Convolutions, compare_convolutions, stored_bytes
-from gp_prune.guided.genetic.subject import Named
+from gp_prune.guided.genetic.subject import Named, Prepared
 from gp_prune.tuning import FineTuning, Samples
 
 
@@ -117,6 +120,44 @@ def test_training_that_goes_astray_is_a_failure(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Reading:
+    """Samples that remember how many of them were wanted at a time."""
+
+    def __init__(self, samples):
+        self.samples, self.most = samples, 0
+
+    def __len__(self):
+        return len(self.samples)
+
+    def take(self, indices):
+        self.most = max(self.most, len(indices))
+        return self.samples.take(indices)
+
+
+def test_images_are_not_all_read_into_memory():
+    images = Samples(torch.rand(700, 1, 2, 2), torch.arange(700) % 3)
+    reading = Reading(images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(16, 3))
+    loss = nn.functional.cross_entropy
+    data = TuningData("images", images, reading, lambda: reading, "validation", "error", loss)
+    prepared = Prepared(LoadedModel("own", model, torch.zeros(1, 1, 2, 2)), data)
+    assert prepared.trivial_error == pytest.approx(1 - 234 / 700)
+    assert 0 < prepared.error(model) < 1
+    assert reading.most <= 250
+
+
+def test_the_teacher_takes_samples_of_another_device():
+    samples = Samples(torch.rand(9, 4), torch.arange(9) % 2)
+    prepared = SimpleNamespace(
+        model=nn.Linear(4, 2, device="meta"), data=SimpleNamespace(train=samples)
+    )
+    taught = _taught(prepared, Workbench(TaskSource()), "own")
+    assert taught.target[1].device.type == "meta"
+    assert taught.target[1].shape == (9, 2)
+
+
 def test_shifted_images_are_the_images_moved():
     images = torch.arange(1.0, 5 * 9 + 1).reshape(5, 1, 3, 3)
     data = Shifted(Samples(images, torch.arange(5)), 1)
@@ -137,3 +178,5 @@ def test_shifted_images_are_the_images_moved():
     assert len(seen) == 9
     with pytest.raises(UserError, match="the training data are no images"):
         Shifted(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)
+    with pytest.raises(UserError, match="shift is 3, but the training images have 3 x 3 pixels"):
+        Shifted(Samples(images, torch.arange(5)), 3)

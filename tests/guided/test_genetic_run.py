@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -12,11 +13,15 @@ from torch import nn
 
 import gp_prune
 from gp_prune.errors import UserError
+from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided import GeneticPruner, GeneticSettings
+from gp_prune.guided.genetic.jobs import Retrain
 from gp_prune.guided.genetic.plan import Plan
 from gp_prune.guided.genetic.run import mutation_pool, prune_genetically
 from gp_prune.guided.genetic.writing import result_json
+from gp_prune.report.genetic import result_lines
+from gp_prune.report.genetic_plot import plot_front
 from gp_prune.tasks import load_task
 
 SMALL = GeneticSettings(
@@ -135,6 +140,47 @@ def test_a_killed_worker_does_not_change_the_result(pruned, kill_a_worker):
     assert len(set(killed)) == 2
 
 
+def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
+    tune, random, final = Retrain._tune, derived("random"), derived("final")
+    failed = []
+
+    def sometimes(self, *args):
+        if self.tuning.seed == final or (self.tuning.seed == random and random not in failed):
+            failed.append(self.tuning.seed)
+            raise UserError("the training loss is nan")
+        tune(self, *args)
+
+    monkeypatch.setattr(Retrain, "_tune", sometimes)
+    result = pruned()
+    assert len(result.points) > 1
+    assert all(point.elite.round <= SMALL.rounds for point in result.points), "kept as they were"
+    assert set(result.failures) == {"the training loss is nan"}
+    assert len(result.failures) == len(failed)
+    first, *others = result.baselines["random"]
+    assert first is None
+    for point, other in zip(result.points[1:], others, strict=True):
+        assert other.name == f"random {point.name}"
+        assert other.conv_macs <= point.conv_macs
+    lines = result_lines(result, io.StringIO())
+    assert lines[-1].endswith("failed, at last because the training loss is nan")
+    assert any(line.endswith(f"{100 * others[-1].report:.2f} %  "
+               f"{100 * result.baselines['l1'][-1].report:.2f} %") for line in lines)  # fmt: skip
+    plot_front(result_json(result), tmp_path / "front.svg")
+
+
+def derived(what_for):
+    """The seed of retraining for a purpose."""
+    return derived_seed("retrain", SMALL.seed, what_for)
+
+
+def test_a_run_that_finds_nothing_says_so(pruned, tmp_path):
+    result = pruned(learning_rate=1e25)
+    assert not result.points and result.recommended is None
+    assert "no pruned network was found" in result_lines(result, io.StringIO())
+    assert any("lower the learning rate" in reason for reason in result.failures)
+    plot_front(result_json(result), tmp_path / "front.svg")
+
+
 def test_the_seed_changes_the_run(pruned):
     one, other = (pruned(str(seed), seed=seed, baselines=False) for seed in (1, 2))
     assert one.history != other.history
@@ -173,6 +219,10 @@ def test_other_settings(pruned, changes):
 def test_a_run_ends_after_so_many_evaluations(pruned):
     result = pruned(max_evaluations=20, baselines=False)
     assert result.evaluations == 20
+    # One is left for the second round, which begins with two networks.
+    (first,) = {e for e, _ in pruned("one", rounds=1, baselines=False).history[-1:]}
+    result = pruned("more", max_evaluations=first + 1, baselines=False)
+    assert result.evaluations == first + 1
 
 
 def blobs():
@@ -229,13 +279,44 @@ def test_a_network_in_memory(tmp_path):
         pruner.prune(model, folder=tmp_path / "none")
 
 
+def test_what_does_not_fit_the_kind_of_network_is_refused(tmp_path, task_cache):
+    source = TaskSource(str(task_cache))
+    pruner = GeneticPruner(SMALL, baselines=False, rounds=1, final_epochs=0, source=source)
+    loss = nn.functional.cross_entropy
+    for options in ({"loss": loss}, {"example_inputs": torch.zeros(1)}, {"kind": "mse"}):
+        with pytest.raises(UserError, match="'lenet-digits' has its own inputs, loss and kind"):
+            pruner.prune("lenet-digits", folder=tmp_path / "run", **options)
+    with pytest.raises(UserError, match="most is for networks that are loaded by name"):
+        GeneticPruner(SMALL, most=50).prune(tiny(), blobs(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False)
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False, resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but model would change"):
+        pruner.prune("cnn-digits", folder=tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but rounds would change"):
+        GeneticPruner(pruner.settings, rounds=5).prune(
+            "lenet-digits", folder=tmp_path / "run", resume=True
+        )
+
+
 def test_another_network_does_not_go_on_with_a_run(tmp_path):
     model = tiny()
-    pruner = GeneticPruner(SMALL, baselines=False, rounds=1, final_epochs=0)
+    mine = tmp_path / "mine.json"
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
+    pruner = GeneticPruner(
+        SMALL, baselines=False, rounds=1, final_epochs=0, mutations=(str(mine), "random")
+    )
     pruner.prune(model, blobs(), tmp_path / "run")
+    inputs, labels = blobs()
+    with pytest.raises(UserError, match=r"^the data 'own data' changed since the run was begun"):
+        pruner.prune(model, (inputs + 1, labels), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(W))", name="mine").save(mine)
+    with pytest.raises(UserError, match=r"^the metric 'mine' changed since the run was begun"):
+        pruner.prune(model, blobs(), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
     with torch.no_grad():
         model.output.bias.add_(1)
-    with pytest.raises(UserError, match="the run was begun with"):
+    with pytest.raises(UserError, match=r"^the weights of the network in memory changed since"):
         pruner.prune(model, blobs(), tmp_path / "run", resume=True)
 
 
@@ -256,6 +337,17 @@ def test_a_pool_must_reach_every_gene(pruned):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"granularity": "weight"}, {"lambdas": (1.0, 1.0, 0.0), "mutations": ("magnitude", "l1")}],
+    ids=str,
+)
+def test_a_mutation_without_effect_is_refused(pruned, tmp_path, changes):
+    with pytest.raises(UserError, match=r"ranks (channels|weights), which are not pruned here"):
+        pruned(**{"mutations": ("l1", "magnitude"), **changes})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"population": 1}, "population is 1; it must be a whole number, at least 2"),
@@ -267,6 +359,9 @@ def test_a_pool_must_reach_every_gene(pruned):
         ({"lambdas": (1.0, 1.0)}, "give three numbers"),
         ({"lambdas": (0.0, 0.0, 0.0)}, "not all of them 0"),
         ({"lambdas": (1.0, 0.0, 1.0), "selection": "nsga2"}, "nsga2 is for the Pareto front"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be a whole number from 0 to"),
+        ({"model_seed": 2**64}, "model_seed is"),
+        ({"restore": 1.0}, "restore is 1.0; it must be a share of at least 0 and less than 1"),
         ({"reach": 0.0}, "reach is 0.0; it must be a share greater than 0"),
         ({"distill": 1.5}, "distill is 1.5"),
         ({"granularity": "filter"}, "one of auto, channel, weight"),

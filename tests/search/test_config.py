@@ -41,6 +41,7 @@ def test_the_ladder_follows_the_granularity() -> None:
         ({"population": 1}, "population is 1"),
         ({"generations": -1}, "generations is -1"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),
         ({"ladder": (0.5, 1.5)}, "1.5"),
         ({"ladder": (float("nan"),)}, "nan"),
         ({"budgets": (0.0,)}, "0.0"),

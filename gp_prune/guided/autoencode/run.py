@@ -97,7 +97,7 @@ def autoencode(
             check_labels(metric, bench.data)
             made = _Made(decided, metric, bench, _chances(settings, schedule))
             facts = {**settings.to_json(), **made.facts(), "device": source.device}
-            begin(folder, settings, journal, facts, resume=resume)
+            begin(folder, settings, journal, facts, resume=resume, digested=made.digested())
             return _run(made, folder, runner, journal, progress)
     finally:
         runner.close()
@@ -124,6 +124,14 @@ class _Made:
             "probabilities": list(self.chances),
             "samples_digest": self.bench.data.fingerprint(),
             "versions": versions(),
+        }
+
+    def digested(self) -> dict[str, str]:
+        """What those facts are that say nothing to a person."""
+        return {
+            "metric": f"the metric {self.settings.operator!r}",
+            "probabilities": "the schedule",
+            "samples_digest": f"the data {self.settings.data!r}",
         }
 
     def events(self) -> Events:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.settings import Settings
+from gp_prune.evolution.settings import MOST_SEED, Settings
 from gp_prune.guided.autoencode.grid import TOPOLOGIES, neighbourhood, torus_shape
 from gp_prune.guided.autoencode.losses import named_loss
 from gp_prune.guided.autoencode.schedules import named_schedule
@@ -24,7 +24,7 @@ _CHOICES = {
     "unit": ("auto", NODE, WEIGHT),
 }
 # A slip of the finger must not fill the memory.
-_MOST = {"code": 10_000, "epochs": 1_000_000, "cells": 1_000}
+_MOST = {"code": 10_000, "epochs": 1_000_000, "cells": 1_000, "seed": MOST_SEED}
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Engine:
     Attributes:
         archive: the dense network and all that were retrained.
         evaluations: distinct plans that were tried.
+        failures: why retrainings gave no network, one reason for each.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         self._tried: dict[tuple[int, str], float] = {}
         self._volume = Volume()
         self.evaluations = 0
+        self.failures: list[str] = []
         self._names = 0
 
     def _dense(self, error: float) -> Elite:
@@ -140,8 +142,12 @@ class Engine:
                 elite.forget()
 
     def _spent(self) -> bool:
+        return self._room(1) <= 0
+
+    def _room(self, count: int) -> int:
+        """At most so many plans, as far as they may still be tried."""
         most = self.settings.max_evaluations
-        return bool(most) and self.evaluations >= most
+        return min(count, most - self.evaluations) if most else count
 
     def _converge(
         self, parents: Sequence[Elite], number: int, tried: list[Individual]
@@ -149,7 +155,8 @@ class Engine:
         """The genetic algorithm of a round; ``tried`` gathers all that were tried in it."""
         rng = random.Random(derived_seed("round", self.settings.seed, number))
         growth = Growth()
-        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in parents]
+        able = parents[: self._room(len(parents))]
+        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in able]
         self._try(own)
         count = self.settings.population - len(own)
         born = self._drawn(lambda: self.variation.child([rng.choice(own)], rng), count)
@@ -175,7 +182,11 @@ class Engine:
         first = judge.parent(population, rng)
         if rng.random() >= self.settings.crossover_rate:
             return self.variation.child([first], rng)
-        return self.variation.child(judge.better(first, rng.choice(population)), rng)
+        winner, loser = judge.better(first, rng.choice(population))
+        child = self.variation.child((winner, loser), rng)
+        if winner is loser and not self.settings.pareto:
+            child.replaces = None  # else the best would make way for any offspring of its own
+        return child
 
     def _pool(
         self, population: Sequence[Individual], born: Sequence[Individual]
@@ -203,9 +214,7 @@ class Engine:
 
     def _drawn(self, draw: Callable[[], Individual], count: int) -> list[Individual]:
         """New individuals that have been tried."""
-        most = self.settings.max_evaluations
-        if most:
-            count = min(count, most - self.evaluations)
+        count = self._room(count)
         fresh: dict[tuple[int, str], Individual] = {}
         for _ in range(_TRIES * self.settings.population):
             if len(fresh) >= count:
@@ -245,7 +254,7 @@ class Engine:
         wanted = [(i.elite, i.masks, i.plan) for i in chosen]
         epochs = self.settings.epochs
         jobs = [self.retraining(elite, plan, epochs, number) for elite, _, plan in wanted]
-        fresh = self.retrained(wanted, jobs, number)
+        fresh = [elite for elite in self.retrained(wanted, jobs, number) if elite is not None]
         self.archive += fresh
         for elite in fresh:
             self._see(elite.error, elite.shares)
@@ -268,8 +277,8 @@ class Engine:
 
     def retrained(
         self, wanted: Sequence[tuple[Elite, Masks, Plan]], jobs: Sequence[Retrain], number: int
-    ) -> list[Elite]:
-        """What becomes of jobs that retrain; those that fail are left out and written down.
+    ) -> list[Elite | None]:
+        """What becomes of jobs that retrain; None for those that fail, which are written down.
 
         Args:
             wanted: for every job where it starts, and its genome and plan.
@@ -281,12 +290,14 @@ class Engine:
         lost = [job for job in jobs if self._lost(outcomes[job.key])]
         for job, outcome in zip(lost, self._runner.run(lost), strict=True):
             outcomes[job.key] = outcome
-        fresh: list[Elite] = []
+        fresh: list[Elite | None] = []
         for job, (parent, masks, plan) in zip(jobs, wanted, strict=True):
             outcome = outcomes[job.key]
             if outcome.failure:
                 self._journal.event({"event": "failed", "plan": plan.digest(),
                                      "reason": outcome.failure})  # fmt: skip
+                self.failures.append(outcome.failure)
+                fresh.append(None)
                 continue
             self._names += 1
             shares = self.layout.shares(plan)

@@ -18,7 +18,8 @@ from gp_prune.guided.genetic import network
 from gp_prune.guided.genetic.plan import Plan
 from gp_prune.guided.genetic.subject import Prepared, Subject, calibration_samples
 from gp_prune.statistics import Batch, Loss
-from gp_prune.statistics.batches import call_model
+from gp_prune.statistics.batches import call_model, to_device
+from gp_prune.statistics.state import device_of
 from gp_prune.tuning import FineTuning, Samples, Source, batch_norms, fine_tune, recalibrate
 from gp_prune.tuning.context import training_mode
 from gp_prune.tuning.distillation import distance, main_output
@@ -180,7 +181,7 @@ class Shifted:
         most: most pixels in each direction.
 
     Raises:
-        UserError: the data are not images that can be read in any order.
+        UserError: the data are not images that can be read in any order, or none would be left.
     """
 
     def __init__(self, data: Data, most: int) -> None:
@@ -189,6 +190,12 @@ class Shifted:
             raise UserError(
                 f"shift is {most}, but the training data are no images (samples, channels, height, "
                 "width) that can be read in any order; use shift 0"
+            )
+        height, width = few.shape[2:]
+        if most >= min(height, width):
+            raise UserError(
+                f"shift is {most}, but the training images have {height} x {width} pixels, so "
+                "nothing of them might be left; use a shift of a few pixels"
             )
         self._data, self._most = data, most
 
@@ -247,7 +254,8 @@ def _taught(prepared: Prepared, workbench: Workbench, subject: str) -> Samples |
         outputs = []
         with training_mode(prepared.model, False), torch.no_grad():
             for part in torch.split(train.inputs, 256):
-                outputs.append(main_output(call_model(prepared.model, part)))
+                inputs = to_device(part, device_of(prepared.model))
+                outputs.append(main_output(call_model(prepared.model, inputs)))
                 if outputs[0].nbytes / len(outputs[0]) * len(train) > _TAUGHT_BYTES:
                     return None
         return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)

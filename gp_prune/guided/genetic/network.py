@@ -104,7 +104,10 @@ def put_back(state: Mapping[str, Tensor], trained: nn.Module, places: State, pla
         plan: the plan; its zeros are not put back.
     """
     marks = plan.marks()
-    found = {name: tensor.clone() for name, tensor in state.items()}
+    # Contiguous, whatever the memory format of the model: the places are in that order.
+    found = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+    }
     for name, tensor in trained.state_dict().items():
         values = tensor.detach().cpu()
         if name not in places:

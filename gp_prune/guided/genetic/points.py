@@ -31,6 +31,7 @@ from gp_prune.guided.genetic.subject import Prepared
 from gp_prune.guided.mutation import random_mutation
 from gp_prune.metric import Metric
 from gp_prune.pruning.cost import Cost, measure
+from gp_prune.statistics.state import device_of
 from gp_prune.tuning.samples import in_order
 
 BASELINES = ("random", "l1")
@@ -178,6 +179,8 @@ def _magnitudes() -> tuple[Metric, Metric]:
 def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     """Networks retrained to the end, each no worse on the validation samples than it was.
 
+    One whose retraining fails stays as it is.
+
     Args:
         engine: the run.
         wanted: networks of its archive.
@@ -186,18 +189,21 @@ def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     if not epochs:
         return list(wanted)
     jobs = [engine.retraining(elite, elite.plan, epochs, "final") for elite in wanted]
-    return engine.retrained(
+    found = engine.retrained(
         [(elite, elite.masks, elite.plan) for elite in wanted], jobs, engine.settings.rounds + 1
     )
+    return [after or before for before, after in zip(wanted, found, strict=True)]
 
 
-def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite]]:
+def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite | None]]:
     """Name -> what it gives at the sizes of the points, retrained for as many epochs each.
+
+    None stands where the retraining failed.
 
     Random and L1 pruning start from the dense network and have all epochs at once, which the
     points had in turns.
     """
-    found: dict[str, list[Elite]] = {}
+    found: dict[str, list[Elite | None]] = {}
     dense = engine.archive[0]
     ratings = engine.rated_by(dense, _magnitudes())
     for name in BASELINES:
@@ -269,7 +275,8 @@ def _timing_batch(prepared: Prepared) -> object:
     if not isinstance(few.inputs, torch.Tensor):
         return None
     repeats = -(-BATCH // len(few.inputs))
-    return few.inputs.repeat(repeats, *(1 for _ in few.inputs.shape[1:]))[:BATCH]
+    batch = few.inputs.repeat(repeats, *(1 for _ in few.inputs.shape[1:]))[:BATCH]
+    return batch.to(device_of(prepared.model))
 
 
 def _channels(layout: Layout, plan: Plan) -> dict[str, int]:

@@ -20,6 +20,9 @@ from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.genetic.subject import Own, calibration_samples
 from gp_prune.statistics import Loss
 
+_OF_NAMED = ("data", "weights", "input_shape", "model_seed", "most")
+"""Settings that a network in memory does not take."""
+
 
 class GeneticPruner:
     """Prunes networks by a genetic algorithm and retraining in turns.
@@ -79,17 +82,27 @@ class GeneticPruner:
                 None for a task.
             folder: the run folder; it must be new, unless ``resume``.
             example_inputs: what the module can be called with; by default one sample of the data.
-            loss: of training; by default cross entropy, or the mean squared error.
-            kind: ``"error"`` (share of wrong classes) or ``"mse"``.
-            resume: go on with the run in ``folder``.
+            loss: of training a module; by default cross entropy, or the mean squared error.
+            kind: of a module's errors, ``"error"`` (share of wrong classes) or ``"mse"``.
+            resume: go on with the run in ``folder``, which had the same settings.
             timed: whether to measure the time of the convolutions at the end.
 
         Raises:
             UserError: an argument does not fit, or the network cannot be pruned.
         """
         if isinstance(model, str):
-            named = replace(self.settings, model=model, data=data or "")
-            return self._run(None if resume else named, folder, None, resume, timed)
+            if example_inputs is not None or loss is not None or kind != "error":
+                raise UserError(
+                    f"{model!r} has its own inputs, loss and kind of error; leave out "
+                    "example_inputs, loss and kind, or give the module itself"
+                )
+            settings = replace(self.settings, model=model, data=data or "")
+            return self._run(settings, folder, None, resume, timed)
+        for name in _OF_NAMED:
+            if getattr(self.settings, name):
+                raise UserError(
+                    f"{name} is for networks that are loaded by name; leave it out for a module"
+                )
         if data is None:
             raise UserError("a network in memory needs data; give a pair (inputs, target)")
         own = data if isinstance(data, TuningData) else own_data(
@@ -105,7 +118,7 @@ class GeneticPruner:
 
     def _run(
         self,
-        settings: GeneticSettings | None,
+        settings: GeneticSettings,
         folder: str | Path,
         subject: Own | None,
         resume: bool,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gp_prune.discovery import primitive_set
 from gp_prune.errors import UserError
@@ -14,6 +15,7 @@ from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
 from gp_prune.evolution.jobs import Workbench
 from gp_prune.evolution.journal import Journal, reader
 from gp_prune.evolution.source import TaskSource
+from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.engine import Engine
 from gp_prune.guided.genetic.fronts import Turn, nondominated
 from gp_prune.guided.genetic.jobs import Outcome
@@ -24,6 +26,7 @@ from gp_prune.guided.genetic.subject import Named, Own, Prepared, Subject
 from gp_prune.guided.genetic.writing import write
 from gp_prune.guided.mutation import RANDOM, MetricMutation, random_mutation
 from gp_prune.metric import Metric
+from gp_prune.statistics.state import device_of
 from gp_prune.tuning.context import one_thread
 
 WEIGHTS = "weights"
@@ -100,10 +103,8 @@ def prune_genetically(
             found, prepared = _loaded(settings, subject, source)
             weights = str((folder / WEIGHTS).resolve())
             engine = Engine(found, prepared, settings, pool, weights, runner, journal)
-            # Where the folder stands does not matter, so a run can be moved and then resumed.
-            identity = {**settings.to_json(), "subject": found.identity(), "versions": versions(),
-                        "metrics": [m.metric.digest for m in pool if m.metric]}  # fmt: skip
-            begin(folder, settings, journal, identity, resume=resume)
+            facts, digested = _facts(settings, prepared, pool)
+            begin(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(Progress("load", 1, 1))
             return _run(engine, prepared, settings, folder, weights, progress, timed)
     finally:
@@ -132,6 +133,31 @@ def _loaded(
     )
     prepared = named.load()
     return replace(named, digest=prepared.digest), prepared
+
+
+def _facts(
+    settings: GeneticSettings, prepared: Prepared, pool: Sequence[MetricMutation]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that decides the results, and what those are that say nothing to a person.
+
+    Where the folder stands does not matter, so a run can be moved and then resumed.
+    """
+    metrics = [mutation.metric for mutation in pool if mutation.metric]
+    facts = {
+        **settings.to_json(),
+        **{f"metric {metric.name}": metric.digest for metric in metrics},
+        "versions": versions(),
+        "device": device_of(prepared.model).type,
+        "network": prepared.digest,
+        "samples_digest": prepared.samples_digest(),
+    }
+    named = repr(settings.model) if settings.model else "the network in memory"
+    digested = {
+        **{f"metric {metric.name}": f"the metric {metric.name!r}" for metric in metrics},
+        "network": f"the weights of {named}",
+        "samples_digest": f"the data {prepared.data.name!r}",
+    }
+    return facts, digested
 
 
 def mutation_pool(settings: GeneticSettings) -> list[MetricMutation]:
@@ -174,14 +200,15 @@ def _run(
         progress(Progress("prune", turn.round, turn.of, turn))
     progress(Progress("polish", 0, 1))
     chosen = nondominated(finished(engine))
-    compared = {}
+    compared: dict[str, list[Elite | None]] = {}
     if settings.baselines:
         progress(Progress("compare", 0, 1))
         compared = baselines(engine, chosen)
     names = [f"p{place:02d}" for place in range(1, len(chosen) + 1)]
     named = [("dense", engine.archive[0]), *zip(names, chosen, strict=True)]
     for baseline, elites in compared.items():
-        named += [(f"{baseline} {name}", e) for name, e in zip(names, elites, strict=False)]
+        pairs = zip(names, elites, strict=True)
+        named += [(f"{baseline} {name}", elite) for name, elite in pairs if elite is not None]
     points = measured(
         engine, prepared, weights, named,
         lambda done, of: progress(Progress("judge", done, of)), timed=timed,
@@ -189,7 +216,10 @@ def _run(
     count = len(chosen)
     front = tuple(points[1 : count + 1])
     rest = iter(points[count + 1 :])
-    found = {name: tuple(next(rest) for _ in elites) for name, elites in compared.items()}
+    found = {
+        name: tuple(None if elite is None else next(rest) for elite in elites)
+        for name, elites in compared.items()
+    }
     able = [point for point in front if engine.judge.good(point.elite)]
     result = Result(
         folder=folder,
@@ -203,6 +233,7 @@ def _run(
         evaluations=engine.evaluations,
         history=tuple(history),
         counted=engine.layout.counted,
+        failures=tuple(engine.failures),
         prepared=prepared,
     )
     with writing(folder):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.settings import Settings
+from gp_prune.evolution.settings import MOST_SEED, Settings
 from gp_prune.tuning import FineTuning
 
 GRANULARITIES = ("auto", "channel", "weight")
@@ -23,6 +23,14 @@ def _whole(least: int) -> _Rule:
     return (
         lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
         f"a whole number, at least {least}",
+    )
+
+
+def _seed() -> _Rule:
+    fits, _ = _whole(0)
+    return (
+        lambda value: fits(value) and value <= MOST_SEED,
+        f"a whole number from 0 to {MOST_SEED}",
     )
 
 
@@ -52,13 +60,13 @@ _RULES: dict[str, _Rule] = {
     "shift": _whole(0),
     "samples": _whole(1),
     "calibration": _whole(1),
-    "seed": _whole(0),
-    "model_seed": _whole(0),
+    "seed": _seed(),
+    "model_seed": _seed(),
     "most": _whole(0),
     "max_evaluations": _whole(0),
     "temperature": _POSITIVE,
     "amount": _PART,
-    "restore": _SHARE,
+    "restore": _number(lambda value: 0 <= value < 1, "a share of at least 0 and less than 1"),
     "crossover_rate": _SHARE,
     "reach": _PART,
     "tolerance": _POSITIVE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from gp_prune.evolution.source import TaskSource
 from gp_prune.pruning import Architecture, trace
 from gp_prune.statistics import Batch
 from gp_prune.tuning import Samples, Source
-from gp_prune.tuning.samples import Data, in_order
+from gp_prune.tuning.samples import Data, fingerprint, in_order
 
 _BATCH = 250
 """Samples that are judged at a time."""
@@ -71,14 +71,19 @@ class Prepared:
     def trivial_error(self) -> float:
         """Validation error of the best prediction that looks at no input, at least 1e-12."""
         if self._trivial is None:
-            samples = _gathered(self.data.validation, None)
             if self.data.kind == "error":
-                labels = samples.target if samples.labels is None else samples.labels
+                # Batch by batch, because the images of a folder may not fit into memory.
+                batches = in_order(self.data.validation, _BATCH)
+                labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
                 self._trivial = 1 - float(labels.bincount().max()) / len(labels)
             else:
-                target = samples.target.double()
+                target = _gathered(self.data.validation, None).target.double()
                 self._trivial = float((target - target.mean(0)).square().mean())
         return max(self._trivial, 1e-12)
+
+    def samples_digest(self) -> str:
+        """Tells the samples from others, see :func:`gp_prune.tuning.samples.fingerprint`."""
+        return f"{fingerprint(self.data.train)}; {fingerprint(self.data.validation)}"
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """Training samples on which metrics measure."""
@@ -122,9 +127,6 @@ class Subject(Protocol):
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data, loaded once per worker."""
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-
 
 @dataclass(frozen=True)
 class Named:
@@ -158,20 +160,6 @@ class Named:
         parts = (self.spec, self.data, self.weights, self.input_shape, self.model_seed,
                  self.validation_share, self.most, self.source, self.digest)  # fmt: skip
         return "\0".join(map(repr, parts))
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-        return {
-            "model": self.spec,
-            "data": self.data,
-            "weights": self.weights,
-            "input_shape": None if self.input_shape is None else list(self.input_shape),
-            "model_seed": self.model_seed,
-            "validation_share": self.validation_share,
-            "most": self.most,
-            "device": self.source.device,
-            "network": self.digest,
-        }
 
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data, loaded once per worker.
@@ -243,10 +231,6 @@ class Own:
     def key(self) -> str:
         """Equal exactly for equal networks with equal data."""
         return f"{self.name}\0{self.digest}"
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the results of a run, as JSON."""
-        return {"model": "own", "network": self.digest}
 
     def prepared(self, workbench: Workbench) -> Prepared:
         """The network and its data.

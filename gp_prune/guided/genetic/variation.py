@@ -83,7 +83,8 @@ class Variation:
         pool: the mutations.
 
     Raises:
-        UserError: no mutation can change a kind of site that the network has.
+        UserError: no mutation can change a kind of site that the network has, or one that the
+            settings name can change none of them.
     """
 
     def __init__(
@@ -103,6 +104,17 @@ class Variation:
                 )
             self._pool[kind] = {mutation.name: mutation for mutation in fitting}
             self._rates[kind] = _rates(fitting, settings)
+        if settings.mutations:
+            self._check_use(pool)
+
+    def _check_use(self, pool: Sequence[MetricMutation]) -> None:
+        """Refuse a mutation that was asked for and would never be drawn."""
+        for mutation in pool:
+            if mutation.granularity is not None and KINDS[mutation.granularity] not in self._pool:
+                raise UserError(
+                    f"mutation {mutation.name!r} ranks {KINDS[mutation.granularity]}, which are "
+                    "not pruned here; leave it out, or use another granularity or lambdas"
+                )
 
     def rates(self) -> dict[str, float]:
         """The rate of every mutation, by kind of site and name."""

@@ -76,10 +76,11 @@ def result_json(result: Result) -> dict[str, Any]:
         "dense": point_json(result.dense),
         "front": [point_json(point) for point in result.points],
         "baselines": {
-            name: [point_json(point) for point in points]
+            name: [None if point is None else point_json(point) for point in points]
             for name, points in result.baselines.items()
         },
         "recommended": None if recommended is None else recommended.name,
+        "failures": list(result.failures),
         "history": [list(entry) for entry in result.history],
     }
 
@@ -90,7 +91,7 @@ def _csv(result: Result) -> str:
     table.writeheader()
     everything = [result.dense, *result.points]
     for points in result.baselines.values():
-        everything += points
+        everything += [point for point in points if point is not None]
     for point in everything:
         table.writerow(point_json(point))
     return text.getvalue()
