@@ -106,10 +106,11 @@ HOW = """# Pruning operators in autoencoder training, at equal final sparsity
 
 The amount of a pruning event follows from the number of events, so half of the nodes of every
 hidden layer (of single weights for random_weights) are gone at the end, whatever the operator and
-the schedule; masks are held. Shortened against the paper (Jorgensen et al., GECCO 2025): 30 epochs in
-place of 400, mini-batches of 20 in place of 5, a learning rate of 1e-3 in place of 1e-5, 6 cells in
-place of 10, 10 seeds in place of 30; MNIST with 1,000 training images and the schedule exponential.
-`class_map_energy` is a metric that gp-prune has evolved. The p values are of single tests."""
+the schedule; masks are held. Shortened against the paper (Jorgensen et al., GECCO 2025): 30
+epochs in place of 400, mini-batches of 20 in place of 5, a learning rate of 1e-3 in place of
+1e-5, 6 cells in place of 10, 10 seeds in place of 30; MNIST with 1,000 training images and the
+schedule exponential. `class_map_energy` is a metric that gp-prune has evolved. The p values are
+of single tests."""
 
 
 def markdown(lines: Sequence[Line]) -> str:

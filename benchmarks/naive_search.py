@@ -1,12 +1,13 @@
 """The search for a metric as a researcher would write it, with DEAP alone.
 
 A typed primitive set of its own, one-point crossover, uniform mutation, NSGA-II. Every candidate
-is a deep copy of the network with masks, fine-tuned from a DataLoader with torch's AdamW as it
-comes and evaluated, at every step of the ladder; individuals that variation left unchanged are not
-evaluated again, as in DEAP's own loops, and nothing else is saved. DEAP draws the types of a
-crossover from a set of classes, so two runs with one seed may differ. What it shares with ours are
-the statistics of the layers, the selection of channels, and the protocol of fine-tuning: the same
-samples in the same order, the same number of steps, the same learning rates.
+is a deep copy of the network with masks, fine-tuned from torchvision's data set and a DataLoader
+with torch's AdamW as it comes and evaluated, at every step of the ladder; individuals that
+variation left unchanged are not evaluated again, as in DEAP's own loops, and nothing else is
+saved. DEAP draws the types of a crossover from a set of classes, so two runs with one seed may
+differ. What it shares with ours are the statistics of the layers, the selection of channels, and
+the protocol of fine-tuning: the same samples in the same order, the same number of steps, the
+same learning rates.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 from deap import algorithms, base, gp, tools
+from naive_data import Loadable
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.layer import LayerRecord
@@ -106,12 +108,16 @@ class Naive:
     Args:
         config: the settings that it shares with ours.
         bench: the task.
+        images: the images of the task.
         time_first: evaluations of networks that are done the naive way; 0 means all.
     """
 
-    def __init__(self, config: SearchConfig, bench: Bench, time_first: int = 0) -> None:
+    def __init__(
+        self, config: SearchConfig, bench: Bench, images: Loadable, time_first: int = 0
+    ) -> None:
         self.config = config
         self.bench = bench
+        self.images = images
         self.time_first = time_first
         self.primitives = primitive_set()
         self.tried: list[Tried] = []
@@ -180,7 +186,7 @@ class Naive:
         """The error of a masked copy; of a compact one where the naive way is not timed."""
         started = time.process_time()
         if not self.time_first or self.timed < self.time_first:
-            error = masked_error(self.config, self.bench, plan)
+            error = masked_error(self.config, self.bench, self.images, plan)
             self.timed += 1
             self.tuning += time.process_time() - started
         else:
@@ -206,7 +212,7 @@ def ranked(bench: Bench) -> list[tuple[str, LayerRecord]]:
     return [(name, layer) for name, layer in bench.layers.items() if name in names]
 
 
-def masked_error(config: SearchConfig, bench: Bench, plan: ChannelPlan) -> float:
+def masked_error(config: SearchConfig, bench: Bench, images: Loadable, plan: ChannelPlan) -> float:
     """The relative error of a masked copy after fine-tuning, as a researcher writes it."""
     task = bench.task
     model = copy.deepcopy(task.model)
@@ -214,32 +220,31 @@ def masked_error(config: SearchConfig, bench: Bench, plan: ChannelPlan) -> float
     steps, size, learning_rate = config.fine_tune_steps, 64, 5e-3
     chunks = shuffled(len(task.train.inputs), size, trial_seed(config, bench))
     order = (chunk.tolist() for _, chunk in zip(range(steps), chunks, strict=False))
-    images = TensorDataset(task.train.inputs, task.train.target)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     task.recalibrate(model)
     model.train()
-    for step, (inputs, target) in enumerate(DataLoader(images, batch_sampler=order)):
+    for step, (inputs, labels) in enumerate(DataLoader(images.train, batch_sampler=order)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * schedule(step / steps, 0.0)
         optimiser.zero_grad()
+        target = labels if task.kind == "classification" else inputs
         task.loss(model(inputs), target).backward()
         optimiser.step()
     task.recalibrate(model)
-    return relative(loaded_error(model, bench), task.dense_error, task.trivial_error)
+    return relative(loaded_error(model, bench, images), task.dense_error, task.trivial_error)
 
 
-def loaded_error(model: nn.Module, bench: Bench) -> float:
+def loaded_error(model: nn.Module, bench: Bench, images: Loadable) -> float:
     """The error on the validation split, from a DataLoader."""
-    split = bench.task.validation
     wrong, squares = 0, 0.0
     model.eval()
     with torch.no_grad():
-        for inputs, target in DataLoader(TensorDataset(split.inputs, split.target), 256):
+        for inputs, labels in DataLoader(images.validation, 256):
             output = model(inputs)
-            if bench.task.kind == "classification":
-                wrong += int(output.argmax(1).ne(target).sum())
-            else:
-                squares += float((output - target).square().sum(dtype=torch.float64))
+            wrong += int(output.argmax(1).ne(labels).sum()) if output.dim() == 2 else 0
+            if output.shape == inputs.shape:
+                squares += float((output - inputs).square().sum(dtype=torch.float64))
+    split = bench.task.validation
     if bench.task.kind == "classification":
         return wrong / len(split.inputs)
     return squares / split.target.numel()

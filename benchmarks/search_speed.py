@@ -4,15 +4,15 @@ The naive loop stands in naive_search.py: deep copies with masks, nothing rememb
 that variation left unchanged. Both sides have the same statistics of the layers (made once, counted
 on neither side), the same selection of channels, the same fine-tuning and validation samples.
 
-* Levers: networks of the naive loop's own candidates, from a DataLoader, from tensors, and compact,
-  in turn; how many of its evaluations repeat a plan (cache); with ``--levers`` our search without
-  rungs and with them, and one worker and two.
+* Levers: networks of the naive loop's own candidates, from torchvision and a DataLoader, from
+  tensors, and compact, in turn; how many of its evaluations repeat a plan (cache); with
+  ``--levers`` our search without rungs and with them, and one worker and two.
 * In all: processor time of both whole searches, and the hypervolume of both fronts. All of the
   naive front, and all of ours, was tried at the same, full fidelity.
 
     python benchmarks/search_speed.py --levers
     python benchmarks/search_speed.py --task lenet-mnist --population 60 --generations 15 \
-        --ladder 0.5,0.25,0.1 --steps 470 --rungs 0,60 --promote 0.25,0.25 \
+        --ladder 0.5,0.25,0.1 --steps 470 --rungs 0,60 --promote 0.15,0.2 \
         --training 10000 --judging 5000 --data-root FOLDER --time-first 60 --course FILE.csv
 
 With ``--time-first N`` only the first N evaluations of the naive loop are really done its way; the
@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 import torch
 from limited_tasks import LimitedSource
+from naive_data import Loadable, loadable, same
 from naive_search import Naive, Tried, masked_error, tuned_error
 
 from gp_prune.discovery import builtin_primitives
@@ -65,7 +66,7 @@ class PerNetwork(NamedTuple):
     """Mean processor seconds of one network in three ways, and what they do to its error.
 
     Attributes:
-        loaded: masked, from a DataLoader: the naive way.
+        loaded: masked, from torchvision's data set and a DataLoader: the naive way.
         masked: masked, from slices of a tensor.
         small: compact, from slices of a tensor: ours.
         difference: mean absolute difference in relative error between first and last.
@@ -78,11 +79,11 @@ class PerNetwork(NamedTuple):
 
 
 def per_network(
-    config: SearchConfig, bench: Bench, tried: Sequence[Tried], count: int
+    config: SearchConfig, bench: Bench, images: Loadable, tried: Sequence[Tried], count: int
 ) -> PerNetwork:
     """The three ways in turn, on networks that the naive loop tried."""
     ways: list[Callable[[ChannelPlan], float]] = [
-        lambda plan: masked_error(config, bench, plan),
+        lambda plan: masked_error(config, bench, images, plan),
         lambda plan: tuned_error(config, bench, plan, masked=True),
         lambda plan: tuned_error(config, bench, plan, masked=False),
     ]
@@ -189,10 +190,12 @@ def compare(
     config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace
 ) -> None:
     """Print what every lever saves, and what all save together."""
-    naive = Naive(config, bench, given.time_first)
+    images = loadable(bench.task, given.data_root)
+    assert same(images.train, bench.task.train) and same(images.validation, bench.task.validation)
+    naive = Naive(config, bench, images, given.time_first)
     naive_seconds, naive_front = naive.run()
     total, distinct = len(naive.tried), len({one.plan.digest() for one in naive.tried})
-    one = per_network(config, bench, naive.tried, given.sample)
+    one = per_network(config, bench, images, naive.tried, given.sample)
     ours = search(config, bench, InProcess(source))
     row("lever", "without", "with", "ratio")
     row("---", "---:", "---:", "---:")
