@@ -5,7 +5,8 @@ with ``strategy="random"``: both try the published metrics first and then equall
 behaviours, the one by variation of what survived, the other by random trees. Judged by the
 hypervolume of the whole front on the test split, which no search has read.
 
-Every finished search is a line of the CSV file at once; what stands there is not run again.
+Every finished search is a line of the CSV file at once; what stands there is not run again. The
+table is written beside it.
 
     python benchmarks/gp_vs_random.py --out benchmarks/results/gp_vs_random.csv
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from scipy.stats import ttest_rel, wilcoxon
 
 from gp_prune.evolution.source import TaskSource
+from gp_prune.files import write_text
 from gp_prune.search.config import STRATEGIES, SearchConfig
 from gp_prune.search.results import Result, ladder_objectives
 from gp_prune.search.run import evolve
@@ -128,6 +130,14 @@ def report(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
+HEAD = """# Evolution against random search, at an equal number of behaviours
+
+Hypervolume of the whole front (error, MACs, parameters) by test errors, which no search has read;
+mean and standard deviation over the seeds. Both searches have the same settings and try the
+published metrics first; `random` then draws random trees in the place of offspring.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gp_vs_random.csv"))
@@ -147,7 +157,9 @@ def main() -> None:
                     lines.append(searched(task, seed, strategy, given))
                     add(given.out, lines[-1])
                     print(lines[-1], flush=True)
-    print("\n" + report(lines))
+    text = f"{HEAD}\n{given.population} x {given.generations}:\n\n{report(lines)}\n"
+    write_text(given.out.with_suffix(".md"), text)
+    print(text)
 
 
 if __name__ == "__main__":
