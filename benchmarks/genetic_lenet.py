@@ -39,8 +39,8 @@ EMPHASES = {"sparsity": (1.0, 0.0, 100.0), "computation": (1.0, 100.0, 0.0), "fr
 
 RECORDS = GeneticSettings(
     model="caffe_lenet-mnist", population=24, generations=6, rounds=10, elites=1, epochs=8,
-    patience=3, points=4, final_epochs=30, distill=0.9, shift=1, batch_size=128, tolerance=0.006,
-    limit=0.001, baselines=False,
+    patience=3, points=6, final_epochs=30, distill=0.9, shift=1, batch_size=128, tolerance=0.006,
+    limit=0.003, baselines=False,
 )  # fmt: skip
 
 MUTATION = GeneticSettings(
@@ -75,7 +75,7 @@ def records(options: argparse.Namespace, source: TaskSource) -> None:
                 RECORDS, lambdas=EMPHASES[emphasis], seed=seed, model_seed=seed
             )  # fmt: skip
             if settings.pareto:  # the sparsest, the fastest and one between them
-                settings = replace(settings, elites=3, epochs=4)
+                settings = replace(settings, elites=3, epochs=4, points=4, final_epochs=60)
             folder = options.runs / f"records-{emphasis}-{seed}"
             result = run(settings, folder, source, options.workers)
             found = Record.of(emphasis, seed, result)
