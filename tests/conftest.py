@@ -38,25 +38,37 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared / "task-cache"
 
 
+@pytest.fixture(scope="session")
+def children() -> Callable[[int], list[int]]:
+    """`children(process)`: the processes that a process has started."""
+
+    def find(process: int) -> list[int]:
+        running = [int(f.name) for f in Path("/proc").iterdir() if f.name.isdecimal()]
+        # After the name, which may hold anything, come the state and the parent.
+        parents = {p: _of_process(p, "stat").rpartition(b")")[2].split()[1:2] for p in running}
+        return [p for p, parent in parents.items() if parent == [b"%d" % process]]
+
+    return find
+
+
 @pytest.fixture
-def kill_a_worker() -> Callable[[], int]:
+def kill_a_worker(children: Callable[[int], list[int]]) -> Callable[[], int]:
     """`kill_a_worker()`: ends one worker process of this process by SIGKILL; its number."""
 
     def kill() -> int:
-        tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-        workers = [pid for pid in children if b"evolution.worker" in _command_line(pid)]
-        assert workers, "no worker process to kill"
-        os.kill(int(workers[0]), signal.SIGKILL)
-        return int(workers[0])
+        started = children(os.getpid())
+        found = [p for p in started if b"evolution.worker" in _of_process(p, "cmdline")]
+        assert found, "no worker process to kill"
+        os.kill(found[0], signal.SIGKILL)
+        return found[0]
 
     return kill
 
 
-def _command_line(process: str) -> bytes:
-    """The command of a process; empty for one that has ended meanwhile."""
+def _of_process(process: int, file: str) -> bytes:
+    """What the system tells of a process; nothing of one that has ended meanwhile."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
+        return Path(f"/proc/{process}/{file}").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
 

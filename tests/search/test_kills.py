@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,11 @@ def test_a_run_killed_before_it_began_can_be_started_again(
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc here")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_ends_the_run_and_its_workers(
-    wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, number: signal.Signals
+    wanted: dict[str, bytes],
+    tmp_path: Path,
+    task_cache: Path,
+    children: Callable[[int], list[int]],
+    number: signal.Signals,
 ) -> None:
     folder, settings = tmp_path / "run", tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml())
@@ -162,9 +167,3 @@ def test_a_signal_ends_the_run_and_its_workers(
         time.sleep(0.05)
     evolve(None, folder, source=TaskSource(cache_dir=str(task_cache)), resume=True)
     assert content(folder) == wanted
-
-
-def children(process: int) -> list[int]:
-    """The processes that a process has started."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]

@@ -187,15 +187,6 @@ def test_the_front_so_far_can_be_read_in_every_generation(tmp_path: Path, task_c
     assert list(table(result.folder / FRONT)[0]) == seen[0]
 
 
-def children(process: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and status(int(folder.name))[1:2] == [str(process)]:
-            found.append(int(folder.name))
-    return found
-
-
 def status(process: int) -> list[str]:
     """State and parent of a process, and more; empty for one that is gone."""
     try:
@@ -212,7 +203,11 @@ def alive(process: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_killed_and_resumed(
-    small_run: Result, tmp_path: Path, task_cache: Path, quarter: int
+    small_run: Result,
+    tmp_path: Path,
+    task_cache: Path,
+    children: Callable[[int], list[int]],
+    quarter: int,
 ) -> None:
     folder = tmp_path / "killed"
     settings = tmp_path / "settings.toml"
