@@ -4,8 +4,7 @@ A typed primitive set of its own, one-point crossover, uniform mutation, NSGA-II
 is a deep copy of the network with masks, fine-tuned from torchvision's data set and a DataLoader
 with torch's AdamW as it comes and evaluated, at every step of the ladder; individuals that
 variation left unchanged are not evaluated again, as in DEAP's own loops, and nothing else is
-saved. DEAP draws the types of a crossover from a set of classes, so two runs with one seed may
-differ. What it shares with ours are the statistics of the layers, the selection of channels, and
+saved. What it shares with ours are the statistics of the layers, the selection of channels, and
 the protocol of fine-tuning: the same samples in the same order, the same number of steps, the
 same learning rates.
 """
@@ -13,11 +12,13 @@ same learning rates.
 from __future__ import annotations
 
 import copy
+import json
 import operator
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stopping import hypervolume
+from gp_prune.tasks import Task
 from gp_prune.tuning.steps import schedule, shuffled
 
 OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
@@ -47,11 +49,22 @@ OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
 }
 
 
-class Weights:
+class Kind(type):
+    """A class with the same hash in every process.
+
+    DEAP draws the type of a crossover from a set of classes, whose order would otherwise depend on
+    where they lie in memory, and the search with it.
+    """
+
+    def __hash__(cls) -> int:
+        return len(cls.__name__)
+
+
+class Weights(metaclass=Kind):
     """The type of values with the shape (o, i, k)."""
 
 
-class Channels:
+class Channels(metaclass=Kind):
     """The type of values with the shape (o,)."""
 
 
@@ -102,6 +115,36 @@ class Tried(NamedTuple):
     error: float
 
 
+class Shelf:
+    """Errors of compact networks by their plans, kept in a file from one run to the next.
+
+    Args:
+        path: the file, of JSON lines; without it the errors are kept in memory alone.
+        config: the settings of the run, of which an error depends on the seed and the steps.
+        task: the task of the networks.
+    """
+
+    def __init__(self, path: Path | None, config: SearchConfig, task: Task) -> None:
+        self.path = path
+        self.setting = [
+            task.name, len(task.train.inputs), len(task.validation.inputs),
+            config.fine_tune_steps, config.seed,
+        ]  # fmt: skip
+        self.errors: dict[str, float] = {}
+        if path is not None and path.exists():
+            lines = map(json.loads, path.read_text("utf-8").splitlines())
+            self.errors = {plan: error for setting, plan, error in lines if setting == self.setting}
+
+    def error(self, plan: str, measure: Callable[[], float]) -> float:
+        """The error under a plan, measured where it is not known."""
+        if plan not in self.errors:
+            self.errors[plan] = measure()
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([self.setting, plan, self.errors[plan]]) + "\n")
+        return self.errors[plan]
+
+
 class Naive:
     """The naive loop.
 
@@ -110,11 +153,13 @@ class Naive:
         bench: the task.
         images: the images of the task.
         time_first: evaluations of networks that are done the naive way; 0 means all.
+        shelf: file with errors of compact networks of earlier runs, see :class:`Shelf`.
     """
 
     def __init__(
-        self, config: SearchConfig, bench: Bench, images: Loadable, time_first: int = 0
-    ) -> None:
+        self, config: SearchConfig, bench: Bench, images: Loadable, time_first: int = 0,
+        shelf: Path | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.bench = bench
         self.images = images
@@ -125,7 +170,7 @@ class Naive:
         self.tuning = 0.0
         self.elsewhere = 0.0
         self.course: list[tuple[float, int, float]] = []
-        self._short: dict[str, float] = {}
+        self._shelf = Shelf(shelf, config, bench.task)
         self.layers = {
             name: [read(layer) for read in OPERANDS.values()] for name, layer in ranked(bench)
         }
@@ -190,10 +235,10 @@ class Naive:
             self.timed += 1
             self.tuning += time.process_time() - started
         else:
-            key = plan.digest()
-            if key not in self._short:
-                self._short[key] = tuned_error(self.config, self.bench, plan, masked=False)
-            error = self._short[key]
+            error = self._shelf.error(
+                plan.digest(),
+                lambda: tuned_error(self.config, self.bench, smaller(self.bench, plan)),
+            )
             # Not its own way, so it counts neither as tuning nor as anything else.
             self.elsewhere += time.process_time() - started
         self.tried.append(Tried(plan, error))
@@ -215,8 +260,7 @@ def ranked(bench: Bench) -> list[tuple[str, LayerRecord]]:
 def masked_error(config: SearchConfig, bench: Bench, images: Loadable, plan: ChannelPlan) -> float:
     """The relative error of a masked copy after fine-tuning, as a researcher writes it."""
     task = bench.task
-    model = copy.deepcopy(task.model)
-    mask(model, plan, bench.architecture)
+    model = masked_copy(bench, plan)
     steps, size, learning_rate = config.fine_tune_steps, 64, 5e-3
     chunks = shuffled(len(task.train.inputs), size, trial_seed(config, bench))
     order = (chunk.tolist() for _, chunk in zip(range(steps), chunks, strict=False))
@@ -250,19 +294,26 @@ def loaded_error(model: nn.Module, bench: Bench, images: Loadable) -> float:
     return squares / split.target.numel()
 
 
-def tuned_error(config: SearchConfig, bench: Bench, plan: ChannelPlan, *, masked: bool) -> float:
-    """The same with batches that are slices of one tensor, masked or really smaller."""
+def tuned_error(config: SearchConfig, bench: Bench, model: nn.Module) -> float:
+    """The same of a pruned copy, with batches that are slices of one tensor."""
     task = bench.task
-    if masked:
-        model = copy.deepcopy(task.model)
-        mask(model, plan, bench.architecture)
-    else:
-        model = compact(task.model, plan, bench.architecture)
     task.recalibrate(model)
     task.fine_tune(model, steps=config.fine_tune_steps, seed=trial_seed(config, bench))
     task.recalibrate(model)
     error = task.error(model, task.validation)
     return relative(error, task.dense_error, task.trivial_error)
+
+
+def masked_copy(bench: Bench, plan: ChannelPlan) -> nn.Module:
+    """A copy of the task's network with zeros in the place of what a plan removes."""
+    model = copy.deepcopy(bench.task.model)
+    mask(model, plan, bench.architecture)
+    return model
+
+
+def smaller(bench: Bench, plan: ChannelPlan) -> nn.Module:
+    """The task's network without what a plan removes."""
+    return compact(bench.task.model, plan, bench.architecture)
 
 
 def trial_seed(config: SearchConfig, bench: Bench) -> int:

@@ -16,6 +16,7 @@ from torch import nn
 from gp_prune.evolution.jobs import Workbench
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.tasks import Split, Task
+from gp_prune.tuning.pooling import pool_fast
 
 WORST_ERROR = 2.0
 """Relative errors end here (1 is the trivial guess), so that a network that fine-tuning blew up
@@ -59,7 +60,7 @@ class Evaluation:
         fine-tuning, so nothing regrows.
         """
         task, architecture = workbench.task(self.task)
-        model = pruned_copy(task.model, plan_from_json(self.plan), architecture)
+        model = pool_fast(pruned_copy(task.model, plan_from_json(self.plan), architecture))
         task.fine_tune(model, steps=self.steps, seed=self.seed)
         task.recalibrate(model)
         raw, validation = self._validated(model, task, workbench)

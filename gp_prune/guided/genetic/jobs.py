@@ -23,6 +23,7 @@ from gp_prune.statistics.state import device_of
 from gp_prune.tuning import FineTuning, Samples, Source, batch_norms, fine_tune, recalibrate
 from gp_prune.tuning.context import training_mode
 from gp_prune.tuning.distillation import distance, main_output
+from gp_prune.tuning.pooling import pool_fast
 from gp_prune.tuning.samples import Data
 
 DENSE = "dense"
@@ -85,7 +86,7 @@ class Trial:
         """The validation error of the network of the plan."""
         prepared = self.subject.prepared(workbench)
         model = current(prepared, self.folder, self.weights, workbench)
-        smaller = network.pruned(model, self.plan, prepared.architecture)
+        smaller = pool_fast(network.pruned(model, self.plan, prepared.architecture))
         if batch_norms(smaller):
             _recalibrated(smaller, prepared, workbench, self.subject.key)
         return Outcome(prepared.error(smaller, self.samples))
@@ -132,7 +133,7 @@ class Retrain:
         """Retrain, write the weights down, judge on all validation samples."""
         prepared = self.subject.prepared(workbench)
         model = current(prepared, self.folder, self.weights, workbench)
-        smaller = network.pruned(model, self.plan, prepared.architecture)
+        smaller = pool_fast(network.pruned(model, self.plan, prepared.architecture))
         if batch_norms(smaller):
             _recalibrated(smaller, prepared, workbench, self.subject.key)
         try:
