@@ -113,7 +113,8 @@ class Assessor:
         risen: list[Behaviour] = []
         while len(risen) < wanted:
             tried = [self._smallest(behaviour) for behaviour in pool]
-            rising = promoted(tried, rung, wanted - len(risen))
+            tuned = self.config.steps(rung) > 0
+            rising = promoted(tried, rung, wanted - len(risen), by_volume=tuned)
             if not rising:
                 break
             self._try(rung + 1, ((c.behaviour, self._again(c, trials)) for c in rising))

@@ -22,6 +22,7 @@ from gp_prune.search.archive import Archive, Candidate, Objectives, dominates, p
 from gp_prune.search.evaluation import Evaluation, pruned_copy
 from gp_prune.search.rungs import promoted, survivors
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stopping import hypervolume
 from gp_prune.search.typed_set import Individual
 from gp_prune.tasks import Split
 
@@ -37,24 +38,46 @@ def candidate(number: int, history: list[Objectives]) -> Candidate:
     )
 
 
-@given(HISTORIES, st.integers(0, 1), st.integers(0, 10), st.randoms(use_true_random=False))
+@given(
+    HISTORIES, st.integers(0, 1), st.integers(0, 10), st.booleans(),
+    st.randoms(use_true_random=False),
+)  # fmt: skip
 def test_promotion_takes_the_best_whatever_the_order(
-    histories: list[list[Objectives]], rung: int, count: int, shuffler: random.Random
+    histories: list[list[Objectives]],
+    rung: int,
+    count: int,
+    by_volume: bool,
+    shuffler: random.Random,
 ) -> None:
     candidates = [candidate(number, history) for number, history in enumerate(histories)]
-    rising = promoted(candidates, rung, count)
+    rising = promoted(candidates, rung, count, by_volume=by_volume)
     waiting = [c for c in candidates if c.rung == rung]
     assert len(rising) == min(count, len(waiting))
     left = [c for c in waiting if c not in rising]
     assert not any(dominates(a.objectives, b.objectives) for a in left for b in rising)
     shuffler.shuffle(candidates)
-    assert promoted(candidates, rung, count) == rising
+    assert promoted(candidates, rung, count, by_volume=by_volume) == rising
+
+
+@given(HISTORIES, st.integers(0, 1), st.integers(1, 4))
+def test_always_the_one_rises_that_adds_most_to_the_hypervolume(
+    histories: list[list[Objectives]], rung: int, count: int
+) -> None:
+    candidates = [candidate(number, history) for number, history in enumerate(histories)]
+    there = [c.on(rung) for c in candidates if c.rung > rung]
+    waiting = [c for c in candidates if c.rung == rung]
+    for chosen in promoted(candidates, rung, count, by_volume=True):
+        volumes = [hypervolume([*there, c.objectives]) for c in waiting]
+        there.append(chosen.objectives)
+        assert hypervolume(there) >= max(volumes) - 1e-5
+        waiting.remove(chosen)
 
 
 def test_a_failed_candidate_does_not_rise() -> None:
     good = candidate(1, [(0.5, 0.5, 0.5)])
     failed = Candidate(good.expression, (0.1, 0.1, 0.1), ("x",), reason="too slow")
-    assert promoted([failed, good], 0, 2) == [good]
+    for by_volume in (False, True):
+        assert promoted([failed, good], 0, 2, by_volume=by_volume) == [good]
 
 
 @given(HISTORIES, st.integers(1, 10))
