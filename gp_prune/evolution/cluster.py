@@ -109,14 +109,25 @@ def _connected(address: str) -> Any:
     """A client of the cluster, which has at least one worker."""
     try:
         from distributed import Client
+        from distributed.comm.addressing import parse_address, parse_host_port
+        from distributed.comm.registry import get_backend
     except ImportError:
         raise UserError(
             "a Dask cluster needs the package distributed, which is not installed; "
             "install gp-prune[dask]"
         ) from None
     try:
+        # Asked before, because a client that cannot read its address never ends properly.
+        scheme, place = parse_address(address)
+        get_backend(scheme)
+        parse_host_port(place)
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise UserError(
+            f"{address!r} is no address of a Dask scheduler ({error}); give the one that "
+            "`dask scheduler` prints, for instance tcp://127.0.0.1:8786"
+        ) from None
+    except OSError as error:
         raise UserError(
             f"no Dask scheduler answers at {address!r} ({type(error).__name__}); start one with "
             "`dask scheduler` and give the address that it prints"

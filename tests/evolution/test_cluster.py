@@ -137,16 +137,24 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(
 
 
 @needs_dask
-def test_a_scheduler_that_does_not_answer_is_named() -> None:
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("tcp://127.0.0.1:9", "no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+        ("somewhere", "'somewhere' is no address of a Dask scheduler (missing port number"),
+        ("carrier://pigeon:9", "is no address of a Dask scheduler (unknown address scheme"),
+    ],
+)
+def test_a_scheduler_that_does_not_answer_is_named(address: str, reason: str) -> None:
     done = subprocess.run(
-        [*MODULE, "gp_prune.cli", "evolve", "--dask", "tcp://127.0.0.1:9", "--out", "nowhere"],
+        [*MODULE, "gp_prune.cli", "evolve", "--dask", address, "--out", "nowhere"],
         capture_output=True,
         check=False,
         text=True,
         timeout=120,
     )
     assert done.returncode == 2
-    assert "no Dask scheduler answers at 'tcp://127.0.0.1:9'" in done.stderr
+    assert reason in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("nowhere").exists()
 
