@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from autoencoder_tables import Line, append, key_of, markdown, read_lines
+from autoencoder_tables import Line, key_of, markdown
+from csv_lines import append, read
 
 from gp_prune.evolution.source import TaskSource
 from gp_prune.files import write_text
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="Make at most so many lines now.")
     arguments = parser.parse_args()
     place = arguments.out / f"{NAME}.csv"
-    known = {key_of(line) for line in read_lines(place)}
+    known = {key_of(line) for line in read(place, Line)}
     source = TaskSource(data_root=arguments.data_root)
     made = 0
     with one_thread():
@@ -107,7 +108,7 @@ def main() -> None:
                 break
             append(place, measured(name, settings, source))
             made += 1
-    text = markdown(read_lines(place))
+    text = markdown(read(place, Line))
     write_text(arguments.out / f"{NAME}.md", text)
     print(text)
 

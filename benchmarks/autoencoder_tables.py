@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from dataclasses import dataclass
 
 from scipy.stats import wilcoxon
 
@@ -35,7 +31,8 @@ PAPER_SWEEP = {
 """Mean L1 in coevolution, read off the paper's figures."""
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
     """One run.
 
     Attributes:
@@ -72,34 +69,6 @@ class Line(NamedTuple):
 def key_of(line: Line) -> tuple[str, str, str, str, int]:
     """What makes a line the same run."""
     return line.data, line.mode, line.operator, line.schedule, line.seed
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a file; none if it is not there. A torn last line is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    kinds = get_type_hints(Line)
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [Line(**{name: kinds[name](value) for name, value in row.items()}) for row in rows]
-
-
-def append(path: Path, line: Line) -> None:
-    """Add a line at once; a torn last line is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = path.read_text() if path.exists() else ""
-    whole = content[: content.rfind("\n") + 1]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not whole:
-        writer.writerow(Line._fields)
-    writer.writerow(line)
-    with open(path, "r+" if path.exists() else "w") as file:
-        file.truncate(len(whole.encode()))
-        file.seek(0, os.SEEK_END)
-        file.write(text.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 HOW = """# Pruning operators in autoencoder training, at equal final sparsity

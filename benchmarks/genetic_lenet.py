@@ -24,7 +24,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from genetic_lenet_lines import Comparison, Record, read, write_comparisons, write_records
+from csv_lines import read
+from genetic_lenet_lines import Comparison, Record, write_comparisons, write_records
 
 from gp_prune.evolution.folder import CONFIG
 from gp_prune.evolution.source import TaskSource

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from csv_lines import as_csv
 
 from gp_prune.files import write_text
 from gp_prune.guided.genetic.points import Point
@@ -140,42 +140,22 @@ class Comparison:
 Line = TypeVar("Line", Record, Comparison)
 
 
-def read(path: Path, kind: type[Line]) -> list[Line]:
-    """The lines of a file; none where there is no file."""
-    if not path.exists():
-        return []
-    types = {"str": str, "int": int, "float": float}
-    with open(path, newline="") as file:
-        return [
-            kind(**{field.name: types[str(field.type)](row[field.name]) for field in fields(kind)})
-            for row in csv.DictReader(file)
-        ]
-
-
 def write_records(path: Path, lines: Sequence[Record]) -> None:
     """Write the newest line of every run, and the table."""
     kept = _newest(lines)
-    write_text(path, _csv(kept))
+    write_text(path, as_csv(kept))
     write_text(path.with_suffix(".md"), records_table(kept))
 
 
 def write_comparisons(path: Path, lines: Sequence[Comparison]) -> None:
     """Write the newest line of every pair of runs, and the table."""
     kept = _newest(lines)
-    write_text(path, _csv(kept))
+    write_text(path, as_csv(kept))
     write_text(path.with_suffix(".md"), comparisons_table(kept))
 
 
 def _newest(lines: Sequence[Line]) -> list[Line]:
     return [line for _, line in sorted({line.key: line for line in lines}.items())]
-
-
-def _csv(lines: Sequence[Record] | Sequence[Comparison]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in fields(lines[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(line) for line in lines)
-    return text.getvalue()
 
 
 def records_table(lines: Sequence[Record]) -> str:

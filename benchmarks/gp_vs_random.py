@@ -14,13 +14,13 @@ table is written beside it.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from csv_lines import append, read
 from scipy.stats import ttest_rel, wilcoxon
 
 from gp_prune.evolution.source import TaskSource
@@ -79,31 +79,6 @@ def searched(task: str, seed: int, strategy: str, given: argparse.Namespace) -> 
     return Line(task, seed, strategy, result.behaviours, *volumes(result), round(seconds, 1))
 
 
-def read(path: Path) -> list[Line]:
-    """The lines that are there already."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Line(
-                row["task"], int(row["seed"]), row["strategy"], int(row["behaviours"]),
-                float(row["validation"]), float(row["test"]), float(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        ]  # fmt: skip
-
-
-def add(path: Path, line: Line) -> None:
-    """Append a line at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(line))
-
-
 def report(lines: list[Line]) -> str:
     """A Markdown table: means and spreads by task, and paired tests over the seeds."""
     rows = [
@@ -148,14 +123,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache-dir")
     given = parser.parse_args()
-    lines = read(given.out)
+    lines = read(given.out, Line)
     done = {(line.task, line.seed, line.strategy) for line in lines}
     for seed in range(given.seeds):
         for task in TASKS:
             for strategy in STRATEGIES:
                 if (task, seed, strategy) not in done:
                     lines.append(searched(task, seed, strategy, given))
-                    add(given.out, lines[-1])
+                    append(given.out, lines[-1])
                     print(lines[-1], flush=True)
     text = f"{HEAD}\n{given.population} x {given.generations}:\n\n{report(lines)}\n"
     write_text(given.out.with_suffix(".md"), text)

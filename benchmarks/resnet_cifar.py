@@ -22,7 +22,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from resnet_cifar_lines import Line, Protocol, as_csv, markdown, read_lines
+from csv_lines import as_csv, read
+from resnet_cifar_lines import Line, Protocol, markdown
 from resnets import NETWORKS, load_published, normalised
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,7 +113,7 @@ class Bench:
     ) -> None:
         self.train, self.test, self.weights = train, test, weights
         self.protocol, self.out = protocol, out
-        self.lines = read_lines(out / f"{NAME}.csv")
+        self.lines = read(out / f"{NAME}.csv", Line)
         self._models: dict[str, tuple[nn.Module, Tensor, float]] = {}
 
     def network(self, name: str) -> tuple[nn.Module, Tensor, float]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from gp_prune.tuning import FineTuning
 
@@ -111,25 +107,6 @@ class Line:
     def key(self) -> tuple[str, str, str, int, int]:
         """What it is the line of."""
         return self.network, self.metric, self.ranking, self.seed, self.steps
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines that a file holds; none if there is no file."""
-    if not path.exists():
-        return []
-    kinds: dict[str, Any] = {"str": str, "int": int, "float": float}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [Line(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(Line)}) for row in rows]
-
-
-def as_csv(lines: Iterable[Line]) -> str:
-    """What :func:`read_lines` reads."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Line)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(line) for line in lines)
-    return text.getvalue()
 
 
 def markdown(lines: Sequence[Line], protocol: Protocol) -> str:

@@ -10,16 +10,16 @@ trained and cached beforehand. Writes a CSV file and a plot beside it.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import torch
+from csv_lines import as_csv
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -28,6 +28,7 @@ from gp_prune.discovery import builtin_primitives
 from gp_prune.evolution.executors import make_runner
 from gp_prune.evolution.journal import Journal, reader
 from gp_prune.evolution.source import TaskSource
+from gp_prune.files import write_text
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
 from gp_prune.search.evaluation import Outcome
@@ -152,10 +153,7 @@ def main() -> None:
         lines.append(measured(varied, task, population, workers, given))
         print(lines[-1], flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    with given.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
+    write_text(given.out, as_csv(lines))
     plot(lines, given.out.with_suffix(".svg"))
 
 

@@ -25,18 +25,18 @@ prints the memory of our search after every generation.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from csv_lines import append
 from limited_tasks import LimitedSource
 from naive_data import Loadable, loadable, same
 from naive_search import Naive, Tried, masked_copy, masked_error, smaller, tuned_error
@@ -248,17 +248,32 @@ def compare(
         write_course(Path(given.course), config.seed, {"naive": naive.course, "ours": ours.course})
 
 
+@dataclass(frozen=True)
+class Step:
+    """A generation of a search.
+
+    Attributes:
+        seed: of the search.
+        search: ``"naive"`` or ``"ours"``.
+        generation: its number.
+        seconds: of processor time until it ended.
+        tried: networks (naive) or formulas (ours) until then.
+        hypervolume: of the front.
+    """
+
+    seed: int
+    search: str
+    generation: int
+    seconds: float
+    tried: int
+    hypervolume: float
+
+
 def write_course(path: Path, seed: int, courses: dict[str, list[tuple[float, int, float]]]) -> None:
     """Add the generations of both searches to a CSV file."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(("seed", "search", "generation", "seconds", "tried", "hypervolume"))
-        for name, course in courses.items():
-            for generation, (seconds, tried, volume) in enumerate(course):
-                line = seed, name, generation, round(seconds, 1), tried, round(volume, 5)
-                writer.writerow(line)
+    for name, course in courses.items():
+        for generation, (seconds, tried, volume) in enumerate(course):
+            append(path, Step(seed, name, generation, round(seconds, 1), tried, round(volume, 5)))
 
 
 def main() -> None:

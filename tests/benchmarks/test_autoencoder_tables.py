@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import autoencoder_operators as benchmark
 import autoencoder_tables as tables
 import pytest
@@ -15,28 +13,6 @@ def line(operator: str = "random", seed: int = 0, l1: float = 0.2, **more: objec
         "validation_loss": l1, "test_l1": l1, "trivial_l1": 0.3, "seconds": 1.0,
     }  # fmt: skip
     return Line(**{**values, **more})  # type: ignore[arg-type]
-
-
-def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "lines.csv"
-    assert tables.read_lines(path) == []
-    written = [line(seed=number, l1=0.1 + number / 7) for number in range(3)]
-    for one in written:
-        tables.append(path, one)
-    assert tables.read_lines(path) == written
-
-
-@pytest.mark.parametrize("torn", ["binary-clusters,cano", "data,mode,opera"])
-def test_a_torn_last_line_is_made_again(tmp_path: Path, torn: str) -> None:
-    path = tmp_path / "lines.csv"
-    if torn.startswith("binary"):
-        tables.append(path, line())
-    before = tables.read_lines(path)
-    with open(path, "a") as file:
-        file.write(torn)
-    assert tables.read_lines(path) == before
-    tables.append(path, line(seed=1))
-    assert tables.read_lines(path) == [*before, line(seed=1)]
 
 
 def test_differences_are_paired_by_seed_and_schedule() -> None:

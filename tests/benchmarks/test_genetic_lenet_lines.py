@@ -7,6 +7,7 @@ from pathlib import Path
 
 import genetic_lenet_lines as lines
 import pytest
+from csv_lines import read
 
 RECORD = lines.Record(
     emphasis="computation", seed=0, point="p02", dense_validation=0.7, dense_test=0.6,
@@ -44,7 +45,7 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path):
     path = tmp_path / "found.csv"
     other = replace(RECORD, seed=1)
     lines.write_records(path, [other, RECORD, replace(RECORD, test=0.7)])
-    assert lines.read(path, lines.Record) == [replace(RECORD, test=0.7), other]
+    assert read(path, lines.Record) == [replace(RECORD, test=0.7), other]
     table = path.with_suffix(".md").read_text()
     assert "| computation | 0 | 0.60 % | 0.70 % | +0.10 | 80.00 % |" in table
     assert "31.0x | 16x | 17.0x (11.0x)" in table
@@ -53,4 +54,4 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path):
         tmp_path / "pairs.csv", [compared, replace(compared, seed=1, share=0.2)]
     )
     assert "median of 2 | | | | 0.25 (most 0.30)" in (tmp_path / "pairs.md").read_text()
-    assert len(lines.read(tmp_path / "pairs.csv", lines.Comparison)) == 2
+    assert len(read(tmp_path / "pairs.csv", lines.Comparison)) == 2

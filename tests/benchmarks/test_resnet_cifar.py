@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import resnet_cifar
 import torch
-from resnet_cifar_lines import Line, Protocol, as_csv, markdown, read_lines
+from csv_lines import read
+from resnet_cifar_lines import Line, Protocol, markdown
 from resnets import resnet20
 
 from gp_prune import Metric
@@ -103,13 +104,6 @@ def test_samples_are_chosen_by_seed() -> None:
     assert not torch.equal(first, resnet_cifar.sample(samples, 10, 1).labels)
 
 
-def test_lines_come_back_from_csv(tmp_path: Path) -> None:
-    lines = [line(0, 61.28), line(1, 1 / 3, "random")]
-    (tmp_path / "lines.csv").write_text(as_csv(lines))
-    assert read_lines(tmp_path / "lines.csv") == lines
-    assert read_lines(tmp_path / "none.csv") == []
-
-
 def test_the_page_has_mean_and_deviation_over_the_seeds_of_this_protocol() -> None:
     lines = [line(0, 60.0), line(1, 62.0), line(0, 70.0, "random"), line(0, 50.0, network="other")]
     lines.append(replace(line(2, 0.0), steps=1))
@@ -121,7 +115,7 @@ def test_the_page_has_mean_and_deviation_over_the_seeds_of_this_protocol() -> No
 
 
 def test_the_page_in_the_repository_is_made_from_its_lines() -> None:
-    lines = read_lines(RESULTS / "resnet_cifar.csv")
+    lines = read(RESULTS / "resnet_cifar.csv", Line)
     assert {found.network for found in lines} <= {"resnet20", "resnet56"}
     assert len({found.key for found in lines}) == len(lines)
     page = (RESULTS / "resnet_cifar.md").read_text(encoding="utf-8")

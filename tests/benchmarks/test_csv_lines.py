@@ -1,0 +1,72 @@
+"""Lines of results come back as they were written, from files of any age."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import autoencoder_tables
+import genetic_lenet_lines
+import gp_vs_random
+import pytest
+import resnet_cifar_lines
+import search_cost
+import search_speed
+from csv_lines import append, as_csv, read
+from hypothesis import given
+from hypothesis import strategies as st
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+KINDS = {
+    "autoencoder_operators": autoencoder_tables.Line,
+    "genetic_lenet": genetic_lenet_lines.Record,
+    "genetic_mutation": genetic_lenet_lines.Comparison,
+    "gp_vs_random": gp_vs_random.Line,
+    "resnet_cifar": resnet_cifar_lines.Line,
+    "search_cost": search_cost.Line,
+    "search_speed": search_speed.Step,
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    name: str
+    count: int
+    value: float
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]))
+SAMPLES = st.builds(Sample, TEXTS, st.integers(), st.floats(allow_nan=False))
+
+
+@given(st.lists(SAMPLES))
+def test_lines_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[Sample]
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "folder" / "lines.csv"
+    assert read(path, Sample) == []
+    for line in lines:
+        append(path, line)
+    assert read(path, Sample) == lines
+    if lines:
+        assert path.read_text(encoding="utf-8") == as_csv(lines)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_torn_last_line_is_made_again(tmp_path: Path, before: int) -> None:
+    path = tmp_path / "lines.csv"
+    whole = [Sample("first", 1, 0.5)][:before]
+    for line in whole:
+        append(path, line)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("seco" if before else "name,cou")
+    assert read(path, Sample) == whole
+    append(path, Sample("second", 2, float("inf")))
+    assert read(path, Sample) == [*whole, Sample("second", 2, float("inf"))]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.csv")), ids=lambda path: path.stem)
+def test_the_results_in_the_repository_can_be_read(path: Path) -> None:
+    lines = read(path, KINDS[path.stem])
+    assert lines
+    assert as_csv(lines) == path.read_text(encoding="utf-8")
