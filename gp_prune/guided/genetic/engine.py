@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from gp_prune.evolution.executors import Runner
 from gp_prune.evolution.fronts import Growth, hypervolume
@@ -17,11 +16,10 @@ from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.fronts import REFERENCE, Turn, Volume, compromises, nondominated
-from gp_prune.guided.genetic.jobs import DENSE, Outcome, Retrain, Shifted, Trial, current
-from gp_prune.guided.genetic.layout import Layout, Masks, Shares
-from gp_prune.guided.genetic.network import state_path
-from gp_prune.guided.genetic.plan import Plan
+from gp_prune.guided.genetic.jobs import DENSE, Outcome, Shifted, Trial, current
+from gp_prune.guided.genetic.layout import Layout, Shares
 from gp_prune.guided.genetic.ratings import Ratings
+from gp_prune.guided.genetic.retraining import Retraining
 from gp_prune.guided.genetic.selection import Judge
 from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.genetic.subject import Prepared, Subject
@@ -49,7 +47,7 @@ class Engine:
     Attributes:
         archive: the dense network and all that were retrained.
         evaluations: distinct plans that were tried.
-        failures: why retrainings gave no network, one reason for each.
+        retraining: makes the networks of the archive but the first.
     """
 
     def __init__(
@@ -83,8 +81,9 @@ class Engine:
         self._tried: dict[tuple[int, str], float] = {}
         self._volume = Volume()
         self.evaluations = 0
-        self.failures: list[str] = []
-        self._names = 0
+        self.retraining = Retraining(
+            subject, settings, self.layout, folder, runner, journal, self._rate
+        )
 
     def _dense(self, error: float) -> Elite:
         masks = self.layout.full()
@@ -253,65 +252,12 @@ class Engine:
         """Retrain individuals; the new members of the archive."""
         wanted = [(i.elite, i.masks, i.plan) for i in chosen]
         epochs = self.settings.epochs
-        jobs = [self.retraining(elite, plan, epochs, number) for elite, _, plan in wanted]
-        fresh = [elite for elite in self.retrained(wanted, jobs, number) if elite is not None]
+        jobs = [self.retraining.job(elite, plan, epochs, number) for elite, _, plan in wanted]
+        fresh = [e for e in self.retraining.run(wanted, jobs, number) if e is not None]
         self.archive += fresh
         for elite in fresh:
             self._see(elite.error, elite.shares)
         return fresh
-
-    def retraining(self, start: Elite, plan: Plan, epochs: int, what_for: object) -> Retrain:
-        """The job that retrains a plan on the weights of a network.
-
-        Args:
-            start: where the weights come from.
-            plan: what is removed.
-            epochs: of retraining.
-            what_for: the round or the purpose, which decides the order of the samples.
-        """
-        seed = derived_seed("retrain", self.settings.seed, what_for)
-        return Retrain(
-            self._subject, self._folder, start.weights, plan,
-            self.settings.tuning(epochs, seed), self.settings.distill, self.settings.shift,
-        )  # fmt: skip
-
-    def retrained(
-        self, wanted: Sequence[tuple[Elite, Masks, Plan]], jobs: Sequence[Retrain], number: int
-    ) -> list[Elite | None]:
-        """What becomes of jobs that retrain; None for those that fail, which are written down.
-
-        Args:
-            wanted: for every job where it starts, and its genome and plan.
-            jobs: the jobs.
-            number: the round.
-        """
-        outcomes = resolve(jobs, self._runner, self._journal)
-        # The journal may know weights that somebody has deleted since.
-        lost = [job for job in jobs if self._lost(outcomes[job.key])]
-        for job, outcome in zip(lost, self._runner.run(lost), strict=True):
-            outcomes[job.key] = outcome
-        fresh: list[Elite | None] = []
-        for job, (parent, masks, plan) in zip(jobs, wanted, strict=True):
-            outcome = outcomes[job.key]
-            if outcome.failure:
-                self._journal.event({"event": "failed", "plan": plan.digest(),
-                                     "reason": outcome.failure})  # fmt: skip
-                self.failures.append(outcome.failure)
-                fresh.append(None)
-                continue
-            self._names += 1
-            shares = self.layout.shares(plan)
-            epochs = parent.epochs + job.tuning.epochs
-            fresh.append(
-                Elite(self._names, number, masks, plan, shares, outcome.weights, outcome.error,
-                      epochs, parent, self._rate)
-            )  # fmt: skip
-        return fresh
-
-    def _lost(self, outcome: Outcome) -> bool:
-        return (
-            bool(outcome.weights) and not state_path(Path(self._folder), outcome.weights).exists()
-        )
 
     def _parents(self, parents: Sequence[Elite], fresh: Sequence[Elite]) -> list[Elite]:
         """Those that the next population starts from; the reach adapts to what came of it."""

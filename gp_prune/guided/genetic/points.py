@@ -188,8 +188,8 @@ def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     epochs = engine.settings.final_epochs
     if not epochs:
         return list(wanted)
-    jobs = [engine.retraining(elite, elite.plan, epochs, "final") for elite in wanted]
-    found = engine.retrained(
+    jobs = [engine.retraining.job(elite, elite.plan, epochs, "final") for elite in wanted]
+    found = engine.retraining.run(
         [(elite, elite.masks, elite.plan) for elite in wanted], jobs, engine.settings.rounds + 1
     )
     return [after or before for before, after in zip(wanted, found, strict=True)]
@@ -213,10 +213,10 @@ def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite |
             plan = baseline_plan(engine.layout, point.plan, name, ratings, seed)
             wanted.append((dense, dense.masks, plan))
         jobs = [
-            engine.retraining(dense, plan, point.epochs, name)
+            engine.retraining.job(dense, plan, point.epochs, name)
             for point, (_, _, plan) in zip(points, wanted, strict=True)
         ]
-        found[name] = engine.retrained(wanted, jobs, 0)
+        found[name] = engine.retraining.run(wanted, jobs, 0)
     return found
 
 

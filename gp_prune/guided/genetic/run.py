@@ -233,7 +233,7 @@ def _run(
         evaluations=engine.evaluations,
         history=tuple(history),
         counted=engine.layout.counted,
-        failures=tuple(engine.failures),
+        failures=tuple(engine.retraining.failures),
         prepared=prepared,
     )
     with writing(folder):
