@@ -67,8 +67,8 @@ class Layout:
         architecture: its traced structure.
         granularity: ``"auto"``, ``"channel"`` or ``"weight"``.
         counted: which MACs count: ``"auto"``, ``"conv"`` or ``"all"``.
-        sparse: whether the number of parameters counts; otherwise what saves no MACs that count
-            has no genes.
+        sparse: whether the number of parameters counts; otherwise single weights of layers whose
+            MACs do not count have no genes.
 
     Raises:
         UserError: there is nothing to remove, or no convolution whose MACs could count.
