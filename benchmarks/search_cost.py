@@ -92,7 +92,7 @@ def measured(
     finally:
         runner.close()
     count = last.behaviours - first.behaviours
-    macs = sum(layer.macs for layer in bench.architecture.layers)
+    macs, _ = bench.architecture.dense_costs
     return Line(varied, task, macs, population, workers, count, wall / count, used / count)
 
 
@@ -123,15 +123,19 @@ def plot(lines: Sequence[Line], path: Path) -> None:
         axis.plot(values, [1000 * r.wall for r in rows], "o-", label="on the clock")
         axis.plot(values, [1000 * r.processor for r in rows], "s--", label="processor time")
         axis.set_xlabel(title)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.2 * max(1000 * max(r.wall, r.processor) for r in rows))
+        axis.margins(x=0.2)
         if varied == "network":
             axis.set_xscale("log")
             for row, value in zip(rows, values, strict=True):
-                axis.annotate(row.task, (value, 1000 * row.wall), fontsize=7)
+                axis.annotate(
+                    row.task, (value, 1000 * row.wall), fontsize=7, ha="center",
+                    xytext=(0, 6), textcoords="offset points",
+                )  # fmt: skip
         else:
             axis.set_xticks(values)
     axes[0].set_ylabel("ms per behaviour")
-    axes[0].legend()
+    axes[0].legend(loc="lower right")
     figure.savefig(path)
 
 
