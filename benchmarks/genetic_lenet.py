@@ -46,7 +46,7 @@ RECORDS = GeneticSettings(
 
 MUTATION = GeneticSettings(
     population=24, generations=10, rounds=20, elites=2, epochs=1, final_epochs=0, distill=0.5,
-    batch_size=128, samples=500, patience=0, max_evaluations=720, baselines=False,
+    batch_size=128, samples=500, patience=0, baselines=False,
 )  # fmt: skip
 TASKS = ("lenet-digits", "lenet-mnist")
 
@@ -90,8 +90,11 @@ def mutation(options: argparse.Namespace, source: TaskSource) -> None:
         for seed in options.seeds:
             histories = {}
             for arm, mutations in (("random", ("random",)), ("guided", ())):
-                settings = replace(MUTATION, model=task, mutations=mutations, seed=seed)
-                folder = options.runs / f"mutation-{task}-{arm}-{seed}"
+                settings = replace(
+                    MUTATION, model=task, mutations=mutations, seed=seed,
+                    max_evaluations=options.plans,
+                )  # fmt: skip
+                folder = options.runs / f"mutation-{task}-{options.plans}-{arm}-{seed}"
                 histories[arm] = run(settings, folder, source, options.workers).history
             found = Comparison.of(task, seed, histories["random"], histories["guided"])
             print(found, flush=True)
@@ -106,7 +109,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cache-dir", help="folder of trained networks")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2, for mutation 0 to 4")
     parser.add_argument("--emphases", nargs="+", choices=EMPHASES, default=list(EMPHASES))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of mutation")
+    parser.add_argument("--plans", type=int, default=720, help="that a run of mutation tries")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
     source = TaskSource(options.cache_dir, options.data_root)

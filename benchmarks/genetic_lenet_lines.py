@@ -132,9 +132,9 @@ class Comparison:
         return cls(task, seed, evaluations, target, guided[-1][1], needed, share)
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, int, int]:
         """What a newer line replaces."""
-        return self.task, self.seed
+        return self.task, self.random_evaluations, self.seed
 
 
 Line = TypeVar("Line", Record, Comparison)
@@ -196,7 +196,8 @@ def comparisons_table(lines: Sequence[Comparison]) -> str:
         "# Mutations guided by metrics and random ones",
         "",
         "Plans that the guided run tries until its front has the hypervolume that the random run "
-        "of the same seed ends with.",
+        "of the same seed ends with. The runs of 2,160 plans (`--plans`) were made after those of "
+        "720 had been seen.",
         "",
         "| task | seed | random: plans | hypervolume | guided: plans for it | share | guided: "
         "hypervolume in the end |",
@@ -208,10 +209,12 @@ def comparisons_table(lines: Sequence[Comparison]) -> str:
             f"{line.random_hypervolume:.4f} | {line.guided_evaluations or 'never'} | "
             f"{line.share:.2f} | {line.guided_hypervolume:.4f} |"
         )
-    for task in dict.fromkeys(line.task for line in lines):
-        shares = [line.share for line in lines if line.task == task]
+    for task, plans in dict.fromkeys((line.task, line.random_evaluations) for line in lines):
+        shares = [
+            line.share for line in lines if (line.task, line.random_evaluations) == (task, plans)
+        ]
         median, most = statistics.median(shares), max(shares)
         rows.append(
-            f"| {task} | median of {len(shares)} | | | | {median:.2f} (most {most:.2f}) | |"
+            f"| {task} | median of {len(shares)} | {plans} | | | {median:.2f} (most {most:.2f}) | |"
         )
     return "\n".join([*rows, "", f"    {COMMAND.format('mutation')}", ""])

@@ -51,7 +51,14 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path):
     assert "31.0x | 16x | 17.0x (11.0x)" in table
     compared = lines.Comparison("digits", 0, 720, 0.39, 0.48, 216, 0.3)
     lines.write_comparisons(
-        tmp_path / "pairs.csv", [compared, replace(compared, seed=1, share=0.2)]
+        tmp_path / "pairs.csv",
+        [
+            compared,
+            replace(compared, seed=1, share=0.2),
+            replace(compared, random_evaluations=2160, share=0.7),
+        ],
     )
-    assert "median of 2 | | | | 0.25 (most 0.30)" in (tmp_path / "pairs.md").read_text()
-    assert len(read(tmp_path / "pairs.csv", lines.Comparison)) == 2
+    page = (tmp_path / "pairs.md").read_text()
+    assert "median of 2 | 720 | | | 0.25 (most 0.30)" in page
+    assert "median of 1 | 2160 | | | 0.70 (most 0.70)" in page
+    assert len(read(tmp_path / "pairs.csv", lines.Comparison)) == 3
