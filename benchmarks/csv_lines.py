@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -24,12 +24,12 @@ def read(path: Path, kind: type[Line]) -> list[Line]:
 
 def as_csv(lines: Iterable[Any], *, header: bool = True) -> str:
     """What :func:`read` reads."""
+    rows = [asdict(line) for line in lines]
     text = io.StringIO()
-    for number, line in enumerate(lines):
-        writer = csv.DictWriter(text, [f.name for f in fields(line)], lineterminator="\n")
-        if header and number == 0:
-            writer.writeheader()
-        writer.writerow(asdict(line))
+    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
+    if header and rows:
+        writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 

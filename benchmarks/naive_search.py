@@ -12,16 +12,18 @@ same learning rates.
 from __future__ import annotations
 
 import copy
-import json
 import operator
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from csv_lines import append, read
 from deap import algorithms, base, gp, tools
 from naive_data import Loadable
 from torch import Tensor, nn
@@ -115,33 +117,43 @@ class Tried(NamedTuple):
     error: float
 
 
+@dataclass(frozen=True)
+class Known:
+    """The error of a compact network, and all that it depends on."""
+
+    task: str
+    training: int
+    judging: int
+    steps: int
+    seed: int
+    plan: str
+    error: float
+
+
 class Shelf:
     """Errors of compact networks by their plans, kept in a file from one run to the next.
 
     Args:
-        path: the file, of JSON lines; without it the errors are kept in memory alone.
+        path: the file, see :mod:`csv_lines`; without it the errors are kept in memory alone.
         config: the settings of the run, of which an error depends on the seed and the steps.
         task: the task of the networks.
     """
 
     def __init__(self, path: Path | None, config: SearchConfig, task: Task) -> None:
         self.path = path
-        self.setting = [
-            task.name, len(task.train.inputs), len(task.validation.inputs),
+        self.known = partial(
+            Known, task.name, len(task.train.inputs), len(task.validation.inputs),
             config.fine_tune_steps, config.seed,
-        ]  # fmt: skip
-        self.errors: dict[str, float] = {}
-        if path is not None and path.exists():
-            lines = map(json.loads, path.read_text("utf-8").splitlines())
-            self.errors = {plan: error for setting, plan, error in lines if setting == self.setting}
+        )  # fmt: skip
+        lines = read(path, Known) if path is not None else []
+        self.errors = {k.plan: k.error for k in lines if k == self.known(k.plan, k.error)}
 
     def error(self, plan: str, measure: Callable[[], float]) -> float:
         """The error under a plan, measured where it is not known."""
         if plan not in self.errors:
             self.errors[plan] = measure()
             if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([self.setting, plan, self.errors[plan]]) + "\n")
+                append(self.path, self.known(plan, self.errors[plan]))
         return self.errors[plan]
 
 

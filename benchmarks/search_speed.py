@@ -92,11 +92,11 @@ def per_network(
         lambda plan: tuned_error(config, bench, smaller(bench, plan)),
         lambda plan: tuned_error(config, bench, pool_fast(smaller(bench, plan))),
     ]
-    seconds: list[list[float]] = [[], [], [], []]
+    seconds: list[list[float]] = [[] for _ in ways]
     differences = []
     for number, one in enumerate(random.Random(0).sample(list(tried), min(count, len(tried)))):
         errors = {}
-        for place in sorted(range(4), reverse=bool(number % 2)):
+        for place in sorted(range(len(ways)), reverse=bool(number % 2)):
             taken, errors[place] = processor(lambda place=place, plan=one.plan: ways[place](plan))  # type: ignore[misc]
             seconds[place].append(taken)
         differences.append(abs(errors[0] - errors[3]))

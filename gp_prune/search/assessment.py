@@ -110,10 +110,10 @@ class Assessor:
             Those that have risen.
         """
         wanted = math.ceil(self.config.promote[rung] * len(arrived))
+        tuned = self.config.steps(rung) > 0
         risen: list[Behaviour] = []
         while len(risen) < wanted:
             tried = [self._smallest(behaviour) for behaviour in pool]
-            tuned = self.config.steps(rung) > 0
             rising = promoted(tried, rung, wanted - len(risen), by_volume=tuned)
             if not rising:
                 break

@@ -19,7 +19,7 @@ from gp_prune.guided.genetic.fronts import REFERENCE, Turn, Volume, compromises,
 from gp_prune.guided.genetic.jobs import DENSE, Outcome, Shifted, Trial, current
 from gp_prune.guided.genetic.layout import Layout, Shares
 from gp_prune.guided.genetic.ratings import Ratings
-from gp_prune.guided.genetic.retraining import Retraining
+from gp_prune.guided.genetic.retraining import Retraining, Wanted
 from gp_prune.guided.genetic.selection import Judge
 from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.genetic.subject import Prepared, Subject
@@ -250,10 +250,8 @@ class Engine:
 
     def _retrain(self, chosen: Sequence[Individual], number: int) -> list[Elite]:
         """Retrain individuals; the new members of the archive."""
-        wanted = [(i.elite, i.masks, i.plan) for i in chosen]
-        epochs = self.settings.epochs
-        jobs = [self.retraining.job(elite, plan, epochs, number) for elite, _, plan in wanted]
-        fresh = [e for e in self.retraining.run(wanted, jobs, number) if e is not None]
+        wanted = [Wanted(i.elite, i.masks, i.plan, self.settings.epochs) for i in chosen]
+        fresh = [e for e in self.retraining.run(wanted, number, number) if e is not None]
         self.archive += fresh
         for elite in fresh:
             self._see(elite.error, elite.shares)

@@ -26,6 +26,7 @@ from gp_prune.guided.genetic.measuring import (
 )
 from gp_prune.guided.genetic.plan import Marks, Plan
 from gp_prune.guided.genetic.ratings import Ratings
+from gp_prune.guided.genetic.retraining import Wanted
 from gp_prune.guided.genetic.selection import Judge
 from gp_prune.guided.genetic.subject import Prepared
 from gp_prune.guided.mutation import random_mutation
@@ -188,10 +189,10 @@ def polish(engine: Engine, wanted: Sequence[Elite]) -> list[Elite]:
     epochs = engine.settings.final_epochs
     if not epochs:
         return list(wanted)
-    jobs = [engine.retraining.job(elite, elite.plan, epochs, "final") for elite in wanted]
     found = engine.retraining.run(
-        [(elite, elite.masks, elite.plan) for elite in wanted], jobs, engine.settings.rounds + 1
-    )
+        [Wanted(elite, elite.masks, elite.plan, epochs) for elite in wanted],
+        engine.settings.rounds + 1, "final",
+    )  # fmt: skip
     return [after or before for before, after in zip(wanted, found, strict=True)]
 
 
@@ -211,12 +212,8 @@ def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite |
         for place, point in enumerate(points):
             seed = derived_seed(name, engine.settings.seed, place)
             plan = baseline_plan(engine.layout, point.plan, name, ratings, seed)
-            wanted.append((dense, dense.masks, plan))
-        jobs = [
-            engine.retraining.job(dense, plan, point.epochs, name)
-            for point, (_, _, plan) in zip(points, wanted, strict=True)
-        ]
-        found[name] = engine.retraining.run(wanted, jobs, 0)
+            wanted.append(Wanted(dense, dense.masks, plan, point.epochs))
+        found[name] = engine.retraining.run(wanted, 0, name)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gp_prune.evolution.executors import Runner
 from gp_prune.evolution.journal import Journal
@@ -17,6 +18,22 @@ from gp_prune.guided.genetic.plan import Plan
 from gp_prune.guided.genetic.ratings import Ratings
 from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.genetic.subject import Subject
+
+
+class Wanted(NamedTuple):
+    """A network that is to be retrained.
+
+    Attributes:
+        start: where the weights come from.
+        masks: its genome.
+        plan: what is removed.
+        epochs: of retraining.
+    """
+
+    start: Elite
+    masks: Masks
+    plan: Plan
+    epochs: int
 
 
 class Retraining:
@@ -51,38 +68,22 @@ class Retraining:
         self._rate = rate
         self._numbers = 0
 
-    def job(self, start: Elite, plan: Plan, epochs: int, what_for: object) -> Retrain:
-        """The job that retrains a plan on the weights of a network.
+    def run(self, wanted: Sequence[Wanted], number: int, what_for: object) -> list[Elite | None]:
+        """The networks that are wanted; None for those that fail, which are written down.
 
         Args:
-            start: where the weights come from.
-            plan: what is removed.
-            epochs: of retraining.
+            wanted: what to retrain.
+            number: the round.
             what_for: the round or the purpose, which decides the order of the samples.
         """
-        seed = derived_seed("retrain", self._settings.seed, what_for)
-        return Retrain(
-            self._subject, self._folder, start.weights, plan,
-            self._settings.tuning(epochs, seed), self._settings.distill, self._settings.shift,
-        )  # fmt: skip
-
-    def run(
-        self, wanted: Sequence[tuple[Elite, Masks, Plan]], jobs: Sequence[Retrain], number: int
-    ) -> list[Elite | None]:
-        """What becomes of jobs that retrain; None for those that fail, which are written down.
-
-        Args:
-            wanted: for every job where it starts, and its genome and plan.
-            jobs: the jobs.
-            number: the round.
-        """
+        jobs = [self._job(one, what_for) for one in wanted]
         outcomes = resolve(jobs, self._runner, self._journal)
         # The journal may know weights that somebody has deleted since.
         lost = [job for job in jobs if self._lost(outcomes[job.key])]
         for job, outcome in zip(lost, self._runner.run(lost), strict=True):
             outcomes[job.key] = outcome
         fresh: list[Elite | None] = []
-        for job, (parent, masks, plan) in zip(jobs, wanted, strict=True):
+        for job, (start, masks, plan, epochs) in zip(jobs, wanted, strict=True):
             outcome = outcomes[job.key]
             if outcome.failure:
                 self._journal.event({"event": "failed", "plan": plan.digest(),
@@ -92,12 +93,19 @@ class Retraining:
                 continue
             self._numbers += 1
             shares = self._layout.shares(plan)
-            epochs = parent.epochs + job.tuning.epochs
             fresh.append(
                 Elite(self._numbers, number, masks, plan, shares, outcome.weights, outcome.error,
-                      epochs, parent, self._rate)
+                      start.epochs + epochs, start, self._rate)
             )  # fmt: skip
         return fresh
+
+    def _job(self, wanted: Wanted, what_for: object) -> Retrain:
+        settings = self._settings
+        seed = derived_seed("retrain", settings.seed, what_for)
+        return Retrain(
+            self._subject, self._folder, wanted.start.weights, wanted.plan,
+            settings.tuning(wanted.epochs, seed), settings.distill, settings.shift,
+        )  # fmt: skip
 
     def _lost(self, outcome: Outcome) -> bool:
         return (
