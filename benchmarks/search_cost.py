@@ -26,14 +26,14 @@ from matplotlib import pyplot
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.evolution.executors import make_runner
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.source import TaskSource
 from gp_prune.files import write_text
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
-from gp_prune.search.evaluation import Outcome
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import Evaluator, outcome_reader
 
 POPULATIONS = (20, 40, 80, 160)
 WORKERS = (1, 2, 4)
@@ -80,9 +80,10 @@ def measured(
         runner.prepare(config.tasks)
         with (
             tempfile.TemporaryDirectory() as folder,
-            Journal(Path(folder), reader(Outcome)) as journal,
+            Journal(Path(folder), outcome_reader()) as journal,
         ):
-            search = Search(config, primitives, [bench], seeds, runner, journal)
+            evaluator = Evaluator(runner, journal, stack=1)
+            search = Search(config, primitives, [bench], seeds, evaluator, journal)
             found = search.generations()
             # The first generation tries the published metrics; it also warms the workers up.
             first = next(found)

@@ -44,15 +44,15 @@ from naive_search import Naive, Tried, masked_copy, masked_error, smaller, tuned
 from gp_prune.discovery import builtin_primitives
 from gp_prune.evolution.allowance import resident_memory
 from gp_prune.evolution.executors import InProcess, Runner, make_runner
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.source import TaskSource
 from gp_prune.pruning import ChannelPlan
 from gp_prune.search.archive import Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
-from gp_prune.search.evaluation import Outcome
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import Evaluator, outcome_reader
 from gp_prune.search.stopping import hypervolume
 from gp_prune.tuning.pooling import pool_fast
 
@@ -136,9 +136,13 @@ def search(config: SearchConfig, bench: Bench, runner: Runner) -> Ours:
     primitives = builtin_primitives()
     seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
     memory, course = [], []
-    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder), reader(Outcome)) as journal:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Journal(Path(folder), outcome_reader()) as journal,
+    ):
         wall, started = time.perf_counter(), time.process_time()
-        found = Search(config, primitives, [bench], seeds, runner, journal)
+        evaluator = Evaluator(runner, journal, stack=1)
+        found = Search(config, primitives, [bench], seeds, evaluator, journal)
         for generation in found.generations():
             memory.append(resident_memory(os.getpid()))
             course.append(

@@ -44,6 +44,7 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
     type=float,
     help="Stop after so many seconds of search; the one rule by which equal runs may differ.",
 )
+@click.option("--stack", type=int, help="Networks fine-tuned as one.  [default: 1; on a GPU 16]")
 @click.option("--candidate-timeout", type=float, help="Seconds per evaluation.  [default: any]")
 @click.option("--candidate-memory", type=float, help="Megabytes per evaluation.  [default: any]")
 @click.option("--primitives", multiple=True, help="Python file with primitives of your own.")

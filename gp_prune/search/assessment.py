@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from gp_prune.evolution.executors import Runner
 from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.outcomes import resolve
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.layer import MissingMeasurement
@@ -22,6 +20,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.rungs import promoted
 from gp_prune.search.scoring import Bench, Trial
+from gp_prune.search.stacking import AnyOutcome, Evaluator
 from gp_prune.search.typed_set import Individual, TypedSet
 
 MOST_TIES = 0.5
@@ -38,8 +37,8 @@ class Assessor:
         config: the settings.
         grammar: the typed set of the trees.
         benches: the prepared tasks, in the order of ``config.tasks``.
-        runner: where evaluations run.
-        journal: what is already known, and where the rest is written.
+        evaluator: evaluates pruned networks.
+        journal: where what a person may want to read is written.
 
     Attributes:
         archive: all formulas that were drawn.
@@ -52,8 +51,8 @@ class Assessor:
         config: SearchConfig,
         grammar: TypedSet,
         benches: Sequence[Bench],
-        runner: Runner,
-        journal: Journal[Outcome],
+        evaluator: Evaluator,
+        journal: Journal[AnyOutcome],
     ) -> None:
         self.config = config
         self.grammar = grammar
@@ -62,7 +61,7 @@ class Assessor:
         self.behaviours = 0
         self.evaluations = 0
         self.refused: Counter[str] = Counter()
-        self._runner = runner
+        self._evaluator = evaluator
         self._journal = journal
         self._measured: set[bytes] = set()
 
@@ -202,7 +201,7 @@ class Assessor:
                 tried.append((behaviour, trials, of_one))
                 yield from of_one
 
-        outcomes = resolve(evaluations(), self._runner, self._journal)
+        outcomes = self._evaluator.outcomes(evaluations())
         self._measured.update(map(_short, outcomes))
         self.evaluations = len(self._measured)
         for behaviour, trials, of_one in tried:

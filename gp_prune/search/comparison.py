@@ -14,9 +14,6 @@ from dataclasses import dataclass, replace
 
 from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
-from gp_prune.evolution.executors import Runner
-from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.outcomes import resolve
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.metric import Metric
@@ -24,8 +21,9 @@ from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessment import ladder_evaluation, macs_kept
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluation import Evaluation
 from gp_prune.search.scoring import Bench, Trial
+from gp_prune.search.stacking import Evaluator
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
@@ -172,8 +170,7 @@ def compare(
     config: SearchConfig,
     benches: Sequence[Bench],
     entered: Sequence[Contender],
-    runner: Runner,
-    journal: Journal[Outcome],
+    evaluator: Evaluator,
     progress: Callable[[int, int], None],
 ) -> Comparison:
     """Prune, fine-tune and measure every contender at every budget.
@@ -182,8 +179,7 @@ def compare(
         config: the settings.
         benches: the prepared tasks.
         entered: what is compared.
-        runner: where evaluations run.
-        journal: what is already known, and where the rest is written.
+        evaluator: evaluates pruned networks.
         progress: hears how many of how many evaluations are done.
 
     Raises:
@@ -195,7 +191,7 @@ def compare(
         for bench in benches
         for entry in _planned(config, bench, contender)
     ]
-    outcomes = resolve([evaluation for _, evaluation in planned], runner, journal, progress)
+    outcomes = evaluator.outcomes([evaluation for _, evaluation in planned], progress)
     records = []
     for draft, evaluation in planned:
         outcome = outcomes[evaluation.key]

@@ -53,6 +53,9 @@ class SearchConfig(Settings):
         time_limit: seconds of search after which no new generation begins; 0 means any time. The
             one rule that may make two runs with equal settings differ.
         stall: generations without growth of the front after which the search ends; 0 means never.
+        stack: networks of a task that are fine-tuned as one, at most; 1 means each by itself, 0
+            what pays: 16 on a GPU, 1 on a CPU, where it depends on the networks. The last bits of
+            the errors depend on it, and single evaluations cannot be reused by other runs.
         final_steps: mini-batches of fine-tuning in the final comparison.
         final_seeds: fine-tuning runs per network in the final comparison.
         front_size: most formulas on the front.
@@ -64,7 +67,8 @@ class SearchConfig(Settings):
         max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
         candidate_timeout: seconds that one evaluation of a candidate may take; 0 means any time.
-            A limit, like the next, makes the result depend on the speed of the machine.
+            A limit, like the next, makes the result depend on the speed of the machine. A stack
+            that exceeds one is taken apart, and its networks are tried one by one.
         candidate_memory: megabytes that one evaluation may take; 0 means any amount.
 
     Raises:
@@ -91,6 +95,7 @@ class SearchConfig(Settings):
     max_evaluations: int = 0
     time_limit: float = 0.0
     stall: int = 0
+    stack: int = 0
     final_steps: int = 60
     final_seeds: int = 3
     front_size: int = 12
@@ -131,7 +136,7 @@ class SearchConfig(Settings):
             "population": 4, "generations": 0, "fine_tune_steps": 0, "final_steps": 0,
             "final_seeds": 1, "front_size": 1, "recommended_size": 1, "size_limit": 3,
             "height_limit": 2, "calibration": 1, "seed": 0, "restart": 0, "max_evaluations": 0,
-            "stall": 0, "rung_samples": 0,
+            "stall": 0, "rung_samples": 0, "stack": 0,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.credit import Rates
-from gp_prune.evolution.executors import Runner
 from gp_prune.evolution.fronts import Growth
 from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.memory import give_back_memory
@@ -26,10 +25,10 @@ from gp_prune.primitive import PrimitiveSet
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessment import Assessor
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Outcome
 from gp_prune.search.generation import Generator, Limits
 from gp_prune.search.rungs import survivors
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import AnyOutcome, Evaluator
 from gp_prune.search.stopping import TIME_IS_UP, StopRules, hypervolume
 from gp_prune.search.typed_set import Individual, OutsideGrammar, TypedSet
 from gp_prune.search.variation import CROSSOVER, Variation
@@ -75,8 +74,8 @@ class Search:
         primitives: the vocabulary.
         benches: the prepared tasks, in the order of ``config.tasks``.
         seeds: metrics that the first population starts from and that grafts are taken from.
-        runner: where evaluations run.
-        journal: what is already known, and where the rest is written.
+        evaluator: evaluates pruned networks.
+        journal: where what a person may want to read is written.
         clock: tells the seconds, for the time limit.
     """
 
@@ -86,8 +85,8 @@ class Search:
         primitives: PrimitiveSet,
         benches: Sequence[Bench],
         seeds: Sequence[Metric],
-        runner: Runner,
-        journal: Journal[Outcome],
+        evaluator: Evaluator,
+        journal: Journal[AnyOutcome],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -95,7 +94,7 @@ class Search:
         self.grammar = TypedSet(primitives, config.root, NEEDS, config.max_cost)
         self.limits = Limits(config.size_limit, config.height_limit)
         self.seeds = self._usable(seeds)
-        self.assessor = Assessor(config, self.grammar, benches, runner, journal)
+        self.assessor = Assessor(config, self.grammar, benches, evaluator, journal)
         self.growth = Growth()
         self._clock = clock
         self._unmoved = Growth()

@@ -59,9 +59,19 @@ class Evaluation:
         Channel plans are removed for real; weight plans are held at zero by masks during
         fine-tuning, so nothing regrows.
         """
-        task, architecture = workbench.task(self.task)
-        model = pool_fast(pruned_copy(task.model, plan_from_json(self.plan), architecture))
+        task, _ = workbench.task(self.task)
+        model = pool_fast(self.pruned(workbench))
         task.fine_tune(model, steps=self.steps, seed=self.seed)
+        return self.judged(model, workbench)
+
+    def pruned(self, workbench: Workbench) -> nn.Module:
+        """A copy of the task's network that the plan was applied to."""
+        task, architecture = workbench.task(self.task)
+        return pruned_copy(task.model, plan_from_json(self.plan), architecture)
+
+    def judged(self, model: nn.Module, workbench: Workbench) -> Outcome:
+        """Recalibrate a fine-tuned copy and measure its errors."""
+        task, _ = workbench.task(self.task)
         task.recalibrate(model)
         raw, validation = self._validated(model, task, workbench)
         if not self.test:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.journal import NAME, entries, reader
+from gp_prune.evolution.journal import NAME, entries
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Outcome
+from gp_prune.search.stacking import AnyOutcome, outcome_reader
 
 _SAME = {"versions": "packages", "device": "device"}
 """What must be equal for an evaluation to have the same result, besides the networks."""
 
 
-def reusable(folder: Path, config: SearchConfig, identity: Mapping[str, Any]) -> dict[str, Outcome]:
+def reusable(
+    folder: Path, config: SearchConfig, identity: Mapping[str, Any]
+) -> dict[str, AnyOutcome]:
     """The outcomes of another run that this one may take over, by the key of the evaluation.
 
     An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all settings
@@ -37,8 +39,8 @@ def reusable(folder: Path, config: SearchConfig, identity: Mapping[str, Any]) ->
     except OSError:
         raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
     begun: dict[str, Any] | None = None
-    outcomes: dict[str, Outcome] = {}
-    for entry in entries(content, path, reader(Outcome)):
+    outcomes: dict[str, AnyOutcome] = {}
+    for entry in entries(content, path, outcome_reader()):
         if isinstance(entry, tuple):
             outcomes[entry[0]] = entry[1]
         elif entry["event"] == "begin":

@@ -11,7 +11,7 @@ from gp_prune.discovery import primitive_set
 from gp_prune.evolution.cluster import DaskCluster
 from gp_prune.evolution.executors import Runner, make_runner
 from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.seeds import network_digest
 from gp_prune.evolution.source import TaskSource
 from gp_prune.metric import Metric, bundled_metrics
@@ -19,7 +19,6 @@ from gp_prune.primitive import PrimitiveSet
 from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Generation, Search
-from gp_prune.search.evaluation import Outcome
 from gp_prune.search.results import (
     COMPARISON,
     Result,
@@ -30,6 +29,7 @@ from gp_prune.search.results import (
 )
 from gp_prune.search.reuse import reusable
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.tasks import check_task_name
 from gp_prune.tuning.context import one_thread
 
@@ -94,13 +94,15 @@ def evolve(
     else:
         runner = DaskCluster(source, cluster, allowance)
     try:
-        with one_thread(), claimed(folder), Journal(folder, reader(Outcome)) as journal:
+        with one_thread(), claimed(folder), Journal(folder, outcome_reader()) as journal:
             benches = _prepared(config, source, runner, progress)
             identity = _identity(config, source, benches)
             if reuse is not None:
                 journal.lend(reusable(Path(reuse), config, identity))
             begin(folder, config, journal, identity, resume=resume)
-            return _run(config, folder, primitives, benches, runner, journal, progress)
+            return _run(
+                config, folder, primitives, benches, runner, journal, source.device, progress
+            )
     finally:
         runner.close()
 
@@ -136,12 +138,14 @@ def _run(
     primitives: PrimitiveSet,
     benches: list[Bench],
     runner: Runner,
-    journal: Journal[Outcome],
+    journal: Journal[AnyOutcome],
+    device: str,
     progress: Callable[[Progress], None],
 ) -> Result:
     published = reference_metrics(primitives)
     seeds = [metric for metric in published if metric.expression.axes is config.root]
-    search = Search(config, primitives, benches, seeds, runner, journal)
+    evaluator = Evaluator(runner, journal, stack_size(config.stack, device))
+    search = Search(config, primitives, benches, seeds, evaluator, journal)
     finished = (folder / COMPARISON).exists()
     for generation in search.generations():
         if not finished:
@@ -150,7 +154,7 @@ def _run(
         progress(Progress("search", generation.number, generation.of, generation))
     entered = contenders(config, search.archive, published)
     found = compare(
-        config, benches, entered, runner, journal,
+        config, benches, entered, evaluator,
         lambda done, of: progress(Progress("compare", done, of)),
     )  # fmt: skip
     kinds = {bench.task.name: bench.task.kind for bench in benches}

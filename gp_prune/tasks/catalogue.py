@@ -201,11 +201,7 @@ def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: i
     how = recipe(name)
     kind = MODELS[name.split("-")[0]].kind
     with one_thread():
-        training.optimise(
-            model,
-            train.inputs,
-            train.target,
-            partial(evaluation.loss, kind),
+        descent = training.Descent(
             steps=how.epochs * max(1, len(train.inputs) // how.batch_size),
             learning_rate=how.learning_rate,
             batch_size=how.batch_size,
@@ -213,6 +209,8 @@ def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: i
             warm_up=how.warm_up,
             weight_decay=how.weight_decay,
         )
+        loss = partial(evaluation.loss, kind)
+        training.optimise(model, train.inputs, train.target, loss, descent)
     return evaluation.error(kind, model, validation)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from gp_prune.statistics import Batch
-from gp_prune.tasks import evaluation, training
+from gp_prune.tasks import evaluation
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import Kind
+from gp_prune.tasks.stacked_training import optimise_stacked
+from gp_prune.tasks.training import Descent, optimise
 from gp_prune.tuning import recalibrate
 
 _RECALIBRATION_SAMPLES = 2048
@@ -112,16 +114,36 @@ class Task:
         Raises:
             ValueError: ``steps`` is negative or ``batch_size`` is not positive.
         """
-        training.optimise(
-            model,
-            self.train.inputs,
-            self.train.target,
-            self.loss,
-            steps=steps,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        descent = Descent(steps, learning_rate, batch_size, seed)
+        optimise(model, self.train.inputs, self.train.target, self.loss, descent)
+
+    def fine_tune_stacked(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        steps: int,
+        learning_rate: float = 5e-3,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        """Train several pruned copies at once, in place, each as :meth:`fine_tune` does.
+
+        The weights differ in their last bits from those of :meth:`fine_tune`, see
+        :func:`~gp_prune.tasks.stacked_training.optimise_stacked`.
+
+        Args:
+            models: pruned copies of this task's network.
+            steps: number of mini-batches; 0 changes nothing.
+            learning_rate: the learning rate at the start; it falls to 0 as a cosine.
+            batch_size: samples per mini-batch.
+            seed: decides the order of the samples.
+
+        Raises:
+            ValueError: ``steps`` is negative or ``batch_size`` is not positive.
+            UserError: the models are not copies of one network.
+        """
+        descent = Descent(steps, learning_rate, batch_size, seed)
+        optimise_stacked(models, self.train.inputs, self.train.target, self.loss, descent)
 
     def recalibrate(self, model: nn.Module, *, samples: int = _RECALIBRATION_SAMPLES) -> None:
         """Measure the batch-norm statistics of ``model`` anew on training samples, in place.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import search_cost
 import search_speed
+import stacking
 from csv_lines import read
 
 SMALL = ["--population", "6", "--generations", "1", "--steps", "4", "--sample", "2"]
@@ -51,3 +52,14 @@ def test_the_cost_of_a_search_is_plotted(tmp_path: Path, monkeypatch: pytest.Mon
     assert [line.varied for line in lines] == ["population", "network", "workers", "workers"]
     assert all(line.processor > 0 and line.macs == 35880 for line in lines)
     assert out.with_suffix(".svg").read_text(encoding="utf-8").count("<svg") == 1
+
+
+@pytest.mark.slow
+def test_stacks_are_timed_against_single_networks(tmp_path: Path) -> None:
+    out = tmp_path / "stacking.csv"
+    options = ["--tasks", "lenet-digits", "--keep", "0.3", "--stacks", "2", "3", "--networks", "3"]
+    stacking.main([*options, "--steps", "2", "--turns", "1", "--out", str(out)])
+    lines = read(out, stacking.Line)
+    assert [(line.stack, line.networks, line.steps) for line in lines] == [(2, 3, 2), (3, 3, 2)]
+    assert all(line.alone > 0 and line.stacked > 0 and line.difference < 0.01 for line in lines)
+    assert out.with_suffix(".md").read_text(encoding="utf-8").count("| lenet-digits |") == 2

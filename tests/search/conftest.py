@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gp_prune.discovery import builtin_primitives
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.search.config import SearchConfig
@@ -17,6 +17,7 @@ from gp_prune.search.engine import Generation, Search
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import Evaluator, outcome_reader
 
 
 class MadeUp:
@@ -76,9 +77,10 @@ def imagine(lenet_bench: Bench) -> Callable[..., Imagined]:
         seeds = [m for m in published if m.expression.axes is config.root][:12]
         runner = MadeUp()
         folder.mkdir(exist_ok=True)
-        with Journal(folder, reader(Outcome)) as journal:
+        with Journal(folder, outcome_reader()) as journal:
             journal.lend(lent or {})
-            search = Search(config, primitives, [lenet_bench], seeds, runner, journal, clock)
+            evaluator = Evaluator(runner, journal, stack=1)
+            search = Search(config, primitives, [lenet_bench], seeds, evaluator, journal, clock)
             return Imagined(search, runner, list(search.generations()))
 
     return run

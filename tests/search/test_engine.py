@@ -10,7 +10,7 @@ import pytest
 from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
 from gp_prune.evolution.executors import InProcess
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.source import TaskSource
 from gp_prune.parsing import parse
 from gp_prune.pruning import Budget
@@ -19,9 +19,10 @@ from gp_prune.search.assessment import ladder_evaluation
 from gp_prune.search.comparison import _trial, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
-from gp_prune.search.evaluation import Outcome, plan_from_json
+from gp_prune.search.evaluation import plan_from_json
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import Evaluator, outcome_reader
 
 CONFIG = SearchConfig(tasks=("cnn-digits",), calibration=64)
 
@@ -34,8 +35,9 @@ def bench(task_cache: Path) -> Bench:
 @pytest.fixture
 def search(bench: Bench, tmp_path: Path, task_cache: Path) -> Iterator[Search]:
     runner = InProcess(TaskSource(cache_dir=str(task_cache)))
-    with Journal(tmp_path, reader(Outcome)) as journal:
-        yield Search(CONFIG, builtin_primitives(), [bench], [], runner, journal)
+    with Journal(tmp_path, outcome_reader()) as journal:
+        evaluator = Evaluator(runner, journal, stack=1)
+        yield Search(CONFIG, builtin_primitives(), [bench], [], evaluator, journal)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
-from gp_prune.evolution.journal import NAME, Journal, reader
+from gp_prune.evolution.journal import NAME, Journal
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.search.archive import WORST
@@ -18,6 +18,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.engine import Search
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader
 
 CONFIG = SearchConfig(tasks=("lenet-digits",), calibration=64, population=8, generations=2)
 REASON = "took more than 60 s, 2 times"
@@ -49,14 +50,17 @@ def bench(task_cache: Path) -> Bench:
     return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
 
 
-def search(bench: Bench, journal: Journal[Outcome], fails: Callable[[Evaluation], bool]) -> Search:
-    return Search(CONFIG, builtin_primitives(), [bench], [], Flaky(fails), journal)
+def search(
+    bench: Bench, journal: Journal[AnyOutcome], fails: Callable[[Evaluation], bool]
+) -> Search:
+    evaluator = Evaluator(Flaky(fails), journal, stack=1)
+    return Search(CONFIG, builtin_primitives(), [bench], [], evaluator, journal)
 
 
 def test_candidates_that_fail_are_named_and_never_on_the_front(
     bench: Bench, tmp_path: Path
 ) -> None:
-    with Journal(tmp_path, reader(Outcome)) as journal:
+    with Journal(tmp_path, outcome_reader()) as journal:
         found = search(bench, journal, lambda e: derived_seed(e.key, "fails") % 4 == 0)
         last = list(found.generations())[-1]
     assert last.rejected
@@ -71,7 +75,7 @@ def test_candidates_that_fail_are_named_and_never_on_the_front(
 
 def test_a_run_in_which_all_fail_says_why(bench: Bench, tmp_path: Path) -> None:
     with (
-        Journal(tmp_path, reader(Outcome)) as journal,
+        Journal(tmp_path, outcome_reader()) as journal,
         pytest.raises(UserError, match="because took more than 60"),
     ):
         list(search(bench, journal, lambda e: True).generations())

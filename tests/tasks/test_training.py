@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.tasks.training import optimise
+from gp_prune.tasks.training import Descent, optimise
 
 
 def network(seed: int = 0, dropout: bool = False) -> nn.Sequential:
@@ -31,18 +31,8 @@ def samples(count: int = 50) -> tuple[Tensor, Tensor]:
 
 def train(model: nn.Module, steps: int = 20, seed: int = 0) -> None:
     inputs, target = samples()
-    optimise(
-        model,
-        inputs,
-        target,
-        functional.cross_entropy,
-        steps=steps,
-        learning_rate=1e-2,
-        batch_size=16,
-        seed=seed,
-        warm_up=0.2,
-        weight_decay=0.01,
-    )
+    descent = Descent(steps, 1e-2, batch_size=16, seed=seed, warm_up=0.2, weight_decay=0.01)
+    optimise(model, inputs, target, functional.cross_entropy, descent)
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -92,7 +82,7 @@ def test_they_come_back_also_after_an_exception() -> None:
         raise RuntimeError("broken loss")
 
     with pytest.raises(RuntimeError, match="broken loss"):
-        optimise(model, inputs, target, broken, steps=3, learning_rate=1e-2, batch_size=8, seed=0)
+        optimise(model, inputs, target, broken, Descent(3, 1e-2, batch_size=8, seed=0))
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,235 @@
+"""Networks that are fine-tuned as one: what shares a stack, and that nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gp_prune.evolution.folder import CONFIG
+from gp_prune.evolution.jobs import Job, Workbench
+from gp_prune.evolution.journal import NAME, Journal
+from gp_prune.evolution.seeds import derived_seed
+from gp_prune.evolution.source import TaskSource
+from gp_prune.metric import Metric
+from gp_prune.pruning import Budget
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result
+from gp_prune.search.run import evolve
+from gp_prune.search.scoring import Bench
+from gp_prune.search.stacking import (
+    AnyOutcome,
+    Evaluator,
+    Outcomes,
+    StackedEvaluation,
+    composed,
+    outcome_reader,
+    stack_size,
+)
+
+SMALL = SearchConfig(
+    tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=2, seed=5,
+    ladder=(0.4,), budgets=(0.4,), fine_tune_steps=3, promote=(0.6,), final_steps=3,
+    final_seeds=2, front_size=4, calibration=128, stack=3,
+)  # fmt: skip
+
+
+def evaluation(number: int, steps: int = 3, task: str = "lenet-digits") -> Evaluation:
+    kept = derived_seed("kept", number) % 100 / 100
+    plan = {"digest": f"plan {number}", "achieved": {"params": kept}}
+    return Evaluation(task, plan, steps, 0)
+
+
+def members_of(job: Job[AnyOutcome]) -> tuple[Evaluation, ...]:
+    if isinstance(job, StackedEvaluation):
+        return job.members
+    assert isinstance(job, Evaluation)
+    return (job,)
+
+
+class Counting:
+    """A runner whose errors follow from the network alone; stacks fail where one is unlucky."""
+
+    def __init__(self, unlucky: Sequence[str] = ()) -> None:
+        self.jobs: list[Job[AnyOutcome]] = []
+        self._unlucky = set(unlucky)
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def run(self, jobs: Iterable[Job[AnyOutcome]]) -> Iterator[AnyOutcome]:
+        for job in jobs:
+            self.jobs.append(job)
+            members = members_of(job)
+            if self._unlucky & {member.key for member in members}:
+                yield job.failed("took more than 1 s, 2 times")
+                continue
+            errors = tuple(derived_seed(member.key) / 2**32 for member in members)
+            if isinstance(job, StackedEvaluation):
+                yield Outcomes(errors, (None,) * len(errors), errors)
+            else:
+                yield Outcome(errors[0], None, errors[0])
+
+    def close(self) -> None:
+        pass
+
+
+def asked(folder: Path, runner: Counting, *calls: Sequence[Evaluation]) -> list[dict[str, Outcome]]:
+    folder.mkdir(exist_ok=True)
+    with Journal(folder, outcome_reader()) as journal:
+        evaluator = Evaluator(runner, journal, stack=3)
+        return [evaluator.outcomes(iter(call)) for call in calls]
+
+
+def test_stacks_are_small_of_one_protocol_and_of_networks_of_one_size() -> None:
+    given = [evaluation(n, steps, task) for n in range(40) for steps in (3, 5)
+             for task in ("lenet-digits", "cnn-digits")]  # fmt: skip
+    stacks = list(composed(given, 4))
+    assert sorted(m.key for members in stacks for m in members) == sorted(e.key for e in given)
+    assert {len(members) for members in stacks} == {4}
+    for members in stacks:
+        assert len({(m.task, m.steps, m.seed) for m in members}) == 1
+        sizes = [m.plan["achieved"]["params"] for m in members]
+        assert sizes == sorted(sizes)
+    assert [len(s) for s in composed(given[:20:4], 4)] == [2, 3]
+
+
+def test_what_is_not_fine_tuned_stays_alone_and_is_given_at_once() -> None:
+    read = []
+
+    def given() -> Iterator[Evaluation]:
+        for number in range(3):
+            read.append(number)
+            yield evaluation(number, steps=0)
+
+    first = next(composed(given(), 4))
+    assert first == (evaluation(0, steps=0),)
+    assert read == [0]
+
+
+def test_the_outcomes_are_those_of_each_network(tmp_path: Path) -> None:
+    given = [evaluation(n, steps) for n in range(20) for steps in (0, 3)]
+    runner, again = Counting(), Counting()
+    (found,) = asked(tmp_path, runner, given + given[:5])
+    assert list(found) == [e.key for e in given]
+    assert all(found[e.key].raw == derived_seed(e.key) / 2**32 for e in given)
+    assert sum(isinstance(job, StackedEvaluation) for job in runner.jobs) == 7
+    assert asked(tmp_path, again, given) == [found]
+    assert not again.jobs
+
+
+def test_a_network_is_evaluated_once_in_a_run(tmp_path: Path) -> None:
+    given = [evaluation(n) for n in range(9)]
+    runner = Counting()
+    first, second = asked(tmp_path, runner, given[:4], given)
+    members = [member.key for job in runner.jobs for member in members_of(job)]
+    assert sorted(members) == sorted(e.key for e in given)
+    assert first.items() <= second.items()
+
+
+def test_stacks_follow_from_the_course_of_the_run_not_from_the_journal(tmp_path: Path) -> None:
+    """A run that was killed between two stacks goes on with the same ones."""
+    given = [evaluation(n) for n in range(9)]
+    whole = Counting()
+    asked(tmp_path / "whole", whole, given[:4], given)
+    lines = (tmp_path / "whole" / NAME).read_text().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / NAME).write_text("".join(lines[:kept]))
+        rest = Counting()
+        asked(folder, rest, given[:4], given)
+        assert [job.key for job in rest.jobs] == [job.key for job in whole.jobs][kept:]
+        assert (folder / NAME).read_text() == "".join(lines)
+
+
+def test_a_stack_that_fails_costs_no_other_network_its_result(tmp_path: Path) -> None:
+    given = [evaluation(n) for n in range(6)]
+    runner = Counting(unlucky=[given[2].key])
+    (found,) = asked(tmp_path, runner, given)
+    assert [e.key for e in given if found[e.key].failure] == [given[2].key]
+    assert all(found[e.key].raw == derived_seed(e.key) / 2**32 for e in given if e is not given[2])
+    assert sum(isinstance(job, Evaluation) for job in runner.jobs) == 3
+    again = Counting()
+    assert asked(tmp_path, again, given) == [found]
+    assert not again.jobs
+
+
+def test_progress_ends_with_all(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with Journal(tmp_path, outcome_reader()) as journal:
+        evaluator = Evaluator(Counting(), journal, stack=3)
+        evaluator.outcomes([evaluation(n) for n in range(10)], lambda *now: told.append(now))
+    assert told[-1] == (10, 10)
+    assert told == sorted(told)
+
+
+def test_by_default_only_a_gpu_stacks() -> None:
+    assert stack_size(0, "cpu") == 1
+    assert stack_size(0, "cuda:1") > 1
+    assert stack_size(5, "cpu") == stack_size(5, "cuda") == 5
+
+
+def test_real_networks_have_the_errors_that_they_have_alone(task_cache: Path) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    for task in SMALL.tasks:
+        bench, workbench = Bench(source.load(task), 128, 0), Workbench(source)
+        metrics = [Metric.load(name) for name in ("l1", "random", "taylor_gate", "apoz")]
+        budget = Budget("channels", SMALL.ladder[0])
+        plans = [bench.trial(m.expression, SMALL.conventions, budget).plan for m in metrics]
+        members = tuple(Evaluation(task, plan.to_json(), 5, 1, test=True) for plan in plans)
+        together = StackedEvaluation(members).run(workbench).each()
+        for member, outcome in zip(members, together, strict=True):
+            # Half a per cent: one sample that is a near tie.
+            alone = member.run(workbench)
+            assert outcome[:3] == pytest.approx(alone[:3], abs=5e-3)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = [folder / FRONT, folder / COMPARISON, *sorted((folder / METRICS).iterdir())]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+    folder = tmp_path_factory.mktemp("stacked") / "run"
+    return evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+
+
+def test_a_run_with_stacks_ends_alike_with_any_number_of_workers(
+    small_run: Result, task_cache: Path, tmp_path: Path
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    other = evolve(SMALL, tmp_path / "other", source=source, workers=2)
+    assert content(other.folder) == content(small_run.folder)
+    assert (other.folder / NAME).read_bytes() == (small_run.folder / NAME).read_bytes()
+
+
+def test_a_run_with_stacks_is_resumed_bit_for_bit(
+    small_run: Result, task_cache: Path, tmp_path: Path
+) -> None:
+    lines = (small_run.folder / NAME).read_bytes().splitlines(keepends=True)
+    stacks = [n for n, line in enumerate(lines) if b'"key": "stack of' in line]
+    assert len(stacks) > 3
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    shutil.copy(small_run.folder / CONFIG, folder)
+    (folder / NAME).write_bytes(b"".join(lines[: stacks[2]]) + lines[stacks[2]][:20])
+    source = TaskSource(cache_dir=str(task_cache))
+    resumed = evolve(None, folder, source=source, resume=True)
+    assert content(resumed.folder) == content(small_run.folder)
+
+
+def test_a_longer_run_takes_over_stacks(
+    small_run: Result, task_cache: Path, tmp_path: Path
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    longer = replace(SMALL, generations=3)
+    plain = evolve(longer, tmp_path / "plain", source=source)
+    reusing = evolve(longer, tmp_path / "reusing", source=source, reuse=small_run.folder)
+    assert content(reusing.folder) == content(plain.folder)
+    assert (reusing.folder / NAME).read_bytes() == (plain.folder / NAME).read_bytes()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import prune
+
+from gp_prune.errors import UserError
+from gp_prune.pruning import Budget, ChannelPlan, compact, trace
+from gp_prune.pruning.plan import Achieved
+from gp_prune.tasks import Task, load_task
+from gp_prune.tasks.stacked_training import optimise_stacked
+from gp_prune.tasks.training import Descent, optimise
+
+TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
+DESCENT = Descent(steps=12, learning_rate=5e-3, batch_size=32, seed=3, weight_decay=0.01)
+KEPT = (0.6, 0.3, 0.9)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request: pytest.FixtureRequest, task_cache: Path) -> Task:
+    return load_task(request.param, cache_dir=task_cache)
+
+
+def narrow(task: Task, keep: float, seed: int) -> nn.Module:
+    """A copy in double precision without some channels, of every group another share."""
+    architecture = trace(task.model, task.example_inputs, interface=task.interface)
+    rng = np.random.default_rng(seed)
+    removed = {}
+    for group in architecture.free:
+        gone = rng.permutation(group.size)[: int((1 - keep) * rng.uniform(0.5, 1.2) * group.size)]
+        if gone.size:
+            removed[group.name] = tuple(np.sort(gone).tolist())
+    plan = ChannelPlan(removed, Budget("channels", keep), Achieved(keep, keep, keep))
+    return compact(task.model, plan, architecture).double()
+
+
+def sparse(task: Task, keep: float, seed: int) -> nn.Module:
+    """A copy in double precision with masked weights."""
+    model = copy.deepcopy(task.model).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                stays = torch.rand(module.weight.shape, generator=generator) < keep
+                prune.custom_from_mask(module, "weight", stays)
+    return model
+
+
+def stacked(task: Task, models: list[nn.Module], descent: Descent = DESCENT) -> list[nn.Module]:
+    optimise_stacked(models, *samples(task), task.loss, descent)
+    return models
+
+
+def samples(task: Task) -> tuple[Tensor, Tensor]:
+    inputs, target = task.train.inputs[:200], task.train.target[:200]
+    return inputs.double(), target if task.kind == "classification" else target.double()
+
+
+def numbers(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    other = numbers(second)
+    return all(torch.equal(tensor, other[name]) for name, tensor in numbers(first).items())
+
+
+@pytest.mark.parametrize("make", [narrow, sparse])
+def test_each_becomes_what_it_becomes_alone(task: Task, make: type[nn.Module]) -> None:
+    alone = [make(task, keep, seed) for seed, keep in enumerate(KEPT)]
+    for model in alone:
+        optimise(model, *samples(task), task.loss, DESCENT)
+    together = stacked(task, [make(task, keep, seed) for seed, keep in enumerate(KEPT)])
+    assert len({tuple(p.shape for p in model.parameters()) for model in together}) == (
+        3 if make is narrow else 1
+    )
+    for one, other in zip(alone, together, strict=True):
+        expected = numbers(one)
+        for name, tensor in numbers(other).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9)
+        inputs = samples(task)[0]
+        torch.testing.assert_close(one.eval()(inputs), other.eval()(inputs))
+
+
+def test_masked_weights_stay_zero(task: Task) -> None:
+    for model in stacked(task, [sparse(task, keep, 0) for keep in KEPT]):
+        for name, buffer in model.named_buffers():
+            if name.endswith("_mask"):
+                layer, _, parameter = name.removesuffix("_mask").rpartition(".")
+                weight = getattr(model.get_submodule(layer), parameter)
+                assert type(weight) is Tensor
+                assert not weight[buffer == 0].any()
+                assert weight.any()
+
+
+def test_the_others_of_a_stack_change_nothing(task: Task) -> None:
+    """Not one bit, as long as their widths are the same; even if they blow up."""
+    first, other = narrow(task, 0.5, 0), narrow(task, 0.5, 1)
+    strange = copy.deepcopy(other)
+    with torch.no_grad():
+        for parameter in strange.parameters():
+            parameter.fill_(torch.nan)
+    with_other = stacked(task, [copy.deepcopy(first), other])[0]
+    with_strange = stacked(task, [copy.deepcopy(first), strange])[0]
+    assert same(with_other, with_strange)
+    assert not same(with_other, first)
+
+
+def test_it_gives_the_same_bits_again(task: Task) -> None:
+    first, again = (stacked(task, [narrow(task, keep, 0) for keep in KEPT]) for _ in range(2))
+    assert all(map(same, first, again))
+
+
+def test_flags_gradients_and_random_state_come_back(task: Task) -> None:
+    models = [narrow(task, keep, 0).eval() for keep in KEPT]
+    kept = next(models[1].parameters())
+    kept.grad = torch.ones_like(kept)
+    state = torch.get_rng_state()
+    stacked(task, models)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for model in models for module in model.modules())
+    assert [p.grad is None for m in models for p in m.parameters()].count(False) == 1
+    assert all(p.requires_grad and p.is_leaf for m in models for p in m.parameters())
+
+
+def test_no_steps_and_nothing_to_train_change_nothing(task: Task) -> None:
+    before = [narrow(task, keep, 0) for keep in KEPT]
+    after = stacked(task, [copy.deepcopy(m) for m in before], Descent(0, 1e-3, 32, 0))
+    assert all(map(same, before, after))
+    frozen = [model.requires_grad_(False) for model in copy.deepcopy(before)]
+    assert all(map(same, before, stacked(task, frozen)))
+
+
+def refused(*models: nn.Module) -> str:
+    inputs, target = torch.zeros(8, 4, 6, 6), torch.zeros(8, dtype=torch.long)
+    with pytest.raises(UserError) as raised:
+        optimise_stacked(models, inputs, target, functional.cross_entropy, DESCENT)
+    return str(raised.value)
+
+
+def test_what_cannot_be_padded_is_refused() -> None:
+    def tail() -> list[nn.Module]:
+        return [nn.Flatten(), nn.Linear(4 * 36, 2)]
+
+    dropout = [nn.Sequential(nn.Dropout(), *tail()) for _ in range(2)]
+    assert "Dropout" in refused(*dropout)
+    grouped = [nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), *tail()) for _ in range(2)]
+    assert "groups=2" in refused(*grouped)
+    deeper = nn.Sequential(nn.ReLU(), *tail())
+    assert "cannot be stacked" in refused(nn.Sequential(*tail()), deeper)
+    longer = nn.Sequential(*tail(), nn.ReLU())
+    assert "depth" in refused(nn.Sequential(*tail()), longer)
+    kernels = [nn.Sequential(nn.Conv2d(4, 4, k, padding=k // 2), *tail()) for k in (1, 3)]
+    assert "layer '0'" in refused(*kernels)
