@@ -23,6 +23,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from csv_lines import read
 from genetic_lenet_lines import Comparison, Record, write_comparisons, write_records
@@ -43,6 +44,14 @@ RECORDS = GeneticSettings(
     patience=3, points=6, final_epochs=30, distill=0.9, shift=1, batch_size=128, tolerance=0.006,
     limit=0.003, baselines=False,
 )  # fmt: skip
+
+OF_EMPHASIS: dict[str, dict[str, Any]] = {
+    # Small steps: between two rounds the error must not rise far before retraining.
+    "sparsity": {"reach": 0.1, "rounds": 16, "patience": 4},
+    # The sparsest, the fastest and one between them.
+    "front": {"elites": 3, "epochs": 4, "points": 4, "final_epochs": 60},
+}
+"""What differs from :data:`RECORDS`."""
 
 MUTATION = GeneticSettings(
     population=24, generations=10, rounds=20, elites=2, epochs=1, final_epochs=0, distill=0.5,
@@ -75,8 +84,7 @@ def records(options: argparse.Namespace, source: TaskSource) -> None:
             settings = replace(
                 RECORDS, lambdas=EMPHASES[emphasis], seed=seed, model_seed=seed
             )  # fmt: skip
-            if settings.pareto:  # the sparsest, the fastest and one between them
-                settings = replace(settings, elites=3, epochs=4, points=4, final_epochs=60)
+            settings = replace(settings, **OF_EMPHASIS.get(emphasis, {}))
             folder = options.runs / f"records-{emphasis}-{seed}"
             result = run(settings, folder, source, options.workers)
             found = Record.of(emphasis, seed, result)

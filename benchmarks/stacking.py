@@ -27,9 +27,9 @@ from gp_prune.files import write_text
 from gp_prune.metric import Metric, bundled_metrics
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation
+from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scoring import Bench
-from gp_prune.search.stacking import StackedEvaluation, composed
+from gp_prune.search.stacking import Outcomes, composed, job_of
 from gp_prune.tuning.context import one_thread
 
 RESULTS = Path(__file__).parent / "results" / "stacking.csv"
@@ -85,21 +85,20 @@ def measured(
 ) -> Line:
     """Both ways in turn."""
     device = workbench.source.device
-    stacks = [StackedEvaluation(members) for members in composed(given, stack)]
+    stacks = list(composed(given, stack))
     alone, stacked = [], []
     for _ in range(turns + 1):  # the first of each warms up
         started = _now(device)
         singles = [evaluation.run(workbench) for evaluation in given]
         between = _now(device)
-        together = [job.run(workbench) for job in stacks]
+        together = [job_of(members).run(workbench) for members in stacks]
         alone.append(between - started)
         stacked.append(_now(device) - between)
-    by_key = {e.key: outcome.validation for e, outcome in zip(given, singles, strict=True)}
-    difference = max(
-        abs(by_key[member.key] - outcome.validation)
-        for job, found in zip(stacks, together, strict=True)
-        for member, outcome in zip(job.members, found.each(), strict=True)
-    )
+    single = {e.key: outcome.validation for e, outcome in zip(given, singles, strict=True)}
+    found: dict[str, Outcome] = {}
+    for members, outcome in zip(stacks, together, strict=True):
+        found |= outcome.each() if isinstance(outcome, Outcomes) else {members[0].key: outcome}
+    difference = max(abs(single[key] - found[key].validation) for key in single)
     first = given[0]
     each = 1000 / len(given)
     return Line(

@@ -50,6 +50,10 @@ class Allowance:
                 "a memory limit for candidates needs /proc, which this system lacks; leave it out"
             )
 
+    def times(self, count: int) -> Allowance:
+        """What so many jobs may use together."""
+        return Allowance(self.seconds * count, self.megabytes * count)
+
     @property
     def limited(self) -> bool:
         """Whether there is a limit at all."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from gp_prune.errors import UserError
 from gp_prune.evolution import worker
 from gp_prune.evolution.allowance import Allowance
-from gp_prune.evolution.jobs import Job, R, Workbench
+from gp_prune.evolution.jobs import Job, R, Workbench, work
 from gp_prune.evolution.processes import Lost, Processes, Worker, cores
 from gp_prune.evolution.source import TaskSource
 from gp_prune.evolution.worker import Facts
@@ -107,9 +107,8 @@ class Host:
                 with self._processes.borrow() as borrowed:
                     if job.task:
                         self._ready(borrowed, job.task)
-                    result: R = borrowed.call(
-                        worker.run, self._source, job, allowance=self._allowance
-                    )
+                    allowance = self._allowance.times(work(job))
+                    result: R = borrowed.call(worker.run, self._source, job, allowance=allowance)
                     return result
             except Lost as lost:
                 reasons.append(str(lost))

@@ -53,6 +53,14 @@ class Job(Protocol[R_co]):
         """What counts where there is no result."""
 
 
+def work(job: Job[Any]) -> int:
+    """How many jobs' work a job does: 1, unless it has an attribute ``work`` that says otherwise.
+
+    What it may use is so many times what one job may.
+    """
+    return int(getattr(job, "work", 1))
+
+
 class Workbench:
     """What a worker process keeps: the tasks, with their traced networks, and what was recalled.
 

@@ -54,8 +54,8 @@ class SearchConfig(Settings):
             one rule that may make two runs with equal settings differ.
         stall: generations without growth of the front after which the search ends; 0 means never.
         stack: networks of a task that are fine-tuned as one, at most; 1 means each by itself, 0
-            what pays: 16 on a GPU, 1 on a CPU, where it depends on the networks. The last bits of
-            the errors depend on it, and single evaluations cannot be reused by other runs.
+            means 1 on a CPU and 16 on a GPU. The rounding of the errors depends on it, and of
+            stacks another run can reuse those alone that it puts together alike.
         final_steps: mini-batches of fine-tuning in the final comparison.
         final_seeds: fine-tuning runs per network in the final comparison.
         front_size: most formulas on the front.
@@ -68,7 +68,7 @@ class SearchConfig(Settings):
         primitives: users' files with further primitives.
         candidate_timeout: seconds that one evaluation of a candidate may take; 0 means any time.
             A limit, like the next, makes the result depend on the speed of the machine. A stack
-            that exceeds one is taken apart, and its networks are tried one by one.
+            may use as much as its networks together; one that exceeds that is taken apart.
         candidate_memory: megabytes that one evaluation may take; 0 means any amount.
 
     Raises:

@@ -22,6 +22,9 @@ WORST_ERROR = 2.0
 """Relative errors end here (1 is the trivial guess), so that a network that fine-tuning blew up
 is bad but finite."""
 
+WORST_RAW = 1.0
+"""Every class is wrong, or every pixel as far from the truth as it can be."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -75,11 +78,12 @@ class Evaluation:
         task.recalibrate(model)
         raw, validation = self._validated(model, task, workbench)
         if not self.test:
-            return Outcome(validation, None, raw)
+            return Outcome(validation, None, _finite(raw))
         # Read when a final report first asks for it.
         judge = workbench.recall(f"test split of {self.task}", lambda: _judge(task, task.test()))
         raw = task.error(model, judge.split)
-        return Outcome(validation, relative(raw, judge.dense_error, judge.trivial_error), raw)
+        test = relative(raw, judge.dense_error, judge.trivial_error)
+        return Outcome(validation, test, _finite(raw))
 
     def _validated(self, model: nn.Module, task: Task, workbench: Workbench) -> tuple[float, float]:
         """The error on the validation split, or on its first samples, as it is and relative."""
@@ -95,8 +99,7 @@ class Evaluation:
 
     def failed(self, reason: str) -> Outcome:
         """What counts where an evaluation has no result: the worst error that is finite."""
-        # As a raw error 1: every class wrong, or every pixel.
-        return Outcome(WORST_ERROR, WORST_ERROR if self.test else None, 1.0, reason)
+        return Outcome(WORST_ERROR, WORST_ERROR if self.test else None, WORST_RAW, reason)
 
 
 class Outcome(NamedTuple):
@@ -105,7 +108,8 @@ class Outcome(NamedTuple):
     Attributes:
         validation: relative error on the validation split.
         test: relative error on the test split, None unless it was asked for.
-        raw: the error on the judged split (test where asked for) as the task measures it.
+        raw: the error on the judged split (test where asked for) as the task measures it; 1, the
+            worst there is, where fine-tuning blew up the network and it is not finite.
         failure: why there is no result; empty if there is one.
     """
 
@@ -113,6 +117,10 @@ class Outcome(NamedTuple):
     test: float | None
     raw: float
     failure: str = ""
+
+
+def _finite(raw: float) -> float:
+    return raw if math.isfinite(raw) else WORST_RAW
 
 
 def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:

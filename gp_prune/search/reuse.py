@@ -22,8 +22,9 @@ def reusable(
 
     An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all settings
     of the search: a longer run, another population or strategy. With another seed, only what was
-    evaluated without fine-tuning is the same. Failures are not taken over: they may be due to the
-    machine.
+    evaluated without fine-tuning is the same. A stack's key names its members, so of networks that
+    were fine-tuned in stacks a longer run can use the outcomes, another population hardly any.
+    Failures are not taken over: they may be due to the machine.
 
     Args:
         folder: the other run folder.

@@ -20,7 +20,7 @@ from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.tuning.pooling import pool_fast
 
 ON_GPU = 16
-"""Networks per stack on a GPU, unless the settings say otherwise."""
+"""Networks per stack on a GPU, unless the settings say otherwise; not yet measured on one."""
 
 _WINDOW = 4
 """So many stacks are put together at once, so that networks of one size meet."""
@@ -30,21 +30,27 @@ class Outcomes(NamedTuple):
     """The outcomes of a stack, field by field in the order of its networks.
 
     Attributes:
-        validation: see :class:`Outcome`; the others, too.
-        test: None unless asked for.
+        members: keys of the evaluations.
+        validation: see :class:`Outcome`; the next two as well.
+        test: None for each unless asked for.
         raw: the errors as the task measures them.
         failure: why the stack has no result; empty if it has one.
     """
 
+    members: tuple[str, ...]
     validation: tuple[float, ...]
     test: tuple[float | None, ...]
     raw: tuple[float, ...]
     failure: str = ""
 
-    def each(self) -> list[Outcome]:
-        """The outcomes of the networks."""
-        columns = zip(self.validation, self.test, self.raw, strict=True)
-        return [Outcome(validation, test, raw) for validation, test, raw in columns]
+    def each(self) -> dict[str, Outcome]:
+        """The outcomes of the networks by the keys of their evaluations.
+
+        Raises:
+            ValueError: the fields do not have as many entries each.
+        """
+        columns = zip(self.members, self.validation, self.test, self.raw, strict=True)
+        return {key: Outcome(validation, test, raw) for key, validation, test, raw in columns}
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class StackedEvaluation:
         """The task of all."""
         return self.members[0].task
 
+    @property
+    def work(self) -> int:
+        """A stack may use so many times what one evaluation may."""
+        return len(self.members)
+
     def run(self, workbench: Workbench) -> Outcomes:
         """Prune copies of the task's network, fine-tune them as one, judge them one by one.
 
@@ -82,6 +93,7 @@ class StackedEvaluation:
             for member, model in zip(self.members, models, strict=True)
         ]
         return Outcomes(
+            tuple(member.key for member in self.members),
             tuple(outcome.validation for outcome in found),
             tuple(outcome.test for outcome in found),
             tuple(outcome.raw for outcome in found),
@@ -89,7 +101,7 @@ class StackedEvaluation:
 
     def failed(self, reason: str) -> Outcomes:
         """No outcomes; the members may be tried one by one."""
-        return Outcomes((), (), (), reason)
+        return Outcomes((), (), (), (), reason)
 
 
 AnyOutcome = Outcome | Outcomes
@@ -100,16 +112,21 @@ def outcome_reader() -> Reader[AnyOutcome]:
     single, stacked = reader(Outcome), reader(Outcomes)
 
     def read(entry: Mapping[str, Any]) -> AnyOutcome:
-        return stacked(entry) if isinstance(entry["raw"], list) else single(entry)
+        if "members" not in entry:
+            return single(entry)
+        outcomes = stacked(entry)
+        outcomes.each()  # refuses a damaged line
+        return outcomes
 
     return read
 
 
 def stack_size(asked: int, device: str) -> int:
-    """Networks per stack: as asked for, or what pays on the device where 0 is asked for.
+    """Networks per stack: as asked for, or what suits the device where 0 is asked for.
 
-    On a CPU it pays for some networks and not for others (see benchmarks/stacking.py), and single
-    evaluations can be reused by other runs, so there nothing is stacked unless asked for.
+    On a CPU it pays for some networks and not for others (see benchmarks/stacking.py), and other
+    runs can reuse single evaluations but hardly ever a stack, so nothing is stacked unless asked
+    for.
     """
     return asked or (ON_GPU if device.startswith("cuda") else 1)
 
@@ -125,7 +142,7 @@ class Evaluator:
 
     def __init__(self, runner: Runner, journal: Journal[AnyOutcome], stack: int) -> None:
         self._runner, self._journal, self._stack = runner, journal, stack
-        self._stacked: dict[str, Outcome] = {}
+        self._evaluated: dict[str, Outcome] = {}
 
     def outcomes(
         self,
@@ -140,8 +157,8 @@ class Evaluator:
         Args:
             evaluations: what is wanted; of an iterator, the first are evaluated while it makes the
                 others.
-            progress: hears how many of how many distinct evaluations are done; of an iterator, of
-                how many so far.
+            progress: hears how many of how many distinct evaluations are done, those of a stack
+                together; of an iterator, of how many so far.
         """
         if self._stack == 1:
             return self._alone(evaluations, progress)
@@ -150,14 +167,16 @@ class Evaluator:
 
         def jobs() -> Iterator[Job[AnyOutcome]]:
             for members in composed(self._unknown(evaluations, wanted), self._stack):
-                job = members[0] if len(members) == 1 else StackedEvaluation(members)
+                job = job_of(members)
                 stacks[job.key] = members
                 yield job
 
         def tell(done: int, of: int) -> None:
             progress(len(wanted) * done // of, len(wanted))
 
-        found = resolve(jobs(), self._runner, self._journal, tell)
+        # All jobs of a list are known before the first is done, which the progress needs.
+        given = list(jobs()) if isinstance(evaluations, Sequence) else jobs()
+        found = resolve(given, self._runner, self._journal, tell)
         result: dict[str, Outcome] = {}
         lost: list[Evaluation] = []
         for key, members in stacks.items():
@@ -167,11 +186,10 @@ class Evaluator:
             elif outcome.failure:
                 lost += members
             else:
-                keys = [member.key for member in members]
-                result.update(zip(keys, outcome.each(), strict=True))
+                result.update(outcome.each())
         result.update(self._alone(lost))
-        self._stacked.update(result)
-        return {key: self._stacked[key] for key in wanted}
+        self._evaluated.update(result)
+        return {key: self._evaluated[key] for key in wanted}
 
     def _alone(
         self,
@@ -188,9 +206,10 @@ class Evaluator:
         """Those that have not been evaluated in this run; ``wanted`` gets the keys of all."""
         for evaluation in evaluations:
             key = evaluation.key
-            if key not in wanted and key not in self._stacked:
-                yield evaluation
+            new = key not in wanted and key not in self._evaluated
             wanted[key] = None
+            if new:
+                yield evaluation
 
 
 def composed(evaluations: Iterable[Evaluation], size: int) -> Iterator[tuple[Evaluation, ...]]:
@@ -214,6 +233,11 @@ def composed(evaluations: Iterable[Evaluation], size: int) -> Iterator[tuple[Eva
             alike.clear()
     for alike in waiting.values():
         yield from _cut(alike, size)
+
+
+def job_of(members: tuple[Evaluation, ...]) -> Job[AnyOutcome]:
+    """The job that evaluates them: a single one is evaluated as it is without stacks."""
+    return members[0] if len(members) == 1 else StackedEvaluation(members)
 
 
 def _protocol(evaluation: Evaluation) -> tuple[object, ...]:

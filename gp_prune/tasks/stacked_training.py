@@ -101,11 +101,23 @@ def _check(models: Sequence[nn.Module]) -> None:
         raise UserError("networks of different depth cannot be stacked; give copies of one network")
 
 
-def _build(module: nn.Module) -> str:
-    """What must be equal in layers of different widths."""
-    names = ("kernel_size", "stride", "padding", "dilation", "eps", "momentum", "unflattened_size")
-    settings = {name: getattr(module, name) for name in names if hasattr(module, name)}
-    return f"{type(module).__name__} {settings} {sorted(module._parameters)}"
+_WIDTHS = ("in_channels", "out_channels", "in_features", "out_features", "num_features")
+
+
+def _build(module: nn.Module) -> object:
+    """What must be equal in layers of different widths: settings, kinds of parameters, masks."""
+    settings = {
+        name: value for name, value in vars(module).items()
+        if not name.startswith("_") and name not in (*_WIDTHS, "training")
+        and not isinstance(value, Tensor)
+    }  # fmt: skip
+    tensors = [
+        (name, tensor.dtype, tensor.requires_grad)
+        for name, tensor in [
+            *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
+        ]
+    ]  # fmt: skip
+    return type(module), settings, sorted(tensors, key=lambda entry: entry[0])
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

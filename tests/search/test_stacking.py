@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from gp_prune.errors import UserError
+from gp_prune.evolution.allowance import Allowance
 from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.jobs import Job, Workbench
-from gp_prune.evolution.journal import NAME, Journal
+from gp_prune.evolution.jobs import Job, Workbench, work
+from gp_prune.evolution.journal import NAME, Journal, entries
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.evolution.source import TaskSource
 from gp_prune.metric import Metric
@@ -70,7 +73,8 @@ class Counting:
                 continue
             errors = tuple(derived_seed(member.key) / 2**32 for member in members)
             if isinstance(job, StackedEvaluation):
-                yield Outcomes(errors, (None,) * len(errors), errors)
+                keys = tuple(member.key for member in members)
+                yield Outcomes(keys, errors, (None,) * len(errors), errors)
             else:
                 yield Outcome(errors[0], None, errors[0])
 
@@ -159,13 +163,47 @@ def test_a_stack_that_fails_costs_no_other_network_its_result(tmp_path: Path) ->
     assert not again.jobs
 
 
-def test_progress_ends_with_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(3, [2, 5, 7, 10]), (0, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])]
+)
+def test_progress_counts_networks(tmp_path: Path, steps: int, expected: list[int]) -> None:
     told: list[tuple[int, int]] = []
     with Journal(tmp_path, outcome_reader()) as journal:
         evaluator = Evaluator(Counting(), journal, stack=3)
-        evaluator.outcomes([evaluation(n) for n in range(10)], lambda *now: told.append(now))
-    assert told[-1] == (10, 10)
-    assert told == sorted(told)
+        given = [evaluation(n, steps) for n in range(10)]
+        evaluator.outcomes([*given, *given], lambda *now: told.append(now))
+    assert told == [(done, 10) for done in expected]
+
+
+def test_a_stack_may_use_what_its_members_may() -> None:
+    assert work(evaluation(0)) == 1
+    assert work(StackedEvaluation((evaluation(0), evaluation(1), evaluation(2)))) == 3
+    assert Allowance(2.0, 100.0).times(3) == Allowance(6.0, 300.0)
+    assert not Allowance().times(3).limited
+
+
+def test_a_stack_that_another_run_lends_is_not_evaluated_again(tmp_path: Path) -> None:
+    given = [evaluation(n) for n in range(9)]
+    (found,) = asked(tmp_path / "earlier", Counting(), given)
+    path = tmp_path / "earlier" / NAME
+    lent = dict(
+        entry for entry in entries(path.read_bytes(), path, outcome_reader())
+        if isinstance(entry, tuple)
+    )  # fmt: skip
+    runner = Counting()
+    with Journal(tmp_path, outcome_reader()) as journal:
+        journal.lend(dict(list(lent.items())[:2]))
+        assert Evaluator(runner, journal, stack=3).outcomes(iter(given)) == found
+    assert [job.key for job in runner.jobs] == list(lent)[2:]
+
+
+def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
+    asked(tmp_path, Counting(), [evaluation(n) for n in range(3)])
+    path = tmp_path / NAME
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps({**entry, "raw": entry["raw"][:2]}) + "\n")
+    with pytest.raises(UserError, match="damaged in line 1"):
+        asked(tmp_path, Counting(), [])
 
 
 def test_by_default_only_a_gpu_stacks() -> None:
@@ -174,19 +212,28 @@ def test_by_default_only_a_gpu_stacks() -> None:
     assert stack_size(5, "cpu") == stack_size(5, "cuda") == 5
 
 
-def test_real_networks_have_the_errors_that_they_have_alone(task_cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("l1", "random", "taylor_gate", "apoz"), "channels"),
+        (("magnitude", "random_weight", "taylor_weight"), "params"),
+    ],
+)
+def test_real_networks_have_the_errors_that_they_have_alone(
+    task_cache: Path, names: tuple[str, ...], kind: str
+) -> None:
     source = TaskSource(cache_dir=str(task_cache))
     for task in SMALL.tasks:
         bench, workbench = Bench(source.load(task), 128, 0), Workbench(source)
-        metrics = [Metric.load(name) for name in ("l1", "random", "taylor_gate", "apoz")]
-        budget = Budget("channels", SMALL.ladder[0])
+        metrics, budget = [Metric.load(name) for name in names], Budget(kind, SMALL.ladder[0])
         plans = [bench.trial(m.expression, SMALL.conventions, budget).plan for m in metrics]
         members = tuple(Evaluation(task, plan.to_json(), 5, 1, test=True) for plan in plans)
         together = StackedEvaluation(members).run(workbench).each()
-        for member, outcome in zip(members, together, strict=True):
+        assert list(together) == [member.key for member in members]
+        for member in members:
             # Half a per cent: one sample that is a near tie.
             alone = member.run(workbench)
-            assert outcome[:3] == pytest.approx(alone[:3], abs=5e-3)
+            assert together[member.key][:3] == pytest.approx(alone[:3], abs=5e-3)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -225,11 +272,23 @@ def test_a_run_with_stacks_is_resumed_bit_for_bit(
 
 
 def test_a_longer_run_takes_over_stacks(
-    small_run: Result, task_cache: Path, tmp_path: Path
+    small_run: Result, task_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
     longer = replace(SMALL, generations=3)
     plain = evolve(longer, tmp_path / "plain", source=source)
+    ran: list[str] = []
+
+    def run(self: StackedEvaluation, workbench: Workbench) -> Outcomes:
+        ran.append(self.key)
+        return really(self, workbench)
+
+    really = StackedEvaluation.run
+    monkeypatch.setattr(StackedEvaluation, "run", run)
     reusing = evolve(longer, tmp_path / "reusing", source=source, reuse=small_run.folder)
     assert content(reusing.folder) == content(plain.folder)
     assert (reusing.folder / NAME).read_bytes() == (plain.folder / NAME).read_bytes()
+    before = (small_run.folder / NAME).read_text()
+    assert ran
+    assert not any(key in before for key in ran)
+    assert (reusing.folder / NAME).read_text().count('"key": "stack of') > 2 * len(ran)

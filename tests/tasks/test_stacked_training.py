@@ -88,15 +88,15 @@ def test_each_becomes_what_it_becomes_alone(task: Task, make: type[nn.Module]) -
         torch.testing.assert_close(one.eval()(inputs), other.eval()(inputs))
 
 
-def test_masked_weights_stay_zero(task: Task) -> None:
+def test_masked_weights_are_renewed_as_plain_tensors(task: Task) -> None:
+    """So the networks can be copied, and compute with the weights that were trained."""
     for model in stacked(task, [sparse(task, keep, 0) for keep in KEPT]):
-        for name, buffer in model.named_buffers():
-            if name.endswith("_mask"):
-                layer, _, parameter = name.removesuffix("_mask").rpartition(".")
-                weight = getattr(model.get_submodule(layer), parameter)
-                assert type(weight) is Tensor
-                assert not weight[buffer == 0].any()
-                assert weight.any()
+        again = copy.deepcopy(model)
+        for name, module in model.named_modules():
+            if hasattr(module, "weight_orig"):
+                assert type(module.weight) is Tensor
+                assert torch.equal(module.weight, module.weight_orig * module.weight_mask)
+                assert torch.equal(module.weight, again.get_submodule(name).weight)
 
 
 def test_the_others_of_a_stack_change_nothing(task: Task) -> None:
@@ -158,3 +158,22 @@ def test_what_cannot_be_padded_is_refused() -> None:
     assert "depth" in refused(nn.Sequential(*tail()), longer)
     kernels = [nn.Sequential(nn.Conv2d(4, 4, k, padding=k // 2), *tail()) for k in (1, 3)]
     assert "layer '0'" in refused(*kernels)
+    modes = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode), *tail())
+             for mode in ("zeros", "reflect")]  # fmt: skip
+    assert "layer '0'" in refused(*modes)
+    with_bias, without = (nn.Sequential(nn.Flatten(), nn.Linear(144, 2, bias=b)) for b in (1, 0))
+    assert "layer '1'" in refused(with_bias, without)
+    frozen = nn.Sequential(*tail())
+    frozen[1].weight.requires_grad_(False)
+    assert "layer '1'" in refused(nn.Sequential(*tail()), frozen)
+    assert "layer '1'" in refused(nn.Sequential(*tail()), nn.Sequential(*tail()).double())
+
+
+def test_what_is_frozen_in_all_stays(task: Task) -> None:
+    models = [narrow(task, keep, 0) for keep in KEPT]
+    kept = [next(model.parameters()).requires_grad_(False).clone() for model in models]
+    for model, before in zip(stacked(task, models), kept, strict=True):
+        first, *others = model.parameters()
+        assert torch.equal(first, before)
+        assert not first.requires_grad
+        assert all(p.requires_grad for p in others)
