@@ -32,8 +32,11 @@ class _Tally:
 
     def checked(self, mapping: Callable[[Any], Any], indices: Any) -> Any:
         """The mapped indices."""
-        # A map that multiplies would fill the memory before its result could be counted.
-        self.total += len(indices) * max(1, int(getattr(mapping, "_stride", 1)))
+        # A map that multiplies would fill the memory before its result could be counted; the
+        # reverse of one gives at most what it gets.
+        multiplies = not getattr(mapping, "reverse", False)
+        stride = int(getattr(mapping, "_stride", 1)) if multiplies else 1
+        self.total += len(indices) * max(1, stride)
         if self.total > LIMIT:
             raise RuntimeError("the positions of its channels multiply without end")
         return mapping(indices)

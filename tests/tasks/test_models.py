@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gp_prune.pruning import cost
+from gp_prune.pruning import cost, trace
 from gp_prune.statistics import prunable_layers
 from gp_prune.tasks.models import MODELS, autoencoder, caffe_lenet, cnn, lenet
 
@@ -28,6 +28,17 @@ def test_the_output_has_the_shape_that_the_task_needs(
     expected = (3, 10) if MODELS[name].kind == "classification" else inputs.shape
     assert output.shape == torch.Size(expected)
     assert set(MODELS[name].interface) <= set(prunable_layers(model))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
+def test_all_hidden_channels_can_be_cut(name: str, shape: tuple[int, int, int]) -> None:
+    kind = MODELS[name]
+    model = kind.build(shape, 10).eval()
+    architecture = trace(model, torch.zeros(1, *shape), interface=kind.interface)
+    *hidden, _ = prunable_layers(model)
+    cut = {member.layer for group in architecture.free for member in group.members}
+    assert cut == set(hidden) - set(kind.interface)
 
 
 def test_lenet_has_the_size_that_the_literature_gives() -> None:
