@@ -23,7 +23,7 @@ _STACKABLE = (
     nn.Sequential, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid, nn.MaxPool2d,
     nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
 )  # fmt: skip
-"""Layers in which channels of zeros behind the others do nothing to these."""
+"""Layers of which channels of zeros behind the others change nothing in the others."""
 
 
 def optimise_stacked(
