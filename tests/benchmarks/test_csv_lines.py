@@ -12,6 +12,7 @@ import pytest
 import resnet_cifar_lines
 import search_cost
 import search_speed
+import stacking
 from csv_lines import append, as_csv, read
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ KINDS = {
     "resnet_cifar": resnet_cifar_lines.Line,
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,
+    "stacking": stacking.Line,
 }
 
 
