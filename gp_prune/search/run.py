@@ -100,9 +100,8 @@ def evolve(
             if reuse is not None:
                 journal.lend(reusable(Path(reuse), config, identity))
             begin(folder, config, journal, identity, resume=resume)
-            return _run(
-                config, folder, primitives, benches, runner, journal, source.device, progress
-            )
+            evaluator = Evaluator(runner, journal, stack_size(config.stack, source.device))
+            return _run(config, folder, primitives, benches, evaluator, journal, progress)
     finally:
         runner.close()
 
@@ -137,14 +136,12 @@ def _run(
     folder: Path,
     primitives: PrimitiveSet,
     benches: list[Bench],
-    runner: Runner,
+    evaluator: Evaluator,
     journal: Journal[AnyOutcome],
-    device: str,
     progress: Callable[[Progress], None],
 ) -> Result:
     published = reference_metrics(primitives)
     seeds = [metric for metric in published if metric.expression.axes is config.root]
-    evaluator = Evaluator(runner, journal, stack_size(config.stack, device))
     search = Search(config, primitives, benches, seeds, evaluator, journal)
     finished = (folder / COMPARISON).exists()
     for generation in search.generations():

@@ -75,11 +75,10 @@ def optimise_stacked(
             descent.run(
                 trained, inputs, target, lambda x, y: losses(stacks, x, y).sum(), keep_padding
             )
+        _write_back(tensors, stacks)
     finally:
-        renew_masked(first)
-    _write_back(tensors, stacks)
-    for model in models:
-        renew_masked(model)
+        for model in models:
+            renew_masked(model)
 
 
 def _check(models: Sequence[nn.Module]) -> None:

@@ -16,6 +16,8 @@ from gp_prune.tasks.training import Descent, optimise
 from gp_prune.tuning import recalibrate
 
 _RECALIBRATION_SAMPLES = 2048
+_LEARNING_RATE = 5e-3
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +96,8 @@ class Task:
         model: nn.Module,
         *,
         steps: int,
-        learning_rate: float = 5e-3,
-        batch_size: int = 64,
+        learning_rate: float = _LEARNING_RATE,
+        batch_size: int = _BATCH_SIZE,
         seed: int = 0,
     ) -> None:
         """Train ``model`` on the training split, in place, with Adam and a falling learning rate.
@@ -117,32 +119,22 @@ class Task:
         descent = Descent(steps, learning_rate, batch_size, seed)
         optimise(model, self.train.inputs, self.train.target, self.loss, descent)
 
-    def fine_tune_stacked(
-        self,
-        models: Sequence[nn.Module],
-        *,
-        steps: int,
-        learning_rate: float = 5e-3,
-        batch_size: int = 64,
-        seed: int = 0,
-    ) -> None:
+    def fine_tune_stacked(self, models: Sequence[nn.Module], *, steps: int, seed: int = 0) -> None:
         """Train several pruned copies at once, in place, each as :meth:`fine_tune` does.
 
-        The weights differ in their last bits from those of :meth:`fine_tune`, see
-        :func:`~gp_prune.tasks.stacked_training.optimise_stacked`.
+        The learning rate and the batch size are the defaults there. The weights differ in their
+        last bits, see :func:`~gp_prune.tasks.stacked_training.optimise_stacked`.
 
         Args:
             models: pruned copies of this task's network.
             steps: number of mini-batches; 0 changes nothing.
-            learning_rate: the learning rate at the start; it falls to 0 as a cosine.
-            batch_size: samples per mini-batch.
             seed: decides the order of the samples.
 
         Raises:
-            ValueError: ``steps`` is negative or ``batch_size`` is not positive.
+            ValueError: ``steps`` is negative.
             UserError: the models are not copies of one network.
         """
-        descent = Descent(steps, learning_rate, batch_size, seed)
+        descent = Descent(steps, _LEARNING_RATE, _BATCH_SIZE, seed)
         optimise_stacked(models, self.train.inputs, self.train.target, self.loss, descent)
 
     def recalibrate(self, model: nn.Module, *, samples: int = _RECALIBRATION_SAMPLES) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
+
+# Tests import their helpers from beside them.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 class MadeUp:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_folders import content
 
 from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
@@ -41,12 +42,6 @@ SMALL = SearchConfig(
     front_size=4,
     calibration=128,
 )
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """What must be equal for equal settings: the front, the comparison, the metrics."""
-    files = [folder / FRONT, folder / COMPARISON, *sorted((folder / METRICS).iterdir())]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_folders import content
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.allowance import Allowance
@@ -21,7 +22,7 @@ from gp_prune.metric import Metric
 from gp_prune.pruning import Budget
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
-from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result
+from gp_prune.search.results import Result
 from gp_prune.search.run import evolve
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stacking import (
@@ -234,11 +235,6 @@ def test_real_networks_have_the_errors_that_they_have_alone(
             # Half a per cent: one sample that is a near tie.
             alone = member.run(workbench)
             assert together[member.key][:3] == pytest.approx(alone[:3], abs=5e-3)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    files = [folder / FRONT, folder / COMPARISON, *sorted((folder / METRICS).iterdir())]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
