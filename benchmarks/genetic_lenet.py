@@ -31,8 +31,14 @@ from genetic_lenet_lines import Comparison, Record, write_comparisons, write_rec
 from gp_prune.evolution.folder import CONFIG
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.result import Result
-from gp_prune.guided.genetic.run import Progress, prune_genetically
+from gp_prune.guided.genetic.run import (
+    CHANNEL_POOL,
+    WEIGHT_POOL,
+    Progress,
+    prune_genetically,
+)
 from gp_prune.guided.genetic.settings import GeneticSettings
+from gp_prune.guided.mutation import RANDOM
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,12 +48,14 @@ EMPHASES = {"sparsity": (1.0, 0.0, 100.0), "computation": (1.0, 100.0, 0.0), "fr
 RECORDS = GeneticSettings(
     model="caffe_lenet-mnist", population=24, generations=6, rounds=10, elites=1, epochs=8,
     patience=3, points=6, final_epochs=30, distill=0.9, shift=1, batch_size=128, tolerance=0.006,
-    limit=0.003, baselines=False,
+    limit=0.003, baselines=False, mutations=(*CHANNEL_POOL, *WEIGHT_POOL, RANDOM),
 )  # fmt: skip
 
 OF_EMPHASIS: dict[str, dict[str, Any]] = {
     # Small steps: between two rounds the error must not rise far before retraining.
     "sparsity": {"reach": 0.1, "rounds": 16, "patience": 4},
+    # Without weight on the sparsity only channels are pruned.
+    "computation": {"mutations": (*CHANNEL_POOL, RANDOM)},
     # The sparsest, the fastest and one between them.
     "front": {"elites": 3, "epochs": 4, "points": 4, "final_epochs": 60},
 }

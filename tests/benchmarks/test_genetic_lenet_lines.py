@@ -56,9 +56,11 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path):
             compared,
             replace(compared, seed=1, share=0.2),
             replace(compared, random_evaluations=2160, share=0.7),
+            replace(compared, random_evaluations=2160, seed=lines.FRESH, share=0.1),
         ],
     )
     page = (tmp_path / "pairs.md").read_text()
     assert "median of 2 | 720 | | | 0.25 (most 0.30)" in page
-    assert "median of 1 | 2160 | | | 0.70 (most 0.70)" in page
-    assert len(read(tmp_path / "pairs.csv", lines.Comparison)) == 3
+    assert "median of 2 | 2160 | | | 0.40 (most 0.70)" in page
+    assert "median of seeds 7 to 7 | 2160 | | | 0.10 (most 0.10)" in page
+    assert len(read(tmp_path / "pairs.csv", lines.Comparison)) == 4
