@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Generic
 
 from gp_prune.errors import UserError
+from gp_prune.evolution.disk import DiskSet, Results
 from gp_prune.evolution.jobs import Job, R
 
 NAME = "journal.jsonl"
@@ -45,9 +46,9 @@ class Journal(Generic[R]):
     def __init__(self, folder: Path, read: Reader[R]) -> None:
         self.path = folder / NAME
         self._interpret = read
-        self._known: dict[str, R] = {}
+        self._known = Results(read)
         self._lent: Mapping[str, R] = {}
-        self._events: set[bytes] = set()
+        self._events = DiskSet()
         self._begun: dict[str, Any] | None = None
         with self._writing():
             # Without a buffer: what could not be written is not tried again at the end.
@@ -80,7 +81,7 @@ class Journal(Generic[R]):
         valid = content.rfind(b"\n") + 1
         for entry in entries(content, self.path, self._interpret):
             if isinstance(entry, tuple):
-                self._known[entry[0]] = entry[1]
+                self._known.put(*entry)
             elif entry["event"] == "begin":
                 self._begun = entry["run"]
             else:
@@ -130,7 +131,7 @@ class Journal(Generic[R]):
 
     def outcome(self, job: Job[R], result: R) -> None:
         """Record the result of a job."""
-        self._known[job.key] = result
+        self._known.put(job.key, result)
         entry = {"event": "evaluation", "key": job.key, **result._asdict()}
         if not result.failure:
             del entry["failure"]
@@ -138,9 +139,7 @@ class Journal(Generic[R]):
 
     def event(self, entry: dict[str, Any]) -> None:
         """Record something that a person may want to read; what stands there already is kept."""
-        identity = _identity(entry)
-        if identity not in self._events:
-            self._events.add(identity)
+        if self._events.add(_identity(entry)):
             self._write(entry)
 
     def holds(self, entry: dict[str, Any]) -> bool:
@@ -230,13 +229,22 @@ def entries(
             if entry["event"] == "begin" and not isinstance(entry["run"], dict):
                 raise TypeError
             if entry["event"] == "evaluation":
-                entry = (entry["key"], read(entry))
+                json.dumps(entry, allow_nan=False)
+                entry = (_text(entry["key"]), read(entry))
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"journal {str(path)!r} is damaged in line {number}; "
                 "restore it or start a new run in another folder"
             ) from None
         yield entry
+
+
+def _text(value: Any) -> str:
+    """A text that can be written; else TypeError or ValueError."""
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()
+    return value
 
 
 def _write_all(file: FileIO, line: bytes) -> None:
@@ -254,10 +262,10 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     return name, before, now
 
 
-def _identity(entry: dict[str, Any]) -> bytes:
-    """Tells entries apart in a quarter of their length: a long run has many."""
+def _identity(entry: dict[str, Any]) -> str:
+    """Tells entries apart in a part of their length."""
     text = json.dumps(entry, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _lock(file: FileIO, path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from deap import tools
 
-from gp_prune.expression import Expression
+from gp_prune.evolution.disk import ScratchDatabase
+from gp_prune.expression import MAX_NODES, Expression
 from gp_prune.search.evaluation import WORST_ERROR
 from gp_prune.search.typed_set import Individual
 
 Objectives = tuple[float, float, float]
-Behaviour = tuple[str, ...]
+Behaviour = str
+"""A digest of the plans that a formula causes on all tasks and steps of the ladder."""
 
 WORST: Objectives = (WORST_ERROR, 1.0, 1.0)
 """Finite and dominated by nothing better than itself: what a candidate gets that ranks nothing."""
@@ -57,23 +61,6 @@ def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
 
 
-def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates that no other dominates, one for each behaviour and vector of objectives.
-
-    Of several with the same behaviour or the same objectives the smallest formula is taken.
-    Sorted by error, then by size and text.
-    """
-    best: dict[Objectives, Candidate] = {}
-    for candidate in sorted((c for c in candidates if not c.reason), key=lambda c: c.order):
-        best.setdefault(candidate.objectives, candidate)
-    front: list[Candidate] = []
-    # In this order a candidate can only be dominated by one that comes before it.
-    for objectives in sorted(best):
-        if not any(dominates(kept.objectives, objectives) for kept in front):
-            front.append(best[objectives])
-    return sorted(front, key=lambda c: (c.objectives[0], c.order))
-
-
 def thinned(front: Sequence[Candidate], count: int) -> list[Candidate]:
     """At most ``count`` of a front: those of least error and the most spread out of the others.
 
@@ -93,71 +80,117 @@ def thinned(front: Sequence[Candidate], count: int) -> list[Candidate]:
     return [candidate for candidate in front if id(candidate) in kept]
 
 
+_TABLES = """
+    CREATE TABLE formulas (text TEXT PRIMARY KEY, size INTEGER, behaviour TEXT) WITHOUT ROWID;
+    CREATE INDEX twins ON formulas (behaviour, size, text);
+    CREATE TABLE results (
+        behaviour TEXT PRIMARY KEY, reason TEXT, rung INTEGER, error REAL, macs REAL, params REAL,
+        by_task TEXT, earlier TEXT
+    ) WITHOUT ROWID;
+"""
+_TRIED = "FROM formulas JOIN results USING (behaviour) WHERE reason = ''"
+_PARSED = 512
+"""So many formulas are kept as trees, those that were wanted last."""
+
+
 class Archive:
-    """All candidates of a run by the text of their canonical form.
+    """All candidates of a run by the text of their canonical form, on the disk.
+
+    Candidates with the same behaviour have the same results.
 
     Args:
+        read: makes a formula of its text.
         top: the rung of candidates that were tried in full.
     """
 
-    def __init__(self, top: int = 0) -> None:
+    def __init__(self, read: Callable[[str], Expression], top: int = 0) -> None:
         self.top = top
-        self._by_text: dict[str, Candidate] = {}
-        self._texts: dict[Behaviour, list[str]] = {}
-        self._nodes: dict[Expression, Expression] = {}
+        self._rows = ScratchDatabase(_TABLES)
+        self._read = lru_cache(_PARSED)(read)
 
     def add(self, candidate: Candidate) -> None:
-        """Keep a candidate that is new."""
-        text = str(candidate.expression)
-        self._by_text[text] = replace(candidate, expression=self._shared(candidate.expression))
-        self._texts.setdefault(candidate.behaviour, []).append(text)
-
-    def _shared(self, expression: Expression) -> Expression:
-        """The same formula with one object for every subtree that several formulas have."""
-        known = self._nodes.get(expression)
-        if known is None:
-            arguments = tuple(map(self._shared, expression.arguments))
-            known = Expression(expression.head, expression.over, arguments, expression.value)
-            self._nodes[known] = known
-        return known
+        """Keep a candidate that is new; all that behave like it get its results."""
+        self._rows.write(
+            "INSERT INTO formulas VALUES (?, ?, ?)",
+            str(candidate.expression), candidate.expression.size, candidate.behaviour,
+        )  # fmt: skip
+        self.settle(candidate)
 
     def settle(self, found: Candidate) -> None:
         """Give all candidates that behave like this one the same results."""
-        for text in self._texts[found.behaviour]:
-            self._by_text[text] = replace(found, expression=self._by_text[text].expression)
+        self._rows.write(
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            found.behaviour, found.reason, found.rung, *found.objectives,
+            json.dumps(dict(found.by_task)), json.dumps(found.earlier),
+        )  # fmt: skip
 
     def smallest(self, behaviour: Behaviour) -> Candidate | None:
         """The smallest formula with a behaviour, if there is one."""
-        twins = [self._by_text[text] for text in self._texts.get(behaviour, ())]
-        return min(twins, key=lambda c: c.order, default=None)
+        return self._first("behaviour = ? ORDER BY size, text LIMIT 1", behaviour)
 
     def get(self, expression: Expression) -> Candidate | None:
         """The candidate of a formula in canonical form, if it was tried."""
-        return self._by_text.get(str(expression))
+        return self._first("text = ?", str(expression))
+
+    def _first(self, condition: str, value: str) -> Candidate | None:
+        rows = self._rows.rows(
+            "SELECT text, behaviour, reason, rung, error, macs, params, by_task, earlier "
+            f"FROM formulas JOIN results USING (behaviour) WHERE {condition}", value
+        )  # fmt: skip
+        for text, behaviour, reason, rung, error, macs, params, by_task, earlier in rows:
+            tasks = {name: _objectives(values) for name, values in json.loads(by_task).items()}
+            return Candidate(
+                self._read(text), (error, macs, params), behaviour, tasks, reason, rung,
+                tuple(map(_objectives, json.loads(earlier))),
+            )  # fmt: skip
+        return None
 
     def __contains__(self, text: str) -> bool:
-        return text in self._by_text
+        return self._rows.number("SELECT count(*) FROM formulas WHERE text = ?", text) > 0
 
     def __len__(self) -> int:
-        return len(self._by_text)
+        return self._rows.number("SELECT count(*) FROM formulas")
 
     @property
     def assessed(self) -> int:
         """Number of distinct formulas that were really tried on all tasks."""
-        return sum(not candidate.reason for candidate in self._by_text.values())
+        return self._rows.number(f"SELECT count(*) {_TRIED}")
 
     @property
     def behaviours(self) -> int:
         """Number of distinct behaviours among them."""
-        return len({c.behaviour for c in self._by_text.values() if not c.reason})
+        return self._rows.number("SELECT count(*) FROM results WHERE reason = ''")
 
-    def complete(self) -> list[Candidate]:
-        """The candidates that were tried in full."""
-        return [c for c in self._by_text.values() if c.rung == self.top and not c.reason]
+    @property
+    def complete(self) -> int:
+        """Number of these that were tried in full."""
+        return self._rows.number(
+            "SELECT count(*) FROM results WHERE reason = '' AND rung = ?", self.top
+        )
 
-    def front(self) -> list[Candidate]:
-        """The Pareto front of the candidates that were tried in full."""
-        return pareto_front(self.complete())
+    def front(self, readable: int | None = None) -> list[Candidate]:
+        """The candidates tried in full that no other one dominates, one for each objectives.
+
+        Of several with the same objectives, so of all with the same behaviour, the smallest
+        formula is taken. Sorted by error, then by size and text.
+
+        Args:
+            readable: of formulas of at most so many nodes alone.
+        """
+        rows = self._rows.rows(
+            f"SELECT error, macs, params, text {_TRIED} AND rung = ? AND size <= ? "
+            "ORDER BY error, macs, params, size, text",
+            self.top, MAX_NODES if readable is None else readable,
+        )  # fmt: skip
+        # In this order a row can only be dominated by one that comes before it.
+        best: dict[Objectives, str] = {}
+        for *objectives, text in rows:
+            point = _objectives(objectives)
+            if point not in best and not any(dominates(kept, point) for kept in best):
+                best[point] = text
+        found = [self._first("text = ?", text) for text in best.values()]
+        front = [candidate for candidate in found if candidate is not None]
+        return sorted(front, key=lambda c: (c.objectives[0], c.order))
 
     def shortlist(self, count: int, readable: int) -> list[Candidate]:
         """At most ``count`` candidates to compare in full: the front, thinned, by error.
@@ -166,10 +199,14 @@ class Archive:
         at most ``readable`` nodes, if there are as many that no other such formula dominates.
         """
         front = self.front()
-        short = pareto_front(c for c in self.complete() if c.expression.size <= readable)
-        reserved = short[: count // 3]
+        reserved = self.front(readable)[: count // 3]
         chosen = thinned(front, count)
         if sum(c.expression.size <= readable for c in chosen) < len(reserved):
             kept = thinned([c for c in front if c not in reserved], count - len(reserved))
             chosen = [*kept, *reserved]
         return sorted(chosen, key=lambda c: (c.objectives[0], c.order))
+
+
+def _objectives(values: Sequence[float]) -> Objectives:
+    error, macs, params = values
+    return error, macs, params

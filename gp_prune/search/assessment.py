@@ -7,13 +7,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
+from gp_prune.evolution.disk import DiskSet
 from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.layer import MissingMeasurement
 from gp_prune.metric import probe
+from gp_prune.parsing import parse
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
@@ -57,13 +60,14 @@ class Assessor:
         self.config = config
         self.grammar = grammar
         self.benches = list(benches)
-        self.archive = Archive(config.top_rung)
+        read = partial(parse, primitives=grammar.primitives)
+        self.archive = Archive(read, config.top_rung)
         self.behaviours = 0
         self.evaluations = 0
         self.refused: Counter[str] = Counter()
         self._evaluator = evaluator
         self._journal = journal
-        self._measured: set[bytes] = set()
+        self._measured = DiskSet()
 
     def assess(
         self, drawn: Iterator[Individual], count: int, population: Sequence[Individual] = ()
@@ -145,9 +149,9 @@ class Assessor:
             trials = self.trials(expression)
             if isinstance(trials, str):
                 self._refuse(trials)
-                self.archive.add(Candidate(expression, WORST, (text,), reason=trials))
+                self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=trials))
                 continue
-            behaviour = tuple(trial.key for trial in trials)
+            behaviour = _behaviour([trial.key for trial in trials])
             known = self.archive.smallest(behaviour)
             untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
             self.archive.add(replace(known or untried, expression=expression))
@@ -202,7 +206,8 @@ class Assessor:
                 yield from of_one
 
         outcomes = self._evaluator.outcomes(evaluations())
-        self._measured.update(map(_short, outcomes))
+        for key in outcomes:
+            self._measured.add(key)
         self.evaluations = len(self._measured)
         for behaviour, trials, of_one in tried:
             results = [outcomes[evaluation.key] for evaluation in of_one]
@@ -307,9 +312,8 @@ def macs_kept(trial: Trial) -> float:
     return share
 
 
-def _short(key: str) -> bytes:
-    """Stands for the key of an evaluation, of which a long run has many, where they are counted."""
-    return hashlib.blake2b(key.encode(), digest_size=12).digest()
+def _behaviour(keys: Sequence[str]) -> Behaviour:
+    return hashlib.sha256("\0".join(keys).encode()).hexdigest()
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from gp_prune.expression import canonical
 from gp_prune.layer import NEEDS
 from gp_prune.metric import Metric
 from gp_prune.primitive import PrimitiveSet
-from gp_prune.search.archive import Archive, Candidate
+from gp_prune.search.archive import Archive, Behaviour, Candidate
 from gp_prune.search.assessment import Assessor
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.generation import Generator, Limits
@@ -214,7 +214,7 @@ class Search:
 
     def _survivors(self, individuals: list[Individual]) -> list[Individual]:
         """By rung and NSGA-II, of every behaviour the smallest formula."""
-        best: dict[tuple[str, ...], Individual] = {}
+        best: dict[Behaviour, Individual] = {}
         current = [self.assessor.refreshed(individual) for individual in individuals]
         for individual in sorted(current, key=lambda i: i.candidate.order):
             best.setdefault(individual.candidate.behaviour, individual)
@@ -227,14 +227,13 @@ class Search:
         volume = hypervolume(c.objectives for c in self.archive.front())
         for growth in (self.growth, self._unmoved):
             growth.see(volume)
-        complete = {c.behaviour for c in self.archive.complete()}
         report = Generation(
             number=number,
             of=self.config.generations,
             assessed=self.archive.assessed,
             rejected=len(self.archive) - self.archive.assessed,
             behaviours=self.archive.behaviours,
-            complete=len(complete),
+            complete=self.archive.complete,
             evaluations=self.assessor.evaluations,
             front=tuple(front),
             hypervolume=volume,

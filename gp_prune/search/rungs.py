@@ -7,7 +7,6 @@ is ranked among those of its own rung, and one of a higher rung goes before all 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from deap import tools
 
 from gp_prune.evolution.fronts import LEAST_GROWTH
-from gp_prune.search.archive import Behaviour, Candidate, Objectives
+from gp_prune.search.archive import Candidate, Objectives
 from gp_prune.search.stopping import hypervolume
 from gp_prune.search.typed_set import Individual
 
@@ -26,7 +25,7 @@ def promoted(
     """The candidates that rise from a rung to the next one, the best first.
 
     They are those that NSGA-II would let survive on this rung: by front, then by crowding
-    distance, both among all that have been tried on the rung, then by a digest of the behaviour.
+    distance, both among all that have been tried on the rung, then by behaviour, a digest.
     Or they are taken one after the other: always the one that adds most to the hypervolume, on
     this rung, of those that have risen; of those that add nothing again the first of NSGA-II. By
     crowding distance the extremes rise first, which prune hardly anything or too much, and fill
@@ -43,7 +42,7 @@ def promoted(
             good a candidate will be: those right after pruning only tell which one is better.
     """
     tried = [c for c in candidates if not c.reason and c.rung >= rung]
-    tried.sort(key=lambda c: digest(c.behaviour))
+    tried.sort(key=lambda c: c.behaviour)
     ranked = [c for front in _fronts(tried, [c.on(rung) for c in tried]) for c in front]
     waiting = [c for c in ranked if c.rung == rung]
     if not by_volume:
@@ -78,11 +77,6 @@ def _greatest(points: list[Objectives], offered: Sequence[Objectives], count: in
         points.append(offered[place])
         volume = grown
     return chosen
-
-
-def digest(behaviour: Behaviour) -> str:
-    """A text that orders behaviours without regard to what they are."""
-    return hashlib.sha256("\0".join(behaviour).encode()).hexdigest()
 
 
 def survivors(individuals: Sequence[Individual], count: int) -> list[Individual]:

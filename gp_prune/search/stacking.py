@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from gp_prune.evolution.disk import Results
 from gp_prune.evolution.executors import Runner
 from gp_prune.evolution.jobs import Job, Workbench
 from gp_prune.evolution.journal import Journal, Reader, reader
@@ -142,7 +143,7 @@ class Evaluator:
 
     def __init__(self, runner: Runner, journal: Journal[AnyOutcome], stack: int) -> None:
         self._runner, self._journal, self._stack = runner, journal, stack
-        self._evaluated: dict[str, Outcome] = {}
+        self._evaluated = Results(reader(Outcome))
 
     def outcomes(
         self,
@@ -188,7 +189,8 @@ class Evaluator:
             else:
                 result.update(outcome.each())
         result.update(self._alone(lost))
-        self._evaluated.update(result)
+        for key, single in result.items():
+            self._evaluated.put(key, single)
         return {key: self._evaluated[key] for key in wanted}
 
     def _alone(

@@ -89,6 +89,7 @@ class TypedSet:
         max_cost: operators with a greater declared cost are left out.
 
     Attributes:
+        primitives: the vocabulary.
         deap: the DEAP primitive set.
         types: the types that trees of the root type can contain, in order.
         least_height: for each type, the least height of a complete tree.
@@ -101,6 +102,7 @@ class TypedSet:
         measured: Collection[str],
         max_cost: float = float("inf"),
     ) -> None:
+        self.primitives = primitives
         self.root = root
         operands = [
             operand

@@ -16,6 +16,19 @@ def evaluation(number: int) -> Evaluation:
     return Evaluation("lenet-digits", {"digest": f"d{number}"}, 20, 7)
 
 
+def evaluated(key: str = '"k"', validation: str = "0.5") -> bytes:
+    """A line of a journal."""
+    text = f'"key": {key}, "validation": {validation}, "test": null, "raw": 0.1'
+    return f'{{"event": "evaluation", {text}}}\n'.encode()
+
+
+def test_of_two_lines_with_one_key_the_last_one_counts(tmp_path: Path) -> None:
+    key = f'"{evaluation(1).key}"'
+    (tmp_path / NAME).write_bytes(evaluated(key, validation="0.9") + evaluated(key))
+    with Journal(tmp_path, reader(Outcome)) as journal:
+        assert journal.known(evaluation(1)) == Outcome(0.5, None, 0.1)
+
+
 def test_outcomes_are_known_after_reopening(tmp_path: Path) -> None:
     with Journal(tmp_path, reader(Outcome)) as journal:
         journal.outcome(evaluation(1), Outcome(0.25, None, 0.1))
@@ -49,7 +62,20 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
         assert last.known(evaluation(2)) == Outcome(2.0, None, 0.0)
 
 
-@pytest.mark.parametrize("line", [b"not json\n", b"[1]\n", b'{"event": "evaluation"}\n', b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json\n",
+        b"[1]\n",
+        b'{"event": "evaluation"}\n',
+        b"\xff\n",
+        evaluated(key='["list"]'),
+        evaluated(key="1" * 400),
+        evaluated(key='"\\ud800"'),
+        evaluated(validation="NaN"),
+        evaluated(validation="1e999"),
+    ],
+)
 def test_damage_inside_is_refused(tmp_path: Path, line: bytes) -> None:
     with Journal(tmp_path, reader(Outcome)) as journal:
         journal.outcome(evaluation(1), Outcome(0.5, None, 0.0))

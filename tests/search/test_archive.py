@@ -1,53 +1,125 @@
-"""The front equals brute force; thinning keeps the best."""
+"""The archive holds what was put in; its front equals brute force; thinning keeps the best."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gp_prune.discovery import builtin_primitives
+from gp_prune.expression import Expression
 from gp_prune.parsing import parse
-from gp_prune.search.archive import WORST, Archive, Candidate, dominates, pareto_front, thinned
+from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thinned
 from gp_prune.search.typed_set import Individual
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
-VECTORS = st.lists(st.tuples(LEVELS, LEVELS, LEVELS), min_size=1, max_size=30)
+VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
+VECTORS = st.lists(VECTOR, min_size=1, max_size=30)
 
 
-def candidate(number: int, objectives: tuple[float, float, float], reason: str = "") -> Candidate:
-    expression = parse(f"add({number}, b)", builtin_primitives())
-    return Candidate(expression, objectives, (str(number),), reason=reason)
+def read(text: str) -> Expression:
+    return parse(text, builtin_primitives())
+
+
+def formula(number: int, depth: int = 0) -> Expression:
+    return read("abs(" * depth + f"add({number}, b)" + ")" * depth)
+
+
+def archived(vectors: Sequence[Objectives]) -> Archive:
+    """Each vector belongs to a formula and a behaviour of its own."""
+    archive = Archive(read)
+    for number, vector in enumerate(vectors):
+        archive.add(Candidate(formula(number), vector, str(number)))
+    return archive
 
 
 @given(VECTORS)
-def test_front_equals_brute_force(vectors: list[tuple[float, float, float]]) -> None:
-    front = {c.objectives for c in pareto_front(candidate(n, v) for n, v in enumerate(vectors))}
+def test_front_equals_brute_force(vectors: list[Objectives]) -> None:
     expected = {
         v
         for v in vectors
         if not any(all(a <= b for a, b in zip(w, v, strict=True)) and w != v for w in vectors)
     }
-    assert front == expected
+    found = [c.objectives for c in archived(vectors).front()]
+    assert set(found) == expected
+    assert len(found) == len(expected)
 
 
 @given(VECTORS)
-def test_front_equals_deap(vectors: list[tuple[float, float, float]]) -> None:
+def test_front_equals_deap(vectors: list[Objectives]) -> None:
     individuals = []
     for vector in vectors:
         individual = Individual([])
         individual.fitness.values = vector
         individuals.append(individual)
     first = tools.sortNondominated(individuals, len(individuals), first_front_only=True)[0]
-    front = pareto_front(candidate(n, v) for n, v in enumerate(vectors))
-    assert {c.objectives for c in front} == {i.fitness.values for i in first}
+    assert {c.objectives for c in archived(vectors).front()} == {i.fitness.values for i in first}
+
+
+@given(
+    st.lists(st.tuples(VECTOR, st.integers(0, 1), st.sampled_from(["", "failed"])), min_size=5,
+             max_size=5),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=15),
+    st.integers(3, 6),
+)  # fmt: skip
+def test_the_archive_counts_and_ranks_what_it_holds(
+    results: list[tuple[Objectives, int, str]], drawn: list[tuple[int, int]], readable: int
+) -> None:
+    archive = Archive(read, top=1)
+    everything = []
+    for number, (behaviour, depth) in enumerate(drawn):
+        objectives, rung, reason = results[behaviour]
+        everything.append(
+            Candidate(formula(number, depth), objectives, str(behaviour), {}, reason, rung)
+        )
+        archive.add(everything[-1])
+    tried = [c for c in everything if not c.reason]
+    full = [c for c in tried if c.rung == 1]
+    assert len(archive) == len(everything)
+    assert archive.assessed == len(tried)
+    assert archive.behaviours == len({c.behaviour for c in tried})
+    assert archive.complete == len({c.behaviour for c in full})
+    for most in (None, readable):
+        short = [c for c in full if most is None or c.expression.size <= most]
+        best = [c for c in short if not any(dominates(o.objectives, c.objectives) for o in short)]
+        smallest = {
+            objectives: min((c for c in best if c.objectives == objectives), key=lambda c: c.order)
+            for objectives in {c.objectives for c in best}
+        }
+        expected = sorted(smallest.values(), key=lambda c: (c.objectives[0], c.order))
+        assert archive.front(most) == expected
+    for behaviour in {c.behaviour for c in everything}:
+        alike = [c for c in everything if c.behaviour == behaviour]
+        assert archive.smallest(behaviour) == min(alike, key=lambda c: c.order)
+
+
+@given(
+    st.tuples(*[st.floats(0, allow_infinity=False)] * 3),
+    st.lists(VECTOR, max_size=2),
+    st.text(max_size=5),
+)
+def test_what_is_archived_comes_back_as_it_was(
+    objectives: Objectives, earlier: list[Objectives], reason: str
+) -> None:
+    archive = Archive(read)
+    kept = Candidate(
+        read("div(1e-300, b)"), objectives, "x", {"a": objectives, "ü": WORST}, reason,
+        len(earlier), tuple(earlier),
+    )  # fmt: skip
+    archive.add(kept)
+    assert archive.get(kept.expression) == archive.smallest("x") == kept
+    assert str(kept.expression) in archive
+    assert archive.get(read("b")) is None
+    assert "b" not in archive
 
 
 @given(VECTORS, st.integers(1, 10))
 def test_thinned_front_is_a_part_with_the_least_error(
-    vectors: list[tuple[float, float, float]], count: int
+    vectors: list[Objectives], count: int
 ) -> None:
-    front = pareto_front(candidate(n, v) for n, v in enumerate(vectors))
+    front = archived(vectors).front()
     kept = thinned(front, count)
     assert len(kept) == min(count, len(front))
     assert all(any(c is f for f in front) for c in kept)
@@ -56,32 +128,23 @@ def test_thinned_front_is_a_part_with_the_least_error(
 
 @given(VECTORS, st.integers(1, 10), st.lists(st.booleans(), min_size=30, max_size=30))
 def test_the_shortlist_has_formulas_that_a_person_can_read(
-    vectors: list[tuple[float, float, float]], count: int, long: list[bool]
+    vectors: list[Objectives], count: int, long: list[bool]
 ) -> None:
     """A third of it, if there are as many; the rest are of the front, the best of it first."""
-    primitives, archive = builtin_primitives(), Archive()
+    archive = Archive(read)
     for number, (vector, wide) in enumerate(zip(vectors, long, strict=False)):
-        text = f"abs(add({number}, b))" if wide else f"add({number}, b)"
-        archive.add(Candidate(parse(text, primitives), vector, (text,)))
-    front, chosen = archive.front(), archive.shortlist(count, 3)
-    short = pareto_front(c for c in archive.complete() if c.expression.size <= 3)
+        archive.add(Candidate(formula(number, depth=int(wide)), vector, str(number)))
+    front, short, chosen = archive.front(), archive.front(3), archive.shortlist(count, 3)
     readable = [c for c in chosen if c.expression.size <= 3]
     assert len(chosen) == len({id(c) for c in chosen}) <= count
     assert len(readable) >= min(count // 3, len(short))
     assert all(c in front or c in short[: count // 3] for c in chosen)
-    assert any(c is front[0] for c in chosen)
-
-
-def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
-    primitives = builtin_primitives()
-    long = Candidate(parse("abs(abs(b))", primitives), (0.1, 0.2, 0.3), ("x",))
-    short = Candidate(parse("abs(b)", primitives), (0.1, 0.2, 0.3), ("x",))
-    assert pareto_front([long, short]) == [short]
+    assert front[0] in chosen
 
 
 def test_a_candidate_that_ranks_nothing_never_reaches_the_front() -> None:
-    archive = Archive()
-    archive.add(candidate(1, WORST, reason="scores are constant"))
+    archive = Archive(read)
+    archive.add(Candidate(formula(1), WORST, "1", reason="scores are constant"))
     assert archive.front() == archive.shortlist(5, 25) == []
     assert (len(archive), archive.assessed) == (1, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,11 @@ def test_a_plan_travels_as_json(bench: Bench) -> None:
 
 
 def test_random_operands_are_drawn_by_seed(bench: Bench) -> None:
+    primitives = builtin_primitives()
+    read = partial(parse, primitives=primitives)
     (random,) = [
         c
-        for c in contenders(CONFIG, Archive(), reference_metrics(builtin_primitives()))
+        for c in contenders(CONFIG, Archive(read), reference_metrics(primitives))
         if c.name == "random"
     ]
     budget = Budget("channels", 0.5)
