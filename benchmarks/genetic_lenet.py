@@ -31,12 +31,7 @@ from genetic_lenet_lines import Comparison, Record, write_comparisons, write_rec
 from gp_prune.evolution.folder import CONFIG
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.result import Result
-from gp_prune.guided.genetic.run import (
-    CHANNEL_POOL,
-    WEIGHT_POOL,
-    Progress,
-    prune_genetically,
-)
+from gp_prune.guided.genetic.run import CHANNEL_POOL, WEIGHT_POOL, Progress, prune_genetically
 from gp_prune.guided.genetic.settings import GeneticSettings
 from gp_prune.guided.mutation import RANDOM
 

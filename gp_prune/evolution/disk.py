@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.jobs import R
+from gp_prune.evolution.jobs import R, Reader
 
 _IN_MEMORY = 512
 """Kilobytes of a database that was used last, which stay in memory."""
@@ -68,9 +68,6 @@ class DiskSet:
     def __contains__(self, text: str) -> bool:
         return self._rows.number("SELECT count(*) FROM texts WHERE text = ?", text) > 0
 
-    def __len__(self) -> int:
-        return self._rows.number("SELECT count(*) FROM texts")
-
 
 class Results(Generic[R]):
     """Results of jobs by key, like a dictionary that takes no more memory the longer it gets.
@@ -79,7 +76,7 @@ class Results(Generic[R]):
         read: makes a result of its fields, for instance :func:`~.journal.reader`.
     """
 
-    def __init__(self, read: Callable[[Mapping[str, Any]], R]) -> None:
+    def __init__(self, read: Reader[R]) -> None:
         self._read = read
         self._rows = ScratchDatabase(
             "CREATE TABLE results (key TEXT PRIMARY KEY, fields TEXT) WITHOUT ROWID"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from gp_prune.evolution.source import TaskSource
@@ -29,6 +29,9 @@ class Result(Protocol):
 
 R = TypeVar("R", bound=Result)
 R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+Reader = Callable[[Mapping[str, Any]], R]
+"""Makes a result of what was written of it; any KeyError, TypeError or ValueError means damage."""
 
 
 class Job(Protocol[R_co]):

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -20,13 +20,10 @@ from typing import Any, Generic
 
 from gp_prune.errors import UserError
 from gp_prune.evolution.disk import DiskSet, Results
-from gp_prune.evolution.jobs import Job, R
+from gp_prune.evolution.jobs import Job, R, Reader
 
 NAME = "journal.jsonl"
 _SYNC_SECONDS = 0.5
-
-Reader = Callable[[Mapping[str, Any]], R]
-"""Makes a result of a line of a journal; any KeyError, TypeError or ValueError means damage."""
 
 
 class Journal(Generic[R]):
@@ -229,7 +226,7 @@ def entries(
             if entry["event"] == "begin" and not isinstance(entry["run"], dict):
                 raise TypeError
             if entry["event"] == "evaluation":
-                json.dumps(entry, allow_nan=False)
+                json.dumps(entry, allow_nan=False)  # json reads NaN, too, and 1e999 as infinite
                 entry = (_text(entry["key"]), read(entry))
         except (ValueError, KeyError, TypeError):
             raise UserError(

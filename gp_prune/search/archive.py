@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from deap import tools
 
 from gp_prune.evolution.disk import ScratchDatabase
 from gp_prune.expression import MAX_NODES, Expression
+from gp_prune.parsing import parse
+from gp_prune.primitive import PrimitiveSet
 from gp_prune.search.evaluation import WORST_ERROR
 from gp_prune.search.typed_set import Individual
 
@@ -99,14 +101,14 @@ class Archive:
     Candidates with the same behaviour have the same results.
 
     Args:
-        read: makes a formula of its text.
+        primitives: the vocabulary of the formulas.
         top: the rung of candidates that were tried in full.
     """
 
-    def __init__(self, read: Callable[[str], Expression], top: int = 0) -> None:
+    def __init__(self, primitives: PrimitiveSet, top: int = 0) -> None:
         self.top = top
         self._rows = ScratchDatabase(_TABLES)
-        self._read = lru_cache(_PARSED)(read)
+        self._formula = lru_cache(_PARSED)(partial(parse, primitives=primitives))
 
     def add(self, candidate: Candidate) -> None:
         """Keep a candidate that is new; all that behave like it get its results."""
@@ -126,24 +128,24 @@ class Archive:
 
     def smallest(self, behaviour: Behaviour) -> Candidate | None:
         """The smallest formula with a behaviour, if there is one."""
-        return self._first("behaviour = ? ORDER BY size, text LIMIT 1", behaviour)
+        twins = self._candidates("behaviour = ? ORDER BY size, text LIMIT 1", behaviour)
+        return next(twins, None)
 
     def get(self, expression: Expression) -> Candidate | None:
         """The candidate of a formula in canonical form, if it was tried."""
-        return self._first("text = ?", str(expression))
+        return next(self._candidates("text = ?", str(expression)), None)
 
-    def _first(self, condition: str, value: str) -> Candidate | None:
+    def _candidates(self, condition: str, value: str) -> Iterator[Candidate]:
         rows = self._rows.rows(
             "SELECT text, behaviour, reason, rung, error, macs, params, by_task, earlier "
             f"FROM formulas JOIN results USING (behaviour) WHERE {condition}", value
         )  # fmt: skip
         for text, behaviour, reason, rung, error, macs, params, by_task, earlier in rows:
             tasks = {name: _objectives(values) for name, values in json.loads(by_task).items()}
-            return Candidate(
-                self._read(text), (error, macs, params), behaviour, tasks, reason, rung,
+            yield Candidate(
+                self._formula(text), (error, macs, params), behaviour, tasks, reason, rung,
                 tuple(map(_objectives, json.loads(earlier))),
             )  # fmt: skip
-        return None
 
     def __contains__(self, text: str) -> bool:
         return self._rows.number("SELECT count(*) FROM formulas WHERE text = ?", text) > 0
@@ -188,8 +190,7 @@ class Archive:
             point = _objectives(objectives)
             if point not in best and not any(dominates(kept, point) for kept in best):
                 best[point] = text
-        found = [self._first("text = ?", text) for text in best.values()]
-        front = [candidate for candidate in found if candidate is not None]
+        front = [c for text in best.values() for c in self._candidates("text = ?", text)]
         return sorted(front, key=lambda c: (c.objectives[0], c.order))
 
     def shortlist(self, count: int, readable: int) -> list[Candidate]:

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 
 from gp_prune.evolution.disk import DiskSet
@@ -16,7 +15,6 @@ from gp_prune.evolution.seeds import derived_seed
 from gp_prune.expression import Expression, canonical
 from gp_prune.layer import MissingMeasurement
 from gp_prune.metric import probe
-from gp_prune.parsing import parse
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
@@ -60,8 +58,7 @@ class Assessor:
         self.config = config
         self.grammar = grammar
         self.benches = list(benches)
-        read = partial(parse, primitives=grammar.primitives)
-        self.archive = Archive(read, config.top_rung)
+        self.archive = Archive(grammar.primitives, config.top_rung)
         self.behaviours = 0
         self.evaluations = 0
         self.refused: Counter[str] = Counter()
@@ -206,9 +203,7 @@ class Assessor:
                 yield from of_one
 
         outcomes = self._evaluator.outcomes(evaluations())
-        for key in outcomes:
-            self._measured.add(key)
-        self.evaluations = len(self._measured)
+        self.evaluations += sum(map(self._measured.add, outcomes))
         for behaviour, trials, of_one in tried:
             results = [outcomes[evaluation.key] for evaluation in of_one]
             candidate = self._tried(self._smallest(behaviour), rung, trials, results)

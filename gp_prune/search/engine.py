@@ -227,11 +227,12 @@ class Search:
         volume = hypervolume(c.objectives for c in self.archive.front())
         for growth in (self.growth, self._unmoved):
             growth.see(volume)
+        assessed = self.archive.assessed
         report = Generation(
             number=number,
             of=self.config.generations,
-            assessed=self.archive.assessed,
-            rejected=len(self.archive) - self.archive.assessed,
+            assessed=assessed,
+            rejected=len(self.archive) - assessed,
             behaviours=self.archive.behaviours,
             complete=self.archive.complete,
             evaluations=self.assessor.evaluations,

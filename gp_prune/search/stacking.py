@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from gp_prune.evolution.disk import Results
 from gp_prune.evolution.executors import Runner
-from gp_prune.evolution.jobs import Job, Workbench
-from gp_prune.evolution.journal import Journal, Reader, reader
+from gp_prune.evolution.jobs import Job, Reader, Workbench
+from gp_prune.evolution.journal import Journal, reader
 from gp_prune.evolution.outcomes import resolve
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.tuning.pooling import pool_fast

@@ -24,10 +24,13 @@ OUTCOMES = st.builds(Outcome, FINITE, st.none() | FINITE, FINITE, st.text(max_si
 @given(st.lists(KEYS), st.lists(KEYS))
 def test_a_set_on_the_disk_is_a_set(texts: list[str], others: list[str]) -> None:
     table, expected = DiskSet(), set[str]()
+    count = 0
     for text in texts:
-        assert table.add(text) == (text not in expected)
+        added = table.add(text)
+        assert added == (text not in expected)
         expected.add(text)
-    assert len(table) == len(expected)
+        count += added
+    assert count == len(expected)
     for text in [*texts, *others]:
         assert (text in table) == (text in expected)
 

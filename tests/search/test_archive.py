@@ -29,7 +29,7 @@ def formula(number: int, depth: int = 0) -> Expression:
 
 def archived(vectors: Sequence[Objectives]) -> Archive:
     """Each vector belongs to a formula and a behaviour of its own."""
-    archive = Archive(read)
+    archive = Archive(builtin_primitives())
     for number, vector in enumerate(vectors):
         archive.add(Candidate(formula(number), vector, str(number)))
     return archive
@@ -67,7 +67,7 @@ def test_front_equals_deap(vectors: list[Objectives]) -> None:
 def test_the_archive_counts_and_ranks_what_it_holds(
     results: list[tuple[Objectives, int, str]], drawn: list[tuple[int, int]], readable: int
 ) -> None:
-    archive = Archive(read, top=1)
+    archive = Archive(builtin_primitives(), top=1)
     everything = []
     for number, (behaviour, depth) in enumerate(drawn):
         objectives, rung, reason = results[behaviour]
@@ -103,7 +103,7 @@ def test_the_archive_counts_and_ranks_what_it_holds(
 def test_what_is_archived_comes_back_as_it_was(
     objectives: Objectives, earlier: list[Objectives], reason: str
 ) -> None:
-    archive = Archive(read)
+    archive = Archive(builtin_primitives())
     kept = Candidate(
         read("div(1e-300, b)"), objectives, "x", {"a": objectives, "ü": WORST}, reason,
         len(earlier), tuple(earlier),
@@ -131,7 +131,7 @@ def test_the_shortlist_has_formulas_that_a_person_can_read(
     vectors: list[Objectives], count: int, long: list[bool]
 ) -> None:
     """A third of it, if there are as many; the rest are of the front, the best of it first."""
-    archive = Archive(read)
+    archive = Archive(builtin_primitives())
     for number, (vector, wide) in enumerate(zip(vectors, long, strict=False)):
         archive.add(Candidate(formula(number, depth=int(wide)), vector, str(number)))
     front, short, chosen = archive.front(), archive.front(3), archive.shortlist(count, 3)
@@ -142,8 +142,17 @@ def test_the_shortlist_has_formulas_that_a_person_can_read(
     assert front[0] in chosen
 
 
+def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
+    archive = Archive(builtin_primitives())
+    long = Candidate(read("abs(abs(b))"), (0.1, 0.2, 0.3), "x")
+    short = Candidate(read("abs(b)"), (0.1, 0.2, 0.3), "x")
+    for candidate in (long, short):
+        archive.add(candidate)
+    assert archive.front() == [short]
+
+
 def test_a_candidate_that_ranks_nothing_never_reaches_the_front() -> None:
-    archive = Archive(read)
+    archive = Archive(builtin_primitives())
     archive.add(Candidate(formula(1), WORST, "1", reason="scores are constant"))
     assert archive.front() == archive.shortlist(5, 25) == []
     assert (len(archive), archive.assessed) == (1, 0)

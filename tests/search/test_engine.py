@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,10 +80,9 @@ def test_a_plan_travels_as_json(bench: Bench) -> None:
 
 def test_random_operands_are_drawn_by_seed(bench: Bench) -> None:
     primitives = builtin_primitives()
-    read = partial(parse, primitives=primitives)
     (random,) = [
         c
-        for c in contenders(CONFIG, Archive(read), reference_metrics(primitives))
+        for c in contenders(CONFIG, Archive(primitives), reference_metrics(primitives))
         if c.name == "random"
     ]
     budget = Budget("channels", 0.5)

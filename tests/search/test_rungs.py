@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_of_two_the_one_on_the_higher_rung_survives(
 
 def test_results_are_shared_by_all_that_behave_alike() -> None:
     primitives = builtin_primitives()
-    archive = Archive(partial(parse, primitives=primitives), top=1)
+    archive = Archive(primitives, top=1)
     for text in ("abs(abs(b))", "abs(b)"):
         archive.add(Candidate(parse(text, primitives), (0.9, 1.0, 1.0), "x"))
     assert archive.front() == []
