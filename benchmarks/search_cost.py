@@ -70,7 +70,10 @@ def measured(
 ) -> Line:
     """One search of a few generations."""
     generations = max(1, round(given.behaviours / population) - 1)
-    config = SearchConfig(tasks=(task,), population=population, generations=generations)
+    config = SearchConfig(
+        tasks=(task,), population=population, generations=generations, rung_steps=(0,),
+        promote=(0.25,),
+    )  # fmt: skip
     source = TaskSource(given.cache_dir, given.data_root)
     bench = Bench(source.load(task), config.calibration, config.seed)
     primitives = builtin_primitives()

@@ -93,9 +93,11 @@ def _lines(console: Console) -> Callable[[Progress], None]:
 
 def _note(generation: Generation) -> str:
     best = generation.front[0]
+    all_risen = generation.complete == generation.behaviours
+    in_full = "" if all_risen else f" ({generation.complete} in full)"
     return (
         f"{generation.assessed} formulas ({generation.rejected} more refused), "
-        f"{generation.behaviours} behaviours ({generation.complete} fine-tuned), "
+        f"{generation.behaviours} behaviours{in_full}, "
         f"front {len(generation.front)}, "
         f"least error {best.objectives[0]:.3f} by {best.expression}"
         f"{'; ends here: ' + generation.stopped if generation.stopped else ''}"

@@ -41,7 +41,10 @@ class SearchConfig(Settings):
         join: how the scores of coupled layers become one.
         fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.
         rung_steps: mini-batches of fine-tuning on the cheaper rungs, lowest first, on which new
-            candidates must prove themselves; empty means that all go to the top at once.
+            candidates must prove themselves; empty means that all go to the top at once. They pay
+            where fine-tuning is long: of 30 steps they save half of the time, but with a quarter
+            that rises right after pruning a search on ``cnn-digits`` finds hardly more than
+            random formulas.
         rung_samples: most validation samples that the cheaper rungs judge on; 0 means all. The top
             rung and the comparison judge on all.
         promote: for every cheaper rung, the share of its candidates that rises to the next one.
@@ -86,9 +89,9 @@ class SearchConfig(Settings):
     normaliser: str = "mean"
     join: str = "mean"
     fine_tune_steps: int = 30
-    rung_steps: tuple[int, ...] = (0,)
+    rung_steps: tuple[int, ...] = ()
     rung_samples: int = 1000
-    promote: tuple[float, ...] = (0.25,)
+    promote: tuple[float, ...] = ()
     strategy: str = "evolve"
     adaptive: bool = True
     restart: int = 5

@@ -73,6 +73,7 @@ def imagine(lenet_bench: Bench) -> Callable[..., Imagined]:
         config = SearchConfig(
             **{
                 "tasks": ("lenet-digits",), "calibration": 64, "population": 8, "generations": 4,
+                "rung_steps": (0,), "promote": (0.25,),
                 **settings,
             }
         )  # fmt: skip

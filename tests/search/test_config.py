@@ -18,7 +18,7 @@ CONFIGS = [
     ),
     SearchConfig(tasks=("cnn-digits",), scope="layer", crossover=0.0, generations=0),
     SearchConfig(rung_steps=(0, 10), promote=(0.5, 0.25), strategy="random", adaptive=False),
-    SearchConfig(rung_steps=(), promote=(), max_evaluations=9, time_limit=2.5, stall=3, restart=0),
+    SearchConfig(max_evaluations=9, time_limit=2.5, stall=3, restart=0),
 ]
 
 
@@ -51,10 +51,10 @@ def test_the_ladder_follows_the_granularity() -> None:
         ({"tasks": ("a", "a")}, "each once"),
         ({"crossover": 2.0}, "crossover is 2.0"),
         ({"strategy": "anneal"}, "strategy is 'anneal'; it must be one of evolve, random"),
-        ({"promote": ()}, "promote has 0 shares and rung_steps 1 numbers"),
-        ({"promote": (0.0,)}, "promote holds 0.0"),
-        ({"promote": (float("nan"),)}, "promote holds nan"),
-        ({"rung_steps": (-1,)}, "rung_steps holds -1"),
+        ({"rung_steps": (0,)}, "promote has 0 shares and rung_steps 1 numbers"),
+        ({"rung_steps": (0,), "promote": (0.0,)}, "promote holds 0.0"),
+        ({"rung_steps": (0,), "promote": (float("nan"),)}, "promote holds nan"),
+        ({"rung_steps": (-1,), "promote": (0.5,)}, "rung_steps holds -1"),
         ({"time_limit": -1.0}, "time_limit is -1.0"),
         ({"time_limit": float("inf")}, "time_limit is inf"),
         ({"max_evaluations": -1}, "max_evaluations is -1"),

@@ -20,7 +20,10 @@ from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader
 
-CONFIG = SearchConfig(tasks=("lenet-digits",), calibration=64, population=8, generations=2)
+CONFIG = SearchConfig(
+    tasks=("lenet-digits",), calibration=64, population=8, generations=2, rung_steps=(0,),
+    promote=(0.25,),
+)  # fmt: skip
 REASON = "took more than 60 s, 2 times"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
 from gp_prune.search.reuse import reusable
 
-CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1)
+CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1, rung_steps=(0,), promote=(0.25,))
 IDENTITY = {
     "seed": 1,
     "versions": {"torch": "2"},
@@ -64,7 +65,7 @@ def test_another_protocol_is_refused(tmp_path: Path, changed: dict[str, Any], wo
 def test_with_another_seed_only_the_lowest_rung_is_shared(tmp_path: Path) -> None:
     folder = write_journal(tmp_path, seed=2)
     assert reusable(folder, CONFIG, IDENTITY)
-    tuned = SearchConfig(tasks=("lenet-digits",), seed=1, rung_steps=(), promote=())
+    tuned = replace(CONFIG, rung_steps=(), promote=())
     with pytest.raises(UserError, match="its seed was 2, so all fine-tuning was different"):
         reusable(folder, tuned, IDENTITY)
 

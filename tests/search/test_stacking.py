@@ -37,8 +37,8 @@ from gp_prune.search.stacking import (
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=2, seed=5,
-    ladder=(0.4,), budgets=(0.4,), fine_tune_steps=3, promote=(0.6,), final_steps=3,
-    final_seeds=2, front_size=4, calibration=128, stack=3,
+    ladder=(0.4,), budgets=(0.4,), fine_tune_steps=3, rung_steps=(0,),
+    promote=(0.6,), final_steps=3, final_seeds=2, front_size=4, calibration=128, stack=3,
 )  # fmt: skip
 
 
