@@ -237,17 +237,23 @@ def test_real_networks_have_the_errors_that_they_have_alone(
             assert together[member.key][:3] == pytest.approx(alone[:3], abs=5e-3)
 
 
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+@pytest.fixture(
+    scope="module",
+    params=[SMALL, replace(SMALL, rung_steps=(), promote=())],
+    ids=["some rise", "all are fine-tuned"],
+)
+def small_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, task_cache: Path
+) -> Result:
     folder = tmp_path_factory.mktemp("stacked") / "run"
-    return evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+    return evolve(request.param, folder, source=TaskSource(cache_dir=str(task_cache)))
 
 
 def test_a_run_with_stacks_ends_alike_with_any_number_of_workers(
     small_run: Result, task_cache: Path, tmp_path: Path
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
-    other = evolve(SMALL, tmp_path / "other", source=source, workers=2)
+    other = evolve(small_run.config, tmp_path / "other", source=source, workers=2)
     assert content(other.folder) == content(small_run.folder)
     assert (other.folder / NAME).read_bytes() == (small_run.folder / NAME).read_bytes()
 
@@ -271,7 +277,7 @@ def test_a_longer_run_takes_over_stacks(
     small_run: Result, task_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
-    longer = replace(SMALL, generations=3)
+    longer = replace(small_run.config, generations=3)
     plain = evolve(longer, tmp_path / "plain", source=source)
     ran: list[str] = []
 
