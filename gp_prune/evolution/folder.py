@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.jobs import R
+from gp_prune.evolution.jobs import R, Reader
 from gp_prune.evolution.journal import NAME as JOURNAL
 from gp_prune.evolution.journal import Journal
 from gp_prune.evolution.settings import Settings
@@ -64,19 +64,44 @@ def _early(path: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder now, so that no other run takes it; leave none behind where nothing ran."""
+def claimed(folder: Path, read: Reader[R]) -> Iterator[Journal[R]]:
+    """The journal of a run folder that is made now, so that no other run takes it.
+
+    None is left behind where nothing ran.
+
+    Args:
+        folder: the run folder.
+        read: makes a result of what the journal holds of it.
+
+    Raises:
+        UserError: another run has the folder, its journal is damaged, or it cannot be written.
+    """
+    parents = [parent for parent in folder.parents if not parent.exists()]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    owned = False
     try:
-        yield
+        with Journal(folder, read) as journal:
+            owned = True
+            yield journal
     finally:
-        # A run that could not begin has an empty journal and no settings.
-        journal = folder / JOURNAL
-        if not (folder / CONFIG).exists() and journal.exists() and not journal.stat().st_size:
-            journal.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        if owned and not _begun(folder):
+            (folder / JOURNAL).unlink(missing_ok=True)
+            _remove_empty(folder, *parents)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there are settings or a line of the journal."""
+    journal = folder / JOURNAL
+    return (folder / CONFIG).exists() or (journal.exists() and journal.stat().st_size > 0)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove folders, each within the next, up to the first that holds something."""
+    for folder in folders:
+        if not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def begin(

@@ -15,43 +15,57 @@ _SAME = {"versions": "packages", "device": "device"}
 """What must be equal for an evaluation to have the same result, besides the networks."""
 
 
-def reusable(
-    folder: Path, config: SearchConfig, identity: Mapping[str, Any]
-) -> dict[str, AnyOutcome]:
-    """The outcomes of another run that this one may take over, by the key of the evaluation.
-
-    An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all settings
-    of the search: a longer run, another population or strategy. With another seed, only what was
-    evaluated without fine-tuning is the same. A stack's key names its members, so of networks that
-    were fine-tuned in stacks a longer run can use the outcomes, another population hardly any.
-    Failures are not taken over: they may be due to the machine.
+class EarlierRun:
+    """What another run evaluated, read at once, so that a wrong folder is found out at once.
 
     Args:
         folder: the other run folder.
-        config: the settings of this run.
-        identity: what this run writes at the beginning of its journal.
 
     Raises:
-        UserError: the folder has no journal, or its protocol is another one.
+        UserError: the folder has no journal, or the run had not begun.
     """
-    path = folder / NAME
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
-    begun: dict[str, Any] | None = None
-    outcomes: dict[str, AnyOutcome] = {}
-    for entry in entries(content, path, outcome_reader()):
-        if isinstance(entry, tuple):
-            outcomes[entry[0]] = entry[1]
-        elif entry["event"] == "begin":
-            begun = entry["run"]
-    if begun is None:
-        raise UserError(f"run {str(folder)!r} cannot be reused: it had not begun")
-    difference = _difference(begun, config, identity)
-    if difference:
-        raise UserError(f"run {str(folder)!r} cannot be reused: {difference}; leave out --reuse")
-    return {key: outcome for key, outcome in outcomes.items() if not outcome.failure}
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
+        begun: dict[str, Any] | None = None
+        self._outcomes: dict[str, AnyOutcome] = {}
+        for entry in entries(content, path, outcome_reader()):
+            if isinstance(entry, tuple):
+                key, outcome = entry
+                self._outcomes[key] = outcome
+            elif entry["event"] == "begin":
+                begun = entry["run"]
+        if begun is None:
+            raise UserError(f"run {str(folder)!r} cannot be reused: it had not begun")
+        self._folder = folder
+        self._begun = begun
+
+    def reusable(self, config: SearchConfig, identity: Mapping[str, Any]) -> dict[str, AnyOutcome]:
+        """The outcomes that a new run may take over, by the key of the evaluation.
+
+        An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all
+        settings of the search: a longer run, another population or strategy. With another seed,
+        only what was evaluated without fine-tuning is the same. A stack's key names its members,
+        so of networks that were fine-tuned in stacks a longer run can use the outcomes, another
+        population hardly any. Failures are not taken over: they may be due to the machine.
+
+        Args:
+            config: the settings of the new run.
+            identity: what the new run writes at the beginning of its journal.
+
+        Raises:
+            UserError: the protocol of the other run is another one.
+        """
+        difference = _difference(self._begun, config, identity)
+        if difference:
+            raise UserError(
+                f"run {str(self._folder)!r} cannot be reused: {difference}; leave out --reuse"
+            )
+        return {key: outcome for key, outcome in self._outcomes.items() if not outcome.failure}
 
 
 def _difference(other: Mapping[str, Any], config: SearchConfig, identity: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from gp_prune.search.results import (
     write,
     write_front_so_far,
 )
-from gp_prune.search.reuse import reusable
+from gp_prune.search.reuse import EarlierRun
 from gp_prune.search.scoring import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.tasks import check_task_name
@@ -87,6 +87,7 @@ def evolve(
     for name in config.tasks:
         check_task_name(name)
     primitives = primitive_set(*config.primitives)
+    earlier = None if reuse is None else EarlierRun(Path(reuse))
     allowance = config.allowance
     runner: Runner
     if cluster is None:
@@ -94,11 +95,11 @@ def evolve(
     else:
         runner = DaskCluster(source, cluster, allowance)
     try:
-        with one_thread(), claimed(folder), Journal(folder, outcome_reader()) as journal:
+        with one_thread(), claimed(folder, outcome_reader()) as journal:
             benches = _prepared(config, source, runner, progress)
             identity = _identity(config, source, benches)
-            if reuse is not None:
-                journal.lend(reusable(Path(reuse), config, identity))
+            if earlier is not None:
+                journal.lend(earlier.reusable(config, identity))
             begin(folder, config, journal, identity, resume=resume)
             evaluator = Evaluator(runner, journal, stack_size(config.stack, source.device))
             return _run(config, folder, primitives, benches, evaluator, journal, progress)

@@ -152,7 +152,7 @@ def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> Non
     folder = tmp_path / "runs" / "one"
     identity = {"versions": versions(), "seed": 3}
     wishes = agreed(Wishes, Wishes(seed=3), folder, resume=False)
-    with claimed(folder), Journal(folder, reader(Sum)) as journal:
+    with claimed(folder, reader(Sum)) as journal:
         begin(folder, wishes, journal, identity, resume=False)
     with pytest.raises(UserError, match="exists and is not empty"):
         agreed(Wishes, None, folder, resume=False)
@@ -166,12 +166,28 @@ def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> Non
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with pytest.raises(ZeroDivisionError), claimed(folder), Journal(folder, reader(Sum)):
+    folder = tmp_path / "runs" / "of today" / "first"
+    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
         raise ZeroDivisionError
-    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "runs" / "notes").touch()
+    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
+        raise ZeroDivisionError
+    assert folder.parent.is_dir() and not folder.exists()
     with pytest.raises(UserError, match="is not a run folder"):
         agreed(Wishes, None, folder, resume=True)
+
+
+def test_a_run_that_finds_its_folder_taken_leaves_it_alone(tmp_path: Path) -> None:
+    """Also while the other run prepares its networks and has written nothing."""
+    folder = tmp_path / "run"
+    with claimed(folder, reader(Sum)) as journal:
+        taken = pytest.raises(UserError, match="another run is writing")
+        with taken, claimed(folder, reader(Sum)):
+            raise AssertionError
+        begin(folder, Wishes(), journal, {"seed": 0}, resume=False)
+    assert agreed(Wishes, None, folder, resume=True) == Wishes()
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gp_prune.errors import UserError
 from gp_prune.evolution.journal import NAME, entries, reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
-from gp_prune.search.reuse import reusable
+from gp_prune.search.reuse import EarlierRun
 
 CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1, rung_steps=(0,), promote=(0.25,))
 IDENTITY = {
@@ -44,7 +44,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
 
 
 def test_failures_and_torn_lines_are_left_behind(tmp_path: Path) -> None:
-    found = reusable(write_journal(tmp_path), CONFIG, IDENTITY)
+    found = EarlierRun(write_journal(tmp_path)).reusable(CONFIG, IDENTITY)
     assert found == {"good": Outcome(0.5, None, 0.1)}
 
 
@@ -59,26 +59,26 @@ def test_failures_and_torn_lines_are_left_behind(tmp_path: Path) -> None:
 )
 def test_another_protocol_is_refused(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        reusable(write_journal(tmp_path, **changed), CONFIG, IDENTITY)
+        EarlierRun(write_journal(tmp_path, **changed)).reusable(CONFIG, IDENTITY)
 
 
 def test_with_another_seed_only_the_lowest_rung_is_shared(tmp_path: Path) -> None:
     folder = write_journal(tmp_path, seed=2)
-    assert reusable(folder, CONFIG, IDENTITY)
+    assert EarlierRun(folder).reusable(CONFIG, IDENTITY)
     tuned = replace(CONFIG, rung_steps=(), promote=())
     with pytest.raises(UserError, match="its seed was 2, so all fine-tuning was different"):
-        reusable(folder, tuned, IDENTITY)
+        EarlierRun(folder).reusable(tuned, IDENTITY)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no journal\.jsonl"):
-        reusable(tmp_path, CONFIG, IDENTITY)
+        EarlierRun(tmp_path)
     (tmp_path / NAME).write_text("")
     with pytest.raises(UserError, match="had not begun"):
-        reusable(tmp_path, CONFIG, IDENTITY)
+        EarlierRun(tmp_path)
     (tmp_path / NAME).write_text("not JSON\n")
     with pytest.raises(UserError, match="damaged in line 1"):
-        reusable(tmp_path, CONFIG, IDENTITY)
+        EarlierRun(tmp_path)
 
 
 def test_reuse_gives_the_same_run_with_fewer_evaluations(

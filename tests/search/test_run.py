@@ -155,11 +155,12 @@ def test_a_reused_run_spares_all_evaluations(
     assert journal == (small_run.folder / JOURNAL).read_bytes()
 
 
-def test_a_refused_reuse_leaves_no_folder(tmp_path: Path, task_cache: Path) -> None:
-    source = TaskSource(cache_dir=str(task_cache))
+def test_a_wrong_folder_to_reuse_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    folder, other = tmp_path / "runs" / "001", tmp_path / "other"
     with pytest.raises(UserError, match="has no journal"):
-        evolve(SMALL, tmp_path / "run", source=source, reuse=tmp_path / "other")
-    assert not (tmp_path / "run").exists()
+        evolve(SMALL, folder, reuse=other, progress=seen.append)
+    assert seen == [] and list(tmp_path.iterdir()) == []
 
 
 def table(file: Path) -> list[dict[str, str]]:

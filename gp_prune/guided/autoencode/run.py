@@ -91,7 +91,7 @@ def autoencode(
         make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     )
     try:
-        with one_thread(), claimed(folder), Journal(folder, reader(CellResult)) as journal:
+        with one_thread(), claimed(folder, reader(CellResult)) as journal:
             decided = replace(settings, loss=_loss(settings), unit=unit)
             bench = Bench.of(decided, Workbench(source))
             check_labels(metric, bench.data)

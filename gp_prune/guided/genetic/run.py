@@ -13,7 +13,7 @@ from gp_prune.evolution.cluster import DaskCluster
 from gp_prune.evolution.executors import Runner, make_runner
 from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
 from gp_prune.evolution.jobs import Workbench
-from gp_prune.evolution.journal import Journal, reader
+from gp_prune.evolution.journal import reader
 from gp_prune.evolution.source import TaskSource
 from gp_prune.guided.genetic.elite import Elite
 from gp_prune.guided.genetic.engine import Engine
@@ -102,7 +102,7 @@ def prune_genetically(
     runner: Runner
     runner = make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     try:
-        with one_thread(), claimed(folder), Journal(folder, reader(Outcome)) as journal:
+        with one_thread(), claimed(folder, reader(Outcome)) as journal:
             progress(Progress("load", 0, 1))
             found, prepared = _loaded(settings, subject, source)
             weights = str((folder / WEIGHTS).resolve())

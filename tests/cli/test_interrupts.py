@@ -1,0 +1,194 @@
+"""Ctrl-C where libraries catch everything; each test in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gp_prune.evolution.folder import CONFIG
+from gp_prune.search.config import SearchConfig
+
+# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
+BEGIN = """
+import os, signal, sys, threading, time
+from gp_prune.cli.interrupts import insistent_interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        time.sleep(0.001)
+"""
+
+
+def ran(code: str) -> str:
+    """What Python prints for code that ends well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BEGIN + code],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "wait", ["while True: pass", "threading.Lock().acquire(timeout=30); threading.Event().wait()"]
+)
+def test_an_interrupt_that_was_swallowed_comes_again(wait: str) -> None:
+    code = f"""
+try:
+    with insistent_interrupts(0.05):
+        for _ in range(3):
+            try:
+                ctrl_c()
+            except:
+                print("swallowed")
+        {wait}
+except KeyboardInterrupt:
+    print("heard")
+"""
+    assert ran(code).split() == ["swallowed"] * 3 + ["heard"]
+
+
+def test_an_interrupt_in_a_finalizer_comes_again() -> None:
+    code = """
+sys.unraisablehook = lambda raised: print("dropped", raised.exc_type.__name__)
+
+class Thing:
+    def __del__(self):
+        ctrl_c()
+
+try:
+    with insistent_interrupts(0.05):
+        Thing()
+        while True: pass
+except KeyboardInterrupt:
+    print("heard")
+"""
+    assert ran(code).split() == ["dropped", "KeyboardInterrupt", "heard"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "time.sleep(0.5)",
+        "try:\n                raise ValueError\n            except ValueError:\n"
+        "                time.sleep(0.5)",
+    ],
+    ids=["plain", "handling something else"],
+)
+def test_cleaning_up_is_not_disturbed(body: str) -> None:
+    code = f"""
+try:
+    with insistent_interrupts(0.02):
+        try:
+            ctrl_c()
+        finally:
+            {body}
+            print("clean")
+except KeyboardInterrupt:
+    print("heard")
+time.sleep(0.1)
+print("over")
+"""
+    assert ran(code).split() == ["clean", "heard", "over"]
+
+
+def test_a_second_interrupt_of_the_user_ends_the_cleaning_up() -> None:
+    code = """
+try:
+    with insistent_interrupts(10.0):
+        try:
+            ctrl_c()
+        finally:
+            ctrl_c()
+            print("never")
+except KeyboardInterrupt:
+    print("heard")
+"""
+    assert ran(code) == "heard"
+
+
+def test_what_was_swallowed_is_forgotten_at_the_end() -> None:
+    code = """
+with insistent_interrupts(0.05):
+    try:
+        ctrl_c()
+    except:
+        pass
+time.sleep(0.2)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert threading.active_count() == 1
+print("over")
+"""
+    assert ran(code) == "over"
+
+
+def test_other_handlers_are_left_alone() -> None:
+    code = """
+def other(number, frame): pass
+for handler in (signal.SIG_IGN, other):
+    signal.signal(signal.SIGINT, handler)
+    with insistent_interrupts():
+        assert signal.getsignal(signal.SIGINT) is handler
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def elsewhere():
+    with insistent_interrupts():
+        print("untouched", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+thread = threading.Thread(target=elsewhere)
+thread.start()
+thread.join()
+"""
+    assert ran(code).split() == ["untouched", "True"]
+
+
+DEAF = """
+import os, signal, time
+from pathlib import Path
+from gp_prune.primitive import Elementwise, operator
+
+BEGUN, SWALLOWED = Path({begun!r}), Path({swallowed!r})
+
+@operator("same", shape=Elementwise(1), meaning="x", symbol=lambda x: x)
+def same(x):
+    if BEGUN.exists() and not SWALLOWED.exists():
+        SWALLOWED.touch()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        except:
+            pass
+    return x
+"""
+RUN = """
+from gp_prune.cli import main
+main(["evolve", "--quiet", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_ends_where_a_function_of_the_user_swallowed_the_interrupt(
+    tmp_path: Path, task_cache: Path
+) -> None:
+    folder, swallowed = tmp_path / "run", tmp_path / "swallowed"
+    primitives = tmp_path / "deaf.py"
+    primitives.write_text(DEAF.format(begun=str(folder / CONFIG), swallowed=str(swallowed)))
+    long = SearchConfig(
+        tasks=("lenet-digits",), generations=400, ladder=(0.4,), budgets=(0.4,), calibration=64,
+        fine_tune_steps=2, primitives=(str(primitives),),
+    )  # fmt: skip
+    (tmp_path / "settings.toml").write_text(long.to_toml())
+    options = ["--out", folder, "--cache-dir", task_cache, "--workers", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + RUN, "--config", tmp_path / "settings.toml",
+         *map(str, options)],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert swallowed.exists()
+    assert done.returncode == 130, done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("gp-prune: interrupted ")
+    assert sentence.endswith(f"go on with: gp-prune evolve --resume {folder}")
