@@ -18,9 +18,9 @@ SECONDS = 1.0
 def insistent_interrupts(seconds: float = SECONDS) -> Iterator[None]:
     """In the body, Ctrl-C raises KeyboardInterrupt again and again until it ends the body.
 
-    An exception that a signal raises may come up anywhere, also where a library catches whatever
-    comes (copy while it copies, torch-pruning while it traces a network) or where Python drops
-    exceptions (finalizers). Raised once, it is lost there, and the program goes on. While the
+    An exception that a signal raises may come up anywhere, also where a library or a function of
+    the user catches whatever comes (Python's copyreg does) or where Python drops exceptions (in
+    finalizers). Raised once, it is lost there, and the program goes on. While the
     exception is on its way, none is raised that could disturb the cleaning up; another Ctrl-C of
     the user is raised at once.
 
