@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from csv_lines import append
@@ -55,6 +55,8 @@ from gp_prune.search.scoring import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
 from gp_prune.search.stopping import hypervolume
 from gp_prune.tuning.pooling import pool_fast
+
+N = TypeVar("N", int, float)
 
 
 def processor(function: Callable[[], float]) -> tuple[float, float]:
@@ -280,6 +282,11 @@ def write_course(path: Path, seed: int, courses: dict[str, list[tuple[float, int
             append(path, Step(seed, name, generation, round(seconds, 1), tried, round(volume, 5)))
 
 
+def listed(text: str, number: Callable[[str], N]) -> tuple[N, ...]:
+    """The numbers between commas; none in an empty text."""
+    return tuple(number(part) for part in text.split(",") if part)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="lenet-digits")
@@ -287,7 +294,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=6)
     parser.add_argument("--ladder", default="0.5,0.25,0.1", help="shares of channels kept")
     parser.add_argument("--steps", type=int, default=60, help="fine-tuning at full fidelity")
-    parser.add_argument("--rungs", default="0", help="fine-tuning on the cheaper rungs")
+    parser.add_argument("--rungs", default="0", help="fine-tuning on cheaper rungs; '' for none")
     parser.add_argument("--promote", default="0.25", help="shares that rise from them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", type=int, default=20, help="networks, masked and compact")
@@ -316,10 +323,10 @@ def main() -> None:
         population=given.population,
         generations=given.generations,
         seed=given.seed,
-        ladder=tuple(float(share) for share in given.ladder.split(",")),
+        ladder=listed(given.ladder, float),
         fine_tune_steps=given.steps,
-        rung_steps=tuple(int(steps) for steps in given.rungs.split(",")),
-        promote=tuple(float(share) for share in given.promote.split(",")),
+        rung_steps=listed(given.rungs, int),
+        promote=listed(given.promote, float),
     )
     bench = Bench(source.load(given.task), config.calibration, config.seed)
     print(

@@ -128,10 +128,10 @@ def autoencode(
                 chosen, folder, source=source, workers=runs.worker_count(workers), cluster=dask,
                 resume=resume is not None, progress=watch,
             )  # fmt: skip
+        drawn = _drawn(result) if draws else []
     except KeyboardInterrupt:
         _stopped(folder, seen, as_json=as_json)
         return INTERRUPTED
-    drawn = _drawn(result) if draws else []
     if as_json:
         plots = [str(path) for path in drawn]
         click.echo(json.dumps({**result.to_json(), "plots": plots}, indent=2))

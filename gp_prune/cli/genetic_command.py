@@ -131,11 +131,11 @@ def genetic(
                 chosen, folder, source=source, workers=runs.worker_count(workers), cluster=dask,
                 resume=resume is not None, progress=lambda now: _watch(now, seen, progress),
             )  # fmt: skip
+        report = result_json(result)
+        drawn = _drawn(report, folder) if draws else []
     except KeyboardInterrupt:
         _stopped(folder, seen, as_json=as_json)
         return INTERRUPTED
-    report = result_json(result)
-    drawn = _drawn(report, folder) if draws else []
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import promotion
 import pytest
 import search_cost
 import search_speed
@@ -63,3 +64,26 @@ def test_stacks_are_timed_against_single_networks(tmp_path: Path) -> None:
     assert [(line.stack, line.networks, line.steps) for line in lines] == [(2, 3, 2), (3, 3, 2)]
     assert all(line.alone > 0 and line.stacked > 0 and line.difference < 0.01 for line in lines)
     assert out.with_suffix(".md").read_text(encoding="utf-8").count("| lenet-digits |") == 2
+
+
+@pytest.mark.slow
+def test_fine_tuning_all_is_compared_with_a_quarter_in_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "promotion.csv"
+    small = ["--seeds", "2", "--population", "6", "--generations", "1", "--front", "3"]
+    for _ in range(2):
+        started(monkeypatch, "--out", str(out), "--tasks", "lenet-digits", *small)
+        promotion.main()
+    lines = read(out, promotion.Line)
+    assert [(line.seed, line.fine_tuned) for line in lines] == [
+        (0, 1),
+        (0, 0.25),
+        (1, 1),
+        (1, 0.25),
+    ]
+    for every, some in zip(lines[::2], lines[1::2], strict=True):
+        assert every.generations == 1
+        # It stops after the first generation that ends behind the limit.
+        assert some.seconds >= every.seconds
+    assert "| lenet-digits | 2 |" in out.with_suffix(".md").read_text(encoding="utf-8")

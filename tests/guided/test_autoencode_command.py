@@ -87,6 +87,18 @@ def test_equal_runs_leave_equal_files(run: Run, data: str, tmp_path: Path) -> No
     assert found[0] == found[1]
 
 
+def test_an_interrupt_while_it_draws_says_how_to_go_on(
+    run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(result: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gp_prune.report.autoencode_plot.write_plots", interrupted)
+    result = run("--data", data, *FAST, "--out", tmp_path / "run", "--plot")
+    assert result.exit_code == 130
+    assert "interrupted after epoch 3 of 3; go on with: gp-prune autoencode" in result.stderr
+
+
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
