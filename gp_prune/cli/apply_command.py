@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gp_prune.cli.apply_request import SAMPLES, Request
+from gp_prune.cli.interrupts import insistent_interrupts
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -108,7 +109,7 @@ def apply(metric: str, model: str, **options: Any) -> None:
     from gp_prune.cli.apply_run import run
     from gp_prune.report.progress import measuring
 
-    with measuring(quiet=request.quiet) as batches_done:
+    with insistent_interrupts(), measuring(quiet=request.quiet) as batches_done:
         report = run(request, found, batches_done)
     if request.as_json:
         print_json(report)

@@ -11,6 +11,7 @@ import click
 
 from gp_prune.cli import runs
 from gp_prune.cli.group import INTERRUPTED
+from gp_prune.cli.interrupts import insistent_interrupts
 from gp_prune.cli.options import primitives_option
 from gp_prune.errors import UserError
 
@@ -118,7 +119,7 @@ def autoencode(
     draws = runs.draws(plot)
     seen: list[Progress] = []
     try:
-        with progress_display(quiet=quiet) as show:
+        with insistent_interrupts(), progress_display(quiet=quiet) as show:
 
             def watch(now: Progress) -> None:
                 seen[:] = [now]

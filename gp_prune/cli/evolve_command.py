@@ -12,6 +12,7 @@ import click
 
 from gp_prune.cli import runs
 from gp_prune.cli.group import INTERRUPTED
+from gp_prune.cli.interrupts import insistent_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ def evolve(
     source = runs.task_source(cache_dir, data_root, download, device)
     seen: list[Generation] = []
     try:
-        with progress_display(quiet=quiet) as progress:
+        with insistent_interrupts(), progress_display(quiet=quiet) as progress:
             result = run(
                 chosen, folder, source=source, workers=runs.worker_count(workers), cluster=dask,
                 resume=resume is not None, reuse=reuse,

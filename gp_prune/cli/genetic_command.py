@@ -11,6 +11,7 @@ import click
 
 from gp_prune.cli import runs
 from gp_prune.cli.group import INTERRUPTED
+from gp_prune.cli.interrupts import insistent_interrupts
 from gp_prune.cli.options import Sizes, primitives_option
 from gp_prune.errors import UserError
 
@@ -126,7 +127,7 @@ def genetic(
     draws = runs.draws(plot)
     seen: list[Turn] = []
     try:
-        with progress_display(quiet=quiet) as progress:
+        with insistent_interrupts(), progress_display(quiet=quiet) as progress:
             result = prune_genetically(
                 chosen, folder, source=source, workers=runs.worker_count(workers), cluster=dask,
                 resume=resume is not None, progress=lambda now: _watch(now, seen, progress),

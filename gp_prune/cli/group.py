@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TextIO
 
 import click
 
-from gp_prune.cli.interrupts import insistent_interrupts
 from gp_prune.errors import UserError
 
 BAD_INPUT = 2
@@ -96,8 +95,7 @@ class CommandGroup(click.Group):
     def _run(self, call: Mapping[str, Any]) -> int:
         """Run, and turn every expected end into an exit code."""
         try:
-            with insistent_interrupts():
-                code = super().main(standalone_mode=False, **call)
+            code = super().main(standalone_mode=False, **call)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
         except UserError as error:

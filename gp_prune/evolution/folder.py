@@ -67,7 +67,7 @@ def _early(path: Path) -> bool:
 def claimed(folder: Path, read: Reader[R]) -> Iterator[Journal[R]]:
     """The journal of a run folder that is made now, so that no other run takes it.
 
-    None is left behind where nothing ran.
+    Where nothing ran, no journal is left behind, and no folder that was made for it.
 
     Args:
         folder: the run folder.
@@ -76,32 +76,27 @@ def claimed(folder: Path, read: Reader[R]) -> Iterator[Journal[R]]:
     Raises:
         UserError: another run has the folder, its journal is damaged, or it cannot be written.
     """
-    parents = [parent for parent in folder.parents if not parent.exists()]
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    owned = False
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, read) as journal:
-            owned = True
-            yield journal
+            try:
+                yield journal
+            finally:
+                if not (folder / CONFIG).exists() and journal.empty:
+                    journal.discard()
     finally:
-        if owned and not _begun(folder):
-            (folder / JOURNAL).unlink(missing_ok=True)
-            _remove_empty(folder, *parents)
-
-
-def _begun(folder: Path) -> bool:
-    """Whether there are settings or a line of the journal."""
-    journal = folder / JOURNAL
-    return (folder / CONFIG).exists() or (journal.exists() and journal.stat().st_size > 0)
+        _remove_empty(*made)
 
 
 def _remove_empty(*folders: Path) -> None:
     """Remove folders, each within the next, up to the first that holds something."""
     for folder in folders:
-        if not folder.is_dir() or any(folder.iterdir()):
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or somebody else's by now
             return
-        folder.rmdir()
 
 
 def begin(

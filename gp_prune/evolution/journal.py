@@ -162,8 +162,22 @@ class Journal(Generic[R]):
             os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing stands in it."""
+        return self._size == 0
+
+    def discard(self) -> None:
+        """Close and remove a journal in which nothing stands."""
+        if sys.platform == "win32":
+            self._file.close()  # there, an open file cannot be removed
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
     def close(self) -> None:
         """Force all lines to the disk and close the file."""
+        if self._file.closed:
+            return
         try:
             self.sync()
         finally:
@@ -280,7 +294,11 @@ def _lock(file: FileIO, path: Path) -> None:
 
     try:
         take()
+        # A run that could not begin may have removed the file since it was opened here.
+        taken = not os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
+        taken = True
+    if taken:
         raise UserError(
             f"another run is writing to {str(path)!r}; wait for it, or give another --out"
-        ) from None
+        )

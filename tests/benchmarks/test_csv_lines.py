@@ -8,6 +8,7 @@ from pathlib import Path
 import autoencoder_tables
 import genetic_lenet_lines
 import gp_vs_random
+import promotion
 import pytest
 import resnet_cifar_lines
 import search_cost
@@ -23,6 +24,7 @@ KINDS = {
     "genetic_lenet": genetic_lenet_lines.Record,
     "genetic_mutation": genetic_lenet_lines.Comparison,
     "gp_vs_random": gp_vs_random.Line,
+    "promotion": promotion.Line,
     "resnet_cifar": resnet_cifar_lines.Line,
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,

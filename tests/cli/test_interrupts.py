@@ -13,14 +13,12 @@ from gp_prune.search.config import SearchConfig
 
 # A shell without job control starts background commands, and all that they start, deaf to SIGINT.
 BEGIN = """
-import os, signal, sys, threading, time
+import signal, sys, threading, time
 from gp_prune.cli.interrupts import insistent_interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def ctrl_c():
-    os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(1000):
-        time.sleep(0.001)
+    signal.raise_signal(signal.SIGINT)
 """
 
 
@@ -35,27 +33,34 @@ def ran(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "wait", ["while True: pass", "threading.Lock().acquire(timeout=30); threading.Event().wait()"]
+    "wait", ["while True: pass", "lock.acquire(timeout=60)", "threading.Event().wait()"]
 )
 def test_an_interrupt_that_was_swallowed_comes_again(wait: str) -> None:
     code = f"""
-try:
-    with insistent_interrupts(0.05):
-        for _ in range(3):
-            try:
-                ctrl_c()
-            except:
-                print("swallowed")
+lock = threading.Lock()
+lock.acquire()
+with insistent_interrupts(0.05):
+    try:
+        try:
+            ctrl_c()
+        except:
+            print("swallowed")
         {wait}
-except KeyboardInterrupt:
-    print("heard")
+    except:
+        print("swallowed again")
+    try:
+        # Python 3.11 takes a jump back to the first line of a try for one outside of it.
+        print("again")
+        {wait}
+    except KeyboardInterrupt:
+        print("heard")
 """
-    assert ran(code).split() == ["swallowed"] * 3 + ["heard"]
+    assert ran(code).splitlines() == ["swallowed", "swallowed again", "again", "heard"]
 
 
 def test_an_interrupt_in_a_finalizer_comes_again() -> None:
     code = """
-sys.unraisablehook = lambda raised: print("dropped", raised.exc_type.__name__)
+sys.unraisablehook = lambda raised: print("dropped", raised.exc_type.__mro__[1].__name__)
 
 class Thing:
     def __del__(self):
@@ -64,37 +69,72 @@ class Thing:
 try:
     with insistent_interrupts(0.05):
         Thing()
-        while True: pass
+        time.sleep(60)
 except KeyboardInterrupt:
     print("heard")
 """
     assert ran(code).split() == ["dropped", "KeyboardInterrupt", "heard"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "time.sleep(0.5)",
-        "try:\n                raise ValueError\n            except ValueError:\n"
-        "                time.sleep(0.5)",
-    ],
-    ids=["plain", "handling something else"],
-)
-def test_cleaning_up_is_not_disturbed(body: str) -> None:
+CLEANING = {
+    "finally": """
+def body():
+    try:
+        ctrl_c()
+    finally:
+        time.sleep(0.5)
+        print("clean")
+""",
+    "handling something else": """
+def body():
+    try:
+        ctrl_c()
+    finally:
+        try:
+            raise ValueError
+        except ValueError:
+            time.sleep(0.5)
+            print("clean")
+""",
+    "a generator that is given up": """
+def numbers():
+    try:
+        yield 1
+        yield 2
+    finally:
+        time.sleep(0.5)
+        print("clean")
+
+def body():
+    for _ in numbers():
+        ctrl_c()
+""",
+    "a finalizer": """
+class Thing:
+    def __del__(self):
+        time.sleep(0.5)
+        print("clean")
+
+def body():
+    thing = Thing()
+    ctrl_c()
+""",
+}
+
+
+@pytest.mark.parametrize("name", CLEANING)
+def test_cleaning_up_is_not_disturbed(name: str) -> None:
     code = f"""
+{CLEANING[name]}
 try:
     with insistent_interrupts(0.02):
-        try:
-            ctrl_c()
-        finally:
-            {body}
-            print("clean")
+        body()
 except KeyboardInterrupt:
     print("heard")
 time.sleep(0.1)
 print("over")
 """
-    assert ran(code).split() == ["clean", "heard", "over"]
+    assert sorted(ran(code).split()) == ["clean", "heard", "over"]
 
 
 def test_a_second_interrupt_of_the_user_ends_the_cleaning_up() -> None:
@@ -114,12 +154,11 @@ except KeyboardInterrupt:
 
 def test_what_was_swallowed_is_forgotten_at_the_end() -> None:
     code = """
-with insistent_interrupts(0.05):
+with insistent_interrupts(60.0):
     try:
         ctrl_c()
     except:
         pass
-time.sleep(0.2)
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 assert threading.active_count() == 1
 print("over")
@@ -146,7 +185,7 @@ thread.join()
 
 
 DEAF = """
-import os, signal, time
+import signal
 from pathlib import Path
 from gp_prune.primitive import Elementwise, operator
 
@@ -157,8 +196,7 @@ def same(x):
     if BEGUN.exists() and not SWALLOWED.exists():
         SWALLOWED.touch()
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(30)
+            signal.raise_signal(signal.SIGINT)
         except:
             pass
     return x

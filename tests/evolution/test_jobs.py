@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from jobs_of_tests import Add, Sum, Touch
 
 from gp_prune.errors import UserError
+from gp_prune.evolution import journal as journals
 from gp_prune.evolution.executors import make_runner
 from gp_prune.evolution.folder import CONFIG, agreed, begin, claimed, versions, writing
 from gp_prune.evolution.jobs import RECALLED, Workbench
@@ -175,6 +177,10 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
         raise ZeroDivisionError
     assert folder.parent.is_dir() and not folder.exists()
+    folder.mkdir()
+    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
+        raise ZeroDivisionError
+    assert list(folder.iterdir()) == []  # it was there before
     with pytest.raises(UserError, match="is not a run folder"):
         agreed(Wishes, None, folder, resume=True)
 
@@ -188,6 +194,24 @@ def test_a_run_that_finds_its_folder_taken_leaves_it_alone(tmp_path: Path) -> No
             raise AssertionError
         begin(folder, Wishes(), journal, {"seed": 0}, resume=False)
     assert agreed(Wishes, None, folder, resume=True) == Wishes()
+    with Journal(folder, reader(Sum)) as journal, pytest.raises(UserError, match="seed = 0, not 1"):
+        journal.begin({"seed": 1})
+
+
+def test_a_journal_that_was_removed_in_between_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run gives up between the opening of its journal here and the locking."""
+    lock = journals._lock
+
+    def late(file: FileIO, path: Path) -> None:
+        path.unlink()
+        lock(file, path)
+
+    monkeypatch.setattr(journals, "_lock", late)
+    with pytest.raises(UserError, match="another run"), claimed(tmp_path / "run", reader(Sum)):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
