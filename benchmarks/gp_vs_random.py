@@ -18,7 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csv_lines import append, read
@@ -66,19 +66,25 @@ def volumes(result: Result) -> tuple[float, float]:
     return hypervolume(by_validation), hypervolume(by_test)
 
 
-def searched(task: str, seed: int, strategy: str, given: argparse.Namespace) -> Line:
-    """Run one search in a folder of its own."""
-    config = SearchConfig(
+def settings(task: str, seed: int, given: argparse.Namespace) -> SearchConfig:
+    """A search of which only the ladder is looked at, so its final comparison is short."""
+    return SearchConfig(
         tasks=(task,), population=given.population, generations=given.generations, seed=seed,
-        strategy=strategy, front_size=given.front,
-        budgets=(0.5,), final_steps=1, final_seeds=1,  # only the ladder is looked at
+        front_size=given.front, budgets=(0.5,), final_steps=1, final_seeds=1,
     )  # fmt: skip
+
+
+def searched(config: SearchConfig, given: argparse.Namespace) -> Line:
+    """Run one search in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         source = TaskSource(given.cache_dir)
         result = evolve(config, Path(folder) / "run", source=source, workers=given.workers)
         seconds = time.perf_counter() - started
-    return Line(task, seed, strategy, result.behaviours, *volumes(result), round(seconds, 1))
+    return Line(
+        config.tasks[0], config.seed, config.strategy, result.behaviours, *volumes(result),
+        round(seconds, 1),
+    )  # fmt: skip
 
 
 def report(lines: list[Line]) -> str:
@@ -100,8 +106,8 @@ def report(lines: list[Line]) -> str:
         rows.append(
             f"| {task} | {len(gains)} | {cells[0]} | {cells[1]} | {statistics.fmean(gains):+.4f} | "
             f"{sum(gain > 0 for gain in gains)} of {len(gains)} | "
-            f"{_chance(ttest_1samp(gains, 0).pvalue)} | {_chance(wilcoxon(gains).pvalue)} | "
-            f"{statistics.fmean(seen):+.4f}, {_chance(ttest_1samp(seen, 0).pvalue)} |"
+            f"{chance(ttest_1samp(gains, 0).pvalue)} | {chance(wilcoxon(gains).pvalue)} | "
+            f"{statistics.fmean(seen):+.4f}, {chance(ttest_1samp(seen, 0).pvalue)} |"
         )
     return "\n".join(rows)
 
@@ -117,7 +123,8 @@ def _gains(pairs: dict[str, list[float]]) -> list[float]:
     return [a - b for a, b in zip(pairs["evolve"], pairs["random"], strict=True)]
 
 
-def _chance(value: float) -> str:
+def chance(value: float) -> str:
+    """The p of a test, as it stands in a table."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
@@ -156,16 +163,22 @@ of crowding distance; a mutation that changes how cuts spread over the layers.
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gp_vs_random.csv"))
+def options(description: str, out: str, seeds: int) -> argparse.ArgumentParser:
+    """The options of a comparison of searches over tasks and seeds."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results") / out)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--population", type=int, default=40)
     parser.add_argument("--generations", type=int, default=24)
     parser.add_argument("--front", type=int, default=40, help="most formulas of a front")
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache-dir")
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], "gp_vs_random.csv", seeds=10)
+    parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     lines = read(given.out, Line)
     done = {(line.task, line.seed, line.strategy) for line in lines}
@@ -173,7 +186,8 @@ def main() -> None:
         for task in given.tasks:
             for strategy in STRATEGIES:
                 if (task, seed, strategy) not in done:
-                    lines.append(searched(task, seed, strategy, given))
+                    config = replace(settings(task, seed, given), strategy=strategy)
+                    lines.append(searched(config, given))
                     append(given.out, lines[-1])
                     print(lines[-1], flush=True)
     text = f"{HEAD}\n{given.population} x {given.generations}:\n\n{report(lines)}\n"

@@ -13,7 +13,6 @@ table is written beside it.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csv_lines import append, read
-from gp_vs_random import TASKS, volumes
+from gp_vs_random import chance, options, settings, volumes
 from scipy.stats import ttest_1samp
 
 from gp_prune.evolution.source import TaskSource
@@ -97,10 +96,10 @@ def report(lines: list[Line]) -> str:
         "paired t |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     ]
     for task in dict.fromkeys(line.task for line in lines):
-        every = {line.seed: line for line in lines if (line.task, line.fine_tuned) == (task, ALL)}
-        some = {
-            line.seed: line for line in lines if (line.task, line.fine_tuned) == (task, QUARTER)
-        }
+        every, some = (
+            {line.seed: line for line in lines if (line.task, line.fine_tuned) == (task, share)}
+            for share in (ALL, QUARTER)
+        )
         pairs = [(every[seed], some[seed]) for seed in sorted(every) if seed in some]
         if len(pairs) < 2:
             continue
@@ -113,7 +112,7 @@ def report(lines: list[Line]) -> str:
         rows.append(
             f"| {task} | {len(pairs)} | {' | '.join(cells)} | {statistics.fmean(gains):+.4f} | "
             f"{sum(gain > 0 for gain in gains)} of {len(gains)} | "
-            f"p = {ttest_1samp(gains, 0).pvalue:.3f} |"
+            f"{chance(ttest_1samp(gains, 0).pvalue)} |"
         )
     return "\n".join(rows)
 
@@ -135,15 +134,7 @@ where time counts and fine-tuning is long, let candidates climb rungs.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/promotion.csv"))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--population", type=int, default=40)
-    parser.add_argument("--generations", type=int, default=24)
-    parser.add_argument("--front", type=int, default=40, help="most formulas of a front")
-    parser.add_argument("--cache-dir")
-    given = parser.parse_args()
+    given = options(__doc__.splitlines()[0], "promotion.csv", seeds=5).parse_args()
     source = TaskSource(given.cache_dir)
     found = {(e.task, e.seed, e.fine_tuned): e for e in read(given.out, Line)}
 
@@ -157,11 +148,7 @@ def main() -> None:
 
     for task in given.tasks:
         for seed in range(given.seeds):
-            config = SearchConfig(
-                tasks=(task,), population=given.population, generations=given.generations,
-                seed=seed, front_size=given.front,
-                budgets=(0.5,), final_steps=1, final_seeds=1,  # only the ladder is looked at
-            )  # fmt: skip
+            config = settings(task, seed, given)
             seconds = line(config, ALL).seconds
             line(
                 replace(config, rung_steps=(0,), promote=(QUARTER,), generations=ENDLESS,

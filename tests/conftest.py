@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,28 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every process of pytest-xdist has a folder of its own; what is above it belongs to the run.
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     return shared / "task-cache"
+
+
+@pytest.fixture(scope="session")
+def started() -> Callable[..., subprocess.Popen[str]]:
+    """`started("evolve", "--quiet")`: the program in a process of its own, which hears Ctrl-C.
+
+    Keywords are for `subprocess.Popen`.
+    """
+    # A shell without job control starts what runs in the background, and all that this starts,
+    # deaf to SIGINT.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from gp_prune.cli import main; main(sys.argv[1:])"
+    )
+
+    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        )  # fmt: skip
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,7 @@ class _Repeater:
             return
         raised = _Interrupt()
         self._on_its_way = True
+        # A callback: the other thread must not hold the exception, which holds all the frames.
         self._watched = weakref.ref(raised, self._lost)
         self._interrupted.put(True)
         try:

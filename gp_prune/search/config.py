@@ -43,8 +43,8 @@ class SearchConfig(Settings):
         rung_steps: mini-batches of fine-tuning on the cheaper rungs, lowest first, on which new
             candidates must prove themselves; empty means that all go to the top at once. They pay
             where fine-tuning is long: of 30 steps they save half of the time, but with a quarter
-            that rises right after pruning a search on ``cnn-digits`` finds hardly more than
-            random formulas.
+            that rises right after pruning a search on ``cnn-digits`` finds hardly more than as
+            many random formulas.
         rung_samples: most validation samples that the cheaper rungs judge on; 0 means all. The top
             rung and the comparison judge on all.
         promote: for every cheaper rung, the share of its candidates that rises to the next one.

@@ -36,7 +36,8 @@ class EarlierRun:
         for entry in entries(content, path, outcome_reader()):
             if isinstance(entry, tuple):
                 key, outcome = entry
-                self._outcomes[key] = outcome
+                if not outcome.failure:
+                    self._outcomes[key] = outcome
             elif entry["event"] == "begin":
                 begun = entry["run"]
         if begun is None:
@@ -65,7 +66,7 @@ class EarlierRun:
             raise UserError(
                 f"run {str(self._folder)!r} cannot be reused: {difference}; leave out --reuse"
             )
-        return {key: outcome for key, outcome in self._outcomes.items() if not outcome.failure}
+        return self._outcomes
 
 
 def _difference(other: Mapping[str, Any], config: SearchConfig, identity: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,31 +52,22 @@ def test_the_help_says_which_rule_makes_runs_differ(run: Callable[..., Result]) 
         assert option in text
 
 
-# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
-LISTENING = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from gp_prune.cli import main; main(sys.argv[1:])"
-)
-
-
-def command(*options: object) -> list[str]:
-    return [sys.executable, "-c", LISTENING, "evolve", *map(str, options)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupt_leaves_the_front_so_far(
-    tmp_path: Path, task_cache: Path, as_json: bool
+    tmp_path: Path,
+    task_cache: Path,
+    started: Callable[..., subprocess.Popen[str]],
+    as_json: bool,
 ) -> None:
     """The run ends at once with what it has, says in one sentence how it goes on, and exits 130."""
     settings = tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml().replace("generations = 3", "generations = 400"))
     folder = tmp_path / "run"
     options = ["--config", settings, "--out", folder, "--cache-dir", task_cache, "--workers", 2]
-    with subprocess.Popen(
-        command(*options, "--quiet", *(["--json"] if as_json else [])),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    if as_json:
+        options.append("--json")
+    with started("evolve", *options, "--quiet") as process:
         try:
             deadline = time.monotonic() + 240
             while not (folder / "front.csv").exists():

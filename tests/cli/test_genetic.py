@@ -160,18 +160,6 @@ def test_the_help_does_not_load_torch() -> None:
     assert "torch" not in done.stderr.splitlines()[-1].split()
 
 
-# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
-LISTENING = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from gp_prune.cli import main; main(sys.argv[1:])"
-)
-
-
-def start(*options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LISTENING, "genetic", *map(str, options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def wait_for_turns(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 240
     while not journal.exists() or journal.read_text().count('"event": "turn"') < count:
@@ -181,10 +169,12 @@ def wait_for_turns(journal: Path, count: int, process: subprocess.Popen[str]) ->
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_the_front_so_far(tmp_path: Path, task_cache: Path) -> None:
+def test_an_interrupt_leaves_the_front_so_far(
+    tmp_path: Path, task_cache: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
     folder = tmp_path / "run"
     options = ("--cache-dir", task_cache, "--out", folder, "--quiet", "--workers", 2)
-    with start(*options, "--rounds", 200) as process:
+    with started("genetic", *options, "--rounds", 200) as process:
         try:
             wait_for_turns(folder / "journal.jsonl", 3, process)
             process.send_signal(signal.SIGINT)
@@ -199,14 +189,16 @@ def test_an_interrupt_leaves_the_front_so_far(tmp_path: Path, task_cache: Path) 
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path, task_cache: Path) -> None:
+def test_a_run_that_is_killed_ends_as_one_that_was_not(
+    tmp_path: Path, task_cache: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
     options = (
         "--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--rounds", 3, "--workers", 2,
         "--population", 12, "--generations", 4, "--epochs", 1, "--final-epochs", 2,
     )  # fmt: skip
 
     def result(*more: object) -> dict[str, object]:
-        with start(*more) as process:
+        with started("genetic", *more) as process:
             output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
         data = json.loads(output)
@@ -224,7 +216,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path, task_cach
         given = options if place[0] == "--out" else (
             "--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--workers", 1
         )  # fmt: skip
-        with start(*given, *place) as process:
+        with started("genetic", *given, *place) as process:
             try:
                 wait_for_turns(folder / "journal.jsonl", turns, process)
             finally:

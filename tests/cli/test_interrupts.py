@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from gp_prune.evolution.folder import CONFIG
 from gp_prune.search.config import SearchConfig
 
-# A shell without job control starts background commands, and all that they start, deaf to SIGINT.
+# As for the fixture `started`, the handler is set, because it may be inherited as ignored.
 BEGIN = """
 import signal, sys, threading, time
 from gp_prune.cli.interrupts import insistent_interrupts
@@ -201,15 +202,11 @@ def same(x):
             pass
     return x
 """
-RUN = """
-from gp_prune.cli import main
-main(["evolve", "--quiet", *sys.argv[1:]])
-"""
 
 
 @pytest.mark.slow
 def test_a_run_ends_where_a_function_of_the_user_swallowed_the_interrupt(
-    tmp_path: Path, task_cache: Path
+    tmp_path: Path, task_cache: Path, started: Callable[..., subprocess.Popen[str]]
 ) -> None:
     folder, swallowed = tmp_path / "run", tmp_path / "swallowed"
     primitives = tmp_path / "deaf.py"
@@ -218,15 +215,16 @@ def test_a_run_ends_where_a_function_of_the_user_swallowed_the_interrupt(
         tasks=("lenet-digits",), generations=400, ladder=(0.4,), budgets=(0.4,), calibration=64,
         fine_tune_steps=2, primitives=(str(primitives),),
     )  # fmt: skip
-    (tmp_path / "settings.toml").write_text(long.to_toml())
-    options = ["--out", folder, "--cache-dir", task_cache, "--workers", 1]
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + RUN, "--config", tmp_path / "settings.toml",
-         *map(str, options)],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    settings = tmp_path / "settings.toml"
+    settings.write_text(long.to_toml())
+    options = ["--config", settings, "--out", folder, "--cache-dir", task_cache, "--workers", 1]
+    with started("evolve", *options, "--quiet") as process:
+        try:
+            _, errors = process.communicate(timeout=240)
+        finally:
+            process.kill()
     assert swallowed.exists()
-    assert done.returncode == 130, done.stderr
-    (sentence,) = done.stderr.splitlines()
+    assert process.returncode == 130, errors
+    (sentence,) = errors.splitlines()
     assert sentence.startswith("gp-prune: interrupted ")
     assert sentence.endswith(f"go on with: gp-prune evolve --resume {folder}")

@@ -135,17 +135,13 @@ def test_a_signal_ends_the_run_and_its_workers(
     tmp_path: Path,
     task_cache: Path,
     children: Callable[[int], list[int]],
+    started: Callable[..., subprocess.Popen[str]],
     number: signal.Signals,
 ) -> None:
     folder, settings = tmp_path / "run", tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml())
     call = command(folder, task_cache, "--workers", "2", "--config", str(settings))
-    # A shell starts jobs in the background with interrupts ignored, and that is inherited.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from gp_prune.cli import main; main(sys.argv[1:])"
-    running = subprocess.Popen(
-        [call[0], "-c", code, *call[3:]], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    running = started(*call[3:], start_new_session=True)
     journal = folder / JOURNAL
     deadline = time.monotonic() + 240
     while not (journal.exists() and b'"evaluation"' in journal.read_bytes()):
