@@ -28,12 +28,12 @@ from typing import Any
 from csv_lines import read
 from genetic_lenet_lines import Comparison, Record, write_comparisons, write_records
 
-from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.source import TaskSource
-from gp_prune.guided.genetic.result import Result
-from gp_prune.guided.genetic.run import CHANNEL_POOL, WEIGHT_POOL, Progress, prune_genetically
-from gp_prune.guided.genetic.settings import GeneticSettings
-from gp_prune.guided.mutation import RANDOM
+from gp_prune.genetic.result import Result
+from gp_prune.genetic.run import CHANNEL_POOL, WEIGHT_POOL, Progress, prune_genetically
+from gp_prune.genetic.settings import GeneticSettings
+from gp_prune.metric.mutation import RANDOM
+from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.jobs import TaskSource
 
 RESULTS = Path(__file__).parent / "results"
 

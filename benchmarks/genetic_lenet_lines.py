@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from csv_lines import as_csv
 
-from gp_prune.files import write_text
-from gp_prune.guided.genetic.points import Point
-from gp_prune.guided.genetic.result import Result
+from gp_prune._io import write_text
+from gp_prune.genetic.points import FrontEntry
+from gp_prune.genetic.result import Result
 
 COMMAND = "python benchmarks/genetic_lenet.py {} --data-root FOLDER --runs FOLDER"
 NEEDED = {
@@ -98,7 +98,7 @@ class Record:
         return small and self.test <= self.dense_test + MOST_ERROR + 1e-9
 
 
-def _shrunk(point: Point, dense: Point) -> tuple[float, float, float]:
+def _shrunk(point: FrontEntry, dense: FrontEntry) -> tuple[float, float, float]:
     """Percent of the parameters removed; MACs and time of the convolutions, dense by pruned."""
     removed = 100 * (1 - point.cost.nonzero / dense.cost.nonzero)
     time = 1 / point.conv_time.share if point.conv_time else 0.0

@@ -24,8 +24,8 @@ from pathlib import Path
 from csv_lines import append, read
 from scipy.stats import ttest_1samp, wilcoxon
 
-from gp_prune.evolution.source import TaskSource
-from gp_prune.files import write_text
+from gp_prune._io import write_text
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import STRATEGIES, SearchConfig
 from gp_prune.search.results import Result, ladder_objectives
 from gp_prune.search.run import evolve

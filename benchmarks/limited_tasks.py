@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gp_prune.evolution.source import TaskSource
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.tasks import Split, Task
 
 

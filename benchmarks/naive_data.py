@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from gp_prune._compat import import_torchvision
 from gp_prune.tasks import Split, Task
-from gp_prune.vision import import_torchvision
 
 TORCHVISION = {"mnist": "MNIST", "fashionmnist": "FashionMNIST"}
 

@@ -29,16 +29,16 @@ from naive_data import Loadable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gp_prune.evolution.seeds import derived_seed
-from gp_prune.layer import LayerRecord
+from gp_prune.language.record import LayerRecord
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
+from gp_prune.runs.jobs import derived_seed
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stopping import hypervolume
 from gp_prune.tasks import Task
-from gp_prune.tuning.steps import schedule, shuffled
+from gp_prune.training.samples import schedule, shuffled
 
 OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
     "W": lambda layer: layer.weight,

@@ -23,8 +23,8 @@ from csv_lines import append, read
 from gp_vs_random import chance, options, settings, volumes
 from scipy.stats import ttest_1samp
 
-from gp_prune.evolution.source import TaskSource
-from gp_prune.files import write_text
+from gp_prune._io import write_text
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.run import Progress, evolve
 
@@ -57,7 +57,7 @@ class Line:
     seconds: float
 
 
-class Watch:
+class GraphObserver:
     """Hears how a run goes; times its search."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Watch:
 
 def searched(config: SearchConfig, source: TaskSource, fine_tuned: float) -> Line:
     """Run one search in a folder of its own."""
-    watch = Watch()
+    watch = GraphObserver()
     with tempfile.TemporaryDirectory() as folder:
         result = evolve(config, Path(folder) / "run", source=source, progress=watch)
     return Line(

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune import Metric, prune
-from gp_prune.application.result import PrunedModel
-from gp_prune.conventions import Conventions
-from gp_prune.files import write_text
+from gp_prune._io import write_text
+from gp_prune.apply.result import PrunedModel
+from gp_prune.metric.ranking import Conventions
 from gp_prune.statistics import Batch
 from gp_prune.tasks.data import Samples, load_data
-from gp_prune.tuning import fine_tune, recalibrate
+from gp_prune.training import fine_tune, recalibrate
 
 NAME = "resnet_cifar"
 METRICS = ("random", "l1", "taylor_weights", "class_map_energy")

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gp_prune.tuning import FineTuning
+from gp_prune.training import FineTuning
 
 COMMAND = (
     "python benchmarks/resnet_cifar.py --data-root FOLDER --resnet20 resnet20-12fca82f.th "

@@ -37,12 +37,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.layer import LayerRecord
-from gp_prune.metric import Metric, bundled_metrics
-from gp_prune.statistics.centroids import Centroids
-from gp_prune.statistics.meters import Seen
-from gp_prune.statistics.moments import Moments
-from gp_prune.statistics.sampling import Picks, Positions
+from gp_prune.language.record import LayerRecord
+from gp_prune.metric.metric import Metric, bundled_metrics
+from gp_prune.statistics.moments import Centroids, Moments
+from gp_prune.statistics.sampling import Picks, Positions, Seen
 from gp_prune.tasks.data import load_data
 
 Array = NDArray[np.float64]

@@ -24,15 +24,15 @@ from csv_lines import as_csv
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from gp_prune.discovery import builtin_primitives
-from gp_prune.evolution.executors import make_runner
-from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.source import TaskSource
-from gp_prune.files import write_text
+from gp_prune._io import write_text
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.runs.executors import make_runner
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Search
+from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
 
 POPULATIONS = (20, 40, 80, 160)

@@ -41,20 +41,20 @@ from limited_tasks import LimitedSource
 from naive_data import Loadable, loadable, same
 from naive_search import Naive, Tried, masked_copy, masked_error, smaller, tuned_error
 
-from gp_prune.discovery import builtin_primitives
-from gp_prune.evolution.allowance import resident_memory
-from gp_prune.evolution.executors import InProcess, Runner, make_runner
-from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.source import TaskSource
+from gp_prune.language.registry import builtin_primitives
 from gp_prune.pruning import ChannelPlan
+from gp_prune.runs.executors import InProcess, Runner, make_runner
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.limits import resident_memory
 from gp_prune.search.archive import Objectives
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Search
+from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
 from gp_prune.search.stopping import hypervolume
-from gp_prune.tuning.pooling import pool_fast
+from gp_prune.training.pooling import pool_fast
 
 N = TypeVar("N", int, float)
 

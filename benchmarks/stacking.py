@@ -21,16 +21,15 @@ from pathlib import Path
 import torch
 from csv_lines import as_csv
 
-from gp_prune.evolution.jobs import Workbench
-from gp_prune.evolution.source import TaskSource
-from gp_prune.files import write_text
-from gp_prune.metric import Metric, bundled_metrics
+from gp_prune._io import write_text
+from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Outcomes, composed, job_of
-from gp_prune.tuning.context import one_thread
+from gp_prune.training.context import one_thread
 
 RESULTS = Path(__file__).parent / "results" / "stacking.csv"
 TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits", "lenet-mnist")

@@ -36,12 +36,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.application.prune import prune
-from gp_prune.conventions import Conventions
-from gp_prune.metric import Metric
+from gp_prune._compat import import_torchvision
+from gp_prune.apply.prune import prune
+from gp_prune.metric.metric import Metric
+from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, measure, readers, select_channels, trace
 from gp_prune.statistics import Batch, collect_each
-from gp_prune.vision import import_torchvision
 
 METRICS = ("mean_activation", "taylor_bn", "gecco_2", "apoz")
 SAMPLES, BATCH, SIZE, CLASSES = 256, 32, 224, 10

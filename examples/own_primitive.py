@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gp_prune import Metric
-from gp_prune.discovery import primitive_set
-from gp_prune.layer import synthetic_layer
-from gp_prune.primitive import Elementwise, operand, operator
+from gp_prune import (
+    Elementwise,
+    Metric,
+    operand,
+    operator,
+    primitive_set,
+    synthetic_layer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gp_prune.layer import LayerRecord
+    from gp_prune import LayerRecord
 
 
 @operator(

@@ -1,85 +1,90 @@
 """gp-prune: genetic programming that discovers pruning metrics.
 
-The names below are imported when they are first used, so that ``import gp_prune`` costs nothing.
+The public names are imported when they are first used, so that ``import gp_prune`` costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from gp_prune._compat import MovedModuleFinder
+
 if TYPE_CHECKING:
-    from gp_prune.application.export import export_onnx, export_torch
-    from gp_prune.application.prune import prune
-    from gp_prune.application.saving import load_pruned, save_pruned
-    from gp_prune.application.tuning import tune_pruned
-    from gp_prune.application.tuning_data import own_data
-    from gp_prune.conventions import Conventions
-    from gp_prune.evolution.source import TaskSource
-    from gp_prune.guided.autoencode.run import autoencode
-    from gp_prune.guided.autoencode.settings import AutoencodeSettings
-    from gp_prune.guided.genetic.pruner import GeneticPruner
-    from gp_prune.guided.genetic.settings import GeneticSettings
-    from gp_prune.metric import Metric
-    from gp_prune.search.config import SearchConfig
-    from gp_prune.search.run import evolve
-    from gp_prune.tasks import load_task
-    from gp_prune.tuning import FineTuning, fine_tune, recalibrate
+    from gp_prune.apply.export import export_onnx as export_onnx
+    from gp_prune.apply.export import export_torch as export_torch
+    from gp_prune.apply.prune import prune as prune
+    from gp_prune.apply.saving import load_pruned as load_pruned
+    from gp_prune.apply.saving import save_pruned as save_pruned
+    from gp_prune.apply.tuning import own_data as own_data
+    from gp_prune.apply.tuning import tune_pruned as tune_pruned
+    from gp_prune.autoencoder.run import autoencode as autoencode
+    from gp_prune.autoencoder.settings import AutoencodeSettings as AutoencodeSettings
+    from gp_prune.genetic.pruner import GeneticPruner as GeneticPruner
+    from gp_prune.genetic.settings import GeneticSettings as GeneticSettings
+    from gp_prune.language import symbols as symbols
+    from gp_prune.language.primitive import Elementwise as Elementwise
+    from gp_prune.language.primitive import Normaliser as Normaliser
+    from gp_prune.language.primitive import Reduction as Reduction
+    from gp_prune.language.primitive import operand as operand
+    from gp_prune.language.primitive import operator as operator
+    from gp_prune.language.record import LayerRecord as LayerRecord
+    from gp_prune.language.record import synthetic_layer as synthetic_layer
+    from gp_prune.language.registry import primitive_set as primitive_set
+    from gp_prune.metric.metric import Metric as Metric
+    from gp_prune.metric.mutation import MetricMutation as MetricMutation
+    from gp_prune.metric.mutation import random_mutation as random_mutation
+    from gp_prune.metric.ranking import Conventions as Conventions
+    from gp_prune.runs.jobs import TaskSource as TaskSource
+    from gp_prune.search.config import SearchConfig as SearchConfig
+    from gp_prune.search.run import evolve as evolve
+    from gp_prune.tasks.catalogue import load_task as load_task
+    from gp_prune.training.fine_tuning import fine_tune as fine_tune
+    from gp_prune.training.recalibration import recalibrate as recalibrate
+    from gp_prune.training.settings import FineTuning as FineTuning
 
 __version__ = "0.1.0"
-__all__ = [
-    "AutoencodeSettings",
-    "Conventions",
-    "FineTuning",
-    "GeneticPruner",
-    "GeneticSettings",
-    "Metric",
-    "SearchConfig",
-    "TaskSource",
-    "autoencode",
-    "evolve",
-    "export_onnx",
-    "export_torch",
-    "fine_tune",
-    "load_pruned",
-    "load_task",
-    "own_data",
-    "prune",
-    "recalibrate",
-    "save_pruned",
-    "tune_pruned",
-]
 
-_HOMES = {
-    "AutoencodeSettings": "gp_prune.guided.autoencode.settings",
-    "Conventions": "gp_prune.conventions",
-    "FineTuning": "gp_prune.tuning",
-    "GeneticPruner": "gp_prune.guided.genetic.pruner",
-    "GeneticSettings": "gp_prune.guided.genetic.settings",
-    "Metric": "gp_prune.metric",
-    "SearchConfig": "gp_prune.search.config",
-    "TaskSource": "gp_prune.evolution.source",
-    "autoencode": "gp_prune.guided.autoencode.run",
-    "evolve": "gp_prune.search.run",
-    "export_onnx": "gp_prune.application.export",
-    "export_torch": "gp_prune.application.export",
-    "fine_tune": "gp_prune.tuning",
-    "load_pruned": "gp_prune.application.saving",
-    "load_task": "gp_prune.tasks",
-    "own_data": "gp_prune.application.tuning_data",
-    "prune": "gp_prune.application.prune",
-    "recalibrate": "gp_prune.tuning",
-    "save_pruned": "gp_prune.application.saving",
-    "tune_pruned": "gp_prune.application.tuning",
-}
-"""Public name -> the module that has it."""
+_PUBLIC = {
+    "gp_prune.apply.export": ("export_onnx", "export_torch"),
+    "gp_prune.apply.prune": ("prune",),
+    "gp_prune.apply.saving": ("load_pruned", "save_pruned"),
+    "gp_prune.apply.tuning": ("own_data", "tune_pruned"),
+    "gp_prune.autoencoder.run": ("autoencode",),
+    "gp_prune.autoencoder.settings": ("AutoencodeSettings",),
+    "gp_prune.genetic.pruner": ("GeneticPruner",),
+    "gp_prune.genetic.settings": ("GeneticSettings",),
+    "gp_prune.language.primitive": (
+        "Elementwise", "Normaliser", "Reduction", "operand", "operator",
+    ),
+    "gp_prune.language.record": ("LayerRecord", "synthetic_layer"),
+    "gp_prune.language.registry": ("primitive_set",),
+    "gp_prune.language.symbols": ("symbols",),  # the module itself
+    "gp_prune.metric.metric": ("Metric",),
+    "gp_prune.metric.mutation": ("MetricMutation", "random_mutation"),
+    "gp_prune.metric.ranking": ("Conventions",),
+    "gp_prune.runs.jobs": ("TaskSource",),
+    "gp_prune.search.config": ("SearchConfig",),
+    "gp_prune.search.run": ("evolve",),
+    "gp_prune.tasks.catalogue": ("load_task",),
+    "gp_prune.training.fine_tuning": ("fine_tune",),
+    "gp_prune.training.recalibration": ("recalibrate",),
+    "gp_prune.training.settings": ("FineTuning",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_HOMES)
+
+if not any(isinstance(finder, MovedModuleFinder) for finder in sys.meta_path):
+    sys.meta_path.append(MovedModuleFinder())
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported now."""
+    """Import a public name now."""
     if name not in _HOMES:
         raise AttributeError(f"module 'gp_prune' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    module = importlib.import_module(_HOMES[name])
+    value = module if name == "symbols" else getattr(module, name)
     globals()[name] = value
     return value
 

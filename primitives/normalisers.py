@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import sympy
 
-from gp_prune import symbols
-from gp_prune.primitive import Normaliser, operator
+from gp_prune.language import symbols
+from gp_prune.language.primitive import Normaliser, operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from gp_prune.binding import Call
+    from gp_prune.language.symbols import Call
+
 
 ALONG = Normaliser()
 

@@ -1,15 +1,15 @@
-"""Operands: weights, batch normalisation, activations, gradients, class statistics, noise."""
+"""Operands: the weights that read a channel further on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gp_prune.primitive import operand
+from gp_prune.language.primitive import operand
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gp_prune.layer import LayerRecord
+    from gp_prune.language.record import LayerRecord
 
 
 @operand("W", axes="oik", meaning="weights")
@@ -191,3 +191,184 @@ def channel_noise(layer: LayerRecord) -> Tensor:
 )
 def weight_noise(layer: LayerRecord) -> Tensor:
     return layer.require("noise")
+
+
+@operand(
+    "mP",
+    axes="ocs",
+    latex=r"m^{P}",
+    needs=["centroids"],
+    meaning="mean map of A in a class",
+)
+def class_map(layer: LayerRecord) -> Tensor:
+    return layer.require("class_map")
+
+
+@operand(
+    "mQ",
+    axes="ocs",
+    latex=r"m^{Q}",
+    needs=["centroids"],
+    meaning="mean map of A in all other classes",
+)
+def rest_map(layer: LayerRecord) -> Tensor:
+    return layer.require("rest_map")
+
+
+@operand(
+    "mA",
+    axes="os",
+    latex=r"m^{A}",
+    needs=["centroids"],
+    meaning="mean map of A",
+)
+def mean_map(layer: LayerRecord) -> Tensor:
+    return layer.require("mean_map")
+
+
+@operand(
+    "kPP",
+    axes="oc",
+    nonnegative=True,
+    latex=r"k^{PP}",
+    needs=["kernels"],
+    meaning="mean RBF kernel of two maps of A in a class",
+)
+def kernel_class(layer: LayerRecord) -> Tensor:
+    return layer.require("kernel_class")
+
+
+@operand(
+    "kQQ",
+    axes="oc",
+    nonnegative=True,
+    latex=r"k^{QQ}",
+    needs=["kernels"],
+    meaning="mean RBF kernel of two maps of A in all other classes",
+)
+def kernel_rest(layer: LayerRecord) -> Tensor:
+    return layer.require("kernel_rest")
+
+
+@operand(
+    "kPQ",
+    axes="oc",
+    nonnegative=True,
+    latex=r"k^{PQ}",
+    needs=["kernels"],
+    meaning="mean RBF kernel of a map of A in a class and one in the others",
+)
+def kernel_between(layer: LayerRecord) -> Tensor:
+    return layer.require("kernel_between")
+
+
+@operand(
+    "G2",
+    axes="oik",
+    nonnegative=True,
+    latex=r"\overline{G^{2}}",
+    needs=["fisher"],
+    meaning="squared gradient of a small batch, mean over batches (empirical Fisher)",
+)
+def fisher(layer: LayerRecord) -> Tensor:
+    return layer.require("fisher")
+
+
+@operand(
+    "Hg",
+    axes="oik",
+    latex=r"H G",
+    needs=["hessian"],
+    meaning="Hessian of the loss times its gradient (GraSP)",
+)
+def hessian_gradient(layer: LayerRecord) -> Tensor:
+    return layer.require("hessian_grad")
+
+
+@operand(
+    "R",
+    axes="oik",
+    needs=["synflow"],
+    meaning="gradient of the summed output of the network of absolute weights (SynFlow)",
+)
+def synflow_gradient(layer: LayerRecord) -> Tensor:
+    return layer.require("synflow_grad")
+
+
+@operand(
+    "dZ",
+    axes="ons",
+    latex=r"\partial Z",
+    needs=["output_gradients"],
+    meaning="gradient of the loss of each sample by Z",
+)
+def output_gradient(layer: LayerRecord) -> Tensor:
+    return layer.require("output_grad")
+
+
+@operand(
+    "rk",
+    axes="on",
+    nonnegative=True,
+    latex=r"\operatorname{rank} A",
+    needs=["map_ranks"],
+    meaning="rank of the activation map",
+)
+def map_rank(layer: LayerRecord) -> Tensor:
+    return layer.require("map_rank")
+
+
+@operand(
+    "nl",
+    axes="on",
+    latex=r"\Delta\lVert A \rVert_{*}",
+    needs=["map_norms"],
+    meaning="what the nuclear norm of all maps of a sample loses without the channel (CHIP)",
+)
+def nuclear_loss(layer: LayerRecord) -> Tensor:
+    return layer.require("nuclear_loss")
+
+
+@operand(
+    "Hd",
+    axes="ik",
+    nonnegative=True,
+    latex=r"C^{X}",
+    needs=["second_moments"],
+    meaning="diagonal of the Cholesky factor of the inverse damped Gram of the input (SparseGPT)",
+)
+def inverse_factor(layer: LayerRecord) -> Tensor:
+    return layer.require("inverse_factor")
+
+
+@operand(
+    "V",
+    axes="oj",
+    latex=r"W^{+}",
+    needs=["outgoing"],
+    meaning="weights of the next layers that read the channel",
+)
+def outgoing_weights(layer: LayerRecord) -> Tensor:
+    return layer.require("outgoing")
+
+
+@operand(
+    "GV",
+    axes="oj",
+    latex=r"G^{+}",
+    needs=["outgoing", "gradients"],
+    meaning="gradient of the loss by the weights V",
+)
+def outgoing_gradient(layer: LayerRecord) -> Tensor:
+    return layer.require("outgoing_grad")
+
+
+@operand(
+    "GV2",
+    axes="oj",
+    latex=r"\overline{(G^{+})^{2}}",
+    needs=["outgoing", "fisher"],
+    meaning="mean squared gradient of batches of 32 samples by the weights V (empirical Fisher)",
+)
+def outgoing_fisher(layer: LayerRecord) -> Tensor:
+    return layer.require("outgoing_fisher")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import sympy
 
-from gp_prune import symbols
-from gp_prune.primitive import Reduction, operator
+from gp_prune.language import symbols
+from gp_prune.language.primitive import Reduction, operator
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 OVER = Reduction()
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from gp_prune.axes import CHANNEL, Axes
-from gp_prune.expression import Expression
-from gp_prune.interpreter import Interpreter, evaluate
-from gp_prune.layer import NEEDS, LayerRecord, synthetic_layer
+from gp_prune.language.axes import CHANNEL, Axes
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import Interpreter, evaluate
+from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 
 # One thread per test process: the processes of pytest-xdist share the cores, and sums then have
 # one order. The variable is for the processes that tests start.
@@ -100,17 +100,17 @@ def _of_process(process: int, file: str) -> bytes:
 @pytest.fixture(scope="session")
 def random_trees() -> Callable[..., list[Expression]]:
     """`random_trees(axes, count, seed)`: trees of a type over all searchable operands."""
-    from gp_prune.discovery import builtin_primitives
-    from gp_prune.search.generation import Generator
-    from gp_prune.search.typed_set import TypedSet
+    from gp_prune.language.registry import builtin_primitives
+    from gp_prune.search.generator import Generator
+    from gp_prune.search.grammar import Grammar
 
-    grammars: dict[Axes, TypedSet] = {}
+    grammars: dict[Axes, Grammar] = {}
 
     def make(
         axes: Axes, count: int, seed: int = 0, least: int = 1, most: int = 6
     ) -> list[Expression]:
         if axes not in grammars:
-            grammars[axes] = TypedSet(builtin_primitives(), axes, NEEDS)
+            grammars[axes] = Grammar(builtin_primitives(), axes, NEEDS)
         generator = Generator(grammars[axes], random.Random(seed))
         trees = (generator.individual(least, most) for _ in range(count))
         return [grammars[axes].to_expression(tree) for tree in trees]
@@ -121,10 +121,10 @@ def random_trees() -> Callable[..., list[Expression]]:
 @pytest.fixture(scope="session")
 def tree_types() -> tuple[Axes, ...]:
     """Every type that a tree over the built-in operands can have."""
-    from gp_prune.discovery import builtin_primitives
-    from gp_prune.search.typed_set import TypedSet
+    from gp_prune.language.registry import builtin_primitives
+    from gp_prune.search.grammar import Grammar
 
-    return TypedSet(builtin_primitives(), CHANNEL, NEEDS).types
+    return Grammar(builtin_primitives(), CHANNEL, NEEDS).types
 
 
 class NoisyInterpreter(Interpreter):

@@ -1,4 +1,7 @@
-"""Floor 10: the command line, ``gp-prune``."""
+"""Provide the command line ``gp-prune``.
+
+May import every package; open this file first.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from gp_prune.cli.group import CommandGroup, LazyCommand
 
 COMMANDS = {
     "evolve": LazyCommand(
-        "gp_prune.cli.evolve_command:evolve", "Search for new metrics by genetic programming."
+        "gp_prune.cli.evolve:evolve", "Search for new metrics by genetic programming."
     ),
-    "apply": LazyCommand("gp_prune.cli.apply_command:apply", "Prune a network by a metric."),
+    "apply": LazyCommand("gp_prune.cli.apply:apply", "Prune a network by a metric."),
     "genetic": LazyCommand(
-        "gp_prune.cli.genetic_command:genetic", "Prune one network by a genetic algorithm."
+        "gp_prune.cli.genetic:genetic", "Prune one network by a genetic algorithm."
     ),
     "autoencode": LazyCommand(
-        "gp_prune.cli.autoencode_command:autoencode", "Train autoencoders and prune on the way."
+        "gp_prune.cli.autoencode:autoencode", "Train autoencoders and prune on the way."
     ),
-    "list": LazyCommand("gp_prune.cli.list_command:list_metrics", "List the bundled metrics."),
-    "show": LazyCommand("gp_prune.cli.show_command:show", "Show all that a metric says."),
-    "latex": LazyCommand("gp_prune.cli.latex_command:latex", "Print metrics as LaTeX."),
+    "list": LazyCommand("gp_prune.cli.describe:list_metrics", "List the bundled metrics."),
+    "show": LazyCommand("gp_prune.cli.describe:show", "Show all that a metric says."),
+    "latex": LazyCommand("gp_prune.cli.describe:latex", "Print metrics as LaTeX."),
 }
 """Every command with the place of its code, which is imported when the command is used."""
 

@@ -1,4 +1,4 @@
-"""What ``gp-prune apply`` does once its arguments are in order."""
+"""Do what ``gp-prune apply`` was asked for, once its arguments are in order."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any
 
 import torch
 
-from gp_prune.application.data import NO_DATA, Calibration, calibration, check_labels
-from gp_prune.application.export import export_onnx, export_torch, onnx_modules
-from gp_prune.application.models import LoadedModel, load_model
-from gp_prune.application.prune import needs_data, prune
-from gp_prune.application.request import checked_data, checked_options
-from gp_prune.application.result import PrunedModel
-from gp_prune.application.saving import check_folder, save_pruned
-from gp_prune.application.tuning import tune_pruned
-from gp_prune.application.tuning_data import TuningData, tuning_data
-from gp_prune.cli.apply_request import SAMPLES, Request
-from gp_prune.conventions import Conventions
+from gp_prune.apply.data import NO_DATA, Calibration, calibration, check_labels
+from gp_prune.apply.export import export_onnx, export_torch, onnx_modules
+from gp_prune.apply.models import LoadedModel, load_model
+from gp_prune.apply.options import checked_data, checked_options
+from gp_prune.apply.prune import needs_data, prune
+from gp_prune.apply.result import PrunedModel
+from gp_prune.apply.saving import check_folder, save_pruned
+from gp_prune.apply.tuning import TuningData, tune_pruned, tuning_data
+from gp_prune.cli.apply import SAMPLES, Request
 from gp_prune.errors import UserError
-from gp_prune.layer import LOSS_NEEDS
-from gp_prune.metric import Metric
-from gp_prune.report.figures import find_matplotlib
+from gp_prune.language.record import LOSS_NEEDS
+from gp_prune.metric.metric import Metric
+from gp_prune.metric.ranking import Conventions
+from gp_prune.report.plots import find_matplotlib
 from gp_prune.tasks.data import DATA_SETS
-from gp_prune.tuning import FineTuning
-from gp_prune.tuning.checkpoint import check_checkpoint
+from gp_prune.training import FineTuning
+from gp_prune.training.checkpoint import check_checkpoint
 
 
 def run(
@@ -40,7 +39,7 @@ def run(
         batches_done: is told how many batches were measured, and of how many if that is known.
 
     Returns:
-        What :meth:`gp_prune.application.result.PrunedModel.report` gives, and ``weights``,
+        What :meth:`gp_prune.apply.result.PrunedModel.report` gives, and ``weights``,
         ``data``, ``saved`` and ``exports``: where things come from and went.
 
     Raises:
@@ -242,7 +241,7 @@ def _written(
     if request.out is not None:
         save_pruned(pruned, request.out, model=request.model)
     if request.plot is not None:
-        from gp_prune.report.pruning_plot import plot_pruning
+        from gp_prune.report.plots import plot_pruning
 
         plot_pruning(report, Path(request.plot))
     exports = {}

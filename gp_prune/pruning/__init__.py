@@ -1,23 +1,22 @@
-"""Floor 7: from scores to a pruned network.
+"""Turn scores into a smaller network: trace, select, mask or cut, and count the cost.
 
-``trace`` -> :class:`Architecture`; ``select_channels`` or ``select_weights`` -> a plan; ``mask`` or
-``compact`` apply it; ``predict``, ``measure`` and ``latency`` say what it costs.
+May import ``statistics`` and the packages below it; open ``graph/trace.py`` first.
 """
 
-from gp_prune.pruning.architecture import Architecture, ChannelGroup, Slot
+from gp_prune.metric.ranking import DegenerateScores
 from gp_prune.pruning.cost import Cost, Latency, latency, measure, predict
+from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot
+from gp_prune.pruning.graph.consumers import readers
+from gp_prune.pruning.graph.trace import trace
 from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.masking import mask, unmask
-from gp_prune.pruning.method import MetricPattern, MetricUnstructured
-from gp_prune.pruning.pattern import Pattern
-from gp_prune.pruning.plan import Achieved, Budget, ChannelPlan
-from gp_prune.pruning.readers import readers
-from gp_prune.pruning.scores import DegenerateScores, group_scores
-from gp_prune.pruning.selection import select_channels
+from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
+from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
+from gp_prune.pruning.select.channels import select_channels
+from gp_prune.pruning.select.scores import group_scores
+from gp_prune.pruning.select.weights import select_weights
 from gp_prune.pruning.surgery import compact
-from gp_prune.pruning.tracing import trace
-from gp_prune.pruning.weight_plan import AchievedWeights, PackedMask, WeightPlan
-from gp_prune.pruning.weights import select_weights
+from gp_prune.pruning.torch_methods import MetricPattern, MetricUnstructured
 
 __all__ = [
     "Achieved",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.architecture import HEADS, IN, OUT, RESHAPE, SIZE, Architecture
+from gp_prune.pruning.graph.architecture import HEADS, IN, OUT, RESHAPE, SIZE, Architecture
 from gp_prune.pruning.modules import (
     PARAMETER,
     channel_dim,
@@ -22,9 +22,9 @@ from gp_prune.pruning.modules import (
     masked_parameters,
     parameter_place,
 )
-from gp_prune.pruning.plan import ChannelPlan
+from gp_prune.pruning.plan.channels import ChannelPlan
+from gp_prune.pruning.plan.weights import WeightPlan
 from gp_prune.pruning.surgery import Entries, check_widths
-from gp_prune.pruning.weight_plan import WeightPlan
 
 
 def mask(

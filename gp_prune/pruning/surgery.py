@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.architecture import (
+from gp_prune.pruning.attention.modules import HeadAttention
+from gp_prune.pruning.graph.architecture import (
     DEPTHWISE_SIDE,
     HEADS,
     IN,
@@ -23,7 +24,6 @@ from gp_prune.pruning.architecture import (
     SIZE,
     Architecture,
 )
-from gp_prune.pruning.attention_modules import HeadAttention
 from gp_prune.pruning.modules import (
     PARAMETER,
     Conv,
@@ -37,7 +37,7 @@ from gp_prune.pruning.modules import (
     parameter_place,
     refuse_masked,
 )
-from gp_prune.pruning.plan import ChannelPlan
+from gp_prune.pruning.plan.channels import ChannelPlan
 
 Entries = Mapping[tuple[str, str], NDArray[np.int64]]
 

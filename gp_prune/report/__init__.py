@@ -1,1 +1,4 @@
-"""Floor 10: what people read: tables on a screen, Markdown, LaTeX documents."""
+"""Show results to people: tables on a screen, plots, Markdown and LaTeX documents.
+
+May import every package but ``cli``; open ``tables.py`` first.
+"""

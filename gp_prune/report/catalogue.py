@@ -1,13 +1,15 @@
-"""The bundled metrics as one Markdown page: ``evolved_metrics/README.md`` is made by this."""
+"""What scoring with a metric costs: the work of its operators, and the passes over the data."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
-from gp_prune.layer import NEEDS
-from gp_prune.metric import INVARIANCES, Metric
-from gp_prune.report.costs import operator_cost, passes
+from gp_prune.language.expression import Expression
+from gp_prune.language.primitive import Operator
+from gp_prune.language.record import LOSS_NEEDS, NEEDS
+from gp_prune.metric.metric import INVARIANCES, Metric
 
 _HEAD = """\
 # Saved metrics
@@ -96,3 +98,28 @@ def _lines(rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
+
+
+WITHOUT_DATA = frozenset({"noise", "outgoing", "synflow"})
+"""Needs that are met without calibration data."""
+
+
+def operator_cost(expression: Expression) -> float:
+    """The sum of the operators' declared costs; 1 is an addition of tensors of the same size.
+
+    A subtree that stands more than once is computed once.
+    """
+    return sum(
+        node.head.cost for node in set(expression.nodes()) if isinstance(node.head, Operator)
+    )
+
+
+def passes(needs: AbstractSet[str]) -> str:
+    """Which passes over the calibration data meet the needs, in words."""
+    if "hessian" in needs:
+        return "two passes, forward and backward"
+    if needs & LOSS_NEEDS:
+        return "one pass, forward and backward"
+    if needs - WITHOUT_DATA:
+        return "one pass, forward"
+    return "no data, one pass over a sample of ones" if "synflow" in needs else "no data"

@@ -1,4 +1,4 @@
-"""Floor 10: the result of a search as tables."""
+"""The result of a search as tables."""
 
 from __future__ import annotations
 

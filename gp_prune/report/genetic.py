@@ -1,4 +1,4 @@
-"""Floor 10: the front of a genetic pruning as a table, and its progress."""
+"""The front of a genetic pruning as a table, and its progress."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gp_prune.application.wording import several
-from gp_prune.guided.genetic.elite import Elite
-from gp_prune.guided.genetic.fronts import Turn
-from gp_prune.guided.genetic.points import Point
-from gp_prune.guided.genetic.result import Result
-from gp_prune.guided.genetic.run import Progress as Step
+from gp_prune.errors import pluralize
+from gp_prune.genetic.elite import Elite
+from gp_prune.genetic.points import FrontEntry
+from gp_prune.genetic.result import Result
+from gp_prune.genetic.run import Progress as Step
+from gp_prune.genetic.selection import Turn
 from gp_prune.report.console import stage_bars
 from gp_prune.report.tables import make_console, percent, quantity
 
@@ -66,7 +66,9 @@ def _timed(result: Result) -> bool:
     return any(point.conv_time for point in result.points)
 
 
-def _row(result: Result, point: Point, others: Sequence[Point | None], timed: bool) -> list[str]:
+def _row(
+    result: Result, point: FrontEntry, others: Sequence[FrontEntry | None], timed: bool
+) -> list[str]:
     dense = result.dense
     cells = [point.name]
     if result.split != "validation":
@@ -117,7 +119,7 @@ def _explanation(result: Result) -> str:
     if not result.points:
         lines.append("no pruned network was found")
     if result.failures:
-        count = several(len(result.failures), "retraining")
+        count = pluralize(len(result.failures), "retraining")
         lines.append(f"{count} failed, at last because {result.failures[-1]}")
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gp_prune.application.wording import several
+from gp_prune.errors import pluralize
 
 PLAIN_WIDTH = 120
 """Characters per line where the output is not a terminal."""
@@ -96,7 +96,7 @@ def _print(console: Console, content: Table) -> None:
 
 
 def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
-    """Print what :meth:`gp_prune.application.result.PrunedModel.report` says.
+    """Print what :meth:`gp_prune.apply.result.PrunedModel.report` says.
 
     The layers first, then steps, latency and quality where the report has them, then the totals.
     """
@@ -188,7 +188,7 @@ def _states(report: Mapping[str, Any]) -> _Part:
             rows.append([title, percent(value) if counted else f"{value:.4g}"])
         elif state in ("dense", "pruned") and quality:
             rows.append([title, "not finite"])
-    what = several(quality.get("samples") or 0, f"{quality.get('split')} sample")
+    what = pluralize(quality.get("samples") or 0, f"{quality.get('split')} sample")
     where = f"{what} of {quality.get('data')}"
     return [f"on {where}", "error" if counted else "mean squared error"], rows, "lr"
 
@@ -204,7 +204,7 @@ def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     kept = f"the state after epoch {history['best']}" if history["best"] else "the state before"
     taught = f", {percent(how['distill'])} distilled" if how["distill"] else ""
     told = f"{how['optimiser']}, learning rate {how['learning_rate']:g}{taught}"
-    passes = f"{done} of {several(how['epochs'], 'epoch')}{end}"
+    passes = f"{done} of {pluralize(how['epochs'], 'epoch')}{end}"
     return [("fine-tuning", f"{passes}; {told}; kept {kept}")]
 
 

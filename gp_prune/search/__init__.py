@@ -1,1 +1,4 @@
-"""Floor 9: the search for metrics, with DEAP."""
+"""Search for metrics by genetic programming with DEAP.
+
+May import ``runs`` and the packages below it; open ``run.py`` first.
+"""

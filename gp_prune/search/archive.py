@@ -1,4 +1,4 @@
-"""Floor 9: every candidate of a run, and the Pareto front of the best."""
+"""Every candidate of a run, and the Pareto front of the best."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import lru_cache, partial
 
 from deap import tools
 
-from gp_prune.evolution.disk import ScratchDatabase
-from gp_prune.expression import MAX_NODES, Expression
-from gp_prune.parsing import parse
-from gp_prune.primitive import PrimitiveSet
+from gp_prune.language.expression import MAX_NODES, Expression
+from gp_prune.language.parser import parse
+from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.runs.disk import ScratchDatabase
 from gp_prune.search.evaluation import WORST_ERROR
-from gp_prune.search.typed_set import Individual
+from gp_prune.search.grammar import Individual
 
 Objectives = tuple[float, float, float]
 Behaviour = str

@@ -1,4 +1,4 @@
-"""Floor 9: the final comparison, at equal MACs and at equal parameters.
+"""The final comparison, at equal MACs and at equal parameters.
 
 Every formula of the front and the baselines prune each task to the same budgets, are fine-tuned
 with several seeds, and are judged on the validation split, which decides the recommendation, and
@@ -12,17 +12,17 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
-from gp_prune.evolution.seeds import derived_seed
-from gp_prune.expression import Expression, canonical
-from gp_prune.metric import Metric
+from gp_prune.language.expression import Expression, canonical
+from gp_prune.metric.metric import Metric
+from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.runs.jobs import derived_seed
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.assessment import ladder_evaluation, macs_kept
+from gp_prune.search.assessor import ladder_evaluation, macs_kept
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation
-from gp_prune.search.scoring import Bench, Trial
+from gp_prune.search.scorer import Bench, Trial
 from gp_prune.search.stacking import Evaluator
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}

@@ -1,16 +1,16 @@
-"""Floor 9: all settings of a search."""
+"""All settings of a search."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from gp_prune.axes import CHANNEL, WEIGHT, Axes
-from gp_prune.conventions import Conventions
 from gp_prune.errors import UserError
-from gp_prune.evolution.allowance import Allowance
-from gp_prune.evolution.settings import MOST_SEED, Settings
+from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
+from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget
+from gp_prune.runs.config import MOST_SEED, Settings
+from gp_prune.runs.limits import ResourceLimits
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
@@ -36,7 +36,7 @@ class SearchConfig(Settings):
         budgets: shares of MACs, and of parameters, kept in the final comparison; empty means the
             default of the granularity.
         scope: ``"global"``, ``"layer"`` or ``"row"`` ranking, see
-            :class:`~gp_prune.conventions.Conventions`.
+            :class:`~gp_prune.metric.ranking.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
         join: how the scores of coupled layers become one.
         fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.
@@ -130,7 +130,7 @@ class SearchConfig(Settings):
         for share in (*self.ladder, *self.budgets):
             Budget("channels", share)
         self.conventions.check_granularity(self.granularity)
-        Allowance(self.candidate_timeout, self.candidate_memory)
+        ResourceLimits(self.candidate_timeout, self.candidate_memory)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")
 
@@ -187,9 +187,9 @@ class SearchConfig(Settings):
         return "channels" if self.granularity == "channel" else "params"
 
     @property
-    def allowance(self) -> Allowance:
+    def allowance(self) -> ResourceLimits:
         """What one evaluation may use."""
-        return Allowance(self.candidate_timeout, self.candidate_memory)
+        return ResourceLimits(self.candidate_timeout, self.candidate_memory)
 
     @property
     def conventions(self) -> Conventions:

@@ -1,4 +1,4 @@
-"""Floor 9: one evaluation: prune, fine-tune shortly, recalibrate, measure the error.
+"""One evaluation: prune, fine-tune shortly, recalibrate, measure the error.
 
 It runs in a worker process; what travels is a small :class:`Evaluation` there and an
 :class:`Outcome` back.
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from gp_prune.evolution.jobs import Workbench
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
+from gp_prune.runs.jobs import Workbench
 from gp_prune.tasks import Split, Task
-from gp_prune.tuning.pooling import pool_fast
+from gp_prune.training.pooling import pool_fast
 
 WORST_ERROR = 2.0
 """Relative errors end here (1 is the trivial guess), so that a network that fine-tuning blew up

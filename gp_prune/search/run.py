@@ -1,4 +1,4 @@
-"""Floor 9: a whole run: prepare the tasks, search, compare, write the run folder."""
+"""A whole run: prepare the tasks, search, compare, write the run folder."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gp_prune.discovery import primitive_set
-from gp_prune.evolution.cluster import DaskCluster
-from gp_prune.evolution.executors import Runner, make_runner
-from gp_prune.evolution.folder import agreed, begin, claimed, versions, writing
-from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.seeds import network_digest
-from gp_prune.evolution.source import TaskSource
-from gp_prune.metric import Metric, bundled_metrics
-from gp_prune.primitive import PrimitiveSet
+from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.language.registry import primitive_set
+from gp_prune.metric.metric import Metric, bundled_metrics
+from gp_prune.runs.dask import DaskCluster
+from gp_prune.runs.executors import Runner, make_runner
+from gp_prune.runs.folder import agreed, begin, claimed, versions, writing
+from gp_prune.runs.jobs import TaskSource, network_digest
+from gp_prune.runs.journal import Journal
 from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Generation, Search
+from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.results import (
     COMPARISON,
+    EarlierRun,
     Result,
     assemble,
     settings_json,
     write,
     write_front_so_far,
 )
-from gp_prune.search.reuse import EarlierRun
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.tasks import check_task_name
-from gp_prune.tuning.context import one_thread
+from gp_prune.training.context import one_thread
 
 
 @dataclass(frozen=True)

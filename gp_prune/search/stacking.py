@@ -1,4 +1,4 @@
-"""Floor 9: evaluations whose networks are fine-tuned as one, and how they are put together.
+"""Evaluations whose networks are fine-tuned as one, and how they are put together.
 
 The last bits of a network's weights depend on its place in a stack and on the widths of the others.
 So which networks share a stack follows from the course of the search alone, never from what a
@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from gp_prune.evolution.disk import Results
-from gp_prune.evolution.executors import Runner
-from gp_prune.evolution.jobs import Job, Reader, Workbench
-from gp_prune.evolution.journal import Journal, reader
-from gp_prune.evolution.outcomes import resolve
+from gp_prune.runs.disk import Results
+from gp_prune.runs.executors import Runner, resolve
+from gp_prune.runs.jobs import Decoder, Job, Workbench
+from gp_prune.runs.journal import Journal, reader
 from gp_prune.search.evaluation import Evaluation, Outcome
-from gp_prune.tuning.pooling import pool_fast
+from gp_prune.training.pooling import pool_fast
 
 ON_GPU = 16
 """Networks per stack on a GPU, unless the settings say otherwise; not yet measured on one."""
@@ -108,7 +107,7 @@ class StackedEvaluation:
 AnyOutcome = Outcome | Outcomes
 
 
-def outcome_reader() -> Reader[AnyOutcome]:
+def outcome_reader() -> Decoder[AnyOutcome]:
     """Reads the outcomes of evaluations and of stacks."""
     single, stacked = reader(Outcome), reader(Outcomes)
 

@@ -1,11 +1,11 @@
-"""Floor 9: when a search ends before its last generation, and how far its front has come."""
+"""When a search ends before its last generation, and how far its front has come."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 
-from gp_prune.evolution import fronts
+from gp_prune.runs.hypervolume import hypervolume as dominated_volume
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
 
@@ -15,7 +15,7 @@ def hypervolume(front: Iterable[Objectives]) -> float:
 
     It lies between 0 (nothing better than the worst) and 2 (no error with nothing kept).
     """
-    return fronts.hypervolume(front, WORST)
+    return dominated_volume(front, WORST)
 
 
 class StopRules:

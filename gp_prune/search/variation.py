@@ -1,4 +1,4 @@
-"""Floor 9: crossover and mutation that keep types and limits and leave parents unchanged.
+"""Crossover and mutation that keep types and limits and leave parents unchanged.
 
 Every operator draws from the explicit random source, tries a few times, and answers a copy of its
 parent where nothing valid and different was found.
@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gp_prune.axes import Axes
-from gp_prune.search.generation import Generator, draw_constant, is_finite_number, three_digits
-from gp_prune.search.typed_set import Constant, Individual, TypedSet
+from gp_prune.language.axes import Axes
+from gp_prune.search.generator import Generator, draw_constant, is_finite_number, three_digits
+from gp_prune.search.grammar import Constant, Grammar, Individual
 
 CROSSOVER = "crossover"
 
@@ -31,7 +31,7 @@ class Variation:
 
     def __init__(self, generator: Generator, seeds: Sequence[Individual] = ()) -> None:
         self.generator = generator
-        self.grammar: TypedSet = generator.grammar
+        self.grammar: Grammar = generator.grammar
         self.rng: random.Random = generator.rng
         self.seeds = list(seeds)
         self.mutations: dict[str, tuple[Callable[[Individual], Individual], float]] = {

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from itertools import chain
 from operator import length_hint
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.layer import LOSS_NEEDS, NEEDS, LayerRecord
+from gp_prune.language.record import LOSS_NEEDS, NEEDS, LayerRecord
+from gp_prune.statistics.activation_tracer import (
+    ActivationTracer,
+    Call,
+    Site,
+    norms_of,
+    observe,
+    pair_without_data,
+)
 from gp_prune.statistics.batches import (
     Batch,
     Forward,
@@ -24,19 +33,81 @@ from gp_prune.statistics.batches import (
     call_model,
     checked,
     counted,
+    in_parts,
     to_device,
 )
-from gp_prune.statistics.curvature import hessian_gradients
-from gp_prune.statistics.following import Call
-from gp_prune.statistics.gradients import Gradients
+from gp_prune.statistics.gradients import Gradients, hessian_gradients, synaptic_flow
 from gp_prune.statistics.layers import prunable_layers
-from gp_prune.statistics.outgoing import Reader
-from gp_prune.statistics.pairing import Site, norms_of, observe, pair_without_data
 from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder, Sample
-from gp_prune.statistics.records import Measured, build_record, measures_outputs
-from gp_prune.statistics.running import kept_bytes, run_model
+from gp_prune.statistics.records import Consumer, Measured, build_record, measures_outputs
 from gp_prune.statistics.state import device_of, measuring
-from gp_prune.statistics.synaptic_flow import synaptic_flow
+
+
+def run_model(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    stream: Iterable[Batch],
+    recorder: Recorder | None,
+    gradients: Gradients | None,
+    loss: Loss | None,
+    forward: Forward = call_model,
+    most: int | None = None,
+    at_once: int | None = None,
+) -> None:
+    """Run the model forward over the data, and backward where gradients are wanted.
+
+    Args:
+        model: the model, in evaluation mode.
+        layers: the layers that the recorder measures.
+        stream: the data.
+        recorder: measures in forward passes, if given.
+        gradients: measures in backward passes, if given.
+        loss: mean loss over a batch, for gradients.
+        forward: runs the model on the inputs of a batch.
+        most: largest number of samples in a batch; larger ones are cut into several.
+        at_once: largest number of samples that run together; the rest of a batch follows.
+
+    Raises:
+        UserError: gradients are wanted and the data has no targets, or a measurement fails.
+    """
+    follower = None if recorder is None else ActivationTracer(model, layers, recorder)
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(gradients is not None))
+        if gradients is not None:  # before the follower, which must see the rescaled batch norms
+            stack.enter_context(gradients.attached())
+        if follower is not None:
+            stack.enter_context(follower.attached())
+        for batch, last in in_parts(stream, most, at_once):
+            samples = batch_size(batch.inputs)
+            if recorder is None or follower is None:
+                output = forward(model, batch.inputs)
+            else:
+                recorder.start(samples, batch.labels)
+                with follower.run():
+                    output = forward(model, batch.inputs)
+                recorder.finish()
+            if gradients is not None and loss is not None:
+                if batch.target is None:
+                    raise UserError("the data has no targets; yield Batch(inputs, target)")
+                gradients.add(loss(output, batch.target), samples, last=last)
+            del output  # and with it what autograd keeps, before the next part runs
+
+
+@contextmanager
+def kept_bytes(model: nn.Module) -> Iterator[list[int]]:
+    """Adds up, about, what autograd would keep of the passes inside: the outputs of all modules."""
+    total = [0]
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            total[0] += output.numel() * output.element_size()
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if next(module.children(), None) is None:
+                stack.callback(module.register_forward_hook(note).remove)
+        yield total
+
 
 _P = ParamSpec("_P")
 _DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
@@ -60,7 +131,7 @@ def collect_each(
     max_positions: int = 64,
     device: str | torch.device | None = None,
     example_inputs: Inputs | None = None,
-    outgoing: Mapping[str, Sequence[Reader]] | None = None,
+    outgoing: Mapping[str, Sequence[Consumer]] | None = None,
     forward_fn: Forward | None = None,
     progress: Progress | None = None,
     norms: bool = True,
@@ -79,34 +150,30 @@ def collect_each(
     that can be iterated only once are kept in memory.
 
     Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
-    batch (see :class:`~gp_prune.statistics.following.Follower`), and without either
-    by tracing (see :func:`~gp_prune.statistics.pairing.pair_without_data`). ``pre_activation`` is
-    what goes into the activation (behind the batch norm), ``activation`` what comes out; where no
-    activation directly follows, both are the same. A layer that runs several times per pass counts
-    every time in norms, moments and gradients; sampled maps are those of its first use.
-
-    Args:
-        model: any model; it is called with the inputs of each batch, on its own device.
-        layers: names of the layers; None stands for all that
-            :func:`~gp_prune.statistics.prunable_layers` finds. With data or example inputs,
-            layers that the model does not use in evaluation mode are then left out.
-        batches: the calibration data; never touched if no need asks for it.
-        needs: a subset of :data:`gp_prune.layer.NEEDS`; only what they ask for is measured.
-        loss: mean loss over a batch, for gradients of any kind (not for ``"synflow"``).
-        seed: seed of the sampled samples and positions and of the noise.
-        max_samples: greatest number of samples (n) in sampled maps; the same for all layers.
-        max_positions: greatest number of positions (s) per layer in sampled maps.
-        device: where the records go; None stands for the model's device.
-        example_inputs: what the model can be called with, to pair batch norms, and for
-            ``"synflow"``, without data.
-        outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
-            :func:`gp_prune.pruning.readers` finds them; a layer that is missing has no readers.
-        forward_fn: ``forward_fn(model, inputs)`` runs the model where ``model(inputs)``,
-            ``model(*inputs)`` or ``model(**inputs)`` is not the way.
-        progress: ``progress(done, total)``, called after each batch of each pass; ``total`` is
-            None where the data does not tell how many batches it has.
-        norms: False leaves batch norms unpaired where nothing is measured, so that the model does
-            not run: for those who read weights and biases alone.
+    batch (see :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either
+    by tracing (see :func:`~gp_prune.statistics.activation_tracer.pair_without_data`).
+    ``pre_activation`` is what goes into the activation (behind the batch norm), ``activation``
+    what comes out; where no activation directly follows, both are the same. A layer that runs
+    several times per pass counts every time in norms, moments and gradients; sampled maps are
+    those of its first use.  Args: model: any model; it is called with the inputs of each batch,
+    on its own device. layers: names of the layers; None stands for all that
+    :func:`~gp_prune.statistics.prunable_layers` finds. With data or example inputs, layers that
+    the model does not use in evaluation mode are then left out. batches: the calibration data;
+    never touched if no need asks for it. needs: a subset of
+    :data:`gp_prune.language.record.NEEDS`; only what they ask for is measured. loss: mean loss
+    over a batch, for gradients of any kind (not for ``"synflow"``). seed: seed of the sampled
+    samples and positions and of the noise. max_samples: greatest number of samples (n) in
+    sampled maps; the same for all layers. max_positions: greatest number of positions (s) per
+    layer in sampled maps. device: where the records go; None stands for the model's device.
+    example_inputs: what the model can be called with, to pair batch norms, and for
+    ``"synflow"``, without data. outgoing: for ``"outgoing"``: name of a layer -> the layers
+    that read it, as :func:`gp_prune.pruning.graph.consumers` finds them; a layer that is
+    missing has no readers. forward_fn: ``forward_fn(model, inputs)`` runs the model where
+    ``model(inputs)``, ``model(*inputs)`` or ``model(**inputs)`` is not the way. progress:
+    ``progress(done, total)``, called after each batch of each pass; ``total`` is None where the
+    data does not tell how many batches it has. norms: False leaves batch norms unpaired where
+    nothing is measured, so that the model does not run: for those who read weights and biases
+    alone.
 
     Yields:
         Name and record of each layer, in the order of ``layers``.
@@ -306,7 +373,7 @@ def _told(
 
 
 def _with_readers(
-    model: nn.Module, chosen: Mapping[str, nn.Module], readers: Mapping[str, Sequence[Reader]]
+    model: nn.Module, chosen: Mapping[str, nn.Module], readers: Mapping[str, Sequence[Consumer]]
 ) -> dict[str, nn.Module]:
     """The layers, and those that read them; UserError if a reader is not in the model."""
     known, found = dict(model.named_modules()), dict(chosen)

@@ -1,17 +1,29 @@
-"""The gradient of the mean loss by the tensors of each layer and of its batch norm."""
+"""The gradient of SynFlow: how much each weight carries when all weights are made positive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.layers import is_batch_norm
+from gp_prune.statistics.batches import (
+    Batch,
+    Forward,
+    Inputs,
+    Loss,
+    batch_size,
+    call_model,
+    in_parts,
+    mapped,
+)
+from gp_prune.statistics.layers import is_batch_norm, prunable_layers
 
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
@@ -172,3 +184,172 @@ class Gradients:
         """Mean over the batches of the squared gradient of a batch's mean loss, float64."""
         total = self._squares.get((id(module), field))
         return None if total is None else total / self._batches
+
+
+class HessianGradients(Gradients):
+    """The derivative along the gradient of the gradient by all layer weights.
+
+    The weights are those of all prunable layers of the model, as in GraSP (Wang et al., ICLR 2020),
+    so the result for a layer does not depend on which other layers are asked for. Biases and batch
+    norms stay put. An operation whose own backward pass torch cannot differentiate raises an error,
+    but for a custom one marked ``once_differentiable``, through which torch passes nothing.
+    """
+
+    def __init__(self, model: nn.Module, gradients: Gradients) -> None:
+        """Nothing summed yet; ``gradients`` has seen all of the data."""
+        super().__init__(model, prunable_layers(model), norms=False)
+        self._direction = gradients
+
+    def _remember(self, module: nn.Module, args: Any) -> None:
+        self._note(module, "weight")
+
+    def _differentiate(self, value: Tensor, used: Sequence[Used]) -> list[Tensor | None]:
+        tensors = [item.tensor for item in used]
+        try:
+            first = torch.autograd.grad(value, tensors, allow_unused=True, create_graph=True)
+            along = {
+                id(item.tensor): (grad * self._along(item)).sum()  # a shared tensor counts once
+                for item, grad in zip(used, first, strict=True)
+                if grad is not None and grad.requires_grad
+            }
+            if not along:
+                return [None] * len(tensors)
+            slope = torch.stack(list(along.values())).sum()
+            return list(torch.autograd.grad(slope, tensors, allow_unused=True))
+        except RuntimeError as error:
+            raise UserError(
+                "the loss cannot be differentiated twice by the weights of this model "
+                f"({str(error).splitlines()[0]}); leave out what needs the Hessian (Hg)"
+            ) from error
+
+    def _along(self, item: Used) -> Tensor:
+        direction = self._direction.mean(item.module, item.field)
+        assert direction is not None
+        return direction.to(item.tensor)
+
+
+def hessian_gradients(
+    model: nn.Module,
+    gradients: Gradients,
+    batches: Iterable[Batch],
+    loss: Loss,
+    forward: Forward = call_model,
+    at_once: int | None = None,
+) -> HessianGradients:
+    """H g over the data, where g is the gradient of the mean loss over all samples.
+
+    H is the Hessian of the mean loss itself. GraSP's own code divides the logits by a temperature
+    of 200 first; a loss that does so gives that variant.
+
+    Args:
+        model: the model, in evaluation mode.
+        gradients: g.
+        batches: the same data again, in any order.
+        loss: mean loss over a batch.
+        forward: runs the model on the inputs of a batch.
+        at_once: largest number of samples that run together.
+
+    Raises:
+        UserError: an operation of the model has no second derivative.
+    """
+    products = HessianGradients(model, gradients)
+    # Of torch's kernels for attention only the plain one can be differentiated twice.
+    with torch.enable_grad(), products.attached(), sdpa_kernel(SDPBackend.MATH):
+        for batch, _ in in_parts(batches, None, at_once):
+            assert batch.target is not None  # the first pass has checked it
+            output = forward(model, batch.inputs)
+            products.add(loss(output, batch.target), batch_size(batch.inputs))
+    return products
+
+
+class _Called(nn.Module):
+    """A model whose forward pass is a function of the model and its inputs."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self._function = forward
+
+    def forward(self, inputs: Any) -> Any:
+        return self._function(self.model, inputs)
+
+
+def synaptic_flow(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    example_inputs: Inputs,
+    forward: Forward = call_model,
+) -> Gradients:
+    """Gradient by the layers' weights of R, the sum of the outputs of the positive network.
+
+    As in the code of Tanaka et al. (NeurIPS 2020), every parameter is replaced by its absolute
+    value, and so are the running mean and variance of batch norms, which stay in evaluation mode:
+    they subtract the absolute mean. The input is one sample of ones; inputs of whole numbers, such
+    as tokens, keep the first example, and so does a boolean mask. Everything runs in float64,
+    because R grows with the product of all widths. In a network of convolutions, linear layers,
+    ReLU and pooling R is linear in each layer's weights; other activations are left as they are.
+
+    Args:
+        model: the model, in evaluation mode; it is not changed.
+        layers: the layers whose gradients are wanted.
+        example_inputs: what the model can be called with.
+        forward: runs the model on them.
+
+    Raises:
+        UserError: the model does not run in float64, or R is not finite.
+    """
+    tensors = _positive(model)
+    gradients = Gradients(model, layers)
+    with torch.enable_grad(), gradients.attached():
+        ones = mapped(_one, example_inputs)
+        try:
+            output = functional_call(_Called(model, forward), tensors, (ones,))
+        except RuntimeError as error:
+            raise UserError(
+                "the model does not run in float64 on an input of ones "
+                f"({str(error).splitlines()[0]}); leave out what needs SynFlow (R)"
+            ) from error
+        flow = sum((part.sum() for part in _floats(output)), torch.zeros(()))
+        if not bool(torch.isfinite(flow)):
+            raise UserError(
+                f"the sum of the positive network's outputs is {float(flow.detach())}; "
+                "leave out what needs SynFlow (R)"
+            )
+        gradients.add(flow, 1)
+    return gradients
+
+
+def _positive(model: nn.Module) -> dict[str, Tensor]:
+    """Name in :class:`_Called` -> absolute value of every parameter; all buffers of floats, too."""
+    running = {
+        f"{name}.{field}".lstrip(".")
+        for name, module in model.named_modules()
+        if is_batch_norm(module)
+        for field in ("running_mean", "running_var")
+    }
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            found[f"model.{name}"] = parameter.detach().to(torch.float64).abs().requires_grad_()
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            value = buffer.detach().to(torch.float64)
+            found[f"model.{name}"] = value.abs() if name in running else value
+    return found
+
+
+def _one(value: Tensor) -> Tensor:
+    """One sample of ones in place of an input."""
+    first = value[:1]
+    return torch.ones_like(first, dtype=torch.float64) if value.is_floating_point() else first
+
+
+def _floats(output: Any) -> list[Tensor]:
+    """The tensors of floats in what a model returned."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [part for item in output for part in _floats(item)]
+    return []

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.centroids import Centroids
-from gp_prune.statistics.following import Call
-from gp_prune.statistics.kernels import Kernels
-from gp_prune.statistics.layers import as_maps
-from gp_prune.statistics.map_matrices import MapRanks, NuclearLosses
-from gp_prune.statistics.meters import Meter, Seen
-from gp_prune.statistics.moments import Moments
-from gp_prune.statistics.pairing import Site
-from gp_prune.statistics.sampling import Picks, Positions, Reservoir, SampledMaps, seed_for
-from gp_prune.statistics.second_moments import SecondMoments
-from gp_prune.statistics.unfolding import tap_energy
+from gp_prune.statistics.activation_tracer import Call, Site
+from gp_prune.statistics.layers import as_maps, tap_energy
+from gp_prune.statistics.matrices import MapRanks, NuclearLosses, SecondMoments
+from gp_prune.statistics.moments import Centroids, Kernels, Moments
+from gp_prune.statistics.sampling import (
+    Meter,
+    Picks,
+    Positions,
+    Reservoir,
+    SampledMaps,
+    Seen,
+    seed_for,
+)
 
 LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
 """Needs for which every batch must have class labels."""
@@ -88,7 +90,7 @@ def _statistics(
 
 
 class Recorder:
-    """A listener of :class:`~gp_prune.statistics.following.Follower` that measures.
+    """A listener of :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` that measures.
 
     Every tensor is read at the moment it appears and then let go, before anything can overwrite
     it, so that no more than one layer's maps are held at a time.

@@ -1,10 +1,10 @@
-"""A seeded sample of samples and positions, the same for every layer and every batch size."""
+"""What else is measured on the activation of a layer, one meter for each need."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -117,3 +117,29 @@ class SampledMaps:
         if values is None:
             return None
         return values.transpose(0, 1).to(torch.float64).contiguous()
+
+
+class Seen(NamedTuple):
+    """One batch of a layer's activation.
+
+    Attributes:
+        maps: (n, o, positions).
+        width: number of positions in a row of a map; it divides the number of positions.
+        picks: which samples enter the sample.
+        labels: (n,) class labels, where a need asks for them.
+    """
+
+    maps: Tensor
+    width: int
+    picks: Picks
+    labels: Tensor | None
+
+
+class Meter(Protocol):
+    """Accumulates one kind of measurement of one layer over the batches."""
+
+    def add(self, seen: Seen) -> None:
+        """Take in a batch: the layer's first use in a run of the model."""
+
+    def result(self, classes: int) -> dict[str, Tensor]:
+        """Field of the record -> measurement; ``classes`` is the length of axis c."""

@@ -1,4 +1,7 @@
-"""Floor 8: the tasks that candidate metrics are tried on."""
+"""Provide the tasks that a candidate metric is tried on: a model, its data and its error.
+
+May import ``training`` and the packages below it; open ``task.py`` first.
+"""
 
 from __future__ import annotations
 

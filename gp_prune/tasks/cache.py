@@ -17,8 +17,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from gp_prune._io import write_bytes, write_json
 from gp_prune.errors import UserError
-from gp_prune.files import write_bytes, write_json
 
 _META = "meta.json"
 

@@ -21,7 +21,7 @@ from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
-from gp_prune.tuning.context import one_thread, seeded
+from gp_prune.training.context import one_thread, seeded
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""

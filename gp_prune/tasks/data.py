@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gp_prune._compat import import_torchvision
 from gp_prune.errors import UserError
 from gp_prune.tasks.models import Shape
-from gp_prune.vision import import_torchvision
 
 _SPLIT_SEED = 20220709
 _VALIDATION_SAMPLES = 10_000

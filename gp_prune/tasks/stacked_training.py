@@ -16,8 +16,8 @@ from torch.func import functional_call, vmap
 from gp_prune.errors import UserError
 from gp_prune.statistics import Loss
 from gp_prune.tasks.training import Descent
-from gp_prune.tuning.context import seeded, training_mode
-from gp_prune.tuning.holding import renew_masked
+from gp_prune.training.context import seeded, training_mode
+from gp_prune.training.masks import renew_masked
 
 _STACKABLE = (
     nn.Sequential, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid, nn.MaxPool2d,

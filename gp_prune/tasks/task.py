@@ -13,7 +13,7 @@ from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import Kind
 from gp_prune.tasks.stacked_training import optimise_stacked
 from gp_prune.tasks.training import Descent, optimise
-from gp_prune.tuning import recalibrate
+from gp_prune.training import recalibrate
 
 _RECALIBRATION_SAMPLES = 2048
 _LEARNING_RATE = 5e-3

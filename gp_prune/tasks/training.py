@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.statistics import Loss
-from gp_prune.tuning.context import kept_gradients, seeded, training_mode
-from gp_prune.tuning.steps import schedule, shuffled
+from gp_prune.training.context import kept_gradients, seeded, training_mode
+from gp_prune.training.samples import schedule, shuffled
 
 
 @dataclass(frozen=True)

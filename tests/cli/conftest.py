@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 
+from gp_prune._compat import TorchvisionWarning, import_torchvision
 from gp_prune.cli import main
-from gp_prune.vision import TorchvisionWarning, import_torchvision
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TorchvisionWarning)

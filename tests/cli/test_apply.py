@@ -10,7 +10,7 @@ from click.testing import Result
 from torch import nn
 
 import gp_prune
-from gp_prune.application.models import load_model
+from gp_prune.apply.models import load_model
 
 Run = Callable[..., Result]
 
@@ -121,11 +121,11 @@ def test_masking_says_that_it_is_not_faster(run: Run, spec: str) -> None:
 def test_metric_file_and_own_primitives(run: Run, spec: str, tmp_path: Path) -> None:
     (tmp_path / "more.py").write_text(
         "import torch\n"
-        "from gp_prune.primitive import Elementwise, operator\n"
+        "from gp_prune.language.primitive import Elementwise, operator\n"
         "@operator('double', shape=Elementwise(1), meaning='2 x', symbol=lambda x: 2 * x)\n"
         "def double(x):\n    return 2 * x\n"
     )
-    from gp_prune.discovery import primitive_set
+    from gp_prune.language.registry import primitive_set
 
     metric = gp_prune.Metric.parse(
         "double(sum[i,k](abs(W)))",

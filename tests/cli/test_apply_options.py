@@ -13,8 +13,8 @@ from click.testing import Result
 from PIL import Image
 
 import gp_prune
-from gp_prune.application.models import load_model
-from gp_prune.report.progress import SILENT_S, measuring
+from gp_prune.apply.models import load_model
+from gp_prune.report.console import SILENT_S, measuring
 
 Run = Callable[..., Result]
 
@@ -62,7 +62,7 @@ def test_fine_tuning_on_a_data_set(run: Run, spec: str, tmp_path: Path) -> None:
     assert len(quality["fine_tuning"]["history"]["epochs"]) == 5
     loaded = load_model(spec)
     small = gp_prune.load_pruned(tmp_path / "out", loaded.model)
-    data = gp_prune.application.tuning_data.tuning_data(loaded, "digits", samples=600)
+    data = gp_prune.apply.tuning.tuning_data(loaded, "digits", samples=600)
     batch = data.read_report().take(torch.arange(quality["samples"]))
     with torch.no_grad():
         wrong = small(batch.inputs).argmax(1).ne(batch.labels)

@@ -69,7 +69,7 @@ def test_an_interrupt_while_it_draws_says_how_to_go_on(genetic, monkeypatch):
     def interrupted(report: object, path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gp_prune.report.genetic_plot.plot_front", interrupted)
+    monkeypatch.setattr("gp_prune.report.plots.plot_front", interrupted)
     result = genetic("lenet-digits", *SMALL, "--quiet", "--no-baselines", "--plot")
     assert result.exit_code == 130
     assert "go on with: gp-prune genetic --resume runs/001" in result.stderr

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gp_prune.evolution.folder import CONFIG
+from gp_prune.runs.folder import CONFIG
 from gp_prune.search.config import SearchConfig
 
 # As for the fixture `started`, the handler is set, because it may be inherited as ignored.
 BEGIN = """
 import signal, sys, threading, time
-from gp_prune.cli.interrupts import insistent_interrupts
+from gp_prune.cli.group import insistent_interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def ctrl_c():
@@ -188,7 +188,7 @@ thread.join()
 DEAF = """
 import signal
 from pathlib import Path
-from gp_prune.primitive import Elementwise, operator
+from gp_prune.language.primitive import Elementwise, operator
 
 BEGUN, SWALLOWED = Path({begun!r}), Path({swallowed!r})
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gp_prune.discovery import builtin_primitives
-from gp_prune.latex_lines import displayed
-from gp_prune.layer import NEEDS
-from gp_prune.metric import INVARIANCES, Metric, bundled_metrics
+from gp_prune.formula.line_breaking import displayed
+from gp_prune.language.record import NEEDS
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 
 Run = Callable[..., Result]
 README = Path(__file__).resolve().parents[2] / "evolved_metrics" / "README.md"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gp_prune._compat import TorchvisionWarning, import_torchvision
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, trace
-from gp_prune.pruning.plan import Achieved
-from gp_prune.vision import TorchvisionWarning, import_torchvision
+from gp_prune.pruning.plan.channels import Achieved
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import compact, latency, mask, measure, predict
-from gp_prune.pruning.plan import Achieved, Budget, ChannelPlan
+from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 
 
 @pytest.mark.parametrize(

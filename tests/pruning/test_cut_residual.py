@@ -22,7 +22,7 @@ from gp_prune.pruning import (
     predict,
     trace,
 )
-from gp_prune.pruning.plan import Achieved
+from gp_prune.pruning.plan.channels import Achieved
 
 
 def plan_of(**removed: tuple[int, ...]) -> ChannelPlan:

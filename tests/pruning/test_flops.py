@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gp_prune.pruning.flops import FlopCounter, flop_counter
+from gp_prune.pruning.cost import FlopCounter, flop_counter
 
 
 class Everything(nn.Module):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import gp_prune
-from gp_prune.application.saving import save_pruned
+from gp_prune._compat import TorchvisionWarning, import_torchvision
+from gp_prune.apply.saving import save_pruned
 from gp_prune.pruning import mask
-from gp_prune.pruning.attention import open_attention
+from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.modules import tensors_of
-from gp_prune.vision import TorchvisionWarning, import_torchvision
 
 # Small inputs, so that all of them together take about two minutes on one core.
 SIZES = {

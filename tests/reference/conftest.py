@@ -1,7 +1,8 @@
 """Every quantity that a published formula names, measured once more by plain torch and numpy.
 
 Nothing here uses the engine. The fields have the names and layouts of
-:class:`gp_prune.layer.LayerRecord`, so that one formula serves measured layers and made-up ones.
+:class:`gp_prune.language.record.LayerRecord`, so that one formula serves measured layers
+and made-up ones.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.layer import NEEDS, LayerRecord, synthetic_layer
-from gp_prune.metric import Metric, bundled_metrics
+from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
+from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import readers, trace
 from gp_prune.statistics import Batch, collect
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from gp_prune.layer import LayerRecord
-from gp_prune.metric import Metric
+from gp_prune.language.record import LayerRecord
+from gp_prune.metric.metric import Metric
 from gp_prune.statistics import collect
 from gp_prune.tasks import load_task
 

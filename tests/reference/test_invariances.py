@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.metric import Metric, bundled_metrics
-from gp_prune.metric_file import INVARIANCES
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.metric.file import INVARIANCES
+from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import readers, trace
 from gp_prune.statistics import Batch, collect
 

@@ -16,8 +16,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.metric import Metric
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import readers, trace
 from gp_prune.statistics import Batch, collect
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gp_prune.report.autoencode_plot import save_figure as of_autoencode
-from gp_prune.report.figures import save_figure
-from gp_prune.report.genetic_plot import save_figure as of_genetic
-from gp_prune.report.pruning_plot import save_figure as of_pruning
+from gp_prune.report.plots import save_figure
+from gp_prune.report.plots import save_figure as of_autoencode
+from gp_prune.report.plots import save_figure as of_genetic
+from gp_prune.report.plots import save_figure as of_pruning
 
 pytest.importorskip("matplotlib")
 

@@ -7,10 +7,9 @@ import re
 
 import pytest
 
-from gp_prune.latex_lines import QUOTIENT
-from gp_prune.metric import Metric, bundled_metrics
-from gp_prune.report.document import standalone
-from gp_prune.report.latex_table import latex_table
+from gp_prune.formula.line_breaking import QUOTIENT
+from gp_prune.metric.metric import Metric, bundled_metrics
+from gp_prune.report.latex_document import latex_table, standalone
 
 
 def load(*names: str) -> list[Metric]:

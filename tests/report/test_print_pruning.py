@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from gp_prune.application.evaluation import Quality
-from gp_prune.application.prune import prune
+from gp_prune.apply.evaluation import Quality
+from gp_prune.apply.prune import prune
 from gp_prune.report.tables import make_console, print_pruning
-from gp_prune.tuning import Epoch, FineTuning, History
+from gp_prune.training import Epoch, FineTuning, History
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from gp_prune.application.prune import prune
+from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
-from gp_prune.report.pruning_plot import plot_pruning
+from gp_prune.report.plots import plot_pruning
 
 pytest.importorskip("matplotlib")
 

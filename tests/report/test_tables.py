@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gp_prune.report.catalogue import markdown_math
-from gp_prune.report.document import escaped
+from gp_prune.report.latex_document import escaped
 from gp_prune.report.tables import make_console, percent, print_facts, print_table, quantity
 
 PREFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

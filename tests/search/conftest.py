@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from gp_prune.discovery import builtin_primitives
-from gp_prune.evolution.journal import Journal
-from gp_prune.evolution.seeds import derived_seed
-from gp_prune.evolution.source import TaskSource
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Generation, Search
 from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
 
 # Tests import their helpers from beside them.

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.journal import NAME as JOURNAL
-from gp_prune.evolution.source import TaskSource
+from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search import run
 from gp_prune.search.config import SearchConfig
 

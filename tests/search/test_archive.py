@@ -8,11 +8,11 @@ from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.discovery import builtin_primitives
-from gp_prune.expression import Expression
-from gp_prune.parsing import parse
+from gp_prune.language.expression import Expression
+from gp_prune.language.parser import parse
+from gp_prune.language.registry import builtin_primitives
 from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thinned
-from gp_prune.search.typed_set import Individual
+from gp_prune.search.grammar import Individual
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gp_prune.evolution.jobs import Workbench
-from gp_prune.evolution.source import TaskSource
-from gp_prune.metric import Metric
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget
+from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import WORST_ERROR, WORST_RAW, Evaluation
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 
 
 @pytest.mark.parametrize("test", [False, True])

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
-from gp_prune.evolution.journal import NAME, Journal
-from gp_prune.evolution.seeds import derived_seed
-from gp_prune.evolution.source import TaskSource
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.journal import NAME, Journal
 from gp_prune.search.archive import WORST
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.engine import Search
 from gp_prune.search.evaluation import Evaluation, Outcome
-from gp_prune.search.scoring import Bench
+from gp_prune.search.nsga2 import Search
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader
 
 CONFIG = SearchConfig(

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.journal import NAME as JOURNAL
-from gp_prune.evolution.source import TaskSource
+from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.run import evolve
 
@@ -68,7 +68,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> dict[s
 
 
 def command(folder: Path, cache: Path, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "gp_prune.cli", "evolve", "--quiet", *more]
+    program = [sys.executable, "-m", "gp_prune", "evolve", "--quiet", *more]
     return [*program, "--cache-dir", str(cache), "--out", str(folder)]
 
 

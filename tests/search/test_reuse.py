@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.journal import NAME, entries, reader
+from gp_prune.runs.journal import NAME, entries, reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
-from gp_prune.search.reuse import EarlierRun
+from gp_prune.search.results import EarlierRun
 
 CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1, rung_steps=(0,), promote=(0.25,))
 IDENTITY = {

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from run_folders import content
 
-from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
-from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.journal import NAME as JOURNAL
-from gp_prune.evolution.source import TaskSource
-from gp_prune.expression import canonical
-from gp_prune.metric import Metric
+from gp_prune.language.expression import canonical
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.metric.metric import Metric
+from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result, ladder_objectives
@@ -210,7 +210,7 @@ def test_killed_and_resumed(
     folder = tmp_path / "killed"
     settings = tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml())
-    program = [sys.executable, "-m", "gp_prune.cli", "evolve", "--quiet", "--workers", "2"]
+    program = [sys.executable, "-m", "gp_prune", "evolve", "--quiet", "--workers", "2"]
     program += ["--cache-dir", str(task_cache)]
     running = subprocess.Popen([*program, "--config", str(settings), "--out", str(folder)])
     journal = folder / JOURNAL

@@ -12,19 +12,17 @@ import pytest
 from run_folders import content
 
 from gp_prune.errors import UserError
-from gp_prune.evolution.allowance import Allowance
-from gp_prune.evolution.folder import CONFIG
-from gp_prune.evolution.jobs import Job, Workbench, work
-from gp_prune.evolution.journal import NAME, Journal, entries
-from gp_prune.evolution.seeds import derived_seed
-from gp_prune.evolution.source import TaskSource
-from gp_prune.metric import Metric
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget
+from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.jobs import Job, TaskSource, Workbench, derived_seed, work
+from gp_prune.runs.journal import NAME, Journal, entries
+from gp_prune.runs.limits import ResourceLimits
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.results import Result
 from gp_prune.search.run import evolve
-from gp_prune.search.scoring import Bench
+from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import (
     AnyOutcome,
     Evaluator,
@@ -179,8 +177,8 @@ def test_progress_counts_networks(tmp_path: Path, steps: int, expected: list[int
 def test_a_stack_may_use_what_its_members_may() -> None:
     assert work(evaluation(0)) == 1
     assert work(StackedEvaluation((evaluation(0), evaluation(1), evaluation(2)))) == 3
-    assert Allowance(2.0, 100.0).times(3) == Allowance(6.0, 300.0)
-    assert not Allowance().times(3).limited
+    assert ResourceLimits(2.0, 100.0).times(3) == ResourceLimits(6.0, 300.0)
+    assert not ResourceLimits().times(3).limited
 
 
 def test_a_stack_that_another_run_lends_is_not_evaluated_again(tmp_path: Path) -> None:

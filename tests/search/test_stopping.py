@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.evolution.fronts import LEAST_GROWTH, Growth
-from gp_prune.evolution.journal import NAME
+from gp_prune.runs.hypervolume import LEAST_GROWTH, Growth
+from gp_prune.runs.journal import NAME
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.stopping import hypervolume
 
@@ -106,7 +106,7 @@ def test_random_search_has_the_same_budget_and_start(
 def test_a_stalled_front_brings_immigrants(
     imagine: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gp_prune.evolution.fronts.LEAST_GROWTH", 10.0)
+    monkeypatch.setattr("gp_prune.runs.hypervolume.LEAST_GROWTH", 10.0)
     run = imagine(tmp_path, restart=2, generations=5)
     rates = [entry["rates"] for entry in generations(tmp_path)]
     # Generation 0 grows, 1 and 2 do not; 3 is random, so nothing is learnt about the operators.

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from gp_prune.axes import CHANNEL, WEIGHT, Axes
-from gp_prune.discovery import builtin_primitives
-from gp_prune.layer import NEEDS
-from gp_prune.metric import Metric, bundled_metrics
-from gp_prune.parsing import parse
-from gp_prune.search.generation import Generator, Limits
-from gp_prune.search.typed_set import Constant, Individual, TypedSet
+from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
+from gp_prune.language.parser import parse
+from gp_prune.language.record import NEEDS
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.metric.metric import Metric, bundled_metrics
+from gp_prune.search.generator import Generator, Limits
+from gp_prune.search.grammar import Constant, Grammar, Individual
 from gp_prune.search.variation import Variation
 
 PRIMITIVES = builtin_primitives()
-GRAMMARS = {axes: TypedSet(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
+GRAMMARS = {axes: Grammar(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
 MUTATIONS = ["subtree", "node", "constant", "insert", "shrink", "graft"]
 ROOTS = pytest.mark.parametrize("root", GRAMMARS, ids=str)
 

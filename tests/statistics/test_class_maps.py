@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, centroids, collect, kernels
+from gp_prune.statistics import Batch, collect, moments
 
 ALL = {"outputs", "labels", "centroids", "kernels"}
 
@@ -51,7 +51,7 @@ def plain_kernels(maps: Tensor, labels: Tensor, label: int) -> tuple[list[float]
 def test_kernels_of_sampled_maps(
     mixture: nn.Module, parts: list[Batch], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "_MOST_AT_ONCE", most)
+    monkeypatch.setattr(moments, "_MOST_AT_ONCE", most)
     records = collect(mixture, None, parts, needs=ALL, max_samples=20, max_positions=4)
     labels = torch.cat([batch.labels for batch in parts])
     for record in records.values():
@@ -100,7 +100,7 @@ def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> No
 def test_too_many_mean_maps_are_refused(
     mixture: nn.Module, whole: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(centroids, "_MOST_VALUES", 100)
+    monkeypatch.setattr(moments, "_MOST_VALUES", 100)
     with pytest.raises(UserError, match=r"layer 'conv' have 3 classes x 4 channels x 36 positions"):
         collect(mixture, ["conv"], [whole], needs={"centroids"})
     collect(mixture, ["conv"], [whole], needs={"centroids"}, max_positions=8)

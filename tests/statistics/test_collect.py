@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.statistics import Batch, Reader, collect
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.statistics import Batch, Consumer, collect
 
 ALL = frozenset(NEEDS)
 STREAMED = ALL - {"fisher"}  # the mean over batches depends on the batches
@@ -108,7 +108,7 @@ def collected(model: nn.Module, *cuts: int, samples: int = 12, **options) -> dic
         cut(*data(samples), *cuts),
         needs=options.pop("needs", ALL),
         loss=functional.cross_entropy,
-        outgoing={"grouped": (Reader("up", tuple((entry,) for entry in range(6))),)},
+        outgoing={"grouped": (Consumer("up", tuple((entry,) for entry in range(6))),)},
         **options,
     )
 

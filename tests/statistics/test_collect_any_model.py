@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.errors import UserError
-from gp_prune.layer import NEEDS, LayerRecord
-from gp_prune.statistics import Batch, Reader, collect, collecting
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.statistics import Batch, Consumer, collect, collecting
 
-READERS = {"hidden": (Reader("output", tuple((q,) for q in range(5))),)}
+READERS = {"hidden": (Consumer("output", tuple((q,) for q in range(5))),)}
 Loader = list[Batch] | Iterator[Batch]
 
 
@@ -63,7 +63,7 @@ def assert_same(one: dict[str, LayerRecord], other: dict[str, LayerRecord]) -> N
                 assert (found is None) == (value is None)
 
 
-@pytest.mark.filterwarnings("ignore::gp_prune.statistics.pairing.PairingWarning")
+@pytest.mark.filterwarnings("ignore::gp_prune.statistics.activation_tracer.PairingWarning")
 @pytest.mark.parametrize("need", [*sorted(NEEDS), "all"])
 def test_dictionaries_in_and_out_give_what_tensors_give(need: str) -> None:
     plain, wrapped = weights()

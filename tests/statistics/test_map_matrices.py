@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gp_prune.statistics import Batch, collect, map_matrices
-from gp_prune.statistics.map_matrices import nuclear_losses
+from gp_prune.statistics import Batch, collect, matrices
+from gp_prune.statistics.matrices import nuclear_losses
 
 NEEDS = {"outputs", "map_ranks", "map_norms"}
 
@@ -127,6 +127,6 @@ def test_parts_do_not_matter(
     mixture: nn.Module, whole: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = collect(mixture, None, [whole], needs=NEEDS)
-    monkeypatch.setattr(map_matrices, "_MOST_AT_ONCE", 1)
+    monkeypatch.setattr(matrices, "_MOST_AT_ONCE", 1)
     for name, record in collect(mixture, None, [whole], needs=NEEDS).items():
         torch.testing.assert_close(record.nuclear_loss, at_once[name].nuclear_loss)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gp_prune.discovery import builtin_primitives
 from gp_prune.errors import UserError
-from gp_prune.layer import LOSS_NEEDS, NEEDS, synthetic_layer
-from gp_prune.metric import Metric
+from gp_prune.language.record import LOSS_NEEDS, NEEDS, synthetic_layer
+from gp_prune.language.registry import builtin_primitives
+from gp_prune.metric.metric import Metric
 from gp_prune.statistics import Batch, collect
 
 FORWARD = {"inputs", "outputs", "labels", "second_moments", "centroids", "kernels", "map_ranks"}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, Reader, collect
+from gp_prune.statistics import Batch, Consumer, collect
 from gp_prune.statistics.layers import to_dense
-from gp_prune.statistics.outgoing import by_input
+from gp_prune.statistics.records import by_input
 
 LAYERS = [
     nn.Linear(6, 4), nn.Conv2d(6, 4, 3), nn.Conv2d(6, 4, (1, 3), groups=2),
@@ -59,7 +59,7 @@ def test_all_readers_stand_side_by_side() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Branches().double()
-    readers = {"first": [Reader("conv", each(2)), Reader("fc", ((0, 1, 2, 3), (4, 5, 6, 7)))]}
+    readers = {"first": [Consumer("conv", each(2)), Consumer("fc", ((0, 1, 2, 3), (4, 5, 6, 7)))]}
     needs, loss = {"outgoing", "gradients"}, functional.mse_loss
     records = collect(model, None, data(1, 3, 3), needs=needs, loss=loss, outgoing=readers)
     x = torch.cat([batch.inputs for batch in data(1, 3, 3)])
@@ -81,7 +81,7 @@ def test_all_readers_stand_side_by_side() -> None:
 
 def test_channels_with_fewer_readers_are_filled_up_with_zeros() -> None:
     model = nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 2))
-    readers = {"0": [Reader("1", ((), (0,), (2, 1)))]}
+    readers = {"0": [Consumer("1", ((), (0,), (2, 1)))]}
     weight = model[1].weight.detach().double()
     record = collect(model, None, (), needs={"outgoing"}, outgoing=readers)["0"]
     expected = torch.zeros(3, 4).double()
@@ -101,12 +101,12 @@ def test_a_reader_that_does_not_run_has_no_gradient() -> None:
 
     record = collect(
         Lazy(), ["used"], data(3), needs={"outgoing", "gradients"}, loss=functional.mse_loss,
-        outgoing={"used": [Reader("idle", each(3))]},
+        outgoing={"used": [Consumer("idle", each(3))]},
     )["used"]  # fmt: skip
     assert record.outgoing.all() and not record.outgoing_grad.any()
 
 
 def test_a_reader_that_is_not_in_the_model_is_named() -> None:
-    readers = {"": [Reader("head", each(2))]}
+    readers = {"": [Consumer("head", each(2))]}
     with pytest.raises(UserError, match="read by 'head', which the model does not have"):
         collect(nn.Linear(2, 2), None, (), needs={"outgoing"}, outgoing=readers)

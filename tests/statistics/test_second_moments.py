@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, collect, second_moments
-from gp_prune.statistics.second_moments import SecondMoments
-from gp_prune.statistics.unfolding import tap_energy, unfolded
+from gp_prune.statistics import Batch, collect, matrices
+from gp_prune.statistics.layers import tap_energy, unfolded
+from gp_prune.statistics.matrices import SecondMoments
 
 LAYERS = {
     "conv": (nn.Conv2d(3, 4, (2, 3), padding=1, stride=2), (3, 5, 6)),
@@ -103,7 +103,7 @@ def test_factor_equals_inverting(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     expected = plain_factor(by_probing(layer, inputs), getattr(layer, "groups", 1))
     data = [Batch(part) for part in inputs.split(3)]
     for most in (1, 2**22):
-        monkeypatch.setattr(second_moments, "_MOST_AT_ONCE", most)
+        monkeypatch.setattr(matrices, "_MOST_AT_ONCE", most)
         (record,) = collect(layer, None, data, needs={"second_moments"}).values()
         torch.testing.assert_close(record.inverse_factor, expected)
 

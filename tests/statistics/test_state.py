@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.layer import NEEDS
-from gp_prune.statistics import Batch, Loss, Reader, collect
+from gp_prune.language.record import NEEDS
+from gp_prune.statistics import Batch, Consumer, Loss, collect
 
 
 class Noisy(nn.Module):
@@ -75,11 +75,11 @@ def batches(images: Tensor) -> list[Batch]:
 
 def measure(model: nn.Module, needs: set[str], loss: Loss = functional.cross_entropy) -> None:
     images = torch.ones(8, 1, 4, 4)
-    readers = {"conv": (Reader("fc", tuple(tuple(range(4 * q, 4 * q + 4)) for q in range(2))),)}
+    readers = {"conv": (Consumer("fc", tuple(tuple(range(4 * q, 4 * q + 4)) for q in range(2))),)}
     collect(model, None, batches(images), needs=needs, loss=loss, outgoing=readers)
 
 
-@pytest.mark.filterwarnings("ignore::gp_prune.statistics.pairing.PairingWarning")
+@pytest.mark.filterwarnings("ignore::gp_prune.statistics.activation_tracer.PairingWarning")
 @pytest.mark.parametrize("fail_at", [-1, 0, 1, 2])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.statistics.unfolding import tap_energy
+from gp_prune.statistics.layers import tap_energy
 
 
 def unfolded(layer: nn.Conv2d, inputs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gp_prune.errors import UserError
 from gp_prune.tasks.data import _digits_table, load_data, stratified_split
 
-pytestmark = pytest.mark.filterwarnings("ignore::gp_prune.vision.TorchvisionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::gp_prune._compat.TorchvisionWarning")
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

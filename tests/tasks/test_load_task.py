@@ -211,7 +211,7 @@ def test_every_name_is_a_model_and_a_data_set() -> None:
     }
 
 
-@pytest.mark.filterwarnings("ignore::gp_prune.vision.TorchvisionWarning")
+@pytest.mark.filterwarnings("ignore::gp_prune._compat.TorchvisionWarning")
 def test_a_missing_data_set_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data-root"):
         load_task("lenet-mnist", data_root=tmp_path, cache_dir=tmp_path)

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Budget, ChannelPlan, compact, trace
-from gp_prune.pruning.plan import Achieved
+from gp_prune.pruning.plan.channels import Achieved
 from gp_prune.tasks import Task, load_task
 from gp_prune.tasks.stacked_training import optimise_stacked
 from gp_prune.tasks.training import Descent, optimise

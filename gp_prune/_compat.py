@@ -1,0 +1,130 @@
+"""Bridge what does not fit together: a torchvision of another build, and old import paths.
+
+torchvision beside a torch of another build (a CPU-only one, very often) fails at import, although
+its data sets, transforms and models are plain Python and would work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+MOVED = {
+    "gp_prune.axes": "gp_prune.language.axes",
+    "gp_prune.binding": "gp_prune.language.symbols",
+    "gp_prune.discovery": "gp_prune.language.registry",
+    "gp_prune.layer": "gp_prune.language.record",
+    "gp_prune.primitive": "gp_prune.language.primitive",
+    "gp_prune.symbols": "gp_prune.language.symbols",
+}
+"""Import paths that users' primitive files have, with where they lead until version 0.2."""
+
+_MISSING_OPERATOR = "operator torchvision::nms does not exist"
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_OPERATORS = ("nms", "qnms")
+
+# torch forgets an operator as soon as the library object that declared it is collected.
+_declared: list[torch.library.Library] = []
+
+
+class TorchvisionWarning(UserWarning):
+    """torchvision was imported without its compiled operators."""
+
+
+def import_torchvision() -> ModuleType:
+    """The module ``torchvision``, imported without its compiled operators if it must be.
+
+    The plain import is tried first. Only when it fails because the operator ``nms`` is missing are
+    ``nms`` and ``qnms`` declared (without an implementation) and the import tried once more; every
+    other failure is raised as it is.
+
+    Returns:
+        The imported package, with ``datasets``, ``models`` and ``transforms``.
+
+    Raises:
+        UserError: torchvision is not installed.
+
+    Warns:
+        TorchvisionWarning: the compiled operators are missing; said once per process.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise UserError(
+            "torchvision is not installed, and this data set or model comes from it; "
+            "install it with: pip install torchvision"
+        ) from error
+    except RuntimeError as error:
+        if str(error) != _MISSING_OPERATOR:
+            raise
+    import torch  # here, because every import of gp_prune reads this file
+
+    _forget_partial_import()
+    _declare_operators()
+    module = importlib.import_module("torchvision")
+    warnings.warn(
+        f"torchvision's compiled operators do not load beside torch {torch.__version__}, so its "
+        "data sets, transforms and models work, but box operators such as nms and roi_align do "
+        "not; install the torchvision build that matches torch to have them",
+        TorchvisionWarning,
+        stacklevel=2,
+    )
+    return module
+
+
+def _forget_partial_import() -> None:
+    """Drop the submodules that a failed import left behind, so that the next one runs them all."""
+    for name in list(sys.modules):
+        if name == "torchvision" or name.startswith("torchvision."):
+            del sys.modules[name]
+
+
+def _declare_operators() -> None:
+    """Make the operator names known to torch; calling one still fails with torch's own message."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for name in _OPERATORS:
+        library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+
+
+class MovedModuleFinder(MetaPathFinder, Loader):
+    """Import a module by the path that it had in version 0.1, with a deprecation warning."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Return how a moved module is loaded; None for every other name."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module the names of the one that took its place."""
+        new = MOVED[module.__name__]
+        warnings.warn(
+            f"the module {module.__name__} is {new} now, and the old path goes in version 0.2; "
+            "import the names for your own primitives from gp_prune itself",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        vars(module).update(
+            (name, value)
+            for name, value in vars(importlib.import_module(new)).items()
+            if not name.startswith("__")
+        )

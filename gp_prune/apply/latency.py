@@ -1,0 +1,169 @@
+"""The time that a pruned network takes beside the original, and cutting to a share of it.
+
+A machine's speed drifts while it is measured. So two networks always run in turns, and what is
+reported is the median of the ratios of neighbouring turns, from which the drift cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gp_prune.apply.options import Request
+from gp_prune.apply.scoring import chosen_channels
+from gp_prune.errors import UserError
+from gp_prune.pruning import Architecture, Budget, ChannelPlan, Latency, compact
+from gp_prune.pruning.cost import summary, timed_pass
+from gp_prune.pruning.modules import Forward, evaluation
+
+SEARCH_TURNS = 11
+"""Turns in which a candidate is compared with the original while a cut is searched."""
+FINAL_TURNS = 31
+"""Turns in which the pruned network is compared with the original at the end."""
+_TURN_SECONDS = 0.3  # networks that take less run more often
+_MOST_TURNS = 201
+_ROUNDS = 8  # of bisection: 1/256 of the MACs
+_CLOSE = 0.01  # a difference of shares below which the search stops
+_LEAST = 1e-9  # a share of the MACs that no network can meet: the smallest one is taken
+
+
+class Turns(NamedTuple):
+    """Two networks on the same batch, in turns.
+
+    Attributes:
+        before: time of the original.
+        after: time of the pruned network.
+        share: median over the turns of the pruned network's time by the original's.
+        lower: lower quartile of that ratio.
+        upper: upper quartile of that ratio.
+    """
+
+    before: Latency
+    after: Latency
+    share: float
+    lower: float
+    upper: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The times as a JSON object."""
+        return {
+            "before": self.before._asdict(),
+            "after": self.after._asdict(),
+            "share": {"median": self.share, "lower": self.lower, "upper": self.upper},
+        }
+
+
+def compare(
+    original: nn.Module,
+    pruned: nn.Module,
+    inputs: Any,
+    *,
+    turns: int = FINAL_TURNS,
+    forward_fn: Forward | None = None,
+) -> Turns:
+    """Time two networks in alternating turns, in evaluation mode and without gradients.
+
+    Each runs once before anything counts. The order within a turn alternates, too, so that
+    neither always runs behind the other.
+
+    Args:
+        original: a network; its flags and the random state are as before afterwards.
+        pruned: another one; likewise.
+        inputs: a batch, on the device of both.
+        turns: least number of turns; networks that take milliseconds have more.
+        forward_fn: runs a network on the batch.
+
+    Raises:
+        UserError: ``turns`` is less than 1.
+    """
+    if turns < 1:
+        raise UserError(f"the number of turns is {turns}; it must be at least 1")
+    times: dict[bool, list[float]] = {False: [], True: []}
+    with ExitStack() as stack:
+        for model in (original, pruned):
+            stack.enter_context(evaluation(model))
+        stack.enter_context(torch.no_grad())
+        for model in (original, pruned):
+            timed_pass(model, inputs, forward_fn)
+        first = timed_pass(original, inputs, forward_fn)
+        count = max(turns, min(_MOST_TURNS, math.ceil(_TURN_SECONDS / max(first, 1e-9))))
+        for turn in range(count):
+            for second in (False, True) if turn % 2 == 0 else (True, False):
+                model = pruned if second else original
+                times[second].append(timed_pass(model, inputs, forward_fn))
+    ratios = np.array(times[True]) / np.array(times[False])
+    lower, median, upper = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return Turns(summary(times[False], inputs), summary(times[True], inputs), median, lower, upper)
+
+
+class ToLatency:
+    """Chooses so many channels that a share of the time of a network is kept.
+
+    The cuts are those of budgets of MACs, from one channel per group to the whole network, and
+    the one whose measured time is nearest to the share is found by bisection.
+
+    Attributes:
+        floor: share of the time that the smallest network takes, once it was measured.
+    """
+
+    def __init__(self, model: nn.Module, request: Request) -> None:
+        """Prepare.
+
+        Args:
+            model: the original network.
+            request: what is asked.
+        """
+        self._model, self._request = model, request
+        self.floor: float | None = None
+
+    def __call__(
+        self, current: nn.Module, now: Architecture, scores: Mapping[str, Tensor], share: float
+    ) -> ChannelPlan:
+        """The channels that go; UserError if the share cannot be reached."""
+        request = self._request
+
+        def cut(keep: float) -> tuple[ChannelPlan, float]:
+            plan = chosen_channels(now, scores, request, Budget("macs", keep))
+            candidate = compact(current, plan, now)
+            forward_fn = request.forward_fn
+            times = compare(
+                self._model, candidate, request.inputs, turns=SEARCH_TURNS, forward_fn=forward_fn
+            )
+            return plan, times.share
+
+        smallest = cut(_LEAST)
+        self.floor = smallest[1]
+        return _nearest(cut, smallest, share)
+
+
+def _nearest(
+    cut: Callable[[float], tuple[ChannelPlan, float]],
+    smallest: tuple[ChannelPlan, float],
+    share: float,
+) -> ChannelPlan:
+    low, high = 0.0, 1.0
+    best, found = smallest
+    if found > share + _CLOSE:
+        raise UserError(
+            f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "
+            f"one channel or block per group, still takes {found:.3f} of the time; ask for more, "
+            "time larger example inputs, or give a budget of macs or params"
+        )
+    tried = {best.digest()}
+    keep = share  # time is about proportional to MACs
+    for _ in range(_ROUNDS):
+        plan, time = cut(keep)
+        if abs(time - share) < abs(found - share):
+            best, found = plan, time
+        if abs(time - share) <= _CLOSE or (plan.digest() in tried and high - low < _CLOSE):
+            break
+        tried.add(plan.digest())
+        low, high = (keep, high) if time < share else (low, keep)
+        keep = (low + high) / 2
+    return best

@@ -1,0 +1,253 @@
+"""Pruned networks on disk: a plan to replay and the weights that remain; nothing is pickled.
+
+A folder holds ``plan.json`` (what to remove, and the digests of the other files),
+``architecture.json`` (where the channels are), ``weights.safetensors`` and ``report.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from gp_prune._io import write_bytes, write_json
+from gp_prune.apply.prune import MODES
+from gp_prune.apply.result import PrunedModel
+from gp_prune.apply.weights import plain_state, put_state
+from gp_prune.errors import UserError
+from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
+from gp_prune.pruning.attention.heads import open_attention
+from gp_prune.pruning.modules import masked_parameters
+from gp_prune.pruning.plan.json_form import check_type, read_object
+
+KIND = "pruned model"
+PLAN, ARCHITECTURE, WEIGHTS, REPORT = (
+    "plan.json", "architecture.json", "weights.safetensors", "report.json",
+)  # fmt: skip
+FILES = frozenset({PLAN, ARCHITECTURE, WEIGHTS, REPORT})
+_SCHEMA = 1
+_FIELDS = {
+    "schema_version": int, "kind": str, "model": str, "metric": str, "metric_digest": str,
+    "mode": str, "interface": list, "input_shapes": list, "plan": dict, "shared": dict,
+    "architecture_sha256": str, "weights_sha256": str,
+}  # fmt: skip
+
+
+def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> None:
+    """Write a pruned network into ``folder``, as one step; an earlier output is replaced.
+
+    Args:
+        pruned: what :func:`gp_prune.prune` returned; its network may have been trained since.
+        folder: new, empty, or written by this function before.
+        model: how the original network is called, for whoever reads the files.
+
+    Raises:
+        UserError: the folder holds something else or cannot be written, or the network has a
+            state that is not made of tensors.
+    """
+    target = check_folder(folder)
+    tensors, shared = plain_state(pruned.model)
+    weights = safetensors.torch.save(tensors)
+    layout = json.dumps(pruned.architecture.to_json(), separators=(",", ":")).encode()
+    plan = {
+        "schema_version": _SCHEMA,
+        "kind": KIND,
+        "model": model,
+        "metric": pruned.metric,
+        "metric_digest": pruned.metric_digest,
+        "mode": pruned.mode,
+        "interface": list(pruned.interface),
+        "input_shapes": [list(shape) for shape in pruned.input_shapes],
+        "plan": pruned.plan.to_json(),
+        "shared": shared,
+        "architecture_sha256": hashlib.sha256(layout).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            write_bytes(draft / WEIGHTS, weights)
+            write_bytes(draft / ARCHITECTURE, layout)
+            write_json(draft / REPORT, pruned.report(model=model))
+            write_json(draft / PLAN, plan)
+            draft.chmod(0o755)
+            _replace(target, draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise _unusable(target, error) from error
+
+
+def check_folder(folder: str | Path, *, replace: bool = True) -> Path:
+    """The folder to write into, with links followed.
+
+    Args:
+        folder: what a person named.
+        replace: whether an earlier output in it may go.
+
+    Raises:
+        UserError: it holds something that :func:`save_pruned` did not write, or an output that is
+            not to be replaced, or is no folder.
+    """
+    target = Path(folder).expanduser().resolve()
+    try:
+        if not target.exists():
+            return target
+        if not target.is_dir():
+            raise UserError(f"output {str(folder)!r} is a file; name a new folder")
+        names = {entry.name for entry in target.iterdir()}
+        if names and (names - FILES or PLAN not in names or not _is_ours(target / PLAN)):
+            odd = min(names - FILES, default=PLAN)
+            raise UserError(
+                f"output folder {str(folder)!r} holds {odd!r}, which is not of a pruned network; "
+                "name a new folder"
+            )
+        if names and not replace:
+            raise UserError(
+                f"output folder {str(folder)!r} holds an earlier pruned network; replace it with "
+                "--force, or name a new folder"
+            )
+    except OSError as error:
+        raise _unusable(target, error) from error
+    return target
+
+
+def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
+    """The pruned network in ``folder``, made from the original one by replay.
+
+    Args:
+        folder: what :func:`save_pruned` wrote.
+        model: a network of the same build as the original, with any weights; it is not changed.
+
+    Returns:
+        A pruned copy with the saved weights, in the training mode of ``model``. Its outputs equal
+        those of the saved network bit for bit.
+
+    Raises:
+        UserError: the folder is missing, incomplete or damaged, or is of another network.
+    """
+    place = Path(folder).expanduser()
+    fields = read_object(_json(_content(place / PLAN), place / PLAN), str(place / PLAN), _FIELDS)
+    if fields["kind"] != KIND:
+        raise UserError(f"{str(place)!r} holds a {fields['kind']!r}, not a {KIND}")
+    if fields["schema_version"] != _SCHEMA:
+        raise UserError(
+            f"{str(place)!r} has schema version {fields['schema_version']}, this gp-prune reads "
+            f"{_SCHEMA}; use the version that wrote it"
+        )
+    plan, mode = _plan(fields["plan"]), fields["mode"]
+    if mode not in MODES or (mode == "compact" and isinstance(plan, WeightPlan)):
+        raise UserError(f"{str(place / PLAN)!r} has mode {mode!r}, which its plan cannot have")
+    layout = _checked(place / ARCHITECTURE, fields["architecture_sha256"])
+    architecture = Architecture.from_json(_json(layout, place / ARCHITECTURE))
+    state = _tensors(place / WEIGHTS, fields["weights_sha256"], fields["shared"])
+    return _replay(model, plan, architecture, mode, state, str(place))
+
+
+def _replay(
+    model: nn.Module,
+    plan: ChannelPlan | WeightPlan,
+    architecture: Architecture,
+    mode: str,
+    state: dict[str, Tensor],
+    origin: str,
+) -> nn.Module:
+    opened = open_attention(model)
+    if mode == "compact":
+        assert isinstance(plan, ChannelPlan)
+        pruned = compact(opened, plan, architecture)
+    else:
+        pruned = copy.deepcopy(opened)
+        mask(pruned, plan, architecture)
+    put_state(pruned, state, f"the pruned network in {origin!r}")
+    for _, module, name in masked_parameters(pruned):
+        # What a masked layer computes with is made anew at its next run; do so now, for readers.
+        current = getattr(module, f"{name}_orig").detach() * getattr(module, f"{name}_mask")
+        setattr(module, name, current)
+    return pruned
+
+
+def _replace(target: Path, draft: Path) -> None:
+    """Put ``draft`` in the place of ``target``; if that fails the old folder is there again."""
+    if not target.exists():
+        os.replace(draft, target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    os.replace(target, old)
+    try:
+        os.replace(draft, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file says that it is the plan of a pruned network."""
+    with contextlib.suppress(ValueError):
+        data = json.loads(path.read_bytes())
+        return isinstance(data, dict) and data.get("kind") == KIND
+    return False
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{str(path)!r} cannot be read ({reason}); give a folder that 'gp-prune apply --out' "
+            "or save_pruned wrote"
+        ) from error
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    content = _content(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(
+            f"{str(path)!r} is not what was saved (its SHA-256 differs); prune the network again"
+        )
+    return content
+
+
+def _json(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{str(path)!r} is not valid JSON, so it is damaged; prune the network again"
+        ) from error
+
+
+def _plan(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
+    kind = WeightPlan if data.get("kind") == "weight plan" else ChannelPlan
+    return kind.from_json(data)
+
+
+def _tensors(path: Path, digest: str, shared: dict[str, Any]) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load(_checked(path, digest))
+    except SafetensorError as error:
+        raise UserError(f"{str(path)!r} is no safetensors file; prune the network again") from error
+    for alias, name in shared.items():
+        check_type(name, str, f"what {alias!r} is shared with in {PLAN}")
+        if name not in tensors:
+            raise UserError(f"{PLAN} says that {alias!r} is {name!r}, which {path.name} has not")
+        tensors[alias] = tensors[name]
+    return tensors
+
+
+def _unusable(target: Path, error: OSError) -> UserError:
+    reason = error.strerror or type(error).__name__
+    return UserError(f"output folder {str(target)!r} cannot be written ({reason}); name another")

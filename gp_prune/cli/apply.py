@@ -1,0 +1,288 @@
+"""What ``gp-prune apply`` does once its arguments are in order."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gp_prune.cli.group import insistent_interrupts
+from gp_prune.cli.options import (
+    Sizes,
+    json_option,
+    primitives_option,
+    print_json,
+    quiet_option,
+    read_metrics,
+)
+from gp_prune.errors import UserError
+from gp_prune.metric.ranking import SCOPES
+
+_BUDGETS = ("ratio", "macs", "params", "latency", "pattern")
+_OF_TUNING = (
+    "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
+    "patience", "checkpoint",
+)  # fmt: skip
+_COUNTS = ("steps", "round_to", "samples", "epochs", "batch_size", "tuning_samples")
+_ENDINGS = {"onnx": [".onnx"], "export": [".pt2", ".ts"], "plot": [".png", ".svg"]}
+SAMPLES = 512
+"""Calibration samples where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments and options of the command; see its help."""
+
+    metric: str
+    model: str
+    ratio: float | None
+    macs: float | None
+    params: float | None
+    latency: float | None
+    pattern: str | None
+    scope: str | None
+    steps: int
+    round_to: int
+    ignore: tuple[str, ...]
+    cut_residual: bool
+    mode: str | None
+    input_shape: tuple[int, ...] | None
+    weights: str | None
+    data: str | None
+    data_root: str | None
+    download: bool
+    samples: int | None
+    cache_dir: str | None
+    epochs: int | None
+    optimiser: str | None
+    lr: float | None
+    weight_decay: float | None
+    batch_size: int | None
+    warm_up: float | None
+    distill: float | None
+    temperature: float | None
+    patience: int | None
+    checkpoint: str | None
+    tuning_samples: int | None
+    judge: bool | None
+    no_recalibrate: bool
+    out: str | None
+    force: bool
+    onnx: str | None
+    export: str | None
+    plot: str | None
+    time_it: bool
+    seed: int
+    device: str
+    primitive_files: tuple[str, ...]
+    as_json: bool
+    quiet: bool
+
+    @property
+    def names_task(self) -> bool:
+        """Whether the model is a task, if it is anything: all others are written with a colon."""
+        return ":" not in self.model
+
+    def check(self) -> None:
+        """Raise UserError where options contradict one another or a number is out of range."""
+        self.budget("channel")
+        for option in _COUNTS:
+            count = getattr(self, option)
+            if count is not None and count < 1:
+                raise UserError(f"{_flag(option)} is {count}; it must be at least 1")
+        self._check_tuning()
+        self._check_data()
+        if self.pattern is not None and self.scope is not None:
+            raise UserError(
+                "--pattern ranks the weights of each block alone, so --scope means nothing; leave "
+                "one of them out"
+            )
+        if self.force and self.out is None:
+            raise UserError("--force lets --out replace an earlier output; give --out, too")
+        for option, endings in _ENDINGS.items():
+            path = getattr(self, option)
+            if path is not None and Path(path).suffix not in endings:
+                raise UserError(
+                    f"--{option} is {path!r}; its name must end in {' or '.join(endings)}"
+                )
+
+    def _check_tuning(self) -> None:
+        """Refuse what would have no effect after pruning."""
+        if self.epochs is None:
+            for option in _OF_TUNING:
+                if getattr(self, option) is not None:
+                    raise UserError(f"{_flag(option)} is of fine-tuning; give --epochs, too")
+        if self.temperature is not None and not self.distill:
+            raise UserError("--temperature is of distillation; give --distill, too")
+        if self.judge is False and self.epochs is not None:
+            raise UserError("--epochs judges each epoch; leave out --no-judge")
+        judges = self.judges(has_task=self.names_task)
+        if not judges and (self.tuning_samples is not None or self.no_recalibrate):
+            option = "no_recalibrate" if self.no_recalibrate else "tuning_samples"
+            raise UserError(
+                f"{_flag(option)} is about what --epochs and --judge do; give one of them, too"
+            )
+
+    def _check_data(self) -> None:
+        """Refuse options about data or tasks where there is neither."""
+        if self.names_task:
+            return
+        if self.cache_dir is not None:
+            raise UserError(
+                f"--cache-dir is for the trained networks of tasks, and {self.model!r} is none; "
+                "leave it out"
+            )
+        for option in ("download", "data_root", "samples"):
+            if self.data is None and getattr(self, option):
+                raise UserError(f"{_flag(option)} is about --data; give it, too")
+
+    def budget(self, granularity: str) -> dict[str, Any]:
+        """What is to be kept, by the names of :func:`gp_prune.prune`; a ratio is what goes.
+
+        Args:
+            granularity: of the metric; a ratio is one of channels or of weights.
+
+        Raises:
+            UserError: several budgets, or one that is out of range.
+        """
+        named = {kind: getattr(self, kind) for kind in _BUDGETS if getattr(self, kind) is not None}
+        if len(named) > 1:
+            raise UserError(
+                f"give one budget, not {' and '.join('--' + kind for kind in named)} together"
+            )
+        kind, share = named.popitem() if named else ("ratio", 0.5)
+        if kind == "pattern":
+            return {kind: share}
+        inside = 0 < share < 1 if kind == "ratio" else 0 < share <= 1
+        if not inside:
+            least = "less than 1" if kind == "ratio" else "at most 1"
+            raise UserError(f"--{kind} is {share}; it must be greater than 0 and {least}")
+        if kind == "ratio":
+            return {"params" if granularity == "weight" else "channels": 1 - share}
+        return {kind: share}
+
+    def judges(self, *, has_task: bool) -> bool:
+        """Whether the error is measured before and after."""
+        if self.judge is not None:
+            return self.judge
+        return self.epochs is not None or has_task
+
+    def tell(self, line: str) -> None:
+        """Print a line of progress on stderr."""
+        if not self.quiet:
+            click.echo(f"gp-prune: {line}", err=True)
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+_EXAMPLES = """\b
+Examples:
+  gp-prune apply l1 lenet-digits --epochs 5
+  gp-prune apply taylor_weights torchvision:resnet18 --macs 0.5 --data images/ --out small
+  gp-prune apply my_metric.json my_model.py:build --ratio 0.3 --round-to 8 --onnx small.onnx
+  gp-prune apply magnitude timm:resnet18 --pattern 2:4 --json
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("metric")
+@click.argument("model")
+# What goes.
+@click.option(
+    "--ratio", type=float, metavar="R", help="Remove this share of channels (or weights)."
+)
+@click.option("--macs", type=float, metavar="S", help="Keep this share of the MACs.")
+@click.option("--params", type=float, metavar="S", help="Keep this share of the parameters.")
+@click.option(
+    "--latency", type=float, metavar="S", help="Keep this share of the measured time of a pass."
+)
+@click.option("--pattern", metavar="N:M", help="Of every M consecutive weights keep N.")
+@click.option("--scope", type=click.Choice(SCOPES), help="What is ranked together.")
+@click.option("--steps", type=int, default=1, help="Score and cut so many times.  [default: 1]")
+@click.option("--round-to", type=int, default=1, metavar="K", help="Keep multiples of K channels.")
+@click.option(
+    "--ignore", metavar="NAME", multiple=True, help="Layer, or pattern (layer4.*), to leave whole."
+)
+@click.option(
+    "--cut-residual",
+    is_flag=True,
+    help="Also cut channels under a layer or group norm, which changes what the norm computes.",
+)
+@click.option("--mode", type=click.Choice(["compact", "mask"]), help="Remove, or hold at zero.")
+# The network and its data.
+@click.option("--input-shape", type=Sizes(), help="Sizes of one input.  [default: 3,224,224]")
+@click.option(
+    "--weights", metavar="FILE", help="State dict for the network (.safetensors or torch)."
+)
+@click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
+@click.option("--data-root", metavar="DIR", help="Folder with torchvision's data sets.")
+@click.option("--download", is_flag=True, help="Fetch a missing data set into --data-root.")
+@click.option("--samples", type=int, help=f"Calibration samples.  [default: {SAMPLES}]")
+@click.option("--cache-dir", metavar="DIR", help="Folder for the trained networks of tasks.")
+# After pruning.
+@click.option("--epochs", type=int, metavar="N", help="Fine-tune for N epochs.")
+@click.option("--optimiser", help="sgd or adamw.  [default: sgd]")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: 0.01, adamw 0.001]")
+@click.option("--weight-decay", type=float, help="Of the optimiser.  [default: 0]")
+@click.option("--batch-size", type=int, help="For fine-tuning.  [default: 64]")
+@click.option("--warm-up", type=float, help="Share of the epochs.  [default: 0]")
+@click.option("--distill", type=float, metavar="A", help="Share of the loss of distillation.")
+@click.option("--temperature", type=float, help="Of distillation.  [default: 4]")
+@click.option("--patience", type=int, help="Epochs without gain that end it.")
+@click.option("--checkpoint", metavar="DIR", help="Keep the fine-tuning there, to go on from it.")
+@click.option("--tuning-samples", type=int, metavar="N", help="Most samples to tune and judge on.")
+@click.option(
+    "--judge/--no-judge",
+    default=None,
+    help="Measure the error before and after.  [default: with --epochs, and for tasks]",
+)
+@click.option("--no-recalibrate", is_flag=True, help="Leave batch norms as pruning left them.")
+# What is written.
+@click.option("--out", metavar="DIR", help="Save the pruned network there.")
+@click.option("--force", is_flag=True, help="Let --out replace an earlier output.")
+@click.option("--onnx", metavar="FILE", help="Export to ONNX, checked with onnxruntime.")
+@click.option("--export", metavar="FILE", help="Export by torch.export (.pt2) or TorchScript (.ts)")
+@click.option("--plot", metavar="FILE", help="Draw what goes, as .png or .svg.")
+@click.option("--time", "time_it", is_flag=True, help="Measure the latency before and after.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@primitives_option
+@json_option
+@quiet_option
+def apply(metric: str, model: str, **options: Any) -> None:
+    """Prune MODEL by METRIC, and print what each layer loses.
+
+    METRIC is the name of a bundled metric or a metric file. MODEL is a task such as lenet-digits
+    (its trained network and data), torchvision:NAME or timm:NAME (random weights unless --weights
+    is given) or FILE.py:FUNCTION, where the function returns a torch module, or the module and its
+    example inputs. Without a budget half of the channels (or weights) are removed. Give the
+    --latency budget with the batch that matters, through FILE.py:FUNCTION.
+    """
+    request = Request(metric=metric, model=model, **options)
+    request.check()
+    (found,) = read_metrics([metric], request.primitive_files)
+    # Torch is imported only now, when the arguments are known to be in order.
+    from gp_prune.cli.apply_run import run
+    from gp_prune.report.console import measuring
+
+    with insistent_interrupts(), measuring(quiet=request.quiet) as batches_done:
+        report = run(request, found, batches_done)
+    if request.as_json:
+        print_json(report)
+        return
+    from gp_prune.report.tables import make_console, print_pruning
+
+    print_pruning(make_console(sys.stdout), report)
+    if request.out is not None:
+        click.echo(
+            f"Saved in {request.out}; gp_prune.load_pruned({request.out!r}, model) gives it back."
+        )
+    for path, difference in report["exports"].items():
+        click.echo(f"Exported to {path}; its outputs differ from torch's by {difference:.1g}.")
+    if request.plot is not None:
+        click.echo(f"Drawn in {request.plot}.")

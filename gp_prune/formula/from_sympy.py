@@ -1,0 +1,431 @@
+"""Give a tree axes that its formula does not show.
+
+A formula is blind to axes along which it is constant: ``sub(b, b)`` is of type {o}, but its
+formula is 0. Where an operator or a result needs such an axis, a zero that has it is added.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import sympy
+
+from gp_prune.formula.algebra import Builder, by_text
+from gp_prune.formula.matching import bound_indices, written_out
+from gp_prune.language import symbols
+from gp_prune.language.axes import AXIS_MEANING, LEGAL_AXES, SCALAR, Axes
+from gp_prune.language.expression import Expression, ExpressionError
+from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
+from gp_prune.language.record import NEEDS
+
+_SHOWN = 100
+
+Indices = Mapping[str, str]
+"""The name of the index that stands for each axis letter at a place of the formula."""
+
+
+class FormulaError(ExpressionError):
+    """A sympy formula that the operators cannot compute; the message names the term."""
+
+
+def from_sympy(formula: Any, axes: Axes, primitives: PrimitiveSet) -> Expression:
+    """The expression that computes a sympy formula.
+
+    Args:
+        formula: a formula in the vocabulary of :mod:`gp_prune.language.symbols`, whose free indices
+            are the letters of ``axes``.
+        axes: the type of the result.
+        primitives: the vocabulary.
+
+    Raises:
+        FormulaError: a term is unknown, has an index that is not in scope, divides without
+            protection, or cannot be computed by the operators; the message names it.
+    """
+    if not isinstance(formula, sympy.Expr):
+        raise FormulaError(f"a formula is a sympy expression, not {type(formula).__name__}")
+    try:
+        reader = _Reader(formula, primitives)
+        found = reader.read(formula, {letter: letter for letter in axes})
+        return reader.padding.exactly(found, axes)
+    except RecursionError:
+        raise FormulaError("the formula is nested too deeply to be read") from None
+    except FormulaError:
+        raise
+    except ExpressionError as error:
+        raise FormulaError(f"the formula cannot be read: {error}") from None
+
+
+def free_axes(formula: Any) -> Axes:
+    """The axes whose plain letters are free indices of a formula."""
+    free: set[Any] = getattr(formula, "free_symbols", set())
+    indices = {s for term in free if isinstance(term, sympy.Indexed) for s in term.indices}
+    return Axes({s.name for s in indices & free if s.name in AXIS_MEANING})
+
+
+def _shown(term: Any) -> str:
+    text = " ".join(str(term).split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _is_length(term: Any) -> bool:
+    """Whether a term is the length of an axis, such as ``N_o``."""
+    return term.is_Symbol and term.name[:2] == "N_" and term.name[2:] in AXIS_MEANING
+
+
+def _double(number: Any) -> float:
+    """The nearest double; FormulaError where there is none."""
+    try:
+        value = float(number)
+    except (OverflowError, TypeError):  # too large, or not real
+        value = math.nan
+    if not math.isfinite(value):
+        raise FormulaError(f"the number {_shown(number)} is not a finite double")
+    return value
+
+
+class _Reader:
+    def __init__(self, formula: Any, primitives: PrimitiveSet) -> None:
+        self.primitives = primitives
+        self.build = Builder(primitives)
+        self.forms = self.build.forms
+        used = {str(base.label) for base in formula.atoms(sympy.IndexedBase)}
+        self.padding = Padding(self.build, used)
+        self.known: dict[Any, Expression] = {}
+
+    def read(self, term: Any, indices: Indices) -> Expression:
+        """The tree of a term; its axes are among those of ``indices``."""
+        key = term, tuple(sorted(indices.items()))
+        if key not in self.known:
+            try:
+                self.known[key] = self._read(term, indices)
+            except FormulaError:
+                raise
+            except ExpressionError as error:
+                raise FormulaError(f"the term {_shown(term)} cannot be read: {error}") from None
+        return self.known[key]
+
+    def _read(self, term: Any, indices: Indices) -> Expression:
+        if term.is_Number or term.is_NumberSymbol:
+            return Expression.constant(_double(term))
+        if isinstance(term, sympy.Indexed):
+            return self._operand(term, str(term.base.label), term.indices, indices)
+        if isinstance(term, sympy.Symbol):
+            if _is_length(term):
+                return self.padding.length(term.name[2:])
+            return self._operand(term, term.name, (), indices)
+        special = self._written_out(term, indices)
+        if special is not None:
+            return special
+        for kind, method in self._KINDS.items():
+            if isinstance(term, kind):
+                return method(self, term, indices)
+        return self._function(term, indices)
+
+    def _operand(self, term: Any, name: str, found: Sequence[Any], indices: Indices) -> Expression:
+        operand = self.primitives.operands.get(name)
+        if operand is None:
+            close = difflib.get_close_matches(name, self.primitives.operands, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise FormulaError(f"the term {_shown(term)} has the unknown operand {name!r}{hint}")
+        if len(found) != len(operand.axes):
+            raise FormulaError(
+                f"the term {_shown(term)} has {len(found)} indices, but operand {name!r} has the "
+                f"axes {operand.axes}"
+            )
+        for letter, index in zip(operand.axes, found, strict=True):
+            if str(index) != indices.get(letter):
+                scope = ", ".join(indices.values()) or "none"
+                raise FormulaError(
+                    f"the term {_shown(term)} has the index {index} for the axis {letter}, which "
+                    f"is not in scope there (the indices in scope: {scope})"
+                )
+        return Expression.of(operand)
+
+    def _written_out(self, term: Any, indices: Indices) -> Expression | None:
+        """A normaliser, or an operator of fixed types, that is written out as a formula."""
+        whole = isinstance(term, sympy.Sum)  # the square of what is a root of a sum
+        for power in (1, 2) if whole else (1,):
+            form = term if power == 1 else sympy.sqrt(term)
+            found = written_out(self.forms.written, form, indices)
+            if found is not None:
+                operator, over, arguments = found
+                values = [self.read(a.term, a.indices) for a in arguments]
+                return self.build.power(self._fixed(operator, over, values), Fraction(power))
+        return None
+
+    def _fixed(self, operator: Operator, over: Axes, values: list[Expression]) -> Expression:
+        """An operator applied to values that may lack axes that it needs."""
+        if isinstance(operator.shape, Signature):
+            types: Sequence[Axes] = operator.shape.arguments
+            values = [self.padding.exactly(v, t) for v, t in zip(values, types, strict=True)]
+        else:
+            values = [self.padding.with_axes(value, over) for value in values]
+        return Expression.apply(operator, *values, over=over)
+
+    def _function(self, term: Any, indices: Indices) -> Expression:
+        """A term of a function by name: elementwise, or over indices."""
+        found = self.forms.function(term)
+        if found is not None:
+            operator, arguments = found
+            return Expression.apply(operator, *(self.read(part, indices) for part in arguments))
+        named = self.forms.over.get(type(term))
+        if named is None:
+            known = sorted(kind.__name__ for kind in [*self.forms.functions, *self.forms.over])
+            raise FormulaError(
+                f"the term {_shown(term)} is of {type(term).__name__}, which no operator computes; "
+                f"the known functions are {', '.join(known)}"
+            )
+        if isinstance(term, symbols.Along):
+            letters = {name: letter for letter, name in indices.items()}
+            along = [letters.get(symbol.name) for symbol in term.indices]
+            if None in along:
+                raise FormulaError(f"the term {_shown(term)} runs along an index not in scope")
+            over = Axes(letter for letter in along if letter)
+            return self._fixed(named, over, [self.read(term.body, indices)])
+        body = self.read(term.body, self._inside(term, term.indices, indices))
+        if isinstance(named.shape, Signature):
+            return self._fixed(named, SCALAR, [body])
+        return self.padding.reduced(named, self._letters(term, term.indices), body)
+
+    def _inside(self, term: Any, bound: Sequence[Any], indices: Indices) -> Indices:
+        letters = [symbols.axis_of(symbol) for symbol in bound]
+        if any(letter not in AXIS_MEANING for letter in letters):
+            raise FormulaError(
+                f"the term {_shown(term)} binds an index that is no axis letter with primes"
+            )
+        return {**indices, **dict(zip(letters, (s.name for s in bound), strict=True))}
+
+    def _letters(self, term: Any, bound: Sequence[Any]) -> Axes:
+        try:
+            return Axes([symbols.axis_of(symbol) for symbol in bound])
+        except ValueError as error:
+            raise FormulaError(f"the term {_shown(term)} cannot be read: {error}") from None
+
+    def _add(self, term: Any, indices: Indices) -> Expression:
+        minus = [part for part in term.args if part.as_coeff_Mul()[0].is_negative]
+        plus = [part for part in term.args if part not in minus]
+        gained = by_text(self.read(part, indices) for part in plus)
+        lost = by_text(self.read(-part, indices) for part in minus)
+        found = self.build.difference(gained, lost)
+        assert found is not None
+        return found
+
+    def _mul(self, term: Any, indices: Indices) -> Expression:
+        coefficient, rest = term.as_coeff_Mul()
+        lengths: dict[str, Fraction] = {}
+        factors: list[tuple[Any, Any]] = []
+        for factor in sympy.Mul.make_args(rest):
+            base, exponent = factor.args if factor.is_Pow else (factor, sympy.Integer(1))
+            if _is_length(base) and exponent.is_Rational:
+                lengths[base.name[2:]] = Fraction(exponent.p, exponent.q)
+            else:
+                factors.append((base, exponent))
+        # A mean before the root of a sum, which could use up its lengths.
+        factors.sort(key=lambda factor: -factor[1] if factor[1].is_Rational else 0)
+        values = [self._factor(b, e, indices, lengths) for b, e in factors]
+        powers = {
+            letter: self.build.power(self.padding.length(letter), abs(exponent))
+            for letter, exponent in sorted(lengths.items())
+            if exponent
+        }
+        values += [power for letter, power in powers.items() if lengths[letter] > 0]
+        product = self.build.joined("multiply", by_text(values))
+        for letter, power in powers.items():
+            if lengths[letter] < 0:
+                product = self.build.apply("divide", product or Expression.constant(1), power)
+        if coefficient.is_Rational:
+            return self.build.scaled(product, _double(coefficient.p), _double(coefficient.q))
+        return self.build.scaled(product, _double(coefficient))
+
+    def _factor(
+        self, base: Any, exponent: Any, indices: Indices, lengths: dict[str, Fraction]
+    ) -> Expression:
+        """A factor; sums whose lengths divide the product become means and use them up."""
+        left = dict(lengths)
+        averaged = []
+        for symbol in reversed(bound_indices(base)) if isinstance(base, sympy.Sum) else ():
+            letter = symbols.axis_of(symbol).replace("p", "o")
+            if exponent.is_Rational and exponent > 0 and left.get(letter, 0) <= -exponent:
+                left[letter] += Fraction(exponent.p, exponent.q)
+                averaged.append(symbol.name)
+        if averaged and self.build.has("mean") and not self._written_out(base, indices):
+            value = self._sum(base, indices, averaged)
+            lengths.update(left)
+            return self.build.power(value, Fraction(exponent.p, exponent.q))
+        return self._raised(base, exponent, indices)
+
+    def _sum(self, term: Any, indices: Indices, averaged: Sequence[str] = ()) -> Expression:
+        """A sum; its inner part may be a written-out form that sympy has merged with the rest."""
+        for limit in term.limits:
+            letter = symbols.axis_of(limit[0]).replace("p", "o")
+            if [str(end) for end in limit[1:]] != ["1", f"N_{letter}"]:
+                raise FormulaError(f"the term {_shown(term)} sums over a part of an axis")
+        bound = bound_indices(term)
+        merged = self._merged(term, indices)
+        if merged is not None and not set(averaged) - {symbol.name for symbol in merged[1]}:
+            return self._over(*merged, averaged, term)
+        if len({symbols.axis_of(symbol) for symbol in bound}) < len(bound):
+            inner = sympy.Sum(term.function, *term.limits[:-1])
+            value = self._sum(inner, self._inside(term, bound[-1:], indices), averaged)
+            return self._over(value, bound[-1:], averaged, term)
+        value = self.read(term.function, self._inside(term, bound, indices))
+        return self._over(value, bound, averaged, term)
+
+    def _merged(self, term: Any, indices: Indices) -> tuple[Expression, Sequence[Any]] | None:
+        """The written-out form that sympy has merged with a sum, and what the sum runs over."""
+        bound = bound_indices(term)
+        for count in range(len(bound) - 1, 0, -1):
+            inner = sympy.Sum(term.function, *term.limits[:count])
+            value = self._written_out(inner, self._inside(term, bound[count:], indices))
+            if value is not None:
+                return value, bound[count:]
+        return None
+
+    def _over(
+        self, value: Expression, bound: Sequence[Any], averaged: Sequence[str], term: Any
+    ) -> Expression:
+        """Sum over the bound indices, mean over the ``averaged`` ones, in a legal order."""
+        parts = {
+            "mean": self._letters(term, [s for s in bound if s.name in averaged]),
+            "total": self._letters(term, [s for s in bound if s.name not in averaged]),
+        }
+        inner = "mean" if bound[0].name in averaged else "total"
+        ways = sorted(parts, key=lambda name: name != inner)
+        for name in sorted(ways, key=lambda name: not (value.axes - parts[name]).legal):
+            if parts[name]:
+                value = self.padding.reduced(self.build.operator(name), parts[name], value)
+        return value
+
+    def _pow(self, term: Any, indices: Indices) -> Expression:
+        base, exponent = term.args
+        return self._raised(base, exponent, indices)
+
+    def _raised(self, base: Any, exponent: Any, indices: Indices) -> Expression:
+        if not exponent.is_Rational or exponent.q & (exponent.q - 1):
+            raise FormulaError(
+                f"the power {_shown(base**exponent)} is no product of squares and square roots"
+            )
+        if exponent.is_negative:
+            raise FormulaError(
+                f"the term {_shown(base**exponent)} divides without protection; "
+                "write the quotient as gp_prune.language.symbols.Div(a, b), "
+                "which is 0 where b is near 0"
+            )
+        if exponent.q != 1:
+            return self._rooted(base, Fraction(exponent.p, exponent.q), indices)
+        return self.build.power(self.read(base, indices), Fraction(int(exponent)))
+
+    def _rooted(self, base: Any, exponent: Fraction, indices: Indices) -> Expression:
+        root = sympy.sqrt(base)
+        found = self._written_out(root, indices) if root.is_Pow else None
+        if found is not None:
+            return self.build.power(found, 2 * exponent)
+        if not symbols.nonnegative(base):
+            raise FormulaError(
+                f"the root of {_shown(base)} is not defined where that is negative; "
+                "write it as gp_prune.language.symbols.Sqrt(x), the root of |x|"
+            )
+        if self.build.has("norm") and isinstance(base, sympy.Sum):
+            inner = base.function
+            plain = self._merged(base, indices) is None
+            if plain and isinstance(inner, sympy.Pow) and inner.exp == 2:
+                bound = bound_indices(base)
+                letters = self._letters(base, bound)
+                body = self.read(inner.base, self._inside(base, bound, indices))
+                norm = self.padding.reduced(self.build.operator("norm"), letters, body)
+                return self.build.power(norm, 2 * exponent)
+        return self.build.power(self.read(base, indices), exponent)
+
+    _KINDS: Mapping[type, Callable[[_Reader, Any, Indices], Expression]] = {
+        sympy.Add: _add,
+        sympy.Mul: _mul,
+        sympy.Pow: _pow,
+        sympy.Sum: _sum,
+    }
+
+
+_NEEDS = list(NEEDS)  # the cheap ones first
+
+
+class Padding:
+    """Adds and removes axes without changing a value.
+
+    Args:
+        build: builds trees of the vocabulary.
+        used: names of operands that the formula has; zeros are made of these where possible, so
+            that the tree needs no further measurement.
+    """
+
+    def __init__(self, build: Builder, used: Collection[str]) -> None:
+        self._build = build
+        self._operands = build.primitives.operands
+        self._used = frozenset(used) & set(self._operands)
+        self._needed = frozenset().union(*(self._operands[name].needs for name in self._used))
+
+    def zero(self, axes: Axes) -> Expression:
+        """A tree of the given type whose value is 0 everywhere."""
+        fitting = [o for o in self._operands.values() if axes.issubset(o.axes)]
+        if not fitting:
+            return self._made(axes)
+        operand = min(
+            fitting,
+            key=lambda o: (
+                max((_NEEDS.index(need) for need in o.needs - self._needed), default=-1),
+                len(o.axes),
+                o.name not in self._used,
+            ),
+        )
+        carrier = self.without(Expression.of(operand), operand.axes - axes)
+        return self._build.apply("multiply", Expression.constant(0), carrier)
+
+    def _made(self, axes: Axes) -> Expression:
+        """A zero with axes that no operand has, by way of an operator of fixed types."""
+        for operator in self._build.primitives.operators.values():
+            shape = operator.shape
+            if isinstance(shape, Signature) and axes.issubset(shape.to):
+                value = Expression.apply(operator, *map(self.zero, shape.arguments))
+                value = self.without(value, shape.to - axes)
+                return self._build.apply("multiply", Expression.constant(0), value)
+        raise ExpressionError(f"no operand has the axes {axes}")
+
+    def with_axes(self, value: Expression, axes: Axes, over: Axes = SCALAR) -> Expression:
+        """The same value with at least these axes, and a legal type once ``over`` is removed."""
+        wanted = value.axes | axes
+        if wanted is value.axes and (wanted - over).legal:
+            return value
+        types = [t for t in LEGAL_AXES if wanted.issubset(t) and (t - over).legal]
+        if not types:
+            raise ExpressionError(f"no value has the axes {wanted}")
+        zero = self.zero(types[0])
+        return zero if value.value == 0 else self._build.apply("add", value, zero)
+
+    def without(self, value: Expression, axes: Axes) -> Expression:
+        """The same value without axes along which it is constant."""
+        for meaning in ("largest", "smallest", "mean"):
+            if axes and self._build.has(meaning) and (value.axes - axes).legal:
+                return self._build.apply(meaning, value, over=axes)
+        return value
+
+    def exactly(self, value: Expression, axes: Axes) -> Expression:
+        """The same value with exactly these axes."""
+        value = self.with_axes(value, axes)
+        value = self.without(value, value.axes - axes)
+        if value.axes is not axes:
+            raise ExpressionError(f"the formula has the axes {value.axes}, not {axes}")
+        return value
+
+    def reduced(self, operator: Operator, over: Axes, value: Expression) -> Expression:
+        """A reduction over axes that the value may lack."""
+        shown = value.axes - over
+        full = self.with_axes(value, over, over)
+        result = Expression.apply(operator, full, over=over)
+        return self.without(result, result.axes - shown)
+
+    def length(self, letter: str) -> Expression:
+        """The number of entries along an axis, as a scalar tree."""
+        total = self._build.operator("total")
+        return self.reduced(total, Axes(letter), Expression.constant(1))

@@ -1,0 +1,335 @@
+"""Simpler formulas with the same values.
+
+A rule may change a value by rounding and nothing else. That decides much: ``div(x, x)`` stays,
+because it is 0 where x is near 0, and ``log(exp(x))`` stays where x may be above 50 or so low that
+the epsilon of the logarithm shows. Every step makes the tree smaller, or its text shorter at the
+same size, so that simplifying ends and never enlarges.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gp_prune.formula.algebra import Algebra, Builder, Ranges
+from gp_prune.language import numeric, symbols
+from gp_prune.language.axes import SCALAR
+from gp_prune.language.expression import Expression, ExpressionError, canonical
+from gp_prune.language.primitive import Elementwise, Operator, PrimitiveSet
+from gp_prune.language.symbols import Scope
+
+TIME_LIMIT = 2.0
+"""Seconds after which the formula stays as it is."""
+
+_EXTREMES = frozenset({"largest", "smallest"})
+_NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
+_STABLE = frozenset({"sum share", "max share", "min max", "z score"})
+_SPREAD = frozenset({"deviation", "variance"})
+_FEW = 1e-9
+"""A relative change that counts as rounding."""
+
+
+class _OutOfTime(Exception):
+    """The time limit has passed."""
+
+
+def simplified(
+    expression: Expression, primitives: PrimitiveSet, time_limit: float = TIME_LIMIT
+) -> Expression:
+    """A tree with the same values and type that is never larger; the tree itself if none is found.
+
+    Args:
+        expression: any tree.
+        primitives: the vocabulary of the result.
+        time_limit: seconds after which the tree is given back as it is.
+    """
+    simplifier = _Simplifier(primitives, time.monotonic() + time_limit)
+    best = expression
+    try:
+        # What a rule makes of two parts may be simplified in turn, until nothing is gained.
+        while simplifier.better(found := simplifier.forms_of(best).kept, best):
+            best = found
+    except _OutOfTime:
+        return expression
+    return best
+
+
+class _Forms(NamedTuple):
+    """The simplest tree of the same type, and the simplest whose type may lack axes."""
+
+    kept: Expression
+    narrow: Expression
+
+
+Rule = Callable[["_Simplifier", Expression], Iterator[Expression]]
+
+
+class _Simplifier:
+    def __init__(self, primitives: PrimitiveSet, deadline: float) -> None:
+        self.build = Builder(primitives)
+        self.ranges = Ranges(self.build.forms)
+        self.algebra = Algebra(self.build, self.ranges)
+        self.deadline = deadline
+        self.known: dict[Expression, _Forms] = {}
+        self.lengths: dict[Expression, int] = {}
+
+    def length(self, tree: Expression) -> int:
+        """The number of characters of the text."""
+        if tree not in self.lengths:
+            arguments = sum(self.length(argument) + 2 for argument in tree.arguments)
+            brackets = 2 * len(tree.over) + 1 if tree.over else 0
+            own = len(str(tree)) if not tree.arguments else len(tree.name) + brackets
+            self.lengths[tree] = own + arguments
+        return self.lengths[tree]
+
+    def better(self, tree: Expression, other: Expression) -> bool:
+        """Whether a tree is smaller than another, or as large with a shorter text."""
+        size, length = tree.size - other.size, self.length(tree) - self.length(other)
+        return size <= 0 and length <= 0 and size + length < 0
+
+    def forms_of(self, tree: Expression) -> _Forms:
+        """The simplest forms of a tree."""
+        if tree not in self.known:
+            if time.monotonic() > self.deadline:
+                raise _OutOfTime
+            self.known[tree] = self._forms_of(tree)
+        return self.known[tree]
+
+    def _forms_of(self, tree: Expression) -> _Forms:
+        if not tree.arguments:
+            return _Forms(tree, tree)
+        parts = [self.forms_of(argument) for argument in tree.arguments]
+        found = self._ruled(Expression(tree.head, tree.over, [part.kept for part in parts]))
+        if all(part.narrow is part.kept for part in parts):
+            return found
+        try:
+            other = Expression(tree.head, tree.over, [part.narrow for part in parts])
+        except ExpressionError:  # the operator needs an axis that a narrow form lacks
+            constant = self._reduced(tree, parts[0].narrow)
+            forms = _Forms(constant, constant) if constant else found
+        else:
+            forms = self._ruled(other)
+        kept, narrow = found
+        for form in forms:
+            if form.axes is tree.axes and self.better(form, kept):
+                kept = form
+            if self.better(form, narrow):
+                narrow = form
+        return _Forms(kept, narrow)
+
+    def _reduced(self, tree: Expression, inner: Expression) -> Expression | None:
+        """A reduction of a number, where that is a number whatever the lengths of the axes."""
+        meaning = self.meaning(tree)
+        if inner.value is not None and meaning in _SPREAD:
+            return Expression.constant(0)
+        of_zero = inner.value == 0 and meaning in _NESTING
+        if of_zero or (inner.value is not None and meaning in ("mean", *_EXTREMES)):
+            return inner
+        return None
+
+    def _ruled(self, tree: Expression) -> _Forms:
+        """The simplest forms of a tree whose arguments are simple."""
+        narrow = tree
+        for rule in RULES:
+            for found in self._results(rule, tree):
+                if not self.better(found, tree):
+                    continue
+                forms = self.forms_of(found)
+                if found.axes is tree.axes:
+                    return forms
+                if self.better(forms.narrow, narrow):
+                    narrow = forms.narrow
+        return _Forms(tree, narrow)
+
+    def _results(self, rule: Rule, tree: Expression) -> Iterator[Expression]:
+        try:
+            yield from rule(self, tree)
+        except ExpressionError:  # no operator for it in this vocabulary, or no legal type
+            return
+
+    def meaning(self, tree: Expression) -> str:
+        """What the head of a tree computes."""
+        return self.algebra.meaning(tree)
+
+    def same(self, a: Expression, b: Expression) -> bool:
+        """Whether two trees are equal but for the order of arguments."""
+        return canonical(a) == canonical(b)
+
+
+def _laws(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """What operators declare: involutions, idempotence, evenness."""
+    assert isinstance(tree.head, Operator)
+    laws, inner = tree.head.laws, tree.arguments[0]
+    if inner.head is tree.head and "involution" in laws:
+        yield inner.arguments[0]
+    if inner.head is tree.head and "idempotent" in laws:
+        yield inner
+    if "even" in laws or simplifier.meaning(tree) in ("norm", "magnitudes"):
+        product = simplifier.algebra.product(inner)
+        yield Expression(tree.head, tree.over, [simplifier.algebra.unsigned(product)])
+    if "magnitude" in laws and simplifier.ranges.nonnegative(inner):
+        yield inner
+
+
+def _constants(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """An elementwise operator on numbers is a number."""
+    head, arguments = tree.head, tree.arguments
+    assert isinstance(head, Operator)
+    if not isinstance(head.shape, Elementwise) or any(a.value is None for a in arguments):
+        return
+    numbers = {f"x{place}": np.asarray(a.value) for place, a in enumerate(arguments)}
+    writers = [lambda scope, name=name: symbols.indexed(name, ()) for name in numbers]
+    formula = head.write(writers, Scope({}), SCALAR)
+    yield Expression.constant(float(numeric.evaluate(formula, numbers, {}, "")))
+
+
+def _sums(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Like terms joined."""
+    if simplifier.meaning(tree) in ("add", "subtract", "negate", "multiply", "divide"):
+        yield simplifier.algebra.sum_of(simplifier.algebra.terms(tree))
+
+
+def _products(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Like factors joined; signs, numbers, magnitudes and roots taken out."""
+    yield simplifier.algebra.product_of(simplifier.algebra.product(tree))
+
+
+def _common(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """One factor for two: a x + b x = (a + b) x, x / b + y / b = (x + y) / b; and joined sums."""
+    if simplifier.meaning(tree) not in ("add", "subtract"):
+        return
+    left, right = tree.arguments
+    meaning = simplifier.meaning(left)
+    if left.head is not right.head or left.over is not right.over:
+        return
+    if meaning in ("total", "mean") and left.arguments[0].axes is right.arguments[0].axes:
+        inner = Expression(tree.head, tree.over, (left.arguments[0], right.arguments[0]))
+        yield Expression(left.head, left.over, (inner,))
+    if meaning == "divide" and simplifier.same(left.arguments[1], right.arguments[1]):
+        inner = Expression(tree.head, tree.over, (left.arguments[0], right.arguments[0]))
+        yield Expression(left.head, left.over, (inner, left.arguments[1]))
+    if meaning == "multiply":
+        for a, x in (left.arguments, left.arguments[::-1]):
+            for b, y in (right.arguments, right.arguments[::-1]):
+                if simplifier.same(x, y):
+                    factor = Expression(tree.head, tree.over, (a, b))
+                    yield Expression(left.head, left.over, (factor, x))
+
+
+def _quotients(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """0 / b = a / 0 = 0, and |a| / |b| = |a / b|."""
+    if simplifier.meaning(tree) != "divide":
+        return
+    above, below = tree.arguments
+    if above.value == 0 or (below.value is not None and abs(below.value) <= symbols.EPSILON):
+        yield Expression.constant(0)
+    if simplifier.meaning(above) == simplifier.meaning(below) == "magnitude":
+        inner = Expression(tree.head, tree.over, (above.arguments[0], below.arguments[0]))
+        yield simplifier.build.apply("magnitude", inner)
+
+
+def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """The larger of what is ordered, of opposites, and of two negatives; the smaller likewise."""
+    meaning = simplifier.meaning(tree)
+    if meaning not in ("larger", "smaller"):
+        return
+    build, (a, b) = simplifier.build, tree.arguments
+    for one, other in ((a, b), (b, a)):
+        low, high = (one, other) if meaning == "larger" else (other, one)
+        if simplifier.ranges.of(low).high <= simplifier.ranges.of(high).low:
+            yield other
+        if simplifier.same(build.negated(one), other):
+            found = build.apply("magnitude", one)
+            yield found if meaning == "larger" else build.negated(found)
+    if simplifier.same(a, b):
+        yield a
+    if simplifier.meaning(a) == simplifier.meaning(b) == "negate":
+        opposite = "smaller" if meaning == "larger" else "larger"
+        yield build.negated(build.apply(opposite, a.arguments[0], b.arguments[0]))
+
+
+def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Reductions of reductions, sums of magnitudes and squares, spreads of shifted values."""
+    if not tree.over:
+        return
+    meaning, (inner,) = simplifier.meaning(tree), tree.arguments
+    within = simplifier.meaning(inner)
+    build = simplifier.build
+    if meaning in _NESTING and inner.head is tree.head:
+        yield Expression(tree.head, tree.over | inner.over, inner.arguments)
+    if meaning in _STABLE and inner.head is tree.head and inner.over is tree.over:
+        yield inner
+    if meaning == "total" and within == "magnitude":
+        yield build.apply("magnitudes", *inner.arguments, over=tree.over)
+    if meaning == "total" and within == "magnitudes":
+        yield build.apply("magnitudes", *inner.arguments, over=tree.over | inner.over)
+    if meaning == "magnitudes" and within == "total" and simplifier.ranges.nonnegative(inner):
+        yield build.apply("total", *inner.arguments, over=tree.over | inner.over)
+    if meaning == "total" and within == "square":
+        (norm,) = inner.arguments
+        if simplifier.meaning(norm) == "norm":
+            squares = build.squared(norm.arguments[0])
+            yield build.apply("total", squares, over=tree.over | norm.over)
+    if meaning in _SPREAD and within in ("add", "subtract"):
+        for moved, shift in (inner.arguments, inner.arguments[::-1]):
+            if shift.value is not None:
+                yield Expression(tree.head, tree.over, (moved,))
+
+
+def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Roots and squares of spreads and sums of squares; what is 0 or 1 is its own root."""
+    meaning, build = simplifier.meaning(tree), simplifier.build
+    if meaning not in ("root", "square", "nonzero"):
+        return
+    (inner,) = tree.arguments
+    within = simplifier.meaning(inner)
+    if inner.name in build.forms.indicators:
+        yield inner
+    if {meaning, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
+        yield build.apply("magnitude", *inner.arguments)
+    if meaning == "nonzero" and within == "root":
+        yield build.apply("nonzero", *inner.arguments)
+    if meaning == "square" and within == "deviation":
+        yield build.apply("variance", *inner.arguments, over=inner.over)
+    if meaning == "root" and within == "variance":
+        yield build.apply("deviation", *inner.arguments, over=inner.over)
+    if meaning == "root" and within == "total":
+        (squares,) = inner.arguments
+        if simplifier.meaning(squares) == "square":
+            yield build.apply("norm", *squares.arguments, over=inner.over)
+
+
+def _logarithms(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """exp(log x) and log(exp x), where neither the epsilon nor the limit shows."""
+    meaning = simplifier.meaning(tree)
+    pair = {"exponential": "logarithm", "logarithm": "exponential"}.get(meaning)
+    if pair is None or simplifier.meaning(tree.arguments[0]) != pair:
+        return
+    (inner,) = tree.arguments[0].arguments
+    low, high = simplifier.ranges.of(inner)
+    least, most = max(low, -high), max(abs(low), abs(high))
+    if meaning == "exponential":
+        exact = least * _FEW >= symbols.EPSILON and most < math.exp(symbols.EXP_LIMIT)
+        if exact:
+            yield simplifier.build.apply("magnitude", inner)
+    elif high <= symbols.EXP_LIMIT and least * math.exp(low) * _FEW >= symbols.EPSILON:
+        yield inner
+
+
+RULES: tuple[Rule, ...] = (
+    _laws,
+    _constants,
+    _sums,
+    _products,
+    _common,
+    _quotients,
+    _extremes,
+    _over_axes,
+    _roots,
+    _logarithms,
+)
+"""Each gives trees with the same values; one that is simpler is taken."""

@@ -1,0 +1,248 @@
+"""The network that is pruned and its data, as every worker finds them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from gp_prune.apply.evaluation import judged
+from gp_prune.apply.models import LoadedModel, load_model
+from gp_prune.apply.tuning import TuningData, gathered, tuning_data
+from gp_prune.errors import UserError
+from gp_prune.pruning import Architecture, trace
+from gp_prune.runs.jobs import TaskSource, Workbench, network_digest
+from gp_prune.statistics import Batch
+from gp_prune.training import Samples, Source
+from gp_prune.training.samples import Data, fingerprint, in_order
+
+_BATCH = 250
+"""Samples that are judged at a time."""
+
+
+class Prepared:
+    """A network and its data, ready for pruning.
+
+    Args:
+        loaded: the network.
+        data: what it is trained and judged on.
+
+    Attributes:
+        architecture: the traced network.
+        digest: SHA-256 of its weights.
+    """
+
+    def __init__(self, loaded: LoadedModel, data: TuningData) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.data = data
+        self.architecture: Architecture = trace(
+            loaded.model, loaded.example_inputs, interface=loaded.interface
+        )
+        self.digest = network_digest(loaded.model)
+        self._few: dict[int, Samples] = {}
+        self._trivial: float | None = None
+
+    def error(self, model: nn.Module, most: int | None = None) -> float:
+        """Validation error, on the first samples or on all; never more than twice the trivial.
+
+        Args:
+            model: a network of the same inputs and outputs.
+            most: number of samples; all by default.
+        """
+        data = self.data.validation if most is None else self.few(most)
+        found = judged(model, in_order(data, _BATCH), self.data.kind).error
+        worst = 2 * self.trivial_error
+        return min(found, worst) if math.isfinite(found) else worst
+
+    def few(self, most: int) -> Samples:
+        """The first validation samples, in memory."""
+        if most not in self._few:
+            self._few[most] = _gathered(self.data.validation, most)
+        return self._few[most]
+
+    @property
+    def trivial_error(self) -> float:
+        """Validation error of the best prediction that looks at no input, at least 1e-12."""
+        if self._trivial is None:
+            if self.data.kind == "error":
+                # Batch by batch, because the images of a folder may not fit into memory.
+                batches = in_order(self.data.validation, _BATCH)
+                labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
+                self._trivial = 1 - float(labels.bincount().max()) / len(labels)
+            else:
+                target = _gathered(self.data.validation, None).target.double()
+                self._trivial = float((target - target.mean(0)).square().mean())
+        return max(self._trivial, 1e-12)
+
+    def samples_digest(self) -> str:
+        """Tells the samples from others, see :func:`gp_prune.training.samples.fingerprint`."""
+        return f"{fingerprint(self.data.train)}; {fingerprint(self.data.validation)}"
+
+    def calibration(self, samples: int, seed: int) -> list[Batch]:
+        """Training samples on which metrics measure."""
+        chosen = calibration_samples(self.data.train, samples, seed)
+        return list(in_order(chosen, 64))
+
+
+def calibration_samples(data: Data, samples: int, seed: int) -> Samples:
+    """Some training samples, in memory, chosen by seed where they can be chosen."""
+    if isinstance(data, Source):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+        return Samples(*data.take(order[:samples]))
+    return _gathered(data, samples)
+
+
+def _gathered(data: Data, most: int | None) -> Samples:
+    """The first samples of some data, in memory."""
+    if isinstance(data, Samples) and (most is None or most >= len(data)):
+        return data
+    if isinstance(data, Source):
+        count = len(data) if most is None else min(most, len(data))
+        return Samples(*data.take(torch.arange(count)))
+    taken: list[Batch] = []
+    count = 0
+    for batch in in_order(data, _BATCH):
+        taken.append(batch)
+        count += len(batch.inputs)
+        if most is not None and count >= most:
+            break
+    whole = gathered(taken)
+    return whole if most is None else Samples(*whole.take(torch.arange(min(most, len(whole)))))
+
+
+class ModelSource(Protocol):
+    """Says where the network and its data are; plain data that travels to the workers."""
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for equal networks with equal data."""
+
+    def prepared(self, workbench: Workbench) -> Prepared:
+        """The network and its data, loaded once per worker."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A network that every worker can load by its name, as ``gp-prune apply`` does.
+
+    Attributes:
+        spec: task, ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FUNCTION``.
+        data: data set or folder of images; None for the data of a task.
+        weights: file with a state dict.
+        input_shape: sizes of one input sample.
+        model_seed: of random weights, and of a task's training.
+        validation_share: share of the images to judge on.
+        most: largest number of samples to train and judge on.
+        source: the folders.
+        digest: of the network as the main process has loaded it; empty where that is not known.
+    """
+
+    spec: str
+    data: str | None = None
+    weights: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    model_seed: int = 0
+    validation_share: float = 0.2
+    most: int | None = None
+    source: TaskSource = field(default_factory=TaskSource)
+    digest: str = ""
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for equal networks with equal data."""
+        parts = (self.spec, self.data, self.weights, self.input_shape, self.model_seed,
+                 self.validation_share, self.most, self.source, self.digest)  # fmt: skip
+        return "\0".join(map(repr, parts))
+
+    def prepared(self, workbench: Workbench) -> Prepared:
+        """The network and its data, loaded once per worker.
+
+        Raises:
+            UserError: they cannot be loaded, or are others than in the main process.
+        """
+        found = workbench.recall(f"subject\0{self.key}", self.load)
+        if self.digest and found.digest != self.digest:
+            raise UserError(
+                f"a worker has other weights for {self.spec!r} than the main process; give both "
+                "the same files and cache folder"
+            )
+        return found
+
+    def load(self) -> Prepared:
+        """Load the network and its data.
+
+        Raises:
+            UserError: they cannot be loaded.
+        """
+        source = self.source
+        loaded = load_model(
+            self.spec,
+            input_shape=self.input_shape,
+            weights=self.weights,
+            seed=self.model_seed,
+            device=source.device,
+            cache_dir=source.cache_dir,
+            data_root=source.data_root,
+            download=source.download,
+        )
+        data = tuning_data(
+            loaded,
+            self.data,
+            share=self.validation_share,
+            samples=self.most,
+            seed=0,
+            data_root=source.data_root,
+            download=source.download,
+        )
+        return Prepared(loaded, data)
+
+
+_own: dict[str, Prepared] = {}
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class InMemoryModel:
+    """A network that a program holds in memory; it cannot travel to other processes.
+
+    Attributes:
+        name: of the network in this process.
+        digest: of its weights.
+    """
+
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, data: TuningData) -> InMemoryModel:
+        """Remember a network and its data until :meth:`forget`."""
+        name = f"own{next(_numbers)}"
+        _own[name] = Prepared(loaded, data)
+        return cls(name, _own[name].digest)
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for equal networks with equal data."""
+        return f"{self.name}\0{self.digest}"
+
+    def prepared(self, workbench: Workbench) -> Prepared:
+        """The network and its data.
+
+        Raises:
+            UserError: this is another process.
+        """
+        if self.name not in _own:
+            raise UserError(
+                "a network in memory cannot travel to other processes; use workers=1, or name a "
+                "file and a function that makes it (FILE.py:FUNCTION)"
+            )
+        return _own[self.name]
+
+    def forget(self) -> None:
+        """Let the network go."""
+        _own.pop(self.name, None)

@@ -1,0 +1,140 @@
+"""The type of a value is the set of named axes that it carries.
+
+Every tensor of gp-prune keeps its axes in one canonical order, so a set of letters says all
+there is to say about its layout: ``Axes("ki o")`` is the layout ``(o, i, k)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from typing import ClassVar
+
+AXIS_MEANING: dict[str, str] = {
+    "o": "output channels of the layer",
+    "p": "a second index over the output channels (pairs of channels)",
+    "i": "input channels",
+    "k": "kernel taps (1 for a linear layer)",
+    "j": "outgoing taps: weights of the next layers that read the channel",
+    "c": "classes, one against the rest",
+    "n": "calibration samples",
+    "s": "spatial positions (1 for a linear layer)",
+}
+"""Each axis letter, in canonical order, with its meaning."""
+
+_ORDER = {letter: position for position, letter in enumerate(AXIS_MEANING)}
+
+
+class Axes:
+    """An immutable set of axis letters in canonical order; the type of a value.
+
+    Iterating gives the letters in the order of the tensor's dimensions. Instances with the same
+    letters are the same object, so ``is`` and ``==`` agree and types are cheap dictionary keys.
+
+    Args:
+        letters: axis letters in any order; commas and blanks are ignored (``"o,i,k"``).
+
+    Raises:
+        ValueError: a letter is not an axis, or stands twice.
+    """
+
+    __slots__ = ("letters",)
+    letters: str
+    _interned: ClassVar[dict[str, Axes]] = {}
+
+    def __new__(cls, letters: str | Iterable[str] = "") -> Axes:
+        """The one instance with these letters."""
+        wanted = [letter for letter in letters if letter not in ", "]
+        for letter in wanted:
+            if letter not in _ORDER:
+                known = ", ".join(AXIS_MEANING)
+                raise ValueError(f"unknown axis {letter!r}; the axes are {known}")
+        if len(set(wanted)) != len(wanted):
+            raise ValueError(f"axis named twice in {''.join(wanted)!r}; name each axis once")
+        key = "".join(sorted(wanted, key=_ORDER.__getitem__))
+        found = cls._interned.get(key)
+        if found is None:
+            found = super().__new__(cls)
+            object.__setattr__(found, "letters", key)
+            cls._interned[key] = found
+        return found
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("Axes are immutable")
+
+    def __reduce__(self) -> tuple[type[Axes], tuple[str]]:
+        return Axes, (self.letters,)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.letters)
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    def __contains__(self, letter: str) -> bool:
+        return letter in self.letters
+
+    def __lt__(self, other: Axes) -> bool:
+        """Order by size, then by letters: a total order, so that no run depends on hashing."""
+        return (len(self), self.letters) < (len(other), other.letters)
+
+    def __or__(self, other: Axes) -> Axes:
+        return Axes(set(self.letters) | set(other.letters))
+
+    def __sub__(self, other: Axes) -> Axes:
+        return Axes(set(self.letters) - set(other.letters))
+
+    def issubset(self, other: Axes) -> bool:
+        """Whether every axis of this value is an axis of ``other``."""
+        return set(self.letters) <= set(other.letters)
+
+    @property
+    def legal(self) -> bool:
+        """Whether a value may have this type (see :data:`LEGAL_AXES`)."""
+        return self in _LEGAL
+
+    def index(self, letter: str) -> int:
+        """Position of the axis among the tensor's dimensions; ValueError if it is absent."""
+        return self.letters.index(letter)
+
+    def __repr__(self) -> str:
+        return f"Axes({self.letters!r})"
+
+    def __str__(self) -> str:
+        return "{" + ",".join(self.letters) + "}"
+
+
+SCALAR = Axes("")
+CHANNEL = Axes("o")
+WEIGHT = Axes("oik")
+
+LEGAL_AXES: tuple[Axes, ...] = tuple(
+    sorted(
+        Axes(letters)
+        for letters in (
+            "", "o", "i", "c", "oi", "ik", "ok", "oik", "oj", "on", "os", "ons",
+            "in", "ins", "oc", "ocs", "op",
+        )
+    )
+)  # fmt: skip
+"""The closed list of types that a value may have, ordered by size, then by letters."""
+
+_LEGAL = frozenset(LEGAL_AXES)
+
+
+def broadcast(*types: Axes) -> Axes | None:
+    """The type of an elementwise result: the union of the axes, or None if that is not legal."""
+    union = Axes("")
+    for axes in types:
+        union = union | axes
+    return union if union.legal else None
+
+
+def removable(axes: Axes) -> tuple[Axes, ...]:
+    """Every non-empty set of axes whose removal from ``axes`` leaves a legal type."""
+    return tuple(
+        Axes(chosen)
+        for count in range(1, len(axes) + 1)
+        for chosen in combinations(axes.letters, count)
+        if (axes - Axes(chosen)).legal
+    )

@@ -1,0 +1,170 @@
+"""Compute with a primitive before it is trusted.
+
+An operator must give the declared shape, be finite on difficult input, agree with its own sympy
+form, and keep the laws it declares. An operand must give its declared shape on the synthetic
+layer. These checks run when a user's primitive is registered and, for the built-in families, in
+the test suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gp_prune.language import numeric, symbols
+from gp_prune.language.axes import LEGAL_AXES, Axes
+from gp_prune.language.primitive import (
+    Elementwise,
+    Normaliser,
+    Operand,
+    Operator,
+    PrimitiveError,
+    Reduction,
+    Signature,
+)
+from gp_prune.language.record import synthetic_layer
+from gp_prune.language.symbols import Scope
+
+SIZES = {"o": 4, "p": 4, "i": 3, "k": 4, "j": 2, "n": 5, "s": 3, "c": 3}
+"""Axis lengths of the synthetic layer."""
+
+
+def check(primitive: Operand | Operator) -> None:
+    """Compute with a primitive.
+
+    Raises:
+        PrimitiveError: the primitive breaks a promise; the sentence says which.
+    """
+    if isinstance(primitive, Operand):
+        _check_operand(primitive)
+        return
+    for over, types in _uses(primitive):
+        _check_use(primitive, over, types)
+    _check_laws(primitive)
+
+
+def _check_operand(operand: Operand) -> None:
+    try:
+        value = operand.read(synthetic_layer())
+    except Exception as error:
+        raise PrimitiveError(
+            f"operand {operand.name!r} fails on the synthetic layer: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check_tensor(f"operand {operand.name!r} on the synthetic layer", value, operand.axes)
+    if not torch.isfinite(value).all():
+        raise PrimitiveError(f"operand {operand.name!r} is not finite on the synthetic layer")
+    if operand.nonnegative and not (value >= 0).all():
+        raise PrimitiveError(f"operand {operand.name!r} is below 0 on the synthetic layer")
+
+
+def _check_tensor(where: str, value: object, axes: Axes) -> None:
+    """A float64 tensor with the lengths of its axes."""
+    if not isinstance(value, Tensor):
+        raise PrimitiveError(f"{where} gives a value of type {type(value).__name__}, not a tensor")
+    if tuple(value.shape) != _shape(axes):
+        got = tuple(value.shape)
+        raise PrimitiveError(f"{where} gives shape {got}, not {_shape(axes)} for axes {axes}")
+    if value.dtype != torch.float64:
+        raise PrimitiveError(f"{where} gives {value.dtype}; return torch.float64")
+
+
+def _shape(axes: Axes) -> tuple[int, ...]:
+    return tuple(SIZES[letter] for letter in axes)
+
+
+def _uses(operator: Operator) -> Iterator[tuple[Axes, tuple[Axes, ...]]]:
+    """A few combinations of bracketed axes and argument types that the operator accepts."""
+    shape = operator.shape
+    none = Axes("")
+    if isinstance(shape, Signature):
+        yield none, shape.arguments
+    elif isinstance(shape, Elementwise):
+        yield none, (Axes("o"),) * shape.arity
+        yield none, (Axes("oik"), Axes("ik"), *(Axes(""),) * shape.arity)[: shape.arity]
+        yield none, (Axes(""),) * shape.arity
+    elif isinstance(shape, Reduction):
+        yield Axes("ik"), (Axes("oik"),)
+        yield Axes("ns"), (Axes("ons"),)
+        yield Axes("o"), (Axes("o"),)
+    elif isinstance(shape, Normaliser):
+        yield Axes("o"), (Axes("oik"),)
+        yield Axes("oik"), (Axes("oik"),)
+        yield Axes("o"), (Axes("o"),)
+
+
+def _inputs(types: Sequence[Axes]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Named argument tensors: random first, then the difficult ones."""
+    generator = torch.Generator().manual_seed(20)
+
+    def random(axes: Axes) -> Tensor:
+        return torch.randn(_shape(axes), generator=generator, dtype=torch.float64)
+
+    yield "random numbers", [random(axes) for axes in types]
+    for name, value in (("zeros", 0.0), ("ones", 1.0), ("negative constants", -2.0)):
+        yield name, [torch.full(_shape(axes), value, dtype=torch.float64) for axes in types]
+    for name, factor in (("huge numbers", 1e10), ("tiny numbers", 1e-14)):
+        yield name, [random(axes) * factor for axes in types]
+
+
+def _check_use(operator: Operator, over: Axes, types: Sequence[Axes]) -> None:
+    result = operator.shape.result(over, types)
+    if result is None or result not in LEGAL_AXES:
+        given = ", ".join(map(str, types))
+        raise PrimitiveError(f"operator {operator.name!r}: no legal result for axes {given}")
+    for name, values in _inputs(types):
+        where = f"operator {operator.name!r} on {name} of axes {', '.join(map(str, types))}"
+        try:
+            value = operator.apply(values, types, over)
+        except Exception as error:
+            raise PrimitiveError(f"{where}: {type(error).__name__}: {error}") from error
+        _check_tensor(where, value, result)
+        if not torch.isfinite(value).all():
+            raise PrimitiveError(f"{where} gives values that are not finite; protect it")
+        try:
+            formula = _symbolic(operator, over, types, values, result)
+        except Exception as error:
+            raise PrimitiveError(
+                f"{where}: its sympy form fails: {type(error).__name__}: {error}"
+            ) from error
+        _compare(where, value, formula)
+
+
+def _symbolic(
+    operator: Operator, over: Axes, types: Sequence[Axes], values: Sequence[Tensor], result: Axes
+) -> numeric.Array:
+    names = [f"x{position}" for position in range(len(types))]
+
+    def writer(name: str, axes: Axes) -> object:
+        return lambda scope: symbols.indexed(name, scope.indices(axes))
+
+    arguments = [writer(name, axes) for name, axes in zip(names, types, strict=True)]
+    formula = operator.write(arguments, Scope.of(result), over)  # type: ignore[arg-type]
+    operands = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+    return numeric.evaluate(formula, operands, SIZES, result.letters)
+
+
+def _compare(where: str, value: Tensor, formula: numeric.Array) -> None:
+    if not np.allclose(value.numpy(), formula, rtol=1e-6, atol=1e-9 * (1 + np.abs(formula).max())):
+        raise PrimitiveError(f"{where}: torch and sympy disagree; make them the same function")
+
+
+def _check_laws(operator: Operator) -> None:
+    generator = torch.Generator().manual_seed(21)
+    x, y = (torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(2))
+    f = operator.compute
+    holds = {
+        "commutative": lambda: torch.equal(f(x, y), f(y, x)),
+        "involution": lambda: torch.equal(f(f(x)), x),
+        "idempotent": lambda: torch.equal(f(f(x)), f(x)),
+        "even": lambda: torch.equal(f(-x), f(x)),
+        "negation": lambda: torch.equal(f(x), -x),
+        "magnitude": lambda: torch.equal(f(x), x.abs()),
+        "nonnegative": lambda: bool((f(x) >= 0).all()),
+    }
+    for law in sorted(operator.laws):
+        if not holds[law]():
+            raise PrimitiveError(f"operator {operator.name!r} does not keep its law {law!r}")

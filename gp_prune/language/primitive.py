@@ -1,0 +1,332 @@
+"""Operands and operators, the vocabulary of expressions.
+
+A family of primitives is a Python file that declares them with :func:`operand` and
+:func:`operator`. A declaration is checked when it is made; the decorated function becomes an
+:class:`Operand` or :class:`Operator`, and :class:`PrimitiveSet` collects them from modules. There
+is no global registry: a set is a value that is passed along.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gp_prune.errors import UserError
+from gp_prune.language.axes import Axes, broadcast
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.language.symbols import Call, Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+LAWS = {
+    "commutative": "f(a, b) = f(b, a)",
+    "involution": "f(f(x)) = x",
+    "idempotent": "f(f(x)) = f(x)",
+    "even": "f(-x) = f(x)",
+    "negation": "f(x) = -x",
+    "magnitude": "f(x) = |x|",
+    "nonnegative": "f(x) >= 0",
+}
+"""Exact algebraic laws that an operator may declare; the canonical form relies on them."""
+
+_UNARY_LAWS = frozenset(LAWS) - {"commutative"}
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+
+
+class PrimitiveError(UserError):
+    """A declaration of an operand or operator is not valid."""
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Works entry by entry; the result has the union of the arguments' axes."""
+
+    arity: int
+    bracketed = False
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """The type of the result, or None where the union is not a legal type."""
+        return broadcast(*arguments)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Removes the axes named in brackets: ``sum[i,k](x)``."""
+
+    arity = 1
+    bracketed = True
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """The type of the result, or None where an axis is absent or the rest not legal."""
+        (argument,) = arguments
+        if not over or not over.issubset(argument):
+            return None
+        rest = argument - over
+        return rest if rest.legal else None
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Keeps all axes; relates each entry to the others along the axes named in brackets."""
+
+    arity = 1
+    bracketed = True
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """The type of the argument, or None where a bracketed axis is absent."""
+        (argument,) = arguments
+        return argument if over and over.issubset(argument) else None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Fixed types: ``Signature("oik", to="op")``."""
+
+    arguments: tuple[Axes, ...]
+    to: Axes
+    bracketed = False
+
+    def __init__(self, *arguments: str, to: str) -> None:
+        object.__setattr__(self, "arguments", tuple(Axes(letters) for letters in arguments))
+        object.__setattr__(self, "to", Axes(to))
+
+    @property
+    def arity(self) -> int:
+        """Number of arguments."""
+        return len(self.arguments)
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """The declared type, or None where the arguments have other types."""
+        return self.to if tuple(arguments) == self.arguments else None
+
+
+Shape = Elementwise | Reduction | Normaliser | Signature
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A named tensor of a layer; see :func:`operand` for the fields."""
+
+    name: str
+    axes: Axes
+    meaning: str
+    latex: str
+    needs: frozenset[str]
+    read: Callable[[LayerRecord], Tensor] = field(repr=False)
+    searchable: bool = True
+    nonnegative: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """A function of values with axes; see :func:`operator` for the fields."""
+
+    name: str
+    shape: Shape
+    meaning: str
+    compute: Callable[..., Tensor] = field(repr=False)
+    symbol: Callable[..., Any] = field(repr=False)
+    laws: frozenset[str] = frozenset()
+    cost: float = 1.0
+
+    def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
+        """This operator on tensors of the given types, aligned by axis name.
+
+        Bracketed axes in ``over`` become dimensions; the result has its dimensions in canonical
+        order. The types must be ones that ``shape.result`` accepts.
+        """
+        if self.shape.bracketed:
+            return self.compute(values[0], tuple(types[0].index(letter) for letter in over))
+        if isinstance(self.shape, Elementwise):
+            result = Axes("".join(set().union(*types)))
+            values = [_align(v, axes, result) for v, axes in zip(values, types, strict=True)]
+        return self.compute(*values)
+
+    def write(self, arguments: Sequence[Callable[[Scope], Any]], scope: Scope, over: Axes) -> Any:
+        """This operator applied to arguments, as a sympy formula in ``scope``."""
+        if isinstance(self.shape, Elementwise):
+            return self.symbol(*(argument(scope) for argument in arguments))
+        return self.symbol(Call(arguments, scope, over))
+
+
+def _align(value: Tensor, axes: Axes, to: Axes) -> Tensor:
+    """A view with a dimension of length 1 for every axis of ``to`` that the value lacks."""
+    if axes is to:
+        return value
+    lengths = dict(zip(axes, value.shape, strict=True))
+    return value.reshape([lengths.get(letter, 1) for letter in to])
+
+
+def operand(
+    name: str,
+    *,
+    axes: str,
+    meaning: str,
+    latex: str | None = None,
+    needs: Iterable[str] = (),
+    searchable: bool = True,
+    nonnegative: bool = False,
+) -> Callable[[Callable[[LayerRecord], Tensor]], Operand]:
+    """Declare a tensor of a layer that formulas may use.
+
+    The decorated function gets a :class:`~gp_prune.language.record.LayerRecord` and returns the
+    float64 tensor, its dimensions in canonical axis order.
+
+    Args:
+        name: the name in formulas.
+        axes: axis letters of the tensor, one of :data:`gp_prune.language.axes.LEGAL_AXES`.
+        meaning: one line for ``gp-prune list``.
+        latex: the symbol without its indices; the name by default.
+        needs: measurements it takes, keys of :data:`gp_prune.language.record.NEEDS`.
+        searchable: whether a search may use it (pure noise may not).
+        nonnegative: whether it is never below 0 on any layer; its root prints without bars.
+
+    Raises:
+        PrimitiveError: the declaration is not valid.
+    """
+
+    def declare(read: Callable[[LayerRecord], Tensor]) -> Operand:
+        _check_name(name, meaning)
+        try:
+            type_ = Axes(axes)
+        except ValueError as error:
+            raise PrimitiveError(f"operand {name!r}: {error}") from None
+        if not type_.legal:
+            raise PrimitiveError(f"operand {name!r}: axes {type_} are not on the legal list")
+        unknown = sorted(set(needs) - set(NEEDS))
+        if unknown:
+            known = ", ".join(NEEDS)
+            raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
+        symbol = latex or name
+        made = Operand(
+            name, type_, meaning, symbol, frozenset(needs), read, searchable, nonnegative
+        )
+        _check_values(made, read)
+        return made
+
+    return declare
+
+
+def operator(
+    name: str,
+    *,
+    shape: Shape,
+    meaning: str,
+    symbol: Callable[..., Any],
+    laws: Iterable[str] = (),
+    cost: float = 1.0,
+) -> Callable[[Callable[..., Tensor]], Operator]:
+    """Declare a function that formulas may apply.
+
+    The decorated function computes on torch tensors: ``f(*tensors)`` for :class:`Elementwise`
+    (already aligned for broadcasting) and :class:`Signature`, ``f(tensor, dims)`` for
+    :class:`Reduction` and :class:`Normaliser`, where ``dims`` are the bracketed dimensions.
+
+    Args:
+        name: the name in formulas.
+        shape: what it does to axes.
+        meaning: one line for ``gp-prune list``.
+        symbol: the same function in sympy: of the arguments for :class:`Elementwise`, of a
+            :class:`~gp_prune.language.symbols.Call` for the others.
+        laws: exact laws that hold, keys of :data:`LAWS`.
+        cost: time relative to an addition of the same size.
+
+    Raises:
+        PrimitiveError: the declaration is not valid; for a user's own file also when the
+            values are not finite or torch and sympy disagree.
+    """
+    laws = frozenset(laws)
+
+    def declare(compute: Callable[..., Tensor]) -> Operator:
+        _check_name(name, meaning)
+        unknown = sorted(laws - set(LAWS))
+        if unknown:
+            known = ", ".join(LAWS)
+            raise PrimitiveError(f"operator {name!r}: unknown law {unknown[0]!r}; use {known}")
+        _check_shape(name, shape, laws)
+        if not (cost > 0):
+            raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
+        made = Operator(name, shape, meaning, compute, symbol, laws, cost)
+        _check_values(made, compute)
+        return made
+
+    return declare
+
+
+def _check_name(name: str, meaning: str) -> None:
+    if not _NAME.match(name):
+        raise PrimitiveError(
+            f"primitive name {name!r} is not valid; use letters, digits and _, a letter first"
+        )
+    if not meaning.strip():
+        raise PrimitiveError(f"primitive {name!r}: say in one line what it means")
+
+
+def _check_shape(name: str, shape: Shape, laws: frozenset[str]) -> None:
+    if shape.arity < 1:
+        raise PrimitiveError(f"operator {name!r}: it needs at least one argument")
+    if isinstance(shape, Signature):
+        for axes in (*shape.arguments, shape.to):
+            if not axes.legal:
+                raise PrimitiveError(f"operator {name!r}: axes {axes} are not on the legal list")
+    if laws and not isinstance(shape, Elementwise):
+        raise PrimitiveError(f"operator {name!r}: laws are for elementwise operators")
+    unfit = sorted(laws & _UNARY_LAWS if shape.arity != 1 else laws - _UNARY_LAWS)
+    if unfit or ("commutative" in laws and shape.arity != 2):
+        law = unfit[0] if unfit else "commutative"
+        raise PrimitiveError(
+            f"operator {name!r}: the law {law!r}, {LAWS[law]}, does not fit {shape.arity} "
+            f"{'argument' if shape.arity == 1 else 'arguments'}"
+        )
+
+
+def _check_values(made: Operand | Operator, function: Callable[..., Any]) -> None:
+    """Compute with a user's primitive at once.
+
+    The built-in families are put through the same checks by the test suite instead, so that
+    printing a formula does not have to load torch.
+    """
+    module = getattr(function, "__module__", None) or ""
+    if not module.startswith("gp_prune.primitives"):
+        from gp_prune.language.checks import check
+
+        check(made)
+
+
+class PrimitiveSet:
+    """Operands and operators by name; immutable.
+
+    Args:
+        primitives: what :func:`operand` and :func:`operator` returned.
+
+    Raises:
+        PrimitiveError: two operands, or two operators, share a name. (An operator is always
+            followed by its arguments, so it may have the name of an operand.)
+    """
+
+    def __init__(self, primitives: Iterable[Operand | Operator]) -> None:
+        self.operands: dict[str, Operand] = {}
+        self.operators: dict[str, Operator] = {}
+        for primitive in sorted(primitives, key=lambda primitive: primitive.name):
+            kind = "operand" if isinstance(primitive, Operand) else "operator"
+            if primitive.name in (self.operands if kind == "operand" else self.operators):
+                raise PrimitiveError(
+                    f"{kind} {primitive.name!r} is declared twice; rename one of them"
+                )
+            if isinstance(primitive, Operand):
+                self.operands[primitive.name] = primitive
+            else:
+                self.operators[primitive.name] = primitive
+
+    def __iter__(self) -> Iterator[Operand | Operator]:
+        yield from self.operands.values()
+        yield from self.operators.values()
+
+    def extended(self, more: Iterable[Operand | Operator]) -> PrimitiveSet:
+        """This set and more primitives."""
+        return PrimitiveSet([*self, *more])

@@ -1,0 +1,178 @@
+"""The raw measurements of one prunable layer, from which operands are read.
+
+A :class:`LayerRecord` is what :mod:`gp_prune.statistics` measures and what the functions under
+``@operand`` read. Fields that a metric does not need stay None; reading such a field through
+:meth:`LayerRecord.require` names what is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+NEEDS: dict[str, str] = {
+    "inputs": "a forward pass over calibration data (layer inputs)",
+    "outputs": "a forward pass over calibration data (layer outputs)",
+    "labels": "a forward pass over calibration data with class labels",
+    "gradients": "a forward and a backward pass over calibration data with a loss",
+    "noise": "random numbers from the run's seed",
+    "outgoing": "the layers that read each channel, from the traced network",
+    "synflow": "one pass forward and backward on an input of ones, without data",
+    "fisher": "a forward and a backward pass per 32 samples of calibration data with a loss",
+    "hessian": "two passes over calibration data with a loss, the second differentiated twice",
+    "output_gradients": "a forward and a backward pass over calibration data with a loss, "
+    "down to the layer outputs",
+    "second_moments": "a forward pass over calibration data (products of layer inputs)",
+    "centroids": "a forward pass over calibration data with class labels (mean maps)",
+    "kernels": "a forward pass over calibration data with class labels (kernels between maps)",
+    "map_ranks": "a forward pass over calibration data (ranks of whole activation maps)",
+    "map_norms": "a forward pass over calibration data (nuclear norms of whole activation maps)",
+}
+"""What an operand can need beyond the network itself, with the pass over the data it costs."""
+
+LOSS_NEEDS = frozenset({"gradients", "fisher", "hessian", "output_gradients"})
+"""Needs for which the data must have targets, and a loss compares the output with them."""
+
+
+class MissingMeasurement(UserError):
+    """An operand needs a measurement that was not taken or that the model does not offer."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """Raw measurements of one layer; every tensor is float64 and on one device.
+
+    Shapes are written with the axis letters of :mod:`gp_prune.language.axes`. The weights of a
+    grouped layer stand in a full ``(o, i, k)`` tensor whose off-group entries are zero, so that a
+    formula means the same for every layer.
+    """
+
+    name: str
+    weight: Tensor  # (o, i, k)
+    bias: Tensor  # (o,), zeros where the layer has none
+    has_batch_norm: bool
+    gamma: Tensor  # (o,), ones without batch norm
+    beta: Tensor  # (o,), the bias without batch norm
+    mu: Tensor | None = None  # (o,) running mean, or measured on Z ("outputs") without batch norm
+    var: Tensor | None = None  # (o,) running variance, or measured on Z without batch norm
+    weight_grad: Tensor | None = None  # (o, i, k), "gradients"
+    gamma_grad: Tensor | None = None  # (o,), "gradients"
+    beta_grad: Tensor | None = None  # (o,), "gradients"
+    inputs: Tensor | None = None  # (i, n, s), "inputs": capped, seeded sample
+    input_norm: Tensor | None = None  # (i, k), "inputs": l2 norm of the unfolded input, all samples
+    pre_activation: Tensor | None = None  # (o, n, s), "outputs": capped, seeded sample
+    activation: Tensor | None = None  # (o, n, s), "outputs": the same samples and positions
+    class_mean: Tensor | None = None  # (o, c), "labels": mean of A over one class, all samples
+    class_var: Tensor | None = None  # (o, c), "labels": population variance
+    class_count: Tensor | None = None  # (c,), "labels": number of samples
+    rest_mean: Tensor | None = None  # (o, c), "labels": mean of A over all other classes
+    rest_var: Tensor | None = None  # (o, c)
+    rest_count: Tensor | None = None  # (c,)
+    noise: Tensor | None = None  # (o, i, k), "noise": independent uniform numbers in (0, 1)
+    outgoing: Tensor | None = None  # (o, j), "outgoing": weights that read the channel, 0 if none
+    outgoing_grad: Tensor | None = None  # (o, j), "outgoing" and "gradients": their gradient
+    synflow_grad: Tensor | None = None  # (o, i, k), "synflow": gradient of the summed output
+    fisher: Tensor | None = None  # (o, i, k), "fisher": mean squared gradient of small batches
+    hessian_grad: Tensor | None = None  # (o, i, k), "hessian": Hessian times gradient of the loss
+    output_grad: Tensor | None = None  # (o, n, s), "output_gradients": as pre_activation
+    inverse_factor: Tensor | None = None  # (i, k), "second_moments": Cholesky factor's diagonal
+    class_map: Tensor | None = None  # (o, c, s), "centroids": mean map of A in a class
+    rest_map: Tensor | None = None  # (o, c, s), "centroids": mean map of A in all other classes
+    mean_map: Tensor | None = None  # (o, s), "centroids": mean map of A, all samples
+    kernel_class: Tensor | None = None  # (o, c), "kernels": mean kernel within a class
+    kernel_rest: Tensor | None = None  # (o, c), "kernels": within all other classes
+    kernel_between: Tensor | None = None  # (o, c), "kernels": between class and the others
+    map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
+    nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
+    outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
+
+    def require(self, field: str) -> Tensor:
+        """The tensor in ``field``.
+
+        Raises:
+            MissingMeasurement: the field was not measured on this layer.
+        """
+        value = getattr(self, field)
+        if value is None:
+            raise MissingMeasurement(
+                f"layer {self.name!r} has no measurement {field!r}; "
+                "collect statistics with data (and labels or a loss) that provide it"
+            )
+        return value  # type: ignore[no-any-return]
+
+
+def synthetic_layer(seed: int = 0) -> LayerRecord:
+    """A small layer with every measurement, the same on every machine and torch version.
+
+    Sizes: o=4, i=3, k=4, n=5, s=3, c=3, j=2. Used to check primitives and saved metrics.
+
+    The numbers come from an own linear congruential generator in exact integer arithmetic,
+    because torch does not promise the same random stream in every release.
+    """
+    import torch
+
+    state = seed * 2 + 1
+
+    def numbers(*shape: int) -> Tensor:
+        nonlocal state
+        count = 1
+        for size in shape:
+            count *= size
+        values = []
+        for _ in range(count):
+            state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+            values.append((state >> 11) / 2**53)
+        return torch.tensor(values, dtype=torch.float64).reshape(shape)
+
+    def signed(*shape: int) -> Tensor:
+        return numbers(*shape) * 4 - 2
+
+    o, i, k, n, s, c, j = 4, 3, 4, 5, 3, 3, 2
+    pre_activation = signed(o, n, s)
+    return LayerRecord(
+        name="synthetic",
+        weight=signed(o, i, k),
+        bias=signed(o),
+        has_batch_norm=True,
+        gamma=signed(o),
+        beta=signed(o),
+        mu=signed(o),
+        var=numbers(o) + 0.1,
+        weight_grad=signed(o, i, k),
+        gamma_grad=signed(o),
+        beta_grad=signed(o),
+        inputs=signed(i, n, s),
+        input_norm=numbers(i, k) * 3,
+        pre_activation=pre_activation,
+        activation=pre_activation.clamp(min=0),
+        class_mean=numbers(o, c),
+        class_var=numbers(o, c) + 0.1,
+        class_count=torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64),
+        rest_mean=numbers(o, c),
+        rest_var=numbers(o, c) + 0.1,
+        rest_count=torch.tensor([3.0, 3.0, 4.0], dtype=torch.float64),
+        noise=numbers(o, i, k),
+        # New fields go to the end: the numbers of the others, on which saved scores rest, stay.
+        outgoing=signed(o, j),
+        outgoing_grad=signed(o, j),
+        synflow_grad=numbers(o, i, k) + 0.1,
+        fisher=numbers(o, i, k),
+        hessian_grad=signed(o, i, k),
+        output_grad=signed(o, n, s),
+        inverse_factor=numbers(i, k) + 0.1,
+        class_map=numbers(o, c, s),
+        rest_map=numbers(o, c, s),
+        mean_map=numbers(o, s),
+        kernel_class=numbers(o, c),
+        kernel_rest=numbers(o, c),
+        kernel_between=numbers(o, c),
+        map_rank=(numbers(o, n) * 3).floor(),
+        nuclear_loss=numbers(o, n),
+        outgoing_fisher=numbers(o, j),
+    )

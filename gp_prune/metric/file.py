@@ -1,0 +1,158 @@
+"""Metric files: where they are, and whether their content has the form of one.
+
+Reading never runs anything that stands in a file. What the fields mean together is checked by
+:class:`gp_prune.metric.metric.Metric`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gp_prune.errors import UserError
+
+SCHEMA_VERSION = 1
+
+INVARIANCES = {
+    "permutation": "permuting the channels of a network permutes the scores in the same way",
+    "scale": "a layer whose output is multiplied by c > 0, with the inverse in the layers that "
+    "read it, keeps its ranking; so do those layers (ReLU networks)",
+}
+"""What a metric may declare about its scores, with the meaning."""
+
+_FIELDS = {
+    "schema_version": int,
+    "name": str,
+    "description": str,
+    "source": str,
+    "granularity": str,
+    "text": str,
+    "expression": dict,
+    "conventions": dict,
+    "invariances": list,
+    "latex": str,
+    "objectives": dict,
+    "provenance": dict,
+    "digest": str,
+    "probe_scores": list,
+}
+
+
+class MetricError(UserError):
+    """A metric that cannot be found, read or trusted; the sentence names the remedy."""
+
+
+def bundled_metrics(*folders: str) -> dict[str, Any]:
+    """The bundled metric files by name, in order of folder and name.
+
+    Args:
+        folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
+    """
+    root = resources.files("gp_prune.evolved_metrics")
+    return {
+        file.name.removesuffix(".json"): file
+        for folder in folders or ("reference", "evolved")
+        if (root / folder).is_dir()
+        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".json")
+    }
+
+
+def content_of(name_or_path: str | Path) -> str:
+    """The content of a bundled metric (``"l1"``) or of a file.
+
+    Raises:
+        MetricError: there is no such metric, or its file cannot be read.
+    """
+    bundled = bundled_metrics()
+    text = str(name_or_path)
+    if text in bundled:
+        return str(bundled[text].read_text(encoding="utf-8"))
+    path = Path(name_or_path)
+    if path.suffix != ".json" and not _exists(path):
+        close = difflib.get_close_matches(text, bundled, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise MetricError(
+            f"unknown metric {text!r}; {hint}'gp-prune list' shows the bundled ones, "
+            "or give the path of a metric file"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise MetricError(f"metric file {text!r} cannot be read: {reason}") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than a path may be
+        return False
+
+
+def checked_fields(content: str) -> dict[str, Any]:
+    """The fields of a metric file, each there and of its type; no other.
+
+    Raises:
+        MetricError: the content is not JSON, has another schema, or a field is wrong; the
+            sentence does not name the file.
+    """
+    try:
+        data = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MetricError(f"it is not valid JSON ({error}); it may be cut off") from None
+    if not isinstance(data, dict):
+        raise MetricError("it is not a JSON object")
+    _check_version(data.get("schema_version"))
+    for name, kind in _FIELDS.items():
+        if name not in data:
+            raise MetricError(f"the field {name!r} is missing")
+        if not isinstance(data[name], kind):
+            raise MetricError(f"the field {name!r} is not of type {kind.__name__}")
+    unknown = sorted(set(data) - set(_FIELDS))
+    if unknown:
+        raise MetricError(f"the field {unknown[0]!r} is unknown; remove it")
+    return {
+        **data,
+        "invariances": check_invariances(data["invariances"]),
+        "probe_scores": _numbers(data["probe_scores"]),
+    }
+
+
+def check_invariances(names: list[Any] | tuple[Any, ...]) -> tuple[str, ...]:
+    """The names, in the order of :data:`INVARIANCES`.
+
+    Raises:
+        MetricError: a name is not one of them, or stands twice.
+    """
+    for name in names:
+        if not isinstance(name, str) or name not in INVARIANCES:
+            raise MetricError(f"invariance {name!r} is unknown; use {', '.join(INVARIANCES)}")
+        if names.count(name) > 1:
+            raise MetricError(f"invariance {name!r} is named twice")
+    return tuple(name for name in INVARIANCES if name in names)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _check_version(version: Any) -> None:
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise MetricError(
+            f"it has schema version {version}, newer than {SCHEMA_VERSION}; update gp-prune"
+        )
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
+
+
+def _numbers(values: list[Any]) -> tuple[float, ...]:
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise MetricError("probe_scores are not all numbers")
+    try:
+        return tuple(float(v) for v in values)
+    except OverflowError:
+        raise MetricError("probe_scores are not all finite numbers") from None

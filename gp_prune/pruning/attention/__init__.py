@@ -1,0 +1,1 @@
+"""Prune whole heads of attention layers."""

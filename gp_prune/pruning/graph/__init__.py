@@ -1,0 +1,1 @@
+"""Trace which channels of a network can only be cut together."""

@@ -1,0 +1,326 @@
+"""The architecture of a network that was cut already, and plans for it in the first one's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gp_prune.errors import UserError
+from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
+from gp_prune.pruning.modules import PARAMETER
+from gp_prune.pruning.plan.json_form import canonical_digest, plain, read_object
+
+OUT = "out"
+IN = "in"
+DEPTHWISE_SIDE = "depthwise"
+NORM_SIDE = "norm"
+RESHAPE = "reshape"
+HEADS = "heads"
+SIZE = "size"
+SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, PARAMETER, SIZE)
+"""What a slot can be: see :class:`Slot`."""
+
+SEVERAL = -1
+"""Stream of a slot whose entries belong to more than one: see :attr:`Slot.stream`."""
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One side of one module that loses entries when channels of a group go.
+
+    Attributes:
+        module: dotted name of the module.
+        side: ``"out"``: weights and bias of a layer that produces the channels; ``"in"``: input
+            side of a layer that reads them; ``"depthwise"``: both sides of a depthwise
+            convolution; ``"norm"``: numbers per channel of a batch or instance norm or a PReLU;
+            ``"reshape"``: the first size of an ``nn.Unflatten``; ``"heads"``: the heads of an
+            opened attention layer; ``"parameter"``: a parameter of no layer, such as a position
+            embedding, whose name then stands for the module; ``"size"``: an attribute of a module
+            that holds the number of channels, with the attribute's name in place of the module's.
+        channels: ``channels[q]`` is the channel of the group to which entry ``q`` of that side
+            belongs, -1 where it belongs to another group or to none.
+        stream: a layer reads what the layers of its own stream make. A group has several where a
+            grouped convolution ties what it reads to what it makes.
+    """
+
+    module: str
+    side: str
+    channels: tuple[int, ...]
+    stream: int = 0
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """``channels`` as an array (entries,)."""
+        return np.array(self.channels, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Member:
+    """How the output entries of one producer belong to the channels of a group.
+
+    Attributes:
+        layer: dotted name of the producer.
+        width: number of its output entries.
+        entries: those that belong to the group; None when entry ``q`` is channel ``q`` throughout.
+        channels: the channel of each of ``entries``.
+        counts: number of entries per channel (channels of the group,).
+    """
+
+    layer: str
+    width: int
+    entries: NDArray[np.int64] | None
+    channels: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that the network ties together, over all modules that hold a part of them.
+
+    Attributes:
+        name: name of the first producer in module order.
+        size: number of channels.
+        slots: every module side that holds entries of these channels.
+        fixed: empty when channels may be cut, otherwise the reason why the group is kept whole.
+        crosses_normalisation: whether a layer or group normalisation spans the channels, so that
+            cutting some changes what is computed of the others, which no mask can imitate.
+    """
+
+    name: str
+    size: int
+    slots: tuple[Slot, ...]
+    fixed: str = ""
+    crosses_normalisation: bool = False
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Modules that produce the channels, depthwise convolutions included, in module order."""
+        return tuple(slot.module for slot in self.slots if slot.side in (OUT, DEPTHWISE_SIDE))
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the channels are the heads of attention layers."""
+        return any(slot.side == HEADS for slot in self.slots)
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The producers with their index maps, in module order."""
+        found = []
+        for slot in self.slots:
+            if slot.side in (OUT, DEPTHWISE_SIDE):
+                entries = np.flatnonzero(slot.index >= 0)
+                channels = slot.index[entries]
+                counts = np.bincount(channels, minlength=self.size)
+                plain = np.array_equal(slot.index, np.arange(self.size))
+                width = len(slot.channels)
+                chosen = None if plain else entries
+                found.append(Member(slot.module, width, chosen, channels, counts))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Channel groups and layer costs of one network; plain data.
+
+    Attributes:
+        groups: all channel groups in module order of their first producers.
+        layers: what each layer costs, in module order.
+        samples: number of samples of the example batch.
+        constant_macs: MACs of the example batch outside ``layers``.
+        constant_params: parameters outside ``layers``.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[LayerCost, ...]
+    samples: int = 1
+    constant_macs: int = 0
+    constant_params: int = 0
+
+    @cached_property
+    def free(self) -> tuple[ChannelGroup, ...]:
+        """The groups that may be cut, in order."""
+        return tuple(group for group in self.groups if not group.fixed)
+
+    @cached_property
+    def by_name(self) -> dict[str, ChannelGroup]:
+        """The groups by name."""
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of channels of each free group (groups,)."""
+        return np.array([group.size for group in self.free], dtype=np.int64)
+
+    @cached_property
+    def scored_layers(self) -> tuple[str, ...]:
+        """Names of the layers that need scores: the producers of the free groups."""
+        names = dict.fromkeys(name for group in self.free for name in group.producers)
+        return tuple(names)
+
+    @cached_property
+    def even_steps(self) -> NDArray[np.int64]:
+        """The free group that loses a channel at each step, when all lose the same share (steps,).
+
+        The r-th channel of a group of size n goes when the removed share reaches
+        ``(r - 1/2) / n``; the last channel of a group never goes.
+        """
+        shares = [(np.arange(1, size) - 0.5) / size for size in self.sizes.tolist()]
+        owners = np.repeat(np.arange(len(shares)), self.sizes - 1)
+        return owners[np.argsort(np.concatenate(shares), kind="stable")]
+
+    @cached_property
+    def prunable_layers(self) -> tuple[str, ...]:
+        """Names of the layers with weights that a plan may rank, in module order.
+
+        A layer that runs in training mode only has no positions, and is none of them.
+        """
+        return tuple(x.name for x in self.layers if x.kind in (DENSE, DEPTHWISE) and x.positions)
+
+    @cached_property
+    def _table(self) -> CostTable:
+        sizes = {group.name: group.size for group in self.groups}
+        return CostTable(self.layers, [group.name for group in self.free], sizes)
+
+    def costs(self, kept: NDArray[np.int64]) -> tuple[int, int]:
+        """(MACs per sample, parameters) when free group ``g`` keeps ``kept[g]`` channels."""
+        macs, params = self._table.evaluate(kept)
+        return (macs + self.constant_macs) // self.samples, params + self.constant_params
+
+    @cached_property
+    def dense_costs(self) -> tuple[int, int]:
+        """(MACs per sample, parameters) of the whole network."""
+        return self.costs(self.sizes)
+
+    def entries(
+        self, removed: Mapping[str, Sequence[int]]
+    ) -> dict[tuple[str, str], NDArray[np.int64]]:
+        """Which entries of which module side go when ``removed`` channels of the groups go.
+
+        Args:
+            removed: group name -> channels.
+
+        Returns:
+            (module, side) -> sorted entries, without sides that lose nothing.
+        """
+        found: dict[tuple[str, str], NDArray[np.int64]] = {}
+        for name, channels in removed.items():
+            group = self.by_name[name]
+            # One flag more than there are channels: index -1 (no channel) reads the last one.
+            gone = np.zeros(group.size + 1, dtype=bool)
+            gone[list(channels)] = True
+            for slot in group.slots:
+                hit = np.flatnonzero(gone[slot.index])
+                if not hit.size:
+                    continue
+                key = (slot.module, slot.side)
+                found[key] = np.union1d(found[key], hit) if key in found else hit
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The architecture as a JSON object."""
+        return {"schema_version": _SCHEMA, **plain(asdict(self))}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Architecture:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: a field is unknown, missing or of the wrong type.
+        """
+        fields = read_object(data, "architecture", {
+            "schema_version": int, "groups": list, "layers": list, "samples": int,
+            "constant_macs": int, "constant_params": int,
+        })  # fmt: skip
+        if fields.pop("schema_version") != _SCHEMA:
+            raise UserError(f"architecture has a schema_version other than {_SCHEMA}; trace again")
+        fields["groups"] = tuple(_read_group(group) for group in fields["groups"])
+        fields["layers"] = tuple(_read_layer(layer) for layer in fields["layers"])
+        return cls(**fields)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form: equal exactly for equal architectures."""
+        return canonical_digest(self.to_json())
+
+
+def _read_group(data: Any) -> ChannelGroup:
+    if isinstance(data, dict):  # files of before there was such a cut
+        data = {"crosses_normalisation": False, **data}
+    fields = read_object(data, "channel group", {
+        "name": str, "size": int, "slots": list, "fixed": str, "crosses_normalisation": bool,
+    })  # fmt: skip
+    slots = []
+    for item in fields["slots"]:
+        if isinstance(item, dict):  # files of before there were several
+            item = {"stream": 0, **item}
+        slot = read_object(
+            item, "slot", {"module": str, "side": str, "channels": list, "stream": int}
+        )
+        slots.append(Slot(**{**slot, "channels": tuple(slot["channels"])}))
+    return ChannelGroup(**{**fields, "slots": tuple(slots)})
+
+
+def _read_layer(data: Any) -> LayerCost:
+    fields = read_object(data, "layer cost", {
+        "name": str, "kind": str, "positions": int, "taps": int, "groups": int, "bias": bool,
+        "inputs": dict, "outputs": dict,
+    })  # fmt: skip
+    for side in ("inputs", "outputs"):
+        read = read_object(fields[side], side, {"constant": int, "terms": list})
+        terms = tuple((str(group), int(entries)) for group, entries in read["terms"])
+        fields[side] = Side(read["constant"], terms)
+    return LayerCost(**fields)
+
+
+Removed = Mapping[str, Sequence[int]]
+"""Group name -> channels that go."""
+
+
+def narrowed(architecture: Architecture, removed: Removed) -> Architecture:
+    """The architecture of the network that :func:`gp_prune.pruning.compact` makes.
+
+    Groups keep their names and why they are fixed; what stays of their channels is numbered anew
+    in the same order.
+
+    Args:
+        architecture: the whole network.
+        removed: group name -> channels that go.
+    """
+    entries = architecture.entries(removed)
+    groups = []
+    for group in architecture.groups:
+        gone = set(removed.get(group.name, ()))
+        number = np.full(group.size + 1, -1, dtype=np.int64)  # index -1 (no channel) stays -1
+        number[[c for c in range(group.size) if c not in gone]] = np.arange(group.size - len(gone))
+        slots = []
+        for slot in group.slots:
+            stay = np.delete(slot.index, entries.get((slot.module, slot.side), []))
+            slots.append(replace(slot, channels=tuple(number[stay].tolist())))
+        groups.append(replace(group, size=group.size - len(gone), slots=tuple(slots)))
+    return replace(architecture, groups=tuple(groups))
+
+
+def joined_cuts(
+    architecture: Architecture, first: Removed, then: Removed
+) -> dict[str, tuple[int, ...]]:
+    """What two cuts, one after the other, remove from the network that ``architecture`` is of.
+
+    Args:
+        architecture: the whole network.
+        first: group name -> channels of it that go first.
+        then: group name -> channels that go of what the first cut left, in its numbers.
+    """
+    total: dict[str, tuple[int, ...]] = {}
+    for group in architecture.groups:
+        gone = set(first.get(group.name, ()))
+        left = [channel for channel in range(group.size) if channel not in gone]
+        gone.update(left[channel] for channel in then.get(group.name, ()))
+        if gone:
+            total[group.name] = tuple(sorted(gone))
+    return total

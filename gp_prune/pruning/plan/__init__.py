@@ -1,0 +1,1 @@
+"""Describe exactly what is removed, as plain data."""

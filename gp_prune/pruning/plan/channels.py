@@ -1,0 +1,204 @@
+"""A channel plan: which channels go, what was asked for and what is achieved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gp_prune.errors import UserError
+from gp_prune.pruning.graph.architecture import Architecture
+from gp_prune.pruning.plan.json_form import canonical_digest, check_type, read_object
+
+BUDGET_KINDS = ("channels", "macs", "params")
+BUDGET_TOLERANCE = 0.05
+"""Largest difference between asked and achieved shares that still counts as met."""
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a network is to be kept.
+
+    Attributes:
+        kind: what is counted: ``"channels"`` (of the groups that may be cut), ``"macs"`` or
+            ``"params"`` (of the whole network).
+        keep: the share to keep, in (0, 1].
+
+    Raises:
+        UserError: an unknown kind, or a share outside (0, 1].
+    """
+
+    kind: str
+    keep: float
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.kind not in BUDGET_KINDS:
+            known = ", ".join(BUDGET_KINDS)
+            raise UserError(f"budget kind is {self.kind!r}; it must be one of {known}")
+        number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
+            raise UserError(
+                f"the share of {self.kind} to keep is {self.keep!r}; "
+                "it must be greater than 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True)
+class Achieved:
+    """Shares kept: of the channels that may be cut, and of all MACs and all parameters."""
+
+    channels: float
+    macs: float
+    params: float
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels of which group go.
+
+    Attributes:
+        removed: group name -> ascending channels; groups that lose nothing are left out.
+        asked: the budget.
+        achieved: the shares that are really kept.
+        ties: share of the ranked channels whose score equals another's in the same ranking; their
+            order was decided by position.
+        whole: group name -> why it keeps all its channels though some of it might have gone: the
+            rounding of widths does not allow it.
+
+    Raises:
+        UserError: channels are not ascending whole numbers.
+    """
+
+    removed: dict[str, tuple[int, ...]]
+    asked: Budget
+    achieved: Achieved
+    ties: float = 0.0
+    whole: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the channels."""
+        for name, channels in self.removed.items():
+            for channel in channels:
+                check_type(channel, int, f"a removed channel of group {name!r}")
+            ascending = list(channels) == sorted(set(channels)) and min(channels, default=0) >= 0
+            if not ascending or not channels:
+                raise UserError(
+                    f"removed channels of group {name!r} must be ascending numbers from 0, "
+                    "at least one and each once"
+                )
+
+    @property
+    def shortfall(self) -> float:
+        """Distance between the asked and the achieved share."""
+        achieved: float = getattr(self.achieved, self.asked.kind)
+        return abs(achieved - self.asked.keep)
+
+    def met(self, tolerance: float = BUDGET_TOLERANCE) -> bool:
+        """Whether the achieved share lies within ``tolerance`` of the asked one."""
+        return self.shortfall <= tolerance
+
+    def kept(self, architecture: Architecture) -> dict[str, int]:
+        """Number of channels that each group of ``architecture`` keeps."""
+        return {
+            group.name: group.size - len(self.removed.get(group.name, ()))
+            for group in architecture.groups
+        }
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise UserError unless the plan can be applied to networks of ``architecture``."""
+        for name, channels in self.removed.items():
+            group = architecture.by_name.get(name)
+            if group is None:
+                raise UserError(
+                    f"the plan cuts a channel group {name!r} that the network does not have; "
+                    "use the network that the plan was made for"
+                )
+            if group.fixed:
+                raise UserError(f"the plan cuts group {name!r}, which is fixed: {group.fixed}")
+            if channels[-1] >= group.size or len(channels) >= group.size:
+                raise UserError(
+                    f"the plan removes {len(channels)} channels up to number {channels[-1]} of "
+                    f"group {name!r}, which has {group.size}; at least one must stay"
+                )
+
+    def digest(self) -> str:
+        """SHA-256 of what is removed: equal exactly for plans that give the same network."""
+        return canonical_digest({"removed": {name: list(c) for name, c in self.removed.items()}})
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON object."""
+        return {
+            "schema_version": _SCHEMA,
+            "kind": "channel plan",
+            "removed": {name: list(channels) for name, channels in sorted(self.removed.items())},
+            "asked": asdict(self.asked),
+            "achieved": asdict(self.achieved),
+            "ties": self.ties,
+            "whole": dict(sorted(self.whole.items())),
+            "digest": self.digest(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> ChannelPlan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: a field is unknown, missing, of the wrong type or out of range, or the
+                digest does not fit the content.
+        """
+        if isinstance(data, dict):  # files of before widths could be rounded
+            data = {"whole": {}, **data}
+        fields = read_object(data, "channel plan", {
+            "schema_version": int, "kind": str, "removed": dict, "asked": dict, "achieved": dict,
+            "ties": float, "whole": dict, "digest": str,
+        })  # fmt: skip
+        check_header(fields, "channel plan", _SCHEMA)
+        for name, channels in fields["removed"].items():
+            check_type(channels, list, f"the removed channels of group {name!r}")
+        for name, reason in fields["whole"].items():
+            check_type(reason, str, f"the reason why group {name!r} is whole")
+        achieved = read_object(
+            fields["achieved"], "achieved", dict.fromkeys(("channels", "macs", "params"), float)
+        )
+        check_shares({**achieved, "ties": fields["ties"]})
+        plan = cls(
+            removed={name: tuple(channels) for name, channels in fields["removed"].items()},
+            asked=read_budget(fields["asked"]),
+            achieved=Achieved(**achieved),
+            ties=fields["ties"],
+            whole=fields["whole"],
+        )
+        check_digest(plan.digest(), fields["digest"], "channel plan")
+        return plan
+
+
+def read_budget(data: Any) -> Budget:
+    """Read a budget from its JSON object; UserError if it is not one."""
+    return Budget(**read_object(data, "asked", {"kind": str, "keep": float}))
+
+
+def check_shares(shares: dict[str, float]) -> None:
+    """Raise UserError unless every value is a number in [0, 1]."""
+    for name, value in shares.items():
+        if not (math.isfinite(value) and 0 <= value <= 1):
+            raise UserError(f"share {name!r} is {value}; it must lie between 0 and 1")
+
+
+def check_header(fields: dict[str, Any], kind: str, schema: int) -> None:
+    """Raise UserError unless the file says that it is a ``kind`` of version ``schema``."""
+    if fields["kind"] != kind:
+        raise UserError(f"the file holds a {fields['kind']!r}; give a file with a {kind}")
+    if fields["schema_version"] != schema:
+        raise UserError(
+            f"the {kind} has schema_version {fields['schema_version']}, this version reads "
+            f"{schema}; install the gp-prune that wrote it"
+        )
+
+
+def check_digest(found: str, written: str, what: str) -> None:
+    """Raise UserError unless the digest that a file carries fits its content."""
+    if found != written:
+        raise UserError(f"the {what} does not fit its digest; it was changed or damaged")

@@ -1,0 +1,199 @@
+"""The guard between scores and pruning, and one score per channel of a group.
+
+A ranking of scores that are not finite or all equal says nothing, yet it would cut something (or
+nothing at all) without a word; such scores are refused here by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gp_prune.errors import UserError
+from gp_prune.metric.ranking import Conventions, DegenerateScores
+from gp_prune.pruning.graph.architecture import Architecture, Member
+
+Scores = NDArray[np.float64]
+
+
+ROUNDING = 1e-12
+"""Scores that differ by less than this share of the largest magnitude differ by rounding alone."""
+
+
+def group_scores(
+    architecture: Architecture, layer_scores: Mapping[str, Any], conventions: Conventions
+) -> dict[str, Tensor]:
+    """One score per channel of every group that may be cut.
+
+    The scores of each layer are guarded, divided by the normaliser and then joined over the layers
+    that produce the channels. Where one layer has several entries per channel (a linear layer
+    before an unflattened map), these are joined in the same way first; with ``"first"`` averaged.
+
+    Args:
+        architecture: the traced network.
+        layer_scores: layer name -> scores (o,), higher = keep. Layers of fixed groups need none.
+        conventions: ``normaliser`` and ``join`` are used.
+
+    Returns:
+        group name -> float64 tensor (channels,).
+
+    Raises:
+        DegenerateScores: scores are not finite, have the wrong shape or are all equal.
+        UserError: a layer that may be cut has no scores.
+    """
+    joined = joined_scores(architecture, layer_scores, conventions)
+    names = (group.name for group in architecture.free)
+    return {name: torch.from_numpy(values) for name, values in zip(names, joined, strict=True)}
+
+
+def joined_scores(
+    architecture: Architecture, layer_scores: Mapping[str, Any], conventions: Conventions
+) -> list[Scores]:
+    """:func:`group_scores` as arrays in the order of ``architecture.free``."""
+    ready: dict[str, Scores] = {}
+    return [
+        joined_members(group.members, group.size, group.name, layer_scores, conventions, ready)
+        for group in architecture.free
+    ]
+
+
+def joined_members(
+    parts: Sequence[Member],
+    size: int,
+    name: str,
+    layer_scores: Mapping[str, Any],
+    conventions: Conventions,
+    ready: dict[str, Scores],
+) -> Scores:
+    """One score per channel (size,) from the layers that produce the channels.
+
+    Args:
+        parts: the producers, in module order.
+        size: number of channels.
+        name: what the group is called in an error.
+        layer_scores: layer name -> scores (o,).
+        conventions: ``normaliser`` and ``join`` are used.
+        ready: normalised scores of layers, filled here, for layers that are in several groups.
+
+    Raises:
+        DegenerateScores: scores are not finite, have the wrong shape or are all equal.
+        UserError: a layer has no scores.
+    """
+    if conventions.join == "first" and parts[0].counts.all():
+        parts = parts[:1]
+    for member in parts:
+        if member.layer not in ready:
+            ready[member.layer] = _layer(member, layer_scores, conventions.normaliser)
+    values = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
+    if len(parts) > 1 and is_constant(values):
+        raise DegenerateScores("constant", name, "the joined scores are all equal")
+    return values
+
+
+def as_array(scores: Any, layer: str) -> Scores:
+    """Scores as a float64 array; tensors, arrays and (nested) lists of numbers are accepted."""
+    if isinstance(scores, Tensor):
+        return scores.detach().to("cpu", torch.float64).numpy()
+    try:
+        return np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DegenerateScores(
+            "wrong-shape", layer, f"{type(scores).__name__} is no tensor of numbers"
+        ) from None
+
+
+def is_constant(values: Scores) -> bool:
+    """Whether several values are all equal, but for rounding: such an order says nothing."""
+    if values.size < 2:
+        return False
+    largest = np.abs(values).max()
+    # Divided first: the distance of two huge values may be too big for a number.
+    return bool(largest == 0 or values.max() / largest - values.min() / largest <= ROUNDING)
+
+
+def guard(values: Scores, layer: str) -> None:
+    """Raise DegenerateScores unless the values (any,) are finite and not all equal."""
+    if not np.isfinite(values).all():
+        bad = int(values.size - np.isfinite(values).sum())
+        raise DegenerateScores(
+            "non-finite", layer, f"{bad} of {values.size} values are NaN or infinite"
+        )
+    if is_constant(values):
+        raise DegenerateScores("constant", layer, f"all {values.size} values are {values[0]}")
+
+
+def find_scores(layer_scores: Mapping[str, Any], layer: str) -> Any:
+    """The scores of a layer; UserError if there are none."""
+    if layer not in layer_scores:
+        raise UserError(
+            f"layer {layer!r} has no scores; score every layer that may be cut or name it as "
+            "interface"
+        )
+    return layer_scores[layer]
+
+
+def _layer(member: Member, layer_scores: Mapping[str, Any], normaliser: str) -> Scores:
+    values = as_array(find_scores(layer_scores, member.layer), member.layer)
+    if values.shape != (member.width,):
+        shape = tuple(values.shape)
+        raise DegenerateScores(
+            "wrong-shape", member.layer, f"shape {shape} where ({member.width},) is needed"
+        )
+    guard(values, member.layer)
+    return normalised(values, normaliser)
+
+
+def normalised(values: Scores, normaliser: str) -> Scores:
+    """Values divided by the sum, mean or maximum of their absolute values, or as they are."""
+    if normaliser == "none":
+        return values
+    magnitude = np.abs(values)
+    largest = magnitude.max()
+    if largest == 0:
+        return values
+    with np.errstate(over="ignore"):
+        divisor = _NORMS[normaliser](magnitude)
+    if not np.isfinite(divisor):
+        values = values / largest
+        divisor = _NORMS[normaliser](np.abs(values))
+    return np.asarray(values / divisor)
+
+
+_NORMS: dict[str, Any] = {"sum": np.sum, "mean": np.mean, "max": np.max}
+
+
+def _join(parts: Sequence[tuple[Member, Scores]], size: int, join: str) -> Scores:
+    if len(parts) == 1 and parts[0][0].entries is None:
+        return parts[0][1]
+    total = np.zeros(size)
+    covered = np.zeros(size)
+    if join == "max":
+        total -= np.inf
+    for member, values in parts:
+        own = _per_channel(member, values, size, join)
+        has = member.counts > 0
+        if join == "max":
+            total = np.where(has, np.maximum(total, own), total)
+        elif join == "first":
+            total = np.where(has & (covered == 0), own, total)
+        else:
+            total += np.where(has, own, 0.0)
+        covered += has
+    return total / covered if join == "mean" else total
+
+
+def _per_channel(member: Member, values: Scores, size: int, join: str) -> Scores:
+    if member.entries is None:
+        return values
+    taken = values[member.entries]
+    if join == "max":
+        largest = np.full(size, -np.inf)
+        np.maximum.at(largest, member.channels, taken)
+        return largest
+    total: Scores = np.bincount(member.channels, weights=taken, minlength=size)  # type: ignore[assignment]
+    return total if join == "sum" else total / np.maximum(member.counts, 1)

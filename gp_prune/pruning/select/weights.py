@@ -1,0 +1,317 @@
+"""From scores per weight to a weight plan (unstructured pruning)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from gp_prune.errors import UserError
+from gp_prune.metric.ranking import Conventions, DegenerateScores
+from gp_prune.pruning.graph.architecture import Architecture
+from gp_prune.pruning.modules import Conv, find_module, is_transposed, refuse_masked, weight_of
+from gp_prune.pruning.plan.channels import Budget
+from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
+from gp_prune.pruning.select.channels import nearest_step, removed_count
+from gp_prune.pruning.select.scores import Scores, as_array, find_scores, guard, normalised
+
+Marks = NDArray[np.bool_]
+
+_AT_ONCE = 1 << 22  # scores that are sorted at a time, where there are many short rows
+
+
+def select_weights(
+    model: nn.Module,
+    architecture_or_layers: Architecture | Sequence[str],
+    layer_scores: Mapping[str, Any],
+    conventions: Conventions,
+    budget: Budget | None = None,
+    *,
+    pattern: Pattern | None = None,
+    ignore: Collection[str] = (),
+) -> WeightPlan:
+    """Choose the weights that stay: those with the highest scores, in exact number.
+
+    Only weights that exist are ranked: the off-group zeros of a grouped layer's dense form are
+    left out. Equal scores are ordered by layer, then by position in the weight tensor: the earlier
+    goes first. At least one weight of every layer stays, with scope ``"row"`` one of every output
+    channel.
+
+    A pattern takes the place of the budget and of the scope: in every block of m weights the n
+    with the highest scores stay. Layers that cannot be divided into blocks keep all weights and
+    stand in ``plan.whole`` with the reason; they need no scores.
+
+    Args:
+        model: the network; it is only read.
+        architecture_or_layers: the traced network (all its layers are ranked, MACs are reported)
+            or the names of the layers to rank.
+        layer_scores: layer name -> scores (o, i, k), higher = keep.
+        conventions: scope and normaliser.
+        budget: ``"params"`` is the share of the ranked weights to keep, ``"macs"`` that of the
+            network's MACs when zeros cost nothing (for a traced network).
+        pattern: an N:M pattern in place of a budget.
+        ignore: layers that are not ranked and count for nothing in ``"params"``; they keep all
+            their weights and need no scores.
+
+    Raises:
+        DegenerateScores: scores are not finite, have the wrong shape or are all equal.
+        UserError: another kind of budget, none or both of budget and pattern, a layer without
+            scores or weights, no layer that can have the pattern, or a masked model.
+    """
+    traced = architecture_or_layers if isinstance(architecture_or_layers, Architecture) else None
+    budget = _budget(budget, pattern, traced)
+    refuse_masked(model)
+    named = traced.prunable_layers if traced else tuple(architecture_or_layers)  # type: ignore[arg-type]
+    layers = tuple(name for name in named if name not in ignore)
+    if not layers:
+        raise UserError("there is no layer whose weights could be pruned; name at least one")
+    whole = _whole(model, layers, pattern)
+    ranked = [name for name in layers if name not in whole]
+    ranking = _Ranking(model, ranked, layer_scores, conventions, pattern)
+    total = sum(weight_of(model, name).numel() for name in layers)
+
+    def achieved(stays: Sequence[Marks]) -> AchievedWeights:
+        gone = {name: int((~kept).sum()) for name, kept in zip(ranked, stays, strict=True)}
+        return _achieved(traced, total, gone)
+
+    def macs(removed: int) -> float:
+        return achieved(ranking.kept(1 - removed / total)).macs or 0.0
+
+    share = budget.keep
+    if budget.kind == "macs":
+        share = 1 - nearest_step(macs, total - 1, budget.keep) / total
+    stays = ranking.kept(share)
+    kept = ranking.packed(model, stays)
+    return WeightPlan(kept, budget, achieved(stays), ranking.ties, pattern, whole)
+
+
+def _budget(budget: Budget | None, pattern: Pattern | None, traced: Architecture | None) -> Budget:
+    """The budget that was asked for, in words or by a pattern."""
+    if pattern is not None:
+        if budget not in (None, pattern.budget):
+            raise UserError(
+                f"pattern {pattern} says by itself how many weights stay; leave the budget out"
+            )
+        return pattern.budget
+    if budget is None:
+        raise UserError("give a budget, the share to keep, or a pattern such as 2:4")
+    allowed = ("params", "macs") if traced else ("params",)
+    if budget.kind not in allowed:
+        raise UserError(
+            f"a weight plan cannot keep a share of {budget.kind!r} here; "
+            f"give a budget of kind {' or '.join(map(repr, allowed))}"
+        )
+    return budget
+
+
+def _whole(model: nn.Module, layers: Sequence[str], pattern: Pattern | None) -> dict[str, str]:
+    """Layer -> why it cannot have the pattern; UserError if no layer can."""
+    if pattern is None:
+        return {}
+    reasons = {name: pattern.obstacle(find_module(model, name)) for name in layers}
+    whole = {name: reason for name, reason in reasons.items() if reason}
+    if len(whole) == len(reasons):
+        name, reason = next(iter(whole.items()))
+        raise UserError(
+            f"no layer can have the pattern {pattern} (layer {name!r}: {reason}); use another "
+            "pattern, or a budget of params"
+        )
+    return whole
+
+
+class _Ranking:
+    """The scores of layers, arranged in rows of which each is ranked by itself.
+
+    A row is a layer, an output channel or a block of a pattern; with scope ``"global"`` all layers
+    together are one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        layer_scores: Mapping[str, Any],
+        conventions: Conventions,
+        pattern: Pattern | None,
+    ) -> None:
+        self.layers = layers
+        self.scope = conventions.scope if pattern is None else "block"
+        self.rows: list[Scores] = []
+        for name in layers:
+            scores = flat_scores(model, name, layer_scores, conventions)
+            view = self._by_row(scores, model, name)
+            width = pattern.m if pattern else math.prod(view.shape[2:])
+            self.rows.append(view.reshape(-1, width))
+
+    def kept(self, share: float) -> list[Marks]:
+        """Marks what stays of each layer, in its rows, when ``share`` of every row stays."""
+        if self.scope == "global":
+            return _kept_globally(self.rows, share)
+        return [~lowest(rows, removed_count(rows.shape[1], share)) for rows in self.rows]
+
+    def packed(self, model: nn.Module, stays: Sequence[Marks]) -> dict[str, PackedMask]:
+        """The marks in the layout of the weights."""
+        masks = {}
+        for name, marks in zip(self.layers, stays, strict=True):
+            flat = np.empty(marks.size, dtype=bool)
+            view = self._by_row(flat, model, name)
+            view[...] = marks.reshape(view.shape)
+            masks[name] = PackedMask.pack(flat.reshape(tuple(weight_of(model, name).shape)))
+        return masks
+
+    def _by_row(self, flat: NDArray[Any], model: nn.Module, name: str) -> NDArray[Any]:
+        if self.scope in ("layer", "global"):
+            return flat.reshape(1, 1, -1)
+        shape = tuple(weight_of(model, name).shape)
+        view = by_output(flat.reshape(shape), transposed_groups(find_module(model, name)))
+        return view.swapaxes(2, 3) if self.scope == "block" else view
+
+    @property
+    def ties(self) -> float:
+        """Share of the scores that equal another one of their row."""
+        rows = [np.concatenate(self.rows, axis=1)] if self.scope == "global" else self.rows
+        return sum(_tied(part) for part in rows) / sum(part.size for part in rows)
+
+
+def by_output(values: NDArray[Any], groups: int) -> NDArray[Any]:
+    """A view of one number per weight, in the layout of the layer's weight, by output channel.
+
+    Args:
+        values: contiguous, of the shape of the weight.
+        groups: what :func:`transposed_groups` says of the layer.
+
+    Returns:
+        (groups, o / groups, i / groups, k) for transposed convolutions, else (1, o, i / groups, k).
+    """
+    first, second, *taps = values.shape
+    if groups:
+        shape = groups, first // groups, second, math.prod(taps)
+        return values.reshape(shape).swapaxes(1, 2)
+    return values.reshape(1, first, second, math.prod(taps))
+
+
+def transposed_groups(module: Any) -> int:
+    """The number of groups of a transposed convolution; 0 for other layers."""
+    return int(module.groups) if is_transposed(module) else 0
+
+
+def lowest(rows: Scores, count: int) -> Marks:
+    """Marks the ``count`` lowest values of each row, of equal ones the earlier; linear time.
+
+    Args:
+        rows: (rows, any), finite.
+        count: at most the length of a row.
+    """
+    marked = np.zeros(rows.shape, dtype=bool)
+    if count:
+        step = max(1, _AT_ONCE // rows.shape[1])
+        for start in range(0, len(rows), step):
+            _mark_lowest(rows[start : start + step], count, marked[start : start + step])
+    return marked
+
+
+def _mark_lowest(rows: Scores, count: int, marked: Marks) -> None:
+    border = np.partition(rows, count - 1, axis=1)[:, count - 1 : count]
+    np.less(rows, border, out=marked)
+    free = count - marked.sum(axis=1)
+    row, column = np.nonzero(rows == border)
+    first = np.searchsorted(row, np.arange(len(rows)))
+    taken = np.arange(row.size) - first[row] < free[row]
+    marked[row[taken], column[taken]] = True
+
+
+def _tied(rows: Scores) -> int:
+    """How many values (rows, any) equal another one of their row."""
+    ordered = np.sort(rows, axis=1)
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    tied = np.zeros(rows.shape, dtype=bool)
+    tied[:, 1:] |= equal
+    tied[:, :-1] |= equal
+    return int(tied.sum())
+
+
+def _kept_globally(rows: Sequence[Scores], share: float) -> list[Marks]:
+    sizes = [values.size for values in rows]
+    starts = np.cumsum([0, *sizes[:-1]])
+    # The last of the best weights of every layer stays, as it would in a stable ranking.
+    best = [
+        int(start) + values.size - 1 - int(np.argmax(values[0, ::-1]))
+        for start, values in zip(starts, rows, strict=True)
+    ]
+    pool = np.delete(np.arange(sum(sizes)), best)
+    count = min(removed_count(sum(sizes), share), pool.size)
+    keep = np.ones(sum(sizes), dtype=bool)
+    keep[pool[lowest(np.concatenate(rows, axis=1)[:, pool], count)[0]]] = False
+    return np.split(keep, starts[1:])
+
+
+def flat_scores(
+    model: nn.Module, name: str, layer_scores: Mapping[str, Any], conventions: Conventions
+) -> Scores:
+    """Normalised scores of the weights that exist, flat, in the order of the weight tensor.
+
+    Args:
+        model: the network.
+        name: one of its layers.
+        layer_scores: layer name -> scores (o, i, k).
+        conventions: ``normaliser`` is used.
+
+    Raises:
+        DegenerateScores: scores are not finite, have the wrong shape or are all equal.
+        UserError: the layer has no scores or no weights.
+    """
+    weight = weight_of(model, name)
+    module = find_module(model, name)
+    values = as_array(find_scores(layer_scores, name), name)
+    shape = dense_shape(module)
+    if values.shape != shape:
+        raise DegenerateScores(
+            "wrong-shape", name, f"shape {tuple(values.shape)} where {shape} is needed"
+        )
+    flat = existing(values, module)
+    assert flat.size == weight.numel()
+    guard(flat, name)
+    return normalised(flat, conventions.normaliser)
+
+
+def dense_shape(module: Any) -> tuple[int, int, int]:
+    """Shape (o, i, k) of a layer's weights with all groups spelled out."""
+    if isinstance(module, Conv):
+        return module.out_channels, module.in_channels, math.prod(module.kernel_size)
+    return module.out_features, module.in_features, 1
+
+
+def existing(dense: NDArray[Any], module: Any) -> NDArray[Any]:
+    """The entries of a dense (o, i, k) array that are weights of the layer, flat.
+
+    They come in the order of the layer's own weight tensor, which is (in, out, ...) for transposed
+    convolutions and holds only the diagonal blocks of grouped ones.
+    """
+    o, i, k = dense.shape
+    groups = module.groups if isinstance(module, Conv) else 1
+    blocks = dense.reshape(groups, o // groups, groups, i // groups, k)
+    index = np.arange(groups)
+    diagonal = blocks[index, :, index]  # (groups, o/groups, i/groups, k)
+    if is_transposed(module):
+        diagonal = diagonal.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(diagonal).ravel()
+
+
+def _achieved(traced: Architecture | None, total: int, gone: Mapping[str, int]) -> AchievedWeights:
+    """The shares that stay.
+
+    Args:
+        traced: the traced network, if it is known.
+        total: number of weights of all layers.
+        gone: layer name -> number of weights that go.
+    """
+    params = (total - sum(gone.values())) / total
+    if traced is None:
+        return AchievedWeights(params, None)
+    saved = sum(layer.positions * gone.get(layer.name, 0) for layer in traced.layers)
+    dense = traced.dense_costs[0] * traced.samples
+    return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)

@@ -1,0 +1,164 @@
+"""Jobs on a Dask cluster of any number of machines.
+
+Every Dask worker keeps worker processes of its own (see :mod:`gp_prune.runs.processes`) and
+loads tasks from the cache folder and the data root of its machine; what travels is a job and its
+result. The limits of a job, its second try and its failure are the affair of the machine that runs
+it; a machine that is lost costs its jobs another try elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Any
+
+from gp_prune.errors import UserError
+from gp_prune.runs.executors import Host, in_order
+from gp_prune.runs.jobs import Job, R, TaskSource
+from gp_prune.runs.limits import ResourceLimits
+from gp_prune.runs.processes import Facts, facts
+
+_CONNECT_SECONDS = 10
+_WORKER_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a machine must know to work for a run.
+
+    Attributes:
+        run: tells runs apart that use the cluster at the same time.
+        source: where the tasks are, on every machine.
+        allowance: what one job may use.
+    """
+
+    run: str
+    source: TaskSource
+    allowance: ResourceLimits
+
+
+class DaskCluster:
+    """Runs jobs on the workers of a Dask cluster.
+
+    Args:
+        source: where the workers find the tasks; its folders are those of each machine.
+        address: of the scheduler, for instance ``"tcp://10.0.0.5:8786"``.
+        allowance: what one job may use.
+
+    Raises:
+        UserError: Dask is not installed, no scheduler answers, or it has no workers.
+    """
+
+    def __init__(
+        self, source: TaskSource, address: str, allowance: ResourceLimits | None = None
+    ) -> None:
+        self._address = address
+        self._order = Order(uuid.uuid4().hex, source, allowance or ResourceLimits())
+        self._facts: dict[str, Facts] = {}
+        self._client = _connected(address)
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        """Train or load the tasks here; the workers must find the same networks."""
+        for name in tasks:
+            self._facts[name] = facts(self._order.source.load(name))
+
+    def run(self, jobs: Iterable[Job[R]]) -> Iterator[R]:
+        """Run on the cluster.
+
+        Raises:
+            UserError: a machine has another network or other packages than this one, or the
+                cluster is gone.
+        """
+        executor = self._client.get_executor(pure=False)
+
+        def submit(job: Job[R]) -> Future[R]:
+            future: Future[R] = executor.submit(run, self._order, self._facts, job)
+            return future
+
+        for job, future in in_order(jobs, submit):
+            yield self._result(job, future)
+
+    def _result(self, job: Job[R], future: Future[R]) -> R:
+        from distributed import KilledWorker
+
+        try:
+            return future.result()
+        except KilledWorker:
+            # Dask has tried several machines already.
+            return job.failed("every Dask worker that tried it died")
+        except (CancelledError, OSError) as error:
+            raise UserError(
+                f"the Dask scheduler at {self._address} is gone ({type(error).__name__}); start "
+                "it again and go on with --resume"
+            ) from None
+
+    def close(self) -> None:
+        """Let the machines end the processes of this run, and leave the cluster."""
+        try:
+            if self._client.status == "running":
+                self._client.run(release, self._order.run, on_error="ignore")
+        finally:
+            self._client.close()
+
+
+def _connected(address: str) -> Any:
+    """A client of the cluster, which has at least one worker."""
+    try:
+        from distributed import Client
+        from distributed.comm.addressing import parse_address, parse_host_port
+        from distributed.comm.registry import get_backend
+    except ImportError:
+        raise UserError(
+            "a Dask cluster needs the package distributed, which is not installed; "
+            "install gp-prune[dask]"
+        ) from None
+    try:
+        # Asked before, because a client that cannot read its address never ends properly.
+        scheme, place = parse_address(address)
+        get_backend(scheme)
+        parse_host_port(place)
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except ValueError as error:
+        raise UserError(
+            f"{address!r} is no address of a Dask scheduler ({error}); give the one that "
+            "`dask scheduler` prints, for instance tcp://127.0.0.1:8786"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"no Dask scheduler answers at {address!r} ({type(error).__name__}); start one with "
+            "`dask scheduler` and give the address that it prints"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+    except TimeoutError:
+        client.close()
+        raise UserError(
+            f"the Dask cluster at {address!r} has no workers; start some with "
+            f"`dask worker {address} --nthreads 1`"
+        ) from None
+    return client
+
+
+_hosts: dict[str, Host] = {}
+"""The worker processes of this Dask worker, for every run that uses it."""
+_lock = threading.Lock()
+
+
+def run(order: Order, expected: Mapping[str, Facts], job: Job[R]) -> R:
+    """Run a job in a process of this Dask worker; called by Dask."""
+    with _lock:
+        if order.run not in _hosts:
+            _hosts[order.run] = Host(order.source, order.allowance, expected)
+        host = _hosts[order.run]
+    return host.run(job)
+
+
+def release(run: str) -> None:
+    """End the processes that this Dask worker keeps for a run; called by Dask."""
+    with _lock:
+        host = _hosts.pop(run, None)
+    if host is not None:
+        host.close()

@@ -1,0 +1,156 @@
+"""Seeds that depend on what they are for, and digests of networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from gp_prune.pruning import Architecture, trace
+from gp_prune.tasks import Task, is_trained, load_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+T = TypeVar("T")
+
+RECALLED = 8
+"""So many things that are expensive to load are kept by a worker; the least used one goes first."""
+
+
+class Result(Protocol):
+    """What a job gives: a named tuple of plain data (numbers, texts, tuples, dictionaries)."""
+
+    @property
+    def failure(self) -> str:
+        """Why there is no result; empty if there is one."""
+
+    def _asdict(self) -> dict[str, Any]:
+        """The fields by name, as of every named tuple."""
+
+
+R = TypeVar("R", bound=Result)
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+Decoder = Callable[[Mapping[str, Any]], R]
+"""Makes a result of what was written of it; any KeyError, TypeError or ValueError means damage."""
+
+
+class Job(Protocol[R_co]):
+    """A frozen dataclass of plain data, which travels to a worker and is run there.
+
+    What it gives depends on its content alone: any worker may run it, and run it again. Tensors
+    that are too large to travel go through a file, of which the job carries path and digest.
+    """
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for jobs with the same result."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the worker must have loaded; empty for none."""
+
+    def run(self, workbench: Workbench) -> R_co:
+        """Do the work, in the worker."""
+
+    def failed(self, reason: str) -> R_co:
+        """What counts where there is no result."""
+
+
+def work(job: Job[Any]) -> int:
+    """How many jobs' work a job does: 1, unless it has an attribute ``work`` that says otherwise.
+
+    What it may use is so many times what one job may.
+    """
+    return int(getattr(job, "work", 1))
+
+
+class Workbench:
+    """What a worker process keeps: the tasks, with their traced networks, and what was recalled.
+
+    Args:
+        source: where the tasks are.
+    """
+
+    def __init__(self, source: TaskSource) -> None:
+        self.source = source
+        self._tasks: dict[str, tuple[Task, Architecture]] = {}
+        self._recalled: OrderedDict[str, Any] = OrderedDict()
+
+    def task(self, name: str) -> tuple[Task, Architecture]:
+        """A task and its traced network, loaded when first asked for."""
+        if name not in self._tasks:
+            task = self.source.load(name)
+            traced = trace(task.model, task.example_inputs, interface=task.interface)
+            self._tasks[name] = task, traced
+        return self._tasks[name]
+
+    def recall(self, key: str, make: Callable[[], T]) -> T:
+        """What is expensive to load: made once, then kept as long as it is used.
+
+        Nobody may change it; only :data:`RECALLED` things are kept.
+
+        Args:
+            key: says what it is; equal keys must mean equal things.
+            make: loads it.
+        """
+        if key not in self._recalled:
+            self._recalled[key] = make()
+        self._recalled.move_to_end(key)
+        while len(self._recalled) > RECALLED:
+            self._recalled.popitem(last=False)
+        found: T = self._recalled[key]
+        return found
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where workers find the tasks.
+
+    Attributes:
+        cache_dir: folder of trained networks; None for the user's cache folder.
+        data_root: folder of torchvision's data sets; None for the default.
+        download: whether torchvision may fetch a missing data set.
+        device: where networks and data are put.
+    """
+
+    cache_dir: str | None = None
+    data_root: str | None = None
+    download: bool = False
+    device: str = "cpu"
+
+    def load(self, name: str) -> Task:
+        """The task of that name; see :func:`gp_prune.tasks.load_task` for what it raises."""
+        return load_task(name, **self._places())
+
+    def trained(self, name: str) -> bool:
+        """Whether :meth:`load` takes no training; raises as it does."""
+        return is_trained(name, **self._places())
+
+    def _places(self) -> dict[str, Any]:
+        return {
+            "cache_dir": None if self.cache_dir is None else Path(self.cache_dir),
+            "data_root": None if self.data_root is None else Path(self.data_root),
+            "download": self.download,
+            "device": self.device,
+        }
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on all parts and on nothing else (31 bits)."""
+    text = "\0".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def network_digest(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers of a network, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,284 @@
+"""The evolutionary loop: NSGA-II over typed trees.
+
+A search is a function of its settings. Each generation draws from a random source of its own,
+derived from the run's seed, and each evaluation has a seed derived from what it evaluates; so
+neither the number of workers nor a kill and resume changes a result.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from gp_prune.errors import UserError
+from gp_prune.language.expression import canonical
+from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.language.record import NEEDS
+from gp_prune.metric.metric import Metric
+from gp_prune.runs.hypervolume import Growth
+from gp_prune.runs.jobs import derived_seed
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.limits import give_back_memory
+from gp_prune.runs.rates import AdaptiveOperatorRates
+from gp_prune.search.archive import Archive, Behaviour, Candidate
+from gp_prune.search.assessor import Assessor
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.generator import Generator, Limits
+from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar
+from gp_prune.search.scorer import Bench
+from gp_prune.search.stacking import AnyOutcome, Evaluator
+from gp_prune.search.stopping import TIME_IS_UP, StopRules, hypervolume
+from gp_prune.search.successive_halving import survivors
+from gp_prune.search.variation import CROSSOVER, Variation
+
+ELITE = 0.25
+"""Share of the population that outlives a restart."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation gave.
+
+    Attributes:
+        number: 0 for the first population.
+        of: number of the last one.
+        assessed: distinct formulas tried so far.
+        rejected: formulas that could not be tried so far.
+        behaviours: distinct behaviours so far.
+        complete: of these, the ones tried on the highest rung, too.
+        evaluations: networks pruned and measured so far, those of the journal included.
+        front: the front so far, thinned, least error first.
+        hypervolume: what the whole front dominates; see :func:`~.stopping.hypervolume`.
+        stopped: the rule that ends the search here, as half a sentence; empty if none does.
+    """
+
+    number: int
+    of: int
+    assessed: int
+    rejected: int
+    behaviours: int
+    complete: int
+    evaluations: int
+    front: tuple[Candidate, ...]
+    hypervolume: float
+    stopped: str = ""
+
+
+class Search:
+    """One run of the evolutionary loop.
+
+    Args:
+        config: the settings.
+        primitives: the vocabulary.
+        benches: the prepared tasks, in the order of ``config.tasks``.
+        seeds: metrics that the first population starts from and that grafts are taken from.
+        evaluator: evaluates pruned networks.
+        journal: where what a person may want to read is written.
+        clock: tells the seconds, for the time limit.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        primitives: PrimitiveSet,
+        benches: Sequence[Bench],
+        seeds: Sequence[Metric],
+        evaluator: Evaluator,
+        journal: Journal[AnyOutcome],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.journal = journal
+        self.grammar = Grammar(primitives, config.root, NEEDS, config.max_cost)
+        self.limits = Limits(config.size_limit, config.height_limit)
+        self.seeds = self._usable(seeds)
+        self.assessor = Assessor(config, self.grammar, benches, evaluator, journal)
+        self.growth = Growth()
+        self._clock = clock
+        self._unmoved = Growth()
+        self._rates: AdaptiveOperatorRates | None = None
+
+    @property
+    def archive(self) -> Archive:
+        """All formulas of the run."""
+        return self.assessor.archive
+
+    def _usable(self, seeds: Sequence[Metric]) -> list[Individual]:
+        """The seeds that the grammar contains, as trees in canonical form."""
+        usable = []
+        for metric in seeds:
+            try:
+                tree = self.grammar.from_expression(canonical(metric.expression))
+            except OutsideGrammar:
+                continue
+            if self.limits.hold(tree):
+                usable.append(tree)
+        return usable
+
+    def generations(self) -> Iterator[Generation]:
+        """Run the search, generation by generation; the archive holds the result."""
+        rules = StopRules(self.config, self._clock)
+        population: list[Individual] = []
+        for number in range(self.config.generations + 1):
+            rng = random.Random(derived_seed("generation", self.config.seed, number))
+            generator = Generator(self.grammar, rng, self.limits)
+            variation = Variation(generator, self.seeds)
+            if number == 0:
+                fresh = self._first(generator, rules)
+            else:
+                anew = self._restarts()
+                if anew:
+                    population = survivors(population, max(1, round(ELITE * len(population))))
+                drawn = self._drawn(variation, population, anew)
+                room = rules.room(self.config.population, self.assessor.behaviours)
+                fresh = self.assessor.assess(drawn, room, population)
+            population = self._survivors(population + fresh)
+            self._learn(fresh, population)
+            report = self._report(number)
+            stopped = rules.reached(
+                self.assessor.behaviours, self.growth.idle,
+                stopped_before=self.journal.holds(_end_of_time(number)),
+            )  # fmt: skip
+            if stopped == TIME_IS_UP:
+                self.journal.event(_end_of_time(number))
+            give_back_memory()
+            yield replace(report, stopped=stopped)
+            if stopped:
+                return
+
+    def _first(self, generator: Generator, rules: StopRules) -> list[Individual]:
+        """Seeds for at most half of the population, random trees for the rest.
+
+        All seeds are tried, so that the front and the comparison know the best of them, but only
+        some breed: a population of published formulas would explore little else.
+        """
+        seeds = self.assessor.assess(iter(self.seeds), rules.room(len(self.seeds), 0))
+        count = min(len(seeds), self.config.population // 2)
+        chosen = generator.rng.sample(seeds, count)
+        room = rules.room(self.config.population - count, self.assessor.behaviours)
+        endless = iter(generator.individual, None)
+        return chosen + self.assessor.assess(endless, room, chosen)
+
+    def _restarts(self) -> bool:
+        """Whether the front has stalled so long that the population is thrown away but for some."""
+        config = self.config
+        if config.strategy == "random" or not 0 < config.restart <= self._unmoved.idle:
+            return False
+        self._unmoved.idle = 0
+        return True
+
+    def _drawn(
+        self, variation: Variation, population: list[Individual], anew: bool
+    ) -> Iterator[Individual]:
+        """Offspring of the population; random trees in a random search and after a restart."""
+        if anew or self.config.strategy == "random":
+            return iter(variation.generator.individual, None)
+        return self._bred(variation, population)
+
+    def _bred(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
+        """Offspring without end."""
+        rng = variation.rng
+        rates = self._operator_rates(variation)
+        while True:
+            first = _tournament(population, rng)
+            name = rates.draw(rng)
+            if name == CROSSOVER:
+                partner = _tournament(population, rng)
+                made: Sequence[Individual] = variation.crossover(first, partner)
+            else:
+                made = (variation.apply(name, first),)
+            for child in made:
+                child.origin = name
+                yield child
+
+    def _operator_rates(self, variation: Variation) -> AdaptiveOperatorRates:
+        """The rates of crossover and the mutations, from the first generation that breeds on."""
+        if self._rates is None:
+            share = self.config.crossover
+            weights = {name: weight for name, (_, weight) in variation.mutations.items()}
+            part = (1 - share) / sum(weights.values())
+            first = {CROSSOVER: share, **{n: part * weight for n, weight in weights.items()}}
+            self._rates = AdaptiveOperatorRates(first, adaptive=self.config.adaptive)
+        return self._rates
+
+    def _learn(self, fresh: Sequence[Individual], population: Sequence[Individual]) -> None:
+        """Credit the operators whose offspring were tried in full and have survived."""
+        bred = [individual for individual in fresh if individual.origin]
+        if self._rates is None or not bred:
+            return
+        top = self.config.top_rung
+        alive = {id(i) for i in population if i.candidate.rung == top and not i.candidate.reason}
+        self._rates.learn((individual.origin, id(individual) in alive) for individual in bred)
+
+    def _survivors(self, individuals: list[Individual]) -> list[Individual]:
+        """By rung and NSGA-II, of every behaviour the smallest formula."""
+        best: dict[Behaviour, Individual] = {}
+        current = [self.assessor.refreshed(individual) for individual in individuals]
+        for individual in sorted(current, key=lambda i: i.candidate.order):
+            best.setdefault(individual.candidate.behaviour, individual)
+        return survivors(list(best.values()), self.config.population)
+
+    def _report(self, number: int) -> Generation:
+        front = self.archive.shortlist(self.config.front_size, self.config.recommended_size)
+        if not front:
+            raise UserError(self._nothing())
+        volume = hypervolume(c.objectives for c in self.archive.front())
+        for growth in (self.growth, self._unmoved):
+            growth.see(volume)
+        assessed = self.archive.assessed
+        report = Generation(
+            number=number,
+            of=self.config.generations,
+            assessed=assessed,
+            rejected=len(self.archive) - assessed,
+            behaviours=self.archive.behaviours,
+            complete=self.archive.complete,
+            evaluations=self.assessor.evaluations,
+            front=tuple(front),
+            hypervolume=volume,
+        )
+        self._write(report)
+        return report
+
+    def _nothing(self) -> str:
+        ((reason, count),) = self.assessor.refused.most_common(1) or [(" none was new", 0)]
+        return (
+            f"none of {len(self.archive)} formulas could be tried on {self.config.tasks}; "
+            f"{count} of them because{reason}; try other tasks or more --population"
+        )
+
+    def _write(self, report: Generation) -> None:
+        rates = self._rates.rates() if self._rates else {}
+        self.journal.event(
+            {
+                "event": "generation",
+                "number": report.number,
+                "assessed": report.assessed,
+                "behaviours": report.behaviours,
+                "complete": report.complete,
+                "evaluations": report.evaluations,
+                "hypervolume": report.hypervolume,
+                "rates": {name: round(rate, 4) for name, rate in rates.items()},
+                "front": [[str(c.expression), list(c.objectives)] for c in report.front],
+            }
+        )
+        self.journal.sync()
+
+
+def _end_of_time(number: int) -> dict[str, object]:
+    """What the journal holds if the time was up after a generation."""
+    return {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
+
+
+def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:
+    """The better of two: by rung, dominance, then crowding distance, then the first drawn."""
+    first, second = rng.choice(population), rng.choice(population)
+    if first.candidate.rung != second.candidate.rung:
+        return max(first, second, key=lambda individual: individual.candidate.rung)
+    if second.fitness.dominates(first.fitness):
+        return second
+    if first.fitness.dominates(second.fitness):
+        return first
+    return second if second.fitness.crowding_dist > first.fitness.crowding_dist else first

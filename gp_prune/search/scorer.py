@@ -1,0 +1,137 @@
+"""From a formula to its plans: what it would remove from every task's network.
+
+Scoring costs next to nothing beside trying a pruned network, so it is done in the main process,
+and only networks that no earlier formula has led to are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gp_prune.errors import UserError
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import Interpreter
+from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.metric.ranking import Conventions
+from gp_prune.pruning import (
+    Architecture,
+    Budget,
+    ChannelPlan,
+    WeightPlan,
+    readers,
+    select_channels,
+    select_weights,
+    trace,
+)
+from gp_prune.statistics import collect
+from gp_prune.tasks import Task
+
+Plan = ChannelPlan | WeightPlan
+
+INTERPRETER_MEMORY = 32 * 2**20
+"""Bytes of subtree values that are remembered for one task."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan for one task: the unit of work of a search.
+
+    Attributes:
+        task: name of the task.
+        plan: what is removed.
+    """
+
+    task: str
+    plan: Plan
+
+    @property
+    def key(self) -> str:
+        """Equal exactly for trials that try the same network."""
+        return f"{self.task}:{self.plan.digest()}"
+
+
+class Bench:
+    """One task, prepared for scoring: its traced network and the measurements of its layers.
+
+    Args:
+        task: the task.
+        calibration: number of training samples from which measurements are taken.
+        seed: decides which samples and positions are kept.
+    """
+
+    def __init__(self, task: Task, calibration: int, seed: int) -> None:
+        self.task = task
+        self.architecture: Architecture = trace(
+            task.model, task.example_inputs, interface=task.interface
+        )
+        batches = list(task.batches(_first(task.train, calibration), 256))
+        self.layers: dict[str, LayerRecord] = collect(
+            task.model,
+            None,
+            batches,
+            needs=set(NEEDS),
+            loss=task.loss,
+            seed=seed,
+            outgoing=readers(self.architecture),
+        )
+        memory = INTERPRETER_MEMORY // max(1, len(self.layers))
+        self._interpreters = {n: Interpreter(layer, memory) for n, layer in self.layers.items()}
+        self._ranked = {
+            member.layer for group in self.architecture.free for member in group.members
+        }
+
+    def trial(
+        self,
+        expression: Expression,
+        conventions: Conventions,
+        budget: Budget,
+        noise_seed: int | None = None,
+    ) -> Trial:
+        """What a formula removes from this task's network under a budget.
+
+        Args:
+            expression: the formula, of type {o} or {o,i,k}.
+            conventions: how its scores are used.
+            budget: the share to keep.
+            noise_seed: draws the random operands anew; None keeps those of the measurements.
+
+        Raises:
+            DegenerateScores: the scores rank nothing.
+            MissingMeasurement: the task offers too little for an operand.
+        """
+        scores = self._scores(expression, noise_seed)
+        plan: Plan
+        if "i" in expression.axes:
+            plan = select_weights(self.task.model, self.architecture, scores, conventions, budget)
+        else:
+            plan = select_channels(self.architecture, scores, conventions, budget)
+        return Trial(self.task.name, plan)
+
+    def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
+        names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]
+        interpreters = self._interpreters
+        if noise_seed is not None:
+            redrawn = collect(self.task.model, names, (), needs={"noise"}, seed=noise_seed)
+            interpreters = {
+                name: Interpreter(replace(self.layers[name], noise=redrawn[name].noise))
+                for name in names
+            }
+        scores = {}
+        for name in names:
+            try:
+                scores[name] = interpreters[name].evaluate(expression)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"formula {expression} fails on layer {name!r} of {self.task.name}: "
+                    f"{type(error).__name__}: {error}; mend the primitive or leave it out"
+                ) from error
+        return scores
+
+
+def _first(split: Any, count: int) -> Any:
+    """The first samples of a split (the order of the training split is random already)."""
+    return type(split)(*(tensor[:count] for tensor in split))

@@ -1,0 +1,242 @@
+"""A fine-tuning on disk, from which it goes on as if it had never stopped; nothing is pickled.
+
+A folder holds ``fine-tuning.json`` (settings, course, the digest of the other file) and one
+safetensors file that is named by its digest. It is written before the JSON file that names it and
+the one before it is removed last, each in one step, so a kill leaves a whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from gp_prune._io import write_bytes, write_json
+from gp_prune.errors import UserError
+from gp_prune.training.settings import FineTuning, History
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once, also the buffers that a state dict leaves out."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def copied_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of each of them."""
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model)}
+
+
+def put_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy them into the network, in place."""
+    with torch.no_grad():
+        for name, tensor in named_tensors(model):
+            tensor.copy_(tensors[name])
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name starts so, without the prefix."""
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def make_optimiser(parameters: list[nn.Parameter], settings: FineTuning) -> torch.optim.Optimizer:
+    """The optimiser that ``settings`` name, at its highest learning rate."""
+    decay = settings.weight_decay
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=decay,
+    )
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers: momenta, and how many steps it has made."""
+    return {
+        f"{index}.{key}": value
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def put_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Let a new optimiser remember what :func:`optimiser_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+STATE = "fine-tuning.json"
+_KIND = "fine-tuning checkpoint"
+_SCHEMA = 1
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged; fine-tuning starts from the beginning."""
+
+
+class Snapshot(NamedTuple):
+    """A fine-tuning after an epoch.
+
+    Attributes:
+        history: its course so far.
+        tensors: all that it needs to go on, on the CPU.
+    """
+
+    history: History
+    tensors: dict[str, Tensor]
+
+
+def write(folder: Path, identity: Mapping[str, Any], snapshot: Snapshot) -> None:
+    """Store a snapshot; the one before it is replaced.
+
+    Args:
+        folder: where to; made if it is missing. Other files in it are left alone.
+        identity: what the fine-tuning is decided by, as JSON objects.
+        snapshot: its state.
+
+    Raises:
+        UserError: the folder cannot be written; the snapshot before it is still there.
+    """
+    content = safetensors.torch.save(snapshot.tensors)
+    digest = hashlib.sha256(content).hexdigest()
+    name = _tensors_name(digest)
+    state = {
+        "schema_version": _SCHEMA,
+        "kind": _KIND,
+        "identity": dict(identity),
+        "history": snapshot.history.to_json(),
+        "tensors": name,
+        "tensors_sha256": digest,
+    }
+    try:
+        write_bytes(folder / name, content)
+        write_json(folder / STATE, state)
+        for old in folder.glob(_tensors_name("*")):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _drop_unnamed(folder, name)
+        raise _unusable(folder, error) from error
+
+
+def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
+    """The snapshot in ``folder``; None if there is none, or none that is whole.
+
+    Raises:
+        UserError: it is of another fine-tuning, of another version, or may not be read.
+
+    Warns:
+        CheckpointWarning: it is damaged.
+    """
+    try:
+        text = (folder / STATE).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        state = json.loads(text)
+        kind, schema = state["kind"], state["schema_version"]
+        found, history = dict(state["identity"]), History.from_json(state["history"])
+        name, digest = str(state["tensors"]), str(state["tensors_sha256"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        _warn_of_damage(folder / STATE)
+        return None
+    if kind != _KIND or schema != _SCHEMA:
+        raise UserError(
+            f"{str(folder / STATE)!r} is a {kind!r} of version {schema}, not a {_KIND} of version "
+            f"{_SCHEMA}; name another folder"
+        )
+    _compare(folder, found, identity)
+    try:
+        content = (folder / name).read_bytes()
+        if name != _tensors_name(digest) or hashlib.sha256(content).hexdigest() != digest:
+            _warn_of_damage(folder / name)
+            return None
+        return Snapshot(history, safetensors.torch.load(content))
+    except (FileNotFoundError, SafetensorError):
+        _warn_of_damage(folder / name)
+        return None
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise UserError unless the folder is new, empty, or holds a fine-tuning and nothing else.
+
+    For those who write where a person points; what :func:`write` writes leaves other files alone.
+    """
+    place = folder.expanduser()
+    try:
+        names = sorted(entry.name for entry in place.iterdir()) if place.exists() else []
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    # Hidden ones are what a kill left of a file that was being written.
+    odd = [n for n in names if n != STATE and not fnmatch(n, _tensors_name("*")) and n[0] != "."]
+    if odd or (names and STATE not in names):
+        raise UserError(
+            f"the checkpoint folder {str(folder)!r} holds {(odd or names)[0]!r}, which is not of a "
+            "fine-tuning; name a new folder"
+        )
+
+
+def _compare(folder: Path, found: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise UserError unless a checkpoint is of this fine-tuning."""
+    same = json.loads(json.dumps(dict(wanted)))
+    for name in sorted(set(found) | set(same)):
+        there, here = found.get(name), same.get(name)
+        if there == here:
+            continue
+        what = f"other {name}"
+        if isinstance(there, dict) and isinstance(here, dict):
+            odd = next(key for key in sorted({*there, *here}) if there.get(key) != here.get(key))
+            what = f"{name}: {odd} is {here.get(odd)}, there it was {there.get(odd)}"
+        raise UserError(
+            f"the checkpoint in {str(folder)!r} is of another fine-tuning ({what}); use the same "
+            "network, data and settings, or another folder"
+        )
+
+
+def _tensors_name(digest: str) -> str:
+    return f"fine-tuning-{digest[:16]}.safetensors"
+
+
+def _drop_unnamed(folder: Path, name: str) -> None:
+    """Remove a file of tensors that no state names."""
+    state = folder / STATE
+    if not state.exists() or name.encode() not in state.read_bytes():
+        (folder / name).unlink(missing_ok=True)
+
+
+def _warn_of_damage(path: Path) -> None:
+    warnings.warn(
+        f"the checkpoint {str(path)!r} is damaged; fine-tuning starts from the beginning",
+        CheckpointWarning,
+        stacklevel=4,
+    )
+
+
+def _unusable(folder: Path, error: OSError) -> UserError:
+    reason = error.strerror or type(error).__name__
+    return UserError(
+        f"the checkpoint folder {str(folder)!r} cannot be used ({reason}); name another folder"
+    )

@@ -1,0 +1,111 @@
+"""Measuring the running statistics of batch norms anew after a network was cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gp_prune.errors import UserError
+from gp_prune.statistics import Batch, Forward, Inputs
+from gp_prune.statistics.batches import batch_size as sample_count
+from gp_prune.statistics.batches import call_model, to_device
+from gp_prune.statistics.state import device_of
+from gp_prune.training.context import training_mode, whole_batches
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep running statistics."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+
+
+def recalibrate(
+    model: nn.Module,
+    inputs: Tensor | Iterable[Batch | Tensor],
+    *,
+    batch_size: int = 1024,
+    forward_fn: Forward | None = None,
+) -> None:
+    """Measure the running statistics of every batch norm anew, in one pass over ``inputs``.
+
+    The statistics become the plain averages of the batch means and (unbiased) batch variances.
+    Pruning shifts what a batch norm sees, so its old statistics are wrong (Li et al. 2020,
+    "EagleEye"). A model without batch norm is left as it is, and its inputs are not read.
+
+    Args:
+        model: the network, changed in place; training flags and momenta come back as they were,
+            and after an exception the statistics do, too.
+        inputs: (n, ...) samples to measure on, or batches of them: items of
+            :class:`~gp_prune.statistics.Batch`, or tensors.
+        batch_size: most samples per batch of a tensor; its batches are made as equal as possible,
+            because each counts the same. Batches that are given count by their samples.
+        forward_fn: runs the network where ``model(inputs)`` is not the way.
+
+    Raises:
+        UserError: there is not a single sample, a batch has one where batch norm needs two, or an
+            item is no batch.
+    """
+    norms = batch_norms(model)
+    if not norms:
+        return
+    whole = isinstance(inputs, Tensor)
+    batches = _cut(inputs, batch_size) if isinstance(inputs, Tensor) else _read(inputs, model)
+    run, seen = forward_fn or call_model, 0
+    with _measuring(model, norms), whole_batches():
+        for batch in batches:
+            size = sample_count(batch)
+            seen += size
+            if not whole:
+                for norm in norms:
+                    norm.momentum = size / seen  # makes it the average over samples
+            run(model, batch)
+        if not seen:
+            raise UserError("there is no sample to recalibrate batch norm on; give at least one")
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Cumulative averages meanwhile, from nothing; after an exception the old statistics."""
+    momenta = [norm.momentum for norm in norms]
+    statistics = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
+    try:
+        with training_mode(model, False), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's way to say: cumulative average
+                norm.training = True
+            yield
+    except BaseException:
+        for norm, old in zip(norms, statistics, strict=True):
+            for name, value in norm.named_buffers():
+                value.copy_(old[name])
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _cut(inputs: Tensor, most: int) -> Iterator[Tensor]:
+    yield from inputs.tensor_split(math.ceil(len(inputs) / most)) if len(inputs) else ()
+
+
+def _read(batches: Iterable[Batch | Tensor], model: nn.Module) -> Iterator[Inputs]:
+    """The inputs of the batches that have samples, on the device of the model."""
+    device = device_of(model)
+    for batch in batches:
+        if not isinstance(batch, Batch | Tensor):
+            raise UserError(
+                f"the data yields {type(batch).__name__} where a Batch or a tensor of inputs is "
+                "expected; wrap it as Batch(inputs)"
+            )
+        inputs = batch.inputs if isinstance(batch, Batch) else batch
+        if sample_count(inputs):
+            yield to_device(inputs, device)

@@ -1,0 +1,244 @@
+"""Layers that are ignored, and networks that are run in a way of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gp_prune.apply.options import IGNORED
+from gp_prune.apply.prune import prune
+from gp_prune.apply.saving import load_pruned, save_pruned
+from gp_prune.errors import UserError
+from gp_prune.pruning import WeightPlan
+from gp_prune.statistics import Batch
+
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def test_a_ratio_is_what_goes(residual: nn.Module, images: torch.Tensor) -> None:
+    found = prune(residual, "l1", images, ratio=0.25)
+    assert found.plan == prune(residual, "l1", images, channels=0.75).plan
+    weights = prune(residual, "magnitude", images, ratio=0.25)
+    assert weights.plan == prune(residual, "magnitude", images, params=0.75).plan
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, 1.5, float("nan"), "half", True])
+def test_a_ratio_out_of_range(residual: nn.Module, images: torch.Tensor, ratio: Any) -> None:
+    with pytest.raises(UserError, match="the share to remove; it must be greater than 0 and less"):
+        prune(residual, "l1", images, ratio=ratio)
+
+
+def test_a_ratio_is_a_budget_like_others(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(UserError, match=r"exactly one of ratio, .*, not ratio and macs"):
+        prune(residual, "l1", images, ratio=0.5, macs=0.5)
+    with pytest.raises(UserError, match="leave out ratio"):
+        prune(residual, "magnitude", images, ratio=0.5, pattern="2:4")
+    with pytest.raises(UserError, match="not none"):
+        prune(residual, "l1", images)
+
+
+@pytest.mark.parametrize("option", [{"round_to": 8}, {"cut_residual": True}])
+def test_options_about_channels_mean_nothing_to_weights(
+    residual: nn.Module, images: torch.Tensor, option: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(option))} is about channels"):
+        prune(residual, "magnitude", images, params=0.5, **option)
+
+
+@pytest.mark.parametrize("forward_fn", [None, lambda model, inputs: model(inputs["image"])])
+def test_inputs_by_name_get_advice_of_their_own(forward_fn: Any, images: torch.Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(UserError, match="forward_fn") as caught:
+        prune(model, "l1", {"pixels": images}, channels=0.5, forward_fn=forward_fn)
+    assert "--input-shape" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [5, "digits", torch.zeros(3, 6)])
+def test_data_that_yields_no_batches(perceptron: nn.Module, data: Any) -> None:
+    with pytest.raises(UserError, match=f"the data is a {type(data).__name__}; give a list"):
+        prune(perceptron, "apoz", torch.rand(2, 6), channels=0.5, data=data)
+
+
+def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
+    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    plans = [
+        prune(perceptron, "taylor_weights", x[:2], channels=0.5, data=data,
+              loss=functional.cross_entropy).plan
+        for data in ([(x, y)], (x, y), Batch(x, y, y))
+    ]  # fmt: skip
+    assert plans[0] == plans[1] == plans[2]
+
+
+@pytest.mark.parametrize("names", [["third"], ["th*"], ["[t]hird", "third"]])
+def test_channels_of_ignored_layers_stay(
+    residual: nn.Module, images: torch.Tensor, names: list[str]
+) -> None:
+    pruned = prune(residual, "l1", images, channels=0.5, ignore=names, interface=["output"])
+    rows = {row.layer: row for row in pruned.rows}
+    assert rows["third"].channels_kept == rows["third"].channels
+    assert rows["third"].fixed == IGNORED
+    assert "interface" in rows["output"].fixed or "output" in rows["output"].fixed
+    assert rows["first"].channels_kept == rows["second"].channels_kept == 4
+    report = pruned.report()
+    assert (report["ignore"], report["interface"]) == (["third"], ["output"])
+
+
+def test_other_layers_give_more(residual: nn.Module, images: torch.Tensor) -> None:
+    pruned = prune(residual, "l1", images, macs=0.5, ignore=["first"])
+    rows = {row.layer: row for row in pruned.rows}
+    assert rows["first"].channels_kept == 8
+    assert rows["third"].channels_kept < 12
+
+
+def test_ignored_output_keeps_its_own_reason(residual: nn.Module, images: torch.Tensor) -> None:
+    pruned = prune(residual, "l1", images, channels=0.5, ignore=["output"])
+    assert {row.layer: row for row in pruned.rows}["output"].fixed not in ("", IGNORED)
+
+
+def test_weights_of_ignored_layers_stay(perceptron: nn.Module) -> None:
+    pruned = prune(perceptron, "magnitude", torch.rand(2, 6), params=0.25, ignore=["b"])
+    assert isinstance(pruned.plan, WeightPlan)
+    assert set(pruned.plan.kept) == {"a", "c"}
+    assert {row.layer: row.fixed for row in pruned.rows}["b"] == IGNORED
+    zeros = (pruned.model.get_submodule("b").weight == 0).sum()
+    assert not zeros
+    total = sum(perceptron.get_submodule(name).weight.numel() for name in "ac")
+    left = sum(int(pruned.plan.kept[name].unpack().sum()) for name in "ac")
+    assert left == round(0.25 * total)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["secnd"], "did you mean 'second'"),
+        (["zzz"], "the layers are first, second, third, output"),
+        (["norm1"], "did you mean|the layers are"),
+        ("third", "give a list of names"),
+    ],
+)
+def test_unknown_layers_to_ignore(
+    residual: nn.Module, images: torch.Tensor, names: Any, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        prune(residual, "l1", images, channels=0.5, ignore=names)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_container_to_ignore_gets_a_hint() -> None:
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2))
+    with pytest.raises(UserError, match=r"did you mean '0\.\*'"):
+        prune(model, "l1", torch.rand(1, 3), channels=0.5, ignore=["0"])
+
+
+def test_everything_ignored(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(UserError, match=IGNORED):
+        prune(residual, "l1", images, channels=0.5, ignore=["*"])
+
+
+class Request(nn.Module):
+    """Takes and returns dictionaries."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"logits": self.inner(request["pixels"][0]), "note": "fine"}
+
+
+@pytest.mark.parametrize("metric", ["l1", "taylor_bn", "grasp", "synflow"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_forward_fn_gives_the_same_plan(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs, metric: str, steps: int
+) -> None:
+    budget = {"params": 0.4} if metric in ("grasp", "synflow") else {"macs": 0.4}
+    plain = prune(
+        residual, metric, images, data=batches, loss=functional.cross_entropy, steps=steps, **budget
+    )
+    wrapped = Request(residual)
+    found = prune(
+        wrapped,
+        metric,
+        {"pixels": [images]},
+        data=[({"pixels": [x]}, {"class": y}) for x, y in batches],
+        loss=lambda output, target: functional.cross_entropy(output["logits"], target["class"]),
+        forward_fn=lambda model, inputs: model(inputs),
+        steps=steps,
+        time_it=True,
+        **budget,
+    )
+    assert found.before == plain.before
+    assert found.after == plain.after
+    assert found.times is not None
+    with torch.no_grad():
+        torch.testing.assert_close(found.model({"pixels": [images]})["logits"], plain.model(images))
+
+
+def test_dictionaries_of_a_loader(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs
+) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = residual
+
+        def forward(self, pixels: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+            logits = self.inner(pixels)
+            loss = None if labels is None else functional.cross_entropy(logits, labels)
+            return {"logits": logits} if labels is None else {"loss": loss, "logits": logits}
+
+    found = prune(
+        Named(),
+        "taylor_bn",
+        {"pixels": images},
+        data=[{"pixels": x, "labels": y} for x, y in batches],
+        loss=lambda output, _: output["loss"],
+        macs=0.5,
+    )
+    plain = prune(
+        residual, "taylor_bn", images, data=batches, loss=functional.cross_entropy, macs=0.5
+    )
+    assert [row.channels_kept for row in found.rows] == [row.channels_kept for row in plain.rows]
+
+
+def test_batches_are_counted(residual: nn.Module, images: torch.Tensor, batches: Pairs) -> None:
+    told: list[tuple[int, int | None]] = []
+    prune(
+        residual,
+        "mean_activation",
+        images,
+        macs=0.5,
+        data=batches,
+        batch_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 2), (2, 2)]
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x + self.down(self.up(x).relu())
+
+
+def test_attention_is_opened_and_loaded(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, other = Attentive().eval(), Attentive().eval()
+    x = torch.rand(2, 3, 8)
+    names = [name for name, _ in model.named_modules()]
+    pruned = prune(model, "l1", x, macs=0.6)
+    assert [name for name, _ in model.named_modules()] == names
+    save_pruned(pruned, tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(load_pruned(tmp_path / "out", other)(x), pruned.model(x))

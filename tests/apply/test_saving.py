@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gp_prune.apply.prune import prune
+from gp_prune.apply.result import PrunedModel
+from gp_prune.apply.saving import FILES, load_pruned, save_pruned
+from gp_prune.errors import UserError
+from gp_prune.pruning.modules import masked_parameters
+
+
+@pytest.fixture
+def pruned(residual: nn.Module, images: torch.Tensor) -> PrunedModel:
+    return prune(residual, "l1", images, macs=0.5)
+
+
+@pytest.fixture
+def saved(pruned: PrunedModel, tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    save_pruned(pruned, folder, model="mine")
+    return folder
+
+
+def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(inputs)  # type: ignore[no-any-return]
+
+
+def other_weights(model: nn.Module) -> nn.Module:
+    """The same build with other weights."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(-1.5)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"), [("l1", "compact"), ("l1", "mask"), ("magnitude", "mask")]
+)
+def test_round_trip_is_bit_equal(
+    residual: nn.Module, images: torch.Tensor, tmp_path: Path, metric: str, mode: str
+) -> None:
+    pruned = prune(residual, metric, images, params=0.5, mode=mode)
+    with torch.no_grad():  # as after fine-tuning
+        for parameter in pruned.model.parameters():
+            parameter.mul_(1.01)
+    save_pruned(pruned, tmp_path / "a" / "b")
+    fresh = other_weights(residual)
+    before = copy.deepcopy(fresh.state_dict())
+    loaded = load_pruned(tmp_path / "a" / "b", fresh)
+    if mode == "mask":
+        for _, module, name in masked_parameters(loaded):
+            mask = getattr(module, f"{name}_mask")
+            assert torch.equal(getattr(module, name), getattr(module, f"{name}_orig") * mask)
+    assert torch.equal(outputs(loaded, images), outputs(pruned.model, images))
+    assert all(torch.equal(fresh.state_dict()[name], before[name]) for name in before)
+
+
+def test_files(saved: Path, pruned: PrunedModel) -> None:
+    assert {path.name for path in saved.iterdir()} == FILES
+    assert not [path for path in saved.parent.iterdir() if path != saved]
+    plan = json.loads((saved / "plan.json").read_text())
+    assert (plan["model"], plan["metric"], plan["input_shapes"]) == ("mine", "l1", [[2, 3, 10, 10]])
+    assert plan["metric_digest"] == pruned.metric_digest
+    assert json.loads((saved / "report.json").read_text())["after"]["macs"] == pruned.after.macs
+    assert saved.stat().st_mode & 0o755 == 0o755
+
+
+def test_earlier_output_is_replaced(saved: Path, residual: nn.Module, images: torch.Tensor) -> None:
+    again = prune(residual, "l2", images, macs=0.3)
+    save_pruned(again, saved)
+    assert json.loads((saved / "plan.json").read_text())["metric"] == "l2"
+    assert [path.name for path in saved.parent.iterdir()] == ["out"]
+    assert torch.equal(outputs(load_pruned(saved, residual), images), outputs(again.model, images))
+
+
+def test_foreign_folders_are_refused(pruned: PrunedModel, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    (saved / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "plan.json").write_text('{"kind": "holiday"}')
+    for name, word in (
+        ("file", "is a file"),
+        ("full", "'thesis.tex'"),
+        ("out", "'notes.txt'"),
+        ("other", "'plan.json'"),
+    ):
+        with pytest.raises(UserError, match=word):
+            save_pruned(pruned, tmp_path / name)
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "x"
+    assert (saved / "notes.txt").exists()
+
+
+def test_empty_folder_is_used(pruned: PrunedModel, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    save_pruned(pruned, tmp_path / "empty")
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == FILES
+
+
+def test_failure_leaves_nothing_half_written(
+    pruned: PrunedModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    from gp_prune.apply import saving
+
+    def full_disk(path: Path, data: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_json", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        save_pruned(pruned, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == ["out"]
+
+
+def test_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    pruned: PrunedModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target) == saved and (Path(source) / "plan.json").exists() and not seen:
+            seen.append(source)
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    seen: list[Path] = []
+    monkeypatch.setattr("gp_prune.apply.saving.os.replace", replace)
+    with pytest.raises(UserError, match="Permission denied"):
+        save_pruned(pruned, saved)
+    assert seen
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == ["out"]
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and a buffer that is a view of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.d = nn.Linear(6, 2)
+        self.b.weight = self.a.weight
+        self.register_buffer("view", self.d.weight.detach().t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.d(self.c(self.b(self.a(x).relu()).relu()).relu()) @ self.view.t()[:, :2]
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, other = Tied().eval(), Tied().eval()
+    inputs = torch.rand(3, 4)
+    pruned = prune(model, "l1", inputs, channels=0.5, mode="mask", interface=["a", "b"])
+    save_pruned(pruned, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["shared"] == {
+        "b.weight": "a.weight"
+    }
+    loaded = load_pruned(tmp_path / "out", other)
+    assert torch.equal(outputs(loaded, inputs), outputs(pruned.model, inputs))
+    assert loaded.a.weight is loaded.b.weight
+
+
+def test_state_that_is_no_tensor(tmp_path: Path) -> None:
+    class Odd(nn.Linear):
+        def get_extra_state(self) -> object:
+            return "text"
+
+        def set_extra_state(self, state: object) -> None:
+            pass
+
+    with torch.random.fork_rng():
+        model = nn.Sequential(Odd(3, 4), nn.Linear(4, 2))
+    pruned = prune(model, "l1", torch.rand(1, 3), channels=0.5)
+    with pytest.raises(UserError, match="only tensors"):
+        save_pruned(pruned, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "plan.json").unlink(), "No such file"),
+        (lambda f: (f / "weights.safetensors").unlink(), "No such file"),
+        (lambda f: (f / "plan.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "plan.json").write_text("[]"), "must be an object"),
+        (lambda f: (f / "plan.json").write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
+        (lambda f: _edit(f, schema_version=99), "schema version 99"),
+        (lambda f: _edit(f, kind="tale"), "'tale'"),
+        (lambda f: _edit(f, more=1), "unknown field 'more'"),
+        (lambda f: _edit(f, mode="shrink"), "mode 'shrink'"),
+        (lambda f: _edit(f, plan={"kind": "channel plan"}), "no field"),
+        (lambda f: _edit(f, shared={"x": "nowhere"}), "'nowhere'"),
+        (lambda f: _edit(f, weights_sha256="0"), "SHA-256"),
+        (lambda f: (f / "architecture.json").write_text("{}"), "SHA-256"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b"x" * 50), "SHA-256"),
+    ],
+)
+def test_damaged_folders(saved: Path, residual: nn.Module, damage: object, words: str) -> None:
+    damage(saved)  # type: ignore[operator]
+    with pytest.raises(UserError, match=words) as caught:
+        load_pruned(saved, residual)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_that_was_changed(saved: Path, residual: nn.Module) -> None:
+    plan = json.loads((saved / "plan.json").read_text())["plan"]
+    plan["removed"]["third"] = plan["removed"]["third"][:-1]
+    _edit(saved, plan=plan)
+    with pytest.raises(UserError, match="digest"):
+        load_pruned(saved, residual)
+
+
+def test_other_networks_are_refused(saved: Path, perceptron: nn.Module) -> None:
+    with pytest.raises(UserError, match="no layer 'first'"):
+        load_pruned(saved, perceptron)
+
+
+def test_network_with_more_state_is_refused(saved: Path, residual: nn.Module) -> None:
+    residual.register_buffer("extra", torch.zeros(1))
+    with pytest.raises(UserError, match="lacks 'extra'"):
+        load_pruned(saved, residual)

@@ -1,0 +1,203 @@
+"""``gp-prune autoencode`` from the outside."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from gp_prune.autoencoder import AutoencodeSettings, autoencode
+from gp_prune.autoencoder import run as whole
+from gp_prune.autoencoder.run import Progress
+from gp_prune.cli import main
+from gp_prune.errors import UserError
+
+Run = Callable[..., Result]
+
+QUICK = (
+    "--epochs", 3, "--workers", 1, "--batch-size", 9, "--probability", 1, "--schedule", "fixed",
+)  # fmt: skip
+FAST = (*QUICK, "--cells", 2, "--samples", 20)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    random = np.random.RandomState(0)
+    path = tmp_path / "own.npz"
+    np.savez(path, inputs=random.rand(40, 1, 4, 3), labels=np.arange(40) % 2)
+    return str(path)
+
+
+@pytest.fixture
+def run() -> Run:
+    """``run("--epochs", 3)``: the result; a traceback fails the test."""
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, ["autoencode", *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def test_a_run_prints_its_cells_and_draws(run: Run, data: str, tmp_path: Path) -> None:
+    result = run("--data", data, *FAST, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert ">>>>" in result.stdout
+    assert "weights zero" in result.stdout and "mean L1" in result.stdout
+    assert "epoch 3/3: validation loss" in result.stderr
+    for name in ("curves", "reconstructions"):
+        assert (tmp_path / "run" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / "run" / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("mode", ["canonical", "coevolve"])
+def test_json_is_one_object(run: Run, data: str, tmp_path: Path, mode: str) -> None:
+    cells = ("--cells", 2) if mode == "coevolve" else ()
+    arguments = ("--data", data, *QUICK, *cells, "--mode", mode, "--json", "--quiet", "--no-plot")
+    result = run(*arguments, "--operator", "random", "--out", tmp_path / "run")
+    assert result.stderr == ""
+    report = json.loads(result.stdout)
+    assert report["settings"]["mode"] == mode
+    assert report["pruning_events"] == (3 if mode == "canonical" else 6)
+    assert report["plots"] == []
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["test_l1"] == report["test_l1"]
+
+
+def test_equal_runs_leave_equal_files(run: Run, data: str, tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        assert run("--data", data, *FAST, "--out", tmp_path / name, "--quiet").exit_code == 0
+        found.append(
+            {
+                str(p.relative_to(tmp_path / name)): p.read_bytes()
+                for p in (tmp_path / name).rglob("*")
+                if p.is_file()
+            }
+        )
+    assert found[0] == found[1]
+
+
+def test_an_interrupt_while_it_draws_says_how_to_go_on(
+    run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(result: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gp_prune.report.plots.write_plots", interrupted)
+    result = run("--data", data, *FAST, "--out", tmp_path / "run", "--plot")
+    assert result.exit_code == 130
+    assert "interrupted after epoch 3 of 3; go on with: gp-prune autoencode" in result.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(settings: AutoencodeSettings | None, folder: Path, **options: Any) -> None:
+        def progress(now: Progress) -> None:
+            options["progress"](now)
+            if now.done == 2:
+                raise KeyboardInterrupt
+
+        autoencode(settings, folder, workers=1, progress=progress)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "autoencode", interrupted)
+        result = run("--data", data, *FAST, "--out", folder, "--quiet", "--json")
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["epoch"] == 2
+    assert f"after epoch 2 of 3; go on with: gp-prune autoencode --resume {folder}" in result.stderr
+    assert run("--resume", folder, "--quiet").exit_code == 0
+    assert (folder / "result.json").exists()
+    refused = run("--resume", folder, "--epochs", 9)
+    assert refused.exit_code == 2
+    assert "--resume takes all settings from the run folder" in refused.stderr
+
+
+def test_without_matplotlib_a_run_goes_on_and_a_wanted_plot_is_refused(
+    run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
+    )
+    result = run("--data", data, *FAST, "--out", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0
+    assert "pip install 'gp-prune[plot]'" in result.stderr
+    assert not list((tmp_path / "run").glob("*.png"))
+    refused = run("--data", data, *FAST, "--out", tmp_path / "other", "--plot")
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--schedule", "never"), "unknown schedule 'never'"),
+        (("--operator", "best"), "unknown metric 'best'"),
+        (("--data", "imagenet"), "unknown data 'imagenet'"),
+        (("--data", "none.npz"), "data file 'none.npz' cannot be read"),
+        (("--cells", "7", "--topology", "torus"), "7 cells make no torus"),
+        (("--amount", "2"), "amount is 2.0"),
+        (
+            ("--mode", "canonical", "--cells", "9"),
+            "--cells is of coevolution; leave it out, or give --mode coevolve",
+        ),
+        (("--mode", "canonical", "--topology", "torus"), "--topology is of coevolution"),
+        (("--mode", "canonical", "--selection-samples", "9"), "--selection-samples is of coev"),
+        (("--rate-decay", "0.9"), "--rate-decay is of canonical training; leave it out"),
+        (("--operator", "none", "--regrow"), "--regrow is of pruning; leave it out"),
+        (("--operator", "random", "--temperature", "1"), "--temperature is of metrics"),
+        (
+            ("--target-sparsity", "0.5", "--amount", "0.1"),
+            "--amount follows from the target sparsity; leave it out, or --target-sparsity",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = run(*arguments, "--out", tmp_path / "run", "--workers", 1, "--quiet", "--no-plot")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_settings_file_may_say_more_than_is_used(run: Run, data: str, tmp_path: Path) -> None:
+    settings = AutoencodeSettings(data=data, epochs=1, cells=2, operator="random")
+    (tmp_path / "all.toml").write_text(settings.to_toml())
+    arguments = ("--config", tmp_path / "all.toml", "--mode", "canonical", "--quiet", "--no-plot")
+    assert run(*arguments, "--workers", 1, "--out", tmp_path / "run").exit_code == 0
+
+
+def test_pictures_of_all_shapes(data: str, tmp_path: Path) -> None:
+    from gp_prune.report.plots import write_plots
+
+    settings = AutoencodeSettings(data=data, epochs=1, mode="canonical", operator="none")
+    colour = tmp_path / "colour.npz"
+    vector = tmp_path / "vector.npz"
+    np.savez(colour, inputs=np.random.RandomState(0).rand(20, 3, 4, 4))
+    np.savez(vector, inputs=np.random.RandomState(0).rand(20, 7))
+    for number, path in enumerate((colour, vector)):
+        own = AutoencodeSettings(**{**settings.to_json(), "data": str(path), "primitives": ()})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(write_plots(autoencode(own, tmp_path / str(number)))) == 4
+
+
+def test_a_schedule_needs_no_command_line(data: str, tmp_path: Path) -> None:
+    settings = AutoencodeSettings(data=data, epochs=2, mode="canonical", operator="random")
+    with pytest.raises(UserError, match="the schedule is 2"):
+        autoencode(settings, tmp_path / "run", schedule=lambda t, T: 2.0)

@@ -1,0 +1,47 @@
+"""The ridge form where solving with the matrix itself would fail."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gp_prune.language.registry import builtin_primitives
+
+ridge_form = builtin_primitives().operators["ridge_form"].compute
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def solved(x: Tensor, d: Tensor) -> Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    matrix = centred.mT @ centred + 1e-4 * torch.eye(x.shape[2], dtype=torch.float64)
+    return (d * torch.linalg.solve(matrix, d.mT).mT).sum(2)
+
+
+def test_more_positions_than_samples() -> None:
+    for samples in (1, 2, 6):
+        x, d = normal(4, samples, 6), normal(4, 3, 6, seed=1)
+        torch.testing.assert_close(ridge_form(x, d), solved(x, d), rtol=1e-7, atol=0)
+
+
+def test_huge_maps_that_do_not_spread_in_every_direction() -> None:
+    """The ridge alone counts across the spread; beside squares of 1e20 it would be lost."""
+    x = torch.zeros(1, 5, 4, dtype=torch.float64)
+    x[0, :, 0] = 1e10 * normal(5)
+    along, across = torch.eye(4, dtype=torch.float64)[:2]
+    form = ridge_form(x, torch.stack([along * 1e10, across])[None])[0]
+    assert 0 < form[0] < 10
+    torch.testing.assert_close(float(form[1]), 1e4, rtol=1e-9, atol=0)
+
+
+def test_a_channel_that_is_not_finite_leaves_the_others_alone() -> None:
+    x, d = normal(3, 5, 4), normal(3, 2, 4, seed=1)
+    expected = ridge_form(x, d)
+    x[1, 2, 3] = torch.inf
+    d[2, 0, 0] = torch.nan
+    found = ridge_form(x, d)
+    assert found[0].equal(expected[0])
+    assert found[1:].isnan().all()

@@ -1,0 +1,344 @@
+"""Simpler formulas: the same values, never larger, in time, and no opposing pairs left."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gp_prune.formula.simplify import simplified
+from gp_prune.language.axes import Axes
+from gp_prune.language.expression import Expression, canonical
+from gp_prune.language.interpreter import evaluate
+from gp_prune.language.parser import parse
+from gp_prune.language.primitive import Operator, PrimitiveSet
+from gp_prune.language.record import synthetic_layer
+from gp_prune.language.registry import builtin_primitives, primitive_set
+from gp_prune.metric.metric import Metric, bundled_metrics
+
+Trees = Callable[..., list[Expression]]
+Differ = Callable[[Any, Any, float], bool]
+Fitness = Callable[[Expression], bool]
+PRIMITIVES = builtin_primitives()
+LAYERS = [synthetic_layer(seed) for seed in (0, 7, 30)]
+
+
+def short(text: str) -> str:
+    return str(simplified(parse(text, PRIMITIVES), PRIMITIVES))
+
+
+SIMPLER = {
+    "neg(neg(b))": "b",
+    "abs(abs(b))": "abs(b)",
+    "abs(square(b))": "square(b)",
+    "abs(Xn)": "Xn",
+    "abs(l2[i,k](W))": "l2[i,k](W)",
+    "abs(sum[i,k](square(W)))": "sum[i,k](square(W))",
+    "abs(neg(b))": "abs(b)",
+    "square(abs(neg(b)))": "square(b)",
+    "square(mul(neg(b), abs(gamma)))": "square(mul(b, gamma))",
+    "sqrt(square(b))": "abs(b)",
+    "square(sqrt(b))": "abs(b)",
+    "square(sqrt(Xn))": "Xn",
+    "mul(sqrt(b), sqrt(b))": "abs(b)",
+    "sqrt(abs(b))": "sqrt(b)",
+    "mul(b, b)": "square(b)",
+    "mul(mul(b, gamma), mul(gamma, b))": "square(mul(b, gamma))",
+    "mul(abs(b), abs(gamma))": "abs(mul(b, gamma))",
+    "div(abs(b), abs(gamma))": "abs(div(b, gamma))",
+    "div(neg(b), neg(gamma))": "div(b, gamma)",
+    "sub(b, neg(gamma))": "add(b, gamma)",
+    "add(b, neg(gamma))": "sub(b, gamma)",
+    "neg(sub(b, gamma))": "sub(gamma, b)",
+    "sub(add(b, gamma), b)": "gamma",
+    "add(mul(2, b), mul(2, gamma))": "mul(2, add(b, gamma))",
+    "add(mul(b, mu), mul(mu, beta))": "mul(add(b, beta), mu)",
+    "sub(div(b, mu), div(beta, mu))": "div(sub(b, beta), mu)",
+    "add(sum[i,k](W), sum[i,k](G))": "sum[i,k](add(W, G))",
+    "mul(1, add(0, b))": "b",
+    "div(b, 1)": "b",
+    "mul(2, mul(3, b))": "mul(6, b)",
+    "div(div(b, 3), 7)": "div(b, 21)",
+    "sub(sub(b, 3), add(2, gamma))": "sub(b, add(5, gamma))",
+    "sub(sqrt(4), 2)": "0",
+    "mul(b, sub(3, 2))": "b",
+    "add(b, sub(gamma, gamma))": "b",
+    "add(W, sum[o](sub(b, b)))": "W",
+    "add(W, mul(0, G))": "W",
+    "add(b, max[o](mul(0, gamma)))": "b",
+    "sum[i](sum[k](W))": "sum[i,k](W)",
+    "max[i](max[k](W))": "max[i,k](W)",
+    "mean[i](mean[k](W))": "mean[i,k](W)",
+    "l2[i](l2[k](W))": "l2[i,k](W)",
+    "sum[i,k](abs(W))": "l1[i,k](W)",
+    "sum[i](l1[k](W))": "l1[i,k](W)",
+    "sum[i](square(l2[k](W)))": "sum[i,k](square(W))",
+    "sqrt(sum[i,k](mul(W, W)))": "l2[i,k](W)",
+    "l1[i,k](mul(abs(W), neg(G)))": "l1[i,k](mul(G, W))",
+    "neg(sum[i,k](neg(W)))": "sum[i,k](W)",
+    "neg(max[i,k](neg(W)))": "min[i,k](W)",
+    "neg(tanh(neg(b)))": "tanh(b)",
+    "mul(2, mean[i,k](mul(3, W)))": "mul(6, mean[i,k](W))",
+    "square(std[o](b))": "var[o](b)",
+    "sqrt(var[o](b))": "std[o](b)",
+    "var[o](add(b, 3))": "var[o](b)",
+    "by_sum[o](by_sum[o](b))": "by_sum[o](b)",
+    "z_score[o](z_score[o](b))": "z_score[o](b)",
+    "maximum(b, b)": "b",
+    "maximum(square(b), -1)": "square(b)",
+    "minimum(b, neg(b))": "neg(abs(b))",
+    "maximum(neg(b), neg(gamma))": "neg(minimum(b, gamma))",
+    "nonzero(nonzero(b))": "nonzero(b)",
+    "square(nonzero(b))": "nonzero(b)",
+    "nonzero(sqrt(b))": "nonzero(b)",
+    "exp(log(sub(3, tanh(b))))": "sub(3, tanh(b))",
+    "log(exp(add(1, abs(tanh(b)))))": "add(1, abs(tanh(b)))",
+}
+
+
+@pytest.mark.parametrize("text", SIMPLER)
+def test_simpler(text: str) -> None:
+    assert short(text) == SIMPLER[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "div(b, b)",  # 0 where b is near 0
+        "mul(div(b, gamma), gamma)",
+        "div(mul(b, gamma), gamma)",
+        "exp(log(b))",  # the epsilon shows where b is near 0
+        "log(exp(b))",  # the limit shows above 50, the epsilon far below 0
+        "exp(log(add(1, square(b))))",  # the limit shows
+        "log(exp(tanh(b)))",  # the epsilon shows near 0
+        "sub(b, b)",  # 0 is not of type {o}
+        "mul(0, b)",
+        "by_sum[o](mul(2, b))",  # not where the sum is near 0
+        "min_max[o](neg(b))",
+        "abs(b)",
+        "sqrt(b)",
+        "std[i](std[k](W))",
+        "max[i](mean[k](W))",
+        "l2[i](sum[k](W))",
+        "log(2)",  # a longer text
+        "div(1, 3)",
+        "mul(0.1, mul(0.7, b))",  # 0.06999999999999999
+        "nonzero(square(b))",  # squares of tiny numbers are 0
+        "add(b, b)",
+    ],
+)
+def test_what_has_no_simpler_form_stays(text: str) -> None:
+    tree = parse(text, PRIMITIVES)
+    assert simplified(tree, PRIMITIVES) is tree
+
+
+def test_the_epsilon_and_the_limit_do_show() -> None:
+    """The pairs that stay do compute something else."""
+    for text, value in (("exp(log(1e-12))", 2e-12), ("log(exp(60))", 50.0)):
+        assert float(evaluate(parse(text, PRIMITIVES), LAYERS[0])) == pytest.approx(value)
+
+
+def check(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
+    apart = []
+    for tree in trees:
+        found = simplified(tree, PRIMITIVES)
+        assert found.axes is tree.axes, str(tree)
+        assert found.size <= tree.size, str(tree)
+        assert simplified(found, PRIMITIVES) == found, str(tree)
+        if any(differ(evaluate(tree, each), evaluate(found, each), 1e-9) for each in LAYERS):
+            apart.append(tree)
+    assert [str(tree) for tree in apart if not hangs(tree)] == []
+    assert len(apart) < 0.05 * len(trees)
+
+
+def test_random_trees_keep_their_values(
+    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Fitness
+) -> None:
+    for axes in tree_types:
+        trees = random_trees(axes, 25, seed=311) + random_trees(axes, 8, 312, 4, 9)
+        check(trees, differ, hangs_on_rounding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [313, 315])
+def test_many_random_trees_keep_their_values(
+    seed: int,
+    random_trees: Trees,
+    tree_types: tuple[Axes, ...],
+    differ: Differ,
+    hangs_on_rounding: Fitness,
+) -> None:
+    for axes in tree_types:
+        trees = random_trees(axes, 100, seed) + random_trees(axes, 30, seed + 1, 4, 9)
+        check(trees, differ, hangs_on_rounding)
+
+
+ELEMENTWISE = sorted(
+    name for name, o in PRIMITIVES.operators.items() if not o.shape.bracketed and o.shape.arity < 3
+)
+LEAVES = ["b", "gamma", "mu", "0", "1", "-1", "2", "0.5", "-3"]
+
+
+def texts(depth: int) -> st.SearchStrategy[str]:
+    """Formulas of few operands, so that equal terms meet often."""
+    leaf = st.sampled_from(LEAVES)
+    if depth == 0:
+        return leaf
+    inner = texts(depth - 1)
+    binary = st.builds(
+        lambda f, a, b: f"{f}({a}, {b})",
+        st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum"]),
+        inner,
+        inner,
+    )
+    unary = st.builds(
+        lambda f, a: f"{f}({a})",
+        st.sampled_from(["neg", "abs", "square", "sqrt", "exp", "log", "tanh", "nonzero"]),
+        inner,
+    )
+    return st.one_of(leaf, binary, binary, unary, unary)
+
+
+@given(text=texts(5))
+@settings(max_examples=300)
+def test_terms_that_meet_often(text: str) -> None:
+    tree = parse(f"add(mul(gamma, 0.3), {text})", PRIMITIVES)
+    found = simplified(tree, PRIMITIVES)
+    assert found.axes is tree.axes
+    assert found.size <= tree.size
+    for layer in LAYERS:
+        before, after = evaluate(tree, layer), evaluate(found, layer)
+        # Cancelled terms leave rounding errors of the size of the largest.
+        largest = max(float(evaluate(node, layer).abs().max()) for node in tree.nodes())
+        assert not (largest < 1e6) or bool(((before - after).abs() <= 1e-9 * (1 + largest)).all())
+
+
+def opposing_pairs(tree: Expression) -> list[str]:
+    """Nodes that undo, or say again, what the node below them says."""
+    found = []
+    for node in tree.nodes():
+        if not node.arguments or not node.arguments[0].arguments:
+            continue
+        pair = node.name, node.arguments[0].name
+        if pair in {("neg", "neg"), ("abs", "abs"), ("sqrt", "square"), ("square", "sqrt")}:
+            found.append(str(node))
+    return found
+
+
+def test_no_opposing_pair_is_left(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+    pairs = list(itertools.product(("neg", "abs", "sqrt", "square"), repeat=2))
+    seen = 0
+    for axes in tree_types:
+        for tree, (first, second) in zip(
+            random_trees(axes, len(pairs), 317, 0, 5), pairs, strict=True
+        ):
+            wrapped = parse(f"{first}({second}({tree}))", PRIMITIVES)
+            seen += bool(opposing_pairs(wrapped))
+            assert opposing_pairs(simplified(wrapped, PRIMITIVES)) == []
+    assert seen >= 40
+
+
+@pytest.mark.parametrize("name", sorted(bundled_metrics()))
+def test_bundled_metrics(name: str, differ: Differ) -> None:
+    metric = Metric.load(name)
+    found = metric.simplified()
+    assert found.expression.size <= metric.expression.size
+    for layer in LAYERS:
+        assert not differ(metric.scores(layer), found.scores(layer), 1e-9)
+    same = dataclasses.replace(found, expression=metric.expression)
+    assert same == metric
+
+
+def test_the_time_limit(random_trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree,) = random_trees(Axes("o"), 1, 3, 9, 9)
+    larger = Expression.apply(PRIMITIVES.operators["neg"], tree)
+    larger = Expression.apply(PRIMITIVES.operators["neg"], larger)
+    assert simplified(larger, PRIMITIVES) != larger
+    assert simplified(larger, PRIMITIVES, time_limit=-1.0) is larger
+    ticks = itertools.count()
+    monkeypatch.setattr("gp_prune.formula.simplify.time.monotonic", lambda: float(next(ticks)))
+    assert simplified(larger, PRIMITIVES) is larger
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "neg(" * 98 + "b" + ")" * 98,
+        "square(" * 98 + "mul(0.3, b)" + ")" * 98,
+        "add(b, " * 98 + "b" + ")" * 98,
+        "mul(b, " * 98 + "b" + ")" * 98,
+        "sqrt(" * 98 + "b" + ")" * 98,
+        "by_sum[o](" * 98 + "sub(b, b)" + ")" * 98,
+    ],
+    ids=lambda text: text[:6],
+)
+def test_hostile_trees_are_simplified_in_time(text: str) -> None:
+    tree = parse(text, PRIMITIVES)
+    start = time.perf_counter()
+    found = simplified(tree, PRIMITIVES)
+    assert time.perf_counter() - start < 2.5
+    assert found.size <= tree.size
+
+
+def test_large_trees_are_simplified_in_time(random_trees: Trees) -> None:
+    (*trees,) = random_trees(Axes("o"), 30, 319, 8, 9)
+    whole = trees[0]
+    for tree in trees[1:]:
+        if whole.size + tree.size < 1900 and whole.height < 90:
+            whole = Expression.apply(PRIMITIVES.operators["mul"], whole, tree)
+    assert whole.size > 500
+    start = time.perf_counter()
+    simplified(whole, PRIMITIVES)
+    assert time.perf_counter() - start < 2.5
+
+
+MINE = """
+from gp_prune.language.primitive import Elementwise, operator
+
+
+@operator("twice", shape=Elementwise(1), meaning="2 x", symbol=lambda x: 2 * x)
+def twice(x):
+    return 2 * x
+
+
+@operator("plus", shape=Elementwise(2), meaning="a + b", symbol=lambda a, b: a + b)
+def plus(a, b):
+    return a + b
+"""
+
+
+def test_operators_are_known_by_what_they_compute(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE, encoding="utf-8")
+    mine = primitive_set(file)
+    few = PrimitiveSet(p for p in mine if p.name in {"b", "gamma", "plus", "twice", "sub"})
+    tree = parse("plus(sub(b, gamma), gamma)", few)
+    assert str(simplified(tree, few)) == "b"
+    assert str(simplified(parse("plus(twice(b), 0)", few), few)) == "twice(b)"
+
+
+def test_a_vocabulary_without_the_simpler_operator() -> None:
+    few = PrimitiveSet(p for p in PRIMITIVES if p.name in {"b", "mul", "sqrt"})
+    tree = parse("sqrt(mul(b, b))", few)
+    assert simplified(tree, few) is tree
+
+
+def test_simplified_agrees_with_the_canonical_form(random_trees: Trees) -> None:
+    for tree in random_trees(Axes("o"), 100, 321):
+        assert simplified(canonical(tree), PRIMITIVES).size == simplified(tree, PRIMITIVES).size
+
+
+def test_every_elementwise_operator_is_simplified_somewhere_or_stays() -> None:
+    for name in ELEMENTWISE:
+        operator = PRIMITIVES.operators[name]
+        assert isinstance(operator, Operator)
+        arguments = ", ".join(["b", "gamma"][: operator.shape.arity])
+        if "Signature" not in type(operator.shape).__name__:
+            assert short(f"{name}({arguments})") == f"{name}({arguments})"

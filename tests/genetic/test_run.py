@@ -1,0 +1,385 @@
+"""Whole runs of the genetic pruner on the digits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import gp_prune
+from gp_prune import GeneticPruner, GeneticSettings
+from gp_prune.errors import UserError
+from gp_prune.genetic.plan import Plan
+from gp_prune.genetic.result import result_json
+from gp_prune.genetic.retraining import Retrain
+from gp_prune.genetic.run import mutation_pool, prune_genetically
+from gp_prune.report.genetic import result_lines
+from gp_prune.report.plots import plot_front
+from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.tasks import load_task
+
+SMALL = GeneticSettings(
+    population=8, generations=2, rounds=2, elites=2, epochs=1, final_epochs=1, samples=100,
+    calibration=64, tolerance=0.5, limit=0.5, batch_size=128,
+)  # fmt: skip
+
+
+@pytest.fixture
+def pruned(task_cache, tmp_path):
+    """``pruned(rounds=1)``: the result of a small run in ``tmp_path / "run"``."""
+
+    def run(folder="run", *, workers=1, resume=False, progress=lambda _: None, **changes):
+        return prune_genetically(
+            None if resume else replace(SMALL, **changes), tmp_path / folder,
+            source=TaskSource(str(task_cache)), workers=workers, resume=resume, timed=False,
+            progress=progress,
+        )  # fmt: skip
+
+    return run
+
+
+def figures(result):
+    """All that does not depend on the clock or the folder."""
+    data = result_json(result)
+    del data["folder"]
+    return data
+
+
+def test_a_run_leaves_what_its_result_says(pruned, tmp_path, task_cache):
+    result = pruned()
+    folder = tmp_path / "run"
+    task = load_task("lenet-digits", cache_dir=task_cache)
+    test = task.test()
+    assert result.points and result.recommended in result.points
+    assert [point.validation for point in result.points] == sorted(
+        point.validation for point in result.points
+    )
+    for point in result.points:
+        again = gp_prune.load_pruned(folder / "networks" / point.name, task.model)
+        assert torch.equal(again(test.inputs), point.model(test.inputs))
+        assert task.error(again, test) == pytest.approx(point.report)
+        assert task.error(again, task.validation) == pytest.approx(point.validation)
+        nonzero = sum(int(p.count_nonzero()) for p in again.parameters())
+        assert nonzero == point.cost.nonzero
+        plan = Plan.from_json(json.loads((folder / "plans" / f"{point.name}.json").read_text()))
+        assert plan == point.elite.plan
+        assert point.macs <= point.cost.macs
+    assert result.dense.report == pytest.approx(task.error(task.model, test))
+    with open(folder / "front.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    count = len(result.points)
+    assert [row["name"] for row in rows[: count + 1]] == [
+        "dense", *(point.name for point in result.points)
+    ]  # fmt: skip
+    assert set(result.baselines) == {"random", "l1"}
+    for points in result.baselines.values():
+        for point, other in zip(result.points, points, strict=True):
+            assert other.conv_macs <= point.conv_macs
+            assert other.elite.epochs == point.elite.epochs
+
+
+def test_the_points_of_a_front_do_not_dominate_each_other(pruned):
+    result = pruned(baselines=False)
+    vectors = [(p.validation, p.elite.shares.macs, p.elite.shares.params) for p in result.points]
+    for one in vectors:
+        for other in vectors:
+            assert one is other or not all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def test_the_hypervolume_never_falls(pruned):
+    result = pruned(baselines=False, final_epochs=0)
+    evaluations, volumes = zip(*result.history, strict=True)
+    assert list(evaluations) == sorted(evaluations)
+    assert list(volumes) == sorted(volumes)
+    assert result.evaluations == evaluations[-1]
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(pruned, tmp_path):
+    whole = figures(pruned("whole"))
+
+    class Enough(Exception):
+        pass
+
+    seen = 0
+
+    def stop(now):
+        nonlocal seen
+        seen += now.turn is not None
+        if seen == 5:
+            raise Enough
+
+    with pytest.raises(Enough):
+        pruned("cut", progress=stop)
+    assert figures(pruned("cut", resume=True)) == whole
+    # Once more: everything is known, and lost weights are made again.
+    for path in (tmp_path / "cut" / "weights").iterdir():
+        path.unlink()
+    assert figures(pruned("cut", resume=True)) == whole
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(pruned):
+    assert figures(pruned("one")) == figures(pruned("two", workers=2))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_change_the_result(pruned, kill_a_worker):
+    killed = []
+
+    def kill_one(now):
+        if now.turn is not None and len(killed) < 2:
+            killed.append(kill_a_worker())
+
+    assert figures(pruned("two", workers=2, progress=kill_one)) == figures(pruned("one"))
+    assert len(set(killed)) == 2
+
+
+def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
+    tune, random, final = Retrain._tune, derived("random"), derived("final")
+    failed = []
+
+    def sometimes(self, *args):
+        if self.tuning.seed == final or (self.tuning.seed == random and random not in failed):
+            failed.append(self.tuning.seed)
+            raise UserError("the training loss is nan")
+        tune(self, *args)
+
+    monkeypatch.setattr(Retrain, "_tune", sometimes)
+    result = pruned()
+    assert len(result.points) > 1
+    assert all(point.elite.round <= SMALL.rounds for point in result.points), "kept as they were"
+    assert set(result.failures) == {"the training loss is nan"}
+    assert len(result.failures) == len(failed)
+    first, *others = result.baselines["random"]
+    assert first is None
+    for point, other in zip(result.points[1:], others, strict=True):
+        assert other.name == f"random {point.name}"
+        assert other.conv_macs <= point.conv_macs
+    lines = result_lines(result, io.StringIO())
+    assert lines[-1].endswith("failed, at last because the training loss is nan")
+    shown = f"{100 * others[-1].report:.2f} % {100 * result.baselines['l1'][-1].report:.2f} %"
+    assert any(" ".join(line.split()).endswith(shown) for line in lines)
+    plot_front(result_json(result), tmp_path / "front.svg")
+
+
+def derived(what_for):
+    """The seed of retraining for a purpose."""
+    return derived_seed("retrain", SMALL.seed, what_for)
+
+
+def test_a_run_that_finds_nothing_says_so(pruned, tmp_path):
+    result = pruned(learning_rate=1e25)
+    assert not result.points and result.recommended is None
+    assert "no pruned network was found" in result_lines(result, io.StringIO())
+    assert any("lower the learning rate" in reason for reason in result.failures)
+    plot_front(result_json(result), tmp_path / "front.svg")
+
+
+def test_the_seed_changes_the_run(pruned):
+    one, other = (pruned(str(seed), seed=seed, baselines=False) for seed in (1, 2))
+    assert one.history != other.history
+
+
+@pytest.mark.parametrize("selection", ["truncation", "tournament", "roulette"])
+def test_one_fitness(pruned, selection):
+    result = pruned(lambdas=(1.0, 0.0, 10.0), selection=selection, baselines=False)
+    merits = [10 * p.elite.shares.params + p.validation for p in result.points]
+    best = result.recommended
+    assert best is not None
+    assert 10 * best.elite.shares.params + best.validation == pytest.approx(min(merits))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"granularity": "channel"},
+        {"granularity": "weight"},
+        {"crossover": "uniform", "mutations": ("random",)},
+        {"mutations": ("l2", "magnitude"), "adaptive": False, "restore": 0.5},
+        pytest.param({"model": "cnn-digits"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"model": "autoencoder-digits", "mutations": ("random",), "distill": 0.0},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+def test_other_settings(pruned, changes):
+    result = pruned(**{"baselines": False, "rounds": 1, **changes})
+    assert result.points
+    assert all(point.cost.nonzero < result.dense.cost.nonzero for point in result.points)
+
+
+def test_a_run_ends_after_so_many_evaluations(pruned):
+    result = pruned(max_evaluations=20, baselines=False)
+    assert result.evaluations == 20
+    # One is left for the second round, which begins with two networks.
+    (first,) = {e for e, _ in pruned("one", rounds=1, baselines=False).history[-1:]}
+    result = pruned("more", max_evaluations=first + 1, baselines=False)
+    assert result.evaluations == first + 1
+
+
+def blobs():
+    """Two classes that a small network tells apart."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    inputs = torch.randn(200, 1, 6, 6, generator=generator)
+    inputs[:, :, :3] += 1.5 * labels[:, None, None, None]
+    return inputs, labels
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.hidden = nn.Linear(6, 8)
+        self.output = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        return self.output(torch.relu(self.hidden(x)))
+
+
+def tiny():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Tiny()
+    inputs, labels = blobs()
+    gp_prune.fine_tune(
+        model, (inputs, labels), nn.functional.cross_entropy,
+        gp_prune.FineTuning(epochs=10, optimiser="adamw", learning_rate=0.01),
+    )  # fmt: skip
+    return model
+
+
+def test_a_network_in_memory(tmp_path):
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruner = GeneticPruner(SMALL, baselines=False)
+    result = pruner.prune(model, blobs(), tmp_path / "run", timed=False)
+    assert all(torch.equal(before[n], tensor) for n, tensor in model.state_dict().items())
+    assert result.split == "validation"
+    assert result.points[-1].cost.nonzero < result.dense.cost.nonzero
+    again = gp_prune.load_pruned(tmp_path / "run" / "networks" / "p01", model)
+    inputs, _ = blobs()
+    assert torch.equal(again(inputs), result.points[0].model(inputs))
+    resumed = pruner.prune(model, blobs(), tmp_path / "run", resume=True, timed=False)
+    assert figures(resumed) == figures(result)
+    with pytest.raises(UserError, match="go on with it from the program that began it"):
+        prune_genetically(folder=tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="cannot travel to other processes"):
+        GeneticPruner(SMALL, workers=2).prune(model, blobs(), tmp_path / "two")
+    with pytest.raises(UserError, match="needs data"):
+        pruner.prune(model, folder=tmp_path / "none")
+
+
+def test_what_does_not_fit_the_kind_of_network_is_refused(tmp_path, task_cache):
+    source = TaskSource(str(task_cache))
+    pruner = GeneticPruner(SMALL, baselines=False, rounds=1, final_epochs=0, source=source)
+    loss = nn.functional.cross_entropy
+    for options in ({"loss": loss}, {"example_inputs": torch.zeros(1)}, {"kind": "mse"}):
+        with pytest.raises(UserError, match="'lenet-digits' has its own inputs, loss and kind"):
+            pruner.prune("lenet-digits", folder=tmp_path / "run", **options)
+    with pytest.raises(UserError, match="most is for networks that are loaded by name"):
+        GeneticPruner(SMALL, most=50).prune(tiny(), blobs(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False)
+    pruner.prune("lenet-digits", folder=tmp_path / "run", timed=False, resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but model would change"):
+        pruner.prune("cnn-digits", folder=tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="keeps its settings, but rounds would change"):
+        GeneticPruner(pruner.settings, rounds=5).prune(
+            "lenet-digits", folder=tmp_path / "run", resume=True
+        )
+
+
+def test_another_network_does_not_go_on_with_a_run(tmp_path):
+    model = tiny()
+    mine = tmp_path / "mine.json"
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
+    pruner = GeneticPruner(
+        SMALL, baselines=False, rounds=1, final_epochs=0, mutations=(str(mine), "random")
+    )
+    pruner.prune(model, blobs(), tmp_path / "run")
+    inputs, labels = blobs()
+    with pytest.raises(UserError, match=r"^the data 'own data' changed since the run was begun"):
+        pruner.prune(model, (inputs + 1, labels), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(W))", name="mine").save(mine)
+    with pytest.raises(UserError, match=r"^the metric 'mine' changed since the run was begun"):
+        pruner.prune(model, blobs(), tmp_path / "run", resume=True)
+    gp_prune.Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(mine)
+    with torch.no_grad():
+        model.output.bias.add_(1)
+    with pytest.raises(UserError, match=r"^the weights of the network in memory changed since"):
+        pruner.prune(model, blobs(), tmp_path / "run", resume=True)
+
+
+def test_the_pool_is_what_the_settings_name():
+    names = [m.name for m in mutation_pool(replace(SMALL, mutations=("l1", "random")))]
+    assert names == ["l1", "random"]
+    default = {mutation.name for mutation in mutation_pool(SMALL)}
+    assert {"l1", "magnitude"} <= default
+    assert "random" not in default
+    with pytest.raises(UserError, match="named twice"):
+        mutation_pool(replace(SMALL, mutations=("l1", "l1")))
+    with pytest.raises(UserError, match="unknown metric"):
+        mutation_pool(replace(SMALL, mutations=("nothing",)))
+
+
+def test_a_pool_must_reach_every_gene(pruned):
+    with pytest.raises(UserError, match="none of the mutations l1 ranks weights"):
+        pruned(mutations=("l1",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"granularity": "weight"}, {"lambdas": (1.0, 1.0, 0.0), "mutations": ("magnitude", "l1")}],
+    ids=str,
+)
+def test_a_mutation_without_effect_is_refused(pruned, tmp_path, changes):
+    with pytest.raises(UserError, match=r"ranks (channels|weights), which are not pruned here"):
+        pruned(**{"mutations": ("l1", "magnitude"), **changes})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"population": 1}, "population is 1; it must be a whole number, at least 2"),
+        (
+            {"selection": "anneal"},
+            "it must be one of auto, nsga2, truncation, tournament, roulette",
+        ),
+        ({"selection": "roulette"}, "give lambdas with these alone"),
+        ({"lambdas": (1.0, 1.0)}, "give three numbers"),
+        ({"lambdas": (0.0, 0.0, 0.0)}, "not all of them 0"),
+        ({"lambdas": (1.0, 0.0, 1.0), "selection": "nsga2"}, "nsga2 is for the Pareto front"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be a whole number from 0 to"),
+        ({"model_seed": 2**64}, "model_seed is"),
+        ({"restore": 1.0}, "restore is 1.0; it must be a share of at least 0 and less than 1"),
+        ({"reach": 0.0}, "reach is 0.0; it must be a share greater than 0"),
+        ({"distill": 1.5}, "distill is 1.5"),
+        ({"granularity": "filter"}, "one of auto, channel, weight"),
+    ],
+)
+def test_bad_settings_are_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        replace(SMALL, **changes)
+
+
+def test_settings_survive_their_file(tmp_path):
+    settings = replace(
+        SMALL, lambdas=(1.0, 0.5, 2.0), mutations=("random", "l1"), primitives=("a",)
+    )
+    (tmp_path / "config.toml").write_text(settings.to_toml())
+    assert GeneticSettings.from_toml(tmp_path / "config.toml") == settings
+
+
+def test_an_unknown_setting_of_the_pruner_is_named():
+    with pytest.raises(UserError, match="unknown setting 'speed'"):
+        GeneticPruner(speed=3)

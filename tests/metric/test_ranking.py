@@ -1,0 +1,54 @@
+"""Conventions: a closed list of values, read strictly."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.metric.ranking import JOINS, NORMALISERS, SCOPES, Conventions
+
+EVERY = [Conventions(*values) for values in itertools.product(SCOPES, NORMALISERS, JOINS)]
+
+
+@pytest.mark.parametrize("conventions", EVERY, ids=str)
+def test_round_trip(conventions: Conventions) -> None:
+    assert Conventions.from_json(conventions.to_json()) == conventions
+
+
+@pytest.mark.parametrize("field", ["scope", "normaliser", "join"])
+@pytest.mark.parametrize("value", ["", "Layer", None, 1, ["layer"], {}, "sum "])
+def test_wrong_values(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{field} is .*; it must be one of "):
+        Conventions(**{field: value})
+    with pytest.raises(UserError, match=f"{field} is .*; it must be one of "):
+        Conventions.from_json({**Conventions().to_json(), field: value})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "conventions must be an object"),
+        ([], "conventions must be an object"),
+        ({}, "unknown or missing field: join, normaliser, scope"),
+        ({"scope": "layer", "join": "sum"}, "unknown or missing field: normaliser"),
+        ({**Conventions().to_json(), "extra": 1}, "unknown or missing field: extra"),
+    ],
+)
+def test_wrong_objects(data: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Conventions.from_json(data)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+@pytest.mark.parametrize("conventions", EVERY, ids=str)
+def test_only_single_weights_are_ranked_within_a_row(
+    conventions: Conventions, granularity: str
+) -> None:
+    if conventions.scope == "row" and granularity == "channel":
+        with pytest.raises(UserError, match="no channels can be ranked in it; use scope 'layer'"):
+            conventions.check_granularity(granularity)
+    else:
+        conventions.check_granularity(granularity)

@@ -1,0 +1,50 @@
+"""Jobs of the tests, in a module of its own that worker processes can import."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gp_prune.runs.jobs import Workbench, derived_seed
+
+
+class Sum(NamedTuple):
+    total: float
+    parts: tuple[tuple[int, ...], ...]
+    names: dict[str, int]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Add:
+    """Adds numbers; kills its worker where one of them is 13."""
+
+    numbers: tuple[int, ...]
+    task: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"add:{self.numbers}"
+
+    def run(self, workbench: Workbench) -> Sum:
+        if 13 in self.numbers:
+            signal.raise_signal(signal.SIGKILL)
+        seed = workbench.recall("seed", lambda: derived_seed("sum"))
+        assert seed == derived_seed("sum")
+        return Sum(sum(self.numbers) / 3, ((1, 2), self.numbers), {"count": len(self.numbers)})
+
+    def failed(self, reason: str) -> Sum:
+        return Sum(0.0, (), {}, reason)
+
+
+@dataclass(frozen=True)
+class Touch(Add):
+    """Adds numbers and leaves a file behind."""
+
+    path: str = ""
+
+    def run(self, workbench: Workbench) -> Sum:
+        Path(self.path).touch()
+        return super().run(workbench)

@@ -1,0 +1,176 @@
+"""A Dask cluster gives what one process gives, also when one of its workers is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.runs.dask import DaskCluster
+from gp_prune.runs.executors import Host
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.results import COMPARISON, FRONT, METRICS
+from gp_prune.search.run import evolve
+
+needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="gp-prune[dask] is absent")
+
+SMALL = SearchConfig(
+    tasks=("lenet-digits", "cnn-digits"),
+    population=6,
+    generations=2,
+    seed=5,
+    ladder=(0.4,),
+    budgets=(0.4,),
+    rung_steps=(0,),
+    promote=(0.25,),
+    fine_tune_steps=3,
+    final_steps=3,
+    final_seeds=2,
+    front_size=4,
+    calibration=128,
+)
+MODULE = [sys.executable, "-m"]
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        # Nothing of what Dask writes or warns about belongs to the tests.
+        self._log = (folder / "dask.log").open("wb")
+        file = folder / "scheduler.json"
+        address = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+        self.processes = [self._start("scheduler", *address, "--scheduler-file", str(file))]
+        deadline = time.monotonic() + 120
+        while not file.is_file() or not file.read_text().endswith("}"):
+            assert time.monotonic() < deadline, (folder / "dask.log").read_text()
+            time.sleep(0.1)
+        self.address = str(json.loads(file.read_text())["address"])
+        options = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+        for _ in range(workers):
+            self.processes.append(self._start("worker", self.address, *options))
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*MODULE, "dask", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def kill_worker(self) -> None:
+        """End a worker with the nanny that would start it again, as a machine that fails."""
+        process = self.processes.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def close(self) -> None:
+        for process in self.processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._log.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, 2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
+    return content(folder)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    names = [FRONT, COMPARISON, JOURNAL, *(f"{METRICS}/{p.name}" for p in folder.glob("metrics/*"))]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def start(folder: Path, settings: Path, address: str, cache: Path) -> subprocess.Popen[bytes]:
+    settings.write_text(SMALL.to_toml())
+    program = [*MODULE, "gp_prune", "evolve", "--quiet", "--dask", address]
+    program += ["--cache-dir", str(cache), "--config", str(settings), "--out", str(folder)]
+    return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@needs_dask
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_front(
+    cluster: Cluster, wanted: dict[str, bytes], tmp_path: Path, task_cache: Path
+) -> None:
+    run = start(tmp_path / "run", tmp_path / "c.toml", cluster.address, task_cache)
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors.decode()
+    assert content(tmp_path / "run") == wanted
+
+
+@needs_dask
+@pytest.mark.slow
+def test_a_worker_that_is_killed_half_way_changes_nothing(
+    cluster: Cluster, wanted: dict[str, bytes], tmp_path: Path, task_cache: Path
+) -> None:
+    run = start(tmp_path / "run", tmp_path / "c.toml", cluster.address, task_cache)
+    journal = tmp_path / "run" / JOURNAL
+    deadline = time.monotonic() + 240
+    while not journal.exists() or journal.stat().st_size < len(wanted[JOURNAL]) // 2:
+        assert run.poll() is None, "the run ended before a worker could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cluster.kill_worker()
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors.decode()
+    assert content(tmp_path / "run") == wanted
+
+
+@needs_dask
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("tcp://127.0.0.1:9", "no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+        ("somewhere", "'somewhere' is no address of a Dask scheduler (missing port number"),
+        ("carrier://pigeon:9", "is no address of a Dask scheduler (unknown address scheme"),
+    ],
+)
+def test_a_scheduler_that_does_not_answer_is_named(address: str, reason: str) -> None:
+    done = subprocess.run(
+        [*MODULE, "gp_prune", "evolve", "--dask", address, "--out", "nowhere"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("nowhere").exists()
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=r"install gp-prune\[dask\]"):
+        DaskCluster(TaskSource(), "tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("fact", ["network", "torch"])
+def test_a_machine_with_something_else_is_refused(fact: str) -> None:
+    found = {"network": "sha256:1", "torch": "2.0"}
+    host = Host(TaskSource(), SMALL.allowance, {"lenet-digits": {**found, fact: "other"}})
+    with pytest.raises(UserError, match=f"has another {fact} for 'lenet-digits'"):
+        host._check("lenet-digits", found)
+    host._check("cnn-digits", found)

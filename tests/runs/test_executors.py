@@ -1,0 +1,198 @@
+"""Workers that hang, die or take too much memory cost a candidate, never the run."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gp_prune.errors import UserError
+from gp_prune.runs.executors import InProcess, WorkerPool, make_runner
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.limits import ResourceLimits, resident_memory
+from gp_prune.runs.processes import Lost, Processes, Worker
+from gp_prune.search.evaluation import WORST_ERROR, Evaluation, Outcome
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc here")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.end()
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_worker_answers(worker: Worker) -> None:
+    assert [worker.call(pow, 2, n) for n in range(3)] == [1, 2, 4]
+    assert worker.call(os.getpid) != os.getpid()
+
+
+def test_an_exception_of_the_function_is_raised_here(worker: Worker) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        worker.call(divmod, 1, 0)
+    assert "in a worker:" in caught.value.__notes__[0]
+    assert worker.call(abs, -1) == 1, "it is still of use"
+
+
+def test_what_a_function_prints_does_not_disturb_the_answers(worker: Worker) -> None:
+    worker.call(print, "to stderr")
+    worker.call(os.write, 1, b"to stderr, too\n")
+    assert worker.call(abs, -1) == 1
+
+
+def test_a_hanging_function_is_ended(worker: Worker) -> None:
+    started = time.monotonic()
+    with pytest.raises(Lost, match=r"took more than 0\.3 s"):
+        worker.call(time.sleep, 60, allowance=ResourceLimits(seconds=0.3))
+    assert time.monotonic() - started < 20
+
+
+def test_a_function_that_holds_the_lock_of_python_is_ended(worker: Worker) -> None:
+    with pytest.raises(Lost, match=r"took more than 0\.3 s"):
+        worker.call(pow, 3, 10**10, allowance=ResourceLimits(seconds=0.3))
+
+
+def test_a_stopped_worker_is_ended(worker: Worker) -> None:
+    with pytest.raises(Lost, match=r"took more than 0\.5 s"):
+        worker.call(signal.raise_signal, signal.SIGSTOP, allowance=ResourceLimits(seconds=0.5))
+
+
+@needs_proc
+def test_a_function_that_takes_too_much_memory_is_ended(worker: Worker) -> None:
+    worker.call(abs, -1)  # it is up: the limit counts from here
+    with pytest.raises(Lost, match="took more than 100 MB of memory"):
+        worker.call(list, range(10**9), allowance=ResourceLimits(megabytes=100))
+
+
+def test_what_cannot_get_memory_has_lost_its_worker(worker: Worker) -> None:
+    with pytest.raises(Lost, match="ran out of memory"):
+        worker.call(bytearray, 1 << 62)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_function_that_kills_its_worker(worker: Worker, number: signal.Signals) -> None:
+    with pytest.raises(Lost, match=f"died \\({number.name}\\)"):
+        worker.call(signal.raise_signal, number)
+
+
+def test_a_worker_that_leaves(worker: Worker) -> None:
+    with pytest.raises(Lost, match="died \\(exit code 3\\)"):
+        worker.call(os._exit, 3)
+
+
+def test_workers_are_used_again_and_lost_ones_are_not() -> None:
+    processes = Processes()
+    with processes.borrow() as first, processes.borrow() as second:
+        pids = {worker.call(os.getpid) for worker in (first, second)}
+    with processes.borrow() as again:
+        assert again.call(os.getpid) in pids
+    with pytest.raises(Lost), processes.borrow() as lost:
+        lost.call(os._exit, 0)
+    left = set(processes.pids())
+    assert len(left) == 1 and left < pids
+    os.kill(left.pop(), signal.SIGKILL)
+    time.sleep(0.2)
+    with processes.borrow() as fresh:  # a worker that died while it was idle costs nobody a try
+        assert fresh.call(os.getpid) not in pids
+    processes.close()
+    assert all(map(gone, pids))
+    with pytest.raises(Lost, match="ended"), processes.borrow():
+        pass
+
+
+@needs_proc
+def test_memory_in_use() -> None:
+    before = resident_memory(os.getpid())
+    with mmap.mmap(-1, 50_000_000) as held:  # pages that no earlier object has left behind
+        for place in range(0, len(held), mmap.PAGESIZE):
+            held[place] = 1
+        assert 45e6 < resident_memory(os.getpid()) - before < 80e6
+    assert resident_memory(2**22 + 1) == 0
+
+
+@pytest.mark.parametrize("limit", [{"seconds": -1.0}, {"megabytes": float("nan")}])
+def test_a_limit_must_be_a_number(limit: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="must be a finite number, and 0 means none"):
+        ResourceLimits(**limit)
+
+
+class Misbehaving:
+    """Stands in for a plan: does something in the worker that unpacks it."""
+
+    def __init__(self, function: object, *args: object) -> None:
+        self.reduced = (function, args)
+
+    def __reduce__(self) -> object:
+        return self.reduced
+
+
+def evaluation(misbehaving: Misbehaving | None = None) -> Evaluation:
+    plan = {"digest": "none", "plan": misbehaving}
+    return Evaluation("lenet-digits", plan, steps=0, seed=0)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("misbehaving", "reason"),
+    [
+        (Misbehaving(time.sleep, 60), "took more than 1 s"),
+        (Misbehaving(list, range(10**9)), "took more than 200 MB of memory"),
+    ],
+    ids=["hangs", "allocates"],
+)
+def test_a_candidate_is_tried_twice_and_then_fails_by_name(
+    tmp_path: Path, task_cache: Path, misbehaving: Misbehaving, reason: str
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    runner = WorkerPool(source, 1, ResourceLimits(seconds=1, megabytes=200))
+    try:
+        runner.prepare(["lenet-digits"])
+        bad = evaluation(misbehaving)
+        (outcome,) = runner.run([bad])
+        assert outcome == Outcome(WORST_ERROR, None, 1.0, f"{reason}, 2 times")
+        with Journal(tmp_path, reader(Outcome)) as journal:
+            journal.outcome(bad, outcome)
+        with Journal(tmp_path, reader(Outcome)) as again:
+            assert again.known(bad) == outcome
+    finally:
+        runner.close()
+
+
+def test_a_loss_touches_no_other_evaluation(task_cache: Path, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    # Unpacking makes the folder, then kills the worker; the second time the folder is there.
+    steps = Misbehaving(os.mkdir, once), Misbehaving(signal.raise_signal, signal.SIGKILL)
+    dies_once = Misbehaving(max, *steps)
+    runner = WorkerPool(TaskSource(cache_dir=str(task_cache)), 2)
+    try:
+        with pytest.raises(FileExistsError):  # the second try runs, and finds what the first left
+            list(runner.run([evaluation(dies_once)]))
+        assert once.is_dir()
+        with pytest.raises(UserError):  # a plan without content is refused, by a living worker
+            list(runner.run([evaluation()]))
+    finally:
+        runner.close()
+
+
+def test_one_worker_is_this_process_unless_something_is_limited() -> None:
+    assert isinstance(make_runner(TaskSource(), 1), InProcess)
+    limited = make_runner(TaskSource(), 1, ResourceLimits(seconds=60))
+    assert isinstance(limited, WorkerPool)
+    limited.close()
+    with pytest.raises(UserError, match="number of workers is 0"):
+        make_runner(TaskSource(), 0)

@@ -1,0 +1,57 @@
+"""Operators whose offspring survive are used more often, the others never less than the floor."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gp_prune.runs.rates import FLOOR, AdaptiveOperatorRates
+
+WEIGHTS = {"a": 3.0, "b": 2.0, "c": 5.0, "never": 0.0}
+OFFSPRING = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)
+
+
+@given(st.lists(OFFSPRING, max_size=6))
+def test_rates_are_a_distribution_above_the_floor(history: list[list[tuple[str, bool]]]) -> None:
+    rates = AdaptiveOperatorRates(WEIGHTS)
+    for offspring in history:
+        rates.learn(offspring)
+    found = rates.rates()
+    assert set(found) == {"a", "b", "c"}
+    assert sum(found.values()) == pytest.approx(1)
+    assert min(found.values()) >= FLOOR
+
+
+def test_success_raises_a_rate_and_failure_lowers_it() -> None:
+    rates = AdaptiveOperatorRates(WEIGHTS)
+    before = rates.rates()
+    assert before == pytest.approx({"a": 0.3, "b": 0.2, "c": 0.5})
+    for _ in range(20):
+        rates.learn([("a", True)] * 5 + [("b", False)] * 5 + [("c", True), ("c", False)] * 3)
+    after = rates.rates()
+    assert after["a"] > before["a"] and after["b"] < before["b"]
+
+
+def test_nothing_is_learnt_where_all_succeed_or_all_fail_alike() -> None:
+    for outcome in (True, False):
+        rates = AdaptiveOperatorRates({"a": 1.0, "b": 1.0})
+        rates.learn([("a", outcome), ("b", outcome)] * 10)
+        assert rates.rates() == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+def test_fixed_rates_stay() -> None:
+    rates = AdaptiveOperatorRates(WEIGHTS, adaptive=False)
+    rates.learn([("a", True)] * 50)
+    assert rates.rates() == AdaptiveOperatorRates(WEIGHTS).rates()
+
+
+def test_draws_follow_the_rates() -> None:
+    rates = AdaptiveOperatorRates(WEIGHTS)
+    rng = random.Random(0)
+    drawn = Counter(rates.draw(rng) for _ in range(4000))
+    assert drawn["a"] / 4000 == pytest.approx(0.3, abs=0.03)
+    assert drawn["never"] == 0

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gp_prune import _compat
+from gp_prune._compat import TorchvisionWarning, import_torchvision
+from gp_prune.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What torchvision does beside a torch of another build: a submodule is imported, then the
+# registration of an implementation for an operator that is not there fails.
+INIT = """
+from . import extension
+import torch
+
+@torch.library.register_fake("torchvision::nms")
+def fake_nms(dets, scores, iou_threshold):
+    return dets
+
+datasets = "data sets"
+"""
+EXTENSION = """
+import builtins
+builtins.runs = getattr(builtins, "runs", 0) + 1
+"""
+PROGRAM = """
+import builtins, sys, warnings
+from gp_prune._compat import TorchvisionWarning, import_torchvision
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    module = import_torchvision()
+    again = import_torchvision()
+assert module is again is sys.modules["torchvision"]
+assert module.datasets == "data sets"
+assert builtins.runs == 2, builtins.runs  # the leftover of the failed import was run again
+[warning] = [entry for entry in caught if entry.category is TorchvisionWarning]
+assert "nms" in str(warning.message)
+"""
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def fake_torchvision(folder: Path, init: str) -> None:
+    package = folder / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(init)
+    (package / "extension.py").write_text(EXTENSION)
+
+
+def test_the_missing_operator_is_declared_and_the_import_tried_again(tmp_path: Path) -> None:
+    fake_torchvision(tmp_path, INIT)
+    done = run(PROGRAM, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "message", ["operator torchvision::roi_align does not exist", "something else is broken"]
+)
+def test_every_other_failure_is_raised_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError(message)
+
+    declared = len(_compat._declared)
+    monkeypatch.setattr(_compat.importlib, "import_module", fail)
+    with pytest.raises(RuntimeError, match=message):
+        import_torchvision()
+    assert len(_compat._declared) == declared
+
+
+def test_a_module_that_torchvision_lacks_is_not_mistaken_for_torchvision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
+
+    monkeypatch.setattr(_compat.importlib, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError, match="PIL"):
+        import_torchvision()
+
+
+def test_without_torchvision_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UserError, match="pip install torchvision"):
+        import_torchvision()
+
+
+@pytest.mark.filterwarnings("ignore::gp_prune._compat.TorchvisionWarning")
+def test_the_installed_torchvision_offers_data_sets_models_and_transforms() -> None:
+    module = import_torchvision()
+    assert callable(module.datasets.MNIST)
+    assert callable(module.models.vgg11)
+    assert callable(module.transforms.Compose)
+    assert import_torchvision() is module
+
+
+def test_the_warning_can_be_told_from_others() -> None:
+    assert issubclass(TorchvisionWarning, UserWarning)

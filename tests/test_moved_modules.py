@@ -1,0 +1,26 @@
+"""Import paths of version 0.1 that users' own primitive files have."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from gp_prune._compat import MOVED
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_path_gives_the_same_names_with_a_warning(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=rf"the module {old} is {MOVED[old]} now"):
+        module = importlib.import_module(old)
+    new = importlib.import_module(MOVED[old])
+    public = [name for name in vars(new) if not name.startswith("_")]
+    assert public
+    assert all(getattr(module, name) is getattr(new, name) for name in public)
+
+
+def test_other_names_are_not_found() -> None:
+    with pytest.raises(ModuleNotFoundError, match="gp_prune.nothing"):
+        importlib.import_module("gp_prune.nothing")
