@@ -22,5 +22,5 @@ def test_old_path_gives_the_same_names_with_a_warning(old: str) -> None:
 
 
 def test_other_names_are_not_found() -> None:
-    with pytest.raises(ModuleNotFoundError, match="gp_prune.nothing"):
+    with pytest.raises(ModuleNotFoundError, match=r"gp_prune\.nothing"):
         importlib.import_module("gp_prune.nothing")
