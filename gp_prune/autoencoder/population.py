@@ -19,7 +19,7 @@ from gp_prune.autoencoder.cells import Bench, CellResult, CellStep, LossFitness,
 from gp_prune.autoencoder.networks import FOLDER, first_pair, place, write_pair
 from gp_prune.autoencoder.schedule import Events
 from gp_prune.autoencoder.settings import AutoencodeSettings, waves
-from gp_prune.runs.executors import Runner, resolve
+from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.jobs import derived_seed
 from gp_prune.runs.journal import Journal
 
@@ -178,7 +178,7 @@ class Population:
             earlier = self._states()
             for wave in self._mode.order(number):
                 steps = [self._step(number, cell) for cell in wave]
-                results = resolve(steps, self._runner, self._journal)
+                results = run_with_journal(steps, self._runner, self._journal)
                 before = [(cell.cut, cell.behind) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]

@@ -35,7 +35,13 @@ from gp_prune.autoencoder.training import evaluate
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
-from gp_prune.runs.folder import agreed, begin, claimed, versions, writing
+from gp_prune.runs.folder import (
+    load_or_check_settings,
+    open_run_folder,
+    versions,
+    write_run_header,
+    writing,
+)
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal, reader
 from gp_prune.training.context import one_thread
@@ -86,7 +92,7 @@ def autoencode(
             sentence says which.
     """
     folder = Path(folder).absolute()
-    settings = agreed(AutoencodeSettings, settings, folder, resume=resume)
+    settings = load_or_check_settings(AutoencodeSettings, settings, folder, resume=resume)
     source = source or TaskSource()
     metric = chosen_metric(settings)
     unit = chosen_unit(settings, metric)
@@ -94,13 +100,15 @@ def autoencode(
         make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     )
     try:
-        with one_thread(), claimed(folder, reader(CellResult)) as journal:
+        with one_thread(), open_run_folder(folder, reader(CellResult)) as journal:
             decided = replace(settings, loss=_loss(settings), unit=unit)
             bench = Bench.of(decided, Workbench(source))
             check_labels(metric, bench.data)
             made = _Made(decided, metric, bench, _chances(settings, schedule))
             facts = {**settings.to_json(), **made.facts(), "device": source.device}
-            begin(folder, settings, journal, facts, resume=resume, digested=made.digested())
+            write_run_header(
+                folder, settings, journal, facts, resume=resume, digested=made.digested()
+            )
             return _run(made, folder, runner, journal, progress)
     finally:
         runner.close()

@@ -16,7 +16,7 @@ from gp_prune.genetic.subject import ModelSource, Prepared
 from gp_prune.genetic.variation import Individual, Variation
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
-from gp_prune.runs.executors import Runner, resolve
+from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.hypervolume import Growth, hypervolume
 from gp_prune.runs.jobs import TaskSource, Workbench, derived_seed
 from gp_prune.runs.journal import Journal
@@ -225,7 +225,7 @@ class Engine:
             Trial(self._subject, self._folder, i.elite.weights, i.plan, settings.samples)
             for i in individuals
         ]
-        outcomes = resolve(jobs, self._runner, self._journal)
+        outcomes = run_with_journal(jobs, self._runner, self._journal)
         for individual, job in zip(individuals, jobs, strict=True):
             individual.error = outcomes[job.key].error
             self.judge.rate(individual)

@@ -20,7 +20,7 @@ from gp_prune.genetic.network import state_path
 from gp_prune.genetic.plan import Layout, Masks, Plan
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.subject import ModelSource, Prepared, calibration_samples
-from gp_prune.runs.executors import Runner, resolve
+from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.jobs import Workbench, derived_seed
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics import Batch, Loss
@@ -342,7 +342,7 @@ class Retraining:
             what_for: the round or the purpose, which decides the order of the samples.
         """
         jobs = [self._job(one, what_for) for one in wanted]
-        outcomes = resolve(jobs, self._runner, self._journal)
+        outcomes = run_with_journal(jobs, self._runner, self._journal)
         # The journal may know weights that somebody has deleted since.
         lost = [job for job in jobs if self._lost(outcomes[job.key])]
         for job, outcome in zip(lost, self._runner.run(lost), strict=True):

@@ -21,7 +21,13 @@ from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import RANDOM, MetricMutation, random_mutation
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
-from gp_prune.runs.folder import agreed, begin, claimed, versions, writing
+from gp_prune.runs.folder import (
+    load_or_check_settings,
+    open_run_folder,
+    versions,
+    write_run_header,
+    writing,
+)
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import reader
 from gp_prune.statistics.state import device_of
@@ -89,7 +95,7 @@ def prune_genetically(
         UserError: a setting, network, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    settings = agreed(GeneticSettings, settings, folder, resume=resume)
+    settings = load_or_check_settings(GeneticSettings, settings, folder, resume=resume)
     source = source or TaskSource()
     if subject is not None and (workers > 1 or cluster is not None):
         raise UserError(
@@ -100,13 +106,13 @@ def prune_genetically(
     runner: Runner
     runner = make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     try:
-        with one_thread(), claimed(folder, reader(Outcome)) as journal:
+        with one_thread(), open_run_folder(folder, reader(Outcome)) as journal:
             progress(Progress("load", 0, 1))
             found, prepared = _loaded(settings, subject, source)
             weights = str((folder / WEIGHTS).resolve())
             engine = Engine(found, prepared, settings, pool, weights, runner, journal)
             facts, digested = _facts(settings, prepared, pool)
-            begin(folder, settings, journal, facts, resume=resume, digested=digested)
+            write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(Progress("load", 1, 1))
             return _run(engine, prepared, settings, folder, weights, progress, timed)
     finally:

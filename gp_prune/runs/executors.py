@@ -230,7 +230,7 @@ def make_runner(
     return WorkerPool(source, workers, allowance)
 
 
-def resolve(
+def run_with_journal(
     jobs: Iterable[Job[R]],
     runner: Runner,
     journal: Journal[R],

@@ -23,7 +23,7 @@ PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "sci
 S = TypeVar("S", bound=Settings)
 
 
-def agreed(kind: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
+def load_or_check_settings(kind: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
     """The settings of the run, if the folder is fit for it.
 
     Args:
@@ -64,7 +64,7 @@ def _early(path: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
+def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
     """The journal of a run folder that is made now, so that no other run takes it.
 
     Where nothing ran, no journal is left behind, and no folder that was made for it.
@@ -99,7 +99,7 @@ def _remove_empty(*folders: Path) -> None:
             return
 
 
-def begin(
+def write_run_header(
     folder: Path,
     settings: Settings,
     journal: Journal[R],
@@ -112,11 +112,11 @@ def begin(
 
     Args:
         folder: the run folder.
-        settings: the settings, as :func:`agreed`.
+        settings: the settings, as :func:`load_or_check_settings`.
         journal: the journal in the folder.
         identity: all that decides the results, as JSON.
         resume: the settings are there already.
-        digested: name in ``identity`` -> what it is, see :meth:`Journal.begin`.
+        digested: name in ``identity`` -> what it is, see :meth:`Journal.write_header`.
 
     Raises:
         UserError: the run was begun with something else, or the folder cannot be written.
@@ -124,7 +124,7 @@ def begin(
     if not resume:
         with writing(folder):
             write_text(folder / CONFIG, settings.to_toml())
-    journal.begin(identity, digested)
+    journal.write_header(identity, digested)
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class Journal(Generic[R]):
         """The result of a job in another run, if it was lent."""
         return self._lent.get(job.key)
 
-    def begin(self, run: dict[str, Any], digested: Mapping[str, str] | None = None) -> None:
+    def write_header(self, run: dict[str, Any], digested: Mapping[str, str] | None = None) -> None:
         """Write down what decides the results of this run, or check that it is still the same.
 
         Args:

@@ -12,7 +12,13 @@ from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
-from gp_prune.runs.folder import agreed, begin, claimed, versions, writing
+from gp_prune.runs.folder import (
+    load_or_check_settings,
+    open_run_folder,
+    versions,
+    write_run_header,
+    writing,
+)
 from gp_prune.runs.jobs import TaskSource, network_digest
 from gp_prune.runs.journal import Journal
 from gp_prune.search.comparison import compare, contenders
@@ -81,7 +87,7 @@ def evolve(
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    config = agreed(SearchConfig, config, folder, resume=resume)
+    config = load_or_check_settings(SearchConfig, config, folder, resume=resume)
     source = source or TaskSource()
     for name in config.tasks:
         check_task_name(name)
@@ -94,12 +100,12 @@ def evolve(
     else:
         runner = DaskCluster(source, cluster, allowance)
     try:
-        with one_thread(), claimed(folder, outcome_reader()) as journal:
+        with one_thread(), open_run_folder(folder, outcome_reader()) as journal:
             benches = _prepared(config, source, runner, progress)
             identity = _identity(config, source, benches)
             if earlier is not None:
                 journal.lend(earlier.reusable(config, identity))
-            begin(folder, config, journal, identity, resume=resume)
+            write_run_header(folder, config, journal, identity, resume=resume)
             evaluator = Evaluator(runner, journal, stack_size(config.stack, source.device))
             return _run(config, folder, primitives, benches, evaluator, journal, progress)
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from gp_prune.runs.disk import Results
-from gp_prune.runs.executors import Runner, resolve
+from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.jobs import Decoder, Job, Workbench
 from gp_prune.runs.journal import Journal, reader
 from gp_prune.search.evaluation import Evaluation, Outcome
@@ -176,7 +176,7 @@ class Evaluator:
 
         # All jobs of a list are known before the first is done, which the progress needs.
         given = list(jobs()) if isinstance(evaluations, Sequence) else jobs()
-        found = resolve(given, self._runner, self._journal, tell)
+        found = run_with_journal(given, self._runner, self._journal, tell)
         result: dict[str, Outcome] = {}
         lost: list[Evaluation] = []
         for key, members in stacks.items():
@@ -198,7 +198,7 @@ class Evaluator:
         progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> dict[str, Outcome]:
         """The outcomes of networks that are evaluated by themselves."""
-        found = resolve(evaluations, self._runner, self._journal, progress)
+        found = run_with_journal(evaluations, self._runner, self._journal, progress)
         return {key: outcome for key, outcome in found.items() if isinstance(outcome, Outcome)}
 
     def _unknown(

@@ -16,8 +16,15 @@ from jobs_of_tests import Add, Sum, Touch
 from gp_prune.errors import UserError
 from gp_prune.runs import journal as journals
 from gp_prune.runs.config import Settings
-from gp_prune.runs.executors import make_runner, resolve
-from gp_prune.runs.folder import CONFIG, agreed, begin, claimed, versions, writing
+from gp_prune.runs.executors import make_runner, run_with_journal
+from gp_prune.runs.folder import (
+    CONFIG,
+    load_or_check_settings,
+    open_run_folder,
+    versions,
+    write_run_header,
+    writing,
+)
 from gp_prune.runs.jobs import RECALLED, TaskSource, Workbench
 from gp_prune.runs.journal import NAME, Journal, reader
 
@@ -37,10 +44,10 @@ def test_results_are_the_same_for_any_number_of_workers(workers: int) -> None:
 def test_what_the_journal_holds_is_not_run_again(tmp_path: Path) -> None:
     runner = make_runner(TaskSource(), 1)
     with Journal(tmp_path, reader(Sum)) as journal:
-        first = resolve([*JOBS, *JOBS], runner, journal)
+        first = run_with_journal([*JOBS, *JOBS], runner, journal)
     assert list(first) == [job.key for job in JOBS]
     with Journal(tmp_path, reader(Sum)) as journal:
-        assert resolve(JOBS, _nobody, journal) == first  # type: ignore[arg-type]
+        assert run_with_journal(JOBS, _nobody, journal) == first  # type: ignore[arg-type]
         assert journal.known(Add((9,))) is None
 
 
@@ -68,7 +75,7 @@ def test_the_first_jobs_are_done_while_others_are_made(tmp_path: Path, workers: 
     try:
         with Journal(tmp_path, reader(Sum)) as journal:
             journal.lend({Add((n,)).key: Add((n,)).run(Workbench(TaskSource())) for n in (4, 5)})
-            found = resolve(made(), runner, journal, lambda *state: heard.append(state))
+            found = run_with_journal(made(), runner, journal, lambda *state: heard.append(state))
     finally:
         runner.close()
     assert [found[Add((n,)).key].total for n in range(6)] == [n / 3 for n in range(6)]
@@ -82,7 +89,7 @@ def test_progress_of_a_list_knows_the_end(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     with Journal(tmp_path, reader(Sum)) as journal:
         runner = make_runner(TaskSource(), 1)
-        resolve([*JOBS, *JOBS], runner, journal, lambda *state: heard.append(state))
+        run_with_journal([*JOBS, *JOBS], runner, journal, lambda *state: heard.append(state))
     assert heard == [(n + 1, len(JOBS)) for n in range(len(JOBS))]
 
 
@@ -151,49 +158,49 @@ def test_settings_of_the_wrong_type_are_refused(tmp_path: Path, text: str, words
 def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     identity = {"versions": versions(), "seed": 3}
-    wishes = agreed(Wishes, Wishes(seed=3), folder, resume=False)
-    with claimed(folder, reader(Sum)) as journal:
-        begin(folder, wishes, journal, identity, resume=False)
+    wishes = load_or_check_settings(Wishes, Wishes(seed=3), folder, resume=False)
+    with open_run_folder(folder, reader(Sum)) as journal:
+        write_run_header(folder, wishes, journal, identity, resume=False)
     with pytest.raises(UserError, match="exists and is not empty"):
-        agreed(Wishes, None, folder, resume=False)
+        load_or_check_settings(Wishes, None, folder, resume=False)
     with pytest.raises(UserError, match="keeps its settings, but seed would change"):
-        agreed(Wishes, Wishes(), folder, resume=True)
-    assert agreed(Wishes, None, folder, resume=True) == wishes
+        load_or_check_settings(Wishes, Wishes(), folder, resume=True)
+    assert load_or_check_settings(Wishes, None, folder, resume=True) == wishes
     with Journal(folder, reader(Sum)) as journal:
-        begin(folder, wishes, journal, identity, resume=True)
+        write_run_header(folder, wishes, journal, identity, resume=True)
         with pytest.raises(UserError, match="begun with seed = 3, not 4"):
-            begin(folder, wishes, journal, {**identity, "seed": 4}, resume=True)
+            write_run_header(folder, wishes, journal, {**identity, "seed": 4}, resume=True)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "of today" / "first"
-    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
     folder.parent.mkdir(parents=True)
     (tmp_path / "runs" / "notes").touch()
-    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
         raise ZeroDivisionError
     assert folder.parent.is_dir() and not folder.exists()
     folder.mkdir()
-    with pytest.raises(ZeroDivisionError), claimed(folder, reader(Sum)):
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
         raise ZeroDivisionError
     assert list(folder.iterdir()) == []  # it was there before
     with pytest.raises(UserError, match="is not a run folder"):
-        agreed(Wishes, None, folder, resume=True)
+        load_or_check_settings(Wishes, None, folder, resume=True)
 
 
 def test_a_run_that_finds_its_folder_taken_leaves_it_alone(tmp_path: Path) -> None:
     """Also while the other run prepares its networks and has written nothing."""
     folder = tmp_path / "run"
-    with claimed(folder, reader(Sum)) as journal:
+    with open_run_folder(folder, reader(Sum)) as journal:
         taken = pytest.raises(UserError, match="another run is writing")
-        with taken, claimed(folder, reader(Sum)):
+        with taken, open_run_folder(folder, reader(Sum)):
             raise AssertionError
-        begin(folder, Wishes(), journal, {"seed": 0}, resume=False)
-    assert agreed(Wishes, None, folder, resume=True) == Wishes()
+        write_run_header(folder, Wishes(), journal, {"seed": 0}, resume=False)
+    assert load_or_check_settings(Wishes, None, folder, resume=True) == Wishes()
     with Journal(folder, reader(Sum)) as journal, pytest.raises(UserError, match="seed = 0, not 1"):
-        journal.begin({"seed": 1})
+        journal.write_header({"seed": 1})
 
 
 def test_a_journal_that_was_removed_in_between_is_not_written_to(
@@ -207,7 +214,10 @@ def test_a_journal_that_was_removed_in_between_is_not_written_to(
         lock(file, path)
 
     monkeypatch.setattr(journals, "_lock", late)
-    with pytest.raises(UserError, match="another run"), claimed(tmp_path / "run", reader(Sum)):
+    with (
+        pytest.raises(UserError, match="another run"),
+        open_run_folder(tmp_path / "run", reader(Sum)),
+    ):
         raise AssertionError
     assert list(tmp_path.iterdir()) == []
 

@@ -106,25 +106,27 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
     with Journal(tmp_path, reader(Outcome)) as journal:
-        journal.begin({"seed": 3, "device": "cpu"})
+        journal.write_header({"seed": 3, "device": "cpu"})
     with Journal(tmp_path, reader(Outcome)) as journal:
-        journal.begin({"seed": 3, "device": "cpu"})
+        journal.write_header({"seed": 3, "device": "cpu"})
         with pytest.raises(UserError, match="begun with seed = 3, not 4"):
-            journal.begin({"seed": 4, "device": "cpu"})
+            journal.write_header({"seed": 4, "device": "cpu"})
 
 
 def test_what_says_nothing_to_a_person_is_named_instead(tmp_path: Path) -> None:
     words = {"samples": "the data 'digits'"}
     with Journal(tmp_path, reader(Outcome)) as journal:
-        journal.begin({"samples": "2f1a", "versions": {"python": "3", "torch": "2"}}, words)
+        journal.write_header({"samples": "2f1a", "versions": {"python": "3", "torch": "2"}}, words)
         with pytest.raises(
             UserError,
             match=r"^the data 'digits' changed since the run was begun; put back what it was or "
             r"start a new run in another folder$",
         ):
-            journal.begin({"samples": "9b0c", "versions": {"python": "3", "torch": "2"}}, words)
+            journal.write_header(
+                {"samples": "9b0c", "versions": {"python": "3", "torch": "2"}}, words
+            )
         with pytest.raises(UserError, match=r"begun with versions\.torch = '2', not None; put"):
-            journal.begin({"samples": "2f1a", "versions": {"python": "3"}}, words)
+            journal.write_header({"samples": "2f1a", "versions": {"python": "3"}}, words)
 
 
 def test_a_full_disk_is_said_in_one_sentence(
