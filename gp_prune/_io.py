@@ -1,13 +1,22 @@
-"""Writing files so that a kill or a full disk never leaves a half-written one."""
+"""Write files whole or not at all, and tensors with their digest; nothing is pickled."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -38,6 +47,147 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Replace ``path`` by ``data`` as indented JSON, as one step; NaN and infinity are refused."""
+    """Replace ``path`` by ``data`` as indented JSON, as one step; refuse NaN and infinity."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+class DamagedFileError(Exception):
+    """A file is missing or is not what was written; the message names the file and the fault.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{path} {fault}")
+        self.path = path
+
+
+def write_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> str:
+    """Write tensors as one safetensors file, as one step, and return its SHA-256.
+
+    Args:
+        folder: where to; made if it is missing.
+        name: of the file; ``{:.16}`` in it stands for the first 16 digits of the SHA-256.
+        tensors: what to write, on the CPU; no two may share memory.
+        metadata: text for the header; give one entry at most, because the order of several
+            changes from run to run.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    from safetensors.torch import save
+
+    content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata)
+    digest = hashlib.sha256(content).hexdigest()
+    write_bytes(folder / name.format(digest), content)
+    return digest
+
+
+def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """Read what :func:`write_tensors` wrote.
+
+    Args:
+        path: the file.
+        digest: its SHA-256, or the first digits of it.
+
+    Raises:
+        DamagedFileError: the file is missing, or its digest is another.
+        OSError: the file cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_checked(path, digest)
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise DamagedFileError(path, f"is not a safetensors file ({error})") from error
+
+
+def read_checked(path: Path, digest: str) -> bytes:
+    """Read a file whose SHA-256 must begin with ``digest``.
+
+    Raises:
+        DamagedFileError: the file is missing, or its digest is another.
+        OSError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedFileError(path, "is missing") from error
+    if not digest or not hashlib.sha256(content).hexdigest().startswith(digest):
+        raise DamagedFileError(path, "is not what was written (its SHA-256 differs)")
+    return content
+
+
+class ArtifactNames(NamedTuple):
+    """What the two files of an artifact are called.
+
+    Attributes:
+        facts: the JSON file.
+        tensors: the safetensors file, with ``{:.16}`` for the first 16 digits of its SHA-256.
+        field: the entry of the JSON file that names the other file; its SHA-256 stands in
+            ``<field>_sha256``.
+    """
+
+    facts: str
+    tensors: str
+    field: str
+
+
+def write_artifact(
+    folder: Path, names: ArtifactNames, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> str:
+    """Write facts as JSON beside tensors, and return the name of the file of tensors.
+
+    The file of tensors is written first and is named by its digest, so that a kill at any time
+    leaves a whole artifact, the old one or the new one.
+
+    Args:
+        folder: where to; made if it is missing. Other files in it are left alone.
+        names: what the files are called.
+        facts: a JSON object.
+        tensors: see :func:`write_tensors`.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    digest = write_tensors(folder, names.tensors, tensors)
+    name = names.tensors.format(digest)
+    write_json(folder / names.facts, {**facts, names.field: name, f"{names.field}_sha256": digest})
+    return name
+
+
+def read_artifact(
+    folder: Path, names: ArtifactNames, parse: Callable[[dict[str, Any]], T]
+) -> tuple[T, dict[str, Tensor]] | None:
+    """Read what :func:`write_artifact` wrote; None where there is nothing.
+
+    Args:
+        folder: where it is.
+        names: what the files are called.
+        parse: reads the facts, before the tensors are read. A UserError or DamagedFileError that
+            it raises is passed on; any other error of missing or wrong entries is damage.
+
+    Raises:
+        DamagedFileError: a file is missing, torn or changed.
+        OSError: a file cannot be read.
+    """
+    path = folder / names.facts
+    try:
+        facts = json.loads(path.read_bytes())
+        parsed = parse(facts)
+        digest = facts[f"{names.field}_sha256"]
+        if facts[names.field] != names.tensors.format(digest):
+            raise DamagedFileError(path, "names another file of tensors")
+    except FileNotFoundError:
+        return None
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFileError(path, f"is not what was written ({error})") from error
+    return parsed, read_tensors(folder / facts[names.field], digest)

@@ -7,8 +7,21 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from gp_prune._io import write_bytes, write_json, write_text
+from gp_prune._io import (
+    ArtifactNames,
+    DamagedFileError,
+    read_artifact,
+    read_tensors,
+    write_artifact,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
+from gp_prune.errors import UserError
 
 
 def names(folder: Path) -> list[str]:
@@ -57,3 +70,54 @@ def test_json_has_no_nan_and_no_infinity(tmp_path: Path, bad: object) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, bad)
     assert path.read_text(encoding="utf-8") == "1\n"
+
+
+NAMES = ArtifactNames("facts.json", "part-{:.16}.safetensors", "part")
+
+
+def some_tensors() -> dict[str, Tensor]:
+    return {"a": torch.arange(6.0).reshape(2, 3).t(), "b": torch.tensor([True, False])}
+
+
+def read_number(facts: dict[str, object]) -> int:
+    number = facts["number"]
+    assert isinstance(number, int)
+    if number < 0:
+        raise UserError("the number is negative; give another")
+    return number
+
+
+def test_tensors_are_read_by_their_digest_or_its_first_digits(tmp_path: Path) -> None:
+    digest = write_tensors(tmp_path / "new", "{:.32}.safetensors", some_tensors(), {"x": "y"})
+    path = tmp_path / "new" / f"{digest[:32]}.safetensors"
+    for known in (digest, digest[:32]):
+        loaded = read_tensors(path, known)
+        assert all(torch.equal(loaded[name], t) for name, t in some_tensors().items())
+    for wrong in ("", digest[::-1], digest + "0"):
+        with pytest.raises(DamagedFileError, match="SHA-256"):
+            read_tensors(path, wrong)
+
+
+def test_an_artifact_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_artifact(tmp_path, NAMES, read_number) is None
+    for number in (3, 4):
+        name = write_artifact(tmp_path, NAMES, {"number": number}, some_tensors())
+        artifact = read_artifact(tmp_path, NAMES, read_number)
+        assert artifact is not None
+        assert artifact[0] == number
+        assert torch.equal(artifact[1]["a"], some_tensors()["a"])
+        assert names(tmp_path) == ["facts.json", name]
+
+
+def test_an_artifact_that_its_reader_refuses_is_not_called_damaged(tmp_path: Path) -> None:
+    write_artifact(tmp_path, NAMES, {"number": -1}, some_tensors())
+    with pytest.raises(UserError, match="negative"):
+        read_artifact(tmp_path, NAMES, read_number)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"number": 1}', "[" * 100_000])
+def test_facts_that_are_not_what_was_written_are_damage(tmp_path: Path, text: str) -> None:
+    write_artifact(tmp_path, NAMES, {"number": 1}, some_tensors())
+    write_text(tmp_path / "facts.json", text)
+    with pytest.raises(DamagedFileError, match=r"facts\.json"):
+        read_artifact(tmp_path, NAMES, read_number)

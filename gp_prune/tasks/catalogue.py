@@ -14,9 +14,10 @@ import platformdirs
 import torch
 from torch import nn
 
+from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.tasks import cache, evaluation, training
-from gp_prune.tasks.cache import CacheWarning, DamagedEntryError, Entry
+from gp_prune.tasks.cache import CacheWarning, Entry
 from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import MODELS, Kind
@@ -142,7 +143,7 @@ def is_trained(
     folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
     try:
         return cache.read(folder, identity) is not None
-    except DamagedEntryError:
+    except DamagedFileError:
         return False
 
 
@@ -184,7 +185,7 @@ def _restore_or(
     """
     try:
         entry = cache.read(folder, identity)
-    except DamagedEntryError as damage:
+    except DamagedFileError as damage:
         warnings.warn(f"{damage}; the network is trained again", CacheWarning, stacklevel=3)
         entry = None
     if entry is not None:

@@ -8,7 +8,6 @@ the one before it is removed last, each in one step, so a kill leaves a whole ch
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gp_prune._io import write_bytes, write_json
+from gp_prune._io import ArtifactNames, DamagedFileError, read_artifact, write_artifact
 from gp_prune.errors import UserError
 from gp_prune.training.settings import FineTuning, History
 
@@ -84,6 +81,8 @@ def put_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, T
 
 
 STATE = "fine-tuning.json"
+_NAMES = ArtifactNames(STATE, "fine-tuning-{:.16}.safetensors", "tensors")
+_TENSORS = "fine-tuning-*.safetensors"
 _KIND = "fine-tuning checkpoint"
 _SCHEMA = 1
 
@@ -115,26 +114,18 @@ def write(folder: Path, identity: Mapping[str, Any], snapshot: Snapshot) -> None
     Raises:
         UserError: the folder cannot be written; the snapshot before it is still there.
     """
-    content = safetensors.torch.save(snapshot.tensors)
-    digest = hashlib.sha256(content).hexdigest()
-    name = _tensors_name(digest)
-    state = {
+    facts = {
         "schema_version": _SCHEMA,
         "kind": _KIND,
         "identity": dict(identity),
         "history": snapshot.history.to_json(),
-        "tensors": name,
-        "tensors_sha256": digest,
     }
     try:
-        write_bytes(folder / name, content)
-        write_json(folder / STATE, state)
-        for old in folder.glob(_tensors_name("*")):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+        write_artifact(folder, _NAMES, facts, snapshot.tensors)
+        _remove_unnamed(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
-            _drop_unnamed(folder, name)
+            _remove_unnamed(folder)
         raise _unusable(folder, error) from error
 
 
@@ -147,37 +138,31 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
     Warns:
         CheckpointWarning: it is damaged.
     """
+
+    def parse(facts: dict[str, Any]) -> History:
+        kind, schema = facts["kind"], facts["schema_version"]
+        stored, history = dict(facts["identity"]), History.from_json(facts["history"])
+        if kind != _KIND or schema != _SCHEMA:
+            raise UserError(
+                f"{str(folder / STATE)!r} is a {kind!r} of version {schema}, not a {_KIND} of "
+                f"version {_SCHEMA}; name another folder"
+            )
+        _compare(folder, stored, identity)
+        return history
+
     try:
-        text = (folder / STATE).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
-        state = json.loads(text)
-        kind, schema = state["kind"], state["schema_version"]
-        found, history = dict(state["identity"]), History.from_json(state["history"])
-        name, digest = str(state["tensors"]), str(state["tensors_sha256"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        _warn_of_damage(folder / STATE)
-        return None
-    if kind != _KIND or schema != _SCHEMA:
-        raise UserError(
-            f"{str(folder / STATE)!r} is a {kind!r} of version {schema}, not a {_KIND} of version "
-            f"{_SCHEMA}; name another folder"
+        artifact = read_artifact(folder, _NAMES, parse)
+    except DamagedFileError as damage:
+        warnings.warn(
+            f"the checkpoint {str(damage.path)!r} is damaged; fine-tuning starts from the "
+            "beginning",
+            CheckpointWarning,
+            stacklevel=3,
         )
-    _compare(folder, found, identity)
-    try:
-        content = (folder / name).read_bytes()
-        if name != _tensors_name(digest) or hashlib.sha256(content).hexdigest() != digest:
-            _warn_of_damage(folder / name)
-            return None
-        return Snapshot(history, safetensors.torch.load(content))
-    except (FileNotFoundError, SafetensorError):
-        _warn_of_damage(folder / name)
         return None
     except OSError as error:
         raise _unusable(folder, error) from error
+    return artifact and Snapshot(*artifact)
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -191,7 +176,7 @@ def check_checkpoint(folder: Path) -> None:
     except OSError as error:
         raise _unusable(folder, error) from error
     # Hidden ones are what a kill left of a file that was being written.
-    odd = [n for n in names if n != STATE and not fnmatch(n, _tensors_name("*")) and n[0] != "."]
+    odd = [n for n in names if n != STATE and not fnmatch(n, _TENSORS) and n[0] != "."]
     if odd or (names and STATE not in names):
         raise UserError(
             f"the checkpoint folder {str(folder)!r} holds {(odd or names)[0]!r}, which is not of a "
@@ -216,23 +201,13 @@ def _compare(folder: Path, found: dict[str, Any], wanted: Mapping[str, Any]) -> 
         )
 
 
-def _tensors_name(digest: str) -> str:
-    return f"fine-tuning-{digest[:16]}.safetensors"
-
-
-def _drop_unnamed(folder: Path, name: str) -> None:
-    """Remove a file of tensors that no state names."""
+def _remove_unnamed(folder: Path) -> None:
+    """Remove the files of tensors that the state does not name."""
     state = folder / STATE
-    if not state.exists() or name.encode() not in state.read_bytes():
-        (folder / name).unlink(missing_ok=True)
-
-
-def _warn_of_damage(path: Path) -> None:
-    warnings.warn(
-        f"the checkpoint {str(path)!r} is damaged; fine-tuning starts from the beginning",
-        CheckpointWarning,
-        stacklevel=4,
-    )
+    named = state.read_text() if state.exists() else ""
+    for path in folder.glob(_TENSORS):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
 
 
 def _unusable(folder: Path, error: OSError) -> UserError:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.tasks import cache
-from gp_prune.tasks.cache import DamagedEntryError, Entry
+from gp_prune.tasks.cache import Entry
 
 IDENTITY = {"task": "lenet-digits", "seed": 3, "recipe": {"epochs": 2, "rate": 0.1}}
 
@@ -56,7 +57,7 @@ def test_truncated_weights_are_noticed(tmp_path: Path, length: int) -> None:
     cache.write(tmp_path, IDENTITY, entry())
     path = only(tmp_path, "*.safetensors")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DamagedEntryError, match=path.name):
+    with pytest.raises(DamagedFileError, match=path.name):
         cache.read(tmp_path, IDENTITY)
 
 
@@ -66,14 +67,14 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedEntryError, match=path.name):
+    with pytest.raises(DamagedFileError, match=path.name):
         cache.read(tmp_path, IDENTITY)
 
 
 def test_missing_weights_are_noticed(tmp_path: Path) -> None:
     cache.write(tmp_path, IDENTITY, entry())
     only(tmp_path, "*.safetensors").unlink()
-    with pytest.raises(DamagedEntryError, match="is missing"):
+    with pytest.raises(DamagedFileError, match="is missing"):
         cache.read(tmp_path, IDENTITY)
 
 
@@ -81,7 +82,7 @@ def test_missing_weights_are_noticed(tmp_path: Path) -> None:
 def test_a_broken_meta_file_is_noticed(tmp_path: Path, text: str) -> None:
     cache.write(tmp_path, IDENTITY, entry())
     (tmp_path / "meta.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DamagedEntryError, match=r"meta\.json"):
+    with pytest.raises(DamagedFileError, match=r"meta\.json"):
         cache.read(tmp_path, IDENTITY)
 
 
@@ -99,7 +100,7 @@ def test_a_changed_meta_file_is_noticed(tmp_path: Path, field: str, value: objec
     cache.write(tmp_path, IDENTITY, entry())
     path = tmp_path / "meta.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-    with pytest.raises(DamagedEntryError, match=r"meta\.json"):
+    with pytest.raises(DamagedFileError, match=r"meta\.json"):
         cache.read(tmp_path, IDENTITY)
 
 
