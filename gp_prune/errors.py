@@ -1,6 +1,14 @@
-"""Errors that a person can mend: one sentence that names the thing, the value and the remedy."""
+"""Errors that a person can correct, and the checks that raise them.
+
+Every message is one sentence that names the thing, the value and the remedy.
+"""
 
 from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 
 class UserError(ValueError):
@@ -10,3 +18,99 @@ class UserError(ValueError):
 def pluralize(number: int, noun: str) -> str:
     """Return a count with its noun, as messages need it: ``1 sample``, ``2 samples``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+class Rule(NamedTuple):
+    """What a setting must be.
+
+    Attributes:
+        accepts: whether a value is right; it takes values of any type.
+        words: completes the sentence "it must be ...".
+    """
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """Return the rule for a whole number; ``True`` and ``False`` are none."""
+    words = f", at least {least}" if most is None else f" from {least} to {most}"
+    return Rule(
+        lambda value: (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and least <= value
+            and (most is None or value <= most)
+        ),
+        f"a whole number{words}",
+    )
+
+
+def number(
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> Rule:
+    """Return the rule for a finite number within bounds; ``least`` and ``most`` are included."""
+    low = f" greater than {above:g}" if math.isfinite(above) else f", at least {least:g}"
+    high = f" and less than {below:g}" if math.isfinite(below) else f" and at most {most:g}"
+    words = f"a number{low}" + (high if min(most, below) < math.inf else "")
+    return Rule(
+        lambda value: (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and least <= value <= most
+            and above < value < below  # which excludes NaN and the infinities
+        ),
+        words,
+    )
+
+
+def one_of(*choices: str) -> Rule:
+    """Return the rule for one of some texts."""
+    return Rule(lambda value: value in choices, f"one of {', '.join(choices)}")
+
+
+def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> None:
+    """Check the fields of an object; of a tuple, every entry.
+
+    Args:
+        settings: the object.
+        rules: name of the field -> what it must be; fields without a rule are not checked.
+        of: what the fields belong to, for the message, for instance ``" of fine-tuning"``.
+
+    Raises:
+        UserError: a field breaks its rule.
+    """
+    for name, rule in rules.items():
+        field = getattr(settings, name)
+        for value in field if isinstance(field, tuple) else (field,):
+            if not rule.accepts(value):
+                verb = "holds" if isinstance(field, tuple) else "is"
+                raise UserError(f"{name}{of} {verb} {value!r}; it must be {rule.words}")
+
+
+_TYPE_NAMES = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
+    list: "a list", dict: "an object",
+}  # fmt: skip
+
+
+def check_type(value: Any, kind: type, what: str) -> None:
+    """Check that a value read from JSON or TOML has a type.
+
+    Args:
+        value: what was read.
+        kind: the type; ``float`` also takes a whole number, ``object`` anything, and true and
+            false are of type ``bool`` alone.
+        what: what the value is called in the message.
+
+    Raises:
+        UserError: it has another type.
+    """
+    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    wrong_bool = isinstance(value, bool) and kind not in (bool, object)
+    if wrong_bool or not isinstance(value, accepted):
+        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_TYPE_NAMES[kind]}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_type
 
 MOST_SEED = 2**63 - 1
 """The largest seed: torch takes none that is much larger."""
@@ -19,24 +19,25 @@ class Settings:
     """Base of a frozen dataclass of settings; all that decides the result of a run.
 
     Every field has a default, and is of type str, int, float, bool, or a tuple of any number of
-    entries of one of these: ``tuple[float, ...]``. The dataclass checks the values themselves.
+    entries of one of these: ``tuple[float, ...]``. The dataclass checks the values with
+    :func:`gp_prune.errors.check_fields`.
     """
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON."""
+        """Return the settings as JSON."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(cast(Any, self)).items()
         }
 
     def to_toml(self) -> str:
-        """The settings as TOML, which :meth:`from_toml` reads back."""
+        """Return the settings as TOML, which :meth:`from_toml` reads back."""
         settings = asdict(cast(Any, self))
         return "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
-        """Settings from a TOML file; those it leaves out have their defaults.
+        """Read settings from a TOML file; those it leaves out have their defaults.
 
         Raises:
             UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
@@ -45,55 +46,40 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
-        """The settings that a TOML file gives, checked for name and type.
+        """Read the settings that a TOML file gives, and check their names and types.
 
         Raises:
             UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
         """
+        file = repr(str(path))
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(
-                f"settings file {str(path)!r} cannot be read: {error.strerror}"
-            ) from None
+            raise UserError(f"settings file {file} cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise UserError(f"settings file {str(path)!r} is not valid TOML: {error}") from None
+            raise UserError(f"settings file {file} is not valid TOML: {error}") from None
         types = get_type_hints(cls)
-        known = [field.name for field in fields(cast(Any, cls))]
-        settings: dict[str, Any] = {}
         for name, value in data.items():
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+            if name not in types:
+                close = difflib.get_close_matches(name, types, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise UserError(f"unknown setting {name!r} in {str(path)!r}{hint}")
-            settings[name] = _checked(name, value, types[name], path)
-        return settings
+                raise UserError(f"unknown setting {name!r} in {file}{hint}")
+            if get_origin(types[name]) is not tuple:
+                check_type(value, types[name], f"setting {name!r} in {file}")
+                continue
+            check_type(value, list, f"setting {name!r} in {file}")
+            for entry in value:
+                check_type(entry, get_args(types[name])[0], f"an entry of {name!r} in {file}")
+            data[name] = tuple(value)
+        return data
 
     def changed(self, other: Self) -> list[str]:
-        """The names of the settings that another set has otherwise."""
+        """Return the names of the settings whose values differ from those of another object."""
         return [
             field.name
             for field in fields(cast(Any, self))
             if getattr(self, field.name) != getattr(other, field.name)
         ]
-
-
-def _checked(name: str, value: Any, kind: Any, path: Path) -> Any:
-    if get_origin(kind) is tuple:
-        entry = _accepted(get_args(kind)[0])
-        if isinstance(value, list) and all(isinstance(each, entry) for each in value):
-            return tuple(value)
-        raise UserError(f"setting {name!r} in {str(path)!r} is {value!r}; it must be a list")
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, _accepted(kind)):
-        raise UserError(
-            f"setting {name!r} in {str(path)!r} is {value!r}; it must be of type {kind.__name__}"
-        )
-    return value
-
-
-def _accepted(kind: Any) -> tuple[type, ...]:
-    """A whole number is a number, too."""
-    return (int, float) if kind is float else (kind,)
 
 
 def _toml(value: Any) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import Budget
 from gp_prune.runs.config import MOST_SEED, Settings
 from gp_prune.runs.limits import ResourceLimits
 
@@ -19,6 +17,34 @@ STRATEGIES = ("evolve", "random")
 DEFAULT_TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15)}
 DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
+
+_SHARE = number(above=0, most=1)
+_RULES = {
+    "granularity": one_of(*ROOTS),
+    "population": whole(4),
+    "generations": whole(0),
+    "seed": whole(0, MOST_SEED),
+    "ladder": _SHARE,
+    "budgets": _SHARE,
+    "fine_tune_steps": whole(0),
+    "rung_steps": whole(0),
+    "rung_samples": whole(0),
+    "promote": _SHARE,
+    "strategy": one_of(*STRATEGIES),
+    "restart": whole(0),
+    "max_evaluations": whole(0),
+    "time_limit": number(least=0),
+    "stall": whole(0),
+    "stack": whole(0),
+    "final_steps": whole(0),
+    "final_seeds": whole(1),
+    "front_size": whole(1),
+    "recommended_size": whole(1),
+    "size_limit": whole(3),
+    "height_limit": whole(2),
+    "crossover": number(least=0, most=1),
+    "calibration": whole(1),
+}
 
 
 @dataclass(frozen=True)
@@ -113,59 +139,20 @@ class SearchConfig(Settings):
     candidate_memory: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.granularity not in ROOTS:
-            raise UserError(
-                f"granularity is {self.granularity!r}; it must be one of {', '.join(ROOTS)}"
-            )
-        for name in ("ladder", "budgets"):
+        """Fill in the defaults of the granularity and check the fields."""
+        check_fields(self, _RULES)
+        for name, default in (("ladder", DEFAULT_LADDERS), ("budgets", DEFAULT_BUDGETS)):
             if not getattr(self, name):
-                default = DEFAULT_LADDERS if name == "ladder" else DEFAULT_BUDGETS
                 object.__setattr__(self, name, default[self.granularity])
-        if self.strategy not in STRATEGIES:
-            raise UserError(
-                f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}"
-            )
-        self._check_numbers()
-        self._check_rungs()
-        for share in (*self.ladder, *self.budgets):
-            Budget("channels", share)
-        self.conventions.check_granularity(self.granularity)
-        ResourceLimits(self.candidate_timeout, self.candidate_memory)
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")
-
-    def _check_numbers(self) -> None:
-        least = {
-            "population": 4, "generations": 0, "fine_tune_steps": 0, "final_steps": 0,
-            "final_seeds": 1, "front_size": 1, "recommended_size": 1, "size_limit": 3,
-            "height_limit": 2, "calibration": 1, "seed": 0, "restart": 0, "max_evaluations": 0,
-            "stall": 0, "rung_samples": 0, "stack": 0,
-        }  # fmt: skip
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
-        if self.seed > MOST_SEED:
-            raise UserError(f"seed is {self.seed}; it must be at most {MOST_SEED}")
-        if not (math.isfinite(self.crossover) and 0 <= self.crossover <= 1):
-            raise UserError(f"crossover is {self.crossover}; it must lie between 0 and 1")
-        if not (math.isfinite(self.time_limit) and self.time_limit >= 0):
-            raise UserError(
-                f"time_limit is {self.time_limit}; it must be a number of seconds, 0 for any time"
-            )
-
-    def _check_rungs(self) -> None:
         if len(self.promote) != len(self.rung_steps):
             raise UserError(
                 f"promote has {len(self.promote)} shares and rung_steps {len(self.rung_steps)} "
                 "numbers; give one of each for every cheaper rung"
             )
-        for share in self.promote:
-            if not 0 < share <= 1:
-                raise UserError(f"promote holds {share}; it must be above 0 and at most 1")
-        for steps in self.rung_steps:
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-                raise UserError(f"rung_steps holds {steps!r}; it must be a whole number, 0 or more")
+        self.conventions.check_granularity(self.granularity)
+        ResourceLimits(self.candidate_timeout, self.candidate_memory)
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise UserError(f"tasks are {list(self.tasks)}; name at least one, each once")
 
     @property
     def root(self) -> Axes:

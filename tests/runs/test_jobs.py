@@ -138,12 +138,12 @@ def test_settings_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("counts = [0.5]", "must be a list"),
+        ("counts = [0.5]", "an entry of 'counts' in .* is 0.5; it must be a whole number"),
         ("counts = 3", "must be a list"),
-        ("names = [3]", "must be a list"),
-        ("rate = true", "must be of type float"),
-        ("eager = 1", "must be of type bool"),
-        ("seed = 1.0", "must be of type int"),
+        ("names = [3]", "it must be a text"),
+        ("rate = true", "must be a number"),
+        ("eager = 1", "must be true or false"),
+        ("seed = 1.0", "must be a whole number"),
         ("sed = 1", "unknown setting 'sed' in .*; did you mean 'seed'"),
     ],
 )

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from gp_prune.errors import UserError
-
-_JSON_NAMES = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
-    list: "a list", dict: "an object",
-}  # fmt: skip
+from gp_prune.errors import check_type as check_type
 
 
 def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, Any]:
@@ -38,16 +33,6 @@ def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, A
             raise UserError(f"{what} has no field {name!r}; add it")
         check_type(data[name], kind, f"field {name!r} of {what}")
     return {name: float(data[name]) if fields[name] is float else data[name] for name in fields}
-
-
-def check_type(value: Any, kind: type, what: str) -> None:
-    """Raise UserError unless ``value`` is of the JSON type ``kind`` (true is not a number)."""
-    if kind is object:
-        return
-    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
-    wrong_bool = isinstance(value, bool) and kind is not bool
-    if wrong_bool or not isinstance(value, accepted):
-        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_JSON_NAMES[kind]}")
 
 
 def plain(data: Any) -> Any:

@@ -1,0 +1,68 @@
+"""Rules accept what they say, and a refusal names the field, the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gp_prune.errors import Rule, UserError, check_fields, check_type, number, one_of, whole
+
+
+@pytest.mark.parametrize(
+    ("rule", "accepted", "refused", "words"),
+    [
+        (whole(1), [1, 10**400], [0, True, 1.0, "1", None], "a whole number, at least 1"),
+        (whole(0, 9), [0, 9], [-1, 10], "a whole number from 0 to 9"),
+        (number(least=0), [0, 0.0, 1e300], [-1e-9, math.nan, math.inf], "a number, at least 0"),
+        (number(above=0), [1e-9], [0.0, -math.inf, False], "a number greater than 0"),
+        (
+            number(above=0, most=1), [0.5, 1], [0, 1.1, "a"],
+            "a number greater than 0 and at most 1",
+        ),
+        (number(least=0, below=1), [0, 0.5], [1, -1], "a number, at least 0 and less than 1"),
+        (one_of("a", "b"), ["a", "b"], ["c", "", 1, ["a"]], "one of a, b"),
+    ],
+)  # fmt: skip
+def test_a_rule_accepts_what_it_says(
+    rule: Rule, accepted: list[Any], refused: list[Any], words: str
+) -> None:
+    assert all(map(rule.accepts, accepted))
+    assert not any(map(rule.accepts, refused))
+    assert rule.words == words
+
+
+@dataclass
+class Fields:
+    count: int = 1
+    shares: tuple[float, ...] = (0.5, 1.0)
+
+
+def test_a_refusal_names_field_value_and_remedy() -> None:
+    rules = {"count": whole(1), "shares": number(above=0, most=1)}
+    check_fields(Fields(), rules)
+    with pytest.raises(UserError, match=r"^count is 0; it must be a whole number, at least 1$"):
+        check_fields(Fields(count=0), rules)
+    with pytest.raises(UserError, match=r"^shares of x holds 2\.0; it must be a number greater"):
+        check_fields(Fields(shares=(1.0, 2.0)), rules, " of x")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "words"),
+    [
+        (True, int, "x is True; it must be a whole number"),
+        (1, bool, "x is 1; it must be true or false"),
+        (False, float, "x is False; it must be a number"),
+        ("1", list, "x is '1'; it must be a list"),
+    ],
+)
+def test_a_wrong_type_is_named(value: Any, kind: type, words: str) -> None:
+    with pytest.raises(UserError, match=f"^{words}$"):
+        check_type(value, kind, "x")
+
+
+def test_a_number_may_be_whole_and_an_object_anything() -> None:
+    check_type(1, float, "x")
+    check_type(True, object, "x")
