@@ -1,4 +1,4 @@
-"""Hold a formula with its ranking, source and provenance: the object that users exchange.
+"""Define the metric that users hold: a formula with its conventions, source and provenance.
 
 May import ``language`` and ``formula``; open ``metric.py`` first.
 """

@@ -1,18 +1,18 @@
-"""Metric files: where they are, and whether their content has the form of one.
-
-Reading never runs anything that stands in a file. What the fields mean together is checked by
-:class:`gp_prune.metric.metric.Metric`.
-"""
+"""Find, read and check metric files; reading never runs anything that a file contains."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gp_prune.errors import UserError
+
+if TYPE_CHECKING:
+    from gp_prune.metric.metric import Metric
 
 SCHEMA_VERSION = 1
 
@@ -22,6 +22,11 @@ INVARIANCES = {
     "read it, keeps its ranking; so do those layers (ReLU networks)",
 }
 """What a metric may declare about its scores, with the meaning."""
+
+COPIED_FIELDS = (
+    "name", "description", "source", "invariances", "objectives", "provenance", "probe_scores",
+)  # fmt: skip
+"""Fields that a metric has by the same name; the others are derived or parsed."""
 
 _FIELDS = {
     "schema_version": int,
@@ -42,11 +47,11 @@ _FIELDS = {
 
 
 class MetricError(UserError):
-    """A metric that cannot be found, read or trusted; the sentence names the remedy."""
+    """Report a metric that cannot be found, read or trusted."""
 
 
 def bundled_metrics(*folders: str) -> dict[str, Any]:
-    """The bundled metric files by name, in order of folder and name.
+    """Return the bundled metric files by name, in order of folder and name.
 
     Args:
         folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
@@ -61,8 +66,8 @@ def bundled_metrics(*folders: str) -> dict[str, Any]:
     }
 
 
-def content_of(name_or_path: str | Path) -> str:
-    """The content of a bundled metric (``"l1"``) or of a file.
+def read_content(name_or_path: str | Path) -> str:
+    """Read the content of a bundled metric (``"l1"``) or of a file.
 
     Raises:
         MetricError: there is no such metric, or its file cannot be read.
@@ -93,8 +98,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def checked_fields(content: str) -> dict[str, Any]:
-    """The fields of a metric file, each there and of its type; no other.
+def parse_fields(content: str) -> dict[str, Any]:
+    """Parse the fields of a metric file and check that each is there, of its type, and known.
 
     Raises:
         MetricError: the content is not JSON, has another schema, or a field is wrong; the
@@ -107,11 +112,11 @@ def checked_fields(content: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise MetricError("it is not a JSON object")
     _check_version(data.get("schema_version"))
-    for name, kind in _FIELDS.items():
+    for name, field_type in _FIELDS.items():
         if name not in data:
             raise MetricError(f"the field {name!r} is missing")
-        if not isinstance(data[name], kind):
-            raise MetricError(f"the field {name!r} is not of type {kind.__name__}")
+        if not isinstance(data[name], field_type):
+            raise MetricError(f"the field {name!r} is not of type {field_type.__name__}")
     unknown = sorted(set(data) - set(_FIELDS))
     if unknown:
         raise MetricError(f"the field {unknown[0]!r} is unknown; remove it")
@@ -123,10 +128,10 @@ def checked_fields(content: str) -> dict[str, Any]:
 
 
 def check_invariances(names: list[Any] | tuple[Any, ...]) -> tuple[str, ...]:
-    """The names, in the order of :data:`INVARIANCES`.
+    """Return the names in the order of :data:`INVARIANCES`.
 
     Raises:
-        MetricError: a name is not one of them, or stands twice.
+        MetricError: a name is unknown or repeated.
     """
     for name in names:
         if not isinstance(name, str) or name not in INVARIANCES:
@@ -134,6 +139,50 @@ def check_invariances(names: list[Any] | tuple[Any, ...]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise MetricError(f"invariance {name!r} is named twice")
     return tuple(name for name in INVARIANCES if name in names)
+
+
+def to_fields(metric: Metric, probe_scores: tuple[float, ...]) -> dict[str, Any]:
+    """Return the fields of a metric's file, in their order."""
+    derived = {
+        "schema_version": SCHEMA_VERSION,
+        "text": metric.expression,
+        "expression": metric.expression.to_json(),
+        "conventions": metric.conventions.to_json(),
+        "latex": metric.latex(),
+        "probe_scores": probe_scores,
+    }
+    # The type makes lists of tuples and a text of the tree.
+    return {
+        name: field_type(derived[name] if name in derived else getattr(metric, name))
+        for name, field_type in _FIELDS.items()
+    }
+
+
+def compute_digest(metric: Metric) -> str:
+    """Return the SHA-256 of what a metric means: its tree and its conventions."""
+    meaning = {
+        "schema_version": SCHEMA_VERSION,
+        "expression": metric.expression.to_json(),
+        "conventions": metric.conventions.to_json(),
+    }
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_derived_fields(fields: dict[str, Any], metric: Metric) -> None:
+    """Raise MetricError where fields of a file contradict the metric that was built from them."""
+    expression = metric.expression
+    if fields["granularity"] != metric.granularity:
+        raise MetricError(
+            f"it says granularity {fields['granularity']!r} but its tree has axes {expression.axes}"
+        )
+    if fields["text"] != str(expression):
+        raise MetricError(f"its text {fields['text']!r} is not its tree {str(expression)!r}")
+    if fields["digest"] != metric.digest:
+        raise MetricError(
+            "its digest does not fit its content, so it was changed after it was saved; "
+            "get the original, or make a new metric with Metric.parse(text).save(path)"
+        )
 
 
 def _refuse_constant(text: str) -> None:

@@ -1,7 +1,7 @@
-"""A metric as a mutation operator: which units to prune or to restore, drawn by rank of the score.
+"""Draw units to prune or to restore by the rank of their score: a metric as a mutation operator.
 
-A cut by rank alone is greedy and leaves a population nothing to differ in; a uniform draw knows
-nothing of the network. A mutation lies between the two: its temperature says how nearly.
+A cut by rank alone gives a population no diversity, and a uniform draw uses no information. The
+temperature of a mutation interpolates between the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import DegenerateScores
 
 RANDOM = "random"
-"""Name of the mutation that draws uniformly."""
+"""The name of the mutation that draws uniformly."""
 
 DEFAULT_TEMPERATURE = 0.1
 DEFAULT_AMOUNT = 0.1
@@ -25,17 +25,16 @@ DEFAULT_AMOUNT = 0.1
 
 @dataclass(frozen=True)
 class MetricMutation:
-    """A mutation operator that prunes what a metric scores low and restores what it scores high.
+    """Prune units that a metric scores low and restore units that it scores high.
 
     Among ``m`` candidates the one of rank ``r`` (0 for the lowest score when pruning, for the
     highest when restoring) has the weight ``exp(-r / (temperature * m))``; units are drawn without
-    replacement in proportion to their weights. Equal scores are ordered anew at every draw.
+    replacement in proportion to their weights. Equal scores are ordered at random in every draw.
 
     Attributes:
-        metric: what scores the units; None draws them uniformly.
-        temperature: of the distribution over ranks: 0 always takes the first ranks,
-            ``math.inf`` draws uniformly.
-        amount: share of what is alive that one mutation removes, in (0, 1].
+        metric: scores the units; None draws them uniformly.
+        temperature: 0 always takes the first ranks, ``math.inf`` draws uniformly.
+        amount: share of the units alive that one mutation removes, in (0, 1].
 
     Raises:
         UserError: temperature or amount is out of range.
@@ -59,26 +58,26 @@ class MetricMutation:
 
     @property
     def name(self) -> str:
-        """The name of the metric, or ``"random"``."""
+        """Return the name of the metric, or ``"random"``."""
         return RANDOM if self.metric is None else self.metric.name
 
     @property
     def needs(self) -> frozenset[str]:
-        """Measurements that the metric takes, keys of :data:`gp_prune.language.record.NEEDS`."""
+        """Return what the metric measures, keys of :data:`gp_prune.language.record.NEEDS`."""
         return frozenset() if self.metric is None else self.metric.needs
 
     @property
     def granularity(self) -> str | None:
-        """``"channel"`` or ``"weight"``; None where any units can be drawn."""
+        """Return ``"channel"`` or ``"weight"``; None where any units can be drawn."""
         return None if self.metric is None else self.metric.granularity
 
     def to_prune(
         self, scores: Tensor | None, alive: Tensor, count: int, generator: torch.Generator
     ) -> Tensor:
-        """Draw units that are alive, low scores first likely.
+        """Draw units that are alive; low scores are more likely.
 
         Args:
-            scores: (u,) a score per unit, higher = keep; not read where there is no metric.
+            scores: (u,) a score per unit, higher = keep; None where there is no metric.
             alive: (u,) bool.
             count: how many to draw, at most as many as are alive.
             generator: a generator on the CPU.
@@ -90,21 +89,21 @@ class MetricMutation:
             DegenerateScores: the score of a unit that is alive is not finite, or the shapes differ.
             ValueError: fewer than ``count`` units are alive, or ``count`` is negative.
         """
-        return self._drawn(scores, alive, count, generator, 1.0)
+        return self._draw(scores, alive, count, generator, 1.0)
 
     def to_restore(
         self, scores: Tensor | None, alive: Tensor, count: int, generator: torch.Generator
     ) -> Tensor:
-        """Draw units that are not alive, high scores first likely; otherwise as :meth:`to_prune`.
+        """Draw units that are not alive; high scores are more likely. See :meth:`to_prune`.
 
         Raises:
             DegenerateScores: the score of a unit that is not alive is not finite, or the shapes
                 differ.
             ValueError: fewer than ``count`` units are not alive, or ``count`` is negative.
         """
-        return self._drawn(scores, ~alive, count, generator, -1.0)
+        return self._draw(scores, ~alive, count, generator, -1.0)
 
-    def _drawn(
+    def _draw(
         self,
         scores: Tensor | None,
         candidates: Tensor,
@@ -118,22 +117,22 @@ class MetricMutation:
         # Equal scores must not be ordered by position, or every draw would take the same ones.
         ranked = pool[torch.randperm(len(pool), generator=generator)]
         if self.metric is not None and not math.isinf(self.temperature):
-            values = sign * self._checked(scores, candidates)[ranked]
+            values = sign * self._check_scores(scores, candidates)[ranked]
             ranked = ranked[values.argsort(stable=True)]
         return ranked[self._ranks(len(pool), generator)[:count]].to(candidates.device)
 
     def _ranks(self, size: int, generator: torch.Generator) -> Tensor:
-        """The ranks (size,) in the order in which they are drawn without replacement."""
+        """Draw all ranks (size,) without replacement."""
         ranks = torch.arange(size)
         if self.metric is None or self.temperature in (0, math.inf):
-            return ranks  # these are in random order already, or the lowest are wanted
+            return ranks  # the pool is in random order already, or the lowest ranks are wanted
         # The unit whose exponential waiting time with rate weight ends first is drawn first
         # (the Gumbel top-k trick); in logarithms, because the weights underflow.
         waiting = torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log()
         return (waiting + ranks / (self.temperature * size)).argsort(stable=True)
 
-    def _checked(self, scores: Tensor | None, candidates: Tensor) -> Tensor:
-        """The scores (u,) on the CPU in float64."""
+    def _check_scores(self, scores: Tensor | None, candidates: Tensor) -> Tensor:
+        """Return the scores (u,) on the CPU in float64."""
         if scores is None or scores.shape != candidates.shape:
             shape = None if scores is None else tuple(scores.shape)
             detail = f"shape {shape} where {tuple(candidates.shape)} is needed"
@@ -147,5 +146,5 @@ class MetricMutation:
 
 
 def random_mutation(amount: float = DEFAULT_AMOUNT) -> MetricMutation:
-    """The mutation that draws uniformly, what every metric is compared with."""
+    """Return the mutation that draws uniformly, the baseline of every metric."""
     return MetricMutation(None, math.inf, amount)

@@ -1,4 +1,4 @@
-"""How the scores of a metric are used, beyond the formula itself."""
+"""Define how the scores of a metric are ranked: scope, normaliser and joining of layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JOINS = ("sum", "mean", "max", "first")
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a saved metric says besides its formula.
+    """State how scores are ranked, which a formula does not say.
 
     Attributes:
         scope: ``"layer"`` ranks within each layer (group of coupled layers) and cuts the same
@@ -53,36 +53,34 @@ class Conventions:
             )
 
     def to_json(self) -> dict[str, str]:
-        """The fields as a JSON object."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> Conventions:
-        """Read what :meth:`to_json` wrote; UserError names an unknown or missing field."""
+        """Read the object of :meth:`to_json`; UserError names an unknown or missing field."""
         if not isinstance(data, dict):
             raise UserError("conventions must be an object")
-        fields = set(cls.__dataclass_fields__)
-        if set(data) != fields:
-            odd = ", ".join(sorted(set(data) ^ fields))
-            raise UserError(f"conventions have an unknown or missing field: {odd}")
+        wrong = sorted(set(data) ^ set(cls.__dataclass_fields__))
+        if wrong:
+            raise UserError(f"conventions have an unknown or missing field: {', '.join(wrong)}")
         return cls(**data)
 
 
 class DegenerateScores(UserError):
-    """Scores that rank nothing.
+    """Report scores that rank nothing.
 
     Attributes:
         reason: ``"non-finite"``, ``"wrong-shape"`` or ``"constant"``.
-        layer: the layer (or channel group) that has them.
+        layer: the layer or channel group.
     """
 
     def __init__(self, reason: str, layer: str, detail: str) -> None:
-        """Make the message from reason, layer and detail."""
         super().__init__(f"scores of layer {layer!r} are degenerate ({reason}): {detail}")
         self.reason = reason
         self.layer = layer
         self.detail = detail
 
     def __reduce__(self) -> tuple[type[DegenerateScores], tuple[str, str, str]]:
-        """Survive pickling between processes, which passes the message alone by default."""
+        """Pickle all three arguments; by default an exception is pickled by its message alone."""
         return DegenerateScores, (self.reason, self.layer, self.detail)
