@@ -6,7 +6,7 @@ before, the shortcut takes every second row and column and fills up with channel
 ("option A"), half of them before and half behind. The modules have the names that Idelbayev's
 published weights go by (github.com/akamaster/pytorch_resnet_cifar10), so that those load.
 
-    gp-prune apply l1 benchmarks/resnets.py:resnet20 --macs 0.5
+    gp-prune apply l1 benchmarks/resnets.py:resnet20 --keep-macs 0.5
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def our_plan(model: nn.Module, inputs: Tensor, *, try_out: bool = False) -> Any:
 
 
 def our_prune(model: nn.Module, inputs: Tensor) -> nn.Module:
-    return prune(model, "l1", inputs, macs=KEEP).model
+    return prune(model, "l1", inputs, keep_macs=KEEP).model
 
 
 def their_prune(model: nn.Module, inputs: Tensor, ratio: float) -> nn.Module:

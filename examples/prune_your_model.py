@@ -57,7 +57,7 @@ def main() -> None:
     fine_tune(model, data.train, functional.cross_entropy, FineTuning(epochs=6, optimiser="adamw"))
 
     # By the weights alone, to half of the MACs; then what is left is trained for three epochs.
-    pruned = prune(model, "l1", images[:1], macs=0.5)
+    pruned = prune(model, "l1", images[:1], keep_macs=0.5)
     pruned, quality = tune_pruned(pruned, model, data, FineTuning(epochs=3, distill=0.5))
     print("MACs ", pruned.before.macs, "->", pruned.after.macs)
     print(
@@ -68,7 +68,7 @@ def main() -> None:
     # A metric that measures something gets calibration data, and a loss if it needs gradients.
     by_gradients = prune(
         model, "taylor_bn", images[:1], data=[(images[:256], labels[:256])],
-        loss=functional.cross_entropy, params=0.5,
+        loss=functional.cross_entropy, keep_params=0.5,
     )  # fmt: skip
     print("parameters", by_gradients.before.params, "->", by_gradients.after.params)
 

@@ -153,7 +153,7 @@ def _nearest(
         raise UserError(
             f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "
             f"one channel or block per group, still takes {found:.3f} of the time; ask for more, "
-            "time larger example inputs, or give a budget of macs or params"
+            "time larger example inputs, or give keep_macs or keep_params"
         )
     tried = {best.digest()}
     keep = share  # time is about proportional to MACs

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import nn
@@ -26,8 +27,13 @@ MODES = ("compact", "mask")
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
 LATENCY = "latency"
-RATIO = "ratio"
-"""What goes, of the channels or weights, in place of what stays."""
+RATIO = "pruning_ratio"
+"""The share to remove, of the channels or weights; the other budgets are shares to keep."""
+NEW_NAMES = {
+    "ratio": RATIO, "channels": "keep_channels", "macs": "keep_macs", "params": "keep_params",
+    LATENCY: "keep_latency",
+}  # fmt: skip
+"""Names of budgets that work until 0.2 -> the names in their place."""
 _DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
 
 
@@ -85,6 +91,41 @@ def say_nothing(line: str) -> None:
     """Swallow a line of progress."""
 
 
+class OldBudgets(TypedDict, total=False):
+    """The budgets by their old names (see :data:`NEW_NAMES`)."""
+
+    ratio: float | None
+    channels: float | None
+    macs: float | None
+    params: float | None
+    latency: float | None
+
+
+def with_old_names(
+    budgets: Mapping[str, float | None], **old_names: Unpack[OldBudgets]
+) -> dict[str, float | None]:
+    """Return the budgets with those that the caller of the caller gives by an old name.
+
+    Raises:
+        TypeError: a name is neither old nor new.
+        UserError: a budget is given by both names.
+    """
+    merged = dict(budgets)
+    for old, share in old_names.items():
+        if old not in NEW_NAMES:
+            raise TypeError(f"prune() got an unexpected keyword argument {old!r}")
+        new = NEW_NAMES[old]
+        warnings.warn(
+            f"prune({old}=) is now {new}=; the old name works until 0.2",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        if share is not None and merged[new] is not None:
+            raise UserError(f"{old} is the old name of {new}, which is given, too; leave out {old}")
+        merged[new] = cast("float | None", share) if share is not None else merged[new]
+    return merged
+
+
 def checked_budget(
     metric: Metric, given: dict[str, float | None], pattern: Pattern | None
 ) -> tuple[str, float]:
@@ -92,8 +133,8 @@ def checked_budget(
 
     Args:
         metric: what ranks.
-        given: kind -> share, or None where that kind was not given; all shares are kept but that
-            of the ratio, which goes.
+        given: name -> share, or None where that budget was not given; all shares are kept but
+            that of the ratio, which is removed.
         pattern: stands for a budget of weights.
 
     Raises:
@@ -119,16 +160,17 @@ def checked_budget(
     if ratio is not None:
         if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < 1:
             raise UserError(
-                f"ratio is {ratio!r}, the share to remove; it must be greater than 0 and less than "
-                "1"
+                f"{RATIO} is {ratio!r}, the share to remove; it must be greater than 0 and less "
+                "than 1"
             )
         return "params" if metric.granularity == "weight" else "channels", 1 - ratio
-    kind, keep = named.popitem()
+    name, keep = named.popitem()
+    kind = name.removeprefix("keep_")
     check_share(kind, keep)
     if metric.granularity == "weight" and kind == "channels":
         raise UserError(
             f"metric {metric.name!r} ranks single weights, of which no share of channels can be "
-            "kept; give params or macs (--params, --macs), the share to keep"
+            "kept; give keep_params or keep_macs (--keep-params, --keep-macs), the share to keep"
         )
     return kind, keep
 
@@ -161,7 +203,7 @@ def checked_mode(metric: Metric, mode: str | None, kind: str) -> str:
     if kind == LATENCY and chosen == "mask":
         raise UserError(
             "a masked network is no faster, so no share of the latency can be asked of it; use a "
-            "metric of channels with mode 'compact', or a budget of macs or params"
+            "metric of channels with mode 'compact', or a budget of keep_macs or keep_params"
         )
     return chosen
 

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from gp_prune.apply.latency import ToLatency, compare
 from gp_prune.apply.options import (
     LATENCY,
     MODES,
-    RATIO,
+    OldBudgets,
     Request,
     checked_budget,
     checked_data,
@@ -27,6 +27,7 @@ from gp_prune.apply.options import (
     matching_layers,
     needs_data,
     say_nothing,
+    with_old_names,
 )
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.steps import StepSequence, planned, to_budget
@@ -252,11 +253,11 @@ def prune(
     *,
     data: Iterable[Any] = (),
     loss: Loss | None = None,
-    ratio: float | None = None,
-    channels: float | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
+    pruning_ratio: float | None = None,
+    keep_channels: float | None = None,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
     pattern: Pattern | str | None = None,
     steps: int = 1,
     interface: Sequence[str] = (),
@@ -271,13 +272,15 @@ def prune(
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
     batch_progress: Progress | None = None,
+    **old_names: Unpack[OldBudgets],
 ) -> PrunedModel:
     """A pruned copy of a network; the network itself is not changed.
 
-    Exactly one of ``channels``, ``macs``, ``params`` and ``latency`` says which share is kept, or
-    ``ratio`` which share of the channels or weights goes. A metric of single weights takes
-    ``params``, the share of the weights of all layers, or ``macs``, the share that is left when
-    zeros cost nothing, or a ``pattern`` in place of a budget.
+    Exactly one of ``keep_channels``, ``keep_macs``, ``keep_params`` and ``keep_latency`` says which
+    share is kept, or ``pruning_ratio`` which share of the channels or weights is removed. A metric
+    of single weights takes ``keep_params``, the share of the weights of all layers, or
+    ``keep_macs``, the share that is left when zeros cost nothing, or a ``pattern`` in place of a
+    budget.
 
     Args:
         model: any network that ``copy.deepcopy`` can copy.
@@ -288,12 +291,12 @@ def prune(
             :class:`~gp_prune.statistics.Batch`, pairs (inputs, target), dictionaries of named
             arguments (which the loss gets, too), or inputs alone.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
-        ratio: share that is removed, of the channels that may be cut, or of the weights.
-        channels: share of the channels that may be cut.
-        macs: share of the MACs of the network.
-        params: share of the parameters of the network.
-        latency: share of the time of a forward pass over ``example_inputs``, which is measured in
-            turns with the network itself.
+        pruning_ratio: share to remove, of the channels that may be cut, or of the weights.
+        keep_channels: share to keep of the channels that may be cut.
+        keep_macs: share to keep of the MACs of the network.
+        keep_params: share to keep of the parameters of the network.
+        keep_latency: share to keep of the time of a forward pass over ``example_inputs``, which is
+            measured in turns with the network itself.
         pattern: of every so many consecutive weights so many stay, as in ``"2:4"``.
         steps: number of times that the network is scored and cut; each step scores what the one
             before left and takes the same share of it.
@@ -313,6 +316,8 @@ def prune(
         device: where to work, and where the pruned network then is; by default the model's device.
         progress: called with a line for a person before each step.
         batch_progress: ``batch_progress(done, total)``, called after each batch that is measured.
+        old_names: ``ratio``, ``channels``, ``macs``, ``params`` and ``latency``, the earlier names
+            of the budgets; they work until 0.2 with a DeprecationWarning.
 
     Raises:
         UserError: an argument is not valid, the metric lacks its data, the network cannot be run
@@ -321,10 +326,11 @@ def prune(
     """
     metric = Metric.load(metric) if isinstance(metric, str) else metric
     pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
-    shares = {
-        RATIO: ratio, "channels": channels, "macs": macs, "params": params, LATENCY: latency
+    budgets = {
+        "pruning_ratio": pruning_ratio, "keep_channels": keep_channels, "keep_macs": keep_macs,
+        "keep_params": keep_params, "keep_latency": keep_latency,
     }  # fmt: skip
-    kind, keep = checked_budget(metric, shares, pattern)
+    kind, keep = checked_budget(metric, with_old_names(budgets, **old_names), pattern)
     checked_steps(steps, pattern)
     conventions = conventions or metric.conventions
     conventions.check_granularity(metric.granularity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from gp_prune.cli.options import (
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import SCOPES
 
-_BUDGETS = ("ratio", "macs", "params", "latency", "pattern")
+_BUDGETS = ("pruning_ratio", "keep_macs", "keep_params", "keep_latency", "pattern")
+_OLD_BUDGETS = {name.rpartition("_")[2]: name for name in _BUDGETS if "_" in name}
+"""Options that work until 0.2 -> the options in their place."""
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
     "patience", "checkpoint",
@@ -38,10 +41,10 @@ class Request:
 
     metric: str
     model: str
-    ratio: float | None
-    macs: float | None
-    params: float | None
-    latency: float | None
+    pruning_ratio: float | None
+    keep_macs: float | None
+    keep_params: float | None
+    keep_latency: float | None
     pattern: str | None
     scope: str | None
     steps: int
@@ -150,19 +153,17 @@ class Request:
         """
         named = {kind: getattr(self, kind) for kind in _BUDGETS if getattr(self, kind) is not None}
         if len(named) > 1:
-            raise UserError(
-                f"give one budget, not {' and '.join('--' + kind for kind in named)} together"
-            )
-        kind, share = named.popitem() if named else ("ratio", 0.5)
-        if kind == "pattern":
-            return {kind: share}
-        inside = 0 < share < 1 if kind == "ratio" else 0 < share <= 1
-        if not inside:
-            least = "less than 1" if kind == "ratio" else "at most 1"
-            raise UserError(f"--{kind} is {share}; it must be greater than 0 and {least}")
-        if kind == "ratio":
-            return {"params" if granularity == "weight" else "channels": 1 - share}
-        return {kind: share}
+            raise UserError(f"give one budget, not {' and '.join(map(_flag, named))} together")
+        name, share = named.popitem() if named else ("pruning_ratio", 0.5)
+        if name == "pattern":
+            return {name: share}
+        removes = name == "pruning_ratio"
+        if not (0 < share < 1 if removes else 0 < share <= 1):
+            most = "less than 1" if removes else "at most 1"
+            raise UserError(f"{_flag(name)} is {share}; it must be greater than 0 and {most}")
+        if removes:
+            return {"keep_params" if granularity == "weight" else "keep_channels": 1 - share}
+        return {name: share}
 
     def judges(self, *, has_task: bool) -> bool:
         """Whether the error is measured before and after."""
@@ -176,6 +177,28 @@ class Request:
             click.echo(f"gp-prune: {line}", err=True)
 
 
+def _old_budgets(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the hidden options of :data:`_OLD_BUDGETS`."""
+    for old in _OLD_BUDGETS:
+        command = click.option(_flag(old), type=float, hidden=True)(command)
+    return command
+
+
+def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without old names; each that is used is told on stderr."""
+    for old, new in _OLD_BUDGETS.items():
+        share = options.pop(old)
+        if share is None:
+            continue
+        click.echo(
+            f"gp-prune: {_flag(old)} is now {_flag(new)}; the old name works until 0.2", err=True
+        )
+        if options[new] is not None:
+            raise UserError(f"give one budget, not {_flag(old)} and {_flag(new)} together")
+        options[new] = share
+    return options
+
+
 def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
@@ -183,8 +206,8 @@ def _flag(option: str) -> str:
 _EXAMPLES = """\b
 Examples:
   gp-prune apply l1 lenet-digits --epochs 5
-  gp-prune apply taylor_weights torchvision:resnet18 --macs 0.5 --data images/ --out small
-  gp-prune apply my_metric.json my_model.py:build --ratio 0.3 --round-to 8 --onnx small.onnx
+  gp-prune apply taylor_weights torchvision:resnet18 --keep-macs 0.5 --data images/ --out small
+  gp-prune apply my_metric.json my_model.py:build --pruning-ratio 0.3 --round-to 8 --onnx small.onnx
   gp-prune apply magnitude timm:resnet18 --pattern 2:4 --json
 """
 
@@ -194,13 +217,17 @@ Examples:
 @click.argument("model")
 # What goes.
 @click.option(
-    "--ratio", type=float, metavar="R", help="Remove this share of channels (or weights)."
+    "--pruning-ratio", type=float, metavar="R", help="Remove this share of channels (or weights)."
 )
-@click.option("--macs", type=float, metavar="S", help="Keep this share of the MACs.")
-@click.option("--params", type=float, metavar="S", help="Keep this share of the parameters.")
+@click.option("--keep-macs", type=float, metavar="S", help="Keep this share of the MACs.")
+@click.option("--keep-params", type=float, metavar="S", help="Keep this share of the parameters.")
 @click.option(
-    "--latency", type=float, metavar="S", help="Keep this share of the measured time of a pass."
+    "--keep-latency",
+    type=float,
+    metavar="S",
+    help="Keep this share of the measured time of a pass.",
 )
+@_old_budgets
 @click.option("--pattern", metavar="N:M", help="Of every M consecutive weights keep N.")
 @click.option("--scope", type=click.Choice(SCOPES), help="What is ranked together.")
 @click.option("--steps", type=int, default=1, help="Score and cut so many times.  [default: 1]")
@@ -261,9 +288,9 @@ def apply(metric: str, model: str, **options: Any) -> None:
     (its trained network and data), torchvision:NAME or timm:NAME (random weights unless --weights
     is given) or FILE.py:FUNCTION, where the function returns a torch module, or the module and its
     example inputs. Without a budget half of the channels (or weights) are removed. Give the
-    --latency budget with the batch that matters, through FILE.py:FUNCTION.
+    --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
     """
-    request = Request(metric=metric, model=model, **options)
+    request = Request(metric=metric, model=model, **_with_new_names(options))
     request.check()
     (found,) = read_metrics([metric], request.primitive_files)
     # Torch is imported only now, when the arguments are known to be in order.

@@ -141,7 +141,7 @@ def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None
 def _next_steps(result: Result) -> str:
     path = result.folder / "metrics" / f"{result.recommended.name}.json"
     task = next((name for name in result.config.tasks if name in DIGITS), DIGITS[0])
-    budget = "--macs 0.5" if result.config.granularity == "channel" else "--ratio 0.5"
+    budget = "--keep-macs 0.5" if result.config.granularity == "channel" else "--pruning-ratio 0.5"
     files = "".join(f" --primitives {shlex.quote(file)}" for file in result.config.primitives)
     metric = shlex.quote(str(path))
     return (

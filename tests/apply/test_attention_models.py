@@ -41,7 +41,7 @@ def test_a_transformer_can_be_pruned_saved_and_loaded(
 ) -> None:
     model = encoder()
     pruned = prune(
-        model, metric, INPUTS, data=data(), loss=nn.functional.mse_loss, macs=0.5, mode=mode,
+        model, metric, INPUTS, data=data(), loss=nn.functional.mse_loss, keep_macs=0.5, mode=mode,
         steps=steps,
     )  # fmt: skip
     assert abs(pruned.achieved.macs - 0.5) < 0.03
@@ -60,13 +60,15 @@ def test_a_transformer_can_be_pruned_saved_and_loaded(
 
 
 def test_single_weights_of_attention() -> None:
-    pruned = prune(encoder(), "magnitude", INPUTS, params=0.5)
+    pruned = prune(encoder(), "magnitude", INPUTS, keep_params=0.5)
     assert "0.layers.0.self_attn.q_proj" in {row.layer for row in pruned.rows}
     assert abs(pruned.achieved.params - 0.5) < 0.03
 
 
 def test_a_metric_that_needs_second_derivatives() -> None:
-    pruned = prune(encoder(), "grasp", INPUTS, data=data(), loss=nn.functional.mse_loss, macs=0.5)
+    pruned = prune(
+        encoder(), "grasp", INPUTS, data=data(), loss=nn.functional.mse_loss, keep_macs=0.5
+    )
     assert abs(pruned.achieved.macs - 0.5) < 0.03
 
 
@@ -80,7 +82,7 @@ def test_torchvisions_transformers(name: str, tmp_path: Path) -> None:
             parameter.add_(torch.full_like(parameter, 1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Torch-Pruning says how deep it went
-        pruned = prune(loaded.model, "l1", inputs, macs=0.5)
+        pruned = prune(loaded.model, "l1", inputs, keep_macs=0.5)
     assert abs(pruned.achieved.macs - 0.5) < 0.03
     heads = [group for group in pruned.architecture.free if group.slots[0].side == HEADS]
     assert len(heads) == (12 if name in ("swin_t", "vit_b_16") else 0)

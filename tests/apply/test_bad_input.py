@@ -53,9 +53,17 @@ def test_a_model_that_returns_a_dictionary(
     def loss(output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(output["logits"], target)
 
-    found = prune(Answers(residual), metric, images, data=batches, loss=loss, macs=0.5, mode=mode)
+    found = prune(
+        Answers(residual), metric, images, data=batches, loss=loss, keep_macs=0.5, mode=mode
+    )
     plain = prune(
-        residual, metric, images, data=batches, loss=functional.cross_entropy, macs=0.5, mode=mode
+        residual,
+        metric,
+        images,
+        data=batches,
+        loss=functional.cross_entropy,
+        keep_macs=0.5,
+        mode=mode,
     )
     with torch.no_grad():
         torch.testing.assert_close(found.model(images)["logits"], plain.model(images))
@@ -66,7 +74,9 @@ def test_a_loss_that_cannot_take_the_dictionary(
 ) -> None:
     model, random = Answers(residual).train(), torch.get_rng_state()
     with pytest.raises(TypeError):  # the user's own function, and the user's own error
-        prune(model, "taylor_bn", images, data=batches, loss=functional.cross_entropy, macs=0.5)
+        prune(
+            model, "taylor_bn", images, data=batches, loss=functional.cross_entropy, keep_macs=0.5
+        )
     assert all(module.training for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(torch.get_rng_state(), random)
@@ -76,7 +86,7 @@ def test_a_loss_that_cannot_take_the_dictionary(
 def test_a_frozen_model(
     residual: nn.Module, images: torch.Tensor, batches: Pairs, metric: str
 ) -> None:
-    options: dict[str, Any] = {"data": batches, "loss": functional.cross_entropy, "macs": 0.5}
+    options: dict[str, Any] = {"data": batches, "loss": functional.cross_entropy, "keep_macs": 0.5}
     expected = prune(residual, metric, images, **options)
     frozen = copy.deepcopy(residual).requires_grad_(False)
     found = prune(frozen, metric, images, **options)
@@ -90,7 +100,7 @@ def test_a_frozen_model(
 def test_a_model_in_training_mode(
     residual: nn.Module, images: torch.Tensor, batches: Pairs, steps: int
 ) -> None:
-    options: dict[str, Any] = {"data": batches, "macs": 0.5, "steps": steps}
+    options: dict[str, Any] = {"data": batches, "keep_macs": 0.5, "steps": steps}
     expected = prune(residual, "mean_activation", images, **options)
     before = copy.deepcopy(residual.state_dict())
     residual.train()
@@ -125,8 +135,8 @@ def test_a_layer_shared_twice(metric: str, tmp_path: Path) -> None:
         model = Shared()
         x, y = torch.rand(6, 4), torch.arange(6) % 3
     options: dict[str, Any] = {"data": [(x, y)], "loss": functional.cross_entropy}
-    small = prune(model, metric, x, channels=0.5, **options)
-    masked = prune(model, metric, x, channels=0.5, mode="mask", **options)
+    small = prune(model, metric, x, keep_channels=0.5, **options)
+    masked = prune(model, metric, x, keep_channels=0.5, mode="mask", **options)
     assert small.model.get_submodule("again") is small.model.get_submodule("twice")
     with torch.no_grad():
         torch.testing.assert_close(small.model(x), masked.model(x))
@@ -139,7 +149,7 @@ def test_a_layer_shared_twice(metric: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", ["l1", "magnitude"])
 def test_a_model_with_no_prunable_layer(model: nn.Module, metric: str) -> None:
     with pytest.raises(UserError) as caught:
-        prune(model, metric, torch.rand(2, 4), params=0.5)
+        prune(model, metric, torch.rand(2, 4), keep_params=0.5)
     assert "\n" not in str(caught.value)
 
 
@@ -152,7 +162,9 @@ def test_weights_that_are_not_finite(
         residual.get_submodule("second").weight[1, 0, 0, 0] = value
     before = copy.deepcopy(residual.state_dict())
     with pytest.raises(UserError) as caught:
-        prune(residual, metric, images, params=0.5, data=batches, loss=functional.cross_entropy)
+        prune(
+            residual, metric, images, keep_params=0.5, data=batches, loss=functional.cross_entropy
+        )
     assert "\n" not in str(caught.value)
     assert same(residual, before)
 
@@ -163,7 +175,7 @@ def test_shares_out_of_range(
     residual: nn.Module, images: torch.Tensor, kind: str, keep: Any
 ) -> None:
     with pytest.raises(UserError) as caught:
-        prune(residual, "l1", images, **{kind: keep})
+        prune(residual, "l1", images, **{f"keep_{kind}": keep})
     assert "\n" not in str(caught.value) and kind in str(caught.value)
 
 
@@ -172,7 +184,7 @@ def test_shares_out_of_range(
 def test_a_share_of_one_keeps_everything(
     residual: nn.Module, images: torch.Tensor, kind: str, keep: float
 ) -> None:
-    pruned = prune(residual, "l1", images, **{kind: keep})
+    pruned = prune(residual, "l1", images, **{f"keep_{kind}": keep})
     assert same(pruned.model, residual.state_dict())
     assert pruned.met and pruned.model is not residual
 
@@ -203,7 +215,7 @@ def test_number_of_samples(residual: nn.Module, samples: int) -> None:
 
 @pytest.fixture
 def pruned(residual: nn.Module, images: torch.Tensor) -> PrunedModel:
-    return prune(residual, "l1", images, macs=0.5)
+    return prune(residual, "l1", images, keep_macs=0.5)
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -260,7 +272,7 @@ def test_a_real_disk_of_one_megabyte(pruned: PrunedModel, small_disk: Path) -> N
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with torch.random.fork_rng():
         large = nn.Sequential(nn.Linear(600, 600), nn.ReLU(), nn.Linear(600, 10))
-    too_much = prune(large, "l1", torch.rand(1, 600), channels=0.9)
+    too_much = prune(large, "l1", torch.rand(1, 600), keep_channels=0.9)
     for target in (folder, small_disk / "new"):
         with pytest.raises(UserError, match="No space left") as caught:
             save_pruned(too_much, target)

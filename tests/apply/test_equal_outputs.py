@@ -53,7 +53,7 @@ def test_a_cut_that_changes_more_than_zeros_is_refused() -> None:
         model.first.weight[0], model.first.bias[0] = 0.001, 0.0
         model.first.weight[15] += 1
     try:
-        pruned = prune(model, "l1", x, channels=0.8)
+        pruned = prune(model, "l1", x, keep_channels=0.8)
     except UserError as error:
         assert "gives other outputs than with the channels at zero" in str(error)
     else:  # tracing has found it out, and keeps the channels whole
@@ -84,7 +84,7 @@ def test_trying_out_the_cut_itself_comes_to_the_plan_of_trying_out_first(scope: 
         model, x = Fused(), torch.zeros(2, 6)
     metric, conventions = Metric.load("l1"), Conventions(scope)
     told: list[str] = []
-    pruned = prune(model, metric, x, params=0.5, conventions=conventions, progress=told.append)
+    pruned = prune(model, metric, x, keep_params=0.5, conventions=conventions, progress=told.append)
     architecture = trace(model, x)
     assert architecture.by_name["second"].fixed and not architecture.by_name["first"].fixed
     assert pruned.architecture == architecture
@@ -94,10 +94,10 @@ def test_trying_out_the_cut_itself_comes_to_the_plan_of_trying_out_first(scope: 
     assert sum("finding the channels" in line for line in told) == 2
 
 
-@pytest.mark.parametrize("way", [{"mode": "mask"}, {"steps": 2}, {"latency": 1.0}])
+@pytest.mark.parametrize("way", [{"mode": "mask"}, {"steps": 2}, {"keep_latency": 1.0}])
 def test_other_ways_to_prune_try_out_first(way: dict[str, Any]) -> None:
     told: list[str] = []
-    budget = {} if "latency" in way else {"params": 0.5}
+    budget = {} if "keep_latency" in way else {"keep_params": 0.5}
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     prune(model, "l1", torch.zeros(2, 6), progress=told.append, **way, **budget)
     assert sum("finding the channels" in line for line in told) == 1

@@ -57,7 +57,7 @@ def run_onnx(path: Path, *inputs: torch.Tensor) -> list[torch.Tensor]:
 def test_onnx_of_a_pruned_network(
     residual: nn.Module, images: torch.Tensor, tmp_path: Path, mode: str
 ) -> None:
-    pruned = prune(residual, "l1", images, macs=0.5, mode=mode)
+    pruned = prune(residual, "l1", images, keep_macs=0.5, mode=mode)
     before = copy.deepcopy(list(pruned.model.named_modules()))
     pruned.model.train()
     path = tmp_path / "new" / "small.onnx"
@@ -74,7 +74,7 @@ def test_onnx_of_a_pruned_network(
 def test_masked_zeros_are_in_the_file(perceptron: nn.Module, tmp_path: Path) -> None:
     import onnx
 
-    pruned = prune(perceptron, "magnitude", torch.rand(2, 6), params=0.3)
+    pruned = prune(perceptron, "magnitude", torch.rand(2, 6), keep_params=0.3)
     masks = {name for name, _ in pruned.model.named_buffers()}
     export_onnx(pruned, tmp_path / "a.onnx", torch.rand(2, 6))
     assert {name for name, _ in pruned.model.named_buffers()} == masks  # they are still masks
@@ -106,7 +106,7 @@ def test_onnx_of_several_inputs_and_outputs(manners: nn.Module, tmp_path: Path, 
 def test_torch_files(
     residual: nn.Module, images: torch.Tensor, tmp_path: Path, suffix: str, mode: str
 ) -> None:
-    pruned = prune(residual, "l1", images, macs=0.5, mode=mode)
+    pruned = prune(residual, "l1", images, keep_macs=0.5, mode=mode)
     path = tmp_path / f"small{suffix}"
     assert export_torch(pruned, path, images) <= TOLERANCE
     with warnings.catch_warnings():

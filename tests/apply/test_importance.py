@@ -490,7 +490,7 @@ class TestRefusedScores:
 def test_a_metric_has_its_uses_as_methods() -> None:
     model, inputs = seeded(autoencoder), inputs_of("autoencoder")
     metric = Metric.load("l1")
-    pruned = metric.prune(model, inputs, channels=0.5)
+    pruned = metric.prune(model, inputs, keep_channels=0.5)
     assert widths(pruned.model) == [6, 2, 6, 20]
     importance = metric.as_importance(model)
     pruner(model, inputs, importance, ["6"], pruning_ratio=0.5).step()

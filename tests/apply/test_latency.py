@@ -77,7 +77,7 @@ def test_budget_of_latency(
         monkeypatch,
         lambda net, n: (0.3 + 0.7 * measure(net, images).macs / full) * (1 + 0.02 * (n % 3)),
     )
-    pruned = prune(model, "l1", images, latency=keep, steps=steps)
+    pruned = prune(model, "l1", images, keep_latency=keep, steps=steps)
     assert pruned.achieved.latency == pytest.approx(keep, abs=0.04)
     assert pruned.achieved_share == pruned.achieved.latency
     assert pruned.met
@@ -96,7 +96,7 @@ def test_latency_that_cannot_be_reached(
     with pytest.raises(
         UserError, match=r"0\.500 of the latency cannot be reached.*still takes 0\.8"
     ):
-        prune(residual, "l1", images, latency=0.5)
+        prune(residual, "l1", images, keep_latency=0.5)
 
 
 def test_masks_and_weights_have_no_latency_budget(
@@ -104,7 +104,7 @@ def test_masks_and_weights_have_no_latency_budget(
 ) -> None:
     for metric, options in (("l1", {"mode": "mask"}), ("magnitude", {})):
         with pytest.raises(UserError, match="no faster"):
-            prune(residual, metric, images, latency=0.5, **options)
+            prune(residual, metric, images, keep_latency=0.5, **options)
 
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5, float("nan")])
@@ -112,15 +112,15 @@ def test_shares_of_latency_out_of_range(
     residual: nn.Module, images: torch.Tensor, keep: float
 ) -> None:
     with pytest.raises(UserError, match="latency to keep is"):
-        prune(residual, "l1", images, latency=keep)
+        prune(residual, "l1", images, keep_latency=keep)
 
 
 def test_time_it(residual: nn.Module, images: torch.Tensor) -> None:
     lines: list[str] = []
-    pruned = prune(residual, "l1", images, macs=0.5, time_it=True, progress=lines.append)
+    pruned = prune(residual, "l1", images, keep_macs=0.5, time_it=True, progress=lines.append)
     assert pruned.times is not None and pruned.times.before.repeats >= latency.FINAL_TURNS
     assert set(pruned.report()["latency"]) == {"before", "after", "share"}
     assert pruned.report()["achieved"]["latency"] == pruned.times.share
     assert lines[-1].startswith("timing")
     assert pruned.report()["asked"]["kind"] == "macs"
-    assert prune(residual, "l1", images, macs=0.5).report()["latency"] is None
+    assert prune(residual, "l1", images, keep_macs=0.5).report()["latency"] is None

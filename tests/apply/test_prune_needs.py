@@ -35,7 +35,7 @@ EXAMPLE = torch.zeros(1, 1, 4, 4)
 def test_no_data_for_what_the_network_alone_tells(text: str) -> None:
     metric = Metric.parse(text)
     assert not needs_data(metric)
-    assert prune(small_network(), metric, EXAMPLE, channels=0.5).after.params > 0
+    assert prune(small_network(), metric, EXAMPLE, keep_channels=0.5).after.params > 0
 
 
 def test_channels_whose_readers_are_small_go_first() -> None:
@@ -43,7 +43,7 @@ def test_channels_whose_readers_are_small_go_first() -> None:
     with torch.no_grad():
         model[2].weight[:, 2] *= 1e-3
         model[5].weight[:, 20:] *= 1e-3  # channel 5, at its four positions
-    pruned = prune(model, Metric.parse("sum[j](abs(V))"), EXAMPLE, channels=0.8)
+    pruned = prune(model, Metric.parse("sum[j](abs(V))"), EXAMPLE, keep_channels=0.8)
     assert pruned.plan.removed == {"0": (2,), "2": (5,)}
 
 
@@ -60,7 +60,7 @@ def test_metrics_that_measure(text: str) -> None:
     metric = Metric.parse(text)
     assert needs_data(metric)
     loss = functional.cross_entropy
-    pruned = prune(small_network(), metric, EXAMPLE, channels=0.5, data=samples(), loss=loss)
+    pruned = prune(small_network(), metric, EXAMPLE, keep_channels=0.5, data=samples(), loss=loss)
     assert set(pruned.plan.removed) == {"0", "2"}
     with pytest.raises(UserError, match="give calibration data"):
-        prune(small_network(), metric, EXAMPLE, channels=0.5)
+        prune(small_network(), metric, EXAMPLE, keep_channels=0.5)

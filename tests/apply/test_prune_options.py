@@ -21,23 +21,25 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def test_a_ratio_is_what_goes(residual: nn.Module, images: torch.Tensor) -> None:
-    found = prune(residual, "l1", images, ratio=0.25)
-    assert found.plan == prune(residual, "l1", images, channels=0.75).plan
-    weights = prune(residual, "magnitude", images, ratio=0.25)
-    assert weights.plan == prune(residual, "magnitude", images, params=0.75).plan
+    found = prune(residual, "l1", images, pruning_ratio=0.25)
+    assert found.plan == prune(residual, "l1", images, keep_channels=0.75).plan
+    weights = prune(residual, "magnitude", images, pruning_ratio=0.25)
+    assert weights.plan == prune(residual, "magnitude", images, keep_params=0.75).plan
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -1, 1.5, float("nan"), "half", True])
 def test_a_ratio_out_of_range(residual: nn.Module, images: torch.Tensor, ratio: Any) -> None:
     with pytest.raises(UserError, match="the share to remove; it must be greater than 0 and less"):
-        prune(residual, "l1", images, ratio=ratio)
+        prune(residual, "l1", images, pruning_ratio=ratio)
 
 
 def test_a_ratio_is_a_budget_like_others(residual: nn.Module, images: torch.Tensor) -> None:
-    with pytest.raises(UserError, match=r"exactly one of ratio, .*, not ratio and macs"):
-        prune(residual, "l1", images, ratio=0.5, macs=0.5)
-    with pytest.raises(UserError, match="leave out ratio"):
-        prune(residual, "magnitude", images, ratio=0.5, pattern="2:4")
+    with pytest.raises(
+        UserError, match=r"exactly one of pruning_ratio, .*, not pruning_ratio and keep_macs"
+    ):
+        prune(residual, "l1", images, pruning_ratio=0.5, keep_macs=0.5)
+    with pytest.raises(UserError, match="leave out pruning_ratio"):
+        prune(residual, "magnitude", images, pruning_ratio=0.5, pattern="2:4")
     with pytest.raises(UserError, match="not none"):
         prune(residual, "l1", images)
 
@@ -47,27 +49,27 @@ def test_options_about_channels_mean_nothing_to_weights(
     residual: nn.Module, images: torch.Tensor, option: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError, match=f"{next(iter(option))} is about channels"):
-        prune(residual, "magnitude", images, params=0.5, **option)
+        prune(residual, "magnitude", images, keep_params=0.5, **option)
 
 
 @pytest.mark.parametrize("forward_fn", [None, lambda model, inputs: model(inputs["image"])])
 def test_inputs_by_name_get_advice_of_their_own(forward_fn: Any, images: torch.Tensor) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(UserError, match="forward_fn") as caught:
-        prune(model, "l1", {"pixels": images}, channels=0.5, forward_fn=forward_fn)
+        prune(model, "l1", {"pixels": images}, keep_channels=0.5, forward_fn=forward_fn)
     assert "--input-shape" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [5, "digits", torch.zeros(3, 6)])
 def test_data_that_yields_no_batches(perceptron: nn.Module, data: Any) -> None:
     with pytest.raises(UserError, match=f"the data is a {type(data).__name__}; give a list"):
-        prune(perceptron, "apoz", torch.rand(2, 6), channels=0.5, data=data)
+        prune(perceptron, "apoz", torch.rand(2, 6), keep_channels=0.5, data=data)
 
 
 def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
     x, y = torch.rand(8, 6), torch.arange(8) % 3
     plans = [
-        prune(perceptron, "taylor_weights", x[:2], channels=0.5, data=data,
+        prune(perceptron, "taylor_weights", x[:2], keep_channels=0.5, data=data,
               loss=functional.cross_entropy).plan
         for data in ([(x, y)], (x, y), Batch(x, y, y))
     ]  # fmt: skip
@@ -78,7 +80,7 @@ def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
 def test_channels_of_ignored_layers_stay(
     residual: nn.Module, images: torch.Tensor, names: list[str]
 ) -> None:
-    pruned = prune(residual, "l1", images, channels=0.5, ignore=names, interface=["output"])
+    pruned = prune(residual, "l1", images, keep_channels=0.5, ignore=names, interface=["output"])
     rows = {row.layer: row for row in pruned.rows}
     assert rows["third"].channels_kept == rows["third"].channels
     assert rows["third"].fixed == IGNORED
@@ -89,19 +91,19 @@ def test_channels_of_ignored_layers_stay(
 
 
 def test_other_layers_give_more(residual: nn.Module, images: torch.Tensor) -> None:
-    pruned = prune(residual, "l1", images, macs=0.5, ignore=["first"])
+    pruned = prune(residual, "l1", images, keep_macs=0.5, ignore=["first"])
     rows = {row.layer: row for row in pruned.rows}
     assert rows["first"].channels_kept == 8
     assert rows["third"].channels_kept < 12
 
 
 def test_ignored_output_keeps_its_own_reason(residual: nn.Module, images: torch.Tensor) -> None:
-    pruned = prune(residual, "l1", images, channels=0.5, ignore=["output"])
+    pruned = prune(residual, "l1", images, keep_channels=0.5, ignore=["output"])
     assert {row.layer: row for row in pruned.rows}["output"].fixed not in ("", IGNORED)
 
 
 def test_weights_of_ignored_layers_stay(perceptron: nn.Module) -> None:
-    pruned = prune(perceptron, "magnitude", torch.rand(2, 6), params=0.25, ignore=["b"])
+    pruned = prune(perceptron, "magnitude", torch.rand(2, 6), keep_params=0.25, ignore=["b"])
     assert isinstance(pruned.plan, WeightPlan)
     assert set(pruned.plan.kept) == {"a", "c"}
     assert {row.layer: row.fixed for row in pruned.rows}["b"] == IGNORED
@@ -125,7 +127,7 @@ def test_unknown_layers_to_ignore(
     residual: nn.Module, images: torch.Tensor, names: Any, words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        prune(residual, "l1", images, channels=0.5, ignore=names)
+        prune(residual, "l1", images, keep_channels=0.5, ignore=names)
     assert "\n" not in str(caught.value)
 
 
@@ -133,12 +135,12 @@ def test_a_container_to_ignore_gets_a_hint() -> None:
     with torch.random.fork_rng():
         model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2))
     with pytest.raises(UserError, match=r"did you mean '0\.\*'"):
-        prune(model, "l1", torch.rand(1, 3), channels=0.5, ignore=["0"])
+        prune(model, "l1", torch.rand(1, 3), keep_channels=0.5, ignore=["0"])
 
 
 def test_everything_ignored(residual: nn.Module, images: torch.Tensor) -> None:
     with pytest.raises(UserError, match=IGNORED):
-        prune(residual, "l1", images, channels=0.5, ignore=["*"])
+        prune(residual, "l1", images, keep_channels=0.5, ignore=["*"])
 
 
 class Request(nn.Module):
@@ -157,7 +159,7 @@ class Request(nn.Module):
 def test_forward_fn_gives_the_same_plan(
     residual: nn.Module, images: torch.Tensor, batches: Pairs, metric: str, steps: int
 ) -> None:
-    budget = {"params": 0.4} if metric in ("grasp", "synflow") else {"macs": 0.4}
+    budget = {"keep_params": 0.4} if metric in ("grasp", "synflow") else {"keep_macs": 0.4}
     plain = prune(
         residual, metric, images, data=batches, loss=functional.cross_entropy, steps=steps, **budget
     )
@@ -199,10 +201,10 @@ def test_dictionaries_of_a_loader(
         {"pixels": images},
         data=[{"pixels": x, "labels": y} for x, y in batches],
         loss=lambda output, _: output["loss"],
-        macs=0.5,
+        keep_macs=0.5,
     )
     plain = prune(
-        residual, "taylor_bn", images, data=batches, loss=functional.cross_entropy, macs=0.5
+        residual, "taylor_bn", images, data=batches, loss=functional.cross_entropy, keep_macs=0.5
     )
     assert [row.channels_kept for row in found.rows] == [row.channels_kept for row in plain.rows]
 
@@ -213,7 +215,7 @@ def test_batches_are_counted(residual: nn.Module, images: torch.Tensor, batches:
         residual,
         "mean_activation",
         images,
-        macs=0.5,
+        keep_macs=0.5,
         data=batches,
         batch_progress=lambda done, total: told.append((done, total)),
     )
@@ -237,8 +239,35 @@ def test_attention_is_opened_and_loaded(tmp_path: Path) -> None:
         model, other = Attentive().eval(), Attentive().eval()
     x = torch.rand(2, 3, 8)
     names = [name for name, _ in model.named_modules()]
-    pruned = prune(model, "l1", x, macs=0.6)
+    pruned = prune(model, "l1", x, keep_macs=0.6)
     assert [name for name, _ in model.named_modules()] == names
     save_pruned(pruned, tmp_path / "out")
     with torch.no_grad():
         assert torch.equal(load_pruned(tmp_path / "out", other)(x), pruned.model(x))
+
+
+@pytest.mark.parametrize("name", ["channels", "macs", "params", "latency"])
+def test_old_names_of_budgets_warn(residual: nn.Module, images: torch.Tensor, name: str) -> None:
+    new = prune(residual, "l1", images, **{f"keep_{name}": 1.0})
+    with pytest.warns(
+        DeprecationWarning, match=f"{name}=.* is now keep_{name}=.* until 0.2"
+    ) as told:
+        old = prune(residual, "l1", images, **{name: 1.0})
+    assert told[0].filename == __file__
+    assert (old.counted, old.asked_share) == (new.counted, new.asked_share) == (name, 1.0)
+
+
+def test_the_old_name_of_the_pruning_ratio_warns(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.warns(DeprecationWarning, match=r"ratio=.* is now pruning_ratio="):
+        old = prune(residual, "l1", images, ratio=0.25)
+    assert old.plan == prune(residual, "l1", images, pruning_ratio=0.25).plan
+
+
+def test_a_budget_by_both_names_is_refused(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.warns(DeprecationWarning), pytest.raises(UserError, match="leave out macs"):
+        prune(residual, "l1", images, macs=0.5, keep_macs=0.5)
+
+
+def test_names_that_were_never_there(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'flops'"):
+        prune(residual, "l1", images, flops=0.5)  # type: ignore[call-arg]

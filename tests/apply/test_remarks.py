@@ -46,11 +46,11 @@ def said(pruned: PrunedModel) -> str:
 
 def test_a_layer_that_gives_for_a_residual_stream_is_named() -> None:
     model, x = seeded(Block), torch.zeros(2, 5)
-    told = said(prune(model, "l1", x, macs=0.1))
+    told = said(prune(model, "l1", x, keep_macs=0.1))
     assert "Layer 'up' keeps " in told and " of 60 channels" in told
     assert "--cut-residual" in told and "cut_residual=True" in told
-    assert said(prune(model, "l1", x, macs=0.6)) == ""
-    assert "--cut-residual" not in said(prune(model, "l1", x, macs=0.1, cut_residual=True))
+    assert said(prune(model, "l1", x, keep_macs=0.6)) == ""
+    assert "--cut-residual" not in said(prune(model, "l1", x, keep_macs=0.1, cut_residual=True))
 
 
 def test_heads_are_called_heads() -> None:
@@ -65,7 +65,7 @@ def test_heads_are_called_heads() -> None:
             y = self.norm(x)
             return self.head(self.norm(x + self.attention(y, y, y, need_weights=False)[0]))
 
-    pruned = prune(seeded(Attending), "l1", torch.zeros(2, 5, 32), channels=0.06)
+    pruned = prune(seeded(Attending), "l1", torch.zeros(2, 5, 32), keep_channels=0.06)
     assert "keeps 1 of 16 heads" in said(pruned)
     units = {row.layer: row.unit for row in pruned.rows}
     assert units["attention"] == "heads" and units["head"] == "channels"
@@ -73,7 +73,7 @@ def test_heads_are_called_heads() -> None:
 
 def test_nothing_is_hollow_where_no_normalisation_spans_channels() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(5, 60), nn.ReLU(), nn.Linear(60, 3)))
-    assert "residual" not in said(prune(model, "l1", torch.zeros(2, 5), channels=0.05))
+    assert "residual" not in said(prune(model, "l1", torch.zeros(2, 5), keep_channels=0.05))
 
 
 def test_a_pattern_names_the_layers_that_cannot_have_it() -> None:
@@ -88,7 +88,7 @@ def test_a_pattern_names_the_layers_that_cannot_have_it() -> None:
 
 def test_rounding_says_that_it_is_the_reason() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(5, 24), nn.ReLU(), nn.Linear(24, 3)))
-    told = said(prune(model, "l1", torch.zeros(2, 5), params=0.5, round_to=16))
+    told = said(prune(model, "l1", torch.zeros(2, 5), keep_params=0.5, round_to=16))
     assert "multiples of 16" in told and "--round-to" in told
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_left_to_cut() -> None:
     model = seeded(lambda: nn.Sequential(
         nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 40)
     ))  # fmt: skip
-    pruned = prune(model, "l1", torch.zeros(2, 5), params=0.05)
+    pruned = prune(model, "l1", torch.zeros(2, 5), keep_params=0.05)
     assert not pruned.met
     assert "nothing is left to cut" in said(pruned)
 
@@ -111,7 +111,7 @@ def test_a_latency_near_the_least_is_told(monkeypatch: Any, keep: float, near: b
         return 0.3 + 0.7 * measure(net, inputs).macs / full
 
     monkeypatch.setattr(latency, "timed_pass", timed_pass)
-    pruned = prune(model, "l1", x, latency=keep)
+    pruned = prune(model, "l1", x, keep_latency=keep)
     assert pruned.latency_floor == pytest.approx(0.3 + 0.7 / 64)
     assert pruned.met
     assert ("The smallest network of this kind" in said(pruned)) is near
@@ -119,6 +119,8 @@ def test_a_latency_near_the_least_is_told(monkeypatch: Any, keep: float, near: b
 
 def test_one_sentence_for_every_ranking() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 90)))
-    pruned = prune(model, "l1", torch.zeros(2, 5), params=0.62, conventions=Conventions("global"))
+    pruned = prune(
+        model, "l1", torch.zeros(2, 5), keep_params=0.62, conventions=Conventions("global")
+    )
     assert not pruned.met
     assert "no cut comes nearer" in said(pruned)

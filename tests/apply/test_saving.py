@@ -18,7 +18,7 @@ from gp_prune.pruning.modules import masked_parameters
 
 @pytest.fixture
 def pruned(residual: nn.Module, images: torch.Tensor) -> PrunedModel:
-    return prune(residual, "l1", images, macs=0.5)
+    return prune(residual, "l1", images, keep_macs=0.5)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def other_weights(model: nn.Module) -> nn.Module:
 def test_round_trip_is_bit_equal(
     residual: nn.Module, images: torch.Tensor, tmp_path: Path, metric: str, mode: str
 ) -> None:
-    pruned = prune(residual, metric, images, params=0.5, mode=mode)
+    pruned = prune(residual, metric, images, keep_params=0.5, mode=mode)
     with torch.no_grad():  # as after fine-tuning
         for parameter in pruned.model.parameters():
             parameter.mul_(1.01)
@@ -75,7 +75,7 @@ def test_files(saved: Path, pruned: PrunedModel) -> None:
 
 
 def test_earlier_output_is_replaced(saved: Path, residual: nn.Module, images: torch.Tensor) -> None:
-    again = prune(residual, "l2", images, macs=0.3)
+    again = prune(residual, "l2", images, keep_macs=0.3)
     save_pruned(again, saved)
     assert json.loads((saved / "plan.json").read_text())["metric"] == "l2"
     assert [path.name for path in saved.parent.iterdir()] == ["out"]
@@ -163,7 +163,7 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model, other = Tied().eval(), Tied().eval()
     inputs = torch.rand(3, 4)
-    pruned = prune(model, "l1", inputs, channels=0.5, mode="mask", interface=["a", "b"])
+    pruned = prune(model, "l1", inputs, keep_channels=0.5, mode="mask", interface=["a", "b"])
     save_pruned(pruned, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["shared"] == {
         "b.weight": "a.weight"
@@ -183,7 +183,7 @@ def test_state_that_is_no_tensor(tmp_path: Path) -> None:
 
     with torch.random.fork_rng():
         model = nn.Sequential(Odd(3, 4), nn.Linear(4, 2))
-    pruned = prune(model, "l1", torch.rand(1, 3), channels=0.5)
+    pruned = prune(model, "l1", torch.rand(1, 3), keep_channels=0.5)
     with pytest.raises(UserError, match="only tensors"):
         save_pruned(pruned, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -112,7 +112,7 @@ def test_names_that_timm_does_not_know(name: str, words: str) -> None:
 def test_models_of_the_installed_timm_can_be_pruned() -> None:
     loaded = load_model("timm:test_vit")
     assert tuple(loaded.example_inputs.shape) == (1, 3, 160, 160)
-    pruned = prune(loaded.model, "l1", loaded.example_inputs, macs=0.6)
+    pruned = prune(loaded.model, "l1", loaded.example_inputs, keep_macs=0.6)
     assert abs(pruned.achieved.macs - 0.6) < 0.03
     with pytest.raises(UserError, match="did you mean"):
         load_model("timm:resnet18_x")

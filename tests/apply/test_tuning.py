@@ -30,7 +30,7 @@ def cnn(task_cache: Path) -> LoadedModel:
 
 @pytest.fixture
 def pruned(cnn: LoadedModel) -> PrunedModel:
-    return prune(cnn.model, "l1", cnn.example_inputs, channels=0.5)
+    return prune(cnn.model, "l1", cnn.example_inputs, keep_channels=0.5)
 
 
 def states(*models: nn.Module) -> list[torch.Tensor]:
@@ -89,11 +89,11 @@ def test_neither_leaves_the_network_as_it_is(cnn: LoadedModel, pruned: PrunedMod
     assert all(map(torch.equal, states(same.model), states(pruned.model)))
 
 
-@pytest.mark.parametrize("budget", [{"channels": 0.5}, {"params": 0.3}])
+@pytest.mark.parametrize("budget", [{"keep_channels": 0.5}, {"keep_params": 0.3}])
 def test_masks_hold_and_the_tuned_network_is_saved(
     cnn: LoadedModel, tmp_path: Path, budget: dict[str, float]
 ) -> None:
-    metric = "l1" if "channels" in budget else "magnitude"
+    metric = "l1" if "keep_channels" in budget else "magnitude"
     masked = prune(cnn.model, metric, cnn.example_inputs, mode="mask", **budget)
     gone = [getattr(m, f"{name}_mask").clone() for _, m, name in masked_parameters(masked.model)]
     tuned, quality = tune_pruned(
@@ -113,7 +113,7 @@ def test_masks_hold_and_the_tuned_network_is_saved(
 
 
 def test_permanent_zeros_stay_too(cnn: LoadedModel) -> None:
-    masked = prune(cnn.model, "magnitude", cnn.example_inputs, params=0.3)
+    masked = prune(cnn.model, "magnitude", cnn.example_inputs, keep_params=0.3)
     unmask(masked.model)
     tuned, quality = tune_pruned(
         masked, cnn.model, tuning_data(cnn, samples=200), FineTuning(epochs=1, weight_decay=0.1)
@@ -161,7 +161,7 @@ def test_own_batches_and_own_way_to_call() -> None:
         inputs = torch.randn(120, 4)
     target = (inputs.sum(1) > 0).long()
     data = own_data([(inputs[:60], target[:60]), (inputs[60:], target[60:])], share=0.25)
-    small = prune(model, "l1", inputs[:1], channels=0.5)
+    small = prune(model, "l1", inputs[:1], keep_channels=0.5)
     calls: list[int] = []
 
     def forward(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:

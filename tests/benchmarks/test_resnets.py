@@ -104,6 +104,6 @@ def test_the_residual_stream_stays_and_half_of_the_macs_go() -> None:
     groups = trace(model, inputs).groups
     free = [group.name for group in groups if not group.fixed]
     assert free == [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)]
-    pruned = prune(model, "l1", inputs, macs=0.5)
+    pruned = prune(model, "l1", inputs, keep_macs=0.5)
     assert pruned.achieved.macs == pytest.approx(0.5, abs=0.005)
     assert pruned.model(inputs).shape == (1, 10)

@@ -52,7 +52,7 @@ def test_half_of_the_macs_of_torchvision_models(
     """Prune, save, load on a network with other weights: the same outputs, half of the MACs."""
     model = f"torchvision:{name}"
     result = run(
-        "apply", "l1", model, "--macs", 0.5, "--input-shape", "3,64,64", "--out",
+        "apply", "l1", model, "--keep-macs", 0.5, "--input-shape", "3,64,64", "--out",
         tmp_path / "out", "--json", "--quiet", "--seed", 3,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -62,7 +62,7 @@ def test_half_of_the_macs_of_torchvision_models(
     loaded = load_model(model, input_shape=(3, 64, 64), seed=3)
     other = load_model(model, input_shape=(3, 64, 64), seed=4)
     small = gp_prune.load_pruned(tmp_path / "out", other.model)
-    again = gp_prune.prune(loaded.model, "l1", loaded.example_inputs, macs=0.5)
+    again = gp_prune.prune(loaded.model, "l1", loaded.example_inputs, keep_macs=0.5)
     with torch.no_grad():
         outputs = [net(loaded.example_inputs) for net in (small, again.model)]
     assert torch.equal(*outputs)
@@ -92,7 +92,7 @@ def test_quiet_is_silent_on_stderr(run: Run, spec: str) -> None:
 
 
 def test_json_is_one_object(run: Run, spec: str, tmp_path: Path) -> None:
-    result = run("apply", "wanda", spec, "--params", 0.6, "--data", "digits", "--samples", 40,
+    result = run("apply", "wanda", spec, "--keep-params", 0.6, "--data", "digits", "--samples", 40,
                  "--scope", "global", "--out", tmp_path / "out", "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
@@ -105,7 +105,9 @@ def test_json_is_one_object(run: Run, spec: str, tmp_path: Path) -> None:
 
 
 def test_gradients_on_a_data_set(run: Run, spec: str) -> None:
-    result = run("apply", "taylor_bn", spec, "--data", "digits", "--samples", 32, "--macs", 0.5)
+    result = run(
+        "apply", "taylor_bn", spec, "--data", "digits", "--samples", 32, "--keep-macs", 0.5
+    )
     assert result.exit_code == 0, result.stderr
     assert "data         digits" in result.stdout
 
@@ -191,13 +193,16 @@ def damaged(tmp_path: Path) -> Path:
         (["l1", "{tmp}/none.py:build"], ["none.py' does not exist"]),
         (["l1", "{spec}x"], ["no function 'buildx'"]),
         (["l1"], ["Missing argument 'MODEL'", "gp-prune apply --help"]),
-        (["l1", "{spec}", "--ratio", "1.5"], ["--ratio is 1.5", "less than 1"]),
-        (["l1", "{spec}", "--ratio", "0"], ["--ratio is 0.0", "greater than 0"]),
-        (["l1", "{spec}", "--ratio", "nan"], ["--ratio is nan"]),
-        (["l1", "{spec}", "--ratio", "half"], ["'half' is not a valid float"]),
-        (["l1", "{spec}", "--macs", "0"], ["--macs is 0.0"]),
-        (["l1", "{spec}", "--params", "inf"], ["--params is inf", "at most 1"]),
-        (["l1", "{spec}", "--macs", "0.5", "--ratio", "0.5"], ["--ratio and --macs"]),
+        (["l1", "{spec}", "--pruning-ratio", "1.5"], ["--pruning-ratio is 1.5", "less than 1"]),
+        (["l1", "{spec}", "--pruning-ratio", "0"], ["--pruning-ratio is 0.0", "greater than 0"]),
+        (["l1", "{spec}", "--pruning-ratio", "nan"], ["--pruning-ratio is nan"]),
+        (["l1", "{spec}", "--pruning-ratio", "half"], ["'half' is not a valid float"]),
+        (["l1", "{spec}", "--keep-macs", "0"], ["--keep-macs is 0.0"]),
+        (["l1", "{spec}", "--keep-params", "inf"], ["--keep-params is inf", "at most 1"]),
+        (
+            ["l1", "{spec}", "--keep-macs", "0.5", "--pruning-ratio", "0.5"],
+            ["--pruning-ratio and --keep-macs"],
+        ),
         (["taylor_bn", "{spec}"], ["'taylor_bn' needs", "Ggamma", "--data"]),
         (["apoz", "{spec}"], ["'apoz' needs", "(for A)", "--data"]),
         (["magnitude", "{spec}", "--mode", "compact"], ["single weights", "mode 'mask'"]),

@@ -127,7 +127,9 @@ def test_everything_that_is_written(run: Run, spec: str, tmp_path: Path) -> None
     assert f"Drawn in {tmp_path / 'small.png'}." in result.stdout
     Image.open(tmp_path / "small.png").verify()
     exported = torch.export.load(tmp_path / "small.pt2").module()
-    pruned = gp_prune.prune(load_model(spec).model, "l1", torch.zeros(2, 1, 8, 8), channels=0.5)
+    pruned = gp_prune.prune(
+        load_model(spec).model, "l1", torch.zeros(2, 1, 8, 8), keep_channels=0.5
+    )
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(exported(x), pruned.model(x))
 
@@ -162,9 +164,9 @@ def test_a_pattern_of_weights(run: Run, spec: str) -> None:
         (["--epochs", "1", "--optimiser", "adam"], ["'adam'", "'adamw'"]),
         (["--epochs", "1", "--distill", "2"], ["distill", "between 0 and 1"]),
         (["--pattern", "2:4"], ["ranks channels", "pattern 2:4"]),
-        (["--pattern", "2:4", "--macs", "0.5"], ["--macs and --pattern"]),
+        (["--pattern", "2:4", "--keep-macs", "0.5"], ["--keep-macs and --pattern"]),
         (["--pattern", "4"], ["'4'"]),
-        (["--latency", "2"], ["--latency is 2.0", "at most 1"]),
+        (["--keep-latency", "2"], ["--keep-latency is 2.0", "at most 1"]),
         (["--round-to", "0"], ["0"]),
         (["--steps", "0"], ["steps is 0"]),
         (["--samples", "0"], ["samples is 0"]),
@@ -289,3 +291,22 @@ def test_long_passes_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
         now[0] += SILENT_S
         done(1, 9)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("--ratio", "--pruning-ratio"), ("--macs", "--keep-macs"), ("--params", "--keep-params")],
+)
+def test_old_names_of_budgets_still_work(run: Run, spec: str, old: str, new: str) -> None:
+    result = run("apply", "l1", spec, old, 0.5, "--json", "--quiet")
+    assert result.stderr == f"gp-prune: {old} is now {new}; the old name works until 0.2\n"
+    expected = run("apply", "l1", spec, new, 0.5, "--json", "--quiet")
+    assert expected.stderr == ""
+    assert report_of(result)["plan_digest"] == report_of(expected)["plan_digest"]
+    assert f"  {old} " not in run("apply", "--help").stdout
+
+
+def test_a_budget_by_its_old_and_its_new_name(run: Run, spec: str) -> None:
+    result = run("apply", "l1", spec, "--macs", 0.5, "--keep-macs", 0.5)
+    assert result.exit_code == 2
+    assert "not --macs and --keep-macs together" in result.stderr

@@ -61,7 +61,7 @@ def check(model: nn.Module, inputs: Tensor, folder, *, cut_residual: bool = Fals
     """Prune to half of the MACs; everything that must hold does. Why groups are whole."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     opened = open_attention(model)
-    pruned = gp_prune.prune(opened, "l1", inputs, macs=0.5, cut_residual=cut_residual)
+    pruned = gp_prune.prune(opened, "l1", inputs, keep_macs=0.5, cut_residual=cut_residual)
     assert abs(pruned.plan.achieved.macs - 0.5) <= 0.03
     assert pruned.after.macs / pruned.before.macs == pytest.approx(pruned.plan.achieved.macs)
     with torch.no_grad():

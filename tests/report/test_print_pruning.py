@@ -22,7 +22,7 @@ def plain() -> dict[str, Any]:
         model = nn.Sequential(
             nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)
         )
-    return prune(model, "l1", torch.zeros(1, 5), channels=0.5).report(model="mine")
+    return prune(model, "l1", torch.zeros(1, 5), keep_channels=0.5).report(model="mine")
 
 
 def printed(report: dict[str, Any]) -> str:

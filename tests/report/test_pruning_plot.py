@@ -21,7 +21,7 @@ def report(depth: int, **budget: float) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(6, 6) for _ in range(depth)]
-    metric = "l1" if "channels" in budget else "magnitude"
+    metric = "l1" if "keep_channels" in budget else "magnitude"
     pruned = prune(nn.Sequential(*layers), metric, torch.zeros(1, 6), **budget)
     found: dict[str, Any] = json.loads(json.dumps(pruned.report(model="a $mine$ <&>")))
     return found
@@ -40,7 +40,7 @@ def size(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("depth", [1, 5, 60])
 def test_every_layer_and_total_is_named(tmp_path: Path, depth: int) -> None:
-    told = report(depth, channels=0.5) if depth > 1 else report(1, params=0.5)
+    told = report(depth, keep_channels=0.5) if depth > 1 else report(1, keep_params=0.5)
     told["achieved"]["latency"] = 0.62
     plot_pruning(told, tmp_path / "plot.svg")
     words = texts(tmp_path / "plot.svg")
@@ -56,14 +56,14 @@ def test_every_layer_and_total_is_named(tmp_path: Path, depth: int) -> None:
 def test_many_layers_make_a_taller_picture_of_one_width(tmp_path: Path) -> None:
     sizes = []
     for depth in (5, 60):
-        plot_pruning(report(depth, channels=0.5), tmp_path / "plot.png")
+        plot_pruning(report(depth, keep_channels=0.5), tmp_path / "plot.png")
         sizes.append(size(tmp_path / "plot.png"))
     assert sizes[0][0] == sizes[1][0]
     assert sizes[1][1] - sizes[0][1] > 55 * 25  # pixels for each layer more
 
 
 def test_the_same_report_gives_the_same_file(tmp_path: Path) -> None:
-    told = report(3, params=0.4)
+    told = report(3, keep_params=0.4)
     for suffix in ("png", "svg", "pdf"):
         first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
         plot_pruning(told, first)
@@ -75,7 +75,7 @@ def test_the_same_report_gives_the_same_file(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_one_sentence(
     tmp_path: Path, refuses_bad_targets: Callable[..., None]
 ) -> None:
-    told = report(3, channels=0.5)
+    told = report(3, keep_channels=0.5)
     with pytest.raises(UserError, match="no layers"):
         plot_pruning({**told, "layers": []}, tmp_path / "plot.png")
     refuses_bad_targets(lambda path: plot_pruning(told, path))
