@@ -40,7 +40,7 @@ from gp_prune._compat import import_torchvision
 from gp_prune.apply.prune import prune
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import Budget, measure, readers, select_channels, trace
+from gp_prune.pruning import Budget, consumers, measure, select_channels, trace
 from gp_prune.statistics import Batch, collect_each
 
 METRICS = ("mean_activation", "taylor_bn", "gecco_2", "apoz")
@@ -96,7 +96,7 @@ def run_statistics(name: str) -> None:
         needs=metric.needs,
         loss=functional.cross_entropy,
         example_inputs=inputs,
-        outgoing=readers(architecture) if "outgoing" in metric.needs else None,
+        outgoing=consumers(architecture) if "outgoing" in metric.needs else None,
     )
     for _, record in records:
         metric.scores(record)

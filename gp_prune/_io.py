@@ -1,4 +1,7 @@
-"""Write files whole or not at all, and tensors with their digest; nothing is pickled."""
+"""Write files whole or not at all, tensors with their digest, and read JSON objects strictly.
+
+Nothing is pickled.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,3 +194,50 @@ def read_artifact(
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, f"is not what was written ({error})") from error
     return parsed, read_tensors(folder / facts[names.field], digest)
+
+
+def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, Any]:
+    """Check a JSON object against its fields and return a copy of it.
+
+    Args:
+        data: what was read.
+        what: what the object is called in an error message.
+        fields: name -> type of every field; a ``float`` field also takes a whole number,
+            an ``object`` field anything.
+
+    Raises:
+        UserError: ``data`` is no object, a field is unknown or missing, or has the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{what} must be an object, not {type(data).__name__}")
+    for name in data:
+        if name not in fields:
+            raise UserError(f"{what} has an unknown field {name!r}; remove it")
+    for name, kind in fields.items():
+        if name not in data:
+            raise UserError(f"{what} has no field {name!r}; add it")
+        check_type(data[name], kind, f"field {name!r} of {what}")
+    return {name: float(data[name]) if fields[name] is float else data[name] for name in fields}
+
+
+def canonical_digest(data: Any) -> str:
+    """SHA-256 (hexadecimal) of the canonical JSON text: sorted keys, no blanks, ASCII."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_header(fields: dict[str, Any], kind: str, schema: int) -> None:
+    """Raise UserError unless the file says that it is a ``kind`` of version ``schema``."""
+    if fields["kind"] != kind:
+        raise UserError(f"the file holds a {fields['kind']!r}; give a file with a {kind}")
+    if fields["schema_version"] != schema:
+        raise UserError(
+            f"the {kind} has schema_version {fields['schema_version']}, this version reads "
+            f"{schema}; install the gp-prune that wrote it"
+        )
+
+
+def check_digest(found: str, written: str, what: str) -> None:
+    """Raise UserError unless the digest that a file carries fits its content."""
+    if found != written:
+        raise UserError(f"the {what} does not fit its digest; it was changed or damaged")

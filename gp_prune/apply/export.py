@@ -24,7 +24,8 @@ from gp_prune._io import write_bytes
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError
 from gp_prune.pruning import unmask
-from gp_prune.pruning.modules import Forward, evaluation, map_tensors, seed_generators, tensors_of
+from gp_prune.pruning.modules import Forward, evaluation_mode, seed_generators, tensors_of
+from gp_prune.statistics.batches import map_tensors
 
 TOLERANCE = 1e-4
 """Largest difference from torch's outputs, as a share of their largest value."""
@@ -208,7 +209,7 @@ def _exporting(what: str) -> Iterator[None]:
 def _difference(model: nn.Module, inputs: Any, runner: Runner) -> float:
     """The largest difference of the outputs on the inputs and on random ones of their kind."""
     largest = 0.0
-    with evaluation(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         seed_generators(_SEED)
         for given in (inputs, map_tensors(_random_like, inputs)):
             expected = tensors_of(_run(model, given))

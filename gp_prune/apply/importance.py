@@ -14,11 +14,11 @@ from gp_prune.apply.options import checked_data, example_batch
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import consumers, trace
 from gp_prune.pruning.graph.architecture import Member
 from gp_prune.pruning.modules import Prunable, is_depthwise, weight_of
-from gp_prune.pruning.select.scores import joined_members
-from gp_prune.pruning.select.weights import flat_scores
+from gp_prune.pruning.select.scores import join_member_scores
+from gp_prune.pruning.select.weights import flatten_scores
 from gp_prune.pruning.torch_methods import ImportanceScores, MetricUnstructured
 from gp_prune.statistics import Loss, collect
 from gp_prune.statistics.state import device_of
@@ -110,7 +110,7 @@ def importance_scores(
     used, found = conventions or metric.conventions, ImportanceScores()
     for name in scores:
         weight = weight_of(model, name)
-        flat = torch.from_numpy(flat_scores(model, name, scores, used))
+        flat = torch.from_numpy(flatten_scores(model, name, scores, used))
         key = model.get_submodule(name), "weight"
         found[key] = flat.reshape(weight.shape).to(weight.device)
     return found
@@ -180,7 +180,7 @@ class _LayerScores:
             inputs = example_batch(inputs, device_of(self._model))
         outgoing = None
         if "outgoing" in self._metric.needs:
-            outgoing = readers(trace(self._model, inputs))
+            outgoing = consumers(trace(self._model, inputs))
         records = collect(
             self._model,
             self._layers,
@@ -266,7 +266,7 @@ class GroupImportance:
                 f"some channels of the group of layer {members[0].layer!r} are produced by no "
                 "layer with scores; name it in ignored_layers"
             )
-        scores = joined_members(
+        scores = join_member_scores(
             members, size, members[0].layer, self._layer_scores(), self._conventions, {}
         )
         return torch.from_numpy(np.array(scores))

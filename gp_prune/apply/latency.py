@@ -20,7 +20,7 @@ from gp_prune.apply.scoring import chosen_channels
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, Latency, compact
 from gp_prune.pruning.cost import summary, timed_pass
-from gp_prune.pruning.modules import Forward, evaluation
+from gp_prune.pruning.modules import Forward, evaluation_mode
 
 SEARCH_TURNS = 11
 """Turns in which a candidate is compared with the original while a cut is searched."""
@@ -87,7 +87,7 @@ def compare(
     times: dict[bool, list[float]] = {False: [], True: []}
     with ExitStack() as stack:
         for model in (original, pruned):
-            stack.enter_context(evaluation(model))
+            stack.enter_context(evaluation_mode(model))
         stack.enter_context(torch.no_grad())
         for model in (original, pruned):
             timed_pass(model, inputs, forward_fn)

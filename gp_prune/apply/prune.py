@@ -47,10 +47,16 @@ from gp_prune.pruning import (
     trace,
 )
 from gp_prune.pruning.attention.heads import open_attention
-from gp_prune.pruning.graph.trace import objection_to
+from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.graph.trial import FORWARD_ERRORS
 from gp_prune.pruning.masking import set_to_zero
-from gp_prune.pruning.modules import Forward, evaluation, run, seed_generators, tensors_of
+from gp_prune.pruning.modules import (
+    Forward,
+    evaluation_mode,
+    run_model,
+    seed_generators,
+    tensors_of,
+)
 from gp_prune.statistics import Loss, Progress
 from gp_prune.statistics.state import device_of
 
@@ -114,7 +120,7 @@ def _proved(model: nn.Module, request: Request, before: Cost) -> Made | None:
     plan = found.sequence.plan
     assert isinstance(plan, ChannelPlan)
     architecture, forward_fn = found.architecture, request.forward_fn
-    why = objection_to(model, request.inputs, architecture, plan.removed, forward_fn=forward_fn)
+    why = find_violation(model, request.inputs, architecture, plan.removed, forward_fn=forward_fn)
     return None if why else found
 
 
@@ -226,9 +232,9 @@ def _check_equal(masked: nn.Module, smaller: nn.Module, request: Request) -> Non
     """
     outputs = []
     for network in (masked, smaller):
-        with evaluation(network), torch.no_grad():
+        with evaluation_mode(network), torch.no_grad():
             seed_generators(request.seed)
-            found = tensors_of(run(network, request.inputs, request.forward_fn))
+            found = tensors_of(run_model(network, request.inputs, request.forward_fn))
         outputs.append([tensor for tensor in found if tensor.is_floating_point()])
     for one, other in zip(*outputs, strict=True):
         if not one.numel() or not bool(one.isfinite().all()):

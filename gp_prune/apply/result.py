@@ -17,7 +17,7 @@ from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, Cost, LayerCost, WeightPlan
 from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
-from gp_prune.pruning.select.channels import tie_share
+from gp_prune.pruning.select.channels import measure_ties
 from gp_prune.pruning.select.scores import as_array
 
 OTHER = "(normalisations and the rest)"
@@ -83,7 +83,7 @@ def layer_rows(
             macs_kept -= gone * layer.positions // architecture.samples
             params_kept -= gone
         scores = layer_scores.get(layer.name)
-        ties = None if scores is None else tie_share(as_array(scores, layer.name).ravel())
+        ties = None if scores is None else measure_ties(as_array(scores, layer.name).ravel())
         fixed = reasons.get(layer.name, "")
         channels, stay = layer.outputs.width(whole), layer.outputs.width(kept)
         costs = (macs, macs_kept, params, params_kept)

@@ -20,15 +20,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gp_prune._io import write_bytes, write_json
+from gp_prune._io import read_object, write_bytes, write_json
 from gp_prune.apply.prune import MODES
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.weights import plain_state, put_state
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_type
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.modules import masked_parameters
-from gp_prune.pruning.plan.json_form import check_type, read_object
 
 KIND = "pruned model"
 PLAN, ARCHITECTURE, WEIGHTS, REPORT = (

@@ -16,7 +16,7 @@ from gp_prune.pruning import (
     ChannelPlan,
     DegenerateScores,
     WeightPlan,
-    readers,
+    consumers,
     select_channels,
     select_weights,
 )
@@ -53,7 +53,7 @@ def layer_scores(
         loss=request.loss,
         seed=request.seed,
         example_inputs=request.inputs,
-        outgoing=readers(architecture) if "outgoing" in metric.needs else None,
+        outgoing=consumers(architecture) if "outgoing" in metric.needs else None,
         forward_fn=request.forward_fn,
         progress=request.batch_progress,
         norms=not operands <= _WITHOUT_NORM,

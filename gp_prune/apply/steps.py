@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,7 @@ from gp_prune.apply.options import LATENCY, Request
 from gp_prune.apply.scoring import chosen_channels, chosen_weights, layer_scores, scored_layers
 from gp_prune.errors import pluralize
 from gp_prune.pruning import Achieved, Architecture, Budget, ChannelPlan, WeightPlan, compact, mask
-from gp_prune.pruning.graph.architecture import joined_cuts, narrowed
-from gp_prune.pruning.select.scores import as_array, guard, normalised
+from gp_prune.pruning.select.scores import as_array, guard, normalise
 from gp_prune.statistics.layers import to_dense
 
 Choose = Callable[[nn.Module, Architecture, Mapping[str, Tensor], float], ChannelPlan]
@@ -112,13 +110,13 @@ def _planned_channels(
     steps: list[Step] = []
     for number in range(1, request.steps + 1):
         if removed:
-            current, now = _cut(model, architecture, removed), narrowed(architecture, removed)
+            current, now = _cut(model, architecture, removed), architecture.after_cut(removed)
         share = request.keep ** (number / request.steps)
         scores = layer_scores(current, now, request)
         relative = relative_budget(request, architecture, now, share)
         plan = choose(current, now, scores, relative)
-        removed = joined_cuts(architecture, removed, plan.removed)
-        achieved = _achieved(architecture, removed)
+        removed = architecture.join_cuts(removed, plan.removed)
+        achieved = Achieved.of(architecture, architecture.widths(removed))
         steps.append(Step(share, achieved.channels, None, achieved.macs, achieved.params))
         _tell_step(request, number, steps[-1])
     if request.steps > 1:
@@ -133,20 +131,6 @@ def _cut(
 ) -> nn.Module:
     plan = ChannelPlan(removed, Budget("channels", 1.0), Achieved(1.0, 1.0, 1.0))
     return compact(model, plan, architecture)
-
-
-def _achieved(architecture: Architecture, removed: Mapping[str, tuple[int, ...]]) -> Achieved:
-    kept = np.array(
-        [group.size - len(removed.get(group.name, ())) for group in architecture.free],
-        dtype=np.int64,
-    )
-    macs, params = architecture.costs(kept)
-    dense_macs, dense_params = architecture.dense_costs
-    return Achieved(
-        channels=float(kept.sum() / architecture.sizes.sum()),
-        macs=macs / dense_macs if dense_macs else 1.0,
-        params=params / dense_params if dense_params else 1.0,
-    )
 
 
 def _tell_step(request: Request, number: int, step: Step) -> None:
@@ -200,7 +184,7 @@ def _gone_last(
         left[name] = to_dense(stays, model.get_submodule(name)) > 0
         inside = as_array(ready[name][left[name]], name)
         guard(inside, name)
-        ready[name][left[name]] = torch.from_numpy(normalised(inside, normaliser).copy())
+        ready[name][left[name]] = torch.from_numpy(normalise(inside, normaliser).copy())
     lowest = min(float(ready[name][stays].min()) for name, stays in left.items())
     floor = lowest - max(1.0, abs(lowest))
     for name, stays in left.items():

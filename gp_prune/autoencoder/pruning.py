@@ -23,7 +23,7 @@ from gp_prune.errors import UserError
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation, random_mutation
-from gp_prune.pruning import DegenerateScores, readers, trace
+from gp_prune.pruning import DegenerateScores, consumers, trace
 from gp_prune.statistics import Batch, collect
 from gp_prune.statistics.recording import LABEL_NEEDS
 
@@ -260,7 +260,7 @@ def _scores(
         names = [name for name in names if name not in ("latent", "output")]
     outgoing = None
     if "outgoing" in metric.needs:
-        outgoing = readers(trace(network, inputs[:1], interface=("latent",)))
+        outgoing = consumers(trace(network, inputs[:1], interface=("latent",)))
     records = collect(
         network, names, [Batch(inputs, inputs, labels)],
         needs=metric.needs, loss=loss.of_outputs, seed=seed, max_samples=count,

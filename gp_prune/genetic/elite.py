@@ -18,12 +18,12 @@ from gp_prune.genetic import network
 from gp_prune.genetic.plan import CHANNELS, Layout, Marks, Masks, Plan, Shares
 from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import ChannelGroup, DegenerateScores, readers, trace
+from gp_prune.pruning import ChannelGroup, DegenerateScores, consumers, trace
 from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, OUT
 from gp_prune.pruning.masking import channel_masks
 from gp_prune.pruning.modules import find_module
-from gp_prune.pruning.select.scores import Scores, joined_members
-from gp_prune.pruning.select.weights import existing
+from gp_prune.pruning.select.scores import Scores, join_member_scores
+from gp_prune.pruning.select.weights import select_existing
 from gp_prune.statistics import Batch, Loss, collect
 
 
@@ -133,7 +133,7 @@ class MetricScores:
         needs = frozenset().union(*(metric.needs for metric in self._metrics.values()))
         outgoing = None
         if "outgoing" in needs:
-            outgoing = readers(trace(smaller, example_inputs))
+            outgoing = consumers(trace(smaller, example_inputs))
         records = collect(
             smaller,
             list(dict.fromkeys(layer for layers in wanted.values() for layer in layers)),
@@ -164,7 +164,7 @@ class MetricScores:
         """Put the scores of a layer into their places among those of the dense one."""
         values = metric.scores(record).detach().cpu().numpy()
         by_weight = metric.granularity == "weight"
-        flat = existing(values, module) if by_weight else values
+        flat = select_existing(values, module) if by_weight else values
         where, chosen, size = (places.weights if by_weight else places.outputs)(record.name)
         scores = self._layers.setdefault((metric.name, record.name), np.zeros(size))
         scores[where] = flat if chosen is None else flat[chosen]
@@ -197,7 +197,7 @@ class MetricScores:
         ready: dict[str, Scores],
     ) -> Scores:
         try:
-            return joined_members(
+            return join_member_scores(
                 group.members, group.size, group.name, layers, metric.conventions, ready
             )
         except DegenerateScores as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.latency import compare
-from gp_prune.pruning.modules import Conv, evaluation, run
+from gp_prune.pruning.modules import Conv, evaluation_mode, run_model
 from gp_prune.training.context import one_thread
 
 BATCH = 256
@@ -71,8 +71,8 @@ class Convolutions(nn.Module):
         layers = [module for module in model.modules() if isinstance(module, Conv)]
         hooks = [layer.register_forward_pre_hook(self._note) for layer in layers]
         try:
-            with evaluation(model), torch.no_grad():
-                run(model, inputs)
+            with evaluation_mode(model), torch.no_grad():
+                run_model(model, inputs)
         finally:
             for hook in hooks:
                 hook.remove()

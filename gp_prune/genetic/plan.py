@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gp_prune.errors import UserError
+from gp_prune._io import check_digest, check_header, read_object
+from gp_prune.errors import UserError, check_type
 from gp_prune.pruning import (
     Achieved,
     Architecture,
@@ -31,8 +32,6 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, IN, NORM_SIDE, OUT
 from gp_prune.pruning.modules import Conv, find_module, is_transposed, weight_of
-from gp_prune.pruning.plan.channels import check_digest, check_header
-from gp_prune.pruning.plan.json_form import check_type, read_object
 
 Marks = NDArray[np.bool_]
 _SCHEMA = 1

@@ -6,7 +6,7 @@ May import ``statistics`` and the packages below it; open ``graph/trace.py`` fir
 from gp_prune.metric.ranking import DegenerateScores
 from gp_prune.pruning.cost import Cost, Latency, latency, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot
-from gp_prune.pruning.graph.consumers import readers
+from gp_prune.pruning.graph.consumers import consumers
 from gp_prune.pruning.graph.trace import trace
 from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.masking import mask, unmask
@@ -37,12 +37,12 @@ __all__ = [
     "Slot",
     "WeightPlan",
     "compact",
+    "consumers",
     "group_scores",
     "latency",
     "mask",
     "measure",
     "predict",
-    "readers",
     "select_channels",
     "select_weights",
     "trace",

@@ -22,9 +22,9 @@ from gp_prune.errors import UserError
 from gp_prune.pruning.graph.architecture import Architecture
 from gp_prune.pruning.modules import (
     Forward,
-    evaluation,
+    evaluation_mode,
     masked_parameters,
-    run,
+    run_model,
     sample_count,
     tensors_of,
 )
@@ -213,13 +213,13 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
     Args:
         model: any network; its flags and the random state are as before afterwards.
         example_inputs: a batch: a tensor (samples, ...), a list of arguments or a mapping.
-        forward_fn: runs the network on them, in place of :func:`gp_prune.pruning.modules.run`.
+        forward_fn: how to run the network, if not by :func:`~gp_prune.pruning.modules.run_model`.
 
     Returns:
         MACs per sample, parameters and non-zero parameters.
     """
     samples = sample_count(example_inputs)
-    with evaluation(model):
+    with evaluation_mode(model):
         macs = count_macs(model, example_inputs, forward_fn)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(macs // samples, params, _count_nonzero(model))
@@ -228,7 +228,7 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
 def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> int:
     """MACs of one forward pass over the whole batch, in the mode in which the model is."""
     with torch.no_grad(), flop_counter(model) as counter:
-        run(model, example_inputs, forward_fn)
+        run_model(model, example_inputs, forward_fn)
     return counter.total // 2
 
 
@@ -260,14 +260,14 @@ def latency(
         example_inputs: a batch, on the device of the model.
         repeats: number of timed passes, at least 1.
         forward_fn: runs the network on the inputs, in place of
-            :func:`gp_prune.pruning.modules.run`.
+            :func:`gp_prune.pruning.modules.run_model`.
 
     Raises:
         UserError: ``repeats`` is less than 1.
     """
     if repeats < 1:
         raise UserError(f"repeats is {repeats}; it must be at least 1")
-    with evaluation(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         seconds = [timed_pass(model, example_inputs, forward_fn) for _ in range(repeats + 1)]
     return summary(seconds[1:], example_inputs)
 
@@ -277,7 +277,7 @@ def timed_pass(model: nn.Module, example_inputs: Any, forward_fn: Forward | None
     device = tensors_of(example_inputs)[0].device
     _wait_for(device)
     start = time.perf_counter()
-    run(model, example_inputs, forward_fn)
+    run_model(model, example_inputs, forward_fn)
     _wait_for(device)
     return time.perf_counter() - start
 

@@ -17,10 +17,10 @@ from gp_prune.pruning.modules import (
     PARAMETER,
     channel_dim,
     find_module,
+    find_parameter,
     is_grouped,
     is_transposed,
     masked_parameters,
-    parameter_place,
 )
 from gp_prune.pruning.plan.channels import ChannelPlan
 from gp_prune.pruning.plan.weights import WeightPlan
@@ -123,7 +123,7 @@ def _zeros(
         if side == SIZE:
             continue
         if side == PARAMETER:
-            owner, leaf = parameter_place(model, name)
+            owner, leaf = find_parameter(model, name)
             yield (name.rpartition(".")[0], leaf), channel_dim(owner.get_parameter(leaf)), gone
             continue
         module = find_module(model, name)

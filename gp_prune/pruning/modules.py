@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
+from gp_prune.statistics.batches import map_tensors
 
 PARAMETER = "parameter"
 Conv = _ConvNd
@@ -67,11 +68,11 @@ def find_part(model: nn.Module, name: str, side: str) -> Any:
     """
     if side != PARAMETER:
         return find_module(model, name)
-    owner, leaf = parameter_place(model, name)
+    owner, leaf = find_parameter(model, name)
     return owner._parameters[leaf]
 
 
-def parameter_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def find_parameter(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds the parameter ``name``, and what it calls it.
 
     Raises:
@@ -86,7 +87,7 @@ def parameter_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return owner, leaf
 
 
-def attribute_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def find_attribute(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that has the whole number ``name`` as an attribute, and what it calls it.
 
     Raises:
@@ -146,7 +147,7 @@ Forward = Callable[[nn.Module, Any], Any]
 """``forward_fn(model, inputs) -> output``: how a network runs where ``model(*inputs)`` is not."""
 
 
-def run(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> Any:
+def run_model(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> Any:
     """The output of ``model``: a tensor is one argument, a list several, a mapping named ones.
 
     Args:
@@ -161,19 +162,6 @@ def run(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None
     if isinstance(example_inputs, list | tuple):
         return model(*example_inputs)
     return model(example_inputs)
-
-
-def map_tensors(function: Any, value: Any) -> Any:
-    """``value`` with every tensor replaced by ``function(tensor)``, through lists and mappings."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -197,7 +185,7 @@ def sample_count(example_inputs: Any) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the generators that are in use; call it inside :func:`evaluation` only.
+    """Seed the generators that are in use; call it inside :func:`evaluation_mode` only.
 
     ``torch.manual_seed`` would also seed devices that start later, beyond what can be restored.
     """
@@ -207,7 +195,7 @@ def seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and untouched random numbers inside; every flag as before afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -29,12 +29,12 @@ from gp_prune.pruning.modules import (
     Conv,
     InstanceNorm,
     Spanning,
-    attribute_place,
     channel_dim,
+    find_attribute,
     find_module,
+    find_parameter,
     find_part,
     is_grouped,
-    parameter_place,
     refuse_masked,
 )
 from gp_prune.pruning.plan.channels import ChannelPlan
@@ -84,7 +84,7 @@ def check_widths(model: nn.Module, entries: Entries, architecture: Architecture)
 
 def _width(model: nn.Module, name: str, side: str) -> int:
     if side == SIZE:
-        owner, leaf = attribute_place(model, name)
+        owner, leaf = find_attribute(model, name)
         return int(getattr(owner, leaf))
     return side_width(find_part(model, name, side), side)
 
@@ -99,10 +99,10 @@ def remove_entries(model: nn.Module, entries: Entries) -> None:
     done = set()  # grouped convolutions, which lose both sides at once
     for (name, side), gone in entries.items():
         if side == PARAMETER:
-            _remove_from_parameter(*parameter_place(model, name), gone)
+            _remove_from_parameter(*find_parameter(model, name), gone)
             continue
         if side == SIZE:
-            owner, leaf = attribute_place(model, name)
+            owner, leaf = find_attribute(model, name)
             setattr(owner, leaf, getattr(owner, leaf) - len(gone))
             continue
         module = find_module(model, name)

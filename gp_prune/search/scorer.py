@@ -20,7 +20,7 @@ from gp_prune.pruning import (
     Budget,
     ChannelPlan,
     WeightPlan,
-    readers,
+    consumers,
     select_channels,
     select_weights,
     trace,
@@ -74,7 +74,7 @@ class Bench:
             needs=set(NEEDS),
             loss=task.loss,
             seed=seed,
-            outgoing=readers(self.architecture),
+            outgoing=consumers(self.architecture),
         )
         memory = INTERPRETER_MEMORY // max(1, len(self.layers))
         self._interpreters = {n: Interpreter(layer, memory) for n, layer in self.layers.items()}

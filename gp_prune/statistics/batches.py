@@ -68,16 +68,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """``value`` with ``function(tensor)`` in place of every tensor inside it."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: mapped(function, item) for key, item in value.items()}
+        return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(function, item) for item in value))
+        return type(value)(*(map_tensors(function, item) for item in value))
     if isinstance(value, list | tuple):
-        return type(value)(mapped(function, item) for item in value)
+        return type(value)(map_tensors(function, item) for item in value)
     return value
 
 
@@ -92,7 +92,7 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
 
 def to_device(inputs: Any, device: torch.device) -> Any:
     """The same inputs or targets on a device."""
-    return mapped(lambda tensor: move(tensor, device), inputs)
+    return map_tensors(lambda tensor: move(tensor, device), inputs)
 
 
 def move(value: Tensor, device: torch.device) -> Tensor:
@@ -175,7 +175,7 @@ def in_parts(
 
 def _part(value: Any, part: int, parts: int) -> Any:
     """One of so many equal parts of every tensor inside."""
-    return mapped(lambda t: t.tensor_split(parts)[part] if t.dim() else t, value)
+    return map_tensors(lambda t: t.tensor_split(parts)[part] if t.dim() else t, value)
 
 
 def _check_labels(labels: Tensor, size: int) -> None:

@@ -323,7 +323,7 @@ def _check_request(
     if "outgoing" in needs and outgoing is None:
         raise UserError(
             "the weights that read a channel need the network's graph; "
-            "pass outgoing=readers(trace(model, example_inputs))"
+            "pass outgoing=consumers(trace(model, example_inputs))"
         )
 
 

@@ -21,7 +21,7 @@ from gp_prune.statistics.batches import (
     batch_size,
     call_model,
     in_parts,
-    mapped,
+    map_tensors,
 )
 from gp_prune.statistics.layers import is_batch_norm, prunable_layers
 
@@ -301,7 +301,7 @@ def synaptic_flow(
     tensors = _positive(model)
     gradients = Gradients(model, layers)
     with torch.enable_grad(), gradients.attached():
-        ones = mapped(_one, example_inputs)
+        ones = map_tensors(_one, example_inputs)
         try:
             output = functional_call(_Called(model, forward), tensors, (ones,))
         except RuntimeError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Inputs
-from gp_prune.statistics.batches import batch_size, mapped
+from gp_prune.statistics.batches import batch_size, map_tensors
 
 
 def schedule(progress: float, warm_up: float) -> float:
@@ -87,7 +87,7 @@ class Samples:
         def pick(value: Tensor) -> Tensor:
             return value[indices.to(value.device)] if value.dim() else value
 
-        return Batch(*(mapped(pick, part) for part in (self.inputs, self.target, self.labels)))
+        return Batch(*(map_tensors(pick, part) for part in (self.inputs, self.target, self.labels)))
 
 
 Data = Source | Iterable[Batch]
@@ -190,11 +190,11 @@ def fingerprint(data: Data | None) -> str:
         return "none"
     if isinstance(data, Samples):
         parts: list[Tensor] = []
-        mapped(parts.append, (data.inputs, data.target, data.labels))
+        map_tensors(parts.append, (data.inputs, data.target, data.labels))
         return f"{len(data)} samples {tensor_digest(parts)[:16]}"
     if isinstance(data, Source):
         first: list[Tensor] = []
-        mapped(first.append, tuple(data.take(torch.arange(min(len(data), _FEW)))))
+        map_tensors(first.append, tuple(data.take(torch.arange(min(len(data), _FEW)))))
         return f"{len(data)} samples that begin with {tensor_digest(first)[:16]}"
     return f"{length_hint(data, 0)} batches"
 

@@ -14,7 +14,7 @@ from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, select_channels, trace
-from gp_prune.pruning.graph.trace import objection_to
+from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.statistics import collect_each
 
 
@@ -106,9 +106,9 @@ def test_other_ways_to_prune_try_out_first(way: dict[str, Any]) -> None:
 def test_an_objection_names_what_differs() -> None:
     model, x = Fused(), torch.zeros(2, 6)
     architecture = trace(model, x, try_out=False)
-    assert "does not run" in objection_to(model, x, architecture, {"first": (0, 5)})
+    assert "does not run" in find_violation(model, x, architecture, {"first": (0, 5)})
     whole = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    assert objection_to(whole, x, trace(whole, x, try_out=False), {"0": (0, 5)}) == ""
+    assert find_violation(whole, x, trace(whole, x, try_out=False), {"0": (0, 5)}) == ""
 
 
 def test_tracing_leaves_a_network_alone_that_writes_to_its_parameters() -> None:

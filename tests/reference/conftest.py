@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 from gp_prune.metric.metric import Metric, bundled_metrics
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import consumers, trace
 from gp_prune.statistics import Batch, collect
 
 Array = NDArray[np.float64]
@@ -323,7 +323,7 @@ def layers() -> list[tuple[LayerRecord, Tensors]]:
     ]
     records = collect(
         model, None, batches, needs=frozenset(NEEDS), loss=functional.cross_entropy,
-        outgoing=readers(trace(model, x)), max_samples=100, max_positions=1000,
+        outgoing=consumers(trace(model, x)), max_samples=100, max_positions=1000,
     )  # fmt: skip
     plain = measure(model, x, y)
     assert set(records) == set(plain) == set(LAYERS)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.metric.file import INVARIANCES
 from gp_prune.metric.metric import Metric, bundled_metrics
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import consumers, trace
 from gp_prune.statistics import Batch, collect
 
 Records = dict[str, LayerRecord]
@@ -54,7 +54,7 @@ def measured(model: nn.Sequential) -> Records:
     y = torch.randint(0, 3, (30,), generator=generator)
     return collect(
         model, None, [Batch(x, y, y)], needs=frozenset(NEEDS), loss=functional.cross_entropy,
-        outgoing=readers(trace(model, x)),
+        outgoing=consumers(trace(model, x)),
     )  # fmt: skip
 
 

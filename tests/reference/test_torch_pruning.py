@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import consumers, trace
 from gp_prune.statistics import Batch, collect
 
 IMAGES = (12, 2, 6, 6)
@@ -58,7 +58,7 @@ def record(model: nn.Sequential, layer: str, samples: int = IMAGES[0]) -> LayerR
     x, y = (tensor[:samples] for tensor in data())
     measured = collect(
         model, [layer], [Batch(x, y, y)], needs=frozenset(NEEDS), loss=functional.cross_entropy,
-        outgoing=readers(trace(model, x)),
+        outgoing=consumers(trace(model, x)),
     )  # fmt: skip
     return measured[layer]
 

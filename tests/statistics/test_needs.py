@@ -96,7 +96,7 @@ def test_labels_are_needed(need: str) -> None:
 
 
 def test_readers_are_needed() -> None:
-    with pytest.raises(UserError, match=r"outgoing=readers\(trace"):
+    with pytest.raises(UserError, match=r"outgoing=consumers\(trace"):
         collect(tiny(), None, (), needs={"outgoing"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gp_prune._io import canonical_digest, read_object
 from gp_prune.errors import UserError
 from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
 from gp_prune.pruning.modules import PARAMETER
-from gp_prune.pruning.plan.json_form import canonical_digest, plain, read_object
 
 OUT = "out"
 IN = "in"
@@ -24,6 +25,9 @@ HEADS = "heads"
 SIZE = "size"
 SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, PARAMETER, SIZE)
 """What a slot can be: see :class:`Slot`."""
+
+Removed = Mapping[str, Sequence[int]]
+"""Group name -> channels that go."""
 
 SEVERAL = -1
 """Stream of a slot whose entries belong to more than one: see :attr:`Slot.stream`."""
@@ -188,6 +192,11 @@ class Architecture:
         sizes = {group.name: group.size for group in self.groups}
         return CostTable(self.layers, [group.name for group in self.free], sizes)
 
+    def widths(self, removed: Removed) -> NDArray[np.int64]:
+        """Return how many channels each free group (groups,) keeps when ``removed`` ones go."""
+        kept = [group.size - len(removed.get(group.name, ())) for group in self.free]
+        return np.array(kept, dtype=np.int64)
+
     def costs(self, kept: NDArray[np.int64]) -> tuple[int, int]:
         """(MACs per sample, parameters) when free group ``g`` keeps ``kept[g]`` channels."""
         macs, params = self._table.evaluate(kept)
@@ -198,9 +207,7 @@ class Architecture:
         """(MACs per sample, parameters) of the whole network."""
         return self.costs(self.sizes)
 
-    def entries(
-        self, removed: Mapping[str, Sequence[int]]
-    ) -> dict[tuple[str, str], NDArray[np.int64]]:
+    def entries(self, removed: Removed) -> dict[tuple[str, str], NDArray[np.int64]]:
         """Which entries of which module side go when ``removed`` channels of the groups go.
 
         Args:
@@ -223,9 +230,47 @@ class Architecture:
                 found[key] = np.union1d(found[key], hit) if key in found else hit
         return found
 
+    def after_cut(self, removed: Removed) -> Architecture:
+        """Return the architecture of the network that :func:`gp_prune.pruning.compact` gives.
+
+        Groups keep their names and why they are fixed; the channels that stay are numbered again
+        in the same order.
+
+        Args:
+            removed: group name -> channels that go.
+        """
+        entries = self.entries(removed)
+        groups = []
+        for group in self.groups:
+            stays = np.ones(group.size, dtype=bool)
+            stays[list(removed.get(group.name, ()))] = False
+            # One number more than there are channels: index -1 (no channel) stays -1.
+            number = np.append(np.where(stays, stays.cumsum() - 1, -1), -1)
+            slots = []
+            for slot in group.slots:
+                index = np.delete(slot.index, entries.get((slot.module, slot.side), []))
+                slots.append(replace(slot, channels=tuple(number[index].tolist())))
+            groups.append(replace(group, size=int(stays.sum()), slots=tuple(slots)))
+        return replace(self, groups=tuple(groups))
+
+    def join_cuts(self, first: Removed, then: Removed) -> dict[str, tuple[int, ...]]:
+        """Return what two cuts, one after the other, remove from this network.
+
+        Args:
+            first: group name -> channels that go first.
+            then: group name -> channels that go of what the first cut left, in its numbers.
+        """
+        total: dict[str, tuple[int, ...]] = {}
+        for group in self.groups:
+            left = np.delete(np.arange(group.size), list(first.get(group.name, ())))
+            left = np.delete(left, list(then.get(group.name, ())))
+            if left.size < group.size:
+                total[group.name] = tuple(np.setdiff1d(np.arange(group.size), left).tolist())
+        return total
+
     def to_json(self) -> dict[str, Any]:
         """The architecture as a JSON object."""
-        return {"schema_version": _SCHEMA, **plain(asdict(self))}
+        return {"schema_version": _SCHEMA, **json.loads(json.dumps(asdict(self)))}
 
     @classmethod
     def from_json(cls, data: Any) -> Architecture:
@@ -276,51 +321,3 @@ def _read_layer(data: Any) -> LayerCost:
         terms = tuple((str(group), int(entries)) for group, entries in read["terms"])
         fields[side] = Side(read["constant"], terms)
     return LayerCost(**fields)
-
-
-Removed = Mapping[str, Sequence[int]]
-"""Group name -> channels that go."""
-
-
-def narrowed(architecture: Architecture, removed: Removed) -> Architecture:
-    """The architecture of the network that :func:`gp_prune.pruning.compact` makes.
-
-    Groups keep their names and why they are fixed; what stays of their channels is numbered anew
-    in the same order.
-
-    Args:
-        architecture: the whole network.
-        removed: group name -> channels that go.
-    """
-    entries = architecture.entries(removed)
-    groups = []
-    for group in architecture.groups:
-        gone = set(removed.get(group.name, ()))
-        number = np.full(group.size + 1, -1, dtype=np.int64)  # index -1 (no channel) stays -1
-        number[[c for c in range(group.size) if c not in gone]] = np.arange(group.size - len(gone))
-        slots = []
-        for slot in group.slots:
-            stay = np.delete(slot.index, entries.get((slot.module, slot.side), []))
-            slots.append(replace(slot, channels=tuple(number[stay].tolist())))
-        groups.append(replace(group, size=group.size - len(gone), slots=tuple(slots)))
-    return replace(architecture, groups=tuple(groups))
-
-
-def joined_cuts(
-    architecture: Architecture, first: Removed, then: Removed
-) -> dict[str, tuple[int, ...]]:
-    """What two cuts, one after the other, remove from the network that ``architecture`` is of.
-
-    Args:
-        architecture: the whole network.
-        first: group name -> channels of it that go first.
-        then: group name -> channels that go of what the first cut left, in its numbers.
-    """
-    total: dict[str, tuple[int, ...]] = {}
-    for group in architecture.groups:
-        gone = set(first.get(group.name, ()))
-        left = [channel for channel in range(group.size) if channel not in gone]
-        gone.update(left[channel] for channel in then.get(group.name, ()))
-        if gone:
-            total[group.name] = tuple(sorted(gone))
-    return total

@@ -14,7 +14,7 @@ from gp_prune.pruning.graph.architecture import (
 from gp_prune.statistics import Consumer
 
 
-def readers(architecture: Architecture) -> dict[str, tuple[Consumer, ...]]:
+def consumers(architecture: Architecture) -> dict[str, tuple[Consumer, ...]]:
     """The layers that read each layer's output channels, for ``collect(..., outgoing=...)``.
 
     Channels that the network ties together, such as those that a residual connection adds up,
@@ -22,10 +22,10 @@ def readers(architecture: Architecture) -> dict[str, tuple[Consumer, ...]]:
     hands them on, so it counts as a reader for every layer of the group but itself. A channel that
     is flattened is read at every position. A grouped convolution ends what is read: what it makes
     is tied to what it reads and yet read by others. Layers that run in training mode only are no
-    readers.
+    consumers.
 
     Returns:
-        Name of every layer that produces channels -> its readers in module order; no readers
+        Name of every layer that produces channels -> its consumers in module order; no consumers
         where nothing with weights follows, as behind the network's output.
     """
     found: dict[str, dict[str, list[list[int]]]] = {}

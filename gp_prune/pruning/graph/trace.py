@@ -38,14 +38,14 @@ from gp_prune.pruning.modules import (
     PerChannel,
     Prunable,
     Spanning,
-    evaluation,
+    evaluation_mode,
     find_part,
     is_depthwise,
-    map_tensors,
     refuse_masked,
     sample_count,
 )
 from gp_prune.pruning.surgery import side_width
+from gp_prune.statistics.batches import map_tensors
 
 LIMIT = 2**24
 """Entries that index maps may give out, over all groups of a graph: four times what torchvision's
@@ -165,7 +165,7 @@ def trace(
             the whole network compute; such groups have ``crosses_normalisation``.
         forward_fn: ``forward_fn(model, inputs) -> output`` runs the network, where calling it
             with ``example_inputs`` is not the way.
-        try_out: False leaves the trial to :func:`objection_to`, which must be asked about the cut
+        try_out: False leaves the trial to :func:`find_violation`, which must be asked about the cut
             that is made in the end. Auxiliary heads are tried out all the same.
 
     Raises:
@@ -183,7 +183,7 @@ def trace(
         return _traced(private, _Way(inputs, tuple(interface), cut_residual, forward_fn, try_out))
 
 
-def objection_to(
+def find_violation(
     model: nn.Module,
     example_inputs: Any,
     architecture: Architecture,
@@ -214,7 +214,7 @@ def _privately(model: nn.Module, example_inputs: Any) -> Iterator[tuple[nn.Modul
     with torch.inference_mode(False), torch.enable_grad():
         private = _private_copy(model)
         inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
-        with evaluation(private):
+        with evaluation_mode(private):
             yield private, inputs
 
 

@@ -24,14 +24,14 @@ from gp_prune.pruning.modules import (
     Prunable,
     Spanning,
     find_module,
-    map_tensors,
-    parameter_place,
-    run,
+    find_parameter,
+    run_model,
     sample_count,
     seed_generators,
     tensors_of,
 )
 from gp_prune.pruning.surgery import Entries, remove_entries, side_width
+from gp_prune.statistics.batches import map_tensors
 
 FAILS = "the network does not run without some of its channels"
 _SEED = 0
@@ -67,7 +67,7 @@ class Trial:
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         seed_generators(_SEED)  # networks that draw numbers draw the same ones
         with torch.no_grad():
-            return tensors_of(run(model, self.inputs, self.forward_fn))
+            return tensors_of(run_model(model, self.inputs, self.forward_fn))
 
 
 def prepared(trial: Trial) -> Trial:
@@ -169,7 +169,7 @@ def _masked(model: nn.Module, smaller: nn.Module, entries: Entries) -> Iterator[
     """
     with ExitStack() as stack:
         for name in (name for name, side in entries if side == PARAMETER):
-            owner, leaf = parameter_place(model, name)
+            owner, leaf = find_parameter(model, name)
             values = owner.get_parameter(leaf).data
             stack.callback(values.copy_, values.clone())
         set_to_zero(model, entries)

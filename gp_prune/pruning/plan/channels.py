@@ -6,9 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gp_prune.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
+
+from gp_prune._io import canonical_digest, check_digest, check_header, read_object
+from gp_prune.errors import UserError, check_type
 from gp_prune.pruning.graph.architecture import Architecture
-from gp_prune.pruning.plan.json_form import canonical_digest, check_type, read_object
 
 BUDGET_KINDS = ("channels", "macs", "params")
 BUDGET_TOLERANCE = 0.05
@@ -53,6 +56,18 @@ class Achieved:
     channels: float
     macs: float
     params: float
+
+    @classmethod
+    def of(cls, architecture: Architecture, kept: NDArray[np.int64]) -> Achieved:
+        """Return the shares when free group ``g`` keeps ``kept[g]`` channels (groups,)."""
+        total = int(architecture.sizes.sum())
+        macs, params = architecture.costs(kept)
+        dense_macs, dense_params = architecture.dense_costs
+        return cls(
+            channels=int(kept.sum()) / total if total else 1.0,
+            macs=macs / dense_macs if dense_macs else 1.0,
+            params=params / dense_params if dense_params else 1.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -185,20 +200,3 @@ def check_shares(shares: dict[str, float]) -> None:
     for name, value in shares.items():
         if not (math.isfinite(value) and 0 <= value <= 1):
             raise UserError(f"share {name!r} is {value}; it must lie between 0 and 1")
-
-
-def check_header(fields: dict[str, Any], kind: str, schema: int) -> None:
-    """Raise UserError unless the file says that it is a ``kind`` of version ``schema``."""
-    if fields["kind"] != kind:
-        raise UserError(f"the file holds a {fields['kind']!r}; give a file with a {kind}")
-    if fields["schema_version"] != schema:
-        raise UserError(
-            f"the {kind} has schema_version {fields['schema_version']}, this version reads "
-            f"{schema}; install the gp-prune that wrote it"
-        )
-
-
-def check_digest(found: str, written: str, what: str) -> None:
-    """Raise UserError unless the digest that a file carries fits its content."""
-    if found != written:
-        raise UserError(f"the {what} does not fit its digest; it was changed or damaged")

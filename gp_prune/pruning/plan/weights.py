@@ -16,16 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune.errors import UserError
+from gp_prune._io import canonical_digest, check_digest, check_header, read_object
+from gp_prune.errors import UserError, check_type
 from gp_prune.pruning.modules import Conv, weight_of
-from gp_prune.pruning.plan.channels import (
-    Budget,
-    check_digest,
-    check_header,
-    check_shares,
-    read_budget,
-)
-from gp_prune.pruning.plan.json_form import canonical_digest, check_type, read_object
+from gp_prune.pruning.plan.channels import Budget, check_shares, read_budget
 
 
 @dataclass(frozen=True)

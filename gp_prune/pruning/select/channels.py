@@ -13,7 +13,7 @@ from gp_prune.errors import UserError
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning.graph.architecture import HEADS, RESHAPE, SIZE, Architecture, ChannelGroup
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
-from gp_prune.pruning.select.scores import Scores, joined_scores
+from gp_prune.pruning.select.scores import Scores, join_scores
 
 Widths = NDArray[np.int64]
 
@@ -179,13 +179,13 @@ def select_channels(
     if not architecture.free:
         reasons = "; ".join(f"{group.name}: {group.fixed}" for group in architecture.groups)
         raise UserError(f"the network has no channels that may be cut ({reasons or 'no layers'})")
-    scores = joined_scores(architecture, layer_scores, conventions)
+    scores = join_scores(architecture, layer_scores, conventions)
     everywhere = np.concatenate(scores)
     units = multiples(architecture, round_to)
     if conventions.scope == "global":
-        ties = tie_share(everywhere)
+        ties = measure_ties(everywhere)
     else:
-        tied = sum(tie_share(values) * values.size for values in scores)
+        tied = sum(measure_ties(values) * values.size for values in scores)
         ties = tied / everywhere.size
     if max(units) > 1:
         kept = _rounded_widths(architecture, scores, units, conventions.scope, budget)
@@ -199,15 +199,15 @@ def select_channels(
             worst = np.argsort(values, kind="stable")[: group.size - stay]
             removed[group.name] = tuple(np.sort(worst).tolist())
     held = whole(architecture, kept, round_to)
-    return ChannelPlan(removed, budget, _achieved(architecture, kept), float(ties), held)
+    return ChannelPlan(removed, budget, Achieved.of(architecture, kept), float(ties), held)
 
 
-def removed_count(size: int, keep: float) -> int:
+def count_removed(size: int, keep: float) -> int:
     """How many of ``size`` things go when the share ``keep`` stays: rounded half up, never all."""
     return min(size - 1, math.floor((1 - keep) * size + 0.5 + _ROUNDING_SLACK))
 
 
-def tie_share(values: Scores) -> float:
+def measure_ties(values: Scores) -> float:
     """Share of the values that equal another one."""
     ordered = np.sort(values)
     equal = ordered[1:] == ordered[:-1]
@@ -219,7 +219,7 @@ def tie_share(values: Scores) -> float:
     return float(tied.mean())
 
 
-def nearest_step(cost: Callable[[int], float], steps: int, target: float) -> int:
+def find_nearest_step(cost: Callable[[int], float], steps: int, target: float) -> int:
     """The number of steps in [0, ``steps``] whose falling ``cost`` is nearest to ``target``."""
     low, high = 0, steps
     while low < high:
@@ -255,11 +255,13 @@ def _widths(
 
     if budget.kind == "channels":
         if scope == "layer":
-            return np.array([s - removed_count(s, budget.keep) for s in sizes.tolist()])
-        return after(removed_count(int(sizes.sum()), budget.keep))
+            return np.array([s - count_removed(s, budget.keep) for s in sizes.tolist()])
+        return after(count_removed(int(sizes.sum()), budget.keep))
     which = 0 if budget.kind == "macs" else 1
     target = budget.keep * architecture.dense_costs[which]
-    return after(nearest_step(lambda n: architecture.costs(after(n))[which], steps.size, target))
+    return after(
+        find_nearest_step(lambda n: architecture.costs(after(n))[which], steps.size, target)
+    )
 
 
 def _rounded_widths(
@@ -289,18 +291,8 @@ def _rounded_widths(
         return np.asarray(sizes - lost.astype(np.int64))
 
     def share(kept: NDArray[np.int64]) -> float:
-        found: float = getattr(_achieved(architecture, kept), budget.kind)
+        found: float = getattr(Achieved.of(architecture, kept), budget.kind)
         return found
 
-    count = nearest_step(lambda n: share(after(n)), steps.owners.size, budget.keep)
+    count = find_nearest_step(lambda n: share(after(n)), steps.owners.size, budget.keep)
     return refined(after(count), sizes, units, lambda kept: abs(share(kept) - budget.keep))
-
-
-def _achieved(architecture: Architecture, kept: NDArray[np.int64]) -> Achieved:
-    macs, params = architecture.costs(kept)
-    dense_macs, dense_params = architecture.dense_costs
-    return Achieved(
-        channels=float(kept.sum() / architecture.sizes.sum()),
-        macs=macs / dense_macs if dense_macs else 1.0,
-        params=params / dense_params if dense_params else 1.0,
-    )

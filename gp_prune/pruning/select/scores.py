@@ -46,23 +46,23 @@ def group_scores(
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
         UserError: a layer that may be cut has no scores.
     """
-    joined = joined_scores(architecture, layer_scores, conventions)
+    joined = join_scores(architecture, layer_scores, conventions)
     names = (group.name for group in architecture.free)
     return {name: torch.from_numpy(values) for name, values in zip(names, joined, strict=True)}
 
 
-def joined_scores(
+def join_scores(
     architecture: Architecture, layer_scores: Mapping[str, Any], conventions: Conventions
 ) -> list[Scores]:
     """:func:`group_scores` as arrays in the order of ``architecture.free``."""
     ready: dict[str, Scores] = {}
     return [
-        joined_members(group.members, group.size, group.name, layer_scores, conventions, ready)
+        join_member_scores(group.members, group.size, group.name, layer_scores, conventions, ready)
         for group in architecture.free
     ]
 
 
-def joined_members(
+def join_member_scores(
     parts: Sequence[Member],
     size: int,
     name: str,
@@ -145,10 +145,10 @@ def _layer(member: Member, layer_scores: Mapping[str, Any], normaliser: str) -> 
             "wrong-shape", member.layer, f"shape {shape} where ({member.width},) is needed"
         )
     guard(values, member.layer)
-    return normalised(values, normaliser)
+    return normalise(values, normaliser)
 
 
-def normalised(values: Scores, normaliser: str) -> Scores:
+def normalise(values: Scores, normaliser: str) -> Scores:
     """Values divided by the sum, mean or maximum of their absolute values, or as they are."""
     if normaliser == "none":
         return values

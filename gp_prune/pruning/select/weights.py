@@ -16,8 +16,8 @@ from gp_prune.pruning.graph.architecture import Architecture
 from gp_prune.pruning.modules import Conv, find_module, is_transposed, refuse_masked, weight_of
 from gp_prune.pruning.plan.channels import Budget
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
-from gp_prune.pruning.select.channels import nearest_step, removed_count
-from gp_prune.pruning.select.scores import Scores, as_array, find_scores, guard, normalised
+from gp_prune.pruning.select.channels import count_removed, find_nearest_step
+from gp_prune.pruning.select.scores import Scores, as_array, find_scores, guard, normalise
 
 Marks = NDArray[np.bool_]
 
@@ -83,7 +83,7 @@ def select_weights(
 
     share = budget.keep
     if budget.kind == "macs":
-        share = 1 - nearest_step(macs, total - 1, budget.keep) / total
+        share = 1 - find_nearest_step(macs, total - 1, budget.keep) / total
     stays = ranking.kept(share)
     kept = ranking.packed(model, stays)
     return WeightPlan(kept, budget, achieved(stays), ranking.ties, pattern, whole)
@@ -142,7 +142,7 @@ class _Ranking:
         self.scope = conventions.scope if pattern is None else "block"
         self.rows: list[Scores] = []
         for name in layers:
-            scores = flat_scores(model, name, layer_scores, conventions)
+            scores = flatten_scores(model, name, layer_scores, conventions)
             view = self._by_row(scores, model, name)
             width = pattern.m if pattern else math.prod(view.shape[2:])
             self.rows.append(view.reshape(-1, width))
@@ -151,7 +151,7 @@ class _Ranking:
         """Marks what stays of each layer, in its rows, when ``share`` of every row stays."""
         if self.scope == "global":
             return _kept_globally(self.rows, share)
-        return [~lowest(rows, removed_count(rows.shape[1], share)) for rows in self.rows]
+        return [~lowest(rows, count_removed(rows.shape[1], share)) for rows in self.rows]
 
     def packed(self, model: nn.Module, stays: Sequence[Marks]) -> dict[str, PackedMask]:
         """The marks in the layout of the weights."""
@@ -243,13 +243,13 @@ def _kept_globally(rows: Sequence[Scores], share: float) -> list[Marks]:
         for start, values in zip(starts, rows, strict=True)
     ]
     pool = np.delete(np.arange(sum(sizes)), best)
-    count = min(removed_count(sum(sizes), share), pool.size)
+    count = min(count_removed(sum(sizes), share), pool.size)
     keep = np.ones(sum(sizes), dtype=bool)
     keep[pool[lowest(np.concatenate(rows, axis=1)[:, pool], count)[0]]] = False
     return np.split(keep, starts[1:])
 
 
-def flat_scores(
+def flatten_scores(
     model: nn.Module, name: str, layer_scores: Mapping[str, Any], conventions: Conventions
 ) -> Scores:
     """Normalised scores of the weights that exist, flat, in the order of the weight tensor.
@@ -272,10 +272,10 @@ def flat_scores(
         raise DegenerateScores(
             "wrong-shape", name, f"shape {tuple(values.shape)} where {shape} is needed"
         )
-    flat = existing(values, module)
+    flat = select_existing(values, module)
     assert flat.size == weight.numel()
     guard(flat, name)
-    return normalised(flat, conventions.normaliser)
+    return normalise(flat, conventions.normaliser)
 
 
 def dense_shape(module: Any) -> tuple[int, int, int]:
@@ -285,7 +285,7 @@ def dense_shape(module: Any) -> tuple[int, int, int]:
     return module.out_features, module.in_features, 1
 
 
-def existing(dense: NDArray[Any], module: Any) -> NDArray[Any]:
+def select_existing(dense: NDArray[Any], module: Any) -> NDArray[Any]:
     """The entries of a dense (o, i, k) array that are weights of the layer, flat.
 
     They come in the order of the layer's own weight tensor, which is (in, out, ...) for transposed

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gp_prune.pruning import Achieved, Architecture, Budget, ChannelPlan, compact, trace
-from gp_prune.pruning.graph.architecture import joined_cuts, narrowed
 
 
 class Winding(nn.Module):
@@ -60,12 +59,12 @@ def some(data: st.DataObject, architecture: Architecture) -> dict[str, tuple[int
 
 
 @given(data=st.data())
-def test_narrowed_is_the_trace_of_the_compact_network(
+def test_after_cut_is_the_trace_of_the_compact_network(
     winding: tuple[nn.Module, Architecture], data: st.DataObject
 ) -> None:
     model, whole = winding
     removed = some(data, whole)
-    left = narrowed(whole, removed)
+    left = whole.after_cut(removed)
     smaller = compact(model, plan(removed), whole)
     again = trace(smaller, inputs())
     if model.parts.groups == 1:  # fewer channels of a grouped convolution may be tied otherwise
@@ -79,15 +78,15 @@ def test_narrowed_is_the_trace_of_the_compact_network(
 def test_two_cuts_are_one(winding: tuple[nn.Module, Architecture], data: st.DataObject) -> None:
     model, whole = winding
     first = some(data, whole)
-    left = narrowed(whole, first)
+    left = whole.after_cut(first)
     then = some(data, left)
     twice = compact(compact(model, plan(first), whole), plan(then), left)
-    once = compact(model, plan(joined_cuts(whole, first, then)), whole)
+    once = compact(model, plan(whole.join_cuts(first, then)), whole)
     assert list(once.state_dict()) == list(twice.state_dict())
     for name, value in once.state_dict().items():
         assert torch.equal(value, twice.state_dict()[name])
 
 
 def test_nothing_removed_is_the_same(winding: tuple[nn.Module, Architecture]) -> None:
-    assert narrowed(winding[1], {}) == winding[1]
-    assert joined_cuts(winding[1], {}, {}) == {}
+    assert winding[1].after_cut({}) == winding[1]
+    assert winding[1].join_cuts({}, {}) == {}

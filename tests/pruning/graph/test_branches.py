@@ -18,11 +18,11 @@ from gp_prune.pruning import (
     Budget,
     ChannelPlan,
     compact,
+    consumers,
     latency,
     mask,
     measure,
     predict,
-    readers,
     trace,
 )
 from gp_prune.pruning.graph.observer import TraceWarning
@@ -82,7 +82,7 @@ class TestAuxiliaryHead:
         architecture = trace(WithHead(), IMAGES)
         assert architecture.scored_layers == ("stem.0", "rest.0")
         assert architecture.prunable_layers == ("stem.0", "rest.0", "rest.2")
-        assert [reader.module for reader in readers(architecture)["stem.0"]] == ["rest.0"]
+        assert [reader.module for reader in consumers(architecture)["stem.0"]] == ["rest.0"]
 
     def test_the_model_is_left_alone(self):
         model = WithHead().eval()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.pruning import readers, trace
+from gp_prune.pruning import consumers, trace
 from gp_prune.pruning.graph.architecture import Member
-from gp_prune.pruning.modules import run, tensors_of
+from gp_prune.pruning.modules import run_model, tensors_of
 from gp_prune.statistics import Consumer, collect, prunable_layers
 
 NAMES = [
@@ -30,7 +30,7 @@ def test_convolutions_and_a_flattened_map() -> None:
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.ConvTranspose2d(2, 3, 2), nn.ReLU(),
         nn.Flatten(), nn.Linear(3 * 4, 5),
     )  # fmt: skip
-    found = readers(trace(model, torch.randn(1, 1, 3, 3)))
+    found = consumers(trace(model, torch.randn(1, 1, 3, 3)))
     assert found["0"] == (Consumer("3", each(2)),)
     assert found["3"] == (Consumer("6", ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))),)
     assert found["6"] == ()
@@ -42,7 +42,7 @@ def test_a_depthwise_layer_reads_but_not_itself() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3), nn.ReLU(), nn.Conv2d(3, 2, 1)
     )
-    found = readers(trace(model, torch.randn(1, 1, 3, 3)))
+    found = consumers(trace(model, torch.randn(1, 1, 3, 3)))
     assert found["0"] == (Consumer("2", each(3)), Consumer("4", each(3)))
     assert found["2"] == (Consumer("4", each(3)),)
     record = collect(model, ["0"], (), needs={"outgoing"}, outgoing=found)["0"]
@@ -66,7 +66,7 @@ class Residual(nn.Module):
 
 
 def test_coupled_channels_have_all_readers_of_the_group() -> None:
-    found = readers(trace(Residual(), torch.randn(1, 1, 2, 2)))
+    found = consumers(trace(Residual(), torch.randn(1, 1, 2, 2)))
     every = tuple(Consumer(name, each(3)) for name in ("block", "head", "side"))
     assert {name: set(value) for name, value in found.items()} == {
         "stem": set(every), "block": set(every), "head": set(), "side": set(),
@@ -83,7 +83,7 @@ def test_concatenated_maps_are_read_at_their_places() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.cat([self.a(x), self.b(x)], 1).relu())
 
-    found = readers(trace(Joined(), torch.randn(1, 1, 2, 2)))
+    found = consumers(trace(Joined(), torch.randn(1, 1, 2, 2)))
     assert found["a"] == (Consumer("head", ((0,), (1,))),)
     assert found["b"] == (Consumer("head", ((2,), (3,), (4,))),)
 
@@ -92,7 +92,7 @@ def test_a_linear_layer_that_makes_maps() -> None:
     model = nn.Sequential(
         nn.Linear(2, 8), nn.ReLU(), nn.Unflatten(1, (2, 2, 2)), nn.ConvTranspose2d(2, 3, 2)
     )
-    found = readers(trace(model, torch.randn(1, 2)))
+    found = consumers(trace(model, torch.randn(1, 2)))
     assert found["0"] == (Consumer("3", ((0,),) * 4 + ((1,),) * 4),)
 
 
@@ -100,8 +100,8 @@ def test_a_linear_layer_that_makes_maps() -> None:
 def test_nothing_else_reads_a_channel(name: str, network: Callable[[str], Any]) -> None:
     """Without the weights that read it, a channel has no way to the output."""
     model, inputs, architecture = network(name)
-    found = readers(architecture)
-    dense = [tensor.detach() for tensor in tensors_of(run(model, inputs))]
+    found = consumers(architecture)
+    dense = [tensor.detach() for tensor in tensors_of(run_model(model, inputs))]
     moved = 0
     for group in architecture.free:
         cut, channel = copy.deepcopy(model), group.size // 2
@@ -110,10 +110,10 @@ def test_nothing_else_reads_a_channel(name: str, network: Callable[[str], Any]) 
                 for output in entries_of(member, channel):
                     for reader in found[member.layer]:
                         silence(cut.get_submodule(reader.module), reader.entries[output])
-            silent = tensors_of(run(cut, inputs))
+            silent = tensors_of(run_model(cut, inputs))
             for member in group.members:
                 disturb(cut.get_submodule(member.layer), entries_of(member, channel))
-            disturbed = tensors_of(run(cut, inputs))
+            disturbed = tensors_of(run_model(cut, inputs))
         for before, after in zip(silent, disturbed, strict=True):
             torch.testing.assert_close(before, after)
         moved += any(not torch.equal(a, b) for a, b in zip(dense, silent, strict=True))
@@ -146,7 +146,7 @@ def disturb(module: nn.Module, entries: list[int]) -> None:
 @pytest.mark.parametrize("name", [*NAMES, "partly-grouped"])
 def test_every_layer_has_outgoing_weights(name: str, network: Callable[[str], Any]) -> None:
     model, inputs, architecture = network(name)
-    found = readers(architecture)
+    found = consumers(architecture)
     records = collect(model, None, (), needs={"outgoing"}, example_inputs=inputs, outgoing=found)
     assert records.keys() == prunable_layers(model).keys()
     for layer, record in records.items():

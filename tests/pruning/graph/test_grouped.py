@@ -15,11 +15,11 @@ from gp_prune.pruning import (
     Budget,
     ChannelPlan,
     compact,
+    consumers,
     group_scores,
     mask,
     measure,
     predict,
-    readers,
     trace,
 )
 from gp_prune.pruning.plan.channels import Achieved
@@ -143,7 +143,7 @@ def test_scores_of_a_group_are_those_of_all_its_entries(network):
 
 
 def test_a_grouped_convolution_reads_no_outputs_of_its_own(network):
-    found = readers(network("grouped").architecture)
+    found = consumers(network("grouped").architecture)
     assert [reader.module for reader in found["0"]] == ["2"]
     assert [reader.module for reader in found["2"]] == ["5"]
 

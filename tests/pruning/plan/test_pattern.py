@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import SCOPES, Conventions
 from gp_prune.pruning import Budget, Pattern, WeightPlan, mask, select_weights
-from gp_prune.pruning.select.weights import existing
+from gp_prune.pruning.select.weights import select_existing
 from gp_prune.pruning.torch_methods import MetricPattern
 
 TWO_OF_FOUR = Pattern(2, 4)
@@ -253,7 +253,7 @@ class TestMethod:
         model = model_of(kind)
         layer, scores = model[0], scores_of(model[0], levels=5)
         plan = select_weights(model, ["0"], {"0": scores}, LAYER, pattern=TWO_OF_FOUR)
-        own = torch.from_numpy(existing(scores.numpy(), layer)).reshape(layer.weight.shape)
+        own = torch.from_numpy(select_existing(scores.numpy(), layer)).reshape(layer.weight.shape)
         MetricPattern.apply(layer, "weight", TWO_OF_FOUR, importance_scores=own)
         assert torch.equal(layer.weight_mask != 0, torch.from_numpy(plan.kept["0"].unpack()))
         zero = layer.weight == 0

@@ -23,7 +23,7 @@ from gp_prune.pruning import (
     select_channels,
     trace,
 )
-from gp_prune.pruning.select.channels import nearest_step, removed_count, tie_share
+from gp_prune.pruning.select.channels import count_removed, find_nearest_step, measure_ties
 
 GLOBAL = Conventions(scope="global", normaliser="none")
 LOCAL = Conventions(scope="layer", normaliser="none")
@@ -192,7 +192,7 @@ def test_global_selection_equals_brute_force(widths, keep, seed):
         for position, group in enumerate(architecture.free)
         for channel, score in enumerate(scores[group.name].tolist())
     )
-    wanted = min(removed_count(sum(widths), keep), sum(widths) - len(widths))
+    wanted = min(count_removed(sum(widths), keep), sum(widths) - len(widths))
     left, removed = list(widths), {group.name: [] for group in architecture.free}
     for _, position, channel in ranked:
         if wanted and left[position] > 1:
@@ -214,7 +214,7 @@ def test_layer_selection_equals_brute_force(widths, keep, seed):
     plan = select_channels(architecture, scores, LOCAL, Budget("channels", keep))
     for group in architecture.free:
         order = sorted(range(group.size), key=lambda c: (scores[group.name][c].item(), c))
-        expected = tuple(sorted(order[: removed_count(group.size, keep)]))
+        expected = tuple(sorted(order[: count_removed(group.size, keep)]))
         assert plan.removed.get(group.name, ()) == expected
 
 
@@ -227,11 +227,11 @@ def integer_scores(architecture: Architecture, seed: int) -> dict[str, torch.Ten
 
 
 def test_removed_count() -> None:
-    assert [removed_count(10, k) for k in (1.0, 0.96, 0.95, 0.9, 0.7, 0.05, 0.04, 0.001)] == [
+    assert [count_removed(10, k) for k in (1.0, 0.96, 0.95, 0.9, 0.7, 0.05, 0.04, 0.001)] == [
         0, 0, 1, 1, 3, 9, 9, 9,
     ]  # fmt: skip
-    assert removed_count(5, 0.7) == 2  # 1.5 in real numbers, 1.4999999999999998 in binary ones
-    assert removed_count(1, 0.1) == 0
+    assert count_removed(5, 0.7) == 2  # 1.5 in real numbers, 1.4999999999999998 in binary ones
+    assert count_removed(1, 0.1) == 0
 
 
 @given(
@@ -239,14 +239,14 @@ def test_removed_count() -> None:
     target=st.floats(-5, 60),
 )
 def test_nearest_step(costs, target):
-    found = nearest_step(lambda n: costs[n], len(costs) - 1, target)
+    found = find_nearest_step(lambda n: costs[n], len(costs) - 1, target)
     assert abs(costs[found] - target) == min(abs(cost - target) for cost in costs)
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=9))
 def test_tie_share(values):
     expected = sum(values.count(v) > 1 for v in values) / len(values)
-    assert tie_share(np.array(values, dtype=float)) == pytest.approx(expected)
+    assert measure_ties(np.array(values, dtype=float)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

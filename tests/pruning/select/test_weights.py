@@ -25,8 +25,8 @@ from gp_prune.pruning import (
     select_weights,
     unmask,
 )
-from gp_prune.pruning.select.channels import removed_count
-from gp_prune.pruning.select.weights import existing, lowest
+from gp_prune.pruning.select.channels import count_removed
+from gp_prune.pruning.select.weights import lowest, select_existing
 from gp_prune.statistics.layers import to_dense
 
 GLOBAL = Conventions(scope="global", normaliser="none")
@@ -61,11 +61,11 @@ def test_selection_equals_brute_force(values, keep, scope):
     ranked = sorted((v, n, q) for n, part in parts.items() for q, v in enumerate(part))
     stays = {n: [1] * len(part) for n, part in parts.items()}
     if scope == "global":
-        wanted = min(removed_count(9, keep), 6)
+        wanted = min(count_removed(9, keep), 6)
     for _, n, q in ranked:
         if scope == "layer":
             size = len(parts[n])
-            if size - sum(stays[n]) < removed_count(size, keep):
+            if size - sum(stays[n]) < count_removed(size, keep):
                 stays[n][q] = 0
         elif wanted and sum(stays[n]) > 1:
             stays[n][q] = 0
@@ -105,7 +105,7 @@ def test_scope_row_cuts_every_output_channel_alike(kind, keep, seed, levels):
         own = sorted(int(number) for number in row[row > 0])
         value = {int(n): float(s) for n, s in zip(row[row > 0], row_scores[row > 0], strict=True)}
         worst = sorted(own, key=lambda number: (value[number], number))
-        gone = set(worst[: removed_count(len(own), keep)])
+        gone = set(worst[: count_removed(len(own), keep)])
         assert {n for n in own if not stays.flatten()[n - 1]} == gone
     assert plan.achieved.params == pytest.approx(float(stays.float().mean()))
 
@@ -163,20 +163,20 @@ def test_existing_weights_of_grouped_layers(kind, groups):
         layer.weight.copy_(torch.arange(1.0, layer.weight.numel() + 1).reshape(layer.weight.shape))
         # What the layer does to each unit input channel is its dense matrix.
         dense = layer(torch.eye(8, dtype=torch.float64)[:, :, None])[:, :, 0].T
-    found = existing(dense[:, :, None].numpy(), layer)
+    found = select_existing(dense[:, :, None].numpy(), layer)
     assert found.tolist() == layer.weight.detach().ravel().tolist()
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (2, 3)), nn.Linear(3, 4)])
 def test_existing_weights_of_plain_layers(layer):
     dense = layer.weight.detach().reshape(4, 3, -1).numpy()
-    assert np.array_equal(existing(dense, layer), layer.weight.detach().numpy().ravel())
+    assert np.array_equal(select_existing(dense, layer), layer.weight.detach().numpy().ravel())
 
 
 def test_existing_weights_of_a_transposed_layer() -> None:
     layer = nn.ConvTranspose2d(3, 4, (2, 3))
     dense = layer.weight.detach().transpose(0, 1).reshape(4, 3, 6).numpy()
-    assert np.array_equal(existing(dense, layer), layer.weight.detach().numpy().ravel())
+    assert np.array_equal(select_existing(dense, layer), layer.weight.detach().numpy().ravel())
 
 
 @pytest.mark.parametrize("name", ["cnn-relu", "conv-autoencoder", "partly-grouped", "depthwise"])
@@ -192,9 +192,9 @@ def test_masked_network_has_exactly_the_weights_asked_for(
     weights = {n: model.get_submodule(n).weight.numel() for n in architecture.prunable_layers}
     total = sum(weights.values())
     if conventions is GLOBAL:
-        kept = total - removed_count(total, 0.2)
+        kept = total - count_removed(total, 0.2)
     else:
-        kept = sum(n - removed_count(n, 0.2) for n in weights.values())
+        kept = sum(n - count_removed(n, 0.2) for n in weights.values())
     assert plan.achieved.params == kept / total
     mask(model, plan)
     assert prune.is_pruned(model)
