@@ -30,6 +30,26 @@ os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("gp-prune", deadline=None, print_blob=True)
 settings.load_profile("gp-prune")
 
+SMOKE = {
+    "formula/test_latex.py",
+    "language/test_axes.py",
+    "language/test_parser.py",
+    "metric/test_ranking.py",
+    "pruning/test_masking.py",
+    "search/test_archive.py",
+    "test_docs.py",
+}
+"""Test files, below tests/, that `pytest -m smoke` runs."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of a first answer."""
+    folder = Path(__file__).resolve().parent
+    for item in items:
+        if item.path.relative_to(folder).as_posix() in SMOKE:
+            item.add_marker(pytest.mark.smoke)
+
 
 @pytest.fixture(scope="session")
 def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -76,6 +76,16 @@ def test_tested_version_is_within_the_bounds(requirement: Requirement) -> None:
     assert requirement.specifier.contains(pinned)
 
 
+def test_pre_commit_has_the_tested_version_of_ruff() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert f"rev: v{constraints()['ruff']}\n" in text
+
+
+def test_citation_has_the_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {gp_prune.__version__}\n" in text
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy, because setuptools leaves folders beside what it builds."""
