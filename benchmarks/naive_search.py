@@ -31,12 +31,12 @@ from torch.utils.data import DataLoader
 
 from gp_prune.language.record import LayerRecord
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
-from gp_prune.runs.jobs import derived_seed
 from gp_prune.search.archive import WORST, Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stopping import hypervolume
+from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import Task
 from gp_prune.training.samples import schedule, shuffled
 
@@ -330,4 +330,4 @@ def smaller(bench: Bench, plan: ChannelPlan) -> nn.Module:
 
 def trial_seed(config: SearchConfig, bench: Bench) -> int:
     """Decides the order of the samples, as in the search."""
-    return derived_seed("trial", config.seed, bench.task.name)
+    return derive_seed("trial", config.seed, bench.task.name)

@@ -16,8 +16,8 @@ from torch.nn import functional
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
-from gp_prune.pruning.modules import evaluation_mode, run_model
 from gp_prune.statistics import Batch, Loss
+from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.tasks.data import DATA_SETS, load_data
 from gp_prune.training.loss import main_output
 
@@ -156,7 +156,7 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> None:
     if data.loss is None or (loaded.task and loaded.task.kind == "reconstruction"):
         return
     with evaluation_mode(loaded.model), torch.no_grad():
-        shape = tuple(main_output(run_model(loaded.model, loaded.example_inputs)).shape)
+        shape = tuple(main_output(call_model(loaded.model, loaded.example_inputs)).shape)
     if len(shape) != 2:
         raise UserError(
             f"the output of {loaded.name!r} has shape {shape}, but labels are compared with an "

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Forward
-from gp_prune.statistics.batches import batch_size, call_model, to_device
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.running import (
+    call_model,
+    device_of,
+    evaluation_mode,
+    to_device,
+)
 from gp_prune.training import FineTuning, History
-from gp_prune.training.context import seeded, training_mode
 from gp_prune.training.loss import main_output
 
 Measure = Literal["error", "mse"]
@@ -110,7 +114,7 @@ def judged(
     """
     total, samples, count = 0.0, 0, 0
     device, run = device_of(model), forward_fn or call_model
-    with seeded(0, device), training_mode(model, False), torch.no_grad():
+    with evaluation_mode(model, seed=0), torch.no_grad():
         for batch in batches:
             size = batch_size(batch.inputs)
             if not size:

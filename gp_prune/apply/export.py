@@ -24,8 +24,15 @@ from gp_prune._io import write_bytes
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError
 from gp_prune.pruning import unmask
-from gp_prune.pruning.modules import Forward, evaluation_mode, seed_generators, tensors_of
-from gp_prune.statistics.batches import map_tensors
+from gp_prune.statistics.running import (
+    CalledModel,
+    Forward,
+    evaluation_mode,
+    map_tensors,
+    random_like,
+    seed_generators,
+    tensors_of,
+)
 
 TOLERANCE = 1e-4
 """Largest difference from torch's outputs, as a share of their largest value."""
@@ -123,18 +130,6 @@ def export_torch(
     return _keep(place, content, _difference(model, inputs, runner), "the file read again")
 
 
-class _Called(nn.Module):
-    """A network whose forward pass is a function of it and its inputs."""
-
-    def __init__(self, model: nn.Module, forward_fn: Forward) -> None:
-        super().__init__()
-        self.model = model
-        self._function = forward_fn
-
-    def forward(self, inputs: Any) -> Any:
-        return self._function(self.model, inputs)
-
-
 def onnx_modules() -> list[Any]:
     """The packages of the extra ``onnx``; UserError says how to install them."""
     try:
@@ -151,7 +146,7 @@ def _plain(network: PrunedModel | nn.Module, forward_fn: Forward | None) -> nn.M
     model = copy.deepcopy(network.model if isinstance(network, PrunedModel) else network).cpu()
     unmask(model)
     model.requires_grad_(False)
-    return (model if forward_fn is None else _Called(model, forward_fn)).eval()
+    return (model if forward_fn is None else CalledModel(model, forward_fn)).eval()
 
 
 def _on_cpu(example_inputs: Any) -> Any:
@@ -160,7 +155,7 @@ def _on_cpu(example_inputs: Any) -> Any:
 
 
 def _arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(model, _Called):
+    if isinstance(model, CalledModel):
         return (), {"inputs": inputs}  # by name, since a dictionary would count as named arguments
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -211,7 +206,7 @@ def _difference(model: nn.Module, inputs: Any, runner: Runner) -> float:
     largest = 0.0
     with evaluation_mode(model), torch.no_grad():
         seed_generators(_SEED)
-        for given in (inputs, map_tensors(_random_like, inputs)):
+        for given in (inputs, map_tensors(random_like, inputs)):
             expected = tensors_of(_run(model, given))
             largest = max(largest, _largest_share(expected, runner(tensors_of(given))))
     return largest
@@ -220,10 +215,6 @@ def _difference(model: nn.Module, inputs: Any, runner: Runner) -> float:
 def _run(model: nn.Module, inputs: Any) -> Any:
     args, kwargs = _arguments(model, inputs)
     return model(*args, **kwargs)
-
-
-def _random_like(tensor: Tensor) -> Tensor:
-    return torch.randn_like(tensor) if tensor.is_floating_point() else tensor
 
 
 def _largest_share(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

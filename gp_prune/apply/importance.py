@@ -21,7 +21,7 @@ from gp_prune.pruning.select.scores import join_member_scores
 from gp_prune.pruning.select.weights import flatten_scores
 from gp_prune.pruning.torch_methods import ImportanceScores, MetricUnstructured
 from gp_prune.statistics import Loss, collect
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.running import device_of
 
 _AGAIN = 2  # the data may be gone through more than once
 

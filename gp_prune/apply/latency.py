@@ -20,7 +20,7 @@ from gp_prune.apply.scoring import chosen_channels
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, Latency, compact
 from gp_prune.pruning.cost import summary, timed_pass
-from gp_prune.pruning.modules import Forward, evaluation_mode
+from gp_prune.statistics.running import Forward, evaluation_mode
 
 SEARCH_TURNS = 11
 """Turns in which a candidate is compared with the original while a cut is searched."""

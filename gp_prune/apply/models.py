@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.weights import load_weights
 from gp_prune.errors import UserError
+from gp_prune.statistics.running import random_state
 from gp_prune.tasks import TASK_NAMES, Task, load_task
-from gp_prune.training.context import seeded
 
 TIMM = "timm:"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -214,7 +214,7 @@ def _make(spec: str, seed: int) -> _Made:
 
 
 def _seeded(make: Callable[[], Any], seed: int) -> Any:
-    with seeded(seed, torch.device("cpu")):
+    with random_state(seed):
         return make()
 
 

@@ -19,10 +19,10 @@ from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Architecture, Budget
-from gp_prune.pruning.modules import Forward, Prunable
+from gp_prune.pruning.modules import Prunable
 from gp_prune.pruning.plan.weights import Pattern
 from gp_prune.statistics import Loss, Progress
-from gp_prune.statistics.batches import map_tensors
+from gp_prune.statistics.running import Forward, map_tensors
 
 MODES = ("compact", "mask")
 IGNORED = "ignored by name"

@@ -50,15 +50,15 @@ from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.graph.trial import FORWARD_ERRORS
 from gp_prune.pruning.masking import set_to_zero
-from gp_prune.pruning.modules import (
+from gp_prune.statistics import Loss, Progress
+from gp_prune.statistics.running import (
     Forward,
+    call_model,
+    device_of,
     evaluation_mode,
-    run_model,
     seed_generators,
     tensors_of,
 )
-from gp_prune.statistics import Loss, Progress
-from gp_prune.statistics.state import device_of
 
 
 class Made(NamedTuple):
@@ -234,7 +234,7 @@ def _check_equal(masked: nn.Module, smaller: nn.Module, request: Request) -> Non
     for network in (masked, smaller):
         with evaluation_mode(network), torch.no_grad():
             seed_generators(request.seed)
-            found = tensors_of(run_model(network, request.inputs, request.forward_fn))
+            found = tensors_of(call_model(network, request.inputs, request.forward_fn))
         outputs.append([tensor for tensor in found if tensor.is_floating_point()])
     for one, other in zip(*outputs, strict=True):
         if not one.numel() or not bool(one.isfinite().all()):

@@ -26,10 +26,10 @@ from gp_prune.apply.models import LoadedModel
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError, pluralize
 from gp_prune.pruning import measure
-from gp_prune.pruning.modules import masked_parameters, tensors_of
+from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward, Loss
-from gp_prune.statistics.batches import batch_size, to_device
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.running import device_of, random_state, tensors_of, to_device
 from gp_prune.tasks import Split, Task
 from gp_prune.tasks.data import stratified_split
 from gp_prune.training import (
@@ -44,7 +44,6 @@ from gp_prune.training import (
     held_by,
     recalibrate,
 )
-from gp_prune.training.context import seeded
 from gp_prune.training.loss import main_output
 from gp_prune.training.samples import Data, equal_parts, in_order
 
@@ -118,7 +117,7 @@ def _recalibrate(
 ) -> None:
     """Measure the batch norms anew, in place."""
     tell(f"measuring batch norms anew on {data.name}")
-    with seeded(0, device_of(model)):  # a data loader may shuffle
+    with random_state(0):  # a data loader may shuffle
         batches = _first(data.train, RECALIBRATION_SAMPLES)
         recalibrate(model, batches, forward_fn=forward_fn)
 
@@ -200,7 +199,7 @@ def _first(data: Data, most: int) -> Iterator[Batch]:
     """At most so many samples, in batches of about equal size; of given batches one at least."""
     if isinstance(data, Source):
         count = min(most, len(data))
-        # A seeded choice: the samples may be in the order of their classes.
+        # A random_state choice: the samples may be in the order of their classes.
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
         for chosen in order.tensor_split(equal_parts(count, _BATCH)):
             yield data.take(chosen)

@@ -29,7 +29,8 @@ from gp_prune.autoencoder.training import (
 )
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.jobs import Workbench, derived_seed
+from gp_prune.runs.jobs import Workbench
+from gp_prune.statistics.running import derive_seed
 
 
 class CellResult(NamedTuple):
@@ -180,7 +181,7 @@ class CellStep:
         return workbench.recall(f"metric:{digest}", read)
 
     def _seed(self, purpose: str) -> int:
-        return derived_seed(self.settings.seed, purpose, self.generation, self.cell)
+        return derive_seed(self.settings.seed, purpose, self.generation, self.cell)
 
     def _generator(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(self._seed(purpose))

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from gp_prune.errors import UserError
-from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks.data import DATA_SETS, load_data
 
 SPLITS = ("train", "validation", "test")
@@ -65,10 +66,10 @@ def draw_split(recipe: ClusterRecipe, split: str, seed: int) -> tuple[Tensor, Te
         (n, dimensions) float32 samples of 0 and 1, and (n,) int64 numbers of their clusters; the
         clusters differ in size by one sample at most.
     """
-    first = torch.Generator().manual_seed(derived_seed("clusters", seed))
+    first = torch.Generator().manual_seed(derive_seed("clusters", seed))
     shape = recipe.clusters, recipe.dimensions
     centroids = torch.rand(shape, generator=first) < recipe.ones
-    own = torch.Generator().manual_seed(derived_seed("clusters", seed, split))
+    own = torch.Generator().manual_seed(derive_seed("clusters", seed, split))
     labels = torch.arange(recipe.samples) % recipe.clusters
     labels = labels[torch.randperm(recipe.samples, generator=own)]
     flipped = torch.rand(recipe.samples, recipe.dimensions, generator=own) < recipe.noise

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from gp_prune._io import write_bytes
 from gp_prune.autoencoder.data import Data
 from gp_prune.errors import UserError
+from gp_prune.statistics.running import random_state
 from gp_prune.tasks.models import autoencoder
-from gp_prune.training.context import seeded
 
 HIDDEN = 30
 CODE = 10
@@ -165,7 +165,7 @@ class Pair(NamedTuple):
 def first_pair(layout: Layout, seed: int, device: str = "cpu") -> Pair:
     """A new pair, initialised as torch does it; the same seed gives the same on every device."""
     halves = []
-    with seeded(seed, torch.device("cpu")):
+    with random_state(seed):
         for widths in (layout.encoder, layout.decoder):
             parts = []
             for i, o in pairwise(widths):

@@ -20,8 +20,8 @@ from gp_prune.autoencoder.networks import FOLDER, first_pair, place, write_pair
 from gp_prune.autoencoder.schedule import Events
 from gp_prune.autoencoder.settings import AutoencodeSettings, waves
 from gp_prune.runs.executors import Runner, run_with_journal
-from gp_prune.runs.jobs import derived_seed
 from gp_prune.runs.journal import Journal
+from gp_prune.statistics.running import derive_seed
 
 
 class Cut(NamedTuple):
@@ -152,7 +152,7 @@ class Population:
         self.cells = [self._first(bench, cell) for cell in range(len(self._grid))]
 
     def _first(self, bench: Bench, cell: int) -> Cell:
-        seed = derived_seed(self.settings.seed, "first pair", cell)
+        seed = derive_seed(self.settings.seed, "first pair", cell)
         pair = first_pair(bench.layout, seed, str(bench.data.train.inputs.device))
         state = write_pair(self._folder, pair)
         return Cell(state, self.settings.learning_rate, bench.validation_loss(pair))
@@ -308,4 +308,4 @@ class Coevolution:
         return min(MOST_RATE * first, max(LEAST_RATE * first, moved))
 
     def _random(self, *parts: object) -> random.Random:
-        return random.Random(derived_seed(self._settings.seed, *parts))
+        return random.Random(derive_seed(self._settings.seed, *parts))

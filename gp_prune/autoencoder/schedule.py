@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from gp_prune.errors import UserError
-from gp_prune.runs.jobs import derived_seed
+from gp_prune.statistics.running import derive_seed
 
 Schedule = Callable[[float, float], float]
 """``schedule(t, T)``: the probability, in [0, 1], that pruning happens after epoch t of T."""
@@ -183,4 +183,4 @@ def draw_events_to(
 
 
 def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed("events", seed))
+    return torch.Generator().manual_seed(derive_seed("events", seed))

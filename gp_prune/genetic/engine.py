@@ -18,8 +18,9 @@ from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
 from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.hypervolume import Growth, hypervolume
-from gp_prune.runs.jobs import TaskSource, Workbench, derived_seed
+from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal
+from gp_prune.statistics.running import derive_seed
 
 _TRIES = 10
 """Offspring are drawn at most this many times the population before a generation starts."""
@@ -104,7 +105,7 @@ class Engine:
         """
         ratings = MetricScores(self.layout, metrics, earlier)
         model = current(self._prepared, self._folder, elite.weights, self.bench)
-        seed = derived_seed("ratings", self.settings.seed, elite.number)
+        seed = derive_seed("ratings", self.settings.seed, elite.number)
         inputs, loss = self._prepared.loaded.example_inputs, self._prepared.data.loss
         ratings.measure(model, elite.plan, self._batches, loss, inputs, seed)
         return ratings
@@ -146,7 +147,7 @@ class Engine:
         self, parents: Sequence[Elite], number: int, tried: list[Individual]
     ) -> Iterator[Turn]:
         """The genetic algorithm of a round; ``tried`` gathers all that were tried in it."""
-        rng = random.Random(derived_seed("round", self.settings.seed, number))
+        rng = random.Random(derive_seed("round", self.settings.seed, number))
         growth = Growth()
         able = parents[: self._room(len(parents))]
         own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in able]

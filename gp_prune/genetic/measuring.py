@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.latency import compare
-from gp_prune.pruning.modules import Conv, evaluation_mode, run_model
+from gp_prune.pruning.modules import Conv
+from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.training.context import one_thread
 
 BATCH = 256
@@ -72,7 +73,7 @@ class Convolutions(nn.Module):
         hooks = [layer.register_forward_pre_hook(self._note) for layer in layers]
         try:
             with evaluation_mode(model), torch.no_grad():
-                run_model(model, inputs)
+                call_model(model, inputs)
         finally:
             for hook in hooks:
                 hook.remove()

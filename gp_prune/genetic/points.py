@@ -22,8 +22,7 @@ from gp_prune.genetic.subject import Prepared
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import random_mutation
 from gp_prune.pruning.cost import Cost, measure
-from gp_prune.runs.jobs import derived_seed
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.running import derive_seed, device_of
 from gp_prune.training.samples import in_order
 
 BASELINES = ("random", "l1")
@@ -201,7 +200,7 @@ def baselines(engine: Engine, points: Sequence[Elite]) -> dict[str, list[Elite |
     for name in BASELINES:
         wanted = []
         for place, point in enumerate(points):
-            seed = derived_seed(name, engine.settings.seed, place)
+            seed = derive_seed(name, engine.settings.seed, place)
             plan = baseline_plan(engine.layout, point.plan, name, ratings, seed)
             wanted.append(Wanted(dense, dense.masks, plan, point.epochs))
         found[name] = engine.retraining.run(wanted, 0, name)

@@ -15,7 +15,7 @@ from gp_prune.genetic.points import FrontEntry
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.subject import Prepared
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning.modules import tensors_of
+from gp_prune.statistics.running import tensors_of
 
 
 @dataclass(frozen=True, eq=False)

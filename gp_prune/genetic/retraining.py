@@ -21,13 +21,11 @@ from gp_prune.genetic.plan import Layout, Masks, Plan
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.subject import ModelSource, Prepared, calibration_samples
 from gp_prune.runs.executors import Runner, run_with_journal
-from gp_prune.runs.jobs import Workbench, derived_seed
+from gp_prune.runs.jobs import Workbench
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics import Batch, Loss
-from gp_prune.statistics.batches import call_model, to_device
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.running import call_model, derive_seed, device_of, to_device, training_mode
 from gp_prune.training import FineTuning, Samples, Source, batch_norms, fine_tune, recalibrate
-from gp_prune.training.context import training_mode
 from gp_prune.training.loss import distance, main_output
 from gp_prune.training.pooling import pool_fast
 from gp_prune.training.samples import Data
@@ -366,7 +364,7 @@ class Retraining:
 
     def _job(self, wanted: Wanted, what_for: object) -> Retrain:
         settings = self._settings
-        seed = derived_seed("retrain", settings.seed, what_for)
+        seed = derive_seed("retrain", settings.seed, what_for)
         return Retrain(
             self._subject, self._folder, wanted.start.weights, wanted.plan,
             settings.tuning(wanted.epochs, seed), settings.distill, settings.shift,

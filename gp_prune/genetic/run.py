@@ -30,7 +30,7 @@ from gp_prune.runs.folder import (
 )
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import reader
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.running import device_of
 from gp_prune.training.context import one_thread
 
 WEIGHTS = "weights"

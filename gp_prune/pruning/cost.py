@@ -20,14 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.graph.architecture import Architecture
-from gp_prune.pruning.modules import (
-    Forward,
-    evaluation_mode,
-    masked_parameters,
-    run_model,
-    sample_count,
-    tensors_of,
-)
+from gp_prune.pruning.modules import masked_parameters, sample_count
+from gp_prune.statistics.running import Forward, call_model, evaluation_mode, tensors_of
 
 
 @contextmanager
@@ -213,7 +207,7 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
     Args:
         model: any network; its flags and the random state are as before afterwards.
         example_inputs: a batch: a tensor (samples, ...), a list of arguments or a mapping.
-        forward_fn: how to run the network, if not by :func:`~gp_prune.pruning.modules.run_model`.
+        forward_fn: runs the network, see :func:`~gp_prune.statistics.running.call_model`.
 
     Returns:
         MACs per sample, parameters and non-zero parameters.
@@ -228,7 +222,7 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
 def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> int:
     """MACs of one forward pass over the whole batch, in the mode in which the model is."""
     with torch.no_grad(), flop_counter(model) as counter:
-        run_model(model, example_inputs, forward_fn)
+        call_model(model, example_inputs, forward_fn)
     return counter.total // 2
 
 
@@ -260,7 +254,7 @@ def latency(
         example_inputs: a batch, on the device of the model.
         repeats: number of timed passes, at least 1.
         forward_fn: runs the network on the inputs, in place of
-            :func:`gp_prune.pruning.modules.run_model`.
+            :func:`~gp_prune.statistics.running.call_model`.
 
     Raises:
         UserError: ``repeats`` is less than 1.
@@ -277,7 +271,7 @@ def timed_pass(model: nn.Module, example_inputs: Any, forward_fn: Forward | None
     device = tensors_of(example_inputs)[0].device
     _wait_for(device)
     start = time.perf_counter()
-    run_model(model, example_inputs, forward_fn)
+    call_model(model, example_inputs, forward_fn)
     _wait_for(device)
     return time.perf_counter() - start
 

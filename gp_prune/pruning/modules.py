@@ -1,12 +1,10 @@
-"""The kinds of modules that pruning knows, and running a network on example inputs."""
+"""Tell apart the kinds of modules that pruning knows, and find them in a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -14,7 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import map_tensors
+from gp_prune.statistics.running import tensors_of
 
 PARAMETER = "parameter"
 Conv = _ConvNd
@@ -143,34 +141,6 @@ def refuse_masked(model: nn.Module) -> None:
         )
 
 
-Forward = Callable[[nn.Module, Any], Any]
-"""``forward_fn(model, inputs) -> output``: how a network runs where ``model(*inputs)`` is not."""
-
-
-def run_model(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> Any:
-    """The output of ``model``: a tensor is one argument, a list several, a mapping named ones.
-
-    Args:
-        model: the network.
-        example_inputs: a batch.
-        forward_fn: runs the network in place of that rule.
-    """
-    if forward_fn is not None:
-        return forward_fn(model, example_inputs)
-    if isinstance(example_inputs, Mapping):
-        return model(**example_inputs)
-    if isinstance(example_inputs, list | tuple):
-        return model(*example_inputs)
-    return model(example_inputs)
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Every tensor inside ``value``, in order."""
-    found: list[Tensor] = []
-    map_tensors(found.append, value)
-    return found
-
-
 def sample_count(example_inputs: Any) -> int:
     """Size of the first dimension of the first input tensor.
 
@@ -182,28 +152,3 @@ def sample_count(example_inputs: Any) -> int:
             return int(tensor.shape[0])
         break
     raise UserError("example_inputs hold no batch of samples; give a tensor (samples, ...)")
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the generators that are in use; call it inside :func:`evaluation_mode` only.
-
-    ``torch.manual_seed`` would also seed devices that start later, beyond what can be restored.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(seed)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and untouched random numbers inside; every flag as before afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if in_use else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            model.eval()
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -141,12 +141,6 @@ class TaskSource:
         }
 
 
-def derived_seed(*parts: object) -> int:
-    """A seed that depends on all parts and on nothing else (31 bits)."""
-    text = "\0".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
 def network_digest(model: nn.Module) -> str:
     """SHA-256 of all weights and buffers of a network, with their names."""
     digest = hashlib.sha256()

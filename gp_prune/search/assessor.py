@@ -14,7 +14,6 @@ from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.runs.disk import DiskSet
-from gp_prune.runs.jobs import derived_seed
 from gp_prune.runs.journal import Journal
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
@@ -23,6 +22,7 @@ from gp_prune.search.grammar import Grammar, Individual
 from gp_prune.search.scorer import Bench, Trial
 from gp_prune.search.stacking import AnyOutcome, Evaluator
 from gp_prune.search.successive_halving import promoted
+from gp_prune.statistics.running import derive_seed
 
 MOST_TIES = 0.5
 """A formula of which more scores than this share are tied leaves the choice to their position."""
@@ -296,7 +296,7 @@ def ladder_evaluation(
     """
     steps = config.steps(config.top_rung if rung is None else rung)
     # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
-    seed = derived_seed("trial", config.seed, trial.task) if steps else 0
+    seed = derive_seed("trial", config.seed, trial.task) if steps else 0
     return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test, samples)
 
 

@@ -17,13 +17,13 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, DegenerateScores
-from gp_prune.runs.jobs import derived_seed
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessor import ladder_evaluation, macs_kept
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation
 from gp_prune.search.scorer import Bench, Trial
 from gp_prune.search.stacking import Evaluator
+from gp_prune.statistics.running import derive_seed
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
@@ -221,7 +221,7 @@ def _planned(
                 evaluation = ladder_evaluation(config, trial, test=True)
             else:
                 # One order of samples for all contenders: differences are due to the cuts.
-                seed = derived_seed("final", config.seed, trial.task, repeat)
+                seed = derive_seed("final", config.seed, trial.task, repeat)
                 plan = trial.plan.to_json()
                 evaluation = Evaluation(trial.task, plan, config.final_steps, seed, test=True)
             record = Record(
@@ -243,7 +243,7 @@ def _trial(
     noise = None
     if draw is not None:
         place = (bench.task.name, budget.kind, budget.keep, draw)
-        noise = derived_seed("noise", config.seed, *place)
+        noise = derive_seed("noise", config.seed, *place)
     try:
         return bench.trial(contender.expression, contender.conventions, budget, noise)
     except DegenerateScores as error:

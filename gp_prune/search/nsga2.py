@@ -18,7 +18,6 @@ from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.hypervolume import Growth
-from gp_prune.runs.jobs import derived_seed
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.limits import give_back_memory
 from gp_prune.runs.rates import AdaptiveOperatorRates
@@ -32,6 +31,7 @@ from gp_prune.search.stacking import AnyOutcome, Evaluator
 from gp_prune.search.stopping import TIME_IS_UP, StopRules, hypervolume
 from gp_prune.search.successive_halving import survivors
 from gp_prune.search.variation import CROSSOVER, Variation
+from gp_prune.statistics.running import derive_seed
 
 ELITE = 0.25
 """Share of the population that outlives a restart."""
@@ -122,7 +122,7 @@ class Search:
         rules = StopRules(self.config, self._clock)
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
-            rng = random.Random(derived_seed("generation", self.config.seed, number))
+            rng = random.Random(derive_seed("generation", self.config.seed, number))
             generator = Generator(self.grammar, rng, self.limits)
             variation = Variation(generator, self.seeds)
             if number == 0:

@@ -5,10 +5,11 @@ May import ``metric`` and the packages below it; open ``collect.py`` first.
 
 from __future__ import annotations
 
-from gp_prune.statistics.batches import Batch, Forward, Inputs, Loss, Progress
+from gp_prune.statistics.batches import Batch, Loss, Progress
 from gp_prune.statistics.collecting import collect, collect_each
 from gp_prune.statistics.layers import dense_weight, prunable_layers
 from gp_prune.statistics.records import Consumer
+from gp_prune.statistics.running import Forward, Inputs
 
 __all__ = [
     "Batch",

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import Forward, Inputs, call_model
 from gp_prune.statistics.layers import PRUNABLE, is_batch_norm, out_channels
+from gp_prune.statistics.running import Forward, Inputs, call_model
 
 
 class PairingWarning(UserWarning):

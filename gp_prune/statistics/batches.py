@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gp_prune.errors import UserError
-
-Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
-"""One tensor, or several for models with several positional or keyword arguments. With a
-:data:`Forward` of one's own, tuples, lists and dictionaries may be nested and hold other things."""
+from gp_prune.statistics.running import Inputs, map_tensors, tensors_of, to_device
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss(output, target)``: a scalar, the mean over the samples of the batch. ``output`` is what
 the model returned, be it a tensor, a tuple or a dictionary."""
-
-Forward = Callable[[nn.Module, Any], Any]
-"""``forward_fn(model, inputs)`` runs a model on the inputs of a batch and returns its output."""
 
 Progress = Callable[[int, int | None], None]
 """``progress(done, total)``: batches measured, and how many there are if that is known."""
@@ -47,58 +41,13 @@ def batch_size(inputs: Inputs) -> int:
     Raises:
         UserError: there is no tensor with a first axis.
     """
-    first = next(_tensors(inputs), None)
-    if first is None or first.dim() == 0:
+    tensors = tensors_of(inputs)
+    if not tensors or tensors[0].dim() == 0:
         raise UserError(
             f"the inputs of a batch are {type(inputs).__name__}; give a tensor, or a tuple or "
             "dictionary of tensors, whose first axis counts the samples"
         )
-    return first.shape[0]
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor inside tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """``value`` with ``function(tensor)`` in place of every tensor inside it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
-
-
-def call_model(model: nn.Module, inputs: Inputs) -> Any:
-    """The model's output on ``inputs``, passed as the kind of argument that they are."""
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    return model(inputs)
-
-
-def to_device(inputs: Any, device: torch.device) -> Any:
-    """The same inputs or targets on a device."""
-    return map_tensors(lambda tensor: move(tensor, device), inputs)
-
-
-def move(value: Tensor, device: torch.device) -> Tensor:
-    """One tensor on a device, usable by autograd even when it was made in inference mode."""
-    moved = value.to(device)
-    return moved.clone() if moved.is_inference() else moved
+    return tensors[0].shape[0]
 
 
 def checked(

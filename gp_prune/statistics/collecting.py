@@ -25,22 +25,25 @@ from gp_prune.statistics.activation_tracer import (
 )
 from gp_prune.statistics.batches import (
     Batch,
-    Forward,
-    Inputs,
     Loss,
     Progress,
     batch_size,
-    call_model,
     checked,
     counted,
     in_parts,
-    to_device,
 )
 from gp_prune.statistics.gradients import Gradients, hessian_gradients, synaptic_flow
 from gp_prune.statistics.layers import prunable_layers
 from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder, Sample
 from gp_prune.statistics.records import Consumer, Measured, build_record, measures_outputs
-from gp_prune.statistics.state import device_of, measuring
+from gp_prune.statistics.running import (
+    Forward,
+    Inputs,
+    call_model,
+    device_of,
+    measurement,
+    to_device,
+)
 
 
 def run_model(
@@ -189,7 +192,7 @@ def collect_each(
     if "hessian" in needs and isinstance(batches, Iterator):
         batches = list(batches)
     home, forward = device_of(model), forward_fn or call_model
-    with torch.inference_mode(False), measuring(model, seed):
+    with torch.inference_mode(False), measurement(model, seed):
         stream = _stream(_told(batches, needs, progress), home, needs, example_inputs)
         if stream is not None and example_inputs is None:
             first = next(stream)

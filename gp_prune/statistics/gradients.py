@@ -13,17 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import (
-    Batch,
-    Forward,
-    Inputs,
-    Loss,
-    batch_size,
-    call_model,
-    in_parts,
-    map_tensors,
-)
+from gp_prune.statistics.batches import Batch, Loss, batch_size, in_parts
 from gp_prune.statistics.layers import is_batch_norm, prunable_layers
+from gp_prune.statistics.running import CalledModel, Forward, Inputs, call_model, map_tensors
 
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
@@ -262,18 +254,6 @@ def hessian_gradients(
     return products
 
 
-class _Called(nn.Module):
-    """A model whose forward pass is a function of the model and its inputs."""
-
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.model = model
-        self._function = forward
-
-    def forward(self, inputs: Any) -> Any:
-        return self._function(self.model, inputs)
-
-
 def synaptic_flow(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -303,7 +283,7 @@ def synaptic_flow(
     with torch.enable_grad(), gradients.attached():
         ones = map_tensors(_one, example_inputs)
         try:
-            output = functional_call(_Called(model, forward), tensors, (ones,))
+            output = functional_call(CalledModel(model, forward), tensors, (ones,))
         except RuntimeError as error:
             raise UserError(
                 "the model does not run in float64 on an input of ones "
@@ -320,7 +300,7 @@ def synaptic_flow(
 
 
 def _positive(model: nn.Module) -> dict[str, Tensor]:
-    """Name in :class:`_Called` -> absolute value of every parameter; all buffers of floats, too."""
+    """Name in :class:`CalledModel` -> absolute value of every parameter; all buffers too."""
     running = {
         f"{name}.{field}".lstrip(".")
         for name, module in model.named_modules()

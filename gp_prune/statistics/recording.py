@@ -15,6 +15,7 @@ from gp_prune.statistics.activation_tracer import Call, Site
 from gp_prune.statistics.layers import as_maps, tap_energy
 from gp_prune.statistics.matrices import MapRanks, NuclearLosses, SecondMoments
 from gp_prune.statistics.moments import Centroids, Kernels, Moments
+from gp_prune.statistics.running import derive_seed
 from gp_prune.statistics.sampling import (
     Meter,
     Picks,
@@ -22,7 +23,6 @@ from gp_prune.statistics.sampling import (
     Reservoir,
     SampledMaps,
     Seen,
-    seed_for,
 )
 
 LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
@@ -44,11 +44,11 @@ class Sample(NamedTuple):
 
     def maps(self, *names: str) -> SampledMaps:
         """An empty store whose positions follow from the seed and the names."""
-        return SampledMaps(self.max_positions, seed_for(self.seed, *names))
+        return SampledMaps(self.max_positions, derive_seed(self.seed, *names, bits=63))
 
     def positions(self, *names: str) -> Positions:
         """The positions of :meth:`maps` of the same names."""
-        return Positions(self.max_positions, seed_for(self.seed, *names))
+        return Positions(self.max_positions, derive_seed(self.seed, *names, bits=63))
 
 
 @dataclass

@@ -21,7 +21,8 @@ from gp_prune.statistics.layers import (
     to_dense,
 )
 from gp_prune.statistics.recording import Recorder
-from gp_prune.statistics.sampling import seed_for, uniform
+from gp_prune.statistics.running import derive_seed
+from gp_prune.statistics.sampling import uniform
 
 
 class Consumer(NamedTuple):
@@ -274,7 +275,7 @@ def build_record(
     if "outgoing" in measured.needs:
         found.update(_from_readers(name, weight, measured))
     if "noise" in measured.needs:
-        seed = seed_for(measured.noise_seed, name, "noise")
+        seed = derive_seed(measured.noise_seed, name, "noise", bits=63)
         found["noise"] = uniform(tuple(weight.shape), seed)
     for field, value in found.items():
         if value is not None and not _is_finite(value):  # of few bits the sum is quicker

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-
-def seed_for(seed: int, *names: str) -> int:
-    """A seed of 63 bits that follows from ``seed`` and names alone, not from any order."""
-    text = "\0".join((str(seed), *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+from gp_prune.statistics.running import derive_seed
 
 
 def uniform(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -40,7 +35,7 @@ class Reservoir:
     def __init__(self, size: int, seed: int) -> None:
         """An empty reservoir for ``size`` samples."""
         self.size = size
-        self._random = random.Random(seed_for(seed, "samples"))
+        self._random = random.Random(derive_seed(seed, "samples", bits=63))
         self._seen = 0
 
     def offer(self, samples: int) -> Picks:

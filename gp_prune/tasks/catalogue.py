@@ -16,13 +16,14 @@ from torch import nn
 
 from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
+from gp_prune.statistics.running import random_state
 from gp_prune.tasks import cache, evaluation, training
 from gp_prune.tasks.cache import CacheWarning, Entry
 from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
 from gp_prune.tasks.evaluation import Split
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
-from gp_prune.training.context import one_thread, seeded
+from gp_prune.training.context import one_thread
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
@@ -104,7 +105,7 @@ def load_task(
     chosen = MODELS[model_name]
     train = _split(chosen.kind, data.train, place)
     validation = _split(chosen.kind, data.validation, place)
-    with seeded(seed, torch.device("cpu")):
+    with random_state(seed):
         model = chosen.build(data.shape, data.classes).to(place)
     identity = _identity(name, seed, place, data)
     folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"

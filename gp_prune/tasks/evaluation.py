@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gp_prune.statistics.running import training_mode
 from gp_prune.tasks.models import Kind
-from gp_prune.training.context import training_mode
 
 _EVALUATION_BATCH = 1000
 _EVALUATION_ELEMENTS = 250_000

@@ -15,8 +15,8 @@ from torch.func import functional_call, vmap
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Loss
+from gp_prune.statistics.running import random_state, training_mode
 from gp_prune.tasks.training import Descent
-from gp_prune.training.context import seeded, training_mode
 from gp_prune.training.masks import renew_masked
 
 _STACKABLE = (
@@ -70,7 +70,7 @@ def optimise_stacked(
             stack.masked_fill_(gone, 0.0)
 
     try:
-        with seeded(descent.seed, inputs.device), training_mode(first):
+        with random_state(descent.seed), training_mode(first):
             # No parameter is in two losses, so the gradient of the sum is that of each.
             descent.run(
                 trained, inputs, target, lambda x, y: losses(stacks, x, y).sum(), keep_padding

@@ -1,4 +1,4 @@
-"""Training and short fine-tuning of the networks of tasks, with its own seeded randomness."""
+"""Training and short fine-tuning of the networks of tasks, with their own random numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.statistics import Loss
-from gp_prune.training.context import kept_gradients, seeded, training_mode
+from gp_prune.statistics.running import random_state, training_mode
+from gp_prune.training.context import kept_gradients
 from gp_prune.training.samples import schedule, shuffled
 
 
@@ -91,5 +92,5 @@ def optimise(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if descent.steps == 0 or not parameters:
         return
-    with seeded(descent.seed, inputs.device), training_mode(model), kept_gradients(parameters):
+    with random_state(descent.seed), training_mode(model), kept_gradients(parameters):
         descent.run(parameters, inputs, target, lambda x, y: loss(model(x), y))

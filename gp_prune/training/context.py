@@ -1,4 +1,4 @@
-"""What training borrows and puts back: seeds, training flags, stored gradients, threads."""
+"""Lend training what it puts back: stored gradients, threads."""
 
 from __future__ import annotations
 
@@ -20,18 +20,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def training_mode(model: nn.Module, mode: bool = True) -> Iterator[None]:
-    """``model.train(mode)`` for a while; every module's flag comes back as it was."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(mode)
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 @contextmanager
@@ -63,16 +51,3 @@ def whole_batches() -> Iterator[None]:
             "a batch of one sample is too small for batch norm to learn from; use a batch size of "
             "at least 2, or leave out the last batch of a data loader (drop_last)"
         ) from error
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global random state starts from ``seed`` for a while, then is what it was before."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        # torch.manual_seed would reseed every device, also those that are not put back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

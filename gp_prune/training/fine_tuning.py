@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from gp_prune.errors import UserError
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Forward, Loss
-from gp_prune.statistics.batches import batch_size, call_model
-from gp_prune.statistics.state import device_of
+from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.running import (
+    call_model,
+    derive_seed,
+    device_of,
+    random_state,
+    training_mode,
+)
 from gp_prune.training import checkpoint as disk
 from gp_prune.training.checkpoint import (
     copied_tensors,
@@ -28,7 +34,7 @@ from gp_prune.training.checkpoint import (
     put_tensors,
     with_prefix,
 )
-from gp_prune.training.context import kept_gradients, seeded, training_mode, whole_batches
+from gp_prune.training.context import kept_gradients, whole_batches
 from gp_prune.training.loss import Objective
 from gp_prune.training.masks import Held, Holder, renew_masked
 from gp_prune.training.samples import Data, as_data, fingerprint, one_pass, schedule, tensor_digest
@@ -180,9 +186,8 @@ class _Run:
     def epoch(self) -> None:
         """Train for one epoch, judge, and keep the state if it is the best."""
         number = len(self.history.epochs) + 1
-        seed = _epoch_seed(self.settings.seed, number)
-        device = self.objective.device
-        with seeded(seed, device), training_mode(self.model), whole_batches():
+        seed = self._seed(number)
+        with random_state(seed), training_mode(self.model), whole_batches():
             rate, mean = self._pass(number, seed)
         error = self._judged(number)
         best = self.history.best_error
@@ -226,12 +231,16 @@ class _Run:
             raise self._astray(f"some weights are not finite after epoch {number}")
         return rates[0], total / count
 
+    def _seed(self, epoch: int) -> int:
+        """Return a seed per epoch, so that no epoch depends on the random numbers before it."""
+        return derive_seed(f"{self.settings.seed} {epoch}", bits=32)  # torch's generator uses 32
+
     def _judged(self, number: int) -> float | None:
         """Validation error after so many epochs."""
         if self.validation is None:
             return None
         with (
-            seeded(_epoch_seed(self.settings.seed, number), self.objective.device),
+            random_state(self._seed(number)),
             training_mode(self.model, False),
             torch.no_grad(),
         ):
@@ -292,9 +301,3 @@ def _name(function: Any) -> str:
     """What tells a function apart: its module and name, or those of its class."""
     owner = function if hasattr(function, "__qualname__") else type(function)
     return f"{owner.__module__}.{owner.__qualname__}"
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """A seed per epoch, so that an epoch does not depend on the random numbers before it."""
-    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")  # torch's generator uses 32 bits

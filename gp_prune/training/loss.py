@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Forward, Loss
-from gp_prune.statistics.batches import batch_size, to_device
+from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.running import to_device
 from gp_prune.training.samples import as_data, in_order
 from gp_prune.training.settings import FineTuning
 

@@ -13,9 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Forward, Inputs
 from gp_prune.statistics.batches import batch_size as sample_count
-from gp_prune.statistics.batches import call_model, to_device
-from gp_prune.statistics.state import device_of
-from gp_prune.training.context import training_mode, whole_batches
+from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
+from gp_prune.training.context import whole_batches
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

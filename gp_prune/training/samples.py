@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Inputs
-from gp_prune.statistics.batches import batch_size, map_tensors
+from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.running import map_tensors
 
 
 def schedule(progress: float, warm_up: float) -> float:

@@ -20,7 +20,8 @@ from gp_prune.genetic.retraining import Retrain
 from gp_prune.genetic.run import mutation_pool, prune_genetically
 from gp_prune.report.genetic import result_lines
 from gp_prune.report.plots import plot_front
-from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.jobs import TaskSource
+from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import load_task
 
 SMALL = GeneticSettings(
@@ -169,7 +170,7 @@ def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
 
 def derived(what_for):
     """The seed of retraining for a purpose."""
-    return derived_seed("retrain", SMALL.seed, what_for)
+    return derive_seed("retrain", SMALL.seed, what_for)
 
 
 def test_a_run_that_finds_nothing_says_so(pruned, tmp_path):

@@ -13,8 +13,8 @@ from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Budget, ChannelPlan, compact, mask, measure, predict, trace
-from gp_prune.pruning.modules import tensors_of
 from gp_prune.pruning.plan.channels import Achieved
+from gp_prune.statistics.running import tensors_of
 
 SMALL = [
     "lenet", "cnn-relu", "cnn-sigmoid", "cnn-tanh", "mlp-autoencoder", "conv-autoencoder",

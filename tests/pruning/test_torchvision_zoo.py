@@ -14,7 +14,7 @@ from gp_prune._compat import TorchvisionWarning, import_torchvision
 from gp_prune.apply.saving import save_pruned
 from gp_prune.pruning import mask
 from gp_prune.pruning.attention.heads import open_attention
-from gp_prune.pruning.modules import tensors_of
+from gp_prune.statistics.running import tensors_of
 
 # Small inputs, so that all of them together take about two minutes on one core.
 SIZES = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gp_prune.runs.jobs import Workbench, derived_seed
+from gp_prune.runs.jobs import Workbench
+from gp_prune.statistics.running import derive_seed
 
 
 class Sum(NamedTuple):
@@ -31,8 +32,8 @@ class Add:
     def run(self, workbench: Workbench) -> Sum:
         if 13 in self.numbers:
             signal.raise_signal(signal.SIGKILL)
-        seed = workbench.recall("seed", lambda: derived_seed("sum"))
-        assert seed == derived_seed("sum")
+        seed = workbench.recall("seed", lambda: derive_seed("sum"))
+        assert seed == derive_seed("sum")
         return Sum(sum(self.numbers) / 3, ((1, 2), self.numbers), {"count": len(self.numbers)})
 
     def failed(self, reason: str) -> Sum:

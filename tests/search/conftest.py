@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
@@ -18,6 +18,7 @@ from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Evaluator, outcome_reader
+from gp_prune.statistics.running import derive_seed
 
 # Tests import their helpers from beside them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -35,8 +36,8 @@ class MadeUp:
     def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
         for evaluation in evaluations:
             self.evaluations.append(evaluation)
-            plan = derived_seed(evaluation.plan["digest"]) / 2**31
-            error = 0.8 * plan + 0.2 * derived_seed(evaluation.key) / 2**31
+            plan = derive_seed(evaluation.plan["digest"]) / 2**31
+            error = 0.8 * plan + 0.2 * derive_seed(evaluation.key) / 2**31
             yield Outcome(error, None, error)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gp_prune.errors import UserError
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.runs.jobs import TaskSource, derived_seed
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME, Journal
 from gp_prune.search.archive import WORST
 from gp_prune.search.config import SearchConfig
@@ -18,6 +18,7 @@ from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader
+from gp_prune.statistics.running import derive_seed
 
 CONFIG = SearchConfig(
     tasks=("lenet-digits",), calibration=64, population=8, generations=2, rung_steps=(0,),
@@ -40,7 +41,7 @@ class Flaky:
             if self.fails(evaluation):
                 yield evaluation.failed(REASON)
             else:
-                error = derived_seed(evaluation.key) / 2**31
+                error = derive_seed(evaluation.key) / 2**31
                 yield Outcome(error, None, error)
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ def test_candidates_that_fail_are_named_and_never_on_the_front(
     bench: Bench, tmp_path: Path
 ) -> None:
     with Journal(tmp_path, outcome_reader()) as journal:
-        found = search(bench, journal, lambda e: derived_seed(e.key, "fails") % 4 == 0)
+        found = search(bench, journal, lambda e: derive_seed(e.key, "fails") % 4 == 0)
         last = list(found.generations())[-1]
     assert last.rejected
     lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]

@@ -15,7 +15,7 @@ from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget
 from gp_prune.runs.folder import CONFIG
-from gp_prune.runs.jobs import Job, TaskSource, Workbench, derived_seed, work
+from gp_prune.runs.jobs import Job, TaskSource, Workbench, work
 from gp_prune.runs.journal import NAME, Journal, entries
 from gp_prune.runs.limits import ResourceLimits
 from gp_prune.search.config import SearchConfig
@@ -32,6 +32,7 @@ from gp_prune.search.stacking import (
     outcome_reader,
     stack_size,
 )
+from gp_prune.statistics.running import derive_seed
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=2, seed=5,
@@ -41,7 +42,7 @@ SMALL = SearchConfig(
 
 
 def evaluation(number: int, steps: int = 3, task: str = "lenet-digits") -> Evaluation:
-    kept = derived_seed("kept", number) % 100 / 100
+    kept = derive_seed("kept", number) % 100 / 100
     plan = {"digest": f"plan {number}", "achieved": {"params": kept}}
     return Evaluation(task, plan, steps, 0)
 
@@ -70,7 +71,7 @@ class Counting:
             if self._unlucky & {member.key for member in members}:
                 yield job.failed("took more than 1 s, 2 times")
                 continue
-            errors = tuple(derived_seed(member.key) / 2**32 for member in members)
+            errors = tuple(derive_seed(member.key) / 2**32 for member in members)
             if isinstance(job, StackedEvaluation):
                 keys = tuple(member.key for member in members)
                 yield Outcomes(keys, errors, (None,) * len(errors), errors)
@@ -119,7 +120,7 @@ def test_the_outcomes_are_those_of_each_network(tmp_path: Path) -> None:
     runner, again = Counting(), Counting()
     (found,) = asked(tmp_path, runner, given + given[:5])
     assert list(found) == [e.key for e in given]
-    assert all(found[e.key].raw == derived_seed(e.key) / 2**32 for e in given)
+    assert all(found[e.key].raw == derive_seed(e.key) / 2**32 for e in given)
     assert sum(isinstance(job, StackedEvaluation) for job in runner.jobs) == 7
     assert asked(tmp_path, again, given) == [found]
     assert not again.jobs
@@ -155,7 +156,7 @@ def test_a_stack_that_fails_costs_no_other_network_its_result(tmp_path: Path) ->
     runner = Counting(unlucky=[given[2].key])
     (found,) = asked(tmp_path, runner, given)
     assert [e.key for e in given if found[e.key].failure] == [given[2].key]
-    assert all(found[e.key].raw == derived_seed(e.key) / 2**32 for e in given if e is not given[2])
+    assert all(found[e.key].raw == derive_seed(e.key) / 2**32 for e in given if e is not given[2])
     assert sum(isinstance(job, Evaluation) for job in runner.jobs) == 3
     again = Counting()
     assert asked(tmp_path, again, given) == [found]

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.statistics.sampling import Picks, Reservoir, SampledMaps, seed_for, uniform
+from gp_prune.statistics.running import derive_seed
+from gp_prune.statistics.sampling import Picks, Reservoir, SampledMaps, uniform
 
 
 def kept(sizes: list[int], capacity: int, seed: int) -> dict[int, int]:
@@ -36,7 +37,7 @@ def test_every_sample_is_as_likely() -> None:
 
 def test_positions_are_distinct_sorted_and_capped() -> None:
     maps = torch.arange(50.0).expand(2, 1, 50)
-    store = SampledMaps(8, seed_for(0, "a"))
+    store = SampledMaps(8, derive_seed(0, "a", bits=63))
     store.put(maps, Picks([0, 1], [1, 0]))
     result = store.result()
     assert result is not None and result.shape == (1, 2, 8) and result.dtype == torch.float64
@@ -61,4 +62,3 @@ def test_noise_is_open_uniform_and_seeded() -> None:
     assert noise.max() < 1
     assert abs(float(noise.mean()) - 0.5) < 0.02
     assert torch.equal(noise, uniform((2000, 5), 7))
-    assert seed_for(0, "a", "b") != seed_for(0, "ab")

@@ -27,8 +27,8 @@ from gp_prune.pruning.attention.modules import (
 )
 from gp_prune.pruning.cost import flop_counter
 from gp_prune.pruning.graph.architecture import HEADS, IN, OUT, ChannelGroup, Slot
-from gp_prune.pruning.modules import Forward, Prunable, run_model, tensors_of
-from gp_prune.statistics.batches import map_tensors
+from gp_prune.pruning.modules import Prunable
+from gp_prune.statistics.running import Forward, call_model, map_tensors, tensors_of
 
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
 _FUSED_ARGUMENTS = ("attn_mask", "is_causal")
@@ -269,7 +269,7 @@ def macs_per_head(model: nn.Module, inputs: Any, forward_fn: Forward | None = No
     Args:
         model: the network, in the mode in which it is counted.
         inputs: the example batch.
-        forward_fn: how to run the network, if not by :func:`~gp_prune.pruning.modules.run_model`.
+        forward_fn: runs the network, see :func:`~gp_prune.statistics.running.call_model`.
     """
     layers = attention_layers(model)
     if not layers:
@@ -289,7 +289,7 @@ def macs_per_head(model: nn.Module, inputs: Any, forward_fn: Forward | None = No
         handles = [module.register_forward_pre_hook(tally(-1)) for module in watched]
         handles += [module.register_forward_hook(tally(1)) for module in watched]
         try:
-            (forward_fn or run_model)(model, inputs)
+            (forward_fn or call_model)(model, inputs)
         finally:
             for handle in handles:
                 handle.remove()

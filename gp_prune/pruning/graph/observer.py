@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from gp_prune.errors import UserError
 from gp_prune.pruning.attention.heads import Ends, severed
 from gp_prune.pruning.cost import flop_counter
-from gp_prune.pruning.modules import Forward, Prunable, is_transposed, run_model, tensors_of
+from gp_prune.pruning.modules import Prunable, is_transposed
 from gp_prune.pruning.surgery import side_width
+from gp_prune.statistics.running import Forward, call_model, tensors_of
 
 MIXED = "a channel shuffle mixes its channels"
 ATTENDED = "an attention layer works on its channels"
@@ -79,7 +80,7 @@ class GraphObserver:
         try:
             cut = severed(model, closed=self._cut_more)
             with flop_counter() as counter, mode, self._shuffles, cut as self._attention:
-                output = run_model(model, inputs, self._forward_fn)
+                output = call_model(model, inputs, self._forward_fn)
             self.macs = counter.total // 2
             return output
         except Exception as error:

@@ -34,18 +34,16 @@ from gp_prune.pruning.layer_cost import ATTENTION, DENSE, DEPTHWISE, NORM, Layer
 from gp_prune.pruning.modules import (
     PARAMETER,
     Conv,
-    Forward,
     PerChannel,
     Prunable,
     Spanning,
-    evaluation_mode,
     find_part,
     is_depthwise,
     refuse_masked,
     sample_count,
 )
 from gp_prune.pruning.surgery import side_width
-from gp_prune.statistics.batches import map_tensors
+from gp_prune.statistics.running import Forward, evaluation_mode, map_tensors
 
 LIMIT = 2**24
 """Entries that index maps may give out, over all groups of a graph: four times what torchvision's

@@ -19,19 +19,22 @@ from gp_prune.pruning.graph.observer import training_branches
 from gp_prune.pruning.masking import set_to_zero
 from gp_prune.pruning.modules import (
     PARAMETER,
-    Forward,
     PerChannel,
     Prunable,
     Spanning,
     find_module,
     find_parameter,
-    run_model,
     sample_count,
+)
+from gp_prune.pruning.surgery import Entries, remove_entries, side_width
+from gp_prune.statistics.running import (
+    Forward,
+    call_model,
+    map_tensors,
+    random_like,
     seed_generators,
     tensors_of,
 )
-from gp_prune.pruning.surgery import Entries, remove_entries, side_width
-from gp_prune.statistics.batches import map_tensors
 
 FAILS = "the network does not run without some of its channels"
 _SEED = 0
@@ -67,13 +70,13 @@ class Trial:
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         seed_generators(_SEED)  # networks that draw numbers draw the same ones
         with torch.no_grad():
-            return tensors_of(run_model(model, self.inputs, self.forward_fn))
+            return tensors_of(call_model(model, self.inputs, self.forward_fn))
 
 
 def prepared(trial: Trial) -> Trial:
     """The trial with random numbers for inputs."""
     seed_generators(_SEED + 1)
-    return replace(trial, inputs=map_tensors(_random_like, trial.inputs))
+    return replace(trial, inputs=map_tensors(random_like, trial.inputs))
 
 
 def settle(trial: Trial, architecture: Architecture) -> dict[str, str]:
@@ -246,7 +249,3 @@ def _repeat(numbers: Tensor, parameter: Tensor) -> None:
         return
     enough = numbers.repeat(parameter.numel() // numbers.numel() + 1)
     parameter.copy_(enough[: parameter.numel()].reshape(parameter.shape))
-
-
-def _random_like(tensor: Tensor) -> Tensor:
-    return torch.randn_like(tensor) if tensor.is_floating_point() else tensor

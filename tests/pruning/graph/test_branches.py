@@ -26,8 +26,8 @@ from gp_prune.pruning import (
     trace,
 )
 from gp_prune.pruning.graph.observer import TraceWarning
-from gp_prune.pruning.modules import tensors_of
 from gp_prune.pruning.plan.channels import Achieved
+from gp_prune.statistics.running import tensors_of
 
 IMAGES = torch.zeros(2, 3, 6, 6)
 

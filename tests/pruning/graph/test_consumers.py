@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gp_prune.pruning import consumers, trace
 from gp_prune.pruning.graph.architecture import Member
-from gp_prune.pruning.modules import run_model, tensors_of
 from gp_prune.statistics import Consumer, collect, prunable_layers
+from gp_prune.statistics.running import call_model, tensors_of
 
 NAMES = [
     "lenet", "cnn-sigmoid", "mlp-autoencoder", "conv-autoencoder", "conv-autoencoder-unflatten",
@@ -101,7 +101,7 @@ def test_nothing_else_reads_a_channel(name: str, network: Callable[[str], Any]) 
     """Without the weights that read it, a channel has no way to the output."""
     model, inputs, architecture = network(name)
     found = consumers(architecture)
-    dense = [tensor.detach() for tensor in tensors_of(run_model(model, inputs))]
+    dense = [tensor.detach() for tensor in tensors_of(call_model(model, inputs))]
     moved = 0
     for group in architecture.free:
         cut, channel = copy.deepcopy(model), group.size // 2
@@ -110,10 +110,10 @@ def test_nothing_else_reads_a_channel(name: str, network: Callable[[str], Any]) 
                 for output in entries_of(member, channel):
                     for reader in found[member.layer]:
                         silence(cut.get_submodule(reader.module), reader.entries[output])
-            silent = tensors_of(run_model(cut, inputs))
+            silent = tensors_of(call_model(cut, inputs))
             for member in group.members:
                 disturb(cut.get_submodule(member.layer), entries_of(member, channel))
-            disturbed = tensors_of(run_model(cut, inputs))
+            disturbed = tensors_of(call_model(cut, inputs))
         for before, after in zip(silent, disturbed, strict=True):
             torch.testing.assert_close(before, after)
         moved += any(not torch.equal(a, b) for a, b in zip(dense, silent, strict=True))

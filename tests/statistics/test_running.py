@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 from gp_prune.errors import UserError
 from gp_prune.language.record import NEEDS
 from gp_prune.statistics import Batch, Consumer, Loss, collect
+from gp_prune.statistics.running import derive_seed
 
 
 class Noisy(nn.Module):
@@ -146,3 +147,9 @@ def test_evaluation_mode_is_set_without_calling_train() -> None:
     record = collect(model, None, [Batch(torch.ones(4, 1))], needs={"outputs"})["0"]
     assert record.activation.unique().numel() == 1
     assert model[0].training
+
+
+def test_a_seed_depends_on_all_parts_and_their_borders() -> None:
+    seeds = {derive_seed(*parts) for parts in ((0, "a", "b"), (0, "ab"), (1, "a", "b"), (0,))}
+    assert len(seeds) == 4 and max(seeds) < 2**31
+    assert derive_seed(0, "a", bits=63) >> 32 == derive_seed(0, "a")
