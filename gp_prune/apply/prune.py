@@ -49,7 +49,7 @@ from gp_prune.pruning import (
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.graph.trial import FORWARD_ERRORS
-from gp_prune.pruning.masking import set_to_zero
+from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.statistics import Loss, Progress
 from gp_prune.statistics.running import (
     Forward,

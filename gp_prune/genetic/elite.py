@@ -20,10 +20,10 @@ from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import ChannelGroup, DegenerateScores, consumers, trace
 from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, OUT
-from gp_prune.pruning.masking import channel_masks
 from gp_prune.pruning.modules import find_module
 from gp_prune.pruning.select.scores import Scores, join_member_scores
 from gp_prune.pruning.select.weights import select_existing
+from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Batch, Loss, collect
 
 

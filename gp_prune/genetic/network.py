@@ -20,7 +20,7 @@ from gp_prune._io import write_bytes
 from gp_prune.errors import UserError
 from gp_prune.genetic.plan import Plan
 from gp_prune.pruning import Architecture, compact
-from gp_prune.pruning.masking import channel_masks
+from gp_prune.pruning.surgery import channel_masks
 from gp_prune.training import Held
 
 State = dict[str, Tensor]

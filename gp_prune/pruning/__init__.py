@@ -9,13 +9,12 @@ from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot
 from gp_prune.pruning.graph.consumers import consumers
 from gp_prune.pruning.graph.trace import trace
 from gp_prune.pruning.layer_cost import LayerCost, Side
-from gp_prune.pruning.masking import mask, unmask
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
 from gp_prune.pruning.select.channels import select_channels
 from gp_prune.pruning.select.scores import group_scores
 from gp_prune.pruning.select.weights import select_weights
-from gp_prune.pruning.surgery import compact
+from gp_prune.pruning.surgery import compact, mask, unmask
 from gp_prune.pruning.torch_methods import MetricPattern, MetricUnstructured
 
 __all__ = [

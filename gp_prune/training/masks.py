@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan
-from gp_prune.pruning.masking import channel_masks
 from gp_prune.pruning.modules import find_module, masked_parameters
+from gp_prune.pruning.surgery import channel_masks
 
 Held = Mapping[tuple[str, str], Tensor]
 """(module, parameter) -> bool tensor of the parameter's shape: False where a zero must stay."""

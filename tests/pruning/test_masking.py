@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Achieved, Budget, ChannelPlan, mask, unmask
-from gp_prune.pruning.masking import set_to_zero
+from gp_prune.pruning.surgery import set_to_zero
 
 
 def plan(**removed: tuple[int, ...]) -> ChannelPlan:

@@ -15,8 +15,8 @@ from torch.nn import functional
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, mask, select_channels, select_weights, trace, unmask
-from gp_prune.pruning.masking import channel_masks
 from gp_prune.pruning.modules import masked_parameters
+from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Batch
 from gp_prune.training import (
     CheckpointWarning,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from gp_prune.pruning.cost import count_macs, flop_counter, predict
 from gp_prune.pruning.graph.architecture import NORM_SIDE, Architecture, ChannelGroup
 from gp_prune.pruning.graph.observer import training_branches
-from gp_prune.pruning.masking import set_to_zero
 from gp_prune.pruning.modules import (
     PARAMETER,
     PerChannel,
@@ -26,7 +25,7 @@ from gp_prune.pruning.modules import (
     find_parameter,
     sample_count,
 )
-from gp_prune.pruning.surgery import Entries, remove_entries, side_width
+from gp_prune.pruning.surgery import Entries, remove_entries, set_to_zero, side_width
 from gp_prune.statistics.running import (
     Forward,
     call_model,
