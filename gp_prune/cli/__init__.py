@@ -19,13 +19,13 @@ COMMANDS = {
         "gp_prune.cli.genetic:genetic", "Prune one network by a genetic algorithm."
     ),
     "autoencode": LazyCommand(
-        "gp_prune.cli.autoencode:autoencode", "Train autoencoders and prune on the way."
+        "gp_prune.cli.autoencode:autoencode", "Train autoencoders and prune them during training."
     ),
     "list": LazyCommand("gp_prune.cli.describe:list_metrics", "List the bundled metrics."),
-    "show": LazyCommand("gp_prune.cli.describe:show", "Show all that a metric says."),
+    "show": LazyCommand("gp_prune.cli.describe:show", "Show everything that a metric contains."),
     "latex": LazyCommand("gp_prune.cli.describe:latex", "Print metrics as LaTeX."),
 }
-"""Every command with the place of its code, which is imported when the command is used."""
+"""All commands with the path of their code, which is imported when the command is used."""
 
 
 @click.group(

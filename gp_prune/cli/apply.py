@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from gp_prune.cli.group import insistent_interrupts
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -297,7 +296,7 @@ def apply(metric: str, model: str, **options: Any) -> None:
     from gp_prune.cli.apply_run import run
     from gp_prune.report.console import measuring
 
-    with insistent_interrupts(), measuring(quiet=request.quiet) as batches_done:
+    with measuring(quiet=request.quiet) as batches_done:
         report = run(request, found, batches_done)
     if request.as_json:
         print_json(report)

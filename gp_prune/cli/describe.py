@@ -1,4 +1,4 @@
-"""``gp-prune latex``: metrics as LaTeX."""
+"""Provide ``gp-prune list``, ``show`` and ``latex``, which describe metrics and primitives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 from gp_prune.cli.options import json_option, primitives_option, print_json, read_metrics
 from gp_prune.language.primitive import (
     Normaliser,
-    Operand,
     Operator,
     PrimitiveSet,
     Reduction,
@@ -32,9 +31,9 @@ Examples:
 
 
 @click.command("list", epilog=_LIST_EXAMPLES)
-@click.option("--operands", is_flag=True, help="The tensors of a layer that formulas may read.")
-@click.option("--operators", is_flag=True, help="The functions that formulas may apply.")
-@click.option("--markdown", is_flag=True, help="The page evolved_metrics/README.md.")
+@click.option("--operands", is_flag=True, help="List the tensors of a layer that formulas read.")
+@click.option("--operators", is_flag=True, help="List the functions that formulas apply.")
+@click.option("--markdown", is_flag=True, help="Print the page evolved_metrics/README.md.")
 @json_option
 @primitives_option
 def list_metrics(
@@ -46,24 +45,29 @@ def list_metrics(
 ) -> None:
     """List the bundled metrics, or the vocabulary of formulas.
 
-    With --primitives alone, what these files add to the vocabulary.
+    With --primitives alone, list what these files add to the vocabulary.
     """
     if operands + operators + markdown > 1 or (markdown and as_json):
         raise click.UsageError("give one of --operands, --operators, --markdown and --json alone")
     if markdown:
         from gp_prune.report.catalogue import markdown_page
 
-        click.echo(markdown_page(_by_folder()), nl=False)
-    elif operands or operators:
-        kinds = ("operands",) if operands else ("operators",)
-        _list_vocabulary(primitive_set(*primitive_files), kinds, as_json=as_json)
+        click.echo(markdown_page(_group_by_folder()), nl=False)
+        return
+    if operands or operators:
+        primitives = primitive_set(*primitive_files)
+        tables = {"operands": _operand_table} if operands else {"operators": _operator_table}
     elif primitive_files:
-        _list_vocabulary(_own(primitive_files), ("operands", "operators"), as_json=as_json)
+        known = set(builtin_primitives())
+        primitives = PrimitiveSet(p for p in primitive_set(*primitive_files) if p not in known)
+        tables = {"operands": _operand_table, "operators": _operator_table}
     else:
         _list_metrics(as_json=as_json)
+        return
+    _list_vocabulary({name: table(primitives) for name, table in tables.items()}, as_json=as_json)
 
 
-def _by_folder() -> dict[str, list[Metric]]:
+def _group_by_folder() -> dict[str, list[Metric]]:
     folders: dict[str, list[Metric]] = {}
     for name, file in bundled_metrics().items():
         folder = str(file).replace("\\", "/").split("/")[-2]
@@ -98,49 +102,46 @@ def _as_object(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _own(files: tuple[str, ...]) -> PrimitiveSet:
-    """What the files add to the built-in vocabulary, with which it must go together."""
-    known = set(builtin_primitives())
-    return PrimitiveSet(primitive for primitive in primitive_set(*files) if primitive not in known)
+_Rows = list[list[str]]
+"""A table; the first row has the headings."""
 
 
-def _list_vocabulary(primitives: PrimitiveSet, kinds: tuple[str, ...], *, as_json: bool) -> None:
-    tables = {
-        "operands": (
-            ["operand", "axes", "latex", "needs", "meaning"],
-            [_operand_cells(operand) for operand in primitives.operands.values()],
-        ),
-        "operators": (
-            ["operator", "axes", "laws", "cost", "meaning"],
-            [_operator_cells(operator) for operator in primitives.operators.values()],
-        ),
-    }
+def _list_vocabulary(tables: dict[str, _Rows], *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                kind: [dict(zip(tables[kind][0], row, strict=True)) for row in tables[kind][1]]
-                for kind in kinds
+                name: [dict(zip(headings, row, strict=True)) for row in rows]
+                for name, (headings, *rows) in tables.items()
             }
         )
         return
-    for kind in kinds:
-        columns, rows = tables[kind]
+    for headings, *rows in tables.values():
         if rows:
-            print_table(make_console(sys.stdout), columns, rows)
+            print_table(make_console(sys.stdout), headings, rows)
 
 
-def _operand_cells(operand: Operand) -> list[str]:
-    needs = " ".join(sorted(operand.needs))
-    return [operand.name, str(operand.axes), operand.latex, needs, operand.meaning]
+def _operand_table(primitives: PrimitiveSet) -> _Rows:
+    return [
+        ["operand", "axes", "latex", "needs", "meaning"],
+        *(
+            [x.name, str(x.axes), x.latex, " ".join(sorted(x.needs)), x.meaning]
+            for x in primitives.operands.values()
+        ),
+    ]
 
 
-def _operator_cells(operator: Operator) -> list[str]:
-    usage, axes = _signature(operator)
-    return [usage, axes, " ".join(sorted(operator.laws)), f"{operator.cost:g}", operator.meaning]
+def _operator_table(primitives: PrimitiveSet) -> _Rows:
+    return [
+        ["operator", "axes", "laws", "cost", "meaning"],
+        *(
+            [*_signature(x), " ".join(sorted(x.laws)), f"{x.cost:g}", x.meaning]
+            for x in primitives.operators.values()
+        ),
+    ]
 
 
 def _signature(operator: Operator) -> tuple[str, str]:
-    """How the operator is written, and what it does to axes."""
+    """Return how the operator is written, and what it does to axes."""
     shape, name = operator.shape, operator.name
     if isinstance(shape, Reduction):
         return f"{name}[axes](x)", "removed"
@@ -164,12 +165,11 @@ Examples:
 @json_option
 @primitives_option
 def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
-    """Show formula, conventions, needs and provenance of a metric.
+    """Show the formula, conventions, needs and provenance of a metric.
 
     METRIC is the name of a bundled metric or a metric file.
     """
-    (found,) = read_metrics([metric], primitive_files)
-    facts = _facts(found)
+    facts = _facts(*read_metrics([metric], primitive_files))
     if as_json:
         print_json(facts)
     else:
@@ -199,19 +199,18 @@ def _facts(metric: Metric) -> dict[str, Any]:
     }
 
 
-_NOTHING = {
+_IF_EMPTY = {
     "needs": {"weights only": "no data"},
     "invariances": {"none": "nothing is declared"},
 }
-"""What stands for an empty object that says something by being empty."""
+"""Text for empty objects that carry information."""
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of everything that is there, a nested object as one line per entry."""
+    """Return name and value of all facts that are not empty, one line per entry of an object."""
     lines: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if name in _NOTHING:
-            value = value or _NOTHING[name]
+        value = value or _IF_EMPTY.get(name, value)
         if isinstance(value, dict):
             for number, (key, entry) in enumerate(value.items()):
                 text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
@@ -231,9 +230,11 @@ Examples:
 
 @click.command(epilog=_LATEX_EXAMPLES)
 @click.argument("metrics", metavar="METRIC...", nargs=-1, required=True)
-@click.option("--table", is_flag=True, help="A table with name, formula, size and objectives.")
-@click.option("--simplify", is_flag=True, help="A simpler formula of the same values, if any.")
-@click.option("--standalone", is_flag=True, help="A whole document that says what the signs mean.")
+@click.option("--table", is_flag=True, help="Print a table of name, formula, size and objectives.")
+@click.option(
+    "--simplify", is_flag=True, help="Print a simpler formula of the same values, if any."
+)
+@click.option("--standalone", is_flag=True, help="Print a document that explains the symbols.")
 @primitives_option
 def latex(
     metrics: tuple[str, ...],
@@ -244,21 +245,20 @@ def latex(
 ) -> None:
     """Print formulas as LaTeX.
 
-    METRIC is the name of a bundled metric or a metric file. One metric gives its formula alone,
-    several are told apart by comment lines. A table needs the packages amsmath, array, booktabs
-    and, from 16 metrics on, longtable; long formulas are broken over lines.
+    METRIC is the name of a bundled metric or a metric file. Several formulas are separated by
+    comment lines. A table needs the packages amsmath, array, booktabs and, for more than 15
+    metrics, longtable; long formulas are broken over lines.
     """
-    found = read_metrics(metrics, primitive_files)
+    chosen = read_metrics(metrics, primitive_files)
     if simplify:
-        found = [metric.simplified() for metric in found]
+        chosen = [metric.simplified() for metric in chosen]
     if standalone or table:
-        from gp_prune.report.latex_document import latex_table
-        from gp_prune.report.latex_document import standalone as document
+        from gp_prune.report import latex_document
 
-        body = latex_table(found) if table else ""
-        click.echo(document(found, body) if standalone else body, nl=False)
+        body = latex_document.latex_table(chosen) if table else ""
+        click.echo(latex_document.standalone(chosen, body) if standalone else body, nl=False)
         return
-    for metric in found:
-        if len(found) > 1:
+    for metric in chosen:
+        if len(chosen) > 1:
             click.echo(f"% {metric.name}")
         click.echo(metric.latex())

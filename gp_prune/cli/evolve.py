@@ -1,8 +1,7 @@
-"""``gp-prune evolve``: search for metrics and compare what was found."""
+"""Provide ``gp-prune evolve``: search for metrics and compare the best with published ones."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune.cli import options
-from gp_prune.cli.group import INTERRUPTED, insistent_interrupts
+from gp_prune.cli.options import RunOptions, print_json, run_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gp_prune.search.config import SearchConfig
     from gp_prune.search.nsga2 import Generation
     from gp_prune.search.results import Result
     from gp_prune.search.run import Progress
@@ -30,46 +25,20 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 @click.option("--granularity", help="channel or weight.  [default: channel]")
 @click.option("--population", type=int, help="Candidates per generation.  [default: 40]")
 @click.option("--generations", type=int, help="Generations after the first.  [default: 24]")
-@options.seed_option
-@options.workers_option
-@options.dask_option
-@options.out_option
-@options.resume_option
-@options.config_option
-@click.option("--reuse", type=click.Path(path_type=Path), help="Take over another run's work.")
+@click.option("--reuse", type=click.Path(path_type=Path), help="Reuse the results of another run.")
 @click.option("--strategy", help="evolve, or random for the baseline.  [default: evolve]")
-@click.option("--max-evaluations", type=int, help="Stop after so many behaviours.  [default: any]")
-@click.option("--stall", type=int, help="Stop after so many generations without a better front.")
+@click.option("--max-evaluations", type=int, help="Most behaviours to evaluate.  [default: any]")
+@click.option("--stall", type=int, help="Most generations without a better front.  [default: any]")
 @click.option(
     "--time-limit",
     type=float,
-    help="Stop after so many seconds of search; the one rule by which equal runs may differ.",
+    help="Most seconds of search; the one rule by which equal runs may differ.",
 )
 @click.option("--stack", type=int, help="Networks fine-tuned as one.  [default: 1; on a GPU 16]")
 @click.option("--candidate-timeout", type=float, help="Seconds per evaluation.  [default: any]")
 @click.option("--candidate-memory", type=float, help="Megabytes per evaluation.  [default: any]")
-@click.option("--primitives", multiple=True, help="Python file with primitives of your own.")
-@options.cache_option
-@options.data_option
-@options.download_option
-@options.device_option
-@options.run_json_option
-@options.run_quiet_option
-def evolve(
-    resume: Path | None,
-    reuse: Path | None,
-    config: Path | None,
-    out: Path | None,
-    workers: int | None,
-    dask: str | None,
-    as_json: bool,
-    quiet: bool,
-    cache_dir: str | None,
-    data_root: str | None,
-    download: bool,
-    device: str,
-    **settings: Any,
-) -> int:
+@run_options()
+def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
     """Evolve pruning metrics on real networks; without options, on the bundled digits.
 
     Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
@@ -77,24 +46,26 @@ def evolve(
     """
     from gp_prune.report.console import progress_display
     from gp_prune.report.front import recommendation, result_json, result_lines
-    from gp_prune.search.run import evolve as run
+    from gp_prune.search.config import SearchConfig
+    from gp_prune.search.run import evolve
 
-    chosen = _settings(config, settings)
-    folder = options.run_folder(out, resume, chosen)
-    source = options.task_source(cache_dir, data_root, download, device)
-    seen: list[Generation] = []
+    if given["tasks"] is not None:
+        given["tasks"] = tuple(name.strip() for name in given["tasks"].split(","))
+    config = run.load_settings(SearchConfig, given)
+    last: Generation | None = None
     try:
-        with insistent_interrupts(), progress_display(quiet=quiet) as progress:
-            result = run(
-                chosen, folder, source=source, workers=options.worker_count(workers), cluster=dask,
-                resume=resume is not None, reuse=reuse,
-                progress=lambda now: _watch(now, seen, progress),
-            )  # fmt: skip
+        with progress_display(quiet=run.quiet) as show:
+
+            def progress(now: Progress) -> None:
+                nonlocal last
+                last = now.generation or last
+                show(now)
+
+            result = evolve(config, reuse=reuse, progress=progress, **run.run_arguments())
     except KeyboardInterrupt:
-        _stopped(folder, seen, as_json=as_json)
-        return INTERRUPTED
-    if as_json:
-        click.echo(json.dumps(result_json(result), indent=2))
+        return _stop(run, last)
+    if run.as_json:
+        print_json(result_json(result), allow_nan=True)
         return 0
     for line in result_lines(result, sys.stdout):
         click.echo(line)
@@ -103,39 +74,17 @@ def evolve(
     return 0
 
 
-def _watch(now: Progress, seen: list[Generation], show: Callable[[Progress], None]) -> None:
-    """Show where the run stands and remember its last generation."""
-    if now.generation is not None:
-        seen[:] = [now.generation]
-    show(now)
-
-
-def _stopped(folder: Path, seen: list[Generation], *, as_json: bool) -> None:
-    """Print the front so far, and how the run goes on."""
+def _stop(run: RunOptions, last: Generation | None) -> int:
+    """Print the front so far, and how to continue the run."""
     from gp_prune.report.front import interim_json, interim_lines
 
-    if not options.has_begun(folder):
-        return
-    when = "before the first generation was done"
-    if seen:
-        (last,) = seen
-        when = f"after generation {last.number} of {last.of}"
-        if as_json:
-            click.echo(json.dumps(interim_json(str(folder), last.front), indent=2))
-        else:
-            click.echo("\n".join(interim_lines(last.front, sys.stdout)))
-    options.say_how_to_go_on("evolve", folder, when)
-
-
-def _settings(config: Path | None, given: dict[str, Any]) -> SearchConfig | None:
-    """The settings of the file, overruled by those of the command line; None where all default."""
-    from gp_prune.search.config import SearchConfig
-
-    given["tasks"] = options.listed(given["tasks"])
-    # Absolute, so that the run can be resumed from another folder.
-    files = tuple(str(Path(file).resolve()) for file in given["primitives"])
-    given["primitives"] = files or None
-    return options.chosen_settings(SearchConfig, config, given)
+    if last is None:
+        return run.report_interrupt("before the first generation was done")
+    return run.report_interrupt(
+        f"after generation {last.number} of {last.of}",
+        interim_json(str(run.folder), last.front),
+        interim_lines(last.front, sys.stdout),
+    )
 
 
 def _next_steps(result: Result) -> str:

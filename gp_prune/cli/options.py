@@ -1,16 +1,20 @@
-"""What the commands that write a run folder share: options, folder, workers, interruption."""
+"""Define the options that several commands share, and what they mean."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gp_prune.cli.group import INTERRUPTED
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.registry import primitive_set
@@ -18,17 +22,19 @@ from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:
     from gp_prune.runs.config import Settings
-    from gp_prune.runs.jobs import TaskSource
 
     S = TypeVar("S", bound=Settings)
 
+Command = Callable[..., Any]
+
+MAX_WORKERS = 8
 
 primitives_option = click.option(
     "--primitives",
     "primitive_files",
     metavar="FILE.py",
     multiple=True,
-    help="Python file with your own operands and operators; may be given several times.",
+    help="Python file with additional operands and operators; may be given several times.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
@@ -37,14 +43,14 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print no progress on 
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Sizes of one input sample: ``3,64,64``."""
+    """Parse the sizes of one input sample: ``3,64,64``."""
 
     name = "C,H,W"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """The sizes as whole numbers of at least 1."""
+        """Return the sizes as whole numbers of at least 1."""
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
@@ -54,7 +60,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 def read_metric(text: str, primitives: PrimitiveSet) -> Metric:
-    """The metric that a person names: a bundled one or a file.
+    """Read the metric that a user names: a bundled one or a file.
 
     Raises:
         UserError: there is no such metric, or it is not valid.
@@ -68,112 +74,174 @@ def read_metric(text: str, primitives: PrimitiveSet) -> Metric:
 
 
 def read_metrics(names: Sequence[str], primitive_files: Sequence[str]) -> list[Metric]:
-    """The metrics that a person names, in the vocabulary of the given files."""
+    """Read the metrics that a user names, in the vocabulary of the given files."""
     primitives = primitive_set(*primitive_files)
     return [read_metric(name, primitives) for name in names]
 
 
-def print_json(data: Any) -> None:
+def print_json(data: Any, *, allow_nan: bool = False) -> None:
     """Print a JSON object on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=allow_nan))
 
 
-MOST_WORKERS = 8
+@dataclass(frozen=True)
+class RunOptions:
+    """Hold the options of a command that writes a run folder, apart from the run's settings.
 
-_FILE = click.Path(path_type=Path)
-
-seed_option = click.option("--seed", type=int, help="Source of all randomness.  [default: 0]")
-workers_option = click.option(
-    "--workers", type=int, help="Processes.  [default: one per core, at most 8]"
-)
-dask_option = click.option(
-    "--dask", help="Evaluate on the Dask cluster with this scheduler address."
-)
-out_option = click.option("--out", type=_FILE, help="Run folder.  [default: runs/NNN]")
-resume_option = click.option("--resume", type=_FILE, help="Go on with the run in a folder.")
-config_option = click.option("--config", type=_FILE, help="TOML file with settings.")
-cache_option = click.option("--cache-dir", help="Folder for trained networks.")
-data_option = click.option("--data-root", help="Folder with torchvision's data sets.")
-download_option = click.option(
-    "--download", is_flag=True, help="Let torchvision fetch a missing data set."
-)
-device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-run_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-run_quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
-
-
-def run_folder(out: Path | None, resume: Path | None, settings: Settings | None) -> Path:
-    """The folder of a run: the given one, or ``runs/001``, or the first number that is free.
-
-    Raises:
-        UserError: settings or another folder are given for a run that is resumed.
+    Attributes:
+        resume: the folder of the run to continue.
+        config: a TOML file with settings.
+        out: the folder of a new run.
+        workers: number of processes; None for one per core, at most :data:`MAX_WORKERS`.
+        dask: address of a Dask scheduler.
+        primitive_files: Python files with additional primitives.
+        data_root: folder with torchvision's data sets.
+        download: whether torchvision may download a missing data set.
+        device: ``"cpu"`` or ``"cuda"``.
+        as_json: whether to print the result as JSON.
+        quiet: whether to print no progress.
+        cache_dir: folder for trained networks.
     """
-    if resume is None:
-        return out or _next_folder(Path("runs"))
-    if settings is not None or out is not None:
-        raise UserError("--resume takes all settings from the run folder; leave the others out")
-    return resume
+
+    resume: Path | None
+    config: Path | None
+    out: Path | None
+    workers: int | None
+    dask: str | None
+    primitive_files: tuple[str, ...]
+    data_root: str | None
+    download: bool
+    device: str
+    as_json: bool
+    quiet: bool
+    cache_dir: str | None = None
+
+    def load_settings(self, settings_class: type[S], given: dict[str, Any]) -> S | None:
+        """Return the settings of the file and the command line; None where neither has any.
+
+        Args:
+            settings_class: the class of the settings.
+            given: the command line's settings by name, which overrule the file; None = not given.
+
+        Raises:
+            UserError: a setting is wrong, or settings are given for a run that is resumed.
+        """
+        settings = {} if self.config is None else settings_class.read(self.config)
+        settings.update({name: value for name, value in given.items() if value is not None})
+        if self.primitive_files:
+            # Absolute, so that the run can be resumed from another folder.
+            settings["primitives"] = tuple(map(resolve_path, self.primitive_files))
+        checked = settings_class(**settings) if settings else None
+        if self.resume and (settings or self.out):
+            raise UserError("--resume takes all settings from the run folder; leave the others out")
+        return checked
+
+    @cached_property
+    def folder(self) -> Path:
+        """Return the folder of the run; by default the first of ``runs/001``, ... that is free."""
+        given = self.resume or self.out
+        numbered = (Path("runs") / f"{number:03d}" for number in range(1, 10**6))
+        return given or next(folder for folder in numbered if not folder.exists())
+
+    def run_arguments(self) -> dict[str, Any]:
+        """Return the arguments that every run takes from these options.
+
+        Raises:
+            UserError: CUDA is asked for, and there is none.
+        """
+        from gp_prune.runs.jobs import TaskSource
+        from gp_prune.runs.processes import cores
+
+        check_device(self.device)
+        source = TaskSource(self.cache_dir, self.data_root, self.download, self.device)
+        workers = min(MAX_WORKERS, cores()) if self.workers is None else self.workers
+        return {
+            "folder": self.folder, "source": source, "workers": workers, "cluster": self.dask,
+            "resume": self.resume is not None,
+        }  # fmt: skip
+
+    def report_interrupt(self, when: str, data: Any = None, lines: Iterable[str] = ()) -> int:
+        """Print what an interrupted run has reached and how to continue it.
+
+        Args:
+            when: how far the run had come, for instance ``"after generation 3 of 24"``.
+            data: its state for ``--json``; None for nothing.
+            lines: its state as text.
+
+        Returns:
+            The exit code of the command.
+        """
+        from gp_prune.runs.folder import CONFIG
+
+        if not (self.folder / CONFIG).is_file():
+            click.echo("gp-prune: interrupted before the run began", err=True)
+            return INTERRUPTED
+        if not self.as_json:
+            for line in lines:
+                click.echo(line)
+        elif data is not None:
+            print_json(data, allow_nan=True)
+        command = click.get_current_context().command.name
+        folder = shlex.quote(str(self.folder))
+        click.echo(
+            f"gp-prune: interrupted {when}; go on with: gp-prune {command} --resume {folder}",
+            err=True,
+        )
+        return INTERRUPTED
 
 
-def _next_folder(parent: Path) -> Path:
-    number = 1
-    while (parent / f"{number:03d}").exists():
-        number += 1
-    return parent / f"{number:03d}"
+def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
+    """Add the options of :class:`RunOptions` and ``--seed`` to a command.
 
+    The command gets one :class:`RunOptions` as its first argument; the seed is a setting.
 
-def worker_count(given: int | None) -> int:
-    """The number of workers: the given one, or one per core that this process may use."""
-    if given is not None:
-        return given
-    from gp_prune.runs.processes import cores
-
-    return min(MOST_WORKERS, cores())
-
-
-def task_source(
-    cache_dir: str | None, data_root: str | None, download: bool, device: str
-) -> TaskSource:
-    """Where the tasks are, from the options.
-
-    Raises:
-        UserError: there is no such device.
+    Args:
+        cache: whether the command uses trained networks.
     """
-    from gp_prune.runs.jobs import TaskSource
+    path = click.Path(path_type=Path)
+    options = [
+        primitives_option,
+        click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]"),
+        click.option("--workers", type=int, help="Processes.  [default: one per core, at most 8]"),
+        click.option("--dask", help="Evaluate on the Dask cluster with this scheduler address."),
+        click.option("--out", type=path, help="Run folder.  [default: runs/NNN]"),
+        click.option("--resume", type=path, help="Continue the run in this folder."),
+        click.option("--config", type=path, help="TOML file with settings."),
+        *([click.option("--cache-dir", help="Folder for trained networks.")] if cache else []),
+        click.option("--data-root", help="Folder with torchvision's data sets."),
+        click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu",
+                     show_default=True),
+        json_option,
+        quiet_option,
+    ]  # fmt: skip
 
-    return TaskSource(cache_dir, data_root, download, checked_device(device))
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            names = [field.name for field in fields(RunOptions) if field.name in given]
+            run = RunOptions(**{name: given.pop(name) for name in names})
+            return function(run, **given)
+
+        return functools.reduce(lambda result, add: add(result), reversed(options), command)
+
+    return decorate
 
 
-def checked_device(name: str) -> str:
-    """The name of a device that is there; UserError for any other."""
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; use cpu or cuda")
+def check_device(name: str) -> None:
+    """Raise UserError for ``"cuda"`` where there is none."""
     if name == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             raise UserError("device 'cuda' is not available here; use --device cpu")
-    return name
 
 
-def chosen_settings(kind: type[S], config: Path | None, given: dict[str, Any]) -> S | None:
-    """The settings of the file, overruled by those of the command line; None where all default.
-
-    Args:
-        kind: the class of the settings.
-        config: a TOML file.
-        given: settings by name; None means not given.
-    """
-    chosen: dict[str, Any] = {} if config is None else kind.read(config)
-    chosen.update({name: value for name, value in given.items() if value is not None})
-    return kind(**chosen) if chosen else None
-
-
-def draws(plot: bool | None) -> bool:
-    """Whether to draw; where nothing was asked for and matplotlib is missing, a warning says so.
+def can_plot(plot: bool | None) -> bool:
+    """Return whether to draw; warn where no choice was made and matplotlib is missing.
 
     Raises:
-        UserError: a plot was asked for, and matplotlib is missing; said before the run begins.
+        UserError: a plot was asked for, and matplotlib is missing.
     """
     if plot is False:
         return False
@@ -189,31 +257,10 @@ def draws(plot: bool | None) -> bool:
     return False
 
 
-def listed(text: str | None) -> tuple[str, ...] | None:
-    """The names in a list with commas; None where nothing was given."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
+def resolve_path(text: str, names: Collection[str] = ()) -> str:
+    """Return the absolute path of an existing file or folder; a known name or other text as it is.
 
-
-def has_begun(folder: Path) -> bool:
-    """Whether an interrupted run can be resumed; says so on stderr if not."""
-    from gp_prune.runs.folder import CONFIG
-
-    if (folder / CONFIG).is_file():
-        return True
-    click.echo("gp-prune: interrupted before the run began", err=True)
-    return False
-
-
-def say_how_to_go_on(command: str, folder: Path, when: str) -> None:
-    """One sentence on stderr after an interrupt.
-
-    Args:
-        command: name of the command of the run.
-        folder: its folder.
-        when: how far it had come, for instance ``"after generation 3 of 24"``.
+    Runs keep absolute paths, so that they can be resumed from another folder.
     """
-    click.echo(
-        f"gp-prune: interrupted {when}; go on with: gp-prune {command} --resume "
-        f"{shlex.quote(str(folder))}",
-        err=True,
-    )
+    is_path = text not in names and Path(text).exists()
+    return str(Path(text).resolve()) if is_path else text

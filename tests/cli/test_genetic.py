@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from click.testing import Result
 import gp_prune
 from gp_prune.tasks import load_task
 
+Command = Callable[..., Result]
+
 SMALL = (
     "--population", 8, "--generations", 2, "--rounds", 1, "--elites", 2, "--epochs", 1,
     "--final-epochs", 1, "--samples", 100, "--tolerance", 0.5, "--limit", 0.5, "--workers", 1,
@@ -25,13 +26,15 @@ SMALL = (
 @pytest.fixture
 def genetic(
     run: Callable[..., Result], task_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Result]:
-    """``genetic("lenet-digits")``: a small run from within an empty folder."""
+) -> Command:
+    """Return ``genetic("lenet-digits")``, which runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *options: run("genetic", *options, "--cache-dir", task_cache)
 
 
-def test_the_front_is_printed_drawn_and_saved(genetic, tmp_path, task_cache):
+def test_the_front_is_printed_drawn_and_saved(
+    genetic: Command, tmp_path: Path, task_cache: Path
+) -> None:
     result = genetic(*SMALL, "--quiet")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -48,7 +51,9 @@ def test_the_front_is_printed_drawn_and_saved(genetic, tmp_path, task_cache):
         gp_prune.load_pruned(network, task.model)
 
 
-def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(genetic, tmp_path):
+def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(
+    genetic: Command, tmp_path: Path
+) -> None:
     first = genetic("lenet-digits", *SMALL, "--json", "--quiet", "--no-baselines", "--no-plot")
     data = json.loads(first.stdout)
     assert data["split"] == "test"
@@ -65,7 +70,9 @@ def test_a_machine_reads_the_result_and_a_finished_run_says_it_again(genetic, tm
             assert one == other
 
 
-def test_an_interrupt_while_it_draws_says_how_to_go_on(genetic, monkeypatch):
+def test_an_interrupt_while_it_draws_says_how_to_go_on(
+    genetic: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(report: object, path: Path) -> None:
         raise KeyboardInterrupt
 
@@ -92,7 +99,9 @@ def test_an_interrupt_while_it_draws_says_how_to_go_on(genetic, monkeypatch):
         (("lenet-digits", "--weights", "x"), "is a task with its own weights"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(genetic, options, words):
+def test_what_is_wrong_is_one_sentence(
+    genetic: Command, options: tuple[object, ...], words: str
+) -> None:
     result = genetic(*options)
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if "error" in line]
@@ -100,7 +109,7 @@ def test_what_is_wrong_is_one_sentence(genetic, options, words):
     assert "Traceback" not in result.output
 
 
-def test_an_own_network_with_images(genetic, tmp_path):
+def test_an_own_network_with_images(genetic: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\n"
         "def build():\n"
@@ -121,7 +130,7 @@ def test_an_own_network_with_images(genetic, tmp_path):
     assert f'model = "{tmp_path / "net.py"}:build"' in config
 
 
-def test_names_go_before_folders_that_are_called_so(genetic, tmp_path):
+def test_names_go_before_folders_that_are_called_so(genetic: Command, tmp_path: Path) -> None:
     for name in ("lenet-digits", "digits", "random", "l1", "magnitude"):
         (tmp_path / name).mkdir()
     result = genetic(
@@ -131,7 +140,9 @@ def test_names_go_before_folders_that_are_called_so(genetic, tmp_path):
     assert result.exit_code == 0, result.output
 
 
-def test_without_matplotlib_a_sentence_says_what_is_missing(genetic, monkeypatch):
+def test_without_matplotlib_a_sentence_says_what_is_missing(
+    genetic: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     find = importlib.util.find_spec
@@ -145,19 +156,6 @@ def test_without_matplotlib_a_sentence_says_what_is_missing(genetic, monkeypatch
     result = genetic(*SMALL, "--quiet", "--no-baselines")
     assert result.exit_code == 0
     assert "warning: a plot needs matplotlib" in result.stderr
-
-
-def test_the_help_does_not_load_torch() -> None:
-    code = (
-        "import sys\nfrom gp_prune.cli import main\n"
-        "try:\n    main(['genetic', '--help'])\n"
-        "except SystemExit:\n    print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert "--lambda-sparsity" in done.stdout
-    assert "torch" not in done.stderr.splitlines()[-1].split()
 
 
 def wait_for_turns(journal: Path, count: int, process: subprocess.Popen[str]) -> None:

@@ -42,7 +42,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["show", "taylor_bn"],
         ["latex", "l1"],
         ["latex", "--standalone", "lamp"],
-        ["apply", "--help"],
+        *([command, "--help"] for command in COMMANDS),
         ["apply", "unknown", "lenet-digits"],
     ],
     ids=" ".join,
