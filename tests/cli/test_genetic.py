@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -195,7 +196,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(
         "--population", 12, "--generations", 4, "--epochs", 1, "--final-epochs", 2,
     )  # fmt: skip
 
-    def result(*more: object) -> dict[str, object]:
+    def result(*more: object) -> Any:
         with started("genetic", *more) as process:
             output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors

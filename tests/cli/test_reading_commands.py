@@ -42,7 +42,7 @@ def test_list_vocabulary(run: Run) -> None:
     known = builtin_primitives()
     for option, names in (("operands", known.operands), ("operators", known.operators)):
         listed = json.loads(run("list", f"--{option}", "--json").stdout)[option]
-        found = [re.match(r"\w+", next(iter(entry.values())))[0] for entry in listed]
+        found = [re.split(r"\W", next(iter(entry.values())))[0] for entry in listed]
         assert found == list(names)
         text = run("list", f"--{option}").stdout
         assert all(name in text for name in names)
@@ -62,7 +62,7 @@ def test_list_of_own_primitives(run: Run) -> None:
 
 
 def test_readme_of_the_metrics_is_current(run: Run) -> None:
-    """Make it anew with: gp-prune list --markdown > evolved_metrics/README.md."""
+    """Write it again with: gp-prune list --markdown > evolved_metrics/README.md."""
     assert run("list", "--markdown").stdout == README.read_text(encoding="utf-8")
 
 
