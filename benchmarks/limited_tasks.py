@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.tasks import Split, Task
+from gp_prune.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class LimitedSource(TaskSource):
     def load(self, name: str) -> Task:
         """The task of that name, limited."""
         task = super().load(name)
-        train = Split(*(part[: self.training] for part in task.train))
-        validation = Split(*(part[: self.judging] for part in task.validation))
+        train = task.train.select(slice(self.training))
+        validation = task.validation.select(slice(self.judging))
         limited = replace(task, train=train, validation=validation)
         return replace(
             limited,

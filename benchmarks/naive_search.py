@@ -38,7 +38,8 @@ from gp_prune.search.scorer import Bench
 from gp_prune.search.stopping import hypervolume
 from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import Task
-from gp_prune.training.samples import schedule, shuffled
+from gp_prune.tasks.training import random_batches
+from gp_prune.training.settings import schedule
 
 OPERANDS: dict[str, Callable[[LayerRecord], Tensor | None]] = {
     "W": lambda layer: layer.weight,
@@ -274,7 +275,7 @@ def masked_error(config: SearchConfig, bench: Bench, images: Loadable, plan: Cha
     task = bench.task
     model = masked_copy(bench, plan)
     steps, size, learning_rate = config.fine_tune_steps, 64, 5e-3
-    chunks = shuffled(len(task.train.inputs), size, trial_seed(config, bench))
+    chunks = random_batches(len(task.train.inputs), size, trial_seed(config, bench))
     order = (chunk.tolist() for _, chunk in zip(range(steps), chunks, strict=False))
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     task.recalibrate(model)

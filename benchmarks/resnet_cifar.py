@@ -33,7 +33,7 @@ from gp_prune._io import write_text
 from gp_prune.apply.result import PrunedModel
 from gp_prune.metric.ranking import Conventions
 from gp_prune.statistics import Batch
-from gp_prune.tasks.data import Samples, load_data
+from gp_prune.tasks.data import Split, load_data
 from gp_prune.training import fine_tune, recalibrate
 
 NAME = "resnet_cifar"
@@ -55,7 +55,7 @@ class Augmented:
         seed: decides order, shifts and flips.
     """
 
-    def __init__(self, samples: Samples, protocol: Protocol, seed: int) -> None:
+    def __init__(self, samples: Split, protocol: Protocol, seed: int) -> None:
         self.samples, self.protocol, self.seed = samples, protocol, seed
 
     def __len__(self) -> int:
@@ -88,13 +88,13 @@ def augmented(images: Tensor, padding: int, generator: torch.Generator) -> Tenso
     return torch.where(flips.reshape(-1, 1, 1, 1), cropped.flip(3), cropped)
 
 
-def sample(samples: Samples, count: int, seed: int) -> Samples:
+def sample(samples: Split, count: int, seed: int) -> Split:
     """``count`` of the samples, chosen by seed."""
     chosen = torch.randperm(len(samples.labels), generator=torch.Generator().manual_seed(seed))
-    return Samples(samples.inputs[chosen[:count]], samples.labels[chosen[:count]])
+    return samples.select(chosen[:count])
 
 
-def accuracy(model: nn.Module, samples: Samples) -> float:
+def accuracy(model: nn.Module, samples: Split) -> float:
     """Percent of the samples that are classified right."""
     right = 0
     with torch.inference_mode():
@@ -109,7 +109,7 @@ class Bench:
     """The networks and data of a run, and the lines that are there already."""
 
     def __init__(
-        self, train: Samples, test: Samples, weights: dict[str, Path], protocol: Protocol, out: Path
+        self, train: Split, test: Split, weights: dict[str, Path], protocol: Protocol, out: Path
     ) -> None:
         self.train, self.test, self.weights = train, test, weights
         self.protocol, self.out = protocol, out
@@ -185,7 +185,7 @@ class Bench:
         write_text(self.out / f"{NAME}.md", markdown(self.lines, self.protocol))
 
 
-def _batches(samples: Samples) -> list[Batch]:
+def _batches(samples: Split) -> list[Batch]:
     inputs, labels = normalised(samples.inputs), samples.labels
     return [Batch(x, y, y) for x, y in zip(inputs.split(64), labels.split(64), strict=True)]
 

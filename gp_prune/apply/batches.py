@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
+from gp_prune.statistics.batches import as_batch
 
 
 def given_batches(data: Any) -> Iterable[Any]:
@@ -57,34 +58,3 @@ def as_batches(data: Iterable[Any]) -> Iterable[Batch]:
         UserError: when an item is reached that is no batch.
     """
     return map(as_batch, data) if isinstance(data, Iterator) else Batches(data)
-
-
-def as_batch(item: Any) -> Batch:
-    """One item of a data loader as a batch.
-
-    A :class:`Batch` stays as it is; a pair ``(inputs, target)`` becomes one, whose labels are the
-    target where that is one integer per sample; a tensor is inputs alone. A dictionary is the
-    named arguments of the model, and the target, too, so that the loss can look up what it needs.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if isinstance(item, Batch):
-        return item
-    if isinstance(item, Tensor):
-        return Batch(item)
-    if isinstance(item, Mapping):
-        return Batch(dict(item), dict(item))
-    if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Tensor | Mapping):
-        inputs, target = item
-        inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-        return Batch(inputs, target, target if _are_labels(target) else None)
-    raise UserError(
-        f"the data yields {type(item).__name__}; it must yield Batch, (inputs, target), a "
-        "dictionary of arguments or a tensor of inputs"
-    )
-
-
-def _are_labels(target: Any) -> bool:
-    """Whether a target is one integer per sample."""
-    return isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()

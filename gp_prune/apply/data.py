@@ -20,6 +20,7 @@ from gp_prune.statistics import Batch, Loss
 from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.tasks.data import DATA_SETS, load_data
 from gp_prune.training.loss import main_output
+from gp_prune.training.samples import in_order
 
 _BATCH_SIZE = 32
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -98,8 +99,11 @@ def calibration(
         if task is None:
             return NO_DATA
         chosen = _chosen(len(task.train.inputs), samples, seed).to(task.train.inputs.device)
-        split = type(task.train)(*(part[chosen] for part in task.train))
-        return Calibration(f"{task.name}, training split", _in_batches(*split), task.loss)
+        return Calibration(
+            f"{task.name}, training split",
+            tuple(in_order(task.train.select(chosen), _BATCH_SIZE)),
+            task.loss,
+        )
     images = fitting_images(loaded, source, data_root=data_root, download=download)
     allowed = torch.arange(len(images.labels)) if among is None else among
     picked = allowed[_chosen(len(allowed), samples, seed)]
@@ -230,8 +234,8 @@ def _open(source: str, data_root: str | Path | None, *, download: bool) -> Image
     if source in DATA_SETS:
         default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
         root = default if data_root is None else Path(data_root).expanduser()
-        inputs, labels = load_data(source, root, download=download).train
-        return Images(source, labels, lambda index: inputs[index])
+        train = load_data(source, root, download=download).train
+        return Images(source, train.labels, lambda index: train.inputs[index])
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise UserError(

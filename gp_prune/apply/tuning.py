@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
-from gp_prune.apply.batches import as_batch, given_batches
 from gp_prune.apply.data import (
     Calibration,
     Images,
@@ -29,23 +29,28 @@ from gp_prune.pruning import measure
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward, Loss
 from gp_prune.statistics.batches import batch_size
-from gp_prune.statistics.running import device_of, random_state, tensors_of, to_device
-from gp_prune.tasks import Split, Task
+from gp_prune.statistics.running import device_of, random_state, to_device
+from gp_prune.tasks import Task
 from gp_prune.tasks.data import stratified_split
 from gp_prune.training import (
     Epoch,
     FineTuning,
     Held,
     History,
-    Samples,
-    Source,
     batch_norms,
     fine_tune,
     held_by,
     recalibrate,
 )
 from gp_prune.training.loss import main_output
-from gp_prune.training.samples import Data, equal_parts, in_order
+from gp_prune.training.samples import (
+    Data,
+    equal_parts,
+    gather,
+    in_order,
+    sample_count,
+    take,
+)
 
 RECALIBRATION_SAMPLES = 2048
 """Most samples on which batch norms are measured anew."""
@@ -197,15 +202,15 @@ def _judged(
 
 def _first(data: Data, most: int) -> Iterator[Batch]:
     """At most so many samples, in batches of about equal size; of given batches one at least."""
-    if isinstance(data, Source):
-        count = min(most, len(data))
-        # A random_state choice: the samples may be in the order of their classes.
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
-        for chosen in order.tensor_split(equal_parts(count, _BATCH)):
-            yield data.take(chosen)
+    if isinstance(data, Dataset):
+        # A seeded choice: the samples may be in the order of their classes.
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(sample_count(data), generator=generator)[:most]
+        for chosen in order.tensor_split(equal_parts(len(order), _BATCH)):
+            yield take(data, chosen)
         return
     taken = 0
-    for batch in data:
+    for batch in in_order(data, _BATCH):
         if taken >= most:
             return
         taken += batch_size(batch.inputs)
@@ -309,7 +314,7 @@ def own_data(
 
     Args:
         data: a pair (inputs, target) of tensors, or batches as of
-            :func:`gp_prune.apply.batches.as_batch`.
+            :func:`gp_prune.statistics.batches.as_batch`.
         loss: by default cross entropy, or the mean squared error where that is measured.
         kind: what is measured.
         share: share of the samples for validation.
@@ -319,10 +324,10 @@ def own_data(
     Raises:
         UserError: an item is no batch, or there are too few samples.
     """
-    whole = gathered(data)
+    whole = gather(data)
     labels = whole.labels
     parts = split_indices(len(whole), share, seed, labels)
-    train, validation = (Samples(*whole.take(part)) for part in parts)
+    train, validation = (whole.select(part) for part in parts)
     default: Loss = cross_entropy if kind == "error" else mean_squared_error
     return TuningData(
         name, train, validation, lambda: validation, "validation", kind, loss or default
@@ -366,74 +371,16 @@ def split_indices(
     return torch.from_numpy(train), torch.from_numpy(validation)
 
 
-def gathered(data: Any) -> Samples:
-    """All samples of a data loader in memory.
-
-    Raises:
-        UserError: an item is no batch, or there is none.
-    """
-    batches = [as_batch(item) for item in given_batches(data)]
-    if not batches:
-        raise UserError("the data has no batch; give labelled samples")
-    for number, batch in enumerate(batches, start=1):
-        _check_lengths(batch, number)
-    try:
-        return Samples(*(_joined([batch[field] for batch in batches]) for field in range(3)))
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the batches of the data cannot be put together ({reason}); all need the same parts, "
-            "with samples of the same shape"
-        ) from error
-
-
-def _check_lengths(batch: Batch, number: int) -> None:
-    """Raise UserError unless every tensor of the batch has as many samples as the inputs."""
-    size = batch_size(batch.inputs)
-    for part in tensors_of((batch.inputs, batch.target, batch.labels)):
-        if part.dim() and len(part) != size:
-            raise UserError(
-                f"batch {number} of the data has {pluralize(size, 'sample')}, but one of its "
-                f"tensors has {len(part)}; the first axis of every tensor counts the samples"
-            )
-
-
-def _joined(values: list[Any]) -> Any:
-    """One value whose tensors are those of ``values`` behind one another."""
-    first = values[0]
-    if first is None or any(value is None for value in values):
-        return None
-    if isinstance(first, Tensor):
-        return torch.cat(values) if first.dim() else first
-    if isinstance(first, Mapping):
-        return {key: _joined([value[key] for value in values]) for key in first}
-    if isinstance(first, list | tuple):
-        return type(first)(_joined(list(part)) for part in zip(*values, strict=True))
-    return first
-
-
 def _of_task(task: Task, samples: int | None, seed: int) -> TuningData:
-    train = Samples(*task.train)
+    train = task.train
     if samples is not None and samples < len(train):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        train = Samples(*train.take(order[:samples]))
+        train = train.select(order[:samples])
     kind: Measure = "mse" if task.kind == "reconstruction" else "error"
-    return TuningData(
-        task.name,
-        train,
-        Samples(*task.validation),
-        lambda: _samples(task.test()),
-        "test",
-        kind,
-        task.loss,
-    )
+    return TuningData(task.name, train, task.validation, task.test, "test", kind, task.loss)
 
 
-def _samples(split: Split) -> Samples:
-    return Samples(*split)
-
-
-class _ImageSource:
+class _ImageSource(Dataset[Batch]):
     """Some of the images, read as they are taken."""
 
     def __init__(self, images: Images, indices: Tensor, repeats: bool) -> None:
@@ -442,7 +389,7 @@ class _ImageSource:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def take(self, indices: Tensor) -> Batch:
+    def __getitems__(self, indices: list[int]) -> Batch:
         """Read the images with these numbers; where outputs repeat inputs they are the target."""
         chosen = self._indices[indices]
         inputs = torch.stack([self._images.read(index) for index in chosen.tolist()])

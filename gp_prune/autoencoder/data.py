@@ -19,7 +19,7 @@ from torch import Tensor
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics.running import derive_seed
-from gp_prune.tasks.data import DATA_SETS, load_data
+from gp_prune.tasks.data import DATA_SETS, Split, load_data
 
 SPLITS = ("train", "validation", "test")
 
@@ -190,8 +190,8 @@ def _images(name: str, source: TaskSource) -> Data:
     )
     found = load_data(name, root, download=source.download)
 
-    def flat(samples: tuple[Tensor, Tensor]) -> Samples:
-        return Samples(samples[0].flatten(1), samples[1])
+    def flat(split: Split) -> Samples:
+        return Samples(split.inputs.flatten(1), split.labels)
 
     return Data(
         name, found.shape, flat(found.train), flat(found.validation),

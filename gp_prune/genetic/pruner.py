@@ -16,9 +16,10 @@ from gp_prune.errors import UserError
 from gp_prune.genetic.result import Result
 from gp_prune.genetic.run import Progress, prune_genetically
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.subject import InMemoryModel, calibration_samples
+from gp_prune.genetic.subject import InMemoryModel
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics import Loss
+from gp_prune.training.samples import draw
 
 _OF_NAMED = ("data", "weights", "input_shape", "model_seed", "most")
 """Settings that a network in memory does not take."""
@@ -132,4 +133,4 @@ class GeneticPruner:
 
 def first_sample(data: TuningData) -> Any:
     """The inputs of one training sample."""
-    return calibration_samples(data.train, 1, 0).inputs
+    return draw(data.train, 1, 0).inputs

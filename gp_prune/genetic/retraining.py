@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from gp_prune.errors import UserError
 from gp_prune.genetic import network
@@ -19,16 +20,16 @@ from gp_prune.genetic.elite import Elite, MetricScores
 from gp_prune.genetic.network import state_path
 from gp_prune.genetic.plan import Layout, Masks, Plan
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.subject import ModelSource, Prepared, calibration_samples
+from gp_prune.genetic.subject import ModelSource, Prepared
 from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.jobs import Workbench
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics import Batch, Loss
 from gp_prune.statistics.running import call_model, derive_seed, device_of, to_device, training_mode
-from gp_prune.training import FineTuning, Samples, Source, batch_norms, fine_tune, recalibrate
+from gp_prune.training import FineTuning, Samples, batch_norms, fine_tune, recalibrate
 from gp_prune.training.loss import distance, main_output
 from gp_prune.training.pooling import pool_fast
-from gp_prune.training.samples import Data
+from gp_prune.training.samples import Data, draw, sample_count, take
 
 DENSE = "dense"
 """In the place of a digest: the weights of the network that is pruned."""
@@ -175,7 +176,7 @@ class Retrain:
         return Outcome(WORST, "", reason)
 
 
-class Shifted:
+class Shifted(Dataset[Batch]):
     """Training images, moved by some pixels anew whenever they are taken; zeros come in.
 
     What is compared with the output is that of the image as it is. All images of a mini-batch are
@@ -190,8 +191,8 @@ class Shifted:
     """
 
     def __init__(self, data: Data, most: int) -> None:
-        few = data.take(torch.arange(1)).inputs if isinstance(data, Source) else None
-        if not isinstance(data, Source) or not isinstance(few, Tensor) or few.dim() != 4:
+        few = take(data, torch.arange(1)).inputs if isinstance(data, Dataset) else None
+        if not isinstance(data, Dataset) or not isinstance(few, Tensor) or few.dim() != 4:
             raise UserError(
                 f"shift is {most}, but the training data are no images (samples, channels, height, "
                 "width) that can be read in any order; use shift 0"
@@ -205,11 +206,11 @@ class Shifted:
         self._data, self._most = data, most
 
     def __len__(self) -> int:
-        return len(self._data)
+        return sample_count(self._data)
 
-    def take(self, indices: Tensor) -> Batch:
+    def __getitems__(self, indices: list[int]) -> Batch:
         """The samples with these numbers, their images moved."""
-        batch = self._data.take(indices)
+        batch = take(self._data, torch.tensor(indices))
         assert isinstance(batch.inputs, Tensor)
         down, right = (int(torch.randint(2 * self._most + 1, ())) for _ in range(2))
         height, width = batch.inputs.shape[2:]
@@ -239,7 +240,7 @@ def _recalibrated(model: nn.Module, prepared: Prepared, workbench: Workbench, su
     """Measure batch norms anew, in place, always on the same training samples."""
     chosen = workbench.recall(
         f"recalibration\0{subject}",
-        lambda: calibration_samples(prepared.data.train, RECALIBRATION, 0),
+        lambda: draw(prepared.data.train, RECALIBRATION, 0),
     )
     recalibrate(model, [Batch(chosen.inputs)])
 

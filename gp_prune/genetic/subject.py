@@ -12,13 +12,13 @@ from torch import nn
 
 from gp_prune.apply.evaluation import judged
 from gp_prune.apply.models import LoadedModel, load_model
-from gp_prune.apply.tuning import TuningData, gathered, tuning_data
+from gp_prune.apply.tuning import TuningData, tuning_data
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, trace
 from gp_prune.runs.jobs import TaskSource, Workbench, network_digest
 from gp_prune.statistics import Batch
-from gp_prune.training import Samples, Source
-from gp_prune.training.samples import Data, fingerprint, in_order
+from gp_prune.training import Samples
+from gp_prune.training.samples import draw, fingerprint, gather, in_order
 
 _BATCH = 250
 """Samples that are judged at a time."""
@@ -62,7 +62,7 @@ class Prepared:
     def few(self, most: int) -> Samples:
         """The first validation samples, in memory."""
         if most not in self._few:
-            self._few[most] = _gathered(self.data.validation, most)
+            self._few[most] = gather(self.data.validation, most)
         return self._few[most]
 
     @property
@@ -75,7 +75,7 @@ class Prepared:
                 labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
                 self._trivial = 1 - float(labels.bincount().max()) / len(labels)
             else:
-                target = _gathered(self.data.validation, None).target.double()
+                target = gather(self.data.validation).target.double()
                 self._trivial = float((target - target.mean(0)).square().mean())
         return max(self._trivial, 1e-12)
 
@@ -85,34 +85,8 @@ class Prepared:
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
         """Training samples on which metrics measure."""
-        chosen = calibration_samples(self.data.train, samples, seed)
+        chosen = draw(self.data.train, samples, seed)
         return list(in_order(chosen, 64))
-
-
-def calibration_samples(data: Data, samples: int, seed: int) -> Samples:
-    """Some training samples, in memory, chosen by seed where they can be chosen."""
-    if isinstance(data, Source):
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-        return Samples(*data.take(order[:samples]))
-    return _gathered(data, samples)
-
-
-def _gathered(data: Data, most: int | None) -> Samples:
-    """The first samples of some data, in memory."""
-    if isinstance(data, Samples) and (most is None or most >= len(data)):
-        return data
-    if isinstance(data, Source):
-        count = len(data) if most is None else min(most, len(data))
-        return Samples(*data.take(torch.arange(count)))
-    taken: list[Batch] = []
-    count = 0
-    for batch in in_order(data, _BATCH):
-        taken.append(batch)
-        count += len(batch.inputs)
-        if most is not None and count >= most:
-            break
-    whole = gathered(taken)
-    return whole if most is None else Samples(*whole.take(torch.arange(min(most, len(whole)))))
 
 
 class ModelSource(Protocol):

@@ -92,7 +92,7 @@ class Evaluation:
             return raw, relative(raw, task.dense_error, task.trivial_error)
         judge = workbench.recall(
             f"first {self.samples} validation samples of {self.task}",
-            lambda: _judge(task, Split(*(part[: self.samples] for part in task.validation))),
+            lambda: _judge(task, task.validation.select(slice(self.samples))),
         )
         raw = task.error(model, judge.split)
         return raw, relative(raw, judge.dense_error, judge.trivial_error)

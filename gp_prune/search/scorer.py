@@ -66,7 +66,8 @@ class Bench:
         self.architecture: Architecture = trace(
             task.model, task.example_inputs, interface=task.interface
         )
-        batches = list(task.batches(_first(task.train, calibration), 256))
+        # The first samples: the order of the training split is random already.
+        batches = list(task.batches(task.train.select(slice(calibration)), 256))
         self.layers: dict[str, LayerRecord] = collect(
             task.model,
             None,
@@ -130,8 +131,3 @@ class Bench:
                     f"{type(error).__name__}: {error}; mend the primitive or leave it out"
                 ) from error
         return scores
-
-
-def _first(split: Any, count: int) -> Any:
-    """The first samples of a split (the order of the training split is random already)."""
-    return type(split)(*(tensor[:count] for tensor in split))

@@ -17,10 +17,9 @@ from torch import nn
 from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import random_state
-from gp_prune.tasks import cache, evaluation, training
+from gp_prune.tasks import cache, task, training
 from gp_prune.tasks.cache import CacheWarning, Entry
-from gp_prune.tasks.data import DATA_SETS, DataSet, Samples, load_data
-from gp_prune.tasks.evaluation import Split
+from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
 from gp_prune.training.context import one_thread
@@ -119,7 +118,7 @@ def load_task(
         validation=validation,
         interface=chosen.interface,
         dense_error=dense_error,
-        trivial_error=evaluation.trivial_error(chosen.kind, train, validation),
+        trivial_error=task.trivial_error(chosen.kind, train, validation),
         read_test=partial(_read_test, chosen.kind, data.read_test, place),
     )
 
@@ -211,15 +210,16 @@ def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: i
             warm_up=how.warm_up,
             weight_decay=how.weight_decay,
         )
-        loss = partial(evaluation.loss, kind)
+        loss = partial(task.loss, kind)
         training.optimise(model, train.inputs, train.target, loss, descent)
-    return evaluation.error(kind, model, validation)
+    return task.error(kind, model, validation)
 
 
-def _split(kind: Kind, samples: Samples, device: torch.device) -> Split:
-    inputs, labels = samples.inputs.to(device), samples.labels.to(device)
-    return Split(inputs, labels if kind == "classification" else inputs, labels)
+def _split(kind: Kind, split: Split, device: torch.device) -> Split:
+    split = split.to(device)
+    target = split.labels if kind == "classification" else split.inputs
+    return Split(split.inputs, target, split.labels)
 
 
-def _read_test(kind: Kind, read: Callable[[], Samples], device: torch.device) -> Split:
+def _read_test(kind: Kind, read: Callable[[], Split], device: torch.device) -> Split:
     return _split(kind, read(), device)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from gp_prune._compat import import_torchvision
 from gp_prune.errors import UserError
 from gp_prune.tasks.models import Shape
+from gp_prune.training.samples import Samples
 
 _SPLIT_SEED = 20220709
 _VALIDATION_SAMPLES = 10_000
@@ -41,21 +41,20 @@ DATA_SETS: tuple[str, ...] = ("digits", *_VISION_SETS)
 """Every data set that a task name can end with."""
 
 
-class Samples(NamedTuple):
-    """Images and their labels.
+@dataclass(frozen=True, eq=False)
+class Split(Samples):
+    """Images of one part of a data set.
 
     Attributes:
         inputs: (n, channels, height, width) float32 in [0, 1].
-        labels: (n,) int64 class numbers.
+        target: what the loss compares with: the labels of a classification, the inputs themselves
+            of a reconstruction.
+        labels: (n,) int64 class numbers, for both kinds of task.
     """
 
     inputs: Tensor
+    target: Tensor
     labels: Tensor
-
-    def pick(self, indices: np.ndarray) -> Samples:
-        """The samples at ``indices``, copied."""
-        chosen = torch.from_numpy(indices)
-        return Samples(self.inputs[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ class DataSet:
     """
 
     name: str
-    train: Samples
-    validation: Samples
-    read_test: Callable[[], Samples]
+    train: Split
+    validation: Split
+    read_test: Callable[[], Split]
     classes: int = 10
 
     @property
@@ -85,7 +84,11 @@ class DataSet:
     def fingerprint(self) -> str:
         """SHA-256 over the train and validation samples: two sets with the same one are equal."""
         digest = hashlib.sha256()
-        for tensor in (*self.train, *self.validation):
+        for tensor in (
+            tensor
+            for part in (self.train, self.validation)
+            for tensor in (part.inputs, part.labels)
+        ):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
@@ -155,13 +158,14 @@ def _load_digits() -> DataSet:
     )
 
 
-def _read_digits(part: str) -> Samples:
+def _read_digits(part: str) -> Split:
     table = torch.from_numpy(_digits_table())
     inputs = table[:, :-1].float().div(16).reshape(-1, 1, 8, 8)
-    samples = Samples(inputs, table[:, -1].long())
+    labels = table[:, -1].long()
     sizes = {"test": 360, "validation": 360, "train": len(table) - 720}
-    parts = stratified_split(samples.labels, tuple(sizes.values()), _SPLIT_SEED)
-    return samples.pick(parts[list(sizes).index(part)])
+    parts = stratified_split(labels, tuple(sizes.values()), _SPLIT_SEED)
+    chosen = torch.from_numpy(parts[list(sizes).index(part)])
+    return Split(inputs, labels, labels).select(chosen)
 
 
 def _digits_table() -> np.ndarray:
@@ -183,12 +187,13 @@ def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:
     samples = _read_vision(name, data_root, train=True, download=download)
     count = len(samples.labels)
     held_out = min(_VALIDATION_SAMPLES, count // 5)
-    validation, train = stratified_split(samples.labels, (held_out, count - held_out), _SPLIT_SEED)
+    parts = stratified_split(samples.labels, (held_out, count - held_out), _SPLIT_SEED)
+    validation, train = (samples.select(torch.from_numpy(part)) for part in parts)
     read_test = partial(_read_vision, name, data_root, train=False, download=download)
-    return DataSet(name, samples.pick(train), samples.pick(validation), read_test)
+    return DataSet(name, train, validation, read_test)
 
 
-def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Samples:
+def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Split:
     """The official training or test set of a torchvision data set."""
     if name == "cifar10" and (data_root / _CIFAR_FOLDER).is_dir():
         return _read_cifar_binary(data_root / _CIFAR_FOLDER, train=train)
@@ -209,10 +214,10 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
     if len(labels) == 0 or len(inputs) != len(labels) or not bool(labels.lt(10).all()):
         reason = f"{len(inputs)} images, {len(labels)} labels, each label must be 0 to 9"
         raise _unreadable(name, data_root / subfolder, reason)
-    return Samples(inputs, labels)
+    return Split(inputs, labels, labels)
 
 
-def _read_cifar_binary(folder: Path, *, train: bool) -> Samples:
+def _read_cifar_binary(folder: Path, *, train: bool) -> Split:
     """The official training or test set of CIFAR-10 from its binary version."""
     _check_cifar_sizes(folder)
     names = _CIFAR_TRAIN if train else _CIFAR_TEST
@@ -227,7 +232,8 @@ def _read_cifar_binary(folder: Path, *, train: bool) -> Samples:
             raise _unreadable("cifar10", folder, reason)
     records = torch.from_numpy(np.concatenate(files)).reshape(-1, _CIFAR_RECORD)
     inputs = records[:, 1:].float().div_(255).reshape(-1, *_CIFAR_SHAPE)
-    return Samples(inputs, records[:, 0].long())
+    labels = records[:, 0].long()
+    return Split(inputs, labels, labels)
 
 
 def _check_cifar_sizes(folder: Path) -> None:

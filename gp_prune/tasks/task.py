@@ -4,20 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gp_prune.statistics import Batch
-from gp_prune.tasks import evaluation
-from gp_prune.tasks.evaluation import Split
+from gp_prune.tasks.data import Split
 from gp_prune.tasks.models import Kind
 from gp_prune.tasks.stacked_training import optimise_stacked
 from gp_prune.tasks.training import Descent, optimise
 from gp_prune.training import recalibrate
+from gp_prune.training.loss import evaluate, squared_errors, wrong_classes
+from gp_prune.training.samples import as_data, in_order
 
 _RECALIBRATION_SAMPLES = 2048
 _LEARNING_RATE = 5e-3
 _BATCH_SIZE = 64
+
+
+_EVALUATION_BATCH = 1000
+_EVALUATION_ELEMENTS = 250_000
+"""Numbers in a batch, at most: with larger ones the allocator gives the memory of every layer back
+to the system and fetches it again, which takes more than half of the time of a small network."""
+
+
+def loss(kind: Kind, output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy (in nats) of a classification, or the mean squared error."""
+    if kind == "classification":
+        return functional.cross_entropy(output, target)
+    return functional.mse_loss(output, target)
+
+
+def error(kind: Kind, model: nn.Module, data: Any) -> float:
+    """Return the share of wrong classes in [0, 1], or the mean squared error per pixel.
+
+    The model runs in evaluation mode without gradients, and its training flags come back as they
+    were. A model whose outputs are not finite has a reconstruction error that is not finite.
+
+    Args:
+        kind: what the model is for.
+        model: the network.
+        data: the samples to judge on, see :func:`gp_prune.training.samples.as_data`.
+    """
+    data, size = as_data(data), _EVALUATION_BATCH
+    if isinstance(data, Split):
+        size = max(1, min(size, _EVALUATION_ELEMENTS // data.inputs[:1].numel()))
+    measure = wrong_classes if kind == "classification" else squared_errors
+    return evaluate(model, in_order(data, size), measure).error
+
+
+def trivial_error(kind: Kind, train: Split, judged: Split) -> float:
+    """Return the error on ``judged`` of the best prediction that looks at no input.
+
+    That is the most frequent class of the training labels, or the mean training image.
+    """
+    if kind == "classification":
+        frequent = train.labels.bincount().argmax()
+        return float(judged.labels.ne(frequent).double().mean())
+    mean = train.target.double().mean(0)
+    return float((judged.target.double() - mean).square().mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +93,7 @@ class Task:
     read_test: Callable[[], Split]
 
     def test(self) -> Split:
-        """The test split, read anew; for final reports alone.
+        """Read the test split; for final reports alone.
 
         Raises:
             UserError: the files of the data set are gone or damaged.
@@ -56,40 +102,42 @@ class Task:
 
     @property
     def example_inputs(self) -> Tensor:
-        """One sample with the shape (1, channels, height, width), for tracing."""
+        """Return one sample with the shape (1, channels, height, width), for tracing."""
         return self.train.inputs[:1]
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy (in nats) or mean squared error of a batch, with its gradient."""
-        return evaluation.loss(self.kind, output, target)
+        """Return the mean cross-entropy (in nats) or mean squared error of a batch."""
+        return loss(self.kind, output, target)
 
-    def error(self, model: nn.Module, split: Split) -> float:
-        """Error rate in [0, 1] or mean squared error per pixel of ``model`` on ``split``.
+    def error(self, model: nn.Module, data: Any) -> float:
+        """Return the error rate in [0, 1] or the mean squared error per pixel of ``model``.
 
         The model's training flags come back as they were; outputs that are not finite make a
         reconstruction error that is not finite.
+
+        Args:
+            model: a network of this task's inputs and outputs.
+            data: a split, tensors, or a data set or data loader of torch.
         """
-        return evaluation.error(self.kind, model, split)
+        return error(self.kind, model, data)
 
     def relative_error(self, error: float) -> float:
-        """An error on the scale of this task: 0 as the dense network, 1 as the trivial guess."""
+        """Return an error scaled so that 0 is the dense network and 1 the trivial guess."""
         return (error - self.dense_error) / (self.trivial_error - self.dense_error)
 
     def trivial_error_on(self, split: Split) -> float:
-        """Error on ``split`` of the best prediction that looks at no input."""
-        return evaluation.trivial_error(self.kind, self.train, split)
+        """Return the error on ``split`` of the best prediction that looks at no input."""
+        return trivial_error(self.kind, self.train, split)
 
     def batches(self, split: Split, size: int) -> Iterator[Batch]:
-        """The samples of a split in order, ``size`` at a time; the last batch may be smaller.
+        """Yield the samples of a split in order, ``size`` at a time; the last batch may be smaller.
 
         Raises:
             ValueError: ``size`` is not positive.
         """
         if size < 1:
             raise ValueError(f"the batch size is {size}; it must be at least 1")
-        for start in range(0, len(split.inputs), size):
-            chosen = slice(start, start + size)
-            yield Batch(split.inputs[chosen], split.target[chosen], split.labels[chosen])
+        yield from in_order(split, size)
 
     def fine_tune(
         self,
@@ -138,7 +186,7 @@ class Task:
         optimise_stacked(models, self.train.inputs, self.train.target, self.loss, descent)
 
     def recalibrate(self, model: nn.Module, *, samples: int = _RECALIBRATION_SAMPLES) -> None:
-        """Measure the batch-norm statistics of ``model`` anew on training samples, in place.
+        """Measure the batch-norm statistics of ``model`` again on training samples, in place.
 
         Args:
             model: a pruned copy of this task's network; without batch norm nothing changes.

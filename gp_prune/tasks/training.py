@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,21 @@ from torch import Tensor, nn
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import random_state, training_mode
 from gp_prune.training.context import kept_gradients
-from gp_prune.training.samples import schedule, shuffled
+from gp_prune.training.settings import schedule
+
+
+def random_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Yield mini-batches of indices without end: each pass is a new seeded permutation.
+
+    The samples that do not fill a last batch of a pass are left out of that pass, so that every
+    batch has the same size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Descent:
         """
         optimiser = torch.optim.AdamW(parameters, weight_decay=self.weight_decay, fused=True)
         group = optimiser.param_groups[0]
-        chunks = shuffled(len(inputs), self.batch_size, self.seed)
+        chunks = random_batches(len(inputs), self.batch_size, self.seed)
         for step in range(self.steps):
             chosen = next(chunks).to(inputs.device)
             group["lr"] = self.learning_rate * schedule(step / self.steps, self.warm_up)

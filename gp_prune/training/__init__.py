@@ -9,17 +9,17 @@ from gp_prune.training.checkpoint import CheckpointWarning
 from gp_prune.training.fine_tuning import fine_tune
 from gp_prune.training.masks import Held, held_by
 from gp_prune.training.recalibration import batch_norms, recalibrate
-from gp_prune.training.samples import Samples, Source
+from gp_prune.training.samples import Data, Samples
 from gp_prune.training.settings import Epoch, FineTuning, History
 
 __all__ = [
     "CheckpointWarning",
+    "Data",
     "Epoch",
     "FineTuning",
     "Held",
     "History",
     "Samples",
-    "Source",
     "batch_norms",
     "fine_tune",
     "held_by",

@@ -37,8 +37,8 @@ from gp_prune.training.checkpoint import (
 from gp_prune.training.context import kept_gradients, whole_batches
 from gp_prune.training.loss import Objective
 from gp_prune.training.masks import Held, Holder, renew_masked
-from gp_prune.training.samples import Data, as_data, fingerprint, one_pass, schedule, tensor_digest
-from gp_prune.training.settings import Epoch, FineTuning, History
+from gp_prune.training.samples import Data, as_data, fingerprint, shuffled, tensor_digest
+from gp_prune.training.settings import Epoch, FineTuning, History, schedule
 
 Fitness = Callable[[nn.Module, Any], float]
 """``error(model, validation)``: how bad a network is; it is called in evaluation mode."""
@@ -69,9 +69,9 @@ def fine_tune(
     Args:
         model: the network; frozen parameters stay frozen. Masks of :mod:`torch.nn.utils.prune` are
             kept. After an exception it is as it was before.
-        train: a tuple (inputs, target) of tensors (n, ...) such as the split of a task, a
-            :class:`~gp_prune.training.samples.Source`, or batches that can be iterated once per
-            epoch (:class:`~gp_prune.statistics.Batch`).
+        train: a tuple (inputs, target) of tensors (n, ...), a data set of torch, or batches that
+            can be iterated once per epoch, such as a data loader (see
+            :func:`gp_prune.training.samples.as_data`).
         loss: ``loss(output, target)``, a mean over the batch.
         settings: how to train.
         validation: samples to judge on, as ``train``; never trained on.
@@ -206,15 +206,15 @@ class _Run:
         """One pass over the samples; gives the first learning rate and the mean loss."""
         settings, group = self.settings, self.optimiser.param_groups[0]
         rates, total, count = [], 0.0, 0
-        for step in one_pass(self.data, settings.batch_size, seed):
-            size = batch_size(step.batch.inputs)
+        for share, batch in shuffled(self.data, settings.batch_size, seed):
+            size = batch_size(batch.inputs)
             if not size:
                 continue
-            progress = (number - 1 + step.done) / settings.epochs
+            progress = (number - 1 + share) / settings.epochs
             group["lr"] = settings.rate * schedule(progress, settings.warm_up)
             rates.append(group["lr"])
             self.optimiser.zero_grad()
-            loss = self.objective.of_batch(self.model, step.batch)
+            loss = self.objective.of_batch(self.model, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._astray(f"the training loss is {value} in epoch {number}")

@@ -1,10 +1,10 @@
-"""What training lowers: the loss of a batch, alone or joined with what the dense network says."""
+"""Measure a network: by the loss that training lowers, and by the error that it is judged by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,13 @@ from torch.nn import functional
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Forward, Loss
 from gp_prune.statistics.batches import batch_size
-from gp_prune.statistics.running import to_device
+from gp_prune.statistics.running import (
+    call_model,
+    device_of,
+    random_state,
+    to_device,
+    training_mode,
+)
 from gp_prune.training.samples import as_data, in_order
 from gp_prune.training.settings import FineTuning
 
@@ -118,17 +124,102 @@ class Objective:
         return loss
 
     def mean_loss(self, model: nn.Module, data: Any) -> float:
-        """The loss, without distillation, as a mean over all samples of ``data``.
+        """Return the loss, without distillation, as a mean over all samples of ``data``.
 
         Raises:
             UserError: there is no sample.
         """
-        total, count = 0.0, 0
-        for batch in in_order(as_data(data), self.settings.batch_size):
+
+        def measure(output: Any, batch: Batch) -> tuple[float, int]:
             size = batch_size(batch.inputs)
-            output = self.forward(model, to_device(batch.inputs, self.device))
-            total += size * float(self.loss(output, to_device(batch.target, self.device)))
-            count += size
-        if not count:
-            raise UserError("there is no validation sample; give some, or no validation data")
-        return total / count
+            return size * float(self.loss(output, to_device(batch.target, self.device))), size
+
+        batches = in_order(as_data(data), self.settings.batch_size)
+        return evaluate(model, batches, measure, forward_fn=self.forward).error
+
+
+class Evaluation(NamedTuple):
+    """How well a network does.
+
+    Attributes:
+        error: what was measured, as a mean; less is better.
+        samples: on how many samples.
+    """
+
+    error: float
+    samples: int
+
+
+Measure = Callable[[Any, Batch], tuple[float, int]]
+"""``measure(output, batch)``: the sum of an error over a batch, and what divides it."""
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    measure: Measure,
+    *,
+    forward_fn: Forward | None = None,
+) -> Evaluation:
+    """Return the mean of a measure over batches.
+
+    The network runs in evaluation mode without gradients; its flags and torch's random state are
+    left as they were.
+
+    Args:
+        model: the network.
+        batches: the samples; batches without samples are skipped.
+        measure: such as :func:`wrong_classes` and :func:`squared_errors`.
+        forward_fn: runs the network where ``model(inputs)`` is not the way.
+
+    Raises:
+        UserError: there is no sample, or the measure cannot compare output and batch.
+    """
+    total, samples, count = 0.0, 0, 0
+    device, run = device_of(model), forward_fn or call_model
+    with random_state(0), training_mode(model, False), torch.no_grad():
+        for batch in batches:
+            size = batch_size(batch.inputs)
+            if size:
+                summed, entries = measure(run(model, to_device(batch.inputs, device)), batch)
+                total, samples, count = total + summed, samples + size, count + entries
+    if not samples:
+        raise UserError("there is no sample to judge the network on; give labelled data")
+    return Evaluation(total / count, samples)
+
+
+def wrong_classes(output: Any, batch: Batch) -> tuple[float, int]:
+    """Return the number of wrong classes in a batch, and of samples.
+
+    Raises:
+        UserError: the batch has no labels, or the output is not (n, classes).
+    """
+    output, size = main_output(output), batch_size(batch.inputs)
+    labels = batch.target if batch.labels is None else batch.labels
+    if not isinstance(labels, Tensor) or labels.shape != (size,) or labels.is_floating_point():
+        raise UserError(
+            "the data has no class labels, one integer per sample, to count errors by; give labels"
+        )
+    if output.dim() != 2 or len(output) != size:
+        raise UserError(
+            f"the output of the network has shape {tuple(output.shape)}, where errors are counted "
+            f"in an output ({size} samples, classes); use a network that classifies"
+        )
+    return float(output.argmax(1).ne(labels.to(output.device)).sum()), size
+
+
+def squared_errors(output: Any, batch: Batch) -> tuple[float, int]:
+    """Return the sum of the squared errors of a batch, and the number of entries.
+
+    Raises:
+        UserError: the target has not the shape of the output.
+    """
+    output, target = main_output(output), batch.target
+    if not isinstance(target, Tensor) or target.shape != output.shape:
+        shape = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise UserError(
+            f"the output of the network has shape {tuple(output.shape)}, the target {shape}; the "
+            "mean squared error needs targets of the output's shape"
+        )
+    difference = output - target.to(output.device)
+    return float(difference.square().sum(dtype=torch.float64)), target.numel()

@@ -1,4 +1,4 @@
-"""Measuring the running statistics of batch norms anew after a network was cut."""
+"""Measure the running statistics of batch norms again after a network was cut."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, Forward, Inputs
+from gp_prune.statistics import Forward, Inputs
 from gp_prune.statistics.batches import batch_size as sample_count
 from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
 from gp_prune.training.context import whole_batches
+from gp_prune.training.samples import Data, as_data, in_order
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that keep running statistics."""
+    """Return the batch norms that keep running statistics."""
     return [
         module
         for module in model.modules()
@@ -28,12 +29,12 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 def recalibrate(
     model: nn.Module,
-    inputs: Tensor | Iterable[Batch | Tensor],
+    inputs: Tensor | Data,
     *,
     batch_size: int = 1024,
     forward_fn: Forward | None = None,
 ) -> None:
-    """Measure the running statistics of every batch norm anew, in one pass over ``inputs``.
+    """Measure the running statistics of every batch norm again, in one pass over ``inputs``.
 
     The statistics become the plain averages of the batch means and (unbiased) batch variances.
     Pruning shifts what a batch norm sees, so its old statistics are wrong (Li et al. 2020,
@@ -42,10 +43,11 @@ def recalibrate(
     Args:
         model: the network, changed in place; training flags and momenta come back as they were,
             and after an exception the statistics do, too.
-        inputs: (n, ...) samples to measure on, or batches of them: items of
-            :class:`~gp_prune.statistics.Batch`, or tensors.
-        batch_size: most samples per batch of a tensor; its batches are made as equal as possible,
-            because each counts the same. Batches that are given count by their samples.
+        inputs: (n, ...) samples to measure on; or a data set of torch, or batches such as a data
+            loader yields (see :func:`gp_prune.training.samples.as_data`; batches that can be read
+            once will do).
+        batch_size: most samples per batch of a tensor or a data set. Batches of a tensor are made
+            as equal as possible, because each counts the same; others count by their samples.
         forward_fn: runs the network where ``model(inputs)`` is not the way.
 
     Raises:
@@ -55,17 +57,23 @@ def recalibrate(
     norms = batch_norms(model)
     if not norms:
         return
-    whole = isinstance(inputs, Tensor)
-    batches = _cut(inputs, batch_size) if isinstance(inputs, Tensor) else _read(inputs, model)
-    run, seen = forward_fn or call_model, 0
+    batches: Iterable[Inputs]
+    if isinstance(inputs, Tensor):
+        batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size)) if len(inputs) else ()
+    else:
+        data = inputs if isinstance(inputs, Iterator) else as_data(inputs)
+        batches = (batch.inputs for batch in in_order(data, batch_size))
+    run, device, seen = forward_fn or call_model, device_of(model), 0
     with _measuring(model, norms), whole_batches():
         for batch in batches:
             size = sample_count(batch)
+            if not size:
+                continue
             seen += size
-            if not whole:
+            if not isinstance(inputs, Tensor):
                 for norm in norms:
                     norm.momentum = size / seen  # makes it the average over samples
-            run(model, batch)
+            run(model, to_device(batch, device))
         if not seen:
             raise UserError("there is no sample to recalibrate batch norm on; give at least one")
 
@@ -90,21 +98,3 @@ def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def _cut(inputs: Tensor, most: int) -> Iterator[Tensor]:
-    yield from inputs.tensor_split(math.ceil(len(inputs) / most)) if len(inputs) else ()
-
-
-def _read(batches: Iterable[Batch | Tensor], model: nn.Module) -> Iterator[Inputs]:
-    """The inputs of the batches that have samples, on the device of the model."""
-    device = device_of(model)
-    for batch in batches:
-        if not isinstance(batch, Batch | Tensor):
-            raise UserError(
-                f"the data yields {type(batch).__name__} where a Batch or a tensor of inputs is "
-                "expected; wrap it as Batch(inputs)"
-            )
-        inputs = batch.inputs if isinstance(batch, Batch) else batch
-        if sample_count(inputs):
-            yield to_device(inputs, device)

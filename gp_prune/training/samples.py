@@ -1,72 +1,33 @@
-"""What a network is trained on: samples that can be picked, or batches that are read in turn."""
+"""Training and validation data: samples that can be picked, or batches that are read in turn.
+
+Data of any form passes :func:`as_data` once, where it comes in. Inside it is a map-style data set
+of torch, of which :func:`take` reads batches, or an iterable of batches.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, pluralize
 from gp_prune.statistics import Batch, Inputs
-from gp_prune.statistics.batches import batch_size
-from gp_prune.statistics.running import map_tensors
-
-
-def schedule(progress: float, warm_up: float) -> float:
-    """Share of the highest learning rate at ``progress`` (0 to 1): linear rise, cosine fall."""
-    if progress < warm_up:
-        return (0.1 * (warm_up - progress) + progress) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def shuffled(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless mini-batches of indices: each pass over the data is a new seeded permutation.
-
-    The samples that do not fill a last batch of a pass are left out of that pass, so that every
-    batch has the same size.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size = min(batch_size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-def equal_parts(count: int, most: int) -> int:
-    """Into how many parts ``count`` samples go so that each has about as many, at most ``most``.
-
-    With ``most`` = 2 and an odd count one part has 3, so that none has a single sample, which a
-    batch norm could not learn from.
-    """
-    parts = -(-count // most)
-    return parts if most == 1 else max(1, min(parts, count // 2))
-
+from gp_prune.statistics.batches import as_batch, batch_size
+from gp_prune.statistics.running import map_tensors, tensors_of
 
 _FEW = 16
-"""Samples by which lazily read data is told apart."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Samples that can be read in any order."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def take(self, indices: Tensor) -> Batch:
-        """The samples with these numbers, as a batch."""
+"""Samples by which data sets that are read lazily are told apart."""
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Samples in memory.
+class Samples(Dataset[Batch]):
+    """Samples in memory, as a data set of torch.
 
     Attributes:
         inputs: what the network is called with; the first axis of every tensor counts the samples.
@@ -79,66 +40,133 @@ class Samples:
     labels: Tensor | None = None
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return batch_size(self.inputs)
 
-    def take(self, indices: Tensor) -> Batch:
-        """The samples with these numbers, as a batch."""
+    def __getitem__(self, index: int | slice | Tensor) -> Batch:
+        """Return one sample without the first axis, or several as a batch."""
 
         def pick(value: Tensor) -> Tensor:
-            return value[indices.to(value.device)] if value.dim() else value
+            if not value.dim():
+                return value
+            return value[index.to(value.device) if isinstance(index, Tensor) else index]
 
         return Batch(*(map_tensors(pick, part) for part in (self.inputs, self.target, self.labels)))
 
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return the samples with these numbers as a batch."""
+        return self[torch.tensor(indices, dtype=torch.int64)]
 
-Data = Source | Iterable[Batch]
-"""What can be trained on: samples to pick from, or batches that can be iterated again."""
+    def select(self, index: slice | Tensor) -> Self:
+        """Return some of the samples."""
+        return type(self)(*self[index])
+
+    def to(self, device: torch.device) -> Self:
+        """Return the samples on a device."""
+        parts = (self.inputs, self.target, self.labels)
+        return type(self)(*map_tensors(lambda tensor: tensor.to(device), parts))
 
 
-class Step(NamedTuple):
-    """One mini-batch of a pass.
+Data = Dataset[Any] | Iterable[Any]
+"""What can be trained on: a map-style data set, or batches that can be iterated once per epoch.
 
-    Attributes:
-        done: share of the pass that lies behind; 0 where the number of batches is unknown.
-        batch: the samples.
-    """
-
-    done: float
-    batch: Batch
+An item of a data set is one sample; an item of anything else is a batch in one of the forms of
+:func:`gp_prune.statistics.batches.as_batch`.
+"""
 
 
 def as_data(data: Any) -> Data:
-    """A split as samples; samples and batches as they are.
+    """Check data that a person gives; tensors become :class:`Samples`, the rest stays as it is.
 
     Args:
-        data: a :class:`Source`; a tuple (inputs, target, ...) of tensors, such as the split of a
-            task or one :class:`Batch`; or batches that can be iterated again and again.
+        data: a tuple (inputs, target) or (inputs, target, labels) of tensors, one
+            :class:`~gp_prune.statistics.Batch` or dictionary of arguments; a map-style data set of
+            torch; or batches that can be iterated again and again, such as a data loader.
 
     Raises:
         UserError: it can be read only once, or not at all.
     """
-    if isinstance(data, Source):
-        return data
-    if isinstance(data, Batch) or (isinstance(data, tuple) and _is_split(data)):
+    if isinstance(data, Batch) or _are_tensors(data):
         return Samples(*data)
-    if isinstance(data, Iterator) or not isinstance(data, Iterable):
+    if isinstance(data, Mapping):
+        return Samples(*as_batch(data))
+    if isinstance(data, TensorDataset) and len(data.tensors) in (2, 3):
+        return Samples(*data.tensors)
+    if isinstance(data, Dataset) and (
+        isinstance(data, IterableDataset) or not hasattr(data, "__len__")
+    ):
         raise UserError(
-            f"the training data is a {type(data).__name__}, which cannot be read once per epoch; "
-            "give a list of batches, a data loader or a pair (inputs, target) of tensors"
+            f"the data is a {type(data).__name__}, whose samples cannot be picked by "
+            "number; give a data loader of it with a batch size"
         )
-    return data
+    if isinstance(data, Dataset | Iterable) and not isinstance(data, Iterator):
+        return data
+    raise UserError(
+        f"the data is a {type(data).__name__}, which cannot be read once per epoch; "
+        "give a data set, a list of batches, a data loader or a pair (inputs, target) of tensors"
+    )
 
 
-def _is_split(data: tuple[Any, ...]) -> bool:
-    return len(data) in (2, 3) and all(isinstance(part, Tensor) for part in data)
+def _are_tensors(data: Any) -> bool:
+    """Whether data is a tuple (inputs, target) or (inputs, target, labels) of tensors."""
+    fits = isinstance(data, tuple) and len(data) in (2, 3)
+    return fits and all(isinstance(part, Tensor) for part in data)
 
 
-def one_pass(data: Data, size: int, seed: int) -> Iterator[Step]:
-    """The mini-batches of one epoch.
+def sample_count(data: Dataset[Any]) -> int:
+    """Return the number of samples of a map-style data set."""
+    return len(data)  # type: ignore[arg-type]  # torch's class does not declare it
+
+
+def take(data: Dataset[Any], indices: Tensor) -> Batch:
+    """Return the samples with these numbers as a batch.
+
+    Args:
+        data: a map-style data set. Its ``__getitems__``, if it has one, may return a
+            :class:`~gp_prune.statistics.Batch`; other samples are put together by torch's
+            ``default_collate``.
+        indices: (n,) numbers of samples.
+
+    Raises:
+        UserError: the samples cannot be put together.
+    """
+    if isinstance(data, Samples):
+        return data[indices]
+    if isinstance(data, Subset):
+        return take(data.dataset, torch.as_tensor(data.indices)[indices])
+    numbers = indices.tolist()
+    several = getattr(data, "__getitems__", None)
+    items = several(numbers) if several else [data[number] for number in numbers]
+    if isinstance(items, Batch):
+        return items
+    try:
+        return as_batch(default_collate(items))
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"the samples of the {type(data).__name__} cannot be put together ({error}); give "
+            "samples of one shape, or a data loader with a collate_fn"
+        ) from error
+
+
+def in_order(data: Data, size: int) -> Iterator[Batch]:
+    """Yield all the samples in their order, in batches of at most ``size`` (or their own size)."""
+    if isinstance(data, Dataset):
+        count = sample_count(data)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            # A slice of tensors in memory is not copied.
+            in_memory = isinstance(data, Samples)
+            yield data[start:stop] if in_memory else take(data, torch.arange(start, stop))
+    else:
+        yield from map(as_batch, data)
+
+
+def shuffled(data: Data, size: int, seed: int) -> Iterator[tuple[float, Batch]]:
+    """Yield the mini-batches of one epoch, each with the share of the epoch that is done.
 
     Samples come in an order that ``seed`` decides, in batches that are as equal as possible, so
     none is left out; a sequence of batches comes in such an order, too; other batches come as they
-    are iterated.
+    are iterated. The share is 0 where the number of batches is unknown.
 
     Args:
         data: what to train on.
@@ -149,59 +177,126 @@ def one_pass(data: Data, size: int, seed: int) -> Iterator[Step]:
         UserError: an item is no batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(data, Source):
-        order = torch.randperm(len(data), generator=generator)
+    if isinstance(data, Dataset):
+        order = torch.randperm(sample_count(data), generator=generator)
         parts = equal_parts(len(order), size) if len(order) else 0
-        for number, chosen in enumerate(order.tensor_split(parts) if parts else ()):
-            yield Step(number / parts, data.take(chosen))
+        for number, indices in enumerate(order.tensor_split(parts) if parts else ()):
+            yield number / parts, take(data, indices)
     elif isinstance(data, Sequence):
         order = torch.randperm(len(data), generator=generator)
         for number, index in enumerate(order.tolist()):
-            yield Step(number / len(data), _checked(data[index]))
+            yield number / len(data), as_batch(data[index])
     else:
         count = length_hint(data, 0)
         for number, batch in enumerate(data):
-            yield Step(min(number / count, 1.0) if count else 0.0, _checked(batch))
+            yield min(number / count, 1.0) if count else 0.0, as_batch(batch)
 
 
-def in_order(data: Data, size: int) -> Iterator[Batch]:
-    """All the samples as they stand, in batches of at most ``size`` (or of their own size)."""
-    if isinstance(data, Source):
-        for start in range(0, len(data), size):
-            yield data.take(torch.arange(start, min(start + size, len(data))))
-    else:
-        yield from map(_checked, data)
+def equal_parts(count: int, most: int) -> int:
+    """Return into how many parts of about equal size ``count`` samples go, at most ``most`` each.
+
+    With ``most`` = 2 and an odd count one part has 3, so that none has a single sample, which a
+    batch norm could not learn from.
+    """
+    parts = -(-count // most)
+    return parts if most == 1 else max(1, min(parts, count // 2))
 
 
-def _checked(batch: Any) -> Batch:
-    if not isinstance(batch, Batch):
+def draw(data: Data, most: int, seed: int) -> Samples:
+    """Return at most ``most`` samples in memory: drawn by ``seed`` from a data set, else the first.
+
+    Raises:
+        UserError: there is none, or the batches cannot be put together.
+    """
+    if not isinstance(data, Dataset):
+        return gather(data, most)
+    order = torch.randperm(sample_count(data), generator=torch.Generator().manual_seed(seed))
+    return Samples(*take(data, order[:most]))
+
+
+def gather(data: Any, most: int | None = None) -> Samples:
+    """Return all samples of data in any form, or the first ones, in memory.
+
+    Args:
+        data: see :func:`as_data`. A target of one integer per sample becomes the labels, too.
+        most: number of samples; all by default.
+
+    Raises:
+        UserError: there is none, or the batches cannot be put together.
+    """
+    if isinstance(data, Samples) and (most is None or most >= len(data)):
+        return data
+    if isinstance(data, Batch | Mapping) or _are_tensors(data):
+        data = [data]
+    checked = data if isinstance(data, Iterator) else as_data(data)
+    if isinstance(checked, Dataset):
+        count = sample_count(checked)
+        return Samples(*take(checked, torch.arange(count if most is None else min(most, count))))
+    batches: list[Batch] = []
+    count = 0
+    for batch in map(as_batch, checked):
+        batches.append(batch)
+        count += _checked_size(batch, len(batches))
+        if most is not None and count >= most:
+            break
+    if not batches:
+        raise UserError("the data has no batch; give labelled samples")
+    try:
+        whole = Samples(*(_joined([batch[field] for batch in batches]) for field in range(3)))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the data yields {type(batch).__name__} where a Batch is expected; "
-            "wrap it as Batch(inputs, target)"
-        )
-    return batch
+            f"the batches of the data cannot be put together ({reason}); all need the same parts, "
+            "with samples of the same shape"
+        ) from error
+    return whole if most is None else whole.select(slice(most))
+
+
+def _checked_size(batch: Batch, number: int) -> int:
+    """Return the number of samples; UserError unless every tensor of the batch has as many."""
+    size = batch_size(batch.inputs)
+    for part in tensors_of((batch.inputs, batch.target, batch.labels)):
+        if part.dim() and len(part) != size:
+            raise UserError(
+                f"batch {number} of the data has {pluralize(size, 'sample')}, but one of its "
+                f"tensors has {len(part)}; the first axis of every tensor counts the samples"
+            )
+    return size
+
+
+def _joined(values: list[Any]) -> Any:
+    """One value whose tensors are those of ``values``, one after the other."""
+    first = values[0]
+    if first is None or any(value is None for value in values):
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat(values) if first.dim() else first
+    if isinstance(first, Mapping):
+        return {key: _joined([value[key] for value in values]) for key in first}
+    if isinstance(first, list | tuple):
+        return type(first)(_joined(list(part)) for part in zip(*values, strict=True))
+    return first
 
 
 def fingerprint(data: Data | None) -> str:
-    """Tells data apart: by contents in memory, by number and first samples, or by number alone.
+    """Tell data apart: by contents in memory, by number and first samples, or by number alone.
 
     Batches are not looked into, because to read one may change what the next pass gives.
     """
     if data is None:
         return "none"
+    if not isinstance(data, Dataset):
+        return f"{length_hint(data, 0)} batches"
+    count = sample_count(data)
     if isinstance(data, Samples):
-        parts: list[Tensor] = []
-        map_tensors(parts.append, (data.inputs, data.target, data.labels))
-        return f"{len(data)} samples {tensor_digest(parts)[:16]}"
-    if isinstance(data, Source):
-        first: list[Tensor] = []
-        map_tensors(first.append, tuple(data.take(torch.arange(min(len(data), _FEW)))))
-        return f"{len(data)} samples that begin with {tensor_digest(first)[:16]}"
-    return f"{length_hint(data, 0)} batches"
+        parts = tensors_of((data.inputs, data.target, data.labels))
+        return f"{count} samples {tensor_digest(parts)[:16]}"
+    first = tensors_of(tuple(take(data, torch.arange(min(count, _FEW)))))
+    return f"{count} samples that begin with {tensor_digest(first)[:16]}"
 
 
 def tensor_digest(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of the types, shapes and contents of tensors."""
+    """Return the SHA-256 of the types, shapes and contents of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -108,6 +108,16 @@ class FineTuning:
         return {**asdict(self), "learning_rate": self.rate}
 
 
+def schedule(progress: float, warm_up: float) -> float:
+    """Return the share of the highest learning rate at ``progress`` (0 to 1) of the training.
+
+    It rises linearly from 0.1 to 1 during the warm-up, and falls to 0 as a cosine.
+    """
+    if progress < warm_up:
+        return (0.1 * (warm_up - progress) + progress) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
 class Epoch(NamedTuple):
     """One pass over the training samples.
 

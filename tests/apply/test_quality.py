@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gp_prune.apply.evaluation import Judged, Quality, judged
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
-from gp_prune.tasks.evaluation import Split, error
+from gp_prune.tasks import Split
+from gp_prune.tasks.task import error
 
 
 def classifier() -> nn.Module:

@@ -21,6 +21,7 @@ from gp_prune.pruning import unmask
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch
 from gp_prune.training import FineTuning
+from gp_prune.training.samples import take
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_masks_hold_and_the_tuned_network_is_saved(
     assert quality.tuned is not None and quality.tuned < quality.pruned
     save_pruned(tuned, tmp_path / "out")
     loaded = load_pruned(tmp_path / "out", cnn.model)
-    inputs = tuning_data(cnn).validation.take(torch.arange(20)).inputs
+    inputs = take(tuning_data(cnn).validation, torch.arange(20)).inputs
     with torch.no_grad():
         assert torch.equal(loaded.eval()(inputs), tuned.model.eval()(inputs))
     assert json.loads((tmp_path / "out" / "report.json").read_text())["quality"]
@@ -125,7 +126,7 @@ def test_permanent_zeros_stay_too(cnn: LoadedModel) -> None:
 
 def test_batches_of_a_data_loader_that_shuffles(cnn: LoadedModel, pruned: PrunedModel) -> None:
     whole = tuning_data(cnn, samples=200)
-    part = whole.train.take(torch.arange(120))
+    part = take(whole.train, torch.arange(120))
     loader = DataLoader(TensorDataset(part.inputs, part.target), batch_size=32, shuffle=True)
     data = TuningData(**{**vars(whole), "train": as_batches(loader)})
     found = []
@@ -175,7 +176,7 @@ def test_own_batches_and_own_way_to_call() -> None:
     assert calls and quality.split == "validation" and quality.samples == 30
     assert quality.recalibrated is None  # there is no batch norm
     assert quality.tuned is not None and quality.tuned < quality.pruned - 0.1
-    batches: list[Batch] = [data.validation.take(torch.arange(30))]
+    batches: list[Batch] = [take(data.validation, torch.arange(30))]
     assert judged(tuned.model, batches, "error").error == quality.tuned
 
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import Dataset
 
 from gp_prune.apply.data import calibration, fitting_images
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.tuning import (
     LEAST_SAMPLES,
-    gathered,
     own_data,
     split_indices,
     tuning_data,
@@ -21,7 +21,8 @@ from gp_prune.apply.tuning import (
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
 from gp_prune.tasks import Split
-from gp_prune.training import Samples, Source
+from gp_prune.training import Samples
+from gp_prune.training.samples import gather, take
 
 
 @given(
@@ -87,11 +88,11 @@ def test_images_are_split_and_read_as_calibration_reads_them() -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
     loaded = LoadedModel("mine", model, torch.zeros(1, 3, 9, 9), imagenet=True)
     data = tuning_data(loaded, "digits", share=0.25, samples=80, seed=3)
-    assert isinstance(data.train, Source) and isinstance(data.validation, Source)
+    assert isinstance(data.train, Dataset) and isinstance(data.validation, Dataset)
     assert (len(data.train), len(data.validation)) == (60, 20)
     assert (data.name, data.split) == ("digits", "validation")
     assert data.read_report() is data.validation
-    batch = data.train.take(torch.tensor([5, 0]))
+    batch = take(data.train, torch.tensor([5, 0]))
     assert torch.equal(batch.target, batch.labels)
     everything = calibration(loaded, "digits", samples=10**6)
     images = torch.cat([part.inputs for part in everything.batches])
@@ -106,7 +107,7 @@ def test_images_for_an_autoencoder_are_their_own_target(task_cache: Path) -> Non
     assert loaded.task is not None
     repeating = replace(loaded, task=replace(loaded.task, kind="reconstruction"))
     data = tuning_data(repeating, "digits")
-    batch = data.validation.take(torch.arange(3))
+    batch = take(data.validation, torch.arange(3))
     assert data.kind == "mse" and torch.equal(batch.inputs, batch.target)
 
 
@@ -129,7 +130,7 @@ def test_own_batches_are_joined(sizes: list[int]) -> None:
     inputs, labels = torch.rand(sum(sizes), 4), torch.arange(sum(sizes))
     cut = list(zip(inputs.split(sizes), labels.split(sizes), strict=True))
     for data in (cut, [Batch((x, {"more": x}), y, y) for x, y in cut], (inputs, labels)):
-        whole = gathered(data)
+        whole = gather(data)
         first = whole.inputs if isinstance(whole.inputs, torch.Tensor) else whole.inputs[0]
         assert torch.equal(first, inputs)
         assert torch.equal(whole.target, labels) and torch.equal(whole.labels, labels)

@@ -12,16 +12,17 @@ from resnets import resnet20
 
 from gp_prune import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.tasks.data import Samples
+from gp_prune.tasks.data import Split
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 SMALL = replace(Protocol(), calibration=8, recalibration=8, steps=2, batch_size=4)
 
 
-def made_up(count: int, seed: int = 0) -> Samples:
+def made_up(count: int, seed: int = 0) -> Split:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, 32, 32, generator=generator)
-    return Samples(images, torch.randint(0, 10, (count,), generator=generator))
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    return Split(images, labels, labels)
 
 
 def line(seed: int, tuned: float, metric: str = "l1", network: str = "resnet20") -> Line:
@@ -56,7 +57,7 @@ def test_a_line_is_measured_once_and_the_same_every_time(tmp_path: Path, weights
     assert unlike[0].macs == pytest.approx(0.5, abs=0.005)
     again = bench(tmp_path / "first")
     assert again.lines == first.lines
-    again.train = again.test = Samples(torch.empty(0), torch.empty(0))  # would not run
+    again.train = again.test = Split(*[torch.empty(0)] * 3)  # would not run
     again.add("resnet20", metric, metric.conventions, 1)
     assert again.lines == first.lines
     layer = Conventions("layer", "none", "mean")
@@ -76,7 +77,7 @@ def test_augmented_batches_are_repeated_exactly() -> None:
 
 
 def test_no_image_comes_twice_before_all_came_once() -> None:
-    samples = Samples(torch.rand(10, 3, 32, 32), torch.arange(10))
+    samples = Split(torch.rand(10, 3, 32, 32), *[torch.arange(10)] * 2)
     protocol = replace(SMALL, steps=5)
     labels = torch.cat([b.target for b in resnet_cifar.Augmented(samples, protocol, 0)])
     assert sorted(labels[:8].unique().tolist()) == sorted(labels[:8].tolist())
@@ -97,7 +98,7 @@ def test_every_augmented_image_is_a_shift_or_a_flipped_shift() -> None:
 
 
 def test_samples_are_chosen_by_seed() -> None:
-    samples = Samples(torch.zeros(30, 1), torch.arange(30))
+    samples = Split(torch.zeros(30, 1), *[torch.arange(30)] * 2)
     first = resnet_cifar.sample(samples, 10, 0).labels
     assert len(first.unique()) == 10
     assert torch.equal(first, resnet_cifar.sample(samples, 10, 0).labels)

@@ -15,6 +15,7 @@ from PIL import Image
 import gp_prune
 from gp_prune.apply.models import load_model
 from gp_prune.report.console import SILENT_S, measuring
+from gp_prune.training.samples import take
 
 Run = Callable[..., Result]
 
@@ -63,7 +64,7 @@ def test_fine_tuning_on_a_data_set(run: Run, spec: str, tmp_path: Path) -> None:
     loaded = load_model(spec)
     small = gp_prune.load_pruned(tmp_path / "out", loaded.model)
     data = gp_prune.apply.tuning.tuning_data(loaded, "digits", samples=600)
-    batch = data.read_report().take(torch.arange(quality["samples"]))
+    batch = take(data.read_report(), torch.arange(quality["samples"]))
     with torch.no_grad():
         wrong = small(batch.inputs).argmax(1).ne(batch.labels)
     assert float(wrong.double().mean()) == pytest.approx(quality["tuned"])

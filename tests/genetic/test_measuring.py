@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from gp_prune.apply.models import LoadedModel
 from gp_prune.apply.tuning import TuningData
@@ -18,7 +19,9 @@ from gp_prune.genetic.plan import Layout
 from gp_prune.genetic.retraining import DENSE, WORST, Retrain, Shifted, Trial, _taught
 from gp_prune.genetic.subject import NamedModel, Prepared
 from gp_prune.runs.jobs import TaskSource, Workbench
+from gp_prune.statistics import Batch
 from gp_prune.training import FineTuning, Samples
+from gp_prune.training.samples import take
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
@@ -119,7 +122,7 @@ def test_training_that_goes_astray_is_a_failure(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class Reading:
+class Reading(Dataset[Batch]):
     """Samples that remember how many of them were wanted at a time."""
 
     def __init__(self, samples):
@@ -128,9 +131,9 @@ class Reading:
     def __len__(self):
         return len(self.samples)
 
-    def take(self, indices):
+    def __getitems__(self, indices):
         self.most = max(self.most, len(indices))
-        return self.samples.take(indices)
+        return self.samples.__getitems__(indices)
 
 
 def test_images_are_not_all_read_into_memory():
@@ -165,7 +168,7 @@ def test_shifted_images_are_the_images_moved():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(60):
-            batch = data.take(torch.tensor([3, 1]))
+            batch = take(data, torch.tensor([3, 1]))
             assert batch.target.tolist() == [3, 1]
             place = (batch.inputs[0, 0] == images[3, 0, 1, 1]).nonzero()[0]
             down, right = (place - 1).tolist()

@@ -23,7 +23,6 @@ from gp_prune.search.grammar import Individual
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stopping import hypervolume
 from gp_prune.search.successive_halving import promoted, survivors
-from gp_prune.tasks import Split
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
@@ -165,7 +164,7 @@ def test_few_samples_are_the_first_ones(lenet_bench: Bench, task_cache: Path) ->
     task = lenet_bench.task
     expression = parse("sum[i,k](abs(W))", builtin_primitives())
     trial = lenet_bench.trial(expression, Conventions(), Budget("channels", 0.3))
-    part = Split(*(values[:100] for values in task.validation))
+    part = task.validation.select(slice(100))
     model = pruned_copy(task.model, trial.plan, lenet_bench.architecture)
     workbench = Workbench(TaskSource(cache_dir=str(task_cache)))
     whole, first = (

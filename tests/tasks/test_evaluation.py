@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.tasks.evaluation import Split, error, loss, trivial_error
+from gp_prune.tasks import Split
+from gp_prune.tasks.task import error, loss, trivial_error
 
 
 class Constant(nn.Module):

@@ -71,8 +71,9 @@ def test_a_task_holds_what_its_kind_says(task: Task) -> None:
 def test_batches_give_every_sample_once_and_in_order(task: Task) -> None:
     batches = list(task.batches(task.validation, 100))
     assert [len(batch.inputs) for batch in batches] == [100, 100, 100, 60]
-    for position, whole in enumerate(task.validation):
-        assert torch.equal(torch.cat([batch[position] for batch in batches]), whole)
+    for name in ("inputs", "target", "labels"):
+        joined = torch.cat([getattr(batch, name) for batch in batches])
+        assert torch.equal(joined, getattr(task.validation, name))
     with pytest.raises(ValueError, match="at least 1"):
         next(task.batches(task.train, 0))
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import Conventions
@@ -444,7 +445,7 @@ def test_bad_arguments_are_one_sentence() -> None:
         (iter([Batch(*data())]), "cannot be read once per epoch"),
         ([], "no sample in epoch 1"),
         ([Batch(data()[0])], "inputs alone"),
-        ([data()], "yields tuple"),
+        ([(1, 2, 3)], "yields tuple"),
         (3, "is a int"),
     ):
         with pytest.raises(UserError, match=words):
@@ -488,7 +489,11 @@ class Loader:
 def test_every_kind_of_data_lowers_the_loss_reproducibly() -> None:
     inputs, target = data()
     in_batches = [Batch(inputs[i : i + 16], target[i : i + 16]) for i in range(0, 48, 16)]
-    for train in (data(), Samples(inputs, target), Batch(inputs, target), in_batches, Loader()):
+    forms = (
+        data(), Samples(inputs, target), Batch(inputs, target), in_batches, Loader(),
+        TensorDataset(inputs, target), DataLoader(TensorDataset(inputs, target), 16),
+    )  # fmt: skip
+    for train in forms:
         found = []
         for _ in range(2):
             model = network()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
@@ -130,8 +131,21 @@ def test_every_way_to_call_a_network() -> None:
 
 
 def test_what_is_no_batch_is_refused() -> None:
-    with pytest.raises(UserError, match="yields tuple"):
-        recalibrate(network(), [samples()])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="yields int"):
+        recalibrate(network(), [3])
+
+
+def test_data_sets_loaders_and_batches_measure_the_same() -> None:
+    inputs, labels = samples(40)
+    models = [network() for _ in range(5)]
+    data = TensorDataset(inputs, labels)
+    forms = ([(inputs, labels)], data, (inputs, labels), DataLoader(data, 40), [Batch(inputs)])
+    for model, form in zip(models, forms, strict=True):
+        recalibrate(model, form)
+    for other in models[1:]:
+        assert all(
+            torch.equal(a, b) for a, b in zip(models[0].buffers(), other.buffers(), strict=True)
+        )
 
 
 def test_no_sample_is_refused_and_changes_nothing() -> None:

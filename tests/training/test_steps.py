@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.training.samples import equal_parts, schedule, shuffled
+from gp_prune.tasks.training import random_batches
+from gp_prune.training.samples import equal_parts
+from gp_prune.training.settings import schedule
 
 
 @given(warm_up=st.floats(0, 0.9), progress=st.floats(0, 1))
@@ -22,7 +24,7 @@ def test_the_learning_rate_rises_and_falls_between_zero_and_one(
 
 @given(count=st.integers(1, 60), size=st.integers(1, 80), seed=st.integers(0, 2**31))
 def test_one_pass_of_mini_batches_takes_no_sample_twice(count: int, size: int, seed: int) -> None:
-    batches = shuffled(count, size, seed)
+    batches = random_batches(count, size, seed)
     taken = [next(batches) for _ in range(count // min(size, count))]
     assert all(len(batch) == min(size, count) for batch in taken)
     together = torch.cat(taken).tolist()
