@@ -28,8 +28,8 @@ from typing import Any
 from csv_lines import read
 from genetic_lenet_lines import Comparison, Record, write_comparisons, write_records
 
-from gp_prune.genetic.result import Result
-from gp_prune.genetic.run import CHANNEL_POOL, WEIGHT_POOL, Progress, prune_genetically
+from gp_prune.genetic.front import GeneticResult
+from gp_prune.genetic.run import CHANNEL_POOL, WEIGHT_POOL, GeneticProgress, prune_genetically
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.metric.mutation import RANDOM
 from gp_prune.runs.folder import CONFIG
@@ -63,13 +63,13 @@ MUTATION = GeneticSettings(
 TASKS = ("lenet-digits", "lenet-mnist")
 
 
-def run(settings: GeneticSettings, folder: Path, source: TaskSource, workers: int) -> Result:
+def run(settings: GeneticSettings, folder: Path, source: TaskSource, workers: int) -> GeneticResult:
     """A run, or what is left of it to do."""
     resume = (folder / CONFIG).exists()
 
-    def tell(now: Progress) -> None:
-        if now.turn is not None and now.turn.generation is None:
-            turn = now.turn
+    def tell(now: GeneticProgress) -> None:
+        if now.status is not None and now.status.generation is None:
+            turn = now.status
             best = " ".join(f"{e.error:.4f}/{e.shares.macs:.4f}/{e.shares.params:.4f}"
                             for e in turn.front[-4:])  # fmt: skip
             print(f"{folder.name}: round {turn.round}, {turn.evaluations} plans, "

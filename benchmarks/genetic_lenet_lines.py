@@ -11,8 +11,7 @@ from typing import TypeVar
 from csv_lines import as_csv
 
 from gp_prune._io import write_text
-from gp_prune.genetic.points import FrontEntry
-from gp_prune.genetic.result import Result
+from gp_prune.genetic.front import FrontEntry, GeneticResult
 
 COMMAND = "python benchmarks/genetic_lenet.py {} --data-root FOLDER --runs FOLDER"
 NEEDED = {
@@ -56,7 +55,7 @@ class Record:
     evaluations: int
 
     @classmethod
-    def of(cls, emphasis: str, seed: int, result: Result) -> Record:
+    def of(cls, emphasis: str, seed: int, result: GeneticResult) -> Record:
         """What a run came to.
 
         Of the points that are as small as is asked for, the one with the least validation error;

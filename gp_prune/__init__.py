@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gp_prune.apply.tuning import tune_pruned as tune_pruned
     from gp_prune.autoencoder.run import autoencode as autoencode
     from gp_prune.autoencoder.settings import AutoencodeSettings as AutoencodeSettings
-    from gp_prune.genetic.pruner import GeneticPruner as GeneticPruner
+    from gp_prune.genetic.run import GeneticPruner as GeneticPruner
     from gp_prune.genetic.settings import GeneticSettings as GeneticSettings
     from gp_prune.language import symbols as symbols
     from gp_prune.language.primitive import Elementwise as Elementwise
@@ -53,7 +53,7 @@ _PUBLIC = {
     "gp_prune.apply.tuning": ("own_data", "tune_pruned"),
     "gp_prune.autoencoder.run": ("autoencode",),
     "gp_prune.autoencoder.settings": ("AutoencodeSettings",),
-    "gp_prune.genetic.pruner": ("GeneticPruner",),
+    "gp_prune.genetic.run": ("GeneticPruner",),
     "gp_prune.genetic.settings": ("GeneticSettings",),
     "gp_prune.language.primitive": (
         "Elementwise", "Normaliser", "Reduction", "operand", "operator",

@@ -19,9 +19,9 @@ from gp_prune.cli.options import (
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
-    from gp_prune.genetic.result import Result
-    from gp_prune.genetic.run import Progress
-    from gp_prune.genetic.selection import Turn
+    from gp_prune.genetic.engine import RoundStatus
+    from gp_prune.genetic.front import GeneticResult
+    from gp_prune.genetic.run import GeneticProgress
 
 
 _LAMBDAS = ("lambda_error", "lambda_macs", "lambda_sparsity")
@@ -112,24 +112,23 @@ def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:
     of error, MACs and parameters beside random and L1 pruning to the same sizes, and leaves its
     networks (for gp_prune.load_pruned) and a plot in the run folder.
     """
-    from gp_prune.genetic.result import result_json
     from gp_prune.genetic.run import prune_genetically
     from gp_prune.genetic.settings import GeneticSettings
     from gp_prune.report.genetic import progress_display, result_lines
 
     settings = run.load_settings(GeneticSettings, _to_settings(given))
     draws = can_plot(plot)
-    last: Turn | None = None
+    last: RoundStatus | None = None
     try:
         with progress_display(quiet=run.quiet) as show:
 
-            def progress(now: Progress) -> None:
+            def progress(now: GeneticProgress) -> None:
                 nonlocal last
-                last = now.turn or last
+                last = now.status or last
                 show(now)
 
             result = prune_genetically(settings, progress=progress, **run.run_arguments())
-        report = result_json(result)
+        report = result.to_json()
         plots = _plot(report, run.folder) if draws else []
     except KeyboardInterrupt:
         return _stop(run, last)
@@ -182,7 +181,7 @@ def _plot(report: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _stop(run: RunOptions, last: Turn | None) -> int:
+def _stop(run: RunOptions, last: RoundStatus | None) -> int:
     """Print the front so far, and how to continue the run."""
     from gp_prune.report.genetic import interim_json, interim_lines
 
@@ -195,8 +194,8 @@ def _stop(run: RunOptions, last: Turn | None) -> int:
     )
 
 
-def _next_steps(result: Result, plots: list[Path]) -> str:
-    from gp_prune.genetic.result import NETWORKS
+def _next_steps(result: GeneticResult, plots: list[Path]) -> str:
+    from gp_prune.genetic.front import NETWORKS
 
     lines = [""]
     if plots:

@@ -1,23 +1,36 @@
-"""The two steps in turn: a genetic algorithm until it converges, then retraining of the elite."""
+"""Alternate two steps: a genetic algorithm until it converges, then retraining of its elite."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
 
 from gp_prune.genetic.elite import Elite, MetricScores
-from gp_prune.genetic.plan import Layout, Shares
-from gp_prune.genetic.retraining import DENSE, Outcome, Retraining, Shifted, Trial, Wanted, current
-from gp_prune.genetic.selection import REFERENCE, Fitness, Turn, Volume, compromises, nondominated
+from gp_prune.genetic.plan import GeneLayout, GeneticPlan, KeptShares, Masks
+from gp_prune.genetic.retraining import (
+    DENSE,
+    EvaluatePlan,
+    PlanOutcome,
+    RetrainPlan,
+    ShiftedImages,
+    load_network,
+    state_path,
+)
+from gp_prune.genetic.selection import REFERENCE, Fitness, nondominated
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.subject import ModelSource, Prepared
+from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.variation import Individual, Variation
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
 from gp_prune.runs.executors import Runner, run_with_journal
-from gp_prune.runs.hypervolume import Growth, hypervolume
+from gp_prune.runs.hypervolume import Growth, find_nondominated, hypervolume
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.running import derive_seed
@@ -27,12 +40,52 @@ _TRIES = 10
 _LEAST_REACH = 0.01
 
 
+@dataclass(frozen=True)
+class RoundStatus:
+    """The state of a run after a generation or a retraining.
+
+    Attributes:
+        round: from 1.
+        of: most rounds.
+        generation: of the round; None after the retraining of the round.
+        evaluations: distinct plans tried so far.
+        hypervolume: of all that was tried and retrained, in error by the trivial error, MACs and
+            parameters kept.
+        front: retrained networks that no other one dominates, the least error first.
+        kind: what the errors are: ``"error"`` (rate) or ``"mse"``.
+    """
+
+    round: int
+    of: int
+    generation: int | None
+    evaluations: int
+    hypervolume: float
+    front: tuple[Elite, ...]
+    kind: str
+
+
+class RetrainingRequest(NamedTuple):
+    """A network that is to be retrained.
+
+    Attributes:
+        start: where the weights come from.
+        masks: its genome.
+        plan: what is removed.
+        epochs: of retraining.
+    """
+
+    start: Elite
+    masks: Masks
+    plan: GeneticPlan
+    epochs: int
+
+
 class Engine:
     """One run.
 
     Args:
-        subject: the network, as the workers find it.
-        prepared: the network, as it is here.
+        source: the network, as the workers load it.
+        prepared: the network, as it is in this process.
         settings: how it is pruned.
         pool: the mutations.
         folder: where weights are kept.
@@ -41,153 +94,188 @@ class Engine:
 
     Attributes:
         archive: the dense network and all that were retrained.
-        evaluations: distinct plans that were tried.
-        retraining: makes the networks of the archive but the first.
+        failures: why retrainings gave no network, one reason for each.
     """
 
     def __init__(
         self,
-        subject: ModelSource,
-        prepared: Prepared,
+        source: ModelSource,
+        prepared: PreparedModel,
         settings: GeneticSettings,
         pool: Sequence[MetricMutation],
         folder: str,
         runner: Runner,
-        journal: Journal[Outcome],
+        journal: Journal[PlanOutcome],
     ) -> None:
-        self.settings = settings
-        self.layout = Layout(
+        self.prepared, self.settings = prepared, settings
+        self.layout = GeneLayout(
             prepared.model, prepared.architecture, settings.granularity, settings.macs,
             sparse=settings.pareto or settings.lambdas[2] > 0,
         )  # fmt: skip
         self.variation = Variation(self.layout, settings, pool)
-        self._subject, self._prepared, self._folder = subject, prepared, folder
+        self._source, self._folder = source, folder
         self._runner, self._journal = runner, journal
-        self.bench = Workbench(TaskSource())
+        self._workbench = Workbench(TaskSource())
         if settings.shift:
-            Shifted(prepared.data.train, settings.shift)  # refuses what are no images, now
+            ShiftedImages(prepared.data.train, settings.shift)  # refuses other data, now
         self._metrics = [mutation.metric for mutation in pool if mutation.metric is not None]
         self._batches = prepared.calibration(settings.calibration, settings.seed)
-        dense_error = prepared.error(prepared.model)
-        trivial = prepared.trivial_error
+        error, trivial = prepared.error(prepared.model), prepared.trivial_error
         unit = 1.0 if prepared.data.kind == "error" else trivial
-        self.judge = Fitness(settings, dense_error, trivial, unit)
-        self.archive = [self._dense(dense_error)]
-        self._tried: dict[tuple[int, str], float] = {}
-        self._volume = Volume()
-        self.evaluations = 0
-        self.retraining = Retraining(
-            subject, settings, self.layout, folder, runner, journal, self._rate
-        )
-
-    def _dense(self, error: float) -> Elite:
+        self.fitness = Fitness(settings, error, trivial, unit)
         masks = self.layout.full()
         plan = self.layout.plan(masks)
-        return Elite(0, 0, masks, plan, self.layout.shares(plan), DENSE, error, rate=self._rate)
+        shares = self.layout.shares(plan)
+        self.archive = [Elite(0, 0, masks, plan, shares, DENSE, error, score=self._score)]
+        self.failures: list[str] = []
+        self._retrained = 0
+        self._tried: set[tuple[int, str]] = set()
+        self._seen: list[tuple[float, float, float]] = []
 
-    def _rate(self, elite: Elite) -> MetricScores:
-        """Measure the scores of a network's sites by the metrics of the pool."""
-        earlier = None if elite.parent is None else elite.parent.ratings
-        ratings = self.rated_by(elite, self._metrics, earlier)
-        for note in ratings.notes:
+    @property
+    def evaluations(self) -> int:
+        """Return the number of distinct plans that were tried."""
+        return len(self._tried)
+
+    def rounds(self) -> Iterator[RoundStatus]:
+        """Run; the archive holds the result."""
+        parents, idle, best = self.archive[:1], 0, math.inf
+        for number in range(1, self.settings.rounds + 1):
+            self._score_parents(parents)
+            tried = yield from self._converge(parents, number)
+            chosen = self.fitness.elites(tried, self.settings.elites)
+            requests = [
+                RetrainingRequest(i.elite, i.masks, i.plan, self.settings.epochs) for i in chosen
+            ]
+            fresh = [e for e in self.retrain(requests, number, number) if e is not None]
+            self.archive += fresh
+            for elite in fresh:
+                self._see(elite.error, elite.shares)
+            able = [elite for elite in fresh if self.fitness.is_tolerable(elite)]
+            self._adapt_reach(len(able), len(fresh))
+            parents = self.fitness.parents([*parents, *able], self.settings.elites)
+            yield self._report(number, None)
+            merit = min(map(self.fitness.merit_of, able), default=best)
+            idle, best = (0, merit) if merit < best else (idle + 1, best)
+            if self._room(1) <= 0 or not chosen or idle == (self.settings.patience or -1):
+                return
+
+    def _score_parents(self, parents: Sequence[Elite]) -> None:
+        """Score the parents of a round, and forget the scores of all others, which are large."""
+        if self._metrics:
+            for elite in parents:
+                elite.scores  # noqa: B018  (measured now, while those of its parent are known)
+        for elite in self.archive:
+            if elite not in parents:
+                elite.forget_scores()
+
+    def _score(self, elite: Elite) -> MetricScores:
+        """Measure the scores of a network's genes by the metrics of the pool."""
+        earlier = None if elite.parent is None else elite.parent.scores
+        scores = self.measure_scores(elite, self._metrics, earlier)
+        for note in scores.notes:
             self._journal.event({"event": "unranked", "network": elite.number, "note": note})
-        return ratings
+        return scores
 
-    def rated_by(
+    def measure_scores(
         self, elite: Elite, metrics: Sequence[Metric], earlier: MetricScores | None = None
     ) -> MetricScores:
-        """The scores of a network's sites.
+        """Measure the scores of a network's genes.
 
         Args:
             elite: the network.
             metrics: what scores them.
             earlier: scores of the network that it was pruned from.
         """
-        ratings = MetricScores(self.layout, metrics, earlier)
-        model = current(self._prepared, self._folder, elite.weights, self.bench)
+        scores = MetricScores(self.layout, metrics, earlier)
         seed = derive_seed("ratings", self.settings.seed, elite.number)
-        inputs, loss = self._prepared.loaded.example_inputs, self._prepared.data.loss
-        ratings.measure(model, elite.plan, self._batches, loss, inputs, seed)
-        return ratings
+        inputs, loss = self.prepared.loaded.example_inputs, self.prepared.data.loss
+        scores.measure(self.load(elite), elite.plan, self._batches, loss, inputs, seed)
+        return scores
 
-    def rounds(self) -> Iterator[Turn]:
-        """Run; the archive holds the result."""
-        parents, idle, best = self.archive[:1], 0, math.inf
-        for number in range(1, self.settings.rounds + 1):
-            tried: list[Individual] = []
-            self._keep_ratings(parents)
-            yield from self._converge(parents, number, tried)
-            chosen = self.judge.elites(tried, self.settings.elites)
-            fresh = self._retrain(chosen, number)
-            parents = self._parents(parents, fresh)
-            yield self._turn(number, None)
-            merit = min(map(self.judge.merit, filter(self.judge.tolerable, fresh)), default=best)
-            idle, best = (0, merit) if merit < best else (idle + 1, best)
-            if self._spent() or not chosen or idle == (self.settings.patience or -1):
-                return
-
-    def _keep_ratings(self, parents: Sequence[Elite]) -> None:
-        """Rate the parents of a round, and forget the ratings of all others, which are large."""
-        if self._metrics:
-            for elite in parents:
-                elite.ratings  # noqa: B018  (measured now, while those of its parent are known)
-        for elite in self.archive:
-            if elite not in parents:
-                elite.forget()
-
-    def _spent(self) -> bool:
-        return self._room(1) <= 0
+    def load(self, elite: Elite) -> nn.Module:
+        """Return the dense network with the weights of a network; nobody may change it."""
+        return load_network(self.prepared, self._folder, elite.weights, self._workbench)
 
     def _room(self, count: int) -> int:
-        """At most so many plans, as far as they may still be tried."""
+        """Return ``count``, or the number of plans that may still be tried if that is less."""
         most = self.settings.max_evaluations
         return min(count, most - self.evaluations) if most else count
 
     def _converge(
-        self, parents: Sequence[Elite], number: int, tried: list[Individual]
-    ) -> Iterator[Turn]:
-        """The genetic algorithm of a round; ``tried`` gathers all that were tried in it."""
+        self, parents: Sequence[Elite], number: int
+    ) -> Generator[RoundStatus, None, list[Individual]]:
+        """Run the genetic algorithm of a round; return all that was tried in it."""
         rng = random.Random(derive_seed("round", self.settings.seed, number))
-        growth = Growth()
+        size, growth = self.settings.population, Growth()
         able = parents[: self._room(len(parents))]
-        own = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in able]
-        self._try(own)
-        count = self.settings.population - len(own)
-        born = self._drawn(lambda: self.variation.child([rng.choice(own)], rng), count)
-        tried += [*own, *born]
-        population = self.judge.survivors([*own, *born], rng)
-        self._learn(born, population)
-        yield self._turn(number, 0)
+        first = [Individual(elite, elite.masks, elite.plan, elite.shares) for elite in able]
+        self._evaluate(first)
+        born = self._draw(lambda: self.variation.child([rng.choice(first)], rng), size - len(first))
+        tried = [*first, *born]
+        population = self._select(tried, born, rng)
+        yield self._report(number, 0)
         for generation in range(1, self.settings.generations + 1):
-            if self._spent():
-                return
-            bred = partial(self._bred, population, rng)
-            born = self._drawn(bred, self.settings.population)
+            if self._room(1) <= 0:
+                break
+            born = self._draw(partial(self._breed, population, rng), size)
             tried += born
-            population = self.judge.survivors(self._pool(population, born), rng)
-            self._learn(born, population)
-            yield self._turn(number, generation)
+            population = self._select(self._pool(population, born), born, rng)
+            yield self._report(number, generation)
             growth.see(self._progress(population))
             if not born or (self.settings.stall and growth.idle >= self.settings.stall):
-                return
+                break
+        return tried
 
-    def _bred(self, population: Sequence[Individual], rng: random.Random) -> Individual:
-        judge = self.judge
-        first = judge.parent(population, rng)
+    def _draw(self, draw: Callable[[], Individual], count: int) -> list[Individual]:
+        """Draw and evaluate new individuals."""
+        count = self._room(count)
+        fresh: dict[tuple[int, str], Individual] = {}
+        for _ in range(_TRIES * self.settings.population):
+            if len(fresh) >= count:
+                break
+            individual = draw()
+            if individual.key not in self._tried:
+                fresh.setdefault(individual.key, individual)
+        self._evaluate(list(fresh.values()))
+        return list(fresh.values())
+
+    def _breed(self, population: Sequence[Individual], rng: random.Random) -> Individual:
+        """Create one offspring of a population."""
+        first = self.fitness.parent(population, rng)
         if rng.random() >= self.settings.crossover_rate:
             return self.variation.child([first], rng)
-        winner, loser = judge.better(first, rng.choice(population))
+        winner, loser = self.fitness.better(first, rng.choice(population))
         child = self.variation.child((winner, loser), rng)
         if winner is loser and not self.settings.pareto:
-            child.replaces = None  # else the best would make way for any offspring of its own
+            child.replaces = None  # else the best would make way for any of its own offspring
         return child
+
+    def _evaluate(self, individuals: Sequence[Individual]) -> None:
+        """Evaluate plans and set their fitness."""
+        samples = self.settings.samples
+        jobs = [
+            EvaluatePlan(self._source, self._folder, i.elite.weights, i.plan, samples)
+            for i in individuals
+        ]
+        outcomes = run_with_journal(jobs, self._runner, self._journal)
+        for individual, job in zip(individuals, jobs, strict=True):
+            individual.error = outcomes[job.key].error
+            self.fitness.assign(individual)
+            if individual.key not in self._tried:
+                self._tried.add(individual.key)
+                self._see(individual.error, individual.shares)
+
+    def _see(self, error: float, shares: KeptShares) -> None:
+        """Add a network to the front whose hypervolume is reported."""
+        self._seen.append(self.fitness.objectives(error, shares))
 
     def _pool(
         self, population: Sequence[Individual], born: Sequence[Individual]
     ) -> list[Individual]:
-        """Parents and offspring, without losers whose place their offspring has taken.
+        """Return parents and offspring, without losers whose place their offspring has taken.
 
-        On the front a loser that the offspring does not dominate is a compromise of its own.
+        On the front a loser that the offspring does not dominate is another compromise.
         """
         lost = {
             id(child.replaces) for child in born
@@ -199,91 +287,95 @@ class Engine:
             child.replaces = None
         return [*kept, *born]
 
+    def _select(
+        self, pool: Sequence[Individual], born: Sequence[Individual], rng: random.Random
+    ) -> list[Individual]:
+        """Select the next generation, and adapt the mutation rates to who survives."""
+        population = self.fitness.survivors(pool, rng)
+        alive = {id(individual) for individual in population}
+        self.variation.learn((child, id(child) in alive) for child in born)
+        return population
+
     def _progress(self, population: Sequence[Individual]) -> float:
-        """A number that grows while the population gets better."""
+        """Return a number that grows while the population gets better."""
         values = [individual.fitness.values for individual in population]
         if self.settings.pareto:
             return hypervolume(values, REFERENCE)
         return float(4 * sum(self.settings.lambdas) - min(value[0] for value in values))
 
-    def _drawn(self, draw: Callable[[], Individual], count: int) -> list[Individual]:
-        """New individuals that have been tried."""
-        count = self._room(count)
-        fresh: dict[tuple[int, str], Individual] = {}
-        for _ in range(_TRIES * self.settings.population):
-            if len(fresh) >= count:
-                break
-            individual = draw()
-            if individual.key not in self._tried:
-                fresh.setdefault(individual.key, individual)
-        self._try(list(fresh.values()))
-        return list(fresh.values())
+    def _adapt_reach(self, able: int, fresh: int) -> None:
+        """Halve the reach where few retrained networks are tolerable; raise it where all are."""
+        if fresh and able * 2 <= fresh:
+            self.fitness.reach = max(_LEAST_REACH, self.fitness.reach / 2)
+        elif fresh and able == fresh:
+            self.fitness.reach = min(self.settings.reach, self.fitness.reach * 1.5)
 
-    def _try(self, individuals: Sequence[Individual]) -> None:
-        """Try plans and set their fitness."""
+    def retrain(
+        self, requests: Sequence[RetrainingRequest], number: int, purpose: object
+    ) -> list[Elite | None]:
+        """Retrain networks; return None for those that fail, whose reason is recorded.
+
+        Args:
+            requests: what to retrain.
+            number: the round.
+            purpose: the round or the purpose, which decides the order of the samples.
+        """
         settings = self.settings
+        seed = derive_seed("retrain", settings.seed, purpose)
         jobs = [
-            Trial(self._subject, self._folder, i.elite.weights, i.plan, settings.samples)
-            for i in individuals
-        ]
+            RetrainPlan(
+                self._source, self._folder, start.weights, plan, settings.tuning(epochs, seed),
+                settings.distill, settings.shift,
+            )
+            for start, _, plan, epochs in requests
+        ]  # fmt: skip
         outcomes = run_with_journal(jobs, self._runner, self._journal)
-        for individual, job in zip(individuals, jobs, strict=True):
-            individual.error = outcomes[job.key].error
-            self.judge.rate(individual)
-            if individual.key not in self._tried:
-                self._tried[individual.key] = individual.error
-                self._see(individual.error, individual.shares)
-        self.evaluations = len(self._tried)
+        # The journal may know weights that somebody has deleted since.
+        lost = [
+            job for job in jobs if (weights := outcomes[job.key].weights)
+            and not state_path(Path(self._folder), weights).exists()
+        ]  # fmt: skip
+        for job, outcome in zip(lost, self._runner.run(lost), strict=True):
+            outcomes[job.key] = outcome
+        return [
+            self._admit(request, outcomes[job.key], number)
+            for job, request in zip(jobs, requests, strict=True)
+        ]
 
-    def _see(self, error: float, shares: Shares) -> None:
-        """Take a network into the front whose hypervolume is reported."""
-        self._volume.see(self.judge.objectives(error, shares.macs, shares.params))
+    def _admit(self, request: RetrainingRequest, outcome: PlanOutcome, number: int) -> Elite | None:
+        """Number a retrained network; record the reason where there is none."""
+        start, masks, plan, epochs = request
+        if outcome.failure:
+            self._journal.event(
+                {"event": "failed", "plan": plan.digest(), "reason": outcome.failure}
+            )
+            self.failures.append(outcome.failure)
+            return None
+        self._retrained += 1
+        return Elite(
+            self._retrained, number, masks, plan, self.layout.shares(plan), outcome.weights,
+            outcome.error, start.epochs + epochs, start, self._score,
+        )  # fmt: skip
 
-    def _learn(self, born: Sequence[Individual], population: Sequence[Individual]) -> None:
-        alive = {id(individual) for individual in population}
-        self.variation.learn((child, id(child) in alive) for child in born)
-
-    def _retrain(self, chosen: Sequence[Individual], number: int) -> list[Elite]:
-        """Retrain individuals; the new members of the archive."""
-        wanted = [Wanted(i.elite, i.masks, i.plan, self.settings.epochs) for i in chosen]
-        fresh = [e for e in self.retraining.run(wanted, number, number) if e is not None]
-        self.archive += fresh
-        for elite in fresh:
-            self._see(elite.error, elite.shares)
-        return fresh
-
-    def _parents(self, parents: Sequence[Elite], fresh: Sequence[Elite]) -> list[Elite]:
-        """Those that the next population starts from; the reach adapts to what came of it."""
-        able = [elite for elite in fresh if self.judge.tolerable(elite)]
-        if fresh and len(able) * 2 <= len(fresh):
-            self.judge.reach = max(_LEAST_REACH, self.judge.reach / 2)
-        elif fresh and len(able) == len(fresh):
-            self.judge.reach = min(self.settings.reach, self.judge.reach * 1.5)
-        if self.settings.pareto:
-            return compromises([*parents, *able], self.settings.elites)
-        pool = {id(elite): elite for elite in [*parents, *able]}
-        return sorted(pool.values(), key=self.judge.merit)[: self.settings.elites]
-
-    def front(self) -> list[Elite]:
-        """The networks of the archive that no other one dominates, the least error first."""
-        return nondominated(self.archive)
-
-    def _turn(self, number: int, generation: int | None) -> Turn:
-        turn = Turn(
+    def _report(self, number: int, generation: int | None) -> RoundStatus:
+        """Write the state of the run into the journal and return it."""
+        # The vectors that others dominate are of no use any more.
+        self._seen = [self._seen[n] for n in find_nondominated(self._seen)]
+        status = RoundStatus(
             round=number,
             of=self.settings.rounds,
             generation=generation,
             evaluations=self.evaluations,
-            hypervolume=self._volume.size,
-            front=tuple(self.front()),
-            kind=self._prepared.data.kind,
+            hypervolume=hypervolume(self._seen, REFERENCE),
+            front=tuple(nondominated(self.archive)),
+            kind=self.prepared.data.kind,
         )
         self._journal.event({
             "event": "turn", "round": number, "generation": generation,
-            "evaluations": turn.evaluations, "hypervolume": turn.hypervolume,
-            "reach": self.judge.reach,
+            "evaluations": status.evaluations, "hypervolume": status.hypervolume,
+            "reach": self.fitness.reach,
             "rates": {name: round(rate, 4) for name, rate in self.variation.rates().items()},
-            "front": [[e.number, e.error, e.shares.macs, e.shares.params] for e in turn.front],
+            "front": [[e.number, e.error, e.shares.macs, e.shares.params] for e in status.front],
         })  # fmt: skip
         self._journal.sync()
-        return turn
+        return status

@@ -1,8 +1,8 @@
-"""What of a network the genes remove, and what is left when they do.
+"""Describe what the genes of a network remove, and what the network keeps.
 
-A gene is a layer's part of a plan: the channels of one group, or the weights of one layer. What a
-plan leaves without use goes, too: a channel that no weight reads any more, and one that no weight
-makes. So plans that differ in what is dead anyway are the same plan.
+A gene removes from one part of the network: the channels of one group, or the weights of one
+layer. What a plan leaves unused is removed, too: a channel that no weight reads any more, and one
+that no weight produces. So plans that differ only in unused parts are the same plan.
 """
 
 from __future__ import annotations
@@ -34,13 +34,20 @@ from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, IN, NORM_SIDE, O
 from gp_prune.pruning.modules import Conv, find_module, is_transposed, weight_of
 
 Marks = NDArray[np.bool_]
+
+Masks = tuple[Marks, ...]
+"""One (size,) array for every gene, True where a unit stays."""
+
+CHANNELS, WEIGHTS = "channels", "weights"
+
 _SCHEMA = 1
 _KIND = "genetic plan"
+_TRACKED_SIDES = {OUT, IN, NORM_SIDE, DEPTHWISE_SIDE}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Channels that go and weights that stay, in terms of the dense network.
+class GeneticPlan:
+    """Channels to remove and weights to keep, in terms of the dense network.
 
     Attributes:
         removed: (group name, ascending channels) of every group that loses some.
@@ -51,32 +58,42 @@ class Plan:
     removed: tuple[tuple[str, tuple[int, ...]], ...] = ()
     kept: tuple[tuple[str, PackedMask], ...] = ()
 
+    @classmethod
+    def from_marks(cls, removed: Mapping[str, Marks], alive: Mapping[str, Marks]) -> GeneticPlan:
+        """Build a plan.
+
+        Args:
+            removed: group -> (channels,) True where a channel is removed.
+            alive: layer -> mask of the shape of its weight, True where a weight stays.
+        """
+        channels = ((name, np.flatnonzero(marks).tolist()) for name, marks in removed.items())
+        return cls(
+            tuple((name, tuple(numbers)) for name, numbers in channels if numbers),
+            tuple((name, PackedMask.pack(marks)) for name, marks in alive.items()),
+        )
+
     def digest(self) -> str:
-        """SHA-256 of the content: equal exactly for equal plans."""
-        content: list[object] = [list(map(list, channels)) for channels in
-                                 [[(name,), gone] for name, gone in self.removed]]  # fmt: skip
+        """Return the SHA-256 of the content: equal exactly for equal plans."""
+        content: list[object] = [[[name], list(channels)] for name, channels in self.removed]
         for name, mask in self.kept:
             content.append([name, list(mask.shape), hashlib.sha256(mask.bits).hexdigest()])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def channels(self, architecture: Architecture) -> ChannelPlan:
-        """The channels that go, as a plan of their own, with the shares that they leave."""
-        removed = dict(self.removed)
-        groups = architecture.free
-        kept = np.array([g.size - len(removed.get(g.name, ())) for g in groups], dtype=np.int64)
-        macs, params = architecture.costs(kept)
-        dense_macs, dense_params = architecture.dense_costs
-        share = macs / dense_macs if dense_macs else 1.0
-        total = int(architecture.sizes.sum())
-        achieved = Achieved(int(kept.sum()) / total if total else 1.0, share, params / dense_params)
-        return ChannelPlan(removed, Budget("macs", share or 1.0), achieved)
-
     def marks(self) -> dict[str, Marks]:
-        """Layer -> mask of the shape of its weight, True where a weight stays."""
+        """Return layer -> mask of the shape of its weight, True where a weight stays."""
         return {name: mask.unpack() for name, mask in self.kept}
 
+    def widths(self, architecture: Architecture) -> NDArray[np.int64]:
+        """Return the number of channels (groups,) that every group that may be cut keeps."""
+        return architecture.widths(dict(self.removed))
+
+    def channel_plan(self, architecture: Architecture) -> ChannelPlan:
+        """Return the removed channels as a channel plan, with the shares that it keeps."""
+        achieved = Achieved.of(architecture, self.widths(architecture))
+        return ChannelPlan(dict(self.removed), Budget("macs", achieved.macs or 1.0), achieved)
+
     def to_json(self) -> dict[str, Any]:
-        """The plan as a JSON object."""
+        """Return the plan as a JSON object."""
         return {
             "schema_version": _SCHEMA,
             "kind": _KIND,
@@ -86,7 +103,7 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> Plan:
+    def from_json(cls, data: Any) -> GeneticPlan:
         """Read what :meth:`to_json` wrote.
 
         Raises:
@@ -96,7 +113,6 @@ class Plan:
             "schema_version": int, "kind": str, "removed": dict, "kept": dict, "digest": str,
         })  # fmt: skip
         check_header(fields, _KIND, _SCHEMA)
-        removed = []
         for name, channels in fields["removed"].items():
             check_type(channels, list, f"the removed channels of group {name!r}")
             for channel in channels:
@@ -106,36 +122,17 @@ class Plan:
                     f"the removed channels of group {name!r} in a {_KIND} must be ascending, each "
                     "once; take the file that was written"
                 )
-            removed.append((name, tuple(channels)))
-        masks = fields["kept"].items()
-        kept = tuple((name, PackedMask.from_json(mask, name)) for name, mask in masks)
-        plan = cls(tuple(removed), kept)
+        plan = cls(
+            tuple((name, tuple(channels)) for name, channels in fields["removed"].items()),
+            tuple((n, PackedMask.from_json(mask, n)) for n, mask in fields["kept"].items()),
+        )
         check_digest(plan.digest(), fields["digest"], _KIND)
         return plan
 
 
-def packed(removed: Mapping[str, Marks], alive: Mapping[str, Marks]) -> Plan:
-    """A plan from marks.
-
-    Args:
-        removed: group -> (channels,) True where a channel goes.
-        alive: layer -> mask of the shape of its weight, True where a weight stays.
-    """
-    gone = ((name, np.flatnonzero(marks).tolist()) for name, marks in removed.items())
-    return Plan(
-        tuple((name, tuple(channels)) for name, channels in gone if channels),
-        tuple((name, PackedMask.pack(marks)) for name, marks in alive.items()),
-    )
-
-
-CHANNELS = "channels"
-WEIGHTS = "weights"
-_FOLLOWED = {OUT, IN, NORM_SIDE, DEPTHWISE_SIDE}
-
-
 @dataclass(frozen=True)
-class Site:
-    """What one gene removes from.
+class Gene:
+    """The part of a network that one gene removes from.
 
     Attributes:
         name: of the channel group or of the layer.
@@ -148,12 +145,8 @@ class Site:
     size: int
 
 
-Masks = tuple[Marks, ...]
-"""One (size,) array for every site, True where a unit stays."""
-
-
 @dataclass(frozen=True)
-class Shares:
+class KeptShares:
     """What a plan keeps of the dense network, each between 0 and 1.
 
     Attributes:
@@ -166,8 +159,8 @@ class Shares:
     params: float
 
 
-class Layout:
-    """The sites of a network, and the plans that their masks make.
+class GeneLayout:
+    """The genes of a network, and the plans that their masks make.
 
     Args:
         model: the dense network; it is only read.
@@ -193,19 +186,23 @@ class Layout:
         self.architecture = architecture
         modules = {name: find_module(model, name) for name in architecture.prunable_layers}
         convolutions = {name for name, module in modules.items() if isinstance(module, Conv)}
-        groups = _channel_groups(architecture, convolutions, granularity)
         self.counted = "conv" if counted != "all" and convolutions else "all"
-        fine = {"auto": [n for n in modules if n not in convolutions], "weight": list(modules)}
+        groups = [
+            group for group in architecture.free
+            if granularity == "channel"
+            or (granularity == "auto" and convolutions & set(group.producers))
+        ]  # fmt: skip
+        by_weight = {"auto": [n for n in modules if n not in convolutions], "weight": list(modules)}
         self.shapes = {
             name: tuple(weight_of(model, name).shape)
-            for name in fine.get(granularity, [])
+            for name in by_weight.get(granularity, [])
             if sparse or self.counted == "all" or name in convolutions
         }
-        self.sites = tuple(
-            [Site(group.name, CHANNELS, group.size) for group in groups]
-            + [Site(name, WEIGHTS, math.prod(shape)) for name, shape in self.shapes.items()]
+        self.genes = tuple(
+            [Gene(group.name, CHANNELS, group.size) for group in groups]
+            + [Gene(name, WEIGHTS, math.prod(shape)) for name, shape in self.shapes.items()]
         )
-        if not self.sites:
+        if not self.genes:
             raise UserError(
                 f"the network has nothing to prune with granularity {granularity!r}; use "
                 "granularity 'channel' or 'weight'"
@@ -217,46 +214,49 @@ class Layout:
             name for name in self.shapes
             if not is_transposed(modules[name]) and getattr(modules[name], "groups", 1) == 1
         }  # fmt: skip
-        self._followed = [group for group in architecture.free if self._follows(group)]
+        self._tracked = [group for group in architecture.free if self._is_tracked(group)]
 
-    def _follows(self, group: ChannelGroup) -> bool:
+    def _is_tracked(self, group: ChannelGroup) -> bool:
         """Whether it can be said which channels of a group are of no use."""
-        sides = {slot.side for slot in group.slots}
         touched = {slot.module for slot in group.slots if slot.side in (IN, OUT)}
-        odd = touched & self.shapes.keys() - self._plain
-        return sides <= _FOLLOWED and not group.crosses_normalisation and not odd
+        return (
+            {slot.side for slot in group.slots} <= _TRACKED_SIDES
+            and not group.crosses_normalisation
+            and not touched & self.shapes.keys() - self._plain
+        )
 
     def full(self) -> Masks:
-        """The masks that remove nothing."""
-        return tuple(np.ones(site.size, dtype=bool) for site in self.sites)
+        """Return the masks that remove nothing."""
+        return tuple(np.ones(gene.size, dtype=bool) for gene in self.genes)
 
-    def plan(self, masks: Sequence[Marks]) -> Plan:
-        """The plan of masks, in canonical form: without what is of no use.
+    def plan(self, masks: Sequence[Marks]) -> GeneticPlan:
+        """Return the plan of masks in canonical form, without what is of no use.
 
         Args:
-            masks: one (size,) array for every site, True where a unit stays.
+            masks: one (size,) array for every gene, True where a unit stays.
         """
-        gone = {g.name: np.zeros(g.size, dtype=bool) for g in self.architecture.free}
+        removed = {g.name: np.zeros(g.size, dtype=bool) for g in self.architecture.free}
         alive = {}
-        for site, mask in zip(self.sites, masks, strict=True):
-            if site.kind == CHANNELS:
-                gone[site.name] = ~mask
+        for gene, mask in zip(self.genes, masks, strict=True):
+            if gene.kind == CHANNELS:
+                removed[gene.name] = ~mask
             else:
-                alive[site.name] = mask.reshape(self.shapes[site.name]).copy()
-        # Where no channel of a group is of use the first that a gene has left stays.
-        first = {name: int(np.flatnonzero(~marks)[0]) for name, marks in gone.items()}
-        self._clear(gone, alive)
-        while self._bury(gone, alive, first):
-            self._clear(gone, alive)
-        return packed(gone, alive)
+                alive[gene.name] = mask.reshape(self.shapes[gene.name]).copy()
+        # Where no channel of a group is of use, the first one that the genes have left stays.
+        first = {name: int(np.flatnonzero(~marks)[0]) for name, marks in removed.items()}
+        changed = True
+        while changed:
+            self._clear_weights(removed, alive)
+            changed = self._remove_unused(removed, alive, first)
+        return GeneticPlan.from_marks(removed, alive)
 
-    def _clear(self, gone: dict[str, Marks], alive: dict[str, Marks]) -> None:
-        """Let the weights of channels that go, go, in place."""
+    def _clear_weights(self, removed: dict[str, Marks], alive: dict[str, Marks]) -> None:
+        """Clear the weights of removed channels, in place."""
         for group in self.architecture.free:
-            if not gone[group.name].any():
+            if not removed[group.name].any():
                 continue
             # One mark more than there are channels: index -1 (no channel) reads the last one.
-            marks = np.append(gone[group.name], False)
+            marks = np.append(removed[group.name], False)
             for slot in group.slots:
                 if slot.module in self._plain and slot.side in (IN, OUT):
                     hit = marks[slot.index]
@@ -265,47 +265,55 @@ class Layout:
                     else:
                         alive[slot.module][:, hit] = False
 
-    def _bury(
-        self, gone: dict[str, Marks], alive: dict[str, Marks], first: Mapping[str, int]
+    def _remove_unused(
+        self, removed: dict[str, Marks], alive: dict[str, Marks], first: Mapping[str, int]
     ) -> bool:
-        """Let channels go that no weight makes or reads, in place; whether there were any."""
+        """Remove channels that no weight produces or reads, in place; say if there were any."""
         changed = False
-        for group in self._followed:
+        for group in self._tracked:
             used = self._used(group, OUT, alive) & self._used(group, IN, alive)
-            now = gone[group.name] | ~used
+            now = removed[group.name] | ~used
             if now.all():
                 now[first[group.name]] = False
-            if (now != gone[group.name]).any():
-                gone[group.name] = now
+            if (now != removed[group.name]).any():
+                removed[group.name] = now
                 changed = True
         return changed
 
     def _used(self, group: ChannelGroup, side: str, alive: dict[str, Marks]) -> Marks:
-        """(channels,) which have a weight on a side; all where that cannot be said."""
+        """Mark (channels,) that have a weight on a side; all where that cannot be said."""
         sides = (OUT, DEPTHWISE_SIDE) if side == OUT else (IN,)
         slots = [slot for slot in group.slots if slot.side in sides]
         if not slots or any(s.module not in self._plain or s.side != side for s in slots):
             return np.ones(group.size, dtype=bool)
-        found = np.zeros(group.size, dtype=bool)
+        used = np.zeros(group.size, dtype=bool)
         for slot in slots:
             weights = alive[slot.module]
             flat = weights.reshape(*weights.shape[:2], -1)
             has = flat.any(axis=(1, 2) if side == OUT else (0, 2))
-            found[slot.index[has & (slot.index >= 0)]] = True
-        return found
+            used[slot.index[has & (slot.index >= 0)]] = True
+        return used
 
-    def shares(self, plan: Plan) -> Shares:
-        """What a plan keeps, exactly."""
-        macs, params = self._counts(plan)
-        dense_macs, dense_params = self._dense
-        return Shares(macs / dense_macs if dense_macs else 1.0, params / dense_params)
+    def shares(self, plan: GeneticPlan) -> KeptShares:
+        """Return the shares of MACs and parameters that a plan keeps, exactly."""
+        dense_macs, dense_params = self._dense_costs
+        macs = self.macs(plan, self.counted)
+        share = macs / dense_macs if dense_macs else 1.0
+        return KeptShares(share, self._params(plan) / dense_params)
 
-    def costs(self, plan: Plan, counted: str) -> int:
-        """MACs per sample that a plan keeps, of the convolutions (``"conv"``) or of ``"all"``."""
-        removed = dict(plan.removed)
-        groups = self.architecture.free
-        kept = np.array([g.size - len(removed.get(g.name, ())) for g in groups], dtype=np.int64)
-        macs = self._table(counted).costs(kept)[0]
+    @cached_property
+    def _dense_costs(self) -> tuple[int, int]:
+        dense = self.plan(self.full())
+        return self.macs(dense, self.counted), self._params(dense)
+
+    def macs(self, plan: GeneticPlan, counted: str) -> int:
+        """Return the MACs per sample that a plan keeps.
+
+        Args:
+            plan: the plan.
+            counted: ``"conv"`` for those of the convolutions, or ``"all"``.
+        """
+        macs = self._tables[counted].costs(plan.widths(self.architecture))[0]
         alive = {name: int(marks.sum()) for name, marks in plan.marks().items()}
         exact = sum(
             layer.positions * alive[layer.name]
@@ -314,50 +322,28 @@ class Layout:
         )
         return macs + exact // self.architecture.samples
 
-    def _counts(self, plan: Plan) -> tuple[int, int]:
-        removed = dict(plan.removed)
-        groups = self.architecture.free
-        kept = np.array([g.size - len(removed.get(g.name, ())) for g in groups], dtype=np.int64)
-        params = self.architecture.costs(kept)[1]
-        # Of the layers with masks only their biases are counted by the table.
-        weights = self._masked.costs(kept)[1]
+    def _params(self, plan: GeneticPlan) -> int:
+        """Count the parameters that are not zero."""
+        kept = plan.widths(self.architecture)
+        # The table counts only the biases of the layers with masks.
+        weights = self._tables["masked"].costs(kept)[1]
         alive = sum(int(marks.sum()) for marks in plan.marks().values())
-        return self.costs(plan, self.counted), params - weights + alive
+        return self.architecture.costs(kept)[1] - weights + alive
 
     @cached_property
-    def _dense(self) -> tuple[int, int]:
-        return self._counts(self.plan(self.full()))
+    def _tables(self) -> dict[str, Architecture]:
+        """Cost tables: of the layers without masks, and of the weights of those with masks."""
+        layers = self.architecture.layers
+        whole = [layer for layer in layers if layer.name not in self.shapes]
+        masked = [replace(layer, bias=False) for layer in layers if layer.name in self.shapes]
 
-    def _table(self, counted: str) -> Architecture:
-        return self._conv_table if counted == "conv" else self._whole_table
+        def table(layers: Sequence[LayerCost], macs: int = 0) -> Architecture:
+            return replace(
+                self.architecture, layers=tuple(layers), constant_macs=macs, constant_params=0
+            )
 
-    @cached_property
-    def _conv_table(self) -> Architecture:
-        wanted = self._convolutions - self.shapes.keys()
-        return self._only([x for x in self.architecture.layers if x.name in wanted])
-
-    @cached_property
-    def _whole_table(self) -> Architecture:
-        layers = [x for x in self.architecture.layers if x.name not in self.shapes]
-        return replace(self._only(layers), constant_macs=self.architecture.constant_macs)
-
-    @cached_property
-    def _masked(self) -> Architecture:
-        """The weights, without biases, of the layers that have masks."""
-        layers = [x for x in self.architecture.layers if x.name in self.shapes]
-        return self._only([replace(layer, bias=False) for layer in layers])
-
-    def _only(self, layers: list[LayerCost]) -> Architecture:
-        return replace(self.architecture, layers=tuple(layers), constant_macs=0, constant_params=0)
-
-
-def _channel_groups(
-    architecture: Architecture, convolutions: set[str], granularity: str
-) -> list[ChannelGroup]:
-    """The groups whose channels a gene removes."""
-    if granularity == "weight":
-        return []
-    groups = architecture.free
-    if granularity == "channel":
-        return list(groups)
-    return [group for group in groups if convolutions & set(group.producers)]
+        return {
+            "all": table(whole, self.architecture.constant_macs),
+            "conv": table([layer for layer in whole if layer.name in self._convolutions]),
+            "masked": table(masked),
+        }

@@ -1,10 +1,14 @@
-"""From plans to retrained networks: the jobs, and what becomes of them."""
+"""Cut the network of a plan out of the dense one, judge it, retrain it and keep its weights.
+
+The weights of every network of a run are kept in the shapes of the dense network. What is pruned
+keeps the values that it had when it was removed, so a mutation that restores it brings them back.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,39 +18,168 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from gp_prune._io import DamagedFileError, read_tensors, write_tensors
 from gp_prune.errors import UserError
-from gp_prune.genetic import network
-from gp_prune.genetic.elite import Elite, MetricScores
-from gp_prune.genetic.network import state_path
-from gp_prune.genetic.plan import Layout, Masks, Plan
-from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.subject import ModelSource, Prepared
-from gp_prune.runs.executors import Runner, run_with_journal
+from gp_prune.genetic.plan import GeneticPlan
+from gp_prune.genetic.source import ModelSource, PreparedModel
+from gp_prune.pruning import Architecture, compact
+from gp_prune.pruning.surgery import channel_masks
 from gp_prune.runs.jobs import Workbench
-from gp_prune.runs.journal import Journal
-from gp_prune.statistics import Batch, Loss
-from gp_prune.statistics.running import call_model, derive_seed, device_of, to_device, training_mode
+from gp_prune.statistics import Batch
+from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
 from gp_prune.training import FineTuning, Samples, batch_norms, fine_tune, recalibrate
 from gp_prune.training.loss import distance, main_output
 from gp_prune.training.pooling import pool_fast
 from gp_prune.training.samples import Data, draw, sample_count, take
 
+State = dict[str, Tensor]
+
 DENSE = "dense"
-"""In the place of a digest: the weights of the network that is pruned."""
+"""Stands for a digest: the weights of the network that is pruned."""
 
 RECALIBRATION = 512
-"""Training samples on which batch norms are measured anew before a plan is tried."""
+"""Training samples on which batch norms are measured again before a plan is evaluated."""
 
 WORST = 1e6
-"""The error of a plan that could not be tried."""
+"""The error of a plan that could not be evaluated."""
 
 _TEMPERATURE = 4.0
-_TAUGHT_BYTES = 2**28
+_TEACHER_BYTES = 2**28
 """Outputs of the dense network are kept where all of them take no more than this."""
 
 
-class Outcome(NamedTuple):
-    """What became of a plan.
+def cut_network(model: nn.Module, plan: GeneticPlan, architecture: Architecture) -> nn.Module:
+    """Return a copy of ``model`` without the channels of a plan, its other pruned weights zero."""
+    smaller = compact(model, plan.channel_plan(architecture), architecture)
+    with torch.no_grad():
+        for (layer, name), mask in weight_masks(model, plan, architecture).items():
+            weight: Tensor = getattr(smaller.get_submodule(layer), name)
+            weight.mul_(mask.to(weight.device, weight.dtype))
+    return smaller
+
+
+def weight_masks(
+    model: nn.Module, plan: GeneticPlan, architecture: Architecture
+) -> dict[tuple[str, str], Tensor]:
+    """Return (layer, ``"weight"``) -> bool mask of the weight's shape in the network of the plan.
+
+    Args:
+        model: the dense network.
+        plan: the plan.
+        architecture: of the dense network.
+    """
+    if not plan.kept:
+        return {}
+    stays = channel_masks(model, architecture.entries(dict(plan.removed)))
+    masks = {}
+    for name, marks in plan.marks().items():
+        mask = torch.from_numpy(marks)
+        keep = stays.get((name, "weight"))
+        if keep is not None:  # what stays is a product of rows and columns
+            flat = keep.cpu().reshape(*keep.shape[:2], -1)
+            mask = mask[flat.any(2).any(1)][:, flat.any(2).any(0)]
+        masks[name, "weight"] = mask
+    return masks
+
+
+def positions(model: nn.Module, plan: GeneticPlan, architecture: Architecture) -> State:
+    """Find every number of the plan's network in the flat tensors of the dense one.
+
+    Args:
+        model: the dense network; it is only read.
+        plan: the plan.
+        architecture: of the dense network.
+
+    Returns:
+        name in the state dict -> int64 tensor of the shape of the smaller one; tensors that are
+        not cut included.
+    """
+    numbered = copy.deepcopy(model).cpu().double()
+    with torch.no_grad():
+        for tensor in numbered.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
+    smaller = compact(numbered, plan.channel_plan(architecture), architecture)
+    return {
+        name: tensor.long()
+        for name, tensor in smaller.state_dict().items()
+        if tensor.is_floating_point()
+    }
+
+
+def put_back(
+    state: Mapping[str, Tensor], trained: nn.Module, places: State, plan: GeneticPlan
+) -> State:
+    """Return the dense weights with those of a plan's network in their places.
+
+    Args:
+        state: dense shapes; what the plan removes keeps its values.
+        trained: the network of the plan.
+        places: what :func:`positions` returns for the plan.
+        plan: the plan; its zeros are not put back.
+    """
+    marks = plan.marks()
+    # Contiguous, whatever the memory format of the model: the places are in that order.
+    dense = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+    }
+    for name, tensor in trained.state_dict().items():
+        values = tensor.detach().cpu()
+        if name not in places:
+            dense[name] = values.clone()
+            continue
+        where, values = places[name].flatten(), values.flatten()
+        layer = name.removesuffix(".weight")
+        if name.endswith(".weight") and layer in marks:
+            alive = torch.from_numpy(marks[layer]).flatten()[where]
+            where, values = where[alive], values[alive]
+        dense[name].view(-1)[where] = values
+    return dense
+
+
+def save_state(state: Mapping[str, Tensor], folder: Path) -> str:
+    """Write weights into a folder, under the SHA-256 of the file, which is returned."""
+    return write_tensors(folder, "{:.32}.safetensors", state)
+
+
+def state_path(folder: Path, digest: str) -> Path:
+    """Return the file of the weights with that digest."""
+    return folder / f"{digest[:32]}.safetensors"
+
+
+def load_state(folder: Path, digest: str) -> State:
+    """Read weights that :func:`save_state` wrote.
+
+    Raises:
+        UserError: the file is missing or is not what was written.
+    """
+    path = state_path(folder, digest)
+    try:
+        return read_tensors(path, digest)
+    except (OSError, DamagedFileError):
+        raise UserError(
+            f"weights {str(path)!r} are missing or damaged; every worker must see the run folder, "
+            "so put it where all can, or remove the file and go on with --resume"
+        ) from None
+
+
+def load_network(
+    prepared: PreparedModel, folder: str, weights: str, workbench: Workbench
+) -> nn.Module:
+    """Return the dense network with the weights of that digest; nobody may change it."""
+    if weights == DENSE:
+        return prepared.model
+
+    def load() -> nn.Module:
+        model = copy.deepcopy(prepared.model)
+        model.load_state_dict(load_state(Path(folder), weights))
+        return model
+
+    return workbench.recall(f"network\0{folder}\0{weights}", load)
+
+
+class PlanOutcome(NamedTuple):
+    """The result of a job on a plan.
 
     Attributes:
         error: validation error, in the unit of the data; never infinite.
@@ -60,127 +193,155 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Try a plan without retraining.
+class PlanJob:
+    """A job on the network of a plan.
 
     Attributes:
-        subject: the network.
+        source: the network that is pruned.
         folder: where weights are kept.
-        weights: digest of those that the plan is tried on.
+        weights: digest of those to start from.
         plan: what is removed.
+    """
+
+    source: ModelSource
+    folder: str
+    weights: str
+    plan: GeneticPlan
+
+    @property
+    def task(self) -> str:
+        """Return no task: the source loads the network itself."""
+        return ""
+
+    def failed(self, reason: str) -> PlanOutcome:
+        """Return the worst outcome."""
+        return PlanOutcome(WORST, "", reason)
+
+    def _networks(self, workbench: Workbench) -> tuple[PreparedModel, nn.Module, nn.Module]:
+        """Return the dense network, it with the weights of the job, and the plan's network."""
+        prepared = self.source.prepare(workbench)
+        model = load_network(prepared, self.folder, self.weights, workbench)
+        smaller = pool_fast(cut_network(model, self.plan, prepared.architecture))
+        if batch_norms(smaller):
+            chosen = workbench.recall(
+                f"recalibration\0{self.source.key}",
+                lambda: draw(prepared.data.train, RECALIBRATION, 0),
+            )
+            recalibrate(smaller, [Batch(chosen.inputs)])
+        return prepared, model, smaller
+
+
+@dataclass(frozen=True)
+class EvaluatePlan(PlanJob):
+    """Judge the network of a plan without retraining.
+
+    Attributes:
         samples: most validation samples.
     """
 
-    subject: ModelSource
-    folder: str
-    weights: str
-    plan: Plan
     samples: int
 
     @property
     def key(self) -> str:
-        """Equal exactly for jobs with the same result."""
+        """Return a text that is equal exactly for jobs with the same result."""
         return f"trial:{self.weights[:32]}:{self.plan.digest()}:{self.samples}"
 
-    @property
-    def task(self) -> str:
-        """None: the subject loads the network itself."""
-        return ""
-
-    def run(self, workbench: Workbench) -> Outcome:
-        """The validation error of the network of the plan."""
-        prepared = self.subject.prepared(workbench)
-        model = current(prepared, self.folder, self.weights, workbench)
-        smaller = pool_fast(network.pruned(model, self.plan, prepared.architecture))
-        if batch_norms(smaller):
-            _recalibrated(smaller, prepared, workbench, self.subject.key)
-        return Outcome(prepared.error(smaller, self.samples))
-
-    def failed(self, reason: str) -> Outcome:
-        """The worst that counts."""
-        return Outcome(WORST, "", reason)
+    def run(self, workbench: Workbench) -> PlanOutcome:
+        """Return the validation error of the network of the plan."""
+        prepared, _, smaller = self._networks(workbench)
+        return PlanOutcome(prepared.error(smaller, self.samples))
 
 
 @dataclass(frozen=True)
-class Retrain:
-    """Retrain the network of a plan.
+class RetrainPlan(PlanJob):
+    """Retrain the network of a plan; what is removed stays removed.
 
     Attributes:
-        subject: the network.
-        folder: where weights are kept.
-        weights: digest of those to start from.
-        plan: what is removed, and stays so.
         tuning: how; its share of distillation is 0, because that is done here.
         distill: share of the loss that compares with the dense network.
         shift: pixels by which training images are moved at most.
     """
 
-    subject: ModelSource
-    folder: str
-    weights: str
-    plan: Plan
     tuning: FineTuning
     distill: float
     shift: int = 0
 
     @property
     def key(self) -> str:
-        """Equal exactly for jobs with the same result."""
+        """Return a text that is equal exactly for jobs with the same result."""
         how = json.dumps([self.tuning.to_json(), self.distill, self.shift], sort_keys=True)
         return f"retrain:{self.weights[:32]}:{self.plan.digest()}:{how}"
 
-    @property
-    def task(self) -> str:
-        """None: the subject loads the network itself."""
-        return ""
-
-    def run(self, workbench: Workbench) -> Outcome:
-        """Retrain, write the weights down, judge on all validation samples."""
-        prepared = self.subject.prepared(workbench)
-        model = current(prepared, self.folder, self.weights, workbench)
-        smaller = pool_fast(network.pruned(model, self.plan, prepared.architecture))
-        if batch_norms(smaller):
-            _recalibrated(smaller, prepared, workbench, self.subject.key)
+    def run(self, workbench: Workbench) -> PlanOutcome:
+        """Retrain, save the weights, judge on all validation samples."""
+        prepared, model, smaller = self._networks(workbench)
         try:
             self._tune(smaller, prepared, workbench)
         except UserError as error:
             return self.failed(str(error))
-        places = network.positions(model, self.plan, prepared.architecture)
-        state = network.put_back(cpu_state(model), smaller, places, self.plan)
-        digest = network.save_state(state, Path(self.folder))
-        return Outcome(prepared.error(smaller), digest)
+        places = positions(model, self.plan, prepared.architecture)
+        dense = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        digest = save_state(put_back(dense, smaller, places, self.plan), Path(self.folder))
+        return PlanOutcome(prepared.error(smaller), digest)
 
-    def _tune(self, model: nn.Module, prepared: Prepared, workbench: Workbench) -> None:
+    def _tune(self, model: nn.Module, prepared: PreparedModel, workbench: Workbench) -> None:
         train: Data = prepared.data.train
-        loss = prepared.data.loss
-        settings, teacher = self.tuning, None
-        if self.distill:
-            taught = _taught(prepared, workbench, self.subject.key)
+        loss: Any = prepared.data.loss
+        tuning, teacher, share = self.tuning, None, self.distill
+        if share:
+            taught = add_teacher_outputs(prepared, workbench, self.source.key)
             if taught is None:
-                settings, teacher = _distilling(settings, self.distill), prepared.model
+                tuning = replace(tuning, distill=share, temperature=_TEMPERATURE)
+                teacher = prepared.model
             else:
-                train, loss = taught, _joined(loss, self.distill)
+                train = taught
+
+                def loss(output: Any, target: tuple[Any, Tensor]) -> Tensor:
+                    wanted, teacher_output = target
+                    apart = distance(output, teacher_output, wanted, _TEMPERATURE)
+                    return share * apart + (1 - share) * prepared.data.loss(output, wanted)
+
         fine_tune(
             model,
-            Shifted(train, self.shift) if self.shift else train,
+            ShiftedImages(train, self.shift) if self.shift else train,
             loss,
-            settings,
+            tuning,
             validation=prepared.data.validation,
             error=lambda network, _: prepared.error(network),
             teacher=teacher,
-            held=network.held(prepared.model, self.plan, prepared.architecture),
+            held=weight_masks(prepared.model, self.plan, prepared.architecture),
         )
 
-    def failed(self, reason: str) -> Outcome:
-        """The worst that counts."""
-        return Outcome(WORST, "", reason)
+
+def add_teacher_outputs(prepared: PreparedModel, workbench: Workbench, key: str) -> Samples | None:
+    """Return the training samples with the outputs of the dense network as part of their target.
+
+    So it runs once and not in every epoch. None where the samples are not in memory, or the
+    outputs would take too much of it.
+    """
+    train = prepared.data.train
+    if not isinstance(train, Samples) or not isinstance(train.inputs, Tensor):
+        return None
+
+    def run_teacher() -> Samples | None:
+        assert isinstance(train.inputs, Tensor)
+        outputs = []
+        with training_mode(prepared.model, False), torch.no_grad():
+            for part in torch.split(train.inputs, 256):
+                inputs = to_device(part, device_of(prepared.model))
+                outputs.append(main_output(call_model(prepared.model, inputs)))
+                if outputs[0].nbytes / len(outputs[0]) * len(train) > _TEACHER_BYTES:
+                    return None
+        return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)
+
+    return workbench.recall(f"taught\0{key}", run_teacher)
 
 
-class Shifted(Dataset[Batch]):
-    """Training images, moved by some pixels anew whenever they are taken; zeros come in.
+class ShiftedImages(Dataset[Batch]):
+    """Training images, moved by some pixels whenever they are taken; zeros come in.
 
-    What is compared with the output is that of the image as it is. All images of a mini-batch are
-    moved alike, by torch's random numbers, which fine-tuning seeds in every epoch.
+    The target stays that of the image as it is. All images of a mini-batch are moved alike, by
+    torch's random numbers, which fine-tuning seeds in every epoch.
 
     Args:
         data: the images.
@@ -191,13 +352,13 @@ class Shifted(Dataset[Batch]):
     """
 
     def __init__(self, data: Data, most: int) -> None:
-        few = take(data, torch.arange(1)).inputs if isinstance(data, Dataset) else None
-        if not isinstance(data, Dataset) or not isinstance(few, Tensor) or few.dim() != 4:
+        first = take(data, torch.arange(1)).inputs if isinstance(data, Dataset) else None
+        if not isinstance(data, Dataset) or not isinstance(first, Tensor) or first.dim() != 4:
             raise UserError(
                 f"shift is {most}, but the training data are no images (samples, channels, height, "
                 "width) that can be read in any order; use shift 0"
             )
-        height, width = few.shape[2:]
+        height, width = first.shape[2:]
         if most >= min(height, width):
             raise UserError(
                 f"shift is {most}, but the training images have {height} x {width} pixels, so "
@@ -209,169 +370,10 @@ class Shifted(Dataset[Batch]):
         return sample_count(self._data)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """The samples with these numbers, their images moved."""
+        """Return the samples with these numbers, their images moved."""
         batch = take(self._data, torch.tensor(indices))
         assert isinstance(batch.inputs, Tensor)
         down, right = (int(torch.randint(2 * self._most + 1, ())) for _ in range(2))
         height, width = batch.inputs.shape[2:]
         padded = functional.pad(batch.inputs, (self._most,) * 4)
         return batch._replace(inputs=padded[:, :, down : down + height, right : right + width])
-
-
-def current(prepared: Prepared, folder: str, weights: str, workbench: Workbench) -> nn.Module:
-    """The dense network with the weights of that digest; nobody may change it."""
-    if weights == DENSE:
-        return prepared.model
-
-    def load() -> nn.Module:
-        model = copy.deepcopy(prepared.model)
-        model.load_state_dict(network.load_state(Path(folder), weights))
-        return model
-
-    return workbench.recall(f"network\0{folder}\0{weights}", load)
-
-
-def cpu_state(model: nn.Module) -> network.State:
-    """The weights and buffers of a network, on the CPU."""
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-
-
-def _recalibrated(model: nn.Module, prepared: Prepared, workbench: Workbench, subject: str) -> None:
-    """Measure batch norms anew, in place, always on the same training samples."""
-    chosen = workbench.recall(
-        f"recalibration\0{subject}",
-        lambda: draw(prepared.data.train, RECALIBRATION, 0),
-    )
-    recalibrate(model, [Batch(chosen.inputs)])
-
-
-def _taught(prepared: Prepared, workbench: Workbench, subject: str) -> Samples | None:
-    """The training samples with the outputs of the dense network as part of their target.
-
-    So it runs once and not in every epoch. None where the samples are not in memory, or the
-    outputs would take too much of it.
-    """
-    train = prepared.data.train
-    if not isinstance(train, Samples) or not isinstance(train.inputs, Tensor):
-        return None
-
-    def make() -> Samples | None:
-        assert isinstance(train.inputs, Tensor)
-        outputs = []
-        with training_mode(prepared.model, False), torch.no_grad():
-            for part in torch.split(train.inputs, 256):
-                inputs = to_device(part, device_of(prepared.model))
-                outputs.append(main_output(call_model(prepared.model, inputs)))
-                if outputs[0].nbytes / len(outputs[0]) * len(train) > _TAUGHT_BYTES:
-                    return None
-        return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)
-
-    return workbench.recall(f"taught\0{subject}", make)
-
-
-def _joined(loss: Loss, share: float) -> Any:
-    """The loss joined with the distance from the outputs of the dense network."""
-
-    def joined(output: Any, target: tuple[Any, Tensor]) -> Tensor:
-        wanted, taught = target
-        apart = distance(output, taught, wanted, _TEMPERATURE)
-        return share * apart + (1 - share) * loss(output, wanted)
-
-    return joined
-
-
-def _distilling(settings: FineTuning, share: float) -> FineTuning:
-    return replace(settings, distill=share, temperature=_TEMPERATURE)
-
-
-class Wanted(NamedTuple):
-    """A network that is to be retrained.
-
-    Attributes:
-        start: where the weights come from.
-        masks: its genome.
-        plan: what is removed.
-        epochs: of retraining.
-    """
-
-    start: Elite
-    masks: Masks
-    plan: Plan
-    epochs: int
-
-
-class Retraining:
-    """Retrains the networks of plans, each under a number of its own.
-
-    Args:
-        subject: the network that is pruned, as the workers find it.
-        settings: how it is retrained.
-        layout: knows what a plan keeps.
-        folder: where weights are kept.
-        runner: where jobs run.
-        journal: what is known already, and where the rest is written.
-        rate: measures the scores of a network when they are first asked for.
-
-    Attributes:
-        failures: why retrainings gave no network, one reason for each.
-    """
-
-    def __init__(
-        self,
-        subject: ModelSource,
-        settings: GeneticSettings,
-        layout: Layout,
-        folder: str,
-        runner: Runner,
-        journal: Journal[Outcome],
-        rate: Callable[[Elite], MetricScores],
-    ) -> None:
-        self.failures: list[str] = []
-        self._subject, self._settings, self._layout = subject, settings, layout
-        self._folder, self._runner, self._journal = folder, runner, journal
-        self._rate = rate
-        self._numbers = 0
-
-    def run(self, wanted: Sequence[Wanted], number: int, what_for: object) -> list[Elite | None]:
-        """The networks that are wanted; None for those that fail, which are written down.
-
-        Args:
-            wanted: what to retrain.
-            number: the round.
-            what_for: the round or the purpose, which decides the order of the samples.
-        """
-        jobs = [self._job(one, what_for) for one in wanted]
-        outcomes = run_with_journal(jobs, self._runner, self._journal)
-        # The journal may know weights that somebody has deleted since.
-        lost = [job for job in jobs if self._lost(outcomes[job.key])]
-        for job, outcome in zip(lost, self._runner.run(lost), strict=True):
-            outcomes[job.key] = outcome
-        fresh: list[Elite | None] = []
-        for job, (start, masks, plan, epochs) in zip(jobs, wanted, strict=True):
-            outcome = outcomes[job.key]
-            if outcome.failure:
-                self._journal.event({"event": "failed", "plan": plan.digest(),
-                                     "reason": outcome.failure})  # fmt: skip
-                self.failures.append(outcome.failure)
-                fresh.append(None)
-                continue
-            self._numbers += 1
-            shares = self._layout.shares(plan)
-            fresh.append(
-                Elite(self._numbers, number, masks, plan, shares, outcome.weights, outcome.error,
-                      start.epochs + epochs, start, self._rate)
-            )  # fmt: skip
-        return fresh
-
-    def _job(self, wanted: Wanted, what_for: object) -> Retrain:
-        settings = self._settings
-        seed = derive_seed("retrain", settings.seed, what_for)
-        return Retrain(
-            self._subject, self._folder, wanted.start.weights, wanted.plan,
-            settings.tuning(wanted.epochs, seed), settings.distill, settings.shift,
-        )  # fmt: skip
-
-    def _lost(self, outcome: Outcome) -> bool:
-        return (
-            bool(outcome.weights) and not state_path(Path(self._folder), outcome.weights).exists()
-        )

@@ -1,4 +1,4 @@
-"""A whole run: load, prune and retrain in turns, polish the front, compare, write the folder."""
+"""Run the genetic pruner: load, prune and retrain in turns, compare, write the folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from gp_prune.apply.evaluation import Measure
+from gp_prune.apply.models import LoadedModel
+from gp_prune.apply.tuning import TuningData, own_data
 from gp_prune.errors import UserError
 from gp_prune.genetic.elite import Elite
-from gp_prune.genetic.engine import Engine
-from gp_prune.genetic.points import baselines, finished, measured
-from gp_prune.genetic.result import Result, write
-from gp_prune.genetic.retraining import Outcome
-from gp_prune.genetic.selection import Turn, nondominated
+from gp_prune.genetic.engine import Engine, RoundStatus
+from gp_prune.genetic.finalists import retrain_baselines, retrain_finalists
+from gp_prune.genetic.front import FrontEntry, GeneticResult, measure_entries
+from gp_prune.genetic.retraining import PlanOutcome
+from gp_prune.genetic.selection import nondominated
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.subject import InMemoryModel, ModelSource, NamedModel, Prepared
+from gp_prune.genetic.source import (
+    InMemoryModel,
+    ModelSource,
+    NamedModel,
+    PreparedModel,
+)
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import RANDOM, MetricMutation, random_mutation
@@ -28,10 +38,12 @@ from gp_prune.runs.folder import (
     write_run_header,
     writing,
 )
-from gp_prune.runs.jobs import TaskSource, Workbench
+from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import reader
+from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of
 from gp_prune.training.context import one_thread
+from gp_prune.training.samples import draw
 
 WEIGHTS = "weights"
 """The folder of a run in which retrained weights are kept."""
@@ -46,35 +58,38 @@ genetic_mutation.md), and the temperature of a metric's mutation leaves chance e
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
+class GeneticProgress:
+    """The progress of a run.
 
     Attributes:
         stage: ``"load"``, ``"prune"``, ``"polish"``, ``"compare"``, ``"judge"`` or ``"done"``.
         done: steps of the stage that are done.
         of: steps of the stage.
-        turn: what the genetic algorithm has come to, in the stage ``"prune"``.
+        status: the state of the genetic algorithm, in the stage ``"prune"``.
     """
 
     stage: str
     done: int
     of: int
-    turn: Turn | None = None
+    status: RoundStatus | None = None
+
+
+Report = Callable[[GeneticProgress], None]
 
 
 def prune_genetically(
     settings: GeneticSettings | None = None,
     folder: str | Path = "runs/genetic",
     *,
-    subject: InMemoryModel | None = None,
+    model: InMemoryModel | None = None,
     source: TaskSource | None = None,
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
     timed: bool = True,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Result:
-    """Prune one network by a genetic algorithm; writes everything into a run folder.
+    progress: Report = lambda _: None,
+) -> GeneticResult:
+    """Prune one network by a genetic algorithm; write everything into a run folder.
 
     The networks depend on the settings alone: not on the workers, and not on whether the run was
     killed and resumed on the way. Measured times do not count among them.
@@ -82,14 +97,14 @@ def prune_genetically(
     Args:
         settings: how; with ``resume`` they are read from the run folder.
         folder: the run folder; it must be new, unless ``resume``.
-        subject: a network in memory in the place of the one that the settings name.
+        model: a network in memory in the place of the one that the settings name.
         source: folders of tasks and data sets, and the device.
         workers: number of processes; one torch thread each.
         cluster: address of a Dask scheduler whose workers work in the place of ``workers``; they
             must see the run folder.
-        resume: go on with the run in ``folder``.
+        resume: continue the run in ``folder``.
         timed: whether to measure the time of the convolutions at the end.
-        progress: hears where the run stands.
+        progress: called with the progress of the run.
 
     Raises:
         UserError: a setting, network, folder or journal is not usable; the sentence says which.
@@ -97,7 +112,7 @@ def prune_genetically(
     folder = Path(folder)
     settings = load_or_check_settings(GeneticSettings, settings, folder, resume=resume)
     source = source or TaskSource()
-    if subject is not None and (workers > 1 or cluster is not None):
+    if model is not None and (workers > 1 or cluster is not None):
         raise UserError(
             "a network in memory cannot travel to other processes; use one worker, or name a file "
             "and a function that makes it (FILE.py:FUNCTION)"
@@ -106,25 +121,52 @@ def prune_genetically(
     runner: Runner
     runner = make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     try:
-        with one_thread(), open_run_folder(folder, reader(Outcome)) as journal:
-            progress(Progress("load", 0, 1))
-            found, prepared = _loaded(settings, subject, source)
+        with one_thread(), open_run_folder(folder, reader(PlanOutcome)) as journal:
+            progress(GeneticProgress("load", 0, 1))
+            model_source, prepared = _load(settings, model, source)
             weights = str((folder / WEIGHTS).resolve())
-            engine = Engine(found, prepared, settings, pool, weights, runner, journal)
-            facts, digested = _facts(settings, prepared, pool)
+            engine = Engine(model_source, prepared, settings, pool, weights, runner, journal)
+            facts, digested = _describe(settings, prepared, pool)
             write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
-            progress(Progress("load", 1, 1))
-            return _run(engine, prepared, settings, folder, weights, progress, timed)
+            progress(GeneticProgress("load", 1, 1))
+            result = _prune(engine, folder, progress, timed)
+            with writing(folder):
+                result.write()
+            progress(GeneticProgress("done", 1, 1))
+            return result
     finally:
         runner.close()
 
 
-def _loaded(
-    settings: GeneticSettings, own: InMemoryModel | None, source: TaskSource
-) -> tuple[ModelSource, Prepared]:
-    """The network, as the workers find it and as it is here."""
-    if own is not None:
-        return own, own.prepared(Workbench(source))
+def mutation_pool(settings: GeneticSettings) -> list[MetricMutation]:
+    """Return the mutations that the settings name.
+
+    Raises:
+        UserError: there is no such metric, or it is named twice.
+    """
+    primitives = primitive_set(*settings.primitives)
+    default = {
+        "auto": (*CHANNEL_POOL, *WEIGHT_POOL), "channel": CHANNEL_POOL, "weight": WEIGHT_POOL,
+    }  # fmt: skip
+    pool: dict[str, MetricMutation] = {}
+    for name in settings.mutations or default[settings.granularity]:
+        mutation = (
+            random_mutation(settings.amount)
+            if name == RANDOM
+            else Metric.load(name, primitives).as_mutation(settings.temperature, settings.amount)
+        )
+        if mutation.name in pool:
+            raise UserError(f"mutation {mutation.name!r} is named twice; name each once")
+        pool[mutation.name] = mutation
+    return list(pool.values())
+
+
+def _load(
+    settings: GeneticSettings, model: InMemoryModel | None, source: TaskSource
+) -> tuple[ModelSource, PreparedModel]:
+    """Load the network: what the workers load it by, and it itself."""
+    if model is not None:
+        return model, model.prepared
     if not settings.model:
         raise UserError(
             "this run prunes a network in memory; go on with it from the program that began it"
@@ -143,12 +185,12 @@ def _loaded(
     return replace(named, digest=prepared.digest), prepared
 
 
-def _facts(
-    settings: GeneticSettings, prepared: Prepared, pool: Sequence[MetricMutation]
+def _describe(
+    settings: GeneticSettings, prepared: PreparedModel, pool: Sequence[MetricMutation]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """All that decides the results, and what those are that say nothing to a person.
+    """Return all that decides the results, and words for the values that are digests.
 
-    Where the folder stands does not matter, so a run can be moved and then resumed.
+    The place of the folder does not matter, so a run can be moved and then resumed.
     """
     metrics = [mutation.metric for mutation in pool if mutation.metric]
     facts = {
@@ -159,92 +201,148 @@ def _facts(
         "network": prepared.digest,
         "samples_digest": prepared.samples_digest(),
     }
-    named = repr(settings.model) if settings.model else "the network in memory"
+    network = repr(settings.model) if settings.model else "the network in memory"
     digested = {
         **{f"metric {metric.name}": f"the metric {metric.name!r}" for metric in metrics},
-        "network": f"the weights of {named}",
+        "network": f"the weights of {network}",
         "samples_digest": f"the data {prepared.data.name!r}",
     }
     return facts, digested
 
 
-def mutation_pool(settings: GeneticSettings) -> list[MetricMutation]:
-    """The mutations that the settings name.
-
-    Raises:
-        UserError: there is no such metric, or it is named twice.
-    """
-    primitives = primitive_set(*settings.primitives)
-    default = {
-        "auto": (*CHANNEL_POOL, *WEIGHT_POOL), "channel": CHANNEL_POOL, "weight": WEIGHT_POOL,
-    }  # fmt: skip
-    names = settings.mutations or default[settings.granularity]
-    pool = [
-        random_mutation(settings.amount)
-        if name == RANDOM
-        else Metric.load(name, primitives).as_mutation(settings.temperature, settings.amount)
-        for name in names
-    ]
-    seen: set[str] = set()
-    for mutation in pool:
-        if mutation.name in seen:
-            raise UserError(f"mutation {mutation.name!r} is named twice; name each once")
-        seen.add(mutation.name)
-    return pool
-
-
-def _run(
-    engine: Engine,
-    prepared: Prepared,
-    settings: GeneticSettings,
-    folder: Path,
-    weights: str,
-    progress: Callable[[Progress], None],
-    timed: bool,
-) -> Result:
+def _prune(engine: Engine, folder: Path, progress: Report, timed: bool) -> GeneticResult:
+    """Run the rounds, retrain the finalists and their baselines, and measure all of them."""
+    settings, data = engine.settings, engine.prepared.data
     history: list[tuple[int, float]] = []
-    for turn in engine.rounds():
-        history.append((turn.evaluations, turn.hypervolume))
-        progress(Progress("prune", turn.round, turn.of, turn))
-    progress(Progress("polish", 0, 1))
-    chosen = nondominated(finished(engine))
-    compared: dict[str, list[Elite | None]] = {}
+    for status in engine.rounds():
+        history.append((status.evaluations, status.hypervolume))
+        progress(GeneticProgress("prune", status.round, status.of, status))
+    progress(GeneticProgress("polish", 0, 1))
+    finalists = nondominated(retrain_finalists(engine))
+    names = [f"p{number:02d}" for number in range(1, len(finalists) + 1)]
+    baselines: dict[str, list[Elite | None]] = {}
     if settings.baselines:
-        progress(Progress("compare", 0, 1))
-        compared = baselines(engine, chosen)
-    names = [f"p{place:02d}" for place in range(1, len(chosen) + 1)]
-    named = [("dense", engine.archive[0]), *zip(names, chosen, strict=True)]
-    for baseline, elites in compared.items():
+        progress(GeneticProgress("compare", 0, 1))
+        baselines = retrain_baselines(engine, finalists)
+    named = [("dense", engine.archive[0]), *zip(names, finalists, strict=True)]
+    for baseline, elites in baselines.items():
         pairs = zip(names, elites, strict=True)
         named += [(f"{baseline} {name}", elite) for name, elite in pairs if elite is not None]
-    points = measured(
-        engine, prepared, weights, named,
-        lambda done, of: progress(Progress("judge", done, of)), timed=timed,
-    )  # fmt: skip
-    count = len(chosen)
-    front = tuple(points[1 : count + 1])
-    rest = iter(points[count + 1 :])
-    found = {
-        name: tuple(None if elite is None else next(rest) for elite in elites)
-        for name, elites in compared.items()
-    }
-    able = [point for point in front if engine.judge.good(point.elite)]
-    result = Result(
+    entries: dict[str, FrontEntry] = {}
+    progress(GeneticProgress("judge", 0, len(named)))
+    for entry in measure_entries(engine, named, timed=timed):
+        entries[entry.name] = entry
+        progress(GeneticProgress("judge", len(entries), len(named)))
+    points = tuple(entries[name] for name in names)
+    good = [point for point in points if engine.fitness.is_good(point.elite)]
+    return GeneticResult(
         folder=folder,
         settings=settings,
-        dense=points[0],
-        points=front,
-        baselines=found,
-        recommended=min(able, key=lambda p: engine.judge.merit(p.elite), default=None),
-        split=prepared.data.split,
-        kind=prepared.data.kind,
+        dense=entries["dense"],
+        points=points,
+        baselines={b: tuple(entries.get(f"{b} {name}") for name in names) for b in baselines},
+        recommended=min(good, key=lambda p: engine.fitness.merit_of(p.elite), default=None),
+        split=data.split,
+        kind=data.kind,
         evaluations=engine.evaluations,
         history=tuple(history),
         counted=engine.layout.counted,
-        failures=tuple(engine.retraining.failures),
-        prepared=prepared,
+        failures=tuple(engine.failures),
+        prepared=engine.prepared,
     )
-    with writing(folder):
-        write(result)
-    progress(Progress("done", 1, 1))
-    return result
+
+
+class GeneticPruner:
+    """Prunes networks by a genetic algorithm and retraining in turns.
+
+    ``GeneticPruner(rounds=4).prune(model, (inputs, labels)).recommended.model`` is a smaller
+    network; ``.points`` are the whole front.
+
+    Args:
+        settings: how; the defaults where none are given.
+        workers: processes for networks that can be loaded by name; one torch thread each.
+        cluster: address of a Dask scheduler whose workers work in their place.
+        source: folders of tasks and data sets, and the device.
+        progress: called with the progress of a run.
+        changes: settings by name that differ from ``settings``.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        settings: GeneticSettings | None = None,
+        *,
+        workers: int = 1,
+        cluster: str | None = None,
+        source: TaskSource | None = None,
+        progress: Report = lambda _: None,
+        **changes: Any,
+    ) -> None:
+        known = GeneticSettings.__dataclass_fields__
+        for name in changes:
+            if name not in known:
+                raise UserError(f"unknown setting {name!r}; there are {', '.join(known)}")
+        self.settings = replace(settings or GeneticSettings(), **changes)
+        self._options: dict[str, Any] = {
+            "workers": workers, "cluster": cluster, "source": source, "progress": progress,
+        }  # fmt: skip
+
+    def prune(
+        self,
+        model: nn.Module | str,
+        data: Any = None,
+        folder: str | Path = "runs/genetic",
+        *,
+        example_inputs: Any = None,
+        loss: Loss | None = None,
+        kind: Measure = "error",
+        resume: bool = False,
+        timed: bool = True,
+    ) -> GeneticResult:
+        """Prune a network; return the result, which is also in the run folder.
+
+        Args:
+            model: the name of a network (as of ``gp-prune genetic``) or a trained module, which is
+                not changed. Modules are pruned in this process.
+            data: for a module: a pair (inputs, target) of tensors, batches, or what
+                :func:`gp_prune.own_data` returns; for a name a data set or a folder of images, or
+                None for a task.
+            folder: the run folder; it must be new, unless ``resume``.
+            example_inputs: what the module can be called with; by default one sample of the data.
+            loss: of training a module; by default cross entropy, or the mean squared error.
+            kind: of a module's errors, ``"error"`` (share of wrong classes) or ``"mse"``.
+            resume: continue the run in ``folder``, which had the same settings.
+            timed: whether to measure the time of the convolutions at the end.
+
+        Raises:
+            UserError: an argument does not fit, or the network cannot be pruned.
+        """
+        in_memory = None
+        if isinstance(model, str):
+            if example_inputs is not None or loss is not None or kind != "error":
+                raise UserError(
+                    f"{model!r} has its own inputs, loss and kind of error; leave out "
+                    "example_inputs, loss and kind, or give the module itself"
+                )
+            settings = replace(self.settings, model=model, data=data or "")
+        else:
+            settings = replace(self.settings, model="")
+            for name in ("data", "weights", "input_shape", "model_seed", "most"):
+                if getattr(settings, name):
+                    raise UserError(
+                        f"{name} is for networks that are loaded by name; leave it out for a module"
+                    )
+            if data is None:
+                raise UserError("a network in memory needs data; give a pair (inputs, target)")
+            if not isinstance(data, TuningData):
+                data = own_data(data, loss=loss, kind=kind, share=settings.validation_share)
+            if example_inputs is None:
+                example_inputs = draw(data.train, 1, 0).inputs
+            in_memory = InMemoryModel(
+                PreparedModel(LoadedModel("network", model, example_inputs), data)
+            )
+        return prune_genetically(
+            settings, folder, model=in_memory, resume=resume, timed=timed, **self._options
+        )

@@ -2,83 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_fields, number, one_of, whole
 from gp_prune.runs.config import MOST_SEED, Settings
 from gp_prune.training import FineTuning
 
-GRANULARITIES = ("auto", "channel", "weight")
-SELECTIONS = ("auto", "nsga2", "truncation", "tournament", "roulette")
-CROSSOVERS = ("microbial", "uniform")
-COUNTED = ("auto", "conv", "all")
+_SHARE = number(least=0, most=1)
+_PART = number(above=0, most=1)
+_NOT_NEGATIVE = number(least=0)
 
-_Rule = tuple[Callable[[Any], bool], str]
-
-
-def _whole(least: int) -> _Rule:
-    return (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        f"a whole number, at least {least}",
-    )
-
-
-def _seed() -> _Rule:
-    fits, _ = _whole(0)
-    return (
-        lambda value: fits(value) and value <= MOST_SEED,
-        f"a whole number from 0 to {MOST_SEED}",
-    )
-
-
-def _number(fits: Callable[[float], bool], words: str) -> _Rule:
-    def check(value: Any) -> bool:
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        return real and math.isfinite(value) and fits(value)
-
-    return check, words
-
-
-_SHARE = _number(lambda value: 0 <= value <= 1, "a share between 0 and 1")
-_PART = _number(lambda value: 0 < value <= 1, "a share greater than 0 and at most 1")
-_POSITIVE = _number(lambda value: value >= 0, "a number, at least 0")
-
-_RULES: dict[str, _Rule] = {
-    "population": _whole(2),
-    "generations": _whole(1),
-    "stall": _whole(0),
-    "rounds": _whole(1),
-    "patience": _whole(0),
-    "elites": _whole(1),
-    "epochs": _whole(0),
-    "final_epochs": _whole(0),
-    "points": _whole(1),
-    "batch_size": _whole(1),
-    "shift": _whole(0),
-    "samples": _whole(1),
-    "calibration": _whole(1),
-    "seed": _seed(),
-    "model_seed": _seed(),
-    "most": _whole(0),
-    "max_evaluations": _whole(0),
-    "temperature": _POSITIVE,
+_RULES = {
+    "population": whole(2),
+    "generations": whole(1),
+    "stall": whole(0),
+    "rounds": whole(1),
+    "patience": whole(0),
+    "elites": whole(1),
+    "epochs": whole(0),
+    "final_epochs": whole(0),
+    "points": whole(1),
+    "batch_size": whole(1),
+    "shift": whole(0),
+    "samples": whole(1),
+    "calibration": whole(1),
+    "seed": whole(0, MOST_SEED),
+    "model_seed": whole(0, MOST_SEED),
+    "most": whole(0),
+    "max_evaluations": whole(0),
+    "temperature": _NOT_NEGATIVE,
     "amount": _PART,
-    "restore": _number(lambda value: 0 <= value < 1, "a share of at least 0 and less than 1"),
+    "restore": number(least=0, below=1),
     "crossover_rate": _SHARE,
     "reach": _PART,
-    "tolerance": _POSITIVE,
-    "limit": _POSITIVE,
+    "tolerance": _NOT_NEGATIVE,
+    "limit": _NOT_NEGATIVE,
     "distill": _SHARE,
-    "learning_rate": _number(lambda value: value > 0, "a number greater than 0"),
-    "weight_decay": _POSITIVE,
+    "learning_rate": number(above=0),
+    "weight_decay": _NOT_NEGATIVE,
+    "granularity": one_of("auto", "channel", "weight"),
+    "selection": one_of("auto", "nsga2", "truncation", "tournament", "roulette"),
+    "crossover": one_of("microbial", "uniform"),
+    "macs": one_of("auto", "conv", "all"),
+    "lambdas": _NOT_NEGATIVE,
 }
-_LISTS = {
-    "granularity": GRANULARITIES, "selection": SELECTIONS, "crossover": CROSSOVERS,
-    "macs": COUNTED,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,44 +154,32 @@ class GeneticSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name, (fits, rule) in _RULES.items():
-            if not fits(getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
-        for name, allowed in _LISTS.items():
-            if getattr(self, name) not in allowed:
-                known = ", ".join(allowed)
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
-        self._check_lambdas()
+        check_fields(self, _RULES)
+        if self.lambdas and (len(self.lambdas) != 3 or not any(self.lambdas)):
+            raise UserError(
+                f"lambdas are {self.lambdas}; give three numbers of at least 0, for error, MACs "
+                "and parameters, not all of them 0"
+            )
         if (self.selects == "nsga2") == bool(self.lambdas):
             raise UserError(
                 f"selection is {self.selection!r}; nsga2 is for the Pareto front, and truncation, "
                 "tournament and roulette are for one fitness, so give lambdas with these alone"
             )
 
-    def _check_lambdas(self) -> None:
-        if not self.lambdas:
-            return
-        fits = len(self.lambdas) == 3 and all(map(_POSITIVE[0], self.lambdas))
-        if not fits or not any(self.lambdas):
-            raise UserError(
-                f"lambdas are {self.lambdas}; give three numbers of at least 0, for error, MACs "
-                "and parameters, not all of them 0"
-            )
-
     @property
     def selects(self) -> str:
-        """The selection that is used."""
+        """Return the selection that is used."""
         if self.selection != "auto":
             return self.selection
         return "truncation" if self.lambdas else "nsga2"
 
     @property
     def pareto(self) -> bool:
-        """Whether the objectives stay three."""
+        """Return whether there are three objectives."""
         return not self.lambdas
 
     def tuning(self, epochs: int, seed: int) -> FineTuning:
-        """How a plan is retrained for so many epochs; distillation is left to the caller."""
+        """Return how a plan is retrained; distillation is left to the caller."""
         return FineTuning(
             epochs=epochs,
             optimiser="adamw",

@@ -14,10 +14,9 @@ from rich.text import Text
 
 from gp_prune.errors import pluralize
 from gp_prune.genetic.elite import Elite
-from gp_prune.genetic.points import FrontEntry
-from gp_prune.genetic.result import Result
-from gp_prune.genetic.run import Progress as Step
-from gp_prune.genetic.selection import Turn
+from gp_prune.genetic.engine import RoundStatus
+from gp_prune.genetic.front import FrontEntry, GeneticResult
+from gp_prune.genetic.run import GeneticProgress
 from gp_prune.report.console import stage_bars
 from gp_prune.report.tables import make_console, percent, quantity
 
@@ -28,7 +27,7 @@ _TITLES = {
 }  # fmt: skip
 
 
-def result_lines(result: Result, stream: IO[str]) -> list[str]:
+def result_lines(result: GeneticResult, stream: IO[str]) -> list[str]:
     """The front and its baselines as lines for a stream; in colour on a terminal."""
     console = make_console(stream)
     with console.capture() as capture:
@@ -36,7 +35,7 @@ def result_lines(result: Result, stream: IO[str]) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def _table(result: Result) -> Table:
+def _table(result: GeneticResult) -> Table:
     table = Table(
         title=f"Pareto front of {result.settings.model or 'the network'}: "
         f"{result.evaluations} plans tried",
@@ -62,12 +61,12 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _timed(result: Result) -> bool:
+def _timed(result: GeneticResult) -> bool:
     return any(point.conv_time for point in result.points)
 
 
 def _row(
-    result: Result, point: FrontEntry, others: Sequence[FrontEntry | None], timed: bool
+    result: GeneticResult, point: FrontEntry, others: Sequence[FrontEntry | None], timed: bool
 ) -> list[str]:
     dense = result.dense
     cells = [point.name]
@@ -98,7 +97,7 @@ def _times(before: int, after: int) -> str:
     return f"{before / after:.1f}x" if after else "-"
 
 
-def _explanation(result: Result) -> str:
+def _explanation(result: GeneticResult) -> str:
     what = "error rate" if result.kind == "error" else "mean squared error"
     lines = [
         f"{what} on the {result.split} samples"
@@ -158,7 +157,7 @@ def interim_json(folder: str, front: Sequence[Elite]) -> dict[str, object]:
 
 
 @contextmanager
-def progress_display(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
+def progress_display(*, quiet: bool) -> Iterator[Callable[[GeneticProgress], None]]:
     """What a run reports to: nothing, plain lines, or bars on the terminal; all on stderr."""
     console = make_console(sys.stderr)
     if quiet:
@@ -167,7 +166,7 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
     if not console.is_terminal:
         started = time.monotonic()
 
-        def tell(step: Step) -> None:
+        def tell(step: GeneticProgress) -> None:
             line = _line(step)
             if line:
                 console.print(f"{time.monotonic() - started:6.0f} s  {line}", soft_wrap=True)
@@ -176,19 +175,20 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[[Step], None]]:
         return
     with stage_bars(console, _TITLES) as show:
         yield lambda step: show(
-            step.stage, step.done, step.of, _note(step.turn) if step.turn else ""
+            step.stage, step.done, step.of, _note(step.status) if step.status else ""
         )
 
 
-def _line(step: Step) -> str:
+def _line(step: GeneticProgress) -> str:
     """A line for a log; empty where nothing is to be said."""
-    if step.turn is None:
+    if step.status is None:
         return f"{_TITLES[step.stage]}" if step.stage in _TITLES and not step.done else ""
-    place = f"round {step.turn.round}/{step.turn.of}"
-    if step.turn.generation is None:
-        return f"{place} retrained: {_note(step.turn)}"
-    return f"{place}, generation {step.turn.generation}: {_note(step.turn)}"
+    place = f"round {step.status.round}/{step.status.of}"
+    if step.status.generation is None:
+        return f"{place} retrained: {_note(step.status)}"
+    return f"{place}, generation {step.status.generation}: {_note(step.status)}"
 
 
-def _note(turn: Turn) -> str:
-    return f"{turn.evaluations} plans, hypervolume {turn.hypervolume:.4f}, front {len(turn.front)}"
+def _note(status: RoundStatus) -> str:
+    front = f"hypervolume {status.hypervolume:.4f}, front {len(status.front)}"
+    return f"{status.evaluations} plans, {front}"

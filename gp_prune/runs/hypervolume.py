@@ -24,6 +24,18 @@ def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -
     return float(moocore.hypervolume(numpy.asarray(front), ref=numpy.asarray(reference)))
 
 
+def find_nondominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the points that no other one dominates; of equal ones the first.
+
+    Args:
+        points: vectors of objectives, all minimised.
+    """
+    if not points:
+        return []
+    front = moocore.is_nondominated(numpy.asarray(points, dtype=float), keep_weakly=False)
+    return [int(index) for index in numpy.flatnonzero(front)]
+
+
 class Growth:
     """Counts the generations since the hypervolume of the front last grew.
 

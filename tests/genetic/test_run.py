@@ -14,9 +14,8 @@ from torch import nn
 import gp_prune
 from gp_prune import GeneticPruner, GeneticSettings
 from gp_prune.errors import UserError
-from gp_prune.genetic.plan import Plan
-from gp_prune.genetic.result import result_json
-from gp_prune.genetic.retraining import Retrain
+from gp_prune.genetic.plan import GeneticPlan
+from gp_prune.genetic.retraining import RetrainPlan
 from gp_prune.genetic.run import mutation_pool, prune_genetically
 from gp_prune.report.genetic import result_lines
 from gp_prune.report.plots import plot_front
@@ -46,7 +45,7 @@ def pruned(task_cache, tmp_path):
 
 def figures(result):
     """All that does not depend on the clock or the folder."""
-    data = result_json(result)
+    data = result.to_json()
     del data["folder"]
     return data
 
@@ -67,7 +66,9 @@ def test_a_run_leaves_what_its_result_says(pruned, tmp_path, task_cache):
         assert task.error(again, task.validation) == pytest.approx(point.validation)
         nonzero = sum(int(p.count_nonzero()) for p in again.parameters())
         assert nonzero == point.cost.nonzero
-        plan = Plan.from_json(json.loads((folder / "plans" / f"{point.name}.json").read_text()))
+        plan = GeneticPlan.from_json(
+            json.loads((folder / "plans" / f"{point.name}.json").read_text())
+        )
         assert plan == point.elite.plan
         assert point.macs <= point.cost.macs
     assert result.dense.report == pytest.approx(task.error(task.model, test))
@@ -110,7 +111,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(pruned, tmp_
 
     def stop(now):
         nonlocal seen
-        seen += now.turn is not None
+        seen += now.status is not None
         if seen == 5:
             raise Enough
 
@@ -133,7 +134,7 @@ def test_a_killed_worker_does_not_change_the_result(pruned, kill_a_worker):
     killed = []
 
     def kill_one(now):
-        if now.turn is not None and len(killed) < 2:
+        if now.status is not None and len(killed) < 2:
             killed.append(kill_a_worker())
 
     assert figures(pruned("two", workers=2, progress=kill_one)) == figures(pruned("one"))
@@ -141,7 +142,7 @@ def test_a_killed_worker_does_not_change_the_result(pruned, kill_a_worker):
 
 
 def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
-    tune, random, final = Retrain._tune, derived("random"), derived("final")
+    tune, random, final = RetrainPlan._tune, derived("random"), derived("final")
     failed = []
 
     def sometimes(self, *args):
@@ -150,7 +151,7 @@ def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
             raise UserError("the training loss is nan")
         tune(self, *args)
 
-    monkeypatch.setattr(Retrain, "_tune", sometimes)
+    monkeypatch.setattr(RetrainPlan, "_tune", sometimes)
     result = pruned()
     assert len(result.points) > 1
     assert all(point.elite.round <= SMALL.rounds for point in result.points), "kept as they were"
@@ -165,7 +166,7 @@ def test_retraining_that_fails_mixes_nothing_up(pruned, tmp_path, monkeypatch):
     assert lines[-1].endswith("failed, at last because the training loss is nan")
     shown = f"{100 * others[-1].report:.2f} % {100 * result.baselines['l1'][-1].report:.2f} %"
     assert any(" ".join(line.split()).endswith(shown) for line in lines)
-    plot_front(result_json(result), tmp_path / "front.svg")
+    plot_front(result.to_json(), tmp_path / "front.svg")
 
 
 def derived(what_for):
@@ -178,7 +179,7 @@ def test_a_run_that_finds_nothing_says_so(pruned, tmp_path):
     assert not result.points and result.recommended is None
     assert "no pruned network was found" in result_lines(result, io.StringIO())
     assert any("lower the learning rate" in reason for reason in result.failures)
-    plot_front(result_json(result), tmp_path / "front.svg")
+    plot_front(result.to_json(), tmp_path / "front.svg")
 
 
 def test_the_seed_changes_the_run(pruned):
@@ -362,8 +363,8 @@ def test_a_mutation_without_effect_is_refused(pruned, tmp_path, changes):
         ({"lambdas": (1.0, 0.0, 1.0), "selection": "nsga2"}, "nsga2 is for the Pareto front"),
         ({"seed": 2**63}, "seed is 9223372036854775808; it must be a whole number from 0 to"),
         ({"model_seed": 2**64}, "model_seed is"),
-        ({"restore": 1.0}, "restore is 1.0; it must be a share of at least 0 and less than 1"),
-        ({"reach": 0.0}, "reach is 0.0; it must be a share greater than 0"),
+        ({"restore": 1.0}, "restore is 1.0; it must be a number, at least 0 and less than 1"),
+        ({"reach": 0.0}, "reach is 0.0; it must be a number greater than 0"),
         ({"distill": 1.5}, "distill is 1.5"),
         ({"granularity": "filter"}, "one of auto, channel, weight"),
     ],

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from gp_prune import Metric
 from gp_prune.genetic.elite import Elite, MetricScores
 from gp_prune.genetic.engine import Engine
-from gp_prune.genetic.plan import CHANNELS, Layout, Shares
+from gp_prune.genetic.plan import CHANNELS, GeneLayout, KeptShares
 from gp_prune.genetic.selection import Fitness, compromises, nondominated
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.genetic.variation import Individual, Sum, Variation
+from gp_prune.genetic.variation import Individual, Variation, WeightedFitness
 from gp_prune.metric.mutation import random_mutation
 from gp_prune.pruning import trace
 from gp_prune.statistics import Batch
@@ -31,7 +31,7 @@ METRICS = [Metric.load(name) for name in ("l1", "taylor_weights", "magnitude", "
 def dense(networks):
     """The layout and the unpruned elite of a LeNet, rated by some metrics."""
     model, inputs = networks("lenet")
-    layout = Layout(model, trace(model, inputs[:1]), "auto")
+    layout = GeneLayout(model, trace(model, inputs[:1]), "auto")
     batches = [Batch(inputs, torch.arange(5), torch.arange(5))]
 
     def rate(elite):
@@ -41,7 +41,7 @@ def dense(networks):
         return ratings
 
     plan = layout.plan(layout.full())
-    return layout, Elite(0, 0, layout.full(), plan, Shares(1.0, 1.0), "dense", 0.02, rate=rate)
+    return layout, Elite(0, 0, layout.full(), plan, KeptShares(1.0, 1.0), "dense", 0.02, score=rate)
 
 
 def pool():
@@ -113,11 +113,11 @@ def test_the_best_does_not_make_way_for_its_own_offspring(dense):
         options = replace(SETTINGS, lambdas=lambdas, crossover_rate=1.0)
         engine = SimpleNamespace(
             settings=options, variation=Variation(layout, options, pool()),
-            judge=Fitness(options, 0.02, 0.9, 1.0),
+            fitness=Fitness(options, 0.02, 0.9, 1.0),
         )  # fmt: skip
         (best,) = individuals(dense, [(0.01, 0.1, 0.1)])
-        engine.judge.rate(best)
-        child = Engine._bred(engine, [best], random.Random(0))
+        engine.fitness.assign(best)
+        child = Engine._breed(engine, [best], random.Random(0))
         # On the front an offspring takes the place of what it dominates alone.
         assert child.replaces is (place and best)
 
@@ -131,9 +131,9 @@ def test_greedy_mutations_take_the_lowest_scores(dense, networks):
     changed = [n for n, mask in enumerate(child.masks) if not mask.all()]
     assert changed
     for number in changed:
-        site = layout.sites[number]
-        weight = model.get_submodule(site.name).weight.detach().abs()
-        scores = (weight.flatten(1).sum(1) if site.kind == CHANNELS else weight.flatten()).numpy()
+        gene = layout.genes[number]
+        weight = model.get_submodule(gene.name).weight.detach().abs()
+        scores = (weight.flatten(1).sum(1) if gene.kind == CHANNELS else weight.flatten()).numpy()
         mask = child.masks[number]
         assert scores[~mask].max() <= scores[mask].min()
 
@@ -142,7 +142,7 @@ def individuals(dense, vectors):
     _, elite = dense
     made = []
     for error, macs, params in vectors:
-        individual = Individual(elite, elite.masks, elite.plan, Shares(macs, params))
+        individual = Individual(elite, elite.masks, elite.plan, KeptShares(macs, params))
         individual.error = error
         made.append(individual)
     return made
@@ -159,7 +159,7 @@ def test_nsga2_keeps_the_front_that_fits(dense, vectors):
     judge = Fitness(replace(SETTINGS, reach=1.0, population=4), 0.02, 0.9, 1.0)
     pool = individuals(dense, vectors)
     for individual in pool:
-        judge.rate(individual)
+        judge.assign(individual)
     chosen = judge.survivors(pool, random.Random(0))
     assert len(chosen) == min(4, len(pool))
     values = [individual.fitness.values for individual in pool]
@@ -183,8 +183,8 @@ def test_the_best_survives_every_selection(dense, vectors, selection, seed):
     judge = Fitness(options, 0.02, 0.9, 1.0)
     pool = individuals(dense, vectors)
     for individual in pool:
-        judge.rate(individual)
-        assert isinstance(individual.fitness, Sum)
+        judge.assign(individual)
+        assert isinstance(individual.fitness, WeightedFitness)
     chosen = judge.survivors(pool, random.Random(seed))
     assert len({id(individual) for individual in chosen}) == len(chosen) == min(3, len(pool))
     best = min(individual.fitness.values for individual in pool)
@@ -199,7 +199,7 @@ def test_what_is_out_of_reach_stands_behind_all_others(dense):
         judge = Fitness(replace(SETTINGS, lambdas=lambdas, reach=0.1, population=2), 0.02, 0.9, 1.0)
         good, lost, start = individuals(dense, [(0.09, 0.5, 0.5), (0.5, 0.0, 0.0), (0.02, 1, 1)])
         for individual in (good, lost, start):
-            judge.rate(individual)
+            judge.assign(individual)
         assert judge.within_reach(good)
         assert not judge.within_reach(lost)
         chosen = judge.survivors([lost, start, good], random.Random(0))
@@ -214,7 +214,7 @@ def test_the_elite_are_compromises_between_macs_and_parameters(dense):
     masks[0][0] = False
     for individual in tried:
         individual.plan = layout.plan(masks)
-        judge.rate(individual)
+        judge.assign(individual)
     assert [i.shares.macs for i in judge.elites(tried, 3)] == [0.1, 0.3, 0.9]
     (one,) = judge.elites(tried, 1)
     assert one.shares.macs in (0.1, 0.3, 0.9)
@@ -228,7 +228,7 @@ def test_fronts_of_networks(dense):
     shares = [(1.0, 1.0), (0.5, 0.5), (0.2, 0.8), (0.6, 0.5), (0.2, 0.9)]
     errors = [0.01, 0.02, 0.03, 0.02, 0.03]
     elites = [
-        Elite(n, 1, first.masks, first.plan, Shares(*pair), "", error)
+        Elite(n, 1, first.masks, first.plan, KeptShares(*pair), "", error)
         for n, (pair, error) in enumerate(zip(shares, errors, strict=True))
     ]
     assert [elite.number for elite in nondominated(elites)] == [0, 1, 2]
@@ -244,14 +244,14 @@ def test_what_was_pruned_keeps_its_last_score(dense, networks):
     masks[2][::3] = False
     plan = layout.plan(masks)
     batches = [Batch(inputs, torch.arange(5), torch.arange(5))]
-    ratings = MetricScores(layout, METRICS, elite.ratings)
+    ratings = MetricScores(layout, METRICS, elite.scores)
     ratings.measure(model, plan, batches, torch.nn.functional.cross_entropy, inputs[:1], 0)
     for metric in METRICS:
         for number, mask in enumerate(masks):
-            kind = "channel" if layout.sites[number].kind == CHANNELS else "weight"
+            kind = "channel" if layout.genes[number].kind == CHANNELS else "weight"
             if metric.granularity != kind:
                 continue
-            before, after = elite.scores(metric, number), ratings.of(metric, number)
+            before, after = elite.scores.of(metric, number), ratings.of(metric, number)
             dead = torch.from_numpy(~mask)
             if metric.name in ("l1", "magnitude") and number == 0:
                 assert torch.allclose(before, after)

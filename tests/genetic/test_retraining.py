@@ -13,11 +13,18 @@ from torch.utils.data import Dataset
 from gp_prune.apply.models import LoadedModel
 from gp_prune.apply.tuning import TuningData
 from gp_prune.errors import UserError
-from gp_prune.genetic import network
-from gp_prune.genetic.measuring import Convolutions, compare_convolutions, stored_bytes
-from gp_prune.genetic.plan import Layout
-from gp_prune.genetic.retraining import DENSE, WORST, Retrain, Shifted, Trial, _taught
-from gp_prune.genetic.subject import NamedModel, Prepared
+from gp_prune.genetic import retraining
+from gp_prune.genetic.front import Convolutions, compare_convolutions, stored_bytes
+from gp_prune.genetic.plan import GeneLayout
+from gp_prune.genetic.retraining import (
+    DENSE,
+    WORST,
+    EvaluatePlan,
+    RetrainPlan,
+    ShiftedImages,
+    add_teacher_outputs,
+)
+from gp_prune.genetic.source import NamedModel, PreparedModel
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.statistics import Batch
 from gp_prune.training import FineTuning, Samples
@@ -70,10 +77,10 @@ def test_what_has_no_convolution_takes_no_time(networks):
 def digits(task_cache):
     """The network of lenet-digits, its layout, and a worker's bench."""
     source = TaskSource(str(task_cache))
-    subject = NamedModel("lenet-digits", source=source)
+    source = NamedModel("lenet-digits", source=source)
     bench = Workbench(source)
-    prepared = subject.prepared(bench)
-    return subject, prepared, Layout(prepared.model, prepared.architecture, "auto"), bench
+    prepared = source.prepare(bench)
+    return source, prepared, GeneLayout(prepared.model, prepared.architecture, "auto"), bench
 
 
 def half(layout):
@@ -84,40 +91,41 @@ def half(layout):
 
 
 def test_a_trial_judges_the_network_of_its_plan(digits, tmp_path):
-    subject, prepared, layout, bench = digits
+    source, prepared, layout, bench = digits
     task = prepared.loaded.task
     plan = half(layout)
-    outcome = Trial(subject, str(tmp_path), DENSE, plan, 10_000).run(bench)
-    smaller = network.pruned(prepared.model, plan, prepared.architecture)
+    outcome = EvaluatePlan(source, str(tmp_path), DENSE, plan, 10_000).run(bench)
+    smaller = retraining.cut_network(prepared.model, plan, prepared.architecture)
     assert outcome.error == pytest.approx(task.error(smaller, task.validation))
-    assert Trial(subject, str(tmp_path), DENSE, plan, 10).failed("lost") == (WORST, "", "lost")
+    job = EvaluatePlan(source, str(tmp_path), DENSE, plan, 10)
+    assert job.failed("lost") == (WORST, "", "lost")
 
 
 @pytest.mark.parametrize("distill", [0.0, 0.5])
 def test_retraining_keeps_what_is_pruned_at_zero_and_is_no_worse(digits, tmp_path, distill):
-    subject, prepared, layout, bench = digits
+    source, prepared, layout, bench = digits
     plan = half(layout)
     settings = FineTuning(epochs=2, optimiser="adamw", learning_rate=3e-3)
-    job = Retrain(subject, str(tmp_path), DENSE, plan, settings, distill)
+    job = RetrainPlan(source, str(tmp_path), DENSE, plan, settings, distill)
     outcome = job.run(bench)
-    before = prepared.error(network.pruned(prepared.model, plan, prepared.architecture))
+    before = prepared.error(retraining.cut_network(prepared.model, plan, prepared.architecture))
     assert outcome.error < before
-    state = network.load_state(tmp_path, outcome.weights)
+    state = retraining.load_state(tmp_path, outcome.weights)
     dense = prepared.model.state_dict()
     mask = plan.marks()["linear1"]
     # What was pruned is kept as it was, so that it can come back.
     assert torch.equal(state["linear1.weight"][~mask], dense["linear1.weight"][~mask])
     assert not torch.equal(state["linear1.weight"][mask], dense["linear1.weight"][mask])
-    again = Trial(subject, str(tmp_path), outcome.weights, plan, 10_000).run(bench)
+    again = EvaluatePlan(source, str(tmp_path), outcome.weights, plan, 10_000).run(bench)
     assert again.error == pytest.approx(outcome.error)
     assert job.run(bench) == outcome
     assert job.key != replace(job, distill=0.25).key
 
 
 def test_training_that_goes_astray_is_a_failure(digits, tmp_path):
-    subject, _, layout, bench = digits
+    source, _, layout, bench = digits
     settings = FineTuning(epochs=1, optimiser="sgd", learning_rate=1e20)
-    outcome = Retrain(subject, str(tmp_path), DENSE, half(layout), settings, 0.0).run(bench)
+    outcome = RetrainPlan(source, str(tmp_path), DENSE, half(layout), settings, 0.0).run(bench)
     assert outcome.failure
     assert not list(tmp_path.iterdir())
 
@@ -144,7 +152,7 @@ def test_images_are_not_all_read_into_memory():
         model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(16, 3))
     loss = nn.functional.cross_entropy
     data = TuningData("images", images, reading, lambda: reading, "validation", "error", loss)
-    prepared = Prepared(LoadedModel("own", model, torch.zeros(1, 1, 2, 2)), data)
+    prepared = PreparedModel(LoadedModel("own", model, torch.zeros(1, 1, 2, 2)), data)
     assert prepared.trivial_error == pytest.approx(1 - 234 / 700)
     assert 0 < prepared.error(model) < 1
     assert reading.most <= 250
@@ -155,14 +163,14 @@ def test_the_teacher_takes_samples_of_another_device():
     prepared = SimpleNamespace(
         model=nn.Linear(4, 2, device="meta"), data=SimpleNamespace(train=samples)
     )
-    taught = _taught(prepared, Workbench(TaskSource()), "own")
+    taught = add_teacher_outputs(prepared, Workbench(TaskSource()), "own")
     assert taught.target[1].device.type == "meta"
     assert taught.target[1].shape == (9, 2)
 
 
 def test_shifted_images_are_the_images_moved():
     images = torch.arange(1.0, 5 * 9 + 1).reshape(5, 1, 3, 3)
-    data = Shifted(Samples(images, torch.arange(5)), 1)
+    data = ShiftedImages(Samples(images, torch.arange(5)), 1)
     assert len(data) == 5
     seen = set()
     with torch.random.fork_rng():
@@ -179,6 +187,6 @@ def test_shifted_images_are_the_images_moved():
             assert int((batch.inputs[0] != 0).sum()) == (3 - abs(down)) * (3 - abs(right))
     assert len(seen) == 9
     with pytest.raises(UserError, match="the training data are no images"):
-        Shifted(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)
+        ShiftedImages(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)
     with pytest.raises(UserError, match="shift is 3, but the training images have 3 x 3 pixels"):
-        Shifted(Samples(images, torch.arange(5)), 3)
+        ShiftedImages(Samples(images, torch.arange(5)), 3)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.genetic import network
-from gp_prune.genetic.plan import CHANNELS, Layout, Plan
+from gp_prune.genetic import retraining
+from gp_prune.genetic.plan import CHANNELS, GeneLayout, GeneticPlan
 from gp_prune.pruning import measure, trace
 
 NAMES = ("lenet", "cnn", "caffe_lenet", "autoencoder", "residual")
@@ -28,7 +28,7 @@ def layout_of(networks, name, granularity):
         model, inputs = networks(name)
         interface = ("latent",) if name == "autoencoder" else ()
         architecture = trace(model, inputs[:1], interface=interface)
-        _made[name, granularity] = Layout(model, architecture, granularity), model, inputs
+        _made[name, granularity] = GeneLayout(model, architecture, granularity), model, inputs
     return _made[name, granularity]
 
 
@@ -44,12 +44,12 @@ def plain_case(request, networks):
 
 
 def drawn(layout, seed, share):
-    """Random masks that keep about a share of every site, and of each at least one unit."""
+    """Random masks that keep about a share of every gene, and of each at least one unit."""
     random = np.random.RandomState(seed)
     masks = []
-    for site in layout.sites:
-        mask = random.uniform(size=site.size) < share
-        mask[random.randint(site.size)] = True
+    for gene in layout.genes:
+        mask = random.uniform(size=gene.size) < share
+        mask[random.randint(gene.size)] = True
         masks.append(mask)
     return tuple(masks)
 
@@ -63,17 +63,17 @@ SHARES = st.sampled_from([0.03, 0.2, 0.6, 0.95])
 def test_the_counts_are_those_of_the_network(case, seed, share):
     layout, model, inputs = case
     plan = layout.plan(drawn(layout, seed, share))
-    smaller = network.pruned(model, plan, layout.architecture)
+    smaller = retraining.cut_network(model, plan, layout.architecture)
     cost, dense = measure(smaller, inputs[:1]), measure(model, inputs[:1])
     shares = layout.shares(plan)
     zeros = dense.params - dense.nonzero  # a trained network may have zeros of its own
     assert cost.nonzero == pytest.approx(shares.params * dense.params, abs=zeros + 1e-6)
     if not plan.kept:
-        assert layout.costs(plan, "all") == cost.macs
+        assert layout.macs(plan, "all") == cost.macs
     of_layers = macs_of_layers(smaller, inputs[:1])
     convolutions = [macs for module, macs in of_layers if not isinstance(module, nn.Linear)]
-    assert layout.costs(plan, "all") == sum(macs for _, macs in of_layers)
-    assert layout.costs(plan, "conv") == sum(convolutions)
+    assert layout.macs(plan, "all") == sum(macs for _, macs in of_layers)
+    assert layout.macs(plan, "conv") == sum(convolutions)
 
 
 def macs_of_layers(model, inputs):
@@ -99,12 +99,12 @@ def test_a_plan_is_canonical(case, seed, share):
     plan = layout.plan(drawn(layout, seed, share))
     removed, marks = dict(plan.removed), plan.marks()
     masks = []
-    for site in layout.sites:
-        mask = np.ones(site.size, dtype=bool)
-        if site.kind == CHANNELS:
-            mask[list(removed.get(site.name, ()))] = False
+    for gene in layout.genes:
+        mask = np.ones(gene.size, dtype=bool)
+        if gene.kind == CHANNELS:
+            mask[list(removed.get(gene.name, ()))] = False
         else:
-            mask = marks[site.name].ravel()
+            mask = marks[gene.name].ravel()
         masks.append(mask)
     assert layout.plan(masks) == plan
     assert layout.plan(masks).digest() == plan.digest()
@@ -122,17 +122,17 @@ def test_what_goes_with_a_plan_was_of_no_use(plain_case, seed, share):
     masks = drawn(layout, seed, share)
     zeroed = copy.deepcopy(plain)
     with torch.no_grad():
-        for site, mask in zip(layout.sites, masks, strict=True):
-            if site.kind == CHANNELS:
-                for producer in layout.architecture.by_name[site.name].members:
+        for gene, mask in zip(layout.genes, masks, strict=True):
+            if gene.kind == CHANNELS:
+                for producer in layout.architecture.by_name[gene.name].members:
                     module = zeroed.get_submodule(producer.layer)
                     entries = np.arange(producer.width) if producer.entries is None else (
                         producer.entries)  # fmt: skip
                     module.weight[torch.from_numpy(entries[~mask[producer.channels]])] = 0
             else:
-                weight = zeroed.get_submodule(site.name).weight
+                weight = zeroed.get_submodule(gene.name).weight
                 weight *= torch.from_numpy(mask.reshape(weight.shape))
-        smaller = network.pruned(plain, layout.plan(masks), layout.architecture)
+        smaller = retraining.cut_network(plain, layout.plan(masks), layout.architecture)
         torch.testing.assert_close(smaller(inputs), zeroed(inputs), rtol=1e-4, atol=1e-6)
 
 
@@ -142,17 +142,17 @@ def test_weights_find_their_way_back(case, seed, share):
     layout, model, _ = case
     plan = layout.plan(drawn(layout, seed, share))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    places = network.positions(model, plan, layout.architecture)
-    smaller = network.pruned(model, plan, layout.architecture)
-    back = network.put_back(state, smaller, places, plan)
+    places = retraining.positions(model, plan, layout.architecture)
+    smaller = retraining.cut_network(model, plan, layout.architecture)
+    back = retraining.put_back(state, smaller, places, plan)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
     with torch.no_grad():
         for parameter in smaller.parameters():
             parameter.mul_(-2)
-    trained = network.put_back(state, smaller, places, plan)
+    trained = retraining.put_back(state, smaller, places, plan)
     changed = copy.deepcopy(model)
     changed.load_state_dict(trained)
-    again = network.pruned(changed, plan, layout.architecture)
+    again = retraining.cut_network(changed, plan, layout.architecture)
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, smaller.state_dict()[name], rtol=0, atol=0)
 
@@ -163,12 +163,12 @@ def test_the_memory_format_of_a_network_does_not_matter(networks):
     plan = layout.plan(drawn(layout, 0, 0.5))
     found = []
     for each in (model, other):
-        smaller = network.pruned(each, plan, layout.architecture)
+        smaller = retraining.cut_network(each, plan, layout.architecture)
         with torch.no_grad():
             for parameter in smaller.parameters():
                 parameter.mul_(-2)
-        places = network.positions(each, plan, layout.architecture)
-        found.append(network.put_back(each.state_dict(), smaller, places, plan))
+        places = retraining.positions(each, plan, layout.architecture)
+        found.append(retraining.put_back(each.state_dict(), smaller, places, plan))
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -177,8 +177,8 @@ def test_the_memory_format_of_a_network_does_not_matter(networks):
 def test_a_plan_survives_its_file(case, seed, share):
     layout, _, _ = case
     plan = layout.plan(drawn(layout, seed, share))
-    assert Plan.from_json(plan.to_json()) == plan
-    assert Plan.from_json(plan.to_json()).digest() == plan.digest()
+    assert GeneticPlan.from_json(plan.to_json()) == plan
+    assert GeneticPlan.from_json(plan.to_json()).digest() == plan.digest()
 
 
 def test_equal_digests_mean_equal_plans(networks):
@@ -197,7 +197,7 @@ def test_a_damaged_plan_is_refused(networks):
         ({"kept": {}}, "does not fit its digest"),
     ):
         with pytest.raises(UserError, match=words):
-            Plan.from_json({**data, **change})
+            GeneticPlan.from_json({**data, **change})
 
 
 def test_nothing_removed_is_the_network_itself(case):
@@ -206,13 +206,13 @@ def test_nothing_removed_is_the_network_itself(case):
     assert not plan.removed
     shares = layout.shares(plan)
     assert (shares.macs, shares.params) == (1.0, 1.0)
-    smaller = network.pruned(model, plan, layout.architecture)
+    smaller = retraining.cut_network(model, plan, layout.architecture)
     assert torch.equal(smaller(inputs), model(inputs))
 
 
 def test_auto_removes_channels_of_convolutions_and_weights_of_linear_layers(networks):
     layout, _, _ = layout_of(networks, "lenet", "auto")
-    assert [(site.name, site.kind) for site in layout.sites] == [
+    assert [(gene.name, gene.kind) for gene in layout.genes] == [
         ("conv1", "channels"), ("conv2", "channels"), ("linear1", "weights"),
         ("linear2", "weights"), ("output", "weights"),
     ]  # fmt: skip
@@ -224,7 +224,7 @@ def test_auto_removes_channels_of_convolutions_and_weights_of_linear_layers(netw
 def test_a_neuron_that_nobody_reads_goes_with_its_bias_and_its_weights(networks):
     layout, _, _ = layout_of(networks, "lenet", "auto")
     masks = [mask.copy() for mask in layout.full()]
-    names = [site.name for site in layout.sites]
+    names = [gene.name for gene in layout.genes]
     output = masks[names.index("output")].reshape(10, 84)
     output[:, 7] = False
     masks[names.index("linear2")].reshape(84, 120)[3] = False
@@ -239,16 +239,16 @@ def test_a_network_without_convolutions_cannot_count_their_macs(networks):
     model, inputs = networks("autoencoder")
     architecture = trace(model, inputs[:1])
     with pytest.raises(UserError, match="no convolution whose MACs could count"):
-        Layout(model, architecture, "auto", "conv")
+        GeneLayout(model, architecture, "auto", "conv")
 
 
 def test_lost_or_damaged_weights_are_named(tmp_path):
-    digest = network.save_state({"a": torch.ones(3)}, tmp_path)
-    assert torch.equal(network.load_state(tmp_path, digest)["a"], torch.ones(3))
-    path = network.state_path(tmp_path, digest)
+    digest = retraining.save_state({"a": torch.ones(3)}, tmp_path)
+    assert torch.equal(retraining.load_state(tmp_path, digest)["a"], torch.ones(3))
+    path = retraining.state_path(tmp_path, digest)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="missing or damaged"):
-        network.load_state(tmp_path, digest)
+        retraining.load_state(tmp_path, digest)
     path.unlink()
     with pytest.raises(UserError, match="missing or damaged"):
-        network.load_state(tmp_path, digest)
+        retraining.load_state(tmp_path, digest)

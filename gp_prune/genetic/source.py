@@ -1,10 +1,10 @@
-"""The network that is pruned and its data, as every worker finds them."""
+"""Load the network that is pruned and its data, in the main process and in every worker."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -24,7 +24,7 @@ _BATCH = 250
 """Samples that are judged at a time."""
 
 
-class Prepared:
+class PreparedModel:
     """A network and its data, ready for pruning.
 
     Args:
@@ -44,49 +44,46 @@ class Prepared:
             loaded.model, loaded.example_inputs, interface=loaded.interface
         )
         self.digest = network_digest(loaded.model)
-        self._few: dict[int, Samples] = {}
-        self._trivial: float | None = None
+        self._first: dict[int, Samples] = {}
 
     def error(self, model: nn.Module, most: int | None = None) -> float:
-        """Validation error, on the first samples or on all; never more than twice the trivial.
+        """Measure the validation error, at most twice the trivial one.
 
         Args:
             model: a network of the same inputs and outputs.
-            most: number of samples; all by default.
+            most: number of samples, the first ones; all by default.
         """
-        data = self.data.validation if most is None else self.few(most)
-        found = judged(model, in_order(data, _BATCH), self.data.kind).error
+        data = self.data.validation if most is None else self.first_samples(most)
+        error = judged(model, in_order(data, _BATCH), self.data.kind).error
         worst = 2 * self.trivial_error
-        return min(found, worst) if math.isfinite(found) else worst
+        return min(error, worst) if math.isfinite(error) else worst
 
-    def few(self, most: int) -> Samples:
-        """The first validation samples, in memory."""
-        if most not in self._few:
-            self._few[most] = gather(self.data.validation, most)
-        return self._few[most]
+    def first_samples(self, most: int) -> Samples:
+        """Return the first validation samples, in memory."""
+        if most not in self._first:
+            self._first[most] = gather(self.data.validation, most)
+        return self._first[most]
 
-    @property
+    @cached_property
     def trivial_error(self) -> float:
-        """Validation error of the best prediction that looks at no input, at least 1e-12."""
-        if self._trivial is None:
-            if self.data.kind == "error":
-                # Batch by batch, because the images of a folder may not fit into memory.
-                batches = in_order(self.data.validation, _BATCH)
-                labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
-                self._trivial = 1 - float(labels.bincount().max()) / len(labels)
-            else:
-                target = gather(self.data.validation).target.double()
-                self._trivial = float((target - target.mean(0)).square().mean())
-        return max(self._trivial, 1e-12)
+        """Return the validation error of the best constant prediction, at least 1e-12."""
+        if self.data.kind == "error":
+            # Batch by batch, because the images of a folder may not fit into memory.
+            batches = in_order(self.data.validation, _BATCH)
+            labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
+            error = 1 - float(labels.bincount().max()) / len(labels)
+        else:
+            target = gather(self.data.validation).target.double()
+            error = float((target - target.mean(0)).square().mean())
+        return max(error, 1e-12)
 
     def samples_digest(self) -> str:
-        """Tells the samples from others, see :func:`gp_prune.training.samples.fingerprint`."""
+        """Tell the samples from others, see :func:`gp_prune.training.samples.fingerprint`."""
         return f"{fingerprint(self.data.train)}; {fingerprint(self.data.validation)}"
 
     def calibration(self, samples: int, seed: int) -> list[Batch]:
-        """Training samples on which metrics measure."""
-        chosen = draw(self.data.train, samples, seed)
-        return list(in_order(chosen, 64))
+        """Return training samples on which metrics measure."""
+        return list(in_order(draw(self.data.train, samples, seed), 64))
 
 
 class ModelSource(Protocol):
@@ -94,10 +91,10 @@ class ModelSource(Protocol):
 
     @property
     def key(self) -> str:
-        """Equal exactly for equal networks with equal data."""
+        """Return a text that is equal exactly for equal networks with equal data."""
 
-    def prepared(self, workbench: Workbench) -> Prepared:
-        """The network and its data, loaded once per worker."""
+    def prepare(self, workbench: Workbench) -> PreparedModel:
+        """Return the network and its data, loaded once per worker."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +125,24 @@ class NamedModel:
 
     @property
     def key(self) -> str:
-        """Equal exactly for equal networks with equal data."""
-        parts = (self.spec, self.data, self.weights, self.input_shape, self.model_seed,
-                 self.validation_share, self.most, self.source, self.digest)  # fmt: skip
-        return "\0".join(map(repr, parts))
+        """Return a text that is equal exactly for equal networks with equal data."""
+        return repr(self)
 
-    def prepared(self, workbench: Workbench) -> Prepared:
-        """The network and its data, loaded once per worker.
+    def prepare(self, workbench: Workbench) -> PreparedModel:
+        """Return the network and its data, loaded once per worker.
 
         Raises:
-            UserError: they cannot be loaded, or are others than in the main process.
+            UserError: they cannot be loaded, or differ from those of the main process.
         """
-        found = workbench.recall(f"subject\0{self.key}", self.load)
-        if self.digest and found.digest != self.digest:
+        prepared = workbench.recall(f"model\0{self.key}", self.load)
+        if self.digest and prepared.digest != self.digest:
             raise UserError(
                 f"a worker has other weights for {self.spec!r} than the main process; give both "
                 "the same files and cache folder"
             )
-        return found
+        return prepared
 
-    def load(self) -> Prepared:
+    def load(self) -> PreparedModel:
         """Load the network and its data.
 
         Raises:
@@ -173,50 +168,20 @@ class NamedModel:
             data_root=source.data_root,
             download=source.download,
         )
-        return Prepared(loaded, data)
+        return PreparedModel(loaded, data)
 
 
-_own: dict[str, Prepared] = {}
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InMemoryModel:
-    """A network that a program holds in memory; it cannot travel to other processes.
+    """A network that a program holds in memory; it cannot travel to other processes."""
 
-    Attributes:
-        name: of the network in this process.
-        digest: of its weights.
-    """
-
-    name: str
-    digest: str
-
-    @classmethod
-    def of(cls, loaded: LoadedModel, data: TuningData) -> InMemoryModel:
-        """Remember a network and its data until :meth:`forget`."""
-        name = f"own{next(_numbers)}"
-        _own[name] = Prepared(loaded, data)
-        return cls(name, _own[name].digest)
+    prepared: PreparedModel
 
     @property
     def key(self) -> str:
-        """Equal exactly for equal networks with equal data."""
-        return f"{self.name}\0{self.digest}"
+        """Return a text that tells the network from others in this process."""
+        return f"{id(self.prepared)}\0{self.prepared.digest}"
 
-    def prepared(self, workbench: Workbench) -> Prepared:
-        """The network and its data.
-
-        Raises:
-            UserError: this is another process.
-        """
-        if self.name not in _own:
-            raise UserError(
-                "a network in memory cannot travel to other processes; use workers=1, or name a "
-                "file and a function that makes it (FILE.py:FUNCTION)"
-            )
-        return _own[self.name]
-
-    def forget(self) -> None:
-        """Let the network go."""
-        _own.pop(self.name, None)
+    def prepare(self, workbench: Workbench) -> PreparedModel:
+        """Return the network and its data."""
+        return self.prepared

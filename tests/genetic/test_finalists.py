@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gp_prune.genetic.elite import Elite
-from gp_prune.genetic.plan import Plan, Shares
-from gp_prune.genetic.points import between
+from gp_prune.genetic.finalists import between
+from gp_prune.genetic.plan import GeneticPlan, KeptShares
 from gp_prune.genetic.selection import Fitness
 from gp_prune.genetic.settings import GeneticSettings
 
@@ -17,7 +17,7 @@ def judge() -> Fitness:
 
 
 def elite(number: int, params: float, error: float) -> Elite:
-    return Elite(number, 1, [], Plan(), Shares(0.5, params), "w", error)
+    return Elite(number, 1, [], GeneticPlan(), KeptShares(0.5, params), "w", error)
 
 
 def archive() -> list[Elite]:

@@ -1,0 +1,394 @@
+"""Measure the networks of the front on samples that decided nothing, and write them down."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gp_prune._io import write_json, write_text
+from gp_prune.apply.evaluation import judged
+from gp_prune.apply.latency import compare
+from gp_prune.apply.result import PrunedModel, layer_rows
+from gp_prune.apply.saving import save_pruned
+from gp_prune.genetic.elite import Elite
+from gp_prune.genetic.engine import Engine
+from gp_prune.genetic.retraining import cut_network
+from gp_prune.genetic.settings import GeneticSettings
+from gp_prune.genetic.source import PreparedModel
+from gp_prune.metric.ranking import Conventions
+from gp_prune.pruning.cost import Cost, measure
+from gp_prune.pruning.modules import Conv
+from gp_prune.statistics.running import call_model, device_of, evaluation_mode, tensors_of
+from gp_prune.training.context import one_thread
+from gp_prune.training.samples import in_order
+
+FRONT, JSON = "front.csv", "result.json"
+NETWORKS, PLANS = "networks", "plans"
+
+TIMED_BATCH = 256
+"""Samples of the batch on which convolutions are timed."""
+
+_JUDGED_BATCH = 250
+_FIRST_TURNS = 11
+_VALUE_BYTES = 4
+_INDEX_BYTES = 4  # of a row pointer or a column number
+
+
+class StoredBytes(NamedTuple):
+    """Bytes of the weights of a network.
+
+    Attributes:
+        dense: all numbers that are left, zeros included, as 32-bit floats.
+        csr: likewise, but every matrix in compressed sparse rows where that is smaller: 32-bit
+            values, column numbers and row pointers.
+    """
+
+    dense: int
+    csr: int
+
+
+def stored_bytes(model: nn.Module) -> StoredBytes:
+    """Count the bytes of the parameters of a network.
+
+    A tensor is stored sparsely as a matrix of its first dimension by all others.
+    """
+    dense = csr = 0
+    for parameter in model.parameters():
+        full = parameter.numel() * _VALUE_BYTES
+        values = int(parameter.count_nonzero()) * (_VALUE_BYTES + _INDEX_BYTES)
+        rows = (len(parameter) + 1) * _INDEX_BYTES if parameter.dim() > 1 else full
+        dense += full
+        csr += min(full, values + rows)
+    return StoredBytes(dense, csr)
+
+
+class Convolutions(nn.Module):
+    """The convolutions of a network alone, each on what reaches it in the network.
+
+    Args:
+        model: the network.
+        inputs: a batch.
+
+    Attributes:
+        layers: the convolutions.
+        onednn: whether they run in oneDNN, torch's default on a CPU; otherwise in torch's own way.
+        repeats: how often a pass runs them.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self._calls: list[tuple[nn.Module, Tensor]] = []
+        layers = [module for module in model.modules() if isinstance(module, Conv)]
+        hooks = [layer.register_forward_pre_hook(self._record) for layer in layers]
+        try:
+            with evaluation_mode(model), torch.no_grad():
+                call_model(model, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.layers = nn.ModuleList(layers)
+        self.onednn = True
+        self.repeats = 1
+
+    def _record(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._calls.append((module, args[0].detach().clone()))
+
+    def forward(self, _: Any) -> None:
+        """Run every convolution on its own input."""
+        with _onednn(self.onednn):
+            for _ in range(self.repeats):
+                for module, inputs in self._calls:
+                    module(inputs)
+
+    def prefers_onednn(self, inputs: Any) -> bool:
+        """Return whether oneDNN is the faster way."""
+        other = copy.copy(self)
+        other.onednn = False
+        return compare(self, other, inputs, turns=_FIRST_TURNS).share >= 1
+
+
+@contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    """Let torch use oneDNN or not for a while; nothing else of its settings is touched."""
+    # torch.backends.mkldnn.flags would also set the precision of matrix products.
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+class ConvolutionTimes(NamedTuple):
+    """Time of the convolutions of a network divided by that of the dense network's.
+
+    Attributes:
+        share: median of the ratio; each network in the faster of torch's two ways on a CPU.
+        lower: its lower quartile.
+        upper: its upper quartile.
+        default: median of the ratio where both run in torch's default way.
+        onednn: whether oneDNN, the default, is the faster way for the dense and for the other one.
+    """
+
+    share: float
+    lower: float
+    upper: float
+    default: float
+    onednn: tuple[bool, bool]
+
+
+def compare_convolutions(
+    dense: nn.Module, pruned: nn.Module, inputs: Any
+) -> ConvolutionTimes | None:
+    """Time the convolutions of two networks on a batch, in turns and on one thread.
+
+    oneDNN is made for many channels and takes longer than torch's own convolutions where there are
+    two or three, so each network is timed in both ways (on a CPU). In every turn the smaller
+    network is repeated until it takes about as long as the dense one; a single pass of a
+    millisecond would mostly measure the state of the caches.
+
+    Args:
+        dense: a network.
+        pruned: a smaller one.
+        inputs: the batch, on the device of both.
+
+    Returns:
+        None where the network has no convolution.
+    """
+    with one_thread():
+        before, after = Convolutions(dense, inputs), Convolutions(pruned, inputs)
+        if not len(before.layers):
+            return None
+        default = best = _time_ratio(before, after, inputs)
+        onednn = before.prefers_onednn(inputs), after.prefers_onednn(inputs)
+        if not all(onednn):
+            before.onednn, after.onednn = onednn
+            best = _time_ratio(before, after, inputs)
+    return ConvolutionTimes(*best, default[0], onednn)
+
+
+def _time_ratio(
+    before: Convolutions, after: Convolutions, inputs: Any
+) -> tuple[float, float, float]:
+    """Return the time of ``after`` divided by that of ``before``: median and quartiles."""
+    after.repeats = 1
+    first = compare(before, after, inputs, turns=_FIRST_TURNS)
+    repeats = after.repeats = max(1, round(1 / first.share))
+    ratio = compare(before, after, inputs)
+    after.repeats = 1
+    return ratio.share / repeats, ratio.lower / repeats, ratio.upper / repeats
+
+
+@dataclass(frozen=True, eq=False)
+class FrontEntry:
+    """A network of the front, or one that it is compared with.
+
+    Attributes:
+        name: ``p01`` and so on, the least error first; ``dense``; or a baseline and its point.
+        elite: the network.
+        model: it, with what is pruned removed or zero.
+        validation: error on the validation samples.
+        report: error on the samples that decided nothing, or once more on the validation samples
+            where there are no others.
+        cost: MACs of the smaller network, its parameters, and those that are not zero.
+        conv_macs: MACs of its convolutions.
+        macs: all MACs, where a weight that is zero costs nothing.
+        size: bytes as stored.
+        conv_time: median time of its convolutions by that of the dense network's, with quartiles;
+            None where there are none or it was not measured.
+        channels: group -> channels that are left.
+    """
+
+    name: str
+    elite: Elite
+    model: nn.Module
+    validation: float
+    report: float
+    cost: Cost
+    conv_macs: int
+    macs: int
+    size: StoredBytes
+    conv_time: ConvolutionTimes | None
+    channels: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as a JSON object."""
+        time = self.conv_time
+        return {
+            "name": self.name,
+            "validation_error": self.validation,
+            "report_error": self.report,
+            "conv_macs": self.conv_macs,
+            "macs": self.macs,
+            "macs_compact": self.cost.macs,
+            "params_not_zero": self.cost.nonzero,
+            "params": self.cost.params,
+            "bytes": self.size.dense,
+            "bytes_csr": self.size.csr,
+            "conv_time_share": None if time is None else time.share,
+            "conv_time_quartiles": None if time is None else [time.lower, time.upper],
+            "conv_time_share_default": None if time is None else time.default,
+            "epochs": self.elite.epochs,
+            "channels": self.channels,
+        }
+
+
+def measure_entries(
+    engine: Engine, named: list[tuple[str, Elite]], *, timed: bool
+) -> Iterator[FrontEntry]:
+    """Measure all that a report says of networks; reads the samples of the report.
+
+    Args:
+        engine: the run.
+        named: names and networks.
+        timed: whether to measure the time of the convolutions of all but the dense network.
+    """
+    prepared, layout = engine.prepared, engine.layout
+    report = prepared.data.read_report()
+    batch = timing_batch(prepared) if timed else None
+    groups = [group.name for group in prepared.architecture.free]
+    for name, elite in named:
+        model = cut_network(engine.load(elite), elite.plan, prepared.architecture)
+        error = judged(model, in_order(report, _JUDGED_BATCH), prepared.data.kind).error
+        times = None
+        if batch is not None and elite.number:
+            times = compare_convolutions(prepared.model, model, batch)
+        yield FrontEntry(
+            name=name,
+            elite=elite,
+            model=model,
+            validation=elite.error,
+            report=error,
+            cost=measure(model, prepared.loaded.example_inputs),
+            conv_macs=layout.macs(elite.plan, "conv"),
+            macs=layout.macs(elite.plan, "all"),
+            size=stored_bytes(model),
+            conv_time=times,
+            channels=dict(
+                zip(groups, elite.plan.widths(prepared.architecture).tolist(), strict=True)
+            ),
+        )
+
+
+def timing_batch(prepared: PreparedModel) -> Tensor | None:
+    """Return validation inputs, repeated where there are too few; None if they are no tensor."""
+    inputs = prepared.first_samples(TIMED_BATCH).inputs
+    if not isinstance(inputs, Tensor):
+        return None
+    repeats = -(-TIMED_BATCH // len(inputs))
+    batch = inputs.repeat(repeats, *(1 for _ in inputs.shape[1:]))[:TIMED_BATCH]
+    return batch.to(device_of(prepared.model))
+
+
+@dataclass(frozen=True, eq=False)
+class GeneticResult:
+    """The result of a run.
+
+    Attributes:
+        folder: the run folder.
+        settings: of the run.
+        dense: the network that was pruned.
+        points: the front, the least error first.
+        baselines: name -> networks of the sizes of the points, in their order; None where the
+            retraining failed.
+        recommended: of the points whose error is within the limit, the one that keeps least, or
+            with lambdas the fittest; None where there is none.
+        split: what the points were judged on in the end: ``"test"`` or ``"validation"``.
+        kind: what the errors are: ``"error"`` (rate) or ``"mse"``.
+        evaluations: plans that were tried.
+        history: (evaluations, hypervolume) after every generation and every retraining.
+        counted: which MACs were an objective: ``"conv"`` or ``"all"``.
+        failures: why retrainings gave no network, one reason for each.
+        prepared: the network and its data.
+    """
+
+    folder: Path
+    settings: GeneticSettings
+    dense: FrontEntry
+    points: tuple[FrontEntry, ...]
+    baselines: dict[str, tuple[FrontEntry | None, ...]]
+    recommended: FrontEntry | None
+    split: str
+    kind: str
+    evaluations: int
+    history: tuple[tuple[int, float], ...]
+    counted: str
+    failures: tuple[str, ...]
+    prepared: PreparedModel
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        return {
+            "folder": str(self.folder),
+            "settings": self.settings.to_json(),
+            "error": self.kind,
+            "split": self.split,
+            "counted_macs": self.counted,
+            "evaluations": self.evaluations,
+            "dense": self.dense.to_json(),
+            "front": [point.to_json() for point in self.points],
+            "baselines": {
+                name: [None if entry is None else entry.to_json() for entry in entries]
+                for name, entries in self.baselines.items()
+            },
+            "recommended": None if self.recommended is None else self.recommended.name,
+            "failures": list(self.failures),
+            "history": [list(pair) for pair in self.history],
+        }
+
+    def write(self) -> None:
+        """Write the files of the run: the front as CSV and JSON, every network and its plan.
+
+        Raises:
+            OSError: the disk is full or the folder closed.
+            UserError: a network cannot be saved.
+        """
+        for point in self.points:
+            write_json(self.folder / PLANS / f"{point.name}.json", point.elite.plan.to_json())
+            name = self.settings.model or "network"
+            save_pruned(self._as_pruned(point), self.folder / NETWORKS / point.name, model=name)
+        write_text(self.folder / FRONT, self._to_csv())
+        write_json(self.folder / JSON, self.to_json())
+
+    def _to_csv(self) -> str:
+        columns = (
+            "name", "validation_error", "report_error", "conv_macs", "macs", "params_not_zero",
+            "params", "bytes", "bytes_csr", "conv_time_share", "conv_time_share_default", "epochs",
+        )  # fmt: skip
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        rows = [self.dense, *self.points]
+        for entries in self.baselines.values():
+            rows += [entry for entry in entries if entry is not None]
+        table.writerows(entry.to_json() for entry in rows)
+        return text.getvalue()
+
+    def _as_pruned(self, point: FrontEntry) -> PrunedModel:
+        """Return a point as :func:`gp_prune.prune` would; its zeros are in its weights."""
+        architecture, loaded = self.prepared.architecture, self.prepared.loaded
+        plan = point.elite.plan.channel_plan(architecture)
+        return PrunedModel(
+            model=point.model,
+            plan=plan,
+            mode="compact",
+            before=self.dense.cost,
+            after=point.cost,
+            rows=layer_rows(architecture, plan, {}, self.dense.cost, point.cost),
+            seconds=0.0,
+            metric="genetic",
+            metric_digest="",
+            conventions=Conventions(),
+            interface=loaded.interface,
+            input_shapes=tuple(tuple(t.shape) for t in tensors_of(loaded.example_inputs)),
+            architecture=architecture,
+        )
