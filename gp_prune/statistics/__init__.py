@@ -1,13 +1,13 @@
 """Measure the prunable layers of a model, streaming over calibration data.
 
-May import ``metric`` and the packages below it; open ``collect.py`` first.
+May import ``metric`` and the packages below it; open ``measure.py`` first.
 """
 
 from __future__ import annotations
 
 from gp_prune.statistics.batches import Batch, Loss, Progress
-from gp_prune.statistics.collecting import collect, collect_each
 from gp_prune.statistics.layers import dense_weight, prunable_layers
+from gp_prune.statistics.measure import collect, collect_each
 from gp_prune.statistics.records import Consumer
 from gp_prune.statistics.running import Forward, Inputs
 

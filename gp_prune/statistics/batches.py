@@ -1,4 +1,4 @@
-"""What statistics are measured on: batches of samples, checked and brought to a device."""
+"""Check the batches that statistics are measured on, and cut them into parts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _are_labels(target: Any) -> bool:
 
 
 def batch_size(inputs: Inputs) -> int:
-    """Number of samples, read from the first tensor.
+    """Return the number of samples, read from the first tensor.
 
     Raises:
         UserError: there is no tensor with a first axis.
@@ -81,10 +81,10 @@ def batch_size(inputs: Inputs) -> int:
     return tensors[0].shape[0]
 
 
-def checked(
-    batches: Iterable[Batch], device: torch.device, *, labelled: bool = True
+def check_batches(
+    batches: Iterable[Batch], device: torch.device, *, labelled: bool
 ) -> Iterator[Batch]:
-    """The batches that have samples, on the device.
+    """Yield the batches that have samples, on a device.
 
     Args:
         batches: the data.
@@ -110,54 +110,6 @@ def checked(
         yield Batch(to_device(item.inputs, device), to_device(item.target, device), labels)
 
 
-def counted(
-    batches: Iterable[Batch], progress: Progress, total: int | None, before: int = 0
-) -> Iterator[Batch]:
-    """The same batches; ``progress`` is called when each has been dealt with.
-
-    Args:
-        batches: the data.
-        progress: is told how many batches are done.
-        total: how many there are in all passes, if that is known.
-        before: number of batches that were done in earlier passes.
-    """
-    for number, batch in enumerate(batches, start=before + 1):
-        yield batch
-        progress(number, total)
-
-
-def small(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
-    """The same samples in batches of at most ``most``, each batch cut into equal parts."""
-    for batch in batches:
-        parts = -(-batch_size(batch.inputs) // most)
-        if parts == 1:
-            yield batch
-            continue
-        for part in range(parts):
-            yield Batch(*(_part(field, part, parts) for field in batch))
-
-
-def in_parts(
-    batches: Iterable[Batch], most: int | None, at_once: int | None
-) -> Iterator[tuple[Batch, bool]]:
-    """Parts of batches, each with whether its batch ends with it.
-
-    Args:
-        batches: the data.
-        most: largest batch; larger ones become several.
-        at_once: largest part.
-    """
-    for batch in batches if most is None else small(batches, most):
-        parts = [batch] if at_once is None else list(small([batch], at_once))
-        for number, part in enumerate(parts, start=1):
-            yield part, number == len(parts)
-
-
-def _part(value: Any, part: int, parts: int) -> Any:
-    """One of so many equal parts of every tensor inside."""
-    return map_tensors(lambda t: t.tensor_split(parts)[part] if t.dim() else t, value)
-
-
 def _check_labels(labels: Tensor, size: int) -> None:
     """Raise UserError unless ``labels`` is (size,) with integers that are not negative."""
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
@@ -166,3 +118,32 @@ def _check_labels(labels: Tensor, size: int) -> None:
             f"the labels of a batch of {size} samples have shape {tuple(labels.shape)} and type "
             f"{labels.dtype}; give one integer per sample, 0 or greater"
         )
+
+
+def split_batch(batch: Batch, most: int | None) -> list[Batch]:
+    """Cut a batch into equal parts of at most ``most`` samples; None keeps it whole."""
+    parts = 1 if most is None else -(-batch_size(batch.inputs) // most)
+    if parts == 1:
+        return [batch]
+
+    def part(value: Any, number: int) -> Any:
+        return map_tensors(lambda t: t.tensor_split(parts)[number] if t.dim() else t, value)
+
+    return [Batch(*(part(field, number) for field in batch)) for number in range(parts)]
+
+
+def in_parts(
+    batches: Iterable[Batch], most: int | None, at_once: int | None
+) -> Iterator[tuple[Batch, bool]]:
+    """Yield parts of batches, each with whether its batch ends with it.
+
+    Args:
+        batches: the data.
+        most: largest number of samples in a batch; larger ones become several.
+        at_once: largest number of samples in a part.
+    """
+    for whole in batches:
+        for batch in split_batch(whole, most):
+            *parts, last = split_batch(batch, at_once)
+            yield from ((part, False) for part in parts)
+            yield last, True

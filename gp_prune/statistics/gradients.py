@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.batches import Batch, Loss, batch_size, in_parts
 from gp_prune.statistics.layers import is_batch_norm, prunable_layers
 from gp_prune.statistics.running import CalledModel, Forward, Inputs, call_model, map_tensors
 
@@ -192,6 +191,12 @@ class HessianGradients(Gradients):
         super().__init__(model, prunable_layers(model), norms=False)
         self._direction = gradients
 
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach as the base does; of torch's attention only the plain one differentiates twice."""
+        with super().attached(), sdpa_kernel(SDPBackend.MATH):
+            yield
+
     def _remember(self, module: nn.Module, args: Any) -> None:
         self._note(module, "weight")
 
@@ -218,40 +223,6 @@ class HessianGradients(Gradients):
         direction = self._direction.mean(item.module, item.field)
         assert direction is not None
         return direction.to(item.tensor)
-
-
-def hessian_gradients(
-    model: nn.Module,
-    gradients: Gradients,
-    batches: Iterable[Batch],
-    loss: Loss,
-    forward: Forward = call_model,
-    at_once: int | None = None,
-) -> HessianGradients:
-    """H g over the data, where g is the gradient of the mean loss over all samples.
-
-    H is the Hessian of the mean loss itself. GraSP's own code divides the logits by a temperature
-    of 200 first; a loss that does so gives that variant.
-
-    Args:
-        model: the model, in evaluation mode.
-        gradients: g.
-        batches: the same data again, in any order.
-        loss: mean loss over a batch.
-        forward: runs the model on the inputs of a batch.
-        at_once: largest number of samples that run together.
-
-    Raises:
-        UserError: an operation of the model has no second derivative.
-    """
-    products = HessianGradients(model, gradients)
-    # Of torch's kernels for attention only the plain one can be differentiated twice.
-    with torch.enable_grad(), products.attached(), sdpa_kernel(SDPBackend.MATH):
-        for batch, _ in in_parts(batches, None, at_once):
-            assert batch.target is not None  # the first pass has checked it
-            output = forward(model, batch.inputs)
-            products.add(loss(output, batch.target), batch_size(batch.inputs))
-    return products
 
 
 def synaptic_flow(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import spatial_axes, unfolded
-from gp_prune.statistics.sampling import Sampled, Seen
+from gp_prune.statistics.sampling import MapBatch, SampledValues
 
 _LOWEST, _STEP, _GRID = -36.0, 0.3, 214
 """Grid of the integral in :func:`nuclear_losses`, in the logarithm of t: up to 28."""
@@ -31,19 +31,19 @@ class MapRanks:
 
     def __init__(self) -> None:
         """No sample yet."""
-        self._ranks = Sampled()
+        self._ranks = SampledValues()
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: MapBatch) -> None:
         """Count the ranks of the sampled maps of a batch."""
-        maps = seen.maps[seen.picks.rows]
+        maps = batch.maps[batch.picks.rows]
         if maps.dtype not in (torch.float32, torch.float64):
             maps = maps.to(torch.float32)
-        matrices = maps.reshape(*maps.shape[:2], maps.shape[2] // seen.width, seen.width)
+        matrices = maps.reshape(*maps.shape[:2], maps.shape[2] // batch.width, batch.width)
         if 1 in matrices.shape[2:]:
             ranks = (matrices != 0).flatten(2).any(2)
         else:
             ranks = torch.linalg.matrix_rank(matrices)
-        self._ranks.put(ranks.to(torch.float64), seen.picks.slots)
+        self._ranks.put(ranks.to(torch.float64), batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
         """``map_rank`` (o, n)."""
@@ -60,13 +60,13 @@ class NuclearLosses:
 
     def __init__(self) -> None:
         """No sample yet."""
-        self._losses = Sampled()
+        self._losses = SampledValues()
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: MapBatch) -> None:
         """Measure the sampled samples of a batch, a few at a time."""
-        step = max(1, _MOST_AT_ONCE // (seen.maps.shape[1] * max(_GRID, seen.maps.shape[2])))
-        maps = torch.split(seen.maps[seen.picks.rows], step)
-        self._losses.put(torch.cat([nuclear_losses(some) for some in maps]), seen.picks.slots)
+        step = max(1, _MOST_AT_ONCE // (batch.maps.shape[1] * max(_GRID, batch.maps.shape[2])))
+        maps = torch.split(batch.maps[batch.picks.rows], step)
+        self._losses.put(torch.cat([nuclear_losses(some) for some in maps]), batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
         """``nuclear_loss`` (o, n)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.sampling import Positions, Sampled, SampledMaps, Seen
+from gp_prune.statistics.sampling import MapBatch, Positions, SampledMaps, SampledValues
 
 _CACHED = 2**17
 """Values that are looked at a time: 1 MB in float64, so that they stay in the cache."""
@@ -140,28 +140,28 @@ class Centroids:
         self._sums: Tensor | None = None  # (c, o, s)
         self._count = torch.zeros(0, dtype=torch.float64)  # (c,) samples
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: MapBatch) -> None:
         """Add the maps of a batch.
 
         Raises:
             UserError: classes, channels and positions together are too many.
         """
-        assert seen.labels is not None
-        size = seen.maps.shape[2]
+        assert batch.labels is not None
+        size = batch.maps.shape[2]
         chosen = self._positions.among(size)
         whole = torch.equal(chosen, torch.arange(size))  # spares a copy
-        maps = seen.maps if whole else seen.maps[:, :, chosen.to(seen.maps.device)]
+        maps = batch.maps if whole else batch.maps[:, :, chosen.to(batch.maps.device)]
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-        classes = max(int(seen.labels.max()) + 1, self._count.shape[0])
+        classes = max(int(batch.labels.max()) + 1, self._count.shape[0])
         self._check_size(classes, *maps.shape[1:])
         if self._sums is None:
             self._sums = maps.new_zeros(0, *maps.shape[1:], dtype=torch.float64)
             self._count = self._count.to(maps.device)
         self._grow(classes)
-        parts = (torch.split(value, _SHORT) for value in (maps, seen.labels))
+        parts = (torch.split(value, _SHORT) for value in (maps, batch.labels))
         for some, labels in zip(*parts, strict=True):
             self._sums += _sums_by_label(some, labels, classes)
-        self._count += torch.bincount(seen.labels, minlength=classes)
+        self._count += torch.bincount(batch.labels, minlength=classes)
 
     def _check_size(self, classes: int, channels: int, positions: int) -> None:
         if classes * channels * positions > _MOST_VALUES:
@@ -220,13 +220,13 @@ class Kernels:
     def __init__(self, maps: SampledMaps) -> None:
         """Nothing sampled yet; ``maps`` keeps the positions of ``activation``."""
         self._maps = maps
-        self._labels = Sampled()
+        self._labels = SampledValues()
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: MapBatch) -> None:
         """Keep the sampled maps of a batch and their labels."""
-        assert seen.labels is not None
-        self._maps.put(seen.maps, seen.picks)
-        self._labels.put(seen.labels[seen.picks.rows], seen.picks.slots)
+        assert batch.labels is not None
+        self._maps.put(batch.maps, batch.picks)
+        self._labels.put(batch.labels[batch.picks.rows], batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
         """``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c)."""

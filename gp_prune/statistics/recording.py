@@ -1,11 +1,10 @@
-"""Streams what each layer sees and returns into its statistics while the model runs."""
+"""Measure what each layer sees and returns while the model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +14,7 @@ from gp_prune.statistics.activation_tracer import Call, Site
 from gp_prune.statistics.layers import as_maps, tap_energy
 from gp_prune.statistics.matrices import MapRanks, NuclearLosses, SecondMoments
 from gp_prune.statistics.moments import Centroids, Kernels, Moments
-from gp_prune.statistics.running import derive_seed
-from gp_prune.statistics.sampling import (
-    Meter,
-    Picks,
-    Positions,
-    Reservoir,
-    SampledMaps,
-    Seen,
-)
+from gp_prune.statistics.sampling import MapBatch, Meter, Picks, SampledMaps, Sampling
 
 LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
 """Needs for which every batch must have class labels."""
@@ -35,58 +26,63 @@ RECORDED_NEEDS = _OUTPUT_NEEDS | {"inputs", "second_moments"}
 """Needs that a :class:`Recorder` measures while the model runs."""
 
 
-class Sample(NamedTuple):
-    """How much of the maps is kept: at most so many samples, and positions per layer."""
-
-    seed: int
-    max_samples: int
-    max_positions: int
-
-    def maps(self, *names: str) -> SampledMaps:
-        """An empty store whose positions follow from the seed and the names."""
-        return SampledMaps(self.max_positions, derive_seed(self.seed, *names, bits=63))
-
-    def positions(self, *names: str) -> Positions:
-        """The positions of :meth:`maps` of the same names."""
-        return Positions(self.max_positions, derive_seed(self.seed, *names, bits=63))
-
-
-@dataclass
-class LayerStatistics:
+class _LayerStatistics:
     """What has been accumulated for one layer; everything is bounded by the layer's size."""
 
-    inputs: SampledMaps
-    pre_activation: SampledMaps
-    activation: SampledMaps
-    output_grad: SampledMaps
-    meters: list[Meter]
-    products: SecondMoments | None = None
-    output_moments: Moments = field(default_factory=Moments)  # one group, before any batch norm
-    class_moments: Moments = field(default_factory=Moments)
-    energy: Tensor | None = None  # (i, k)
+    def __init__(
+        self, name: str, module: nn.Module, needs: AbstractSet[str], sampling: Sampling
+    ) -> None:
+        def maps(side: str) -> SampledMaps:
+            return SampledMaps(sampling.positions(name, side))
 
+        self.inputs = maps("inputs")
+        # What is read from the outputs has the same positions throughout.
+        self.pre_activation, self.activation = maps("outputs"), maps("outputs")
+        self.output_grad = maps("outputs")
+        self.energy: Tensor | None = None  # (i, k)
+        self.products = SecondMoments(name, module) if "second_moments" in needs else None
+        self.output_moments = Moments()  # one group, before any batch norm
+        self.class_moments = Moments()
+        self.meters: list[Meter] = []  # of the activation
+        if "centroids" in needs:
+            self.meters.append(Centroids(name, sampling.positions(name, "outputs")))
+        if "kernels" in needs:
+            self.meters.append(Kernels(maps("outputs")))
+        if "map_ranks" in needs:
+            self.meters.append(MapRanks())
+        if "map_norms" in needs:
+            self.meters.append(NuclearLosses())
 
-def _statistics(
-    name: str, module: nn.Module, needs: AbstractSet[str], sample: Sample
-) -> LayerStatistics:
-    """Nothing measured yet. What is read from the outputs has the same positions throughout."""
-    meters: list[Meter] = []
-    if "centroids" in needs:
-        meters.append(Centroids(name, sample.positions(name, "outputs")))
-    if "kernels" in needs:
-        meters.append(Kernels(sample.maps(name, "outputs")))
-    if "map_ranks" in needs:
-        meters.append(MapRanks())
-    if "map_norms" in needs:
-        meters.append(NuclearLosses())
-    return LayerStatistics(
-        inputs=sample.maps(name, "inputs"),
-        pre_activation=sample.maps(name, "outputs"),
-        activation=sample.maps(name, "outputs"),
-        output_grad=sample.maps(name, "outputs"),
-        meters=meters,
-        products=SecondMoments(name, module) if "second_moments" in needs else None,
-    )
+    def fields(self, class_count: Tensor) -> dict[str, Tensor | None]:
+        """Return everything by field of the record; ``class_count`` (c,) counts the samples."""
+        fields = {
+            "inputs": self.inputs.result(),
+            "pre_activation": self.pre_activation.result(),
+            "activation": self.activation.result(),
+            "output_grad": self.output_grad.result(),
+            "input_norm": None if self.energy is None else self.energy.sqrt(),
+            "inverse_factor": None if self.products is None else self.products.result(),
+        }
+        if self.output_moments.count.numel():
+            fields["mu"] = self.output_moments.mean[:, 0]
+            fields["var"] = self.output_moments.variance[:, 0]
+        for meter in self.meters:
+            fields.update(meter.result(class_count.shape[0]))
+        return fields
+
+    def class_fields(self, class_count: Tensor) -> dict[str, Tensor | None]:
+        """Return moments of the activation by class, likewise."""
+        moments = self.class_moments
+        moments.grow(class_count.shape[0])
+        rest = moments.rest()
+        return {
+            "class_mean": moments.mean,
+            "class_var": moments.variance,
+            "class_count": class_count,
+            "rest_mean": rest.mean,
+            "rest_var": rest.variance,
+            "rest_count": class_count.sum() - class_count,
+        }
 
 
 class Recorder:
@@ -100,36 +96,45 @@ class Recorder:
         self,
         layers: Mapping[str, nn.Module],
         sites: Mapping[Call, Site],
-        measured: AbstractSet[str],
+        without_running: AbstractSet[str],
         needs: AbstractSet[str],
-        sample: Sample,
+        sampling: Sampling,
     ) -> None:
-        """Nothing measured yet.
+        """Prepare to measure.
 
         Args:
             layers: the layers to measure.
             sites: what follows each use of each layer.
-            measured: layers whose outputs' mean and variance are wanted (no running statistics).
+            without_running: layers whose outputs' mean and variance no batch norm knows.
             needs: see :func:`gp_prune.statistics.collect`.
-            sample: how much is kept of the maps.
+            sampling: how much is kept of the maps.
         """
         self._layers = layers
         self._sites = sites
-        self._measured = measured
+        self._without_running = without_running
         self._needs = needs
         self._reads_outputs = bool(needs & _OUTPUT_NEEDS)
-        self._reservoir = Reservoir(sample.max_samples, sample.seed)
+        self._reservoir = sampling.samples()
         self._labels: Tensor | None = None
         self._samples = 0  # of the present batch
         self._picks = Picks([], [])
         self._open: set[Call] = set()  # uses whose activation has not come yet
-        self.class_count = torch.zeros(0, dtype=torch.float64)  # (c,)
-        self.statistics = {
-            name: _statistics(name, module, needs, sample) for name, module in layers.items()
+        self._class_count = torch.zeros(0, dtype=torch.float64)  # (c,)
+        self._statistics = {
+            name: _LayerStatistics(name, module, needs, sampling) for name, module in layers.items()
         }
 
-    def start(self, samples: int, labels: Tensor | None) -> None:
-        """Say what the next batch is, before the model runs on it."""
+    def take(self, name: str) -> dict[str, Tensor | None]:
+        """Return everything that was measured on a layer, by field of the record, and forget it."""
+        statistics = self._statistics.pop(name)
+        fields = statistics.fields(self._class_count)
+        if "labels" in self._needs:
+            fields |= statistics.class_fields(self._class_count)
+        return fields
+
+    @contextmanager
+    def batch(self, samples: int, labels: Tensor | None) -> Iterator[None]:
+        """Measure on a batch, which the model runs on inside."""
         self._samples, self._labels = samples, None
         self._picks = self._reservoir.offer(samples)
         self._open.clear()
@@ -137,12 +142,10 @@ class Recorder:
             if labels is None:
                 raise UserError("the data has no class labels; yield Batch(inputs, target, labels)")
             self._labels = labels
-            counts = torch.bincount(labels, minlength=self.class_count.shape[0])
-            counts[: self.class_count.shape[0]] += self.class_count.to(counts)
-            self.class_count = counts.to(torch.float64)
-
-    def finish(self) -> None:
-        """Say that the model has run."""
+            counts = torch.bincount(labels, minlength=self._class_count.shape[0])
+            counts[: self._class_count.shape[0]] += self._class_count.to(counts)
+            self._class_count = counts.to(torch.float64)
+        yield
         for call in self._open:
             raise UserError(
                 f"no activation followed layer {call.layer!r} on a later batch as on the first "
@@ -154,10 +157,10 @@ class Recorder:
         site = self._site(call)
         if self._needs & {"inputs", "second_moments"}:
             self._read_input(call, inputs, output)
-        if "outputs" in self._needs and call.layer in self._measured:
+        if "outputs" in self._needs and call.layer in self._without_running:
             maps = self._maps(call, output, "output")
-            alone = torch.zeros(self._samples, dtype=torch.int64, device=maps.device)
-            self.statistics[call.layer].output_moments.add(maps, alone, 1)
+            one_group = torch.zeros(self._samples, dtype=torch.int64, device=maps.device)
+            self._statistics[call.layer].output_moments.add(maps, one_group, 1)
         if site.activated:
             self._open.add(call)
         elif site.norm is None:
@@ -189,7 +192,7 @@ class Recorder:
         return site
 
     def _read_input(self, call: Call, inputs: Tensor, output: Tensor) -> None:
-        statistics = self.statistics[call.layer]
+        statistics = self._statistics[call.layer]
         maps = self._maps(call, inputs, "input")
         if statistics.products is not None:
             statistics.products.add(inputs, output)
@@ -211,13 +214,13 @@ class Recorder:
         if call.use > 0:
             return
         if "outputs" in self._needs:
-            self.statistics[call.layer].pre_activation.put(maps, self._picks)
+            self._statistics[call.layer].pre_activation.put(maps, self._picks)
         if "output_gradients" in self._needs:
             self._await_gradient(call, before, maps)
 
     def _await_gradient(self, call: Call, before: Tensor, maps: Tensor) -> None:
         """Sample the gradient by ``before`` when the backward pass reaches it."""
-        store, picks, samples = self.statistics[call.layer].output_grad, self._picks, self._samples
+        store, picks, samples = self._statistics[call.layer].output_grad, self._picks, self._samples
         store.put(maps.new_zeros(1).expand(maps.shape), picks)  # stays if the loss ignores it
 
         def arrived(gradient: Tensor) -> None:
@@ -228,20 +231,20 @@ class Recorder:
             before.register_hook(arrived)  # type: ignore[no-untyped-call]
 
     def _read_after(self, call: Call, after: Tensor, maps: Tensor) -> None:
-        statistics = self.statistics[call.layer]
+        statistics = self._statistics[call.layer]
         labels = None if self._labels is None else self._labels.to(maps.device)
         if call.use == 0:
             if "outputs" in self._needs:
                 statistics.activation.put(maps, self._picks)
             linear = isinstance(self._layers[call.layer], nn.Linear)
-            seen = Seen(maps, 1 if linear else after.shape[-1], self._picks, labels)
+            batch = MapBatch(maps, 1 if linear else after.shape[-1], self._picks, labels)
             for meter in statistics.meters:
-                meter.add(seen)
+                meter.add(batch)
         if labels is not None and "labels" in self._needs:
-            statistics.class_moments.add(maps, labels, self.class_count.shape[0])
+            statistics.class_moments.add(maps, labels, self._class_count.shape[0])
 
     def _maps(self, call: Call, values: Tensor, what: str) -> Tensor:
-        """The values as (n, channels, positions).
+        """Return the values as (n, channels, positions).
 
         Where the model has folded something into the sample axis (the frames of a clip, windows
         of an image), a sample has as many rows one after the other; they count as positions.

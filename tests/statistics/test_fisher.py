@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.statistics import Batch, collect
-from gp_prune.statistics.batches import batch_size, small
+from gp_prune.statistics.batches import batch_size, split_batch
 from gp_prune.statistics.layers import to_dense
 
 
@@ -63,7 +63,8 @@ def test_a_layer_that_runs_twice_adds_up_before_squaring() -> None:
 def test_cutting_keeps_every_sample(kind: str) -> None:
     values = torch.arange(9)
     inputs = {"tensor": values, "tuple": (values, -values), "dictionary": {"a": values}}[kind]
-    found = list(small([Batch(inputs, values * 2, values), Batch(inputs)], 4))
+    whole = (Batch(inputs, values * 2, values), Batch(inputs))
+    found = [part for batch in whole for part in split_batch(batch, 4)]
     assert [batch_size(batch.inputs) for batch in found] == [3, 3, 3] * 2
     first = [b.inputs if isinstance(b.inputs, Tensor) else next(iter(_values(b))) for b in found]
     assert torch.cat(first).tolist() == values.tolist() * 2

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.statistics.running import derive_seed
-from gp_prune.statistics.sampling import Picks, Reservoir, SampledMaps, uniform
+from gp_prune.statistics.records import uniform
+from gp_prune.statistics.sampling import Picks, Positions, Reservoir, SampledMaps
 
 
 def kept(sizes: list[int], capacity: int, seed: int) -> dict[int, int]:
@@ -37,7 +37,7 @@ def test_every_sample_is_as_likely() -> None:
 
 def test_positions_are_distinct_sorted_and_capped() -> None:
     maps = torch.arange(50.0).expand(2, 1, 50)
-    store = SampledMaps(8, derive_seed(0, "a", bits=63))
+    store = SampledMaps(Positions(8, seed=0))
     store.put(maps, Picks([0, 1], [1, 0]))
     result = store.result()
     assert result is not None and result.shape == (1, 2, 8) and result.dtype == torch.float64
@@ -47,7 +47,7 @@ def test_positions_are_distinct_sorted_and_capped() -> None:
 
 
 def test_maps_of_another_size_are_read_at_the_same_places() -> None:
-    store = SampledMaps(4, 0)
+    store = SampledMaps(Positions(4, 0))
     store.put(torch.arange(4.0).reshape(1, 1, 4), Picks([0], [0]))
     store.put(torch.arange(8.0).reshape(1, 1, 8), Picks([0], [1]))
     result = store.result()

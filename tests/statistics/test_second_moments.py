@@ -103,7 +103,7 @@ def test_factor_equals_inverting(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     expected = plain_factor(by_probing(layer, inputs), getattr(layer, "groups", 1))
     data = [Batch(part) for part in inputs.split(3)]
     for most in (1, 2**22):
-        monkeypatch.setattr(matrices, "_MOST_AT_ONCE", most)
+        monkeypatch.setattr(matrices, "_MOST_VALUES_AT_ONCE", most)
         (record,) = collect(layer, None, data, needs={"second_moments"}).values()
         torch.testing.assert_close(record.inverse_factor, expected)
 
