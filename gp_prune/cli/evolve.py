@@ -44,8 +44,12 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
     Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
     leaves settings, journal, front and metric files in the run folder.
     """
-    from gp_prune.report.console import progress_display
-    from gp_prune.report.front import recommendation, result_json, result_lines
+    from gp_prune.report.search import (
+        progress_display,
+        recommendation,
+        result_json,
+        result_lines,
+    )
     from gp_prune.search.config import SearchConfig
     from gp_prune.search.run import evolve
 
@@ -76,7 +80,7 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
 
 def _stop(run: RunOptions, last: Generation | None) -> int:
     """Print the front so far, and how to continue the run."""
-    from gp_prune.report.front import interim_json, interim_lines
+    from gp_prune.report.search import interim_json, interim_lines
 
     if last is None:
         return run.report_interrupt("before the first generation was done")

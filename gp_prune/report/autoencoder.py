@@ -1,54 +1,38 @@
-"""A run of the autoencoder trainer as a table, and its progress."""
+"""Print a run of the autoencoder trainer as a table, and show its progress."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import IO
 
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.console import Console
 
 from gp_prune.autoencoder.population import Generation
 from gp_prune.autoencoder.results import AutoencodeResult
 from gp_prune.autoencoder.run import Progress
 from gp_prune.autoencoder.settings import CANONICAL
-from gp_prune.report.tables import make_console, percent, print_facts, print_table
+from gp_prune.report.console import show_progress
+from gp_prune.report.tables import MARK, make_console, percent, print_facts, print_table
 
 _LINES = 10
-"""So many plain lines tell of a whole run where there is no terminal."""
+"""Lines of a whole run in a log."""
 
 
-@contextmanager
-def progress_display(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """What a run reports to: nothing, plain lines, or a bar on the terminal; all on stderr."""
-    console = make_console(sys.stderr)
-    if quiet:
-        yield lambda now: None
-        return
-    if not console.is_terminal:
-        started = time.monotonic()
+def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+    """Show the epochs of a run, see :func:`gp_prune.report.console.show_progress`."""
 
-        def tell(now: Progress) -> None:
-            if now.done == now.of or now.done % max(1, now.of // _LINES) == 0:
-                seconds = f"{time.monotonic() - started:6.0f} s  "
-                line = f"{seconds}epoch {now.done}/{now.of}: {_note(now.generation)}"
-                console.print(line, soft_wrap=True)
+    def to_line(now: Progress) -> str:
+        if now.done < now.of and now.done % max(1, now.of // _LINES):
+            return ""
+        return f"epoch {now.done}/{now.of}: {_note(now.generation)}"
 
-        yield tell
-        return
-    columns = (
-        TextColumn("epochs"), BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Bar(*columns, console=console) as bar:
-        row = bar.add_task("", total=None, note="")
-        yield lambda now: bar.update(
-            row, completed=now.done, total=now.of, note=_note(now.generation)
-        )
+    return show_progress(
+        {"train": "epochs"},
+        lambda now: ("train", now.done, now.of, _note(now.generation)),
+        to_line,
+        quiet=quiet,
+    )
 
 
 def _note(generation: Generation) -> str:
@@ -61,7 +45,7 @@ def _note(generation: Generation) -> str:
 
 
 def result_lines(result: AutoencodeResult, stream: IO[str]) -> list[str]:
-    """The result as lines for a stream."""
+    """Return the result as lines for a stream."""
     console = make_console(stream)
     with console.capture() as capture:
         if result.settings.mode != CANONICAL:
@@ -71,8 +55,8 @@ def result_lines(result: AutoencodeResult, stream: IO[str]) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def _cells(console: object, result: AutoencodeResult) -> None:
-    """The cells at the end, the best one marked."""
+def _cells(console: Console, result: AutoencodeResult) -> None:
+    """Print the cells at the end, the best one marked."""
     last = [row for row in result.history if row.generation == result.settings.epochs]
     events = [
         sum(row.pruned for row in result.history if row.cell == cell) for cell in range(len(last))
@@ -82,16 +66,16 @@ def _cells(console: object, result: AutoencodeResult) -> None:
         best = row.cell == result.best_cell
         rows.append(
             (
-                ">>>>" if best else "", str(row.cell), f"{row.validation_loss:.4f}",
+                MARK if best else "", str(row.cell), f"{row.validation_loss:.4f}",
                 percent(row.sparsity), str(events[row.cell]), f"{row.learning_rate:.2g}",
             )
         )  # fmt: skip
     headings = ("", "cell", "validation loss", "weights zero", "times pruned", "learning rate")
-    print_table(console, headings, rows, right="lrrrrr")  # type: ignore[arg-type]
+    print_table(console, headings, rows, right="lrrrrr")
 
 
 def facts(result: AutoencodeResult) -> list[tuple[str, str]]:
-    """What the result is, by name."""
+    """Return the facts of a result, names and values."""
     settings = result.settings
     widths = "-".join(map(str, (*result.layout.encoder, *result.layout.decoder[1:])))
     nodes = ", ".join(f"{name} {a} of {n}" for name, (a, n) in result.nodes().items())
@@ -100,7 +84,7 @@ def facts(result: AutoencodeResult) -> list[tuple[str, str]]:
     tested = f"{loss} {result.test_loss:.4f}"
     if settings.loss != "l1":
         tested += f", mean L1 {result.test_l1:.4f}"
-    found = [
+    rows = [
         ("network", f"{widths}, {result.layout.parameters} parameters"),
         ("trained", f"{settings.mode}, {settings.epochs} epochs of {settings.data}, {loss}"),
         ("pruned", f"by {settings.operator} ({settings.unit}s), schedule {settings.schedule}, "
@@ -113,5 +97,5 @@ def facts(result: AutoencodeResult) -> list[tuple[str, str]]:
     ]  # fmt: skip
     failures = sum(bool(row.failure) for row in result.history)
     if failures:
-        found.insert(-1, ("lost", f"{failures} steps of cells, which stayed as they were"))
-    return found
+        rows.insert(-1, ("lost", f"{failures} steps of cells, which stayed as they were"))
+    return rows

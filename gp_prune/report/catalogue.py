@@ -1,4 +1,4 @@
-"""What scoring with a metric costs: the work of its operators, and the passes over the data."""
+"""Write the page of all saved metrics, and state what scoring with a metric costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECTIONS = {
     "reference": (
         "Reference metrics",
         "Written down from the literature, as published: the constants, the sums and the signs "
-        "are\nthose of the source, turned round where a source scores what to remove. The channel "
+        "are\nthose of the source, negated where a source scores what to remove. The channel "
         "form of a\nmetric of single weights is the sum over the filter.\n\n"
         "Left out is ThiNet (Luo et al., ICCV 2017): a greedy loop that chooses one channel after "
         "another,\neach by what the earlier choices have left, so it is no formula.",
@@ -36,13 +36,13 @@ _COLUMNS = (
 )  # fmt: skip
 _COST = (
     "Before the comma, the sum of the declared costs of the operators; 1 is an addition of tensors "
-    "of the\nsame size, and a term that stands twice is computed once. Behind it, the passes over "
+    "of the\nsame size, and a repeated term is computed once. After it, the passes over "
     "calibration data."
 )
 
 
 def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
-    """The whole page.
+    """Return the Markdown page of all metrics.
 
     Args:
         metrics: folder (``reference``, ``evolved``) -> its metrics.
@@ -58,9 +58,9 @@ def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
 
 
 def markdown_math(latex: str) -> str:
-    """LaTeX for a cell of a Markdown table on GitHub.
+    """Return LaTeX for a cell of a Markdown table on GitHub.
 
-    A bar would end the cell, and a backslash before punctuation is eaten by Markdown.
+    A bar would end the cell, and Markdown removes a backslash before punctuation.
     """
     text = latex.replace(r"\left|", r"\left\lvert ").replace(r"\right|", r"\right\rvert ")
     text = text.replace("|", r"\vert ").replace(r"\!", "").replace(r"\,", " ")
@@ -69,7 +69,7 @@ def markdown_math(latex: str) -> str:
 
 
 def _table(metrics: Iterable[Metric]) -> str:
-    """One row per metric, channel metrics first."""
+    """Return a table with a row per metric, channel metrics first."""
     rows = [_cells(metric) for metric in sorted(metrics, key=lambda m: m.granularity)]
     return _lines([list(_COLUMNS), ["---"] * len(_COLUMNS), *rows])
 
@@ -100,14 +100,14 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-WITHOUT_DATA = frozenset({"noise", "outgoing", "synflow"})
+NEEDS_WITHOUT_DATA = frozenset({"noise", "outgoing", "synflow"})
 """Needs that are met without calibration data."""
 
 
 def operator_cost(expression: Expression) -> float:
-    """The sum of the operators' declared costs; 1 is an addition of tensors of the same size.
+    """Return the sum of the operators' declared costs; repeated subtrees count once.
 
-    A subtree that stands more than once is computed once.
+    The unit is an addition of tensors of the same size.
     """
     return sum(
         node.head.cost for node in set(expression.nodes()) if isinstance(node.head, Operator)
@@ -115,11 +115,11 @@ def operator_cost(expression: Expression) -> float:
 
 
 def passes(needs: AbstractSet[str]) -> str:
-    """Which passes over the calibration data meet the needs, in words."""
+    """Return in words which passes over the calibration data meet the needs."""
     if "hessian" in needs:
         return "two passes, forward and backward"
     if needs & LOSS_NEEDS:
         return "one pass, forward and backward"
-    if needs - WITHOUT_DATA:
+    if needs - NEEDS_WITHOUT_DATA:
         return "one pass, forward"
     return "no data, one pass over a sample of ones" if "synflow" in needs else "no data"

@@ -1,4 +1,4 @@
-"""A bar, or plain lines, for passes over data that take long."""
+"""Show the progress of long work on stderr: nothing, plain lines, or bars on a terminal."""
 
 from __future__ import annotations
 
@@ -6,57 +6,66 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
 from gp_prune.report.tables import make_console
-from gp_prune.search.nsga2 import Generation
-from gp_prune.search.run import Progress
 
-_TITLES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
+P = TypeVar("P")
+BarState = tuple[str, int, int, str]
+"""Stage, steps done, steps in total, and a note."""
 
 
 @contextmanager
-def progress_display(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """What a run reports to: nothing, plain lines, or bars on the terminal; all on stderr."""
+def show_progress(
+    titles: Mapping[str, str],
+    to_bar: Callable[[P], BarState],
+    to_line: Callable[[P], str],
+    *,
+    quiet: bool,
+) -> Iterator[Callable[[P], None]]:
+    """Give a function that shows the progress of a run: a bar per stage, or lines with the time.
+
+    Args:
+        titles: stage -> title of its bar; other stages have none.
+        to_bar: gives the state of a bar.
+        to_line: gives a line for a log; empty for none.
+        quiet: show nothing.
+    """
     console = make_console(sys.stderr)
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
-        with stage_bars(console, _TITLES) as show:
-            yield lambda now: show(
-                now.stage, now.done, now.of, _note(now.generation) if now.generation else ""
-            )
+        with _stage_bars(console, titles) as show:
+            yield lambda now: show(*to_bar(now))
     else:
-        yield _lines(console)
+        started = time.monotonic()
+
+        def print_line(now: P) -> None:
+            line = to_line(now)
+            if line:
+                console.print(f"{time.monotonic() - started:6.0f} s  {line}", soft_wrap=True)
+
+        yield print_line
 
 
 @contextmanager
-def stage_bars(
+def _stage_bars(
     console: Console, titles: Mapping[str, str]
 ) -> Iterator[Callable[[str, int, int, str], None]]:
-    """A bar for every stage of a run, on a terminal: ``show(stage, done, total, note)``.
-
-    Args:
-        console: of the terminal.
-        titles: of the stages; others are not shown.
-    """
+    one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        TextColumn(
-            "{task.fields[note]}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        ),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
     )
-    with Bar(*columns, console=console, expand=True) as bar:
+    with Progress(*columns, console=console, expand=True) as bar:
         rows = {
             stage: bar.add_task(title, total=None, note="", start=False)
             for stage, title in titles.items()
@@ -70,53 +79,18 @@ def stage_bars(
         yield show
 
 
-def _lines(console: Console) -> Callable[[Progress], None]:
-    started = time.monotonic()
-    quarters: set[tuple[str, int]] = set()
-
-    def tell(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
-    def show(progress: Progress) -> None:
-        seconds = f"{time.monotonic() - started:6.0f} s  "
-        if progress.generation is not None:
-            place = f"generation {progress.done}/{progress.of}: "
-            tell(seconds + place + _note(progress.generation))
-            return
-        quarter = (progress.stage, progress.done * 4 // max(1, progress.of))
-        if progress.stage in _TITLES and quarter not in quarters:
-            quarters.add(quarter)
-            title = _TITLES[progress.stage]
-            tell(f"{seconds}{title}: {progress.done}/{progress.of}")
-
-    return show
-
-
-def _note(generation: Generation) -> str:
-    best = generation.front[0]
-    all_risen = generation.complete == generation.behaviours
-    in_full = "" if all_risen else f" ({generation.complete} in full)"
-    return (
-        f"{generation.assessed} formulas ({generation.rejected} more refused), "
-        f"{generation.behaviours} behaviours{in_full}, "
-        f"front {len(generation.front)}, "
-        f"least error {best.objectives[0]:.3f} by {best.expression}"
-        f"{'; ends here: ' + generation.stopped if generation.stopped else ''}"
-    )
-
-
 SILENT_S = 5.0
-"""Seconds between two plain lines, and until the first one."""
+"""Seconds until the first plain line, and between two."""
 
 
 @contextmanager
 def measuring(
     *, quiet: bool, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """What a pass over batches reports to: ``(done, total)``, total None if it is not known.
+    """Give a function that shows a pass over batches: ``(done, total)``, total None if unknown.
 
-    Nothing if ``quiet``; a bar if stderr is a terminal; otherwise a line every :data:`SILENT_S`
-    seconds, so that short passes say nothing.
+    It shows a bar if stderr is a terminal, otherwise a line every :data:`SILENT_S` seconds, so
+    that a short pass prints nothing.
 
     Args:
         quiet: print nothing.
@@ -145,6 +119,6 @@ def measuring(
         TextColumn("batches"),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         row = bar.add_task("", visible=False)
         yield lambda done, total: bar.update(row, completed=done, total=total, visible=True)

@@ -1,14 +1,11 @@
-"""The front of a genetic pruning as a table, and its progress."""
+"""Print the front of a genetic pruning as a table, and show its progress."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import IO
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -17,10 +14,9 @@ from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import RoundStatus
 from gp_prune.genetic.front import FrontEntry, GeneticResult
 from gp_prune.genetic.run import GeneticProgress
-from gp_prune.report.console import stage_bars
-from gp_prune.report.tables import make_console, percent, quantity
+from gp_prune.report.console import BarState, show_progress
+from gp_prune.report.tables import MARK, make_console, new_table, percent, quantity, render
 
-MARK = ">>>>"
 _TITLES = {
     "load": "network", "prune": "rounds", "polish": "retraining", "compare": "baselines",
     "judge": "judging",
@@ -28,33 +24,27 @@ _TITLES = {
 
 
 def result_lines(result: GeneticResult, stream: IO[str]) -> list[str]:
-    """The front and its baselines as lines for a stream; in colour on a terminal."""
+    """Return the front and its baselines as lines for a stream; in colour on a terminal."""
     console = make_console(stream)
-    with console.capture() as capture:
-        console.print(Group(_table(result), Text(_explanation(result), style="dim")))
-    return [line.rstrip() for line in capture.get().splitlines()]
+    return render(console, _table(result), Text(_explanation(result), style="dim"))
 
 
 def _table(result: GeneticResult) -> Table:
-    table = Table(
-        title=f"Pareto front of {result.settings.model or 'the network'}: "
-        f"{result.evaluations} plans tried",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
     timed = _timed(result)
-    table.add_column("", no_wrap=True)
-    table.add_column("network", no_wrap=True)
-    headings = ["validation", result.split, "conv MACs", "all MACs", "not zero", "bytes", "CSR"]
-    if result.split == "validation":
-        headings.remove("validation")
-    if timed:
-        headings.insert(headings.index("all MACs"), "conv time")
-    for heading in (*headings, *(f"{name} {result.split}" for name in result.baselines)):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for place, point in enumerate((result.dense, *result.points)):
-        others = [points[place - 1] if place else None for points in result.baselines.values()]
+    table = new_table(
+        f"Pareto front of {result.settings.model or 'the network'}: "
+        f"{result.evaluations} plans tried",
+        [
+            "", "network", *([">validation"] if result.split != "validation" else []),
+            f">{result.split}", ">conv MACs", *([">conv time"] if timed else []), ">all MACs",
+            ">not zero", ">bytes", ">CSR",
+            *(f">{name} {result.split}" for name in result.baselines),
+        ],
+    )  # fmt: skip
+    for position, point in enumerate((result.dense, *result.points)):
+        others = [
+            points[position - 1] if position else None for points in result.baselines.values()
+        ]
         best = point is result.recommended
         cells = _row(result, point, others, timed)
         table.add_row(MARK if best else "", *cells, style="bold green" if best else "")
@@ -88,12 +78,12 @@ def _row(
 
 
 def error_text(kind: str, error: float) -> str:
-    """An error rate in percent, or a mean squared error."""
+    """Format an error rate in percent, or a mean squared error."""
     return f"{100 * error:.2f} %" if kind == "error" else f"{error:.5f}"
 
 
 def _times(before: int, after: int) -> str:
-    """How many times less."""
+    """Format how many times less there is after pruning."""
     return f"{before / after:.1f}x" if after else "-"
 
 
@@ -124,22 +114,18 @@ def _explanation(result: GeneticResult) -> str:
 
 
 def interim_lines(front: Sequence[Elite], kind: str, stream: IO[str]) -> list[str]:
-    """The front of a run that was stopped, as lines for a stream."""
-    table = Table(title="Pareto front so far", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for heading in ("network", "validation", "MACs kept", "params kept"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Return the front of a run that was stopped as lines for a stream."""
+    headings = ("network", "validation", "MACs kept", "params kept")
+    table = new_table("Pareto front so far", [f">{heading}" for heading in headings])
     for elite in front:
         name = f"round {elite.round}, {elite.number}" if elite.number else "dense"
         shares = (percent(elite.shares.macs), percent(elite.shares.params))
         table.add_row(name, error_text(kind, elite.error), *shares)
-    console = make_console(stream)
-    with console.capture() as capture:
-        console.print(table)
-    return [line.rstrip() for line in capture.get().splitlines()]
+    return render(make_console(stream), table)
 
 
 def interim_json(folder: str, front: Sequence[Elite]) -> dict[str, object]:
-    """The front of a run that was stopped, for a machine."""
+    """Return the front of a run that was stopped as a JSON object."""
     return {
         "folder": folder,
         "interrupted": True,
@@ -156,39 +142,26 @@ def interim_json(folder: str, front: Sequence[Elite]) -> dict[str, object]:
     }
 
 
-@contextmanager
-def progress_display(*, quiet: bool) -> Iterator[Callable[[GeneticProgress], None]]:
-    """What a run reports to: nothing, plain lines, or bars on the terminal; all on stderr."""
-    console = make_console(sys.stderr)
-    if quiet:
-        yield lambda _: None
-        return
-    if not console.is_terminal:
-        started = time.monotonic()
-
-        def tell(step: GeneticProgress) -> None:
-            line = _line(step)
-            if line:
-                console.print(f"{time.monotonic() - started:6.0f} s  {line}", soft_wrap=True)
-
-        yield tell
-        return
-    with stage_bars(console, _TITLES) as show:
-        yield lambda step: show(
-            step.stage, step.done, step.of, _note(step.status) if step.status else ""
-        )
+def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[GeneticProgress], None]]:
+    """Show the stages of a run, see :func:`gp_prune.report.console.show_progress`."""
+    return show_progress(_TITLES, _bar, _line, quiet=quiet)
 
 
-def _line(step: GeneticProgress) -> str:
-    """A line for a log; empty where nothing is to be said."""
-    if step.status is None:
-        return f"{_TITLES[step.stage]}" if step.stage in _TITLES and not step.done else ""
-    place = f"round {step.status.round}/{step.status.of}"
-    if step.status.generation is None:
-        return f"{place} retrained: {_note(step.status)}"
-    return f"{place}, generation {step.status.generation}: {_note(step.status)}"
+def _bar(now: GeneticProgress) -> BarState:
+    return now.stage, now.done, now.of, _note(now.status) if now.status else ""
+
+
+def _line(now: GeneticProgress) -> str:
+    """Return a line for a log; empty where there is no news."""
+    status = now.status
+    if status is None:
+        return "" if now.done else _TITLES.get(now.stage, "")
+    round_ = f"round {status.round}/{status.of}"
+    if status.generation is None:
+        return f"{round_} retrained: {_note(status)}"
+    return f"{round_}, generation {status.generation}: {_note(status)}"
 
 
 def _note(status: RoundStatus) -> str:
-    front = f"hypervolume {status.hypervolume:.4f}, front {len(status.front)}"
-    return f"{status.evaluations} plans, {front}"
+    front = len(status.front)
+    return f"{status.evaluations} plans, hypervolume {status.hypervolume:.4f}, front {front}"

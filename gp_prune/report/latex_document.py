@@ -1,4 +1,4 @@
-"""A LaTeX table of metrics: name, formula, size, and what was measured."""
+"""Write metrics as a LaTeX document, or as a table of name, formula, size and objectives."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ESCAPES = {
 
 
 def standalone(metrics: Iterable[Metric], body: str = "") -> str:
-    """A document for ``pdflatex`` with a page per metric, or with the given body.
+    """Return a document for ``pdflatex`` with a page per metric, or with the given body.
 
-    The page says what every sign in the formula means.
+    It explains every symbol in the formulas.
 
     Args:
-        metrics: what the document is of.
-        body: LaTeX to show instead of the pages, such as a table; the signs follow it.
+        metrics: the metrics of the document.
+        body: LaTeX to show instead of the pages, such as a table; the explanations follow it.
     """
     metrics = list(metrics)
     pages = "\n\\newpage\n".join(map(_section, metrics))
@@ -47,7 +47,7 @@ def standalone(metrics: Iterable[Metric], body: str = "") -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text for LaTeX."""
+    """Escape plain text for LaTeX."""
     return "".join(_ESCAPES.get(letter, letter) for letter in text)
 
 
@@ -74,16 +74,15 @@ def _legend(metrics: Iterable[Metric]) -> str:
 
 
 def _definitions(metrics: Iterable[Metric]) -> list[str]:
-    """What the protected and named forms of all formulas mean, as displayed formulas."""
+    """Return the definitions of the protected and named forms, as displayed formulas."""
     lines = {line: None for metric in metrics for line in definitions(metric.sympy())}
-    found = [displayed(line) for line in lines]
     if any(has_inline_quotient(displayed(metric.latex())) for metric in metrics):
-        found.append(displayed(QUOTIENT))
-    return found
+        lines[QUOTIENT] = None
+    return [displayed(line) for line in lines]
 
 
 def _signs(metrics: Iterable[Metric]) -> list[str]:
-    """What the operands and their indices stand for, as a sentence each."""
+    """Return the meanings of the operands and their indices, as a sentence each."""
     nodes = [node for metric in metrics for node in metric.expression.nodes()]
     operands = {n.name: n.head for n in nodes if isinstance(n.head, Operand)}
     # The axes of subtrees too: pairwise distances have an index that no operand has.
@@ -104,11 +103,11 @@ _RAGGED = r">{\raggedright\arraybackslash}"
 
 
 def latex_table(metrics: Iterable[Metric]) -> str:
-    """A booktabs table; with more rows than a page holds it is a ``longtable``.
+    """Return a booktabs table; with more rows than fit on a page it is a ``longtable``.
 
     Formulas that are wider than their column are broken over lines. Where metric files have
     objectives, there is a column for each, its mean over the tasks of the file, and the formula
-    stands below the numbers. Needs the packages amsmath, array, booktabs and longtable.
+    is below the numbers. Needs the packages amsmath, array, booktabs and longtable.
     """
     metrics = list(metrics)
     names = _objectives(metrics)
@@ -129,7 +128,7 @@ def latex_table(metrics: Iterable[Metric]) -> str:
 
 
 def _side_by_side(metrics: Sequence[Metric]) -> tuple[str, list[str], list[str]]:
-    """Columns, heads and rows of a table without objectives."""
+    """Return columns, heads and rows of a table without objectives."""
     longest = max(len(metric.name) for metric in metrics)
     width = max(TEXT_WIDTH - longest * _LETTER - _NUMBER - 2 * _GAP, _NARROWEST)
     rows = [
@@ -140,7 +139,7 @@ def _side_by_side(metrics: Sequence[Metric]) -> tuple[str, list[str], list[str]]
 
 
 def _stacked(metrics: Sequence[Metric], names: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """Columns, heads and rows of a table with objectives: each formula below its numbers."""
+    """Return columns, heads and rows of a table with each formula below its objectives."""
     count = 1 + len(names)
     width = max(TEXT_WIDTH - count * (_NUMBER + _GAP), _NARROWEST)
     formula = rf"@{{\hspace{{1em}}}}{_RAGGED}p{{{TEXT_WIDTH - 15:.0f}pt}}@{{}}"
@@ -166,13 +165,10 @@ def _stacked(metrics: Sequence[Metric], names: Sequence[str]) -> tuple[str, list
 
 
 def _objectives(metrics: Iterable[Metric]) -> list[str]:
-    """The names of all numbers that were measured, in the order in which the files have them."""
-    found: dict[str, None] = {}
-    for metric in metrics:
-        for values in metric.objectives.values():
-            if isinstance(values, Mapping):
-                found.update((name, None) for name in values if _is_number(values[name]))
-    return list(found)
+    """Return the names of all numbers that were measured, in the order of the files."""
+    tasks = (task for metric in metrics for task in metric.objectives.values())
+    measured = (task.items() for task in tasks if isinstance(task, Mapping))
+    return list(dict.fromkeys(name for row in measured for name, x in row if _is_number(x)))
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Tables and short summaries on a screen; plain lines of text where there is no screen."""
+"""Print tables and short summaries on a terminal, or as plain lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +15,10 @@ from gp_prune.errors import pluralize
 PLAIN_WIDTH = 120
 """Characters per line where the output is not a terminal."""
 
-_KINDS = {
+MARK = ">>>>"
+"""Marks the recommended row of a table."""
+
+_UNITS = {
     "channels": "channels", "weights": "weights", "macs": "MACs", "params": "parameters",
     "latency": "latency",
 }  # fmt: skip
@@ -26,13 +29,13 @@ _STATES = {
 
 
 def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
-    """A console that prints text as it is: formulas have brackets that are no markup."""
+    """Return a console that prints text unchanged: brackets in formulas are no markup."""
     width = None if stream.isatty() else plain_width
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
 def quantity(number: int) -> str:
-    """A count with three digits and a unit prefix: ``9.63 M``; exact below ten thousand."""
+    """Format a count with three digits and a prefix: ``9.63 M``; exact below ten thousand."""
     if abs(number) < 10_000:
         return str(number)
     value, prefix = float(number), ""
@@ -45,8 +48,24 @@ def quantity(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with one decimal: ``50.1 %``."""
+    """Format a share as a percentage with one decimal: ``50.1 %``."""
     return f"{100 * share:.1f} %"
+
+
+def new_table(title: str, headings: Iterable[str], *, padding: int = 1) -> Table:
+    """Return a table without lines; a heading that starts with ``>`` is of a column of numbers."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, padding, 0, 0))
+    for heading in headings:
+        flush = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=flush, no_wrap=True)  # type: ignore[arg-type]
+    return table
+
+
+def render(console: Console, *parts: RenderableType) -> list[str]:
+    """Return what a console prints as lines, without the blanks that fill a line."""
+    with console.capture() as captured:
+        console.print(Group(*parts))
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def print_table(
@@ -58,7 +77,7 @@ def print_table(
         console: where to.
         columns: headings.
         rows: cells of each row, as texts.
-        right: one letter per column, ``r`` where it is flush right; the rest is flush left.
+        right: one letter per column, ``r`` for flush right; other columns are flush left.
     """
     table = Table(
         box=SIMPLE_HEAD if console.is_terminal else None,
@@ -86,19 +105,16 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
 
 
 def _print(console: Console, content: Table) -> None:
-    """Print; where there is no screen, without the blanks that fill lines to the table's width."""
     if console.is_terminal:
         console.print(content)
-        return
-    with console.capture() as captured:
-        console.print(content)
-    console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    else:
+        console.file.writelines(f"{line}\n" for line in render(console, content))
 
 
 def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
-    """Print what :meth:`gp_prune.apply.result.PrunedModel.report` says.
+    """Print the report of :meth:`gp_prune.apply.result.PrunedModel.report`.
 
-    The layers first, then steps, latency and quality where the report has them, then the totals.
+    The layers are followed by steps, latency and quality where the report has them, and the totals.
     """
     by_weight = report["achieved"]["weights"] is not None
     print_table(
@@ -127,7 +143,7 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
         quantity(row["macs_kept"]),
         quantity(row["params"]),
         quantity(row["params_kept"]),
-        "" if row["ties"] is None else percent(row["ties"]),
+        _share(row["ties"]),
         row["fixed"],
     ]
 
@@ -136,12 +152,12 @@ _Part = tuple[list[str], list[list[str]], str]
 
 
 def _steps(report: Mapping[str, Any]) -> _Part:
-    """What each step aimed at and kept, where there were several."""
+    """Return the target and the result of each step, where there were several."""
     steps = report.get("steps") or []
-    kinds = [kind for kind in _KINDS if any(step.get(kind) is not None for step in steps)]
-    columns = ["step", f"{_KINDS[report['asked']['kind']]} asked", *(_KINDS[k] for k in kinds)]
+    units = [unit for unit in _UNITS if any(step.get(unit) is not None for step in steps)]
+    columns = ["step", f"{_UNITS[report['asked']['kind']]} asked", *(_UNITS[u] for u in units)]
     rows = [
-        [str(number), percent(step["asked"]), *(_share(step.get(kind)) for kind in kinds)]
+        [str(number), percent(step["asked"]), *(_share(step.get(unit)) for unit in units)]
         for number, step in enumerate(steps, start=1)
     ]
     return columns, rows if len(rows) > 1 else [], "r" * len(columns)
@@ -152,7 +168,7 @@ def _share(value: float | None) -> str:
 
 
 def _times(report: Mapping[str, Any]) -> _Part:
-    """The time of a forward pass before and after, where it was measured."""
+    """Return the time of a forward pass before and after, where it was measured."""
     times = report.get("latency") or {}
     rows = [
         [
@@ -172,13 +188,13 @@ def _times(report: Mapping[str, Any]) -> _Part:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits of a time in milliseconds."""
+    """Format a time in milliseconds with three digits."""
     milliseconds = 1000 * seconds
     return f"{milliseconds:.0f}" if milliseconds >= 999.5 else f"{milliseconds:#.3g}".rstrip(".")
 
 
 def _states(report: Mapping[str, Any]) -> _Part:
-    """How well the network does its task in each state, where that was measured."""
+    """Return the error of the network in each state, where it was measured."""
     quality = report.get("quality") or {}
     counted = quality.get("kind") == "error"
     rows = []
@@ -194,27 +210,26 @@ def _states(report: Mapping[str, Any]) -> _Part:
 
 
 def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How it was fine-tuned, if it was."""
-    how = (report.get("quality") or {}).get("fine_tuning")
-    if not how:
+    """Return how the network was fine-tuned, if it was."""
+    tuning = (report.get("quality") or {}).get("fine_tuning")
+    if not tuning:
         return []
-    history = how["history"]
-    done = len(history["epochs"])
+    history = tuning["history"]
     end = ", ended early" if history["stopped_early"] else ""
+    epochs = f"{len(history['epochs'])} of {pluralize(tuning['epochs'], 'epoch')}{end}"
+    distilled = f", {percent(tuning['distill'])} distilled" if tuning["distill"] else ""
+    optimiser = f"{tuning['optimiser']}, learning rate {tuning['learning_rate']:g}{distilled}"
     kept = f"the state after epoch {history['best']}" if history["best"] else "the state before"
-    taught = f", {percent(how['distill'])} distilled" if how["distill"] else ""
-    told = f"{how['optimiser']}, learning rate {how['learning_rate']:g}{taught}"
-    passes = f"{done} of {pluralize(how['epochs'], 'epoch')}{end}"
-    return [("fine-tuning", f"{passes}; {told}; kept {kept}")]
+    return [("fine-tuning", f"{epochs}; {optimiser}; kept {kept}")]
 
 
 def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
     asked, before, after = report["asked"], report["before"], report["after"]
     achieved = report["achieved"]
-    what = _KINDS[asked["kind"]]
-    first = "weights" if by_weight else "channels"
+    asked_unit = _UNITS[asked["kind"]]
+    cut_unit = "weights" if by_weight else "channels"
     shares = {
-        first: f"{percent(achieved[first])} of the {first} that may be cut",
+        cut_unit: f"{percent(achieved[cut_unit])} of the {cut_unit} that may be cut",
         "MACs": f"{percent(achieved['macs'])} of the MACs",
         "parameters": f"{percent(achieved['params'])} of the parameters",
     }
@@ -224,21 +239,18 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
             f"{percent(achieved['latency'])} of the latency (quartiles {percent(spread['lower'])} "
             f"to {percent(spread['upper'])})"
         )
-    in_order = [shares.pop(what), *shares.values()]  # what was asked for comes first
-    found = "measured" if report["mode"] == "compact" else "without what is masked"
+    in_order = [shares.pop(asked_unit), *shares.values()]  # what was asked for comes first
+    counted = "measured" if report["mode"] == "compact" else "without what is masked"
+    weights = f" ({report['weights']})" if report.get("weights") else ""
     return [
         ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
-        ("model", _with_origin(report["model"], report.get("weights"))),
+        ("model", f"{report['model']}{weights}"),
         *([("data", report["data"])] if report.get("data") else []),
-        ("asked", f"keep {percent(asked['keep'])} of the {what}"),
+        ("asked", f"keep {percent(asked['keep'])} of the {asked_unit}"),
         ("achieved", ", ".join(in_order)),
-        ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({found})"),
+        ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({counted})"),
         ("parameters", f"{before['params']:,} -> {after['params']:,}"),
         *_tuning(report),
         ("tied scores", percent(report["ties"])),
         ("time", f"{report['seconds']:.1f} s"),
     ]
-
-
-def _with_origin(model: str, origin: str | None) -> str:
-    return f"{model} ({origin})" if origin else model

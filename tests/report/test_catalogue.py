@@ -6,7 +6,7 @@ import pytest
 
 from gp_prune.language.record import LOSS_NEEDS, NEEDS
 from gp_prune.metric.metric import Metric
-from gp_prune.report.catalogue import WITHOUT_DATA, operator_cost, passes
+from gp_prune.report.catalogue import NEEDS_WITHOUT_DATA, operator_cost, passes
 from gp_prune.statistics.recording import RECORDED_NEEDS
 
 
@@ -37,4 +37,4 @@ def test_a_repeated_term_counts_once() -> None:
 
 
 def test_needs_without_data_are_those_that_no_pass_over_the_data_meets() -> None:
-    assert set(NEEDS) - WITHOUT_DATA == RECORDED_NEEDS | LOSS_NEEDS
+    assert set(NEEDS) - NEEDS_WITHOUT_DATA == RECORDED_NEEDS | LOSS_NEEDS

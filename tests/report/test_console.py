@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gp_prune.report.console import progress_display
+from gp_prune.report.search import progress_display
 from gp_prune.search.run import Progress
 
 

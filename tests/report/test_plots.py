@@ -1,6 +1,9 @@
+"""Plots: complete, the same for the same content, and refused in one sentence."""
+
 from __future__ import annotations
 
 import json
+import sys
 import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +15,58 @@ from torch import nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
-from gp_prune.report.plots import plot_pruning
+from gp_prune.report.plots import plot_pruning, save_figure
 
 pytest.importorskip("matplotlib")
 
 
-def report(depth: int, **budget: float) -> dict[str, Any]:
+@pytest.fixture
+def refuses_bad_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`refuses_bad_targets(write)`: `write(path)` says in one sentence why it cannot, and leaves
+    no file behind."""
+
+    def check(write: Callable[[Path], None]) -> None:
+        with pytest.raises(UserError, match=r"must end with one of \.png"):
+            write(tmp_path / "plot.jpg")
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(UserError, match="cannot be written"):
+            write(tmp_path / "file" / "plot.png")
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(UserError, match=r"pip install 'gp-prune\[plot\]'"):
+            write(tmp_path / "plot.png")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    return check
+
+
+def draw_line() -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([1, 2], [3, 4], label="a line")
+    return figure
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_figure_gives_the_same_file(tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("one", "two")]
+    for path in paths:
+        save_figure(draw_line, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_what_cannot_be_written_is_one_sentence(refuses_bad_targets: Callable[..., None]) -> None:
+    refuses_bad_targets(lambda path: save_figure(draw_line, path))
+
+
+def report(depth: int, **budget: Any) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(6, 6) for _ in range(depth)]
     metric = "l1" if "keep_channels" in budget else "magnitude"
     pruned = prune(nn.Sequential(*layers), metric, torch.zeros(1, 6), **budget)
-    found: dict[str, Any] = json.loads(json.dumps(pruned.report(model="a $mine$ <&>")))
-    return found
+    data: dict[str, Any] = json.loads(json.dumps(pruned.report(model="a $mine$ <&>")))
+    return data
 
 
 def texts(path: Path) -> list[str]:

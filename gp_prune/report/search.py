@@ -1,63 +1,58 @@
-"""The result of a search as tables."""
+"""Print the result of a search as tables, and show its progress."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gp_prune.report.tables import make_console
+from gp_prune.report.console import BarState, show_progress
+from gp_prune.report.tables import MARK, make_console, new_table, render
 from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import Contender, Record
+from gp_prune.search.nsga2 import Generation
 from gp_prune.search.results import Result, ladder_objectives
+from gp_prune.search.run import Progress
 
-MARK = ">>>>"
 PLAIN_WIDTH = 160
 """Characters per line where the output is not a terminal."""
 
 NARROW = 120
 """Below this width the formulas do not fit beside the figures."""
 
-_KIND_TITLES = {"macs": "equal MACs", "params": "equal params"}
+_BUDGETS = {"macs": "equal MACs", "params": "equal params"}
+_STAGES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
 
 
 def result_lines(result: Result, stream: IO[str]) -> list[str]:
-    """The front and the comparison by task, as lines for a stream; in colour on a terminal.
+    """Return the front and the comparison by task as lines for a stream.
 
-    Where there is little room, the formulas stand below the front instead of in it.
+    They are in colour on a terminal. On a narrow one the formulas are below the front.
     """
     console = make_console(stream, PLAIN_WIDTH)
     narrow = console.width < NARROW
-    parts: list[RenderableType] = [front_table(result, with_formulas=not narrow)]
+    parts: list[RenderableType] = [_front_table(result, with_formulas=not narrow)]
     if narrow:
         parts += [
             Text(f"{contender.name} = {contender.expression}") for contender in result.contenders
         ]
-    parts += [Text(_explanation(result), style="dim"), Text(), task_table(result, brief=narrow)]
-    with console.capture() as capture:
-        console.print(Group(*parts))
-    return [line.rstrip() for line in capture.get().splitlines()]
+    parts += [Text(_explanation(result), style="dim"), Text(), _task_table(result, brief=narrow)]
+    return render(console, *parts)
 
 
-def front_table(result: Result, *, with_formulas: bool = True) -> Table:
-    """One row for every formula of the front and every baseline."""
+def _front_table(result: Result, *, with_formulas: bool) -> Table:
+    """Return a table with a row for every formula of the front and every baseline."""
     kinds = _kinds(result)
-    table = Table(
-        title=f"Pareto front: {result.assessed} formulas tried, {result.behaviours} behaviours",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("", no_wrap=True)
-    for heading in ("size", "error", "MACs", "params"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for kind in kinds:
-        table.add_column(_KIND_TITLES[kind], justify="right", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
+    table = new_table(
+        f"Pareto front: {result.assessed} formulas tried, {result.behaviours} behaviours",
+        ["", ">size", ">error", ">MACs", ">params", *(f">{_BUDGETS[kind]}" for kind in kinds),
+         "metric"],
+    )  # fmt: skip
     if with_formulas:
         table.add_column("formula", overflow="fold", min_width=24)
     header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in kinds)]
@@ -87,25 +82,16 @@ def _front_row(result: Result, contender: Contender, kinds: Sequence[str]) -> li
     return [*row, contender.name, str(contender.expression)]
 
 
-def task_table(result: Result, *, brief: bool = False) -> Table:
-    """Test errors of the recommended formula and the baselines, task by task.
+def _task_table(result: Result, *, brief: bool) -> Table:
+    """Return the test errors of the recommended formula and the baselines, task by task.
 
     ``brief`` leaves out the errors in the unit of the task.
     """
     shares = ", ".join(f"{share:.0%}" for share in result.config.budgets)
-    table = Table(
-        title=f"Test error at equal budgets ({shares} kept), mean and standard deviation",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
-    table.add_column("budget", no_wrap=True)
-    for task in result.config.tasks:
-        table.add_column(task, justify="right")
-    table.add_column("mean", justify="right")
-    table.add_column("kept", justify="right")
+    title = f"Test error at equal budgets ({shares} kept), mean and standard deviation"
+    table = new_table(title, ["", "metric", "budget"], padding=2)
+    for heading in (*result.config.tasks, "mean", "kept"):
+        table.add_column(heading, justify="right")
     shown = [result.recommended, *(c for c in result.contenders if c.candidate is None)]
     for kind in _kinds(result):
         for contender in shown:
@@ -116,7 +102,7 @@ def task_table(result: Result, *, brief: bool = False) -> Table:
             mean = result.comparison.mean(contender.name, "test", kind=kind)
             spread = result.comparison.spread(contender.name, "test", kind=kind)
             table.add_row(
-                MARK if best else "", contender.name, _KIND_TITLES[kind], *cells,
+                MARK if best else "", contender.name, _BUDGETS[kind], *cells,
                 f"{mean:.3f} ± {spread:.3f}",
                 f"{result.comparison.mean(contender.name, kind, kind=kind):.3f}",
                 style="bold green" if best else "",
@@ -150,23 +136,18 @@ def _explanation(result: Result) -> str:
 
 
 def interim_lines(front: Sequence[Candidate], stream: IO[str]) -> list[str]:
-    """The front of a run that was stopped, as lines for a stream: its compromises and formulas."""
-    table = Table(title="Pareto front so far", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for heading in ("size", "error", "MACs", "params"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Return the front of a run that was stopped as lines for a stream."""
+    table = new_table("Pareto front so far", [">size", ">error", ">MACs", ">params"])
     table.add_column("formula", overflow="fold", min_width=24)
     for candidate in front:
         figures = [f"{value:.3f}" for value in candidate.objectives]
         size = str(candidate.expression.size)
         table.add_row(size, *figures, Text(str(candidate.expression)))
-    console = make_console(stream, PLAIN_WIDTH)
-    with console.capture() as capture:
-        console.print(table)
-    return [line.rstrip() for line in capture.get().splitlines()]
+    return render(make_console(stream, PLAIN_WIDTH), table)
 
 
 def interim_json(folder: str, front: Sequence[Candidate]) -> dict[str, Any]:
-    """The front of a run that was stopped, for a machine."""
+    """Return the front of a run that was stopped as a JSON object."""
     rows = [
         {
             "formula": str(candidate.expression),
@@ -181,9 +162,9 @@ def interim_json(folder: str, front: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def recommendation(result: Result) -> str:
-    """Which formula is recommended, by which rule, and what the test split says of it.
+    """Return the recommended formula, the rule of its choice and its error on the test split.
 
-    Plain lines that are never wrapped, so that the LaTeX can be copied.
+    The lines are never wrapped, so that the LaTeX can be copied.
     """
     config = result.config
     best = result.recommended
@@ -204,16 +185,17 @@ def recommendation(result: Result) -> str:
 
 
 def verdict(result: Result) -> list[str]:
-    """The recommended formula against every baseline on the test split, good or bad.
+    """Compare the recommended formula with every baseline on the test split.
 
-    One line for each kind of budget: its mean error, and for every baseline that one's mean error
-    and on how many of the tasks the recommended formula has less.
+    Returns:
+        A line for each kind of budget: the mean error of the formula, and for every baseline its
+        mean error and the number of tasks on which the formula has less.
     """
     best = result.recommended.name
     tasks = result.config.tasks
     lines = []
     for kind in _kinds(result):
-        own = result.comparison.mean(best, "test", kind=kind)
+        error = result.comparison.mean(best, "test", kind=kind)
         against = []
         for contender in result.contenders:
             if contender.candidate is not None or contender.name == best:
@@ -224,19 +206,19 @@ def verdict(result: Result) -> list[str]:
                 < result.comparison.mean(contender.name, "test", kind=kind, task=task)
                 for task in tasks
             )
-            word = "below" if own < other else "NOT below"
+            word = "below" if error < other else "NOT below"
             against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
-        lines.append(f"at {_KIND_TITLES[kind]}: {own:.3f}, {', '.join(against)}")
+        lines.append(f"at {_BUDGETS[kind]}: {error:.3f}, {', '.join(against)}")
     return lines
 
 
 def _kinds(result: Result) -> list[str]:
     present = {record.kind for record in result.comparison.records}
-    return [kind for kind in _KIND_TITLES if kind in present]
+    return [kind for kind in _BUDGETS if kind in present]
 
 
 def result_json(result: Result) -> dict[str, Any]:
-    """The result for a machine: the front, the baselines, the recommendation, the verdict."""
+    """Return the result as a JSON object: front, baselines, recommendation and verdict."""
     kinds = _kinds(result)
     rows = []
     for contender in result.contenders:
@@ -263,3 +245,39 @@ def result_json(result: Result) -> dict[str, Any]:
         "verdict": verdict(result),
         "contenders": rows,
     }
+
+
+def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+    """Show the stages of a search, see :func:`gp_prune.report.console.show_progress`.
+
+    A log has a line for each generation, and for each quarter of another stage.
+    """
+    printed: set[tuple[str, int]] = set()
+
+    def to_line(now: Progress) -> str:
+        if now.generation is not None:
+            return f"generation {now.done}/{now.of}: {_note(now.generation)}"
+        quarter = (now.stage, now.done * 4 // max(1, now.of))
+        if now.stage not in _STAGES or quarter in printed:
+            return ""
+        printed.add(quarter)
+        return f"{_STAGES[now.stage]}: {now.done}/{now.of}"
+
+    return show_progress(_STAGES, _bar, to_line, quiet=quiet)
+
+
+def _bar(now: Progress) -> BarState:
+    return now.stage, now.done, now.of, _note(now.generation) if now.generation else ""
+
+
+def _note(generation: Generation) -> str:
+    best = generation.front[0]
+    complete = generation.complete
+    in_full = "" if complete == generation.behaviours else f" ({complete} in full)"
+    return (
+        f"{generation.assessed} formulas ({generation.rejected} more refused), "
+        f"{generation.behaviours} behaviours{in_full}, "
+        f"front {len(generation.front)}, "
+        f"least error {best.objectives[0]:.3f} by {best.expression}"
+        f"{'; ends here: ' + generation.stopped if generation.stopped else ''}"
+    )
