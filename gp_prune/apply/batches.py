@@ -1,4 +1,4 @@
-"""What a person's own data yields, as batches."""
+"""Bring the inputs and data that a person gives into the form that pruning works on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,42 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import length_hint
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from gp_prune.apply.options import missing_data, needs_data
 from gp_prune.errors import UserError
+from gp_prune.metric.metric import Metric
 from gp_prune.statistics import Batch
 from gp_prune.statistics.batches import as_batch
+from gp_prune.statistics.running import map_tensors
+
+
+def example_batch(example_inputs: Any, device: torch.device) -> Any:
+    """Return the example inputs on a device; a list of arguments becomes a tuple."""
+    moved = map_tensors(lambda tensor: tensor.to(device), example_inputs)
+    return tuple(moved) if isinstance(moved, list) else moved
+
+
+def calibration_batches(
+    metric: Metric, data: Iterable[Any] | None, *, passes: int
+) -> Iterable[Batch]:
+    """Return calibration data as batches, kept in memory where a second pass needs it.
+
+    Args:
+        metric: what measures on the data; one that measures nothing gets no batches.
+        data: what a person gives (see :func:`gp_prune.prune`).
+        passes: how often the batches are iterated.
+
+    Raises:
+        UserError: the metric measures something and there is nothing to measure.
+    """
+    if not needs_data(metric):
+        return ()
+    if data is None or (isinstance(data, list | tuple) and not data):
+        raise missing_data(metric)
+    batches = given_batches(data)
+    return as_batches(list(batches) if passes > 1 and isinstance(batches, Iterator) else batches)
 
 
 def given_batches(data: Any) -> Iterable[Any]:

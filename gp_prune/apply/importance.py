@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.batches import as_batches
-from gp_prune.apply.options import checked_data, example_batch
+from gp_prune.apply.batches import calibration_batches, example_batch
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
@@ -162,7 +161,7 @@ class _LayerScores:
             )
         self._metric, self._model, self._loss, self._seed = metric, model, loss, seed
         self._inputs = example_inputs
-        self._data = checked_data(metric, data, _AGAIN)
+        self._data = calibration_batches(metric, data, passes=_AGAIN)
         self._layers = layers
         self._scores: dict[str, Tensor] = {}
         self._state: tuple[object, ...] = ()
@@ -184,7 +183,7 @@ class _LayerScores:
         records = collect(
             self._model,
             self._layers,
-            as_batches(self._data),
+            self._data,
             needs=self._metric.needs,
             loss=self._loss,
             seed=self._seed,

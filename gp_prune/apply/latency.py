@@ -1,4 +1,4 @@
-"""The time that a pruned network takes beside the original, and cutting to a share of it.
+"""Time a pruned network and the original in turns.
 
 A machine's speed drifts while it is measured. So two networks always run in turns, and what is
 reported is the median of the ratios of neighbouring turns, from which the drift cancels.
@@ -7,18 +7,15 @@ reported is the median of the ratios of neighbouring turns, from which the drift
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gp_prune.apply.options import Request
-from gp_prune.apply.scoring import chosen_channels
 from gp_prune.errors import UserError
-from gp_prune.pruning import Architecture, Budget, ChannelPlan, Latency, compact
+from gp_prune.pruning import Latency
 from gp_prune.pruning.cost import summary, timed_pass
 from gp_prune.statistics.running import Forward, evaluation_mode
 
@@ -28,9 +25,6 @@ FINAL_TURNS = 31
 """Turns in which the pruned network is compared with the original at the end."""
 _TURN_SECONDS = 0.3  # networks that take less run more often
 _MOST_TURNS = 201
-_ROUNDS = 8  # of bisection: 1/256 of the MACs
-_CLOSE = 0.01  # a difference of shares below which the search stops
-_LEAST = 1e-9  # a share of the MACs that no network can meet: the smallest one is taken
 
 
 class Turns(NamedTuple):
@@ -100,70 +94,3 @@ def compare(
     ratios = np.array(times[True]) / np.array(times[False])
     lower, median, upper = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
     return Turns(summary(times[False], inputs), summary(times[True], inputs), median, lower, upper)
-
-
-class ToLatency:
-    """Chooses so many channels that a share of the time of a network is kept.
-
-    The cuts are those of budgets of MACs, from one channel per group to the whole network, and
-    the one whose measured time is nearest to the share is found by bisection.
-
-    Attributes:
-        floor: share of the time that the smallest network takes, once it was measured.
-    """
-
-    def __init__(self, model: nn.Module, request: Request) -> None:
-        """Prepare.
-
-        Args:
-            model: the original network.
-            request: what is asked.
-        """
-        self._model, self._request = model, request
-        self.floor: float | None = None
-
-    def __call__(
-        self, current: nn.Module, now: Architecture, scores: Mapping[str, Tensor], share: float
-    ) -> ChannelPlan:
-        """The channels that go; UserError if the share cannot be reached."""
-        request = self._request
-
-        def cut(keep: float) -> tuple[ChannelPlan, float]:
-            plan = chosen_channels(now, scores, request, Budget("macs", keep))
-            candidate = compact(current, plan, now)
-            forward_fn = request.forward_fn
-            times = compare(
-                self._model, candidate, request.inputs, turns=SEARCH_TURNS, forward_fn=forward_fn
-            )
-            return plan, times.share
-
-        smallest = cut(_LEAST)
-        self.floor = smallest[1]
-        return _nearest(cut, smallest, share)
-
-
-def _nearest(
-    cut: Callable[[float], tuple[ChannelPlan, float]],
-    smallest: tuple[ChannelPlan, float],
-    share: float,
-) -> ChannelPlan:
-    low, high = 0.0, 1.0
-    best, found = smallest
-    if found > share + _CLOSE:
-        raise UserError(
-            f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "
-            f"one channel or block per group, still takes {found:.3f} of the time; ask for more, "
-            "time larger example inputs, or give keep_macs or keep_params"
-        )
-    tried = {best.digest()}
-    keep = share  # time is about proportional to MACs
-    for _ in range(_ROUNDS):
-        plan, time = cut(keep)
-        if abs(time - share) < abs(found - share):
-            best, found = plan, time
-        if abs(time - share) <= _CLOSE or (plan.digest() in tried and high - low < _CLOSE):
-            break
-        tried.add(plan.digest())
-        low, high = (keep, high) if time < share else (low, keep)
-        keep = (low + high) / 2
-    return best

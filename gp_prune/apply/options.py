@@ -1,99 +1,191 @@
-"""What is asked of :func:`gp_prune.prune`, checked before anything is run."""
+"""The options of pruning: one object for :func:`gp_prune.prune` and the command, checked once.
+
+Nothing here imports torch, so that the command can refuse wrong options at once.
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
-import torch
-from torch import nn
-
-from gp_prune.apply.batches import given_batches
-from gp_prune.errors import UserError
+from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import Architecture, Budget
-from gp_prune.pruning.modules import Prunable
-from gp_prune.pruning.plan.weights import Pattern
-from gp_prune.statistics import Loss, Progress
-from gp_prune.statistics.running import Forward, map_tensors
+
+if TYPE_CHECKING:
+    from gp_prune.pruning.plan.weights import Pattern
 
 MODES = ("compact", "mask")
+LATENCY = "latency"
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
-LATENCY = "latency"
-RATIO = "pruning_ratio"
-"""The share to remove, of the channels or weights; the other budgets are shares to keep."""
-NEW_NAMES = {
-    "ratio": RATIO, "channels": "keep_channels", "macs": "keep_macs", "params": "keep_params",
-    LATENCY: "keep_latency",
-}  # fmt: skip
+BUDGETS = ("pruning_ratio", "keep_channels", "keep_macs", "keep_params", "keep_latency")
+OLD_BUDGETS = {name.rpartition("_")[2]: name for name in BUDGETS}
 """Names of budgets that work until 0.2 -> the names in their place."""
+
 _DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
+_REMOVED, _KEPT = number(above=0, below=1), number(above=0, most=1)
+_RULES = {
+    "pruning_ratio": Rule(_REMOVED.accepts, f"the share to remove, {_REMOVED.words}"),
+    **dict.fromkeys(BUDGETS[1:], Rule(_KEPT.accepts, f"the share to keep, {_KEPT.words}")),
+    "steps": whole(1),
+    "round_to": whole(1),
+    "mode": one_of(*MODES),
+}
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """The arguments of :func:`gp_prune.prune` after they were checked.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PruneOptions:
+    """What to remove from a network, and by which ranking.
 
     Attributes:
-        metric: what ranks.
-        mode: one of :data:`MODES`.
-        kind: what the budget counts: ``"channels"``, ``"macs"``, ``"params"`` or ``"latency"``.
-        keep: the share of it to keep.
+        metric: ranks the channels or weights.
+        pruning_ratio: one of :data:`BUDGETS`, as all up to ``keep_latency``; see
+            :func:`gp_prune.prune` for them and all others.
+        keep_channels: share of the channels to keep.
+        keep_macs: share of the MACs to keep.
+        keep_params: share of the parameters to keep.
+        keep_latency: share of the latency to keep.
+        pattern: how many of consecutive weights stay, in place of a budget.
         steps: number of times that the network is scored and cut.
-        inputs: the example batch, on the network's device.
-        data: calibration batches, which can be iterated as often as it takes.
-        loss: mean loss over a batch, or None.
-        conventions: how the scores are used.
         interface: layers whose channels stay.
-        ignore: further layers whose channels (or weights) stay.
-        round_to: every group keeps a multiple of so many channels.
+        ignore: names or patterns of further layers whose channels (or weights) stay.
+        round_to: every group keeps a multiple of this number of channels.
         cut_residual: whether channels are cut across normalisations that span them.
-        pattern: how many of so many consecutive weights stay, or None.
-        forward_fn: runs the network on inputs, or None.
+        mode: one of :data:`MODES`; None stands for compact for channels and mask for weights.
+        conventions: how the scores are used; None stands for those of the metric.
+        time_it: whether to measure the latency before and after.
         seed: seed of everything random.
-        tell: takes a line for a person.
-        batch_progress: is told of every batch that was measured, or None.
+
+    Raises:
+        UserError: a value is out of range, or options contradict each other or the metric.
     """
 
     metric: Metric
-    mode: str
-    kind: str
-    keep: float
-    steps: int
-    inputs: Any
-    data: Iterable[Any]
-    loss: Loss | None
-    conventions: Conventions
-    interface: tuple[str, ...]
-    ignore: tuple[str, ...]
-    round_to: int
-    cut_residual: bool
-    pattern: Pattern | None
-    forward_fn: Forward | None
-    seed: int
-    tell: Callable[[str], None]
-    batch_progress: Progress | None
+    pruning_ratio: float | None = None
+    keep_channels: float | None = None
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    keep_latency: float | None = None
+    pattern: Pattern | None = None
+    steps: int = 1
+    interface: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    round_to: int = 1
+    cut_residual: bool = False
+    mode: str | None = None
+    conventions: Conventions | None = None
+    time_it: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields, each alone and then together."""
+        for name, rule in _RULES.items():
+            if getattr(self, name) is not None:
+                check_fields(self, {name: rule}, of=f" (--{name.replace('_', '-')})")
+        self._check_budget()
+        self.ranking.check_granularity(self.metric.granularity)
+        self._check_mode()
+        if self.by_weight and (self.round_to > 1 or self.cut_residual):
+            option = "round_to" if self.round_to > 1 else "cut_residual"
+            raise UserError(
+                f"metric {self.metric.name!r} ranks single weights, and {option} is about "
+                "channels; leave it out, or use a metric of channels"
+            )
+        if isinstance(self.ignore, str):
+            raise UserError(f"the layers to ignore are {self.ignore!r}; give a list of names")
+
+    def _check_budget(self) -> None:
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        pattern = self.pattern
+        if pattern is not None:
+            if given:
+                raise UserError(
+                    f"pattern {pattern} says how many weights stay; leave out {' and '.join(given)}"
+                )
+            if not self.by_weight:
+                raise UserError(
+                    f"metric {self.metric.name!r} ranks channels, and pattern {pattern} is one of "
+                    "single weights; use a metric of weights, such as magnitude"
+                )
+            if self.steps > 1:
+                raise UserError(
+                    f"pattern {pattern} is set in one step, not in {self.steps}; leave out steps"
+                )
+        elif len(given) != 1:
+            *most, last = BUDGETS
+            said = " and ".join(given) or "none"
+            raise UserError(f"give exactly one of {', '.join(most)} and {last}, not {said}")
+        elif self.by_weight and self.keep_channels is not None:
+            raise UserError(
+                f"metric {self.metric.name!r} ranks single weights, of which no share of channels "
+                "can be kept; give keep_params or keep_macs (--keep-params, --keep-macs), the "
+                "share to keep"
+            )
+
+    def _check_mode(self) -> None:
+        if self.by_weight and self.compact:
+            raise UserError(
+                f"metric {self.metric.name!r} ranks single weights, which cannot be taken out of a "
+                "network one by one; use mode 'mask', or a metric of channels"
+            )
+        if self.keep_latency is not None and not self.compact:
+            raise UserError(
+                "a masked network is no faster, so no share of the latency can be asked of it; "
+                "use a metric of channels with mode 'compact', or keep_macs or keep_params"
+            )
 
     @property
     def by_weight(self) -> bool:
-        """Whether single weights are ranked."""
+        """Return whether single weights are ranked."""
         return self.metric.granularity == "weight"
 
+    @property
+    def compact(self) -> bool:
+        """Return whether channels are removed; otherwise they, or weights, are held at zero."""
+        return not self.by_weight if self.mode is None else self.mode == "compact"
 
-def say_nothing(line: str) -> None:
-    """Swallow a line of progress."""
+    @property
+    def ranking(self) -> Conventions:
+        """Return how the scores are used."""
+        return self.conventions or self.metric.conventions
+
+    @property
+    def kind(self) -> str:
+        """Return what the budget counts: channels, MACs, parameters or latency."""
+        return self._budget[0]
+
+    @property
+    def shares(self) -> list[float]:
+        """Return the share of the whole that is kept after each step.
+
+        The shares fall geometrically, so that every step takes the same share of what is there.
+        With equal amounts the last steps, where a network has the least to spare, would take the
+        largest shares of it.
+        """
+        keep = self._budget[1]
+        return [keep ** (number / self.steps) for number in range(1, self.steps + 1)]
+
+    @cached_property
+    def _budget(self) -> tuple[str, float]:
+        """What is counted, and the share of it to keep."""
+        if self.pattern is not None:
+            return self.pattern.budget.kind, self.pattern.budget.keep
+        if self.pruning_ratio is not None:
+            return "params" if self.by_weight else "channels", 1 - self.pruning_ratio
+        shares = {name: getattr(self, name) for name in BUDGETS[1:]}
+        return next((name[5:], keep) for name, keep in shares.items() if keep is not None)
 
 
 class OldBudgets(TypedDict, total=False):
-    """The budgets by their old names (see :data:`NEW_NAMES`)."""
+    """The budgets by their old names (see :data:`OLD_BUDGETS`)."""
 
     ratio: float | None
     channels: float | None
@@ -102,10 +194,10 @@ class OldBudgets(TypedDict, total=False):
     latency: float | None
 
 
-def with_old_names(
+def rename_old_budgets(
     budgets: Mapping[str, float | None], **old_names: Unpack[OldBudgets]
 ) -> dict[str, float | None]:
-    """Return the budgets with those that the caller of the caller gives by an old name.
+    """Return the budgets of :func:`gp_prune.prune` together with those under their old names.
 
     Raises:
         TypeError: a name is neither old nor new.
@@ -113,195 +205,56 @@ def with_old_names(
     """
     merged = dict(budgets)
     for old, share in old_names.items():
-        if old not in NEW_NAMES:
+        if old not in OLD_BUDGETS:
             raise TypeError(f"prune() got an unexpected keyword argument {old!r}")
-        new = NEW_NAMES[old]
-        warnings.warn(
-            f"prune({old}=) is now {new}=; the old name works until 0.2",
-            DeprecationWarning,
-            stacklevel=3,
-        )
+        new = OLD_BUDGETS[old]
+        message = f"prune({old}=) is now {new}=; the old name works until 0.2"
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
         if share is not None and merged[new] is not None:
             raise UserError(f"{old} is the old name of {new}, which is given, too; leave out {old}")
-        merged[new] = cast("float | None", share) if share is not None else merged[new]
+        merged[new] = merged[new] if share is None else cast("float", share)
     return merged
 
 
-def checked_budget(
-    metric: Metric, given: dict[str, float | None], pattern: Pattern | None
-) -> tuple[str, float]:
-    """What the budget counts, and the share of it to keep.
+def match_layers(names: Sequence[str], layers: Collection[str]) -> tuple[str, ...]:
+    """Return the layers that names or patterns (``*``, ``?``, ``[...]``) mean.
 
     Args:
-        metric: what ranks.
-        given: name -> share, or None where that budget was not given; all shares are kept but
-            that of the ratio, which is removed.
-        pattern: stands for a budget of weights.
-
-    Raises:
-        UserError: none or several, out of range, or of a kind that the metric cannot meet.
-    """
-    named = {kind: keep for kind, keep in given.items() if keep is not None}
-    ratio = named.get(RATIO)
-    if pattern is not None:
-        if metric.granularity != "weight":
-            raise UserError(
-                f"metric {metric.name!r} ranks channels, and pattern {pattern} is one of single "
-                "weights; use a metric of weights, such as magnitude"
-            )
-        if named:
-            raise UserError(
-                f"pattern {pattern} says how many weights stay; leave out {' and '.join(named)}"
-            )
-        return pattern.budget.kind, pattern.budget.keep
-    if len(named) != 1:
-        *most, last = given
-        said = " and ".join(named) or "none"
-        raise UserError(f"give exactly one of {', '.join(most)} and {last}, not {said}")
-    if ratio is not None:
-        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < 1:
-            raise UserError(
-                f"{RATIO} is {ratio!r}, the share to remove; it must be greater than 0 and less "
-                "than 1"
-            )
-        return "params" if metric.granularity == "weight" else "channels", 1 - ratio
-    name, keep = named.popitem()
-    kind = name.removeprefix("keep_")
-    check_share(kind, keep)
-    if metric.granularity == "weight" and kind == "channels":
-        raise UserError(
-            f"metric {metric.name!r} ranks single weights, of which no share of channels can be "
-            "kept; give keep_params or keep_macs (--keep-params, --keep-macs), the share to keep"
-        )
-    return kind, keep
-
-
-def check_share(kind: str, keep: Any) -> None:
-    """Raise UserError unless ``keep`` is a share of a kind that can be kept."""
-    if kind != LATENCY:
-        Budget(kind, keep)
-    elif not isinstance(keep, int | float) or isinstance(keep, bool) or not 0 < keep <= 1:
-        raise UserError(
-            f"the share of latency to keep is {keep!r}; it must be greater than 0 and at most 1"
-        )
-
-
-def checked_mode(metric: Metric, mode: str | None, kind: str) -> str:
-    """One of :data:`MODES`.
-
-    Raises:
-        UserError: an unknown mode, or one that the metric or the budget does not allow.
-    """
-    weights = metric.granularity == "weight"
-    chosen = mode if mode is not None else "mask" if weights else "compact"
-    if chosen not in MODES:
-        raise UserError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    if weights and chosen == "compact":
-        raise UserError(
-            f"metric {metric.name!r} ranks single weights, which cannot be taken out of a network "
-            "one by one; use mode 'mask', or a metric of channels"
-        )
-    if kind == LATENCY and chosen == "mask":
-        raise UserError(
-            "a masked network is no faster, so no share of the latency can be asked of it; use a "
-            "metric of channels with mode 'compact', or a budget of keep_macs or keep_params"
-        )
-    return chosen
-
-
-def checked_steps(steps: int, pattern: Pattern | None) -> int:
-    """The number of steps; UserError unless there can be so many."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise UserError(f"the number of steps is {steps!r}; it must be a whole number from 1")
-    if steps > 1 and pattern is not None:
-        raise UserError(f"pattern {pattern} is set in one step, not in {steps}; leave out steps")
-    return steps
-
-
-def checked_options(metric: Metric, round_to: Any, *, cut_residual: bool) -> int:
-    """The multiple of channels that every group keeps.
-
-    Raises:
-        UserError: it is no whole number of at least 1, or the metric ranks single weights, where
-            neither option means anything.
-    """
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise UserError(f"round_to is {round_to!r}; it must be a whole number of at least 1")
-    if metric.granularity == "weight" and (round_to > 1 or cut_residual):
-        option = "round_to" if round_to > 1 else "cut_residual"
-        raise UserError(
-            f"metric {metric.name!r} ranks single weights, and {option} is about channels; leave "
-            "it out, or use a metric of channels"
-        )
-    return round_to
-
-
-def needs_data(metric: Metric) -> bool:
-    """Whether the metric measures anything on calibration data."""
-    return bool(metric.needs & _DATA_NEEDS)
-
-
-def checked_data(metric: Metric, data: Iterable[Any] | None, steps: int) -> Iterable[Any]:
-    """The data, kept in memory where it must be gone through again and cannot.
-
-    Raises:
-        UserError: the metric measures something and there is nothing to measure.
-    """
-    lacking = metric.needs & _DATA_NEEDS
-    if not lacking:
-        return ()
-    if data is None or (isinstance(data, list | tuple) and not data):
-        operands = {
-            node.name: None
-            for node in metric.expression.nodes()
-            if isinstance(node.head, Operand) and node.head.needs & lacking
-        }
-        what = " and ".join(NEEDS[need] for need in NEEDS if need in lacking)
-        raise UserError(
-            f"metric {metric.name!r} needs {what} (for {', '.join(operands)}); give calibration "
-            "data with --data (data=...)"
-        )
-    batches = given_batches(data)
-    return list(batches) if steps > 1 and isinstance(batches, Iterator) else batches
-
-
-def example_batch(example_inputs: Any, device: torch.device) -> Any:
-    """The example inputs on a device; a list of arguments becomes a tuple."""
-    moved = map_tensors(lambda tensor: tensor.to(device), example_inputs)
-    return tuple(moved) if isinstance(moved, list) else moved
-
-
-def matching_layers(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """The layers with weights that names or patterns (``*``, ``?``, ``[...]``) mean.
+        names: what to look for.
+        layers: the names of all layers with weights.
 
     Raises:
         UserError: one matches no layer.
     """
-    if isinstance(names, str):
-        raise UserError(f"the layers to ignore are {names!r}; give a list of names")
-    layers = [name for name, module in model.named_modules() if isinstance(module, Prunable)]
-    found: dict[str, None] = {}
+    matched: dict[str, None] = {}
     for name in names:
         matches = [layer for layer in layers if fnmatch.fnmatchcase(layer, name)]
         if not matches:
-            inside = [layer for layer in layers if layer.startswith(f"{name}.")]
+            inside = any(layer.startswith(f"{name}.") for layer in layers)
             close = [f"{name}.*"] if inside else difflib.get_close_matches(name, layers, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; the layers are {_some(layers)}"
-            raise UserError(f"no layer to ignore is called {name!r}{hint}")
-        found.update(dict.fromkeys(matches))
-    return tuple(found)
+            shown = ", ".join([*layers][:6]) or "none"
+            more = f" and {len(layers) - 6} more" if len(layers) > 6 else ""
+            hint = f"did you mean {close[0]!r}?" if close else f"the layers are {shown}{more}"
+            raise UserError(f"no layer to ignore is called {name!r}; {hint}")
+        matched.update(dict.fromkeys(matches))
+    return tuple(matched)
 
 
-def _some(layers: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(layers[:most])
-    return f"{shown} and {len(layers) - most} more" if len(layers) > most else shown or "none"
+def needs_data(metric: Metric) -> bool:
+    """Return whether the metric measures anything on calibration data."""
+    return bool(metric.needs & _DATA_NEEDS)
 
 
-def ignoring(architecture: Architecture, layers: Sequence[str]) -> Architecture:
-    """The architecture in which the channels of ``layers`` are not cut."""
-    kept = set(layers)
-    groups = tuple(
-        group if group.fixed or kept.isdisjoint(group.producers) else replace(group, fixed=IGNORED)
-        for group in architecture.groups
+def missing_data(metric: Metric) -> UserError:
+    """Return the error that says which operands of a metric need calibration data."""
+    lacking = metric.needs & _DATA_NEEDS
+    operands = {
+        node.name: None
+        for node in metric.expression.nodes()
+        if isinstance(node.head, Operand) and node.head.needs & lacking
+    }
+    what = " and ".join(NEEDS[need] for need in NEEDS if need in lacking)
+    return UserError(
+        f"metric {metric.name!r} needs {what} (for {', '.join(operands)}); give calibration "
+        "data with --data (data=...)"
     )
-    return replace(architecture, groups=groups)

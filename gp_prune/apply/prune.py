@@ -1,46 +1,48 @@
-"""Pruning any model by a metric, to a budget."""
+"""Prune any model by a metric, to a budget: trace, score, select, cut and check.
+
+:func:`prune` takes the arguments of a person; :meth:`Pruner.prune` is the pipeline itself.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.latency import ToLatency, compare
+from gp_prune.apply.batches import calibration_batches, example_batch
+from gp_prune.apply.latency import SEARCH_TURNS, compare
 from gp_prune.apply.options import (
+    IGNORED,
     LATENCY,
-    MODES,
     OldBudgets,
-    Request,
-    checked_budget,
-    checked_data,
-    checked_mode,
-    checked_options,
-    checked_steps,
-    example_batch,
-    ignoring,
-    matching_layers,
+    PruneOptions,
+    match_layers,
     needs_data,
-    say_nothing,
-    with_old_names,
+    rename_old_budgets,
 )
-from gp_prune.apply.result import PrunedModel, layer_rows
-from gp_prune.apply.steps import StepSequence, planned, to_budget
-from gp_prune.errors import UserError
+from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
+from gp_prune.apply.selection import select_next_channels, select_next_weights
+from gp_prune.errors import UserError, pluralize
+from gp_prune.language.primitive import Operand
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
     Architecture,
     ChannelPlan,
     Cost,
+    DegenerateScores,
     Pattern,
     WeightPlan,
     compact,
+    consumers,
     mask,
     measure,
     predict,
@@ -50,7 +52,7 @@ from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.graph.trial import FORWARD_ERRORS
 from gp_prune.pruning.surgery import set_to_zero
-from gp_prune.statistics import Loss, Progress
+from gp_prune.statistics import Loss, Progress, collect_each, prunable_layers
 from gp_prune.statistics.running import (
     Forward,
     call_model,
@@ -60,196 +62,10 @@ from gp_prune.statistics.running import (
     tensors_of,
 )
 
-
-class Made(NamedTuple):
-    """A pruned network and what it was made by.
-
-    Attributes:
-        architecture: the channel groups of the whole network.
-        sequence: the plan and how it came about.
-        model: the pruned network.
-        after: its cost.
-        floor: share of the time that the smallest network takes, where that was measured.
-    """
-
-    architecture: Architecture
-    sequence: StepSequence
-    model: nn.Module
-    after: Cost
-    floor: float | None
-
-
-def made(model: nn.Module, request: Request, before: Cost) -> Made:
-    """The pruned network.
-
-    Args:
-        model: the network; it stays as it is.
-        request: what is asked.
-        before: its cost.
-
-    Raises:
-        UserError: the network cannot be pruned as it is asked.
-    """
-    if _may_be_tried_later(request):
-        found = _proved(model, request, before)
-        if found is not None:
-            return found
-    return _made(model, request, before, try_out=True)
-
-
-def _may_be_tried_later(request: Request) -> bool:
-    """Whether nothing is lost if the network is cut first, and the cut then tried out."""
-    return (
-        request.mode == "compact"
-        and request.kind != LATENCY
-        and request.steps == 1
-        and not needs_data(request.metric)
-    )
-
-
-def _proved(model: nn.Module, request: Request, before: Cost) -> Made | None:
-    """The pruned network, if the cut that is made computes what it should.
-
-    Trying out the one cut takes the place of trying out any, before there is a plan. If it does
-    not pass, tracing finds out what cannot be cut, and gives the errors that there are.
-    """
-    try:
-        found = _made(model, request, before, try_out=False)
-    except (UserError, *FORWARD_ERRORS):
-        return None
-    plan = found.sequence.plan
-    assert isinstance(plan, ChannelPlan)
-    architecture, forward_fn = found.architecture, request.forward_fn
-    why = find_violation(model, request.inputs, architecture, plan.removed, forward_fn=forward_fn)
-    return None if why else found
-
-
-def _made(model: nn.Module, request: Request, before: Cost, *, try_out: bool) -> Made:
-    request.tell("finding the channels that belong together")
-    architecture = trace(
-        model,
-        request.inputs,
-        interface=request.interface,
-        cut_residual=request.cut_residual,
-        forward_fn=request.forward_fn,
-        try_out=try_out,
-    )
-    if not request.by_weight:
-        architecture = ignoring(architecture, request.ignore)
-    to_latency = ToLatency(model, request) if request.kind == LATENCY else None
-    sequence = planned(model, architecture, request, to_latency or to_budget(request))
-    request.tell("removing channels" if request.mode == "compact" else "setting masks")
-    smaller, after = apply(model, sequence.plan, architecture, request, before)
-    floor = None if to_latency is None else to_latency.floor
-    return Made(architecture, sequence, smaller, after, floor)
-
-
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
-
-
-def first_cost(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> Cost:
-    """Cost of the network as it is given.
-
-    Raises:
-        UserError: it does not run on the inputs.
-    """
-    try:
-        return measure(model, inputs, forward_fn=forward_fn)
-    except UserError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "give the shape of its inputs with --input-shape (example_inputs)"
-        if forward_fn is not None:
-            remedy = "give example_inputs that forward_fn can run it on"
-        elif not isinstance(inputs, Tensor):
-            remedy = (
-                "give example_inputs that it can be called with, or forward_fn, which runs it on "
-                "them, to gp_prune.prune()"
-            )
-        raise UserError(
-            f"the network does not run on inputs of shape {shapes} ({reason}); {remedy}"
-        ) from error
-
-
-def apply(
-    model: nn.Module,
-    plan: ChannelPlan | WeightPlan,
-    architecture: Architecture,
-    request: Request,
-    before: Cost,
-) -> tuple[nn.Module, Cost]:
-    """The pruned copy and its cost.
-
-    Raises:
-        UserError: the network costs or computes something else than was planned.
-    """
-    inputs, forward_fn = request.inputs, request.forward_fn
-    if request.mode == "compact":
-        assert isinstance(plan, ChannelPlan)
-        smaller = compact(model, plan, architecture)
-        after = measure(smaller, inputs, forward_fn=forward_fn)
-        predicted = predict(architecture, plan.kept(architecture))
-        if (after.macs, after.params) != predicted:
-            raise UserError(
-                f"the pruned network has {after.macs} MACs and {after.params} parameters where "
-                f"{predicted[0]} and {predicted[1]} were planned; use mode 'mask' for this network"
-            )
-        if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
-            _check_equal(_zeroed(model, plan, architecture), smaller, request)
-        return smaller, after
-    masked = _masked(model, plan, architecture)
-    nonzero = measure(masked, inputs, forward_fn=forward_fn).nonzero
-    if isinstance(plan, ChannelPlan):
-        macs, params = predict(architecture, plan.kept(architecture))
-        return masked, Cost(macs, params, nonzero)
-    gone = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
-    share = 1.0 if plan.achieved.macs is None else plan.achieved.macs
-    return masked, Cost(round(share * before.macs), before.params - gone, nonzero)
-
-
-def _masked(
-    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture
-) -> nn.Module:
-    masked = copy.deepcopy(model)
-    mask(masked, plan, architecture)
-    return masked
-
-
-def _zeroed(model: nn.Module, plan: ChannelPlan, architecture: Architecture) -> nn.Module:
-    """What a masked network computes, without the memory that masks take."""
-    zeroed = copy.deepcopy(model)
-    set_to_zero(zeroed, architecture.entries(plan.removed))
-    return zeroed
-
-
-def _check_equal(masked: nn.Module, smaller: nn.Module, request: Request) -> None:
-    """Raise UserError unless removing the channels did what holding them at zero does.
-
-    Tracing tries this on one cut with random weights; this is the cut that is made.
-    """
-    outputs = []
-    for network in (masked, smaller):
-        with evaluation_mode(network), torch.no_grad():
-            seed_generators(request.seed)
-            found = tensors_of(call_model(network, request.inputs, request.forward_fn))
-        outputs.append([tensor for tensor in found if tensor.is_floating_point()])
-    for one, other in zip(*outputs, strict=True):
-        if not one.numel() or not bool(one.isfinite().all()):
-            continue
-        scale = float(one.abs().amax()) or 1.0
-        share = float((one - other).abs().amax()) / scale if one.shape == other.shape else math.inf
-        if not share <= _TOLERANCE:
-            raise UserError(
-                "the network without the channels gives other outputs than with the channels at "
-                f"zero (they differ by {share:.2g} of the largest); it uses them in a way that "
-                "cannot be followed, so use mode 'mask', or ignore the layers concerned"
-            )
-
-
-__all__ = ["MODES", "needs_data", "prune"]
+_SAME_WITHOUT_NORM = frozenset({"W", "b"})
+"""Operands that are the same whether a batch norm follows or not."""
 
 
 def prune(
@@ -280,7 +96,7 @@ def prune(
     batch_progress: Progress | None = None,
     **old_names: Unpack[OldBudgets],
 ) -> PrunedModel:
-    """A pruned copy of a network; the network itself is not changed.
+    """Return a pruned copy of a network; the network itself is not changed.
 
     Exactly one of ``keep_channels``, ``keep_macs``, ``keep_params`` and ``keep_latency`` says which
     share is kept, or ``pruning_ratio`` which share of the channels or weights is removed. A metric
@@ -303,13 +119,13 @@ def prune(
         keep_params: share to keep of the parameters of the network.
         keep_latency: share to keep of the time of a forward pass over ``example_inputs``, which is
             measured in turns with the network itself.
-        pattern: of every so many consecutive weights so many stay, as in ``"2:4"``.
+        pattern: how many of consecutive weights stay: ``"2:4"`` keeps two of every four.
         steps: number of times that the network is scored and cut; each step scores what the one
             before left and takes the same share of it.
         interface: layers whose output channels are kept; the network's output always is.
         ignore: names or patterns (``layer4.*``) of further layers whose channels, or single
             weights, are all kept.
-        round_to: every group keeps a multiple of so many channels.
+        round_to: every group keeps a multiple of this number of channels.
         cut_residual: also cut channels that a layer or group norm spans; masked and compact
             networks then differ.
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
@@ -330,73 +146,348 @@ def prune(
             or pruned, or the latency cannot be reached.
         DegenerateScores: the metric does not rank the channels or weights of a layer.
     """
-    metric = Metric.load(metric) if isinstance(metric, str) else metric
-    pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     budgets = {
         "pruning_ratio": pruning_ratio, "keep_channels": keep_channels, "keep_macs": keep_macs,
         "keep_params": keep_params, "keep_latency": keep_latency,
     }  # fmt: skip
-    kind, keep = checked_budget(metric, with_old_names(budgets, **old_names), pattern)
-    checked_steps(steps, pattern)
-    conventions = conventions or metric.conventions
-    conventions.check_granularity(metric.granularity)
+    options = PruneOptions(
+        metric=Metric.load(metric) if isinstance(metric, str) else metric,
+        **rename_old_budgets(budgets, **old_names),
+        pattern=Pattern.parse(pattern) if isinstance(pattern, str) else pattern,
+        steps=steps,
+        interface=interface,
+        ignore=ignore,
+        round_to=round_to,
+        cut_residual=cut_residual,
+        mode=mode,
+        conventions=conventions,
+        time_it=time_it,
+        seed=seed,
+    )
     if device is not None and torch.device(device) != device_of(model):
         model = copy.deepcopy(model).to(device)
-    model = open_attention(model)
-    request = Request(
-        metric=metric,
-        mode=checked_mode(metric, mode, kind),
-        kind=kind,
-        keep=keep,
-        steps=steps,
-        inputs=example_batch(example_inputs, device_of(model)),
-        data=checked_data(metric, data, steps),
+    return Pruner(
+        model,
+        options,
+        example_inputs,
+        data=data,
         loss=loss,
-        conventions=conventions,
-        interface=tuple(interface),
-        ignore=matching_layers(model, ignore),
-        round_to=checked_options(metric, round_to, cut_residual=cut_residual),
-        cut_residual=cut_residual,
-        pattern=pattern,
         forward_fn=forward_fn,
-        seed=seed,
-        tell=progress or say_nothing,
+        progress=progress,
         batch_progress=batch_progress,
-    )
-    return _pruned(model, request, time_it=time_it)
+    ).prune()
 
 
-def _pruned(model: nn.Module, request: Request, *, time_it: bool) -> PrunedModel:
-    started = time.perf_counter()
-    request.tell("counting the network")
-    before = first_cost(model, request.inputs, request.forward_fn)
-    found = made(model, request, before)
-    architecture, (plan, scores, steps) = found.architecture, found.sequence
-    times = None
-    timed = request.kind == LATENCY
-    if timed or time_it:
-        request.tell("timing the network before and after")
-        times = compare(model, found.model, request.inputs, forward_fn=request.forward_fn)
-    return PrunedModel(
-        model=found.model,
-        plan=plan,
-        mode=request.mode,
-        before=before,
-        after=found.after,
-        rows=layer_rows(architecture, plan, scores, before, found.after, request.ignore),
-        seconds=time.perf_counter() - started,
-        metric=request.metric.name,
-        metric_digest=request.metric.digest,
-        conventions=request.conventions,
-        interface=request.interface,
-        input_shapes=tuple(tuple(tensor.shape) for tensor in tensors_of(request.inputs)),
-        architecture=architecture,
-        ignore=request.ignore,
-        round_to=request.round_to,
-        cut_residual=request.cut_residual,
-        pattern=None if request.pattern is None else str(request.pattern),
-        steps=steps,
-        times=times,
-        latency=request.keep if timed else None,
-        latency_floor=found.floor,
-    )
+class Pruner:
+    """Prune one network by checked options.
+
+    Attributes:
+        options: what to remove, and by which ranking.
+        latency_floor: share of the time that the smallest network takes, once it was measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: PruneOptions,
+        example_inputs: Any,
+        *,
+        data: Iterable[Any] = (),
+        loss: Loss | None = None,
+        forward_fn: Forward | None = None,
+        progress: Callable[[str], None] | None = None,
+        batch_progress: Progress | None = None,
+    ) -> None:
+        """Prepare the network, the inputs and the data; see :func:`prune` for the arguments."""
+        self.options = options
+        self.latency_floor: float | None = None
+        self._model = open_attention(model)
+        self._inputs = example_batch(example_inputs, device_of(model))
+        self._data = calibration_batches(options.metric, data, passes=options.steps)
+        self._ignore = match_layers(options.ignore, prunable_layers(self._model))
+        self._loss, self._forward_fn = loss, forward_fn
+        self._tell = progress or (lambda line: None)
+        self._batch_progress = batch_progress
+
+    def prune(self) -> PrunedModel:
+        """Count the network, prune it, and say how long it took."""
+        started = time.perf_counter()
+        self._tell("counting the network")
+        before = self.count()
+        pruned = None
+        if self._can_try_out_last():
+            with suppress(UserError, *FORWARD_ERRORS):
+                pruned = self._prune(before, try_out_first=False)
+        pruned = pruned or self._prune(before, try_out_first=True)
+        return replace(pruned, seconds=time.perf_counter() - started)
+
+    def _prune(self, before: Cost, *, try_out_first: bool) -> PrunedModel:
+        """Trace, score, select, cut and check."""
+        options, steps = self.options, list[PruneStep]()
+        architecture = self.trace(try_out=try_out_first)
+        network, now, plan = self._model, architecture, None
+        for share in options.shares:
+            if plan is not None:
+                network, now = self._cut_so_far(plan, architecture)
+            scores = self.score(network, now, first=plan is None)
+            plan = self.select(network, now, architecture, scores, share, plan)
+            steps.append(self._report_step(len(steps) + 1, share, plan))
+        assert plan is not None
+        pruned = self.cut(plan, architecture)
+        after = self.check(pruned, plan, architecture, before, try_out=not try_out_first)
+        times = None
+        if options.time_it or options.kind == LATENCY:
+            self._tell("timing the network before and after")
+            times = compare(self._model, pruned, self._inputs, forward_fn=self._forward_fn)
+        return PrunedModel(
+            model=pruned,
+            plan=plan,
+            mode="compact" if options.compact else "mask",
+            before=before,
+            after=after,
+            rows=layer_rows(architecture, plan, scores, before, after, self._ignore),
+            seconds=0.0,
+            metric=options.metric.name,
+            metric_digest=options.metric.digest,
+            conventions=options.ranking,
+            interface=tuple(options.interface),
+            input_shapes=tuple(tuple(tensor.shape) for tensor in tensors_of(self._inputs)),
+            architecture=architecture,
+            ignore=self._ignore,
+            round_to=options.round_to,
+            cut_residual=options.cut_residual,
+            pattern=None if options.pattern is None else str(options.pattern),
+            steps=tuple(steps),
+            times=times,
+            latency=options.keep_latency,
+            latency_floor=self.latency_floor,
+        )
+
+    def count(self) -> Cost:
+        """Return what the network costs as it is given.
+
+        Raises:
+            UserError: it does not run on the inputs.
+        """
+        try:
+            return measure(self._model, self._inputs, forward_fn=self._forward_fn)
+        except UserError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(self._inputs))
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            remedy = "give the shape of its inputs with --input-shape (example_inputs)"
+            if self._forward_fn is not None:
+                remedy = "give example_inputs that forward_fn can run it on"
+            elif not isinstance(self._inputs, Tensor):
+                remedy = (
+                    "give example_inputs that it can be called with, or forward_fn, which runs it "
+                    "on them, to gp_prune.prune()"
+                )
+            raise UserError(
+                f"the network does not run on inputs of shape {shapes} ({reason}); {remedy}"
+            ) from error
+
+    def trace(self, *, try_out: bool) -> Architecture:
+        """Return the groups of channels that are cut together, and what they cost."""
+        self._tell("finding the channels that belong together")
+        architecture = trace(
+            self._model,
+            self._inputs,
+            interface=tuple(self.options.interface),
+            cut_residual=self.options.cut_residual,
+            forward_fn=self._forward_fn,
+            try_out=try_out,
+        )
+        if self.options.by_weight:
+            return architecture
+        ignored = set(self._ignore)
+        groups = [
+            group
+            if group.fixed or ignored.isdisjoint(group.producers)
+            else replace(group, fixed=IGNORED)
+            for group in architecture.groups
+        ]
+        return replace(architecture, groups=tuple(groups))
+
+    def score(self, network: nn.Module, now: Architecture, *, first: bool) -> dict[str, Tensor]:
+        """Return layer name -> scores (o,) or (o, i, k), measured on ``network``."""
+        metric = self.options.metric
+        layers = now.scored_layers
+        if self.options.by_weight:
+            layers = tuple(name for name in now.prunable_layers if name not in self._ignore)
+        if first:
+            times = "" if self.options.steps == 1 else f", {self.options.steps} times"
+            self._tell(f"scoring {pluralize(len(layers), 'layer')} with {metric.name}{times}")
+        operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
+        records = collect_each(
+            network,
+            layers,
+            self._data,
+            needs=metric.needs,
+            loss=self._loss,
+            seed=self.options.seed,
+            example_inputs=self._inputs,
+            outgoing=consumers(now) if "outgoing" in metric.needs else None,
+            forward_fn=self._forward_fn,
+            progress=self._batch_progress,
+            norms=not operands <= _SAME_WITHOUT_NORM,
+        )
+        # One record after the other: together they are several times the network.
+        return {name: metric.scores(record) for name, record in records}
+
+    def select(
+        self,
+        network: nn.Module,
+        now: Architecture,
+        whole: Architecture,
+        scores: Mapping[str, Tensor],
+        share: float,
+        earlier: ChannelPlan | WeightPlan | None,
+    ) -> ChannelPlan | WeightPlan:
+        """Return what goes, in channels or weights of the whole network.
+
+        ``network`` with the groups ``now`` is what the earlier steps left, ``scores`` are measured
+        on it, and ``share`` of the whole network is kept. DegenerateScores names the metric.
+        """
+        options = self.options
+        try:
+            if options.by_weight:
+                assert not isinstance(earlier, ChannelPlan)
+                return select_next_weights(
+                    self._model, whole, scores, share, earlier, options, self._ignore
+                )
+            assert not isinstance(earlier, WeightPlan)
+            plan, self.latency_floor = select_next_channels(
+                now, whole, scores, share, earlier, options, partial(self._time, network, now)
+            )
+            return plan
+        except DegenerateScores as error:
+            raise DegenerateScores(
+                error.reason,
+                error.layer,
+                f"{error.detail}; metric {options.metric.name!r} cannot rank it, use trained "
+                "weights or another metric",
+            ) from error
+
+    def _time(self, network: nn.Module, now: Architecture, plan: ChannelPlan) -> float:
+        """Time after a cut of ``network``, as a share of the time of the whole network."""
+        candidate = compact(network, plan, now)
+        forward_fn = self._forward_fn
+        turns = compare(
+            self._model, candidate, self._inputs, turns=SEARCH_TURNS, forward_fn=forward_fn
+        )
+        return turns.share
+
+    def cut(self, plan: ChannelPlan | WeightPlan, architecture: Architecture) -> nn.Module:
+        """Return a copy of the network without what goes, or with it held at zero."""
+        self._tell("removing channels" if self.options.compact else "setting masks")
+        if self.options.compact:
+            assert isinstance(plan, ChannelPlan)
+            return compact(self._model, plan, architecture)
+        return self._masked(plan, architecture)
+
+    def check(
+        self,
+        pruned: nn.Module,
+        plan: ChannelPlan | WeightPlan,
+        architecture: Architecture,
+        before: Cost,
+        *,
+        try_out: bool,
+    ) -> Cost:
+        """Return what the pruned network costs; of a masked one, without what is masked.
+
+        Raises:
+            UserError: it costs or computes something else than was planned, or does so with random
+                weights where ``try_out`` says to try them.
+        """
+        measured = measure(pruned, self._inputs, forward_fn=self._forward_fn)
+        if isinstance(plan, WeightPlan):
+            removed = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
+            share = 1.0 if plan.achieved.macs is None else plan.achieved.macs
+            return Cost(round(share * before.macs), before.params - removed, measured.nonzero)
+        macs, params = predict(architecture, plan.kept(architecture))
+        if not self.options.compact:
+            return Cost(macs, params, measured.nonzero)
+        if (measured.macs, measured.params) != (macs, params):
+            raise UserError(
+                f"the pruned network has {measured.macs} MACs and {measured.params} parameters "
+                f"where {macs} and {params} were planned; use mode 'mask' for this network"
+            )
+        if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
+            self._check_outputs(pruned, plan, architecture)
+        if try_out:
+            violation = find_violation(
+                self._model, self._inputs, architecture, plan.removed, forward_fn=self._forward_fn
+            )
+            if violation:
+                raise UserError(violation)
+        return measured
+
+    def _check_outputs(
+        self, pruned: nn.Module, plan: ChannelPlan, architecture: Architecture
+    ) -> None:
+        """Raise UserError unless removing the channels did what holding them at zero does.
+
+        Tracing tries this on one cut with random weights; this is the cut that is made.
+        """
+        # Channels set to zero compute what masks do, without the memory that masks take.
+        zeroed = copy.deepcopy(self._model)
+        set_to_zero(zeroed, architecture.entries(plan.removed))
+        outputs = []
+        for network in (zeroed, pruned):
+            with evaluation_mode(network), torch.no_grad():
+                seed_generators(self.options.seed)
+                output = call_model(network, self._inputs, self._forward_fn)
+            outputs.append([tensor for tensor in tensors_of(output) if tensor.is_floating_point()])
+        for one, other in zip(*outputs, strict=True):
+            if not one.numel() or not bool(one.isfinite().all()):
+                continue
+            scale = float(one.abs().amax()) or 1.0
+            same_shape = one.shape == other.shape
+            share = float((one - other).abs().amax()) / scale if same_shape else math.inf
+            if not share <= _TOLERANCE:
+                raise UserError(
+                    "the network without the channels gives other outputs than with the channels "
+                    f"at zero (they differ by {share:.2g} of the largest); it uses them in a way "
+                    "that cannot be followed, so use mode 'mask', or ignore the layers concerned"
+                )
+
+    def _can_try_out_last(self) -> bool:
+        """Whether to try out the cut that is made, in place of any before there is a plan.
+
+        Little is lost if it fails; tracing then finds out what can be cut.
+        """
+        options = self.options
+        return (
+            options.compact
+            and options.kind != LATENCY
+            and options.steps == 1
+            and not needs_data(options.metric)
+        )
+
+    def _cut_so_far(
+        self, plan: ChannelPlan | WeightPlan, architecture: Architecture
+    ) -> tuple[nn.Module, Architecture]:
+        """The network after the earlier steps, and its channel groups."""
+        if isinstance(plan, WeightPlan):
+            return self._masked(plan, architecture), architecture
+        if not plan.removed:
+            return self._model, architecture
+        return compact(self._model, plan, architecture), architecture.after_cut(plan.removed)
+
+    def _masked(self, plan: ChannelPlan | WeightPlan, architecture: Architecture) -> nn.Module:
+        masked = copy.deepcopy(self._model)
+        mask(masked, plan, architecture)
+        return masked
+
+    def _report_step(self, number: int, share: float, plan: ChannelPlan | WeightPlan) -> PruneStep:
+        """What the step came to, told to the person where there are several."""
+        kind, steps = self.options.kind, self.options.steps
+        step = PruneStep.of(share, plan)
+        if steps > 1:
+            kept = step.weights if self.options.by_weight else step._asdict().get(kind)
+            reached = f", {kept:.3f} kept" if kept is not None else ""
+            self._tell(f"step {number} of {steps}: {share:.3f} of the {kind} asked{reached}")
+        return step

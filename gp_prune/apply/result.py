@@ -12,9 +12,16 @@ from torch import nn
 from gp_prune.apply.latency import Turns
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.remarks import remarks
-from gp_prune.apply.steps import Step
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import Architecture, Budget, ChannelPlan, Cost, LayerCost, WeightPlan
+from gp_prune.pruning import (
+    Achieved,
+    Architecture,
+    Budget,
+    ChannelPlan,
+    Cost,
+    LayerCost,
+    WeightPlan,
+)
 from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import measure_ties
@@ -129,6 +136,32 @@ def _rest(rows: list[LayerRow], before: Cost, after: Cost) -> LayerRow:
 REPORT_SCHEMA = 1
 
 
+class PruneStep(NamedTuple):
+    """One step of pruning.
+
+    Attributes:
+        asked: share of the budget that the step aims at.
+        channels: share of the channels that may be cut, after it; None for single weights.
+        weights: share of the ranked weights after it; None for channels.
+        macs: share of the MACs after it.
+        params: share of the parameters after it; None for single weights.
+    """
+
+    asked: float
+    channels: float | None
+    weights: float | None
+    macs: float | None
+    params: float | None
+
+    @classmethod
+    def of(cls, asked: float, plan: ChannelPlan | WeightPlan) -> PruneStep:
+        """Return the step that aimed at a share and came to a plan."""
+        achieved = plan.achieved
+        if isinstance(achieved, Achieved):
+            return cls(asked, achieved.channels, None, achieved.macs, achieved.params)
+        return cls(asked, None, achieved.params, achieved.macs, None)
+
+
 class Shares(NamedTuple):
     """Shares kept.
 
@@ -203,7 +236,7 @@ class PrunedModel:
     round_to: int = 1
     cut_residual: bool = False
     pattern: str | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[PruneStep, ...] = ()
     times: Turns | None = None
     latency: float | None = None
     latency_floor: float | None = None

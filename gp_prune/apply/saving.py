@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gp_prune._io import read_object, write_bytes, write_json
-from gp_prune.apply.prune import MODES
+from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.weights import plain_state, put_state
 from gp_prune.errors import UserError, check_type

@@ -1,15 +1,16 @@
-"""What ``gp-prune apply`` does once its arguments are in order."""
+"""What ``gp-prune apply`` takes, checked before torch is imported."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gp_prune.apply.options import BUDGETS, OLD_BUDGETS, PruneOptions
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -19,38 +20,39 @@ from gp_prune.cli.options import (
     read_metrics,
 )
 from gp_prune.errors import UserError
+from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import SCOPES
 
-_BUDGETS = ("pruning_ratio", "keep_macs", "keep_params", "keep_latency", "pattern")
-_OLD_BUDGETS = {name.rpartition("_")[2]: name for name in _BUDGETS if "_" in name}
-"""Options that work until 0.2 -> the options in their place."""
+_OF_PRUNING = (
+    *BUDGETS, "steps", "ignore", "round_to", "cut_residual", "mode", "time_it", "seed",
+)  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
-    "patience", "checkpoint",
+    "patience",
 )  # fmt: skip
-_COUNTS = ("steps", "round_to", "samples", "epochs", "batch_size", "tuning_samples")
+_OLD_BUDGETS = {old: new for old, new in OLD_BUDGETS.items() if old != "channels"}
+"""Options that work until 0.2 -> the options in their place."""
+_COUNTS = ("samples", "epochs", "tuning_samples")
 _ENDINGS = {"onnx": [".onnx"], "export": [".pt2", ".ts"], "plot": [".png", ".svg"]}
 SAMPLES = 512
 """Calibration samples where nothing is said."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments and options of the command; see its help."""
+@dataclass(frozen=True, kw_only=True)
+class ApplyCommand:
+    """What the command does besides pruning: network, data, tuning and files; see its help.
 
-    metric: str
+    Attributes:
+        pruning: what is removed, and by which ranking.
+        tuning: the settings of fine-tuning that are given, by the names of their options.
+
+    Raises:
+        UserError: options contradict each other or a number is out of range.
+    """
+
+    pruning: PruneOptions
+    tuning: Mapping[str, Any]
     model: str
-    pruning_ratio: float | None
-    keep_macs: float | None
-    keep_params: float | None
-    keep_latency: float | None
-    pattern: str | None
-    scope: str | None
-    steps: int
-    round_to: int
-    ignore: tuple[str, ...]
-    cut_residual: bool
-    mode: str | None
     input_shape: tuple[int, ...] | None
     weights: str | None
     data: str | None
@@ -59,14 +61,6 @@ class Request:
     samples: int | None
     cache_dir: str | None
     epochs: int | None
-    optimiser: str | None
-    lr: float | None
-    weight_decay: float | None
-    batch_size: int | None
-    warm_up: float | None
-    distill: float | None
-    temperature: float | None
-    patience: int | None
     checkpoint: str | None
     tuning_samples: int | None
     judge: bool | None
@@ -76,32 +70,17 @@ class Request:
     onnx: str | None
     export: str | None
     plot: str | None
-    time_it: bool
-    seed: int
     device: str
-    primitive_files: tuple[str, ...]
-    as_json: bool
     quiet: bool
 
-    @property
-    def names_task(self) -> bool:
-        """Whether the model is a task, if it is anything: all others are written with a colon."""
-        return ":" not in self.model
-
-    def check(self) -> None:
-        """Raise UserError where options contradict one another or a number is out of range."""
-        self.budget("channel")
-        for option in _COUNTS:
-            count = getattr(self, option)
+    def __post_init__(self) -> None:
+        """Check the options, each alone and then together."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        for name, count in {**counts, "batch_size": self.tuning.get("batch_size")}.items():
             if count is not None and count < 1:
-                raise UserError(f"{_flag(option)} is {count}; it must be at least 1")
+                raise UserError(f"{_flag(name)} is {count}; it must be at least 1")
         self._check_tuning()
         self._check_data()
-        if self.pattern is not None and self.scope is not None:
-            raise UserError(
-                "--pattern ranks the weights of each block alone, so --scope means nothing; leave "
-                "one of them out"
-            )
         if self.force and self.out is None:
             raise UserError("--force lets --out replace an earlier output; give --out, too")
         for option, endings in _ENDINGS.items():
@@ -114,15 +93,13 @@ class Request:
     def _check_tuning(self) -> None:
         """Refuse what would have no effect after pruning."""
         if self.epochs is None:
-            for option in _OF_TUNING:
-                if getattr(self, option) is not None:
-                    raise UserError(f"{_flag(option)} is of fine-tuning; give --epochs, too")
-        if self.temperature is not None and not self.distill:
+            for option in (*self.tuning, *(["checkpoint"] if self.checkpoint else [])):
+                raise UserError(f"{_flag(option)} is of fine-tuning; give --epochs, too")
+        if "temperature" in self.tuning and not self.tuning.get("distill"):
             raise UserError("--temperature is of distillation; give --distill, too")
         if self.judge is False and self.epochs is not None:
             raise UserError("--epochs judges each epoch; leave out --no-judge")
-        judges = self.judges(has_task=self.names_task)
-        if not judges and (self.tuning_samples is not None or self.no_recalibrate):
+        if not self.judges and (self.tuning_samples is not None or self.no_recalibrate):
             option = "no_recalibrate" if self.no_recalibrate else "tuning_samples"
             raise UserError(
                 f"{_flag(option)} is about what --epochs and --judge do; give one of them, too"
@@ -141,34 +118,17 @@ class Request:
             if self.data is None and getattr(self, option):
                 raise UserError(f"{_flag(option)} is about --data; give it, too")
 
-    def budget(self, granularity: str) -> dict[str, Any]:
-        """What is to be kept, by the names of :func:`gp_prune.prune`; a ratio is what goes.
+    @property
+    def names_task(self) -> bool:
+        """Return whether the model is a task, if it is anything: all others have a colon."""
+        return ":" not in self.model
 
-        Args:
-            granularity: of the metric; a ratio is one of channels or of weights.
-
-        Raises:
-            UserError: several budgets, or one that is out of range.
-        """
-        named = {kind: getattr(self, kind) for kind in _BUDGETS if getattr(self, kind) is not None}
-        if len(named) > 1:
-            raise UserError(f"give one budget, not {' and '.join(map(_flag, named))} together")
-        name, share = named.popitem() if named else ("pruning_ratio", 0.5)
-        if name == "pattern":
-            return {name: share}
-        removes = name == "pruning_ratio"
-        if not (0 < share < 1 if removes else 0 < share <= 1):
-            most = "less than 1" if removes else "at most 1"
-            raise UserError(f"{_flag(name)} is {share}; it must be greater than 0 and {most}")
-        if removes:
-            return {"keep_params" if granularity == "weight" else "keep_channels": 1 - share}
-        return {name: share}
-
-    def judges(self, *, has_task: bool) -> bool:
-        """Whether the error is measured before and after."""
+    @property
+    def judges(self) -> bool:
+        """Return whether the error is measured before and after."""
         if self.judge is not None:
             return self.judge
-        return self.epochs is not None or has_task
+        return self.epochs is not None or self.names_task
 
     def tell(self, line: str) -> None:
         """Print a line of progress on stderr."""
@@ -176,26 +136,41 @@ class Request:
             click.echo(f"gp-prune: {line}", err=True)
 
 
-def _old_budgets(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the hidden options of :data:`_OLD_BUDGETS`."""
-    for old in _OLD_BUDGETS:
-        command = click.option(_flag(old), type=float, hidden=True)(command)
-    return command
-
-
-def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without old names; each that is used is told on stderr."""
+def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
+    """Take the options of pruning out of those that are given; half goes where none says more."""
     for old, new in _OLD_BUDGETS.items():
-        share = options.pop(old)
+        share = given.pop(old)
         if share is None:
             continue
         click.echo(
             f"gp-prune: {_flag(old)} is now {_flag(new)}; the old name works until 0.2", err=True
         )
-        if options[new] is not None:
+        if given[new] is not None:
             raise UserError(f"give one budget, not {_flag(old)} and {_flag(new)} together")
-        options[new] = share
-    return options
+        given[new] = share
+    pruning = {name: given.pop(name) for name in _OF_PRUNING}
+    pattern, scope = given.pop("pattern"), given.pop("scope")
+    if pattern is not None:
+        if scope is not None:
+            raise UserError(
+                "--pattern ranks the weights of each block alone, so --scope means nothing; leave "
+                "one of them out"
+            )
+        from gp_prune.pruning import Pattern
+
+        pruning["pattern"] = Pattern.parse(pattern)
+    elif all(pruning[name] is None for name in BUDGETS):
+        pruning["pruning_ratio"] = 0.5
+    if scope is not None:
+        pruning["conventions"] = replace(metric.conventions, scope=scope)
+    return PruneOptions(metric=metric, **pruning)
+
+
+def _old_budgets(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the budgets by their old names as hidden options."""
+    for old in _OLD_BUDGETS:
+        command = click.option(_flag(old), type=float, hidden=True)(command)
+    return command
 
 
 def _flag(option: str) -> str:
@@ -218,6 +193,7 @@ Examples:
 @click.option(
     "--pruning-ratio", type=float, metavar="R", help="Remove this share of channels (or weights)."
 )
+@click.option("--keep-channels", type=float, metavar="S", help="Keep this share of the channels.")
 @click.option("--keep-macs", type=float, metavar="S", help="Keep this share of the MACs.")
 @click.option("--keep-params", type=float, metavar="S", help="Keep this share of the parameters.")
 @click.option(
@@ -280,7 +256,7 @@ Examples:
 @primitives_option
 @json_option
 @quiet_option
-def apply(metric: str, model: str, **options: Any) -> None:
+def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: Any) -> None:
     """Prune MODEL by METRIC, and print what each layer loses.
 
     METRIC is the name of a bundled metric or a metric file. MODEL is a task such as lenet-digits
@@ -289,26 +265,28 @@ def apply(metric: str, model: str, **options: Any) -> None:
     example inputs. Without a budget half of the channels (or weights) are removed. Give the
     --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
     """
-    request = Request(metric=metric, model=model, **_with_new_names(options))
-    request.check()
-    (found,) = read_metrics([metric], request.primitive_files)
+    (ranks,) = read_metrics([metric], primitive_files)
+    pruning = _prune_options(ranks, given)
+    tuning = {name: given.pop(name) for name in _OF_TUNING}
+    tuning = {name: value for name, value in tuning.items() if value is not None}
+    command = ApplyCommand(pruning=pruning, tuning=tuning, **given)
     # Torch is imported only now, when the arguments are known to be in order.
     from gp_prune.cli.apply_run import run
     from gp_prune.report.console import measuring
 
-    with measuring(quiet=request.quiet) as batches_done:
-        report = run(request, found, batches_done)
-    if request.as_json:
+    with measuring(quiet=command.quiet) as batches_done:
+        report = run(command, batches_done)
+    if as_json:
         print_json(report)
         return
     from gp_prune.report.tables import make_console, print_pruning
 
     print_pruning(make_console(sys.stdout), report)
-    if request.out is not None:
+    if command.out is not None:
         click.echo(
-            f"Saved in {request.out}; gp_prune.load_pruned({request.out!r}, model) gives it back."
+            f"Saved in {command.out}; gp_prune.load_pruned({command.out!r}, model) gives it back."
         )
     for path, difference in report["exports"].items():
         click.echo(f"Exported to {path}; its outputs differ from torch's by {difference:.1g}.")
-    if request.plot is not None:
-        click.echo(f"Drawn in {request.plot}.")
+    if command.plot is not None:
+        click.echo(f"Drawn in {command.plot}.")

@@ -111,7 +111,7 @@ def test_masks_and_weights_have_no_latency_budget(
 def test_shares_of_latency_out_of_range(
     residual: nn.Module, images: torch.Tensor, keep: float
 ) -> None:
-    with pytest.raises(UserError, match="latency to keep is"):
+    with pytest.raises(UserError, match=r"keep_latency \(--keep-latency\) is"):
         prune(residual, "l1", images, keep_latency=keep)
 
 

@@ -29,7 +29,9 @@ def test_a_ratio_is_what_goes(residual: nn.Module, images: torch.Tensor) -> None
 
 @pytest.mark.parametrize("ratio", [0, 1, -1, 1.5, float("nan"), "half", True])
 def test_a_ratio_out_of_range(residual: nn.Module, images: torch.Tensor, ratio: Any) -> None:
-    with pytest.raises(UserError, match="the share to remove; it must be greater than 0 and less"):
+    with pytest.raises(
+        UserError, match="must be the share to remove, a number greater than 0 and less than 1"
+    ):
         prune(residual, "l1", images, pruning_ratio=ratio)
 
 

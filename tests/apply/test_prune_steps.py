@@ -120,7 +120,7 @@ def test_more_steps_than_channels(perceptron: nn.Module) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, "2"])
 def test_a_number_of_steps_that_is_none(perceptron: nn.Module, steps: Any) -> None:
-    with pytest.raises(UserError, match="number of steps"):
+    with pytest.raises(UserError, match=r"steps \(--steps\) is"):
         prune(perceptron, "l1", torch.rand(2, 6), keep_macs=0.5, steps=steps)
 
 

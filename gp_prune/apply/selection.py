@@ -1,0 +1,173 @@
+"""Choose what goes in one of several steps, so that a share of the whole network is kept.
+
+Every step scores what the step before left. A plan is always in the channels or weights of the
+whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gp_prune.apply.options import LATENCY, PruneOptions
+from gp_prune.errors import UserError
+from gp_prune.pruning import (
+    Achieved,
+    Architecture,
+    Budget,
+    ChannelPlan,
+    WeightPlan,
+    select_channels,
+    select_weights,
+)
+from gp_prune.pruning.select.scores import as_array, guard, normalise
+from gp_prune.statistics.layers import to_dense
+
+_ROUNDS = 8  # of bisection: 1/256 of the MACs
+_CLOSE = 0.01  # a difference of shares below which the search stops
+_LEAST = 1e-9  # a share of the MACs that no network can meet: the smallest one is taken
+
+TimeShare = Callable[[ChannelPlan], float]
+"""Time of the network after a cut of the present one, as a share of the whole network's time."""
+
+
+def select_next_channels(
+    now: Architecture,
+    whole: Architecture,
+    scores: Mapping[str, Tensor],
+    share: float,
+    earlier: ChannelPlan | None,
+    options: PruneOptions,
+    time_share: TimeShare,
+) -> tuple[ChannelPlan, float | None]:
+    """Choose the channels that go in one step.
+
+    Args:
+        now: the groups that the earlier steps left.
+        whole: the groups of the whole network.
+        scores: layer name -> scores (o,) of the present channels.
+        share: how much of the whole network to keep.
+        earlier: what went in the earlier steps; None in the first.
+        options: the budget and the ranking.
+        time_share: measures a cut, for a budget of latency.
+
+    Returns:
+        The plan, and for a budget of latency the share of time that the smallest network takes.
+    """
+
+    def select(kind: str, keep: float) -> ChannelPlan:
+        budget = Budget(kind, keep)
+        return select_channels(now, scores, options.ranking, budget, round_to=options.round_to)
+
+    floor = None
+    if options.kind == LATENCY:
+        plan, floor = _search_latency(lambda keep: select("macs", keep), time_share, share)
+    else:
+        plan = select(options.kind, _relative_share(options.kind, whole, now, share))
+    if earlier is None:
+        return plan, floor
+    removed = whole.join_cuts(earlier.removed, plan.removed)
+    achieved = Achieved.of(whole, whole.widths(removed))
+    # A plan knows no latency, only the MACs that came to it.
+    asked = Budget("macs", achieved.macs) if floor is not None else Budget(options.kind, share)
+    return replace(plan, removed=removed, asked=asked, achieved=achieved), floor
+
+
+def _relative_share(kind: str, whole: Architecture, now: Architecture, share: float) -> float:
+    """The share of the present network that is ``share`` of the whole one; at most 1."""
+    counts = {
+        "channels": (int(whole.sizes.sum()), int(now.sizes.sum())),
+        "macs": (whole.dense_costs[0], now.dense_costs[0]),
+        "params": (whole.dense_costs[1], now.dense_costs[1]),
+    }
+    first, present = counts[kind]
+    return min(1.0, share * (first / present)) if present else 1.0
+
+
+def _search_latency(
+    select: Callable[[float], ChannelPlan], time_share: TimeShare, share: float
+) -> tuple[ChannelPlan, float]:
+    """Find the cut whose measured time is nearest to a share, by bisection over shares of MACs.
+
+    Returns:
+        The plan, and the share of time that the smallest network takes.
+    """
+    best = select(_LEAST)
+    floor = reached = time_share(best)
+    if floor > share + _CLOSE:
+        raise UserError(
+            f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "
+            f"one channel or block per group, still takes {floor:.3f} of the time; ask for more, "
+            "time larger example inputs, or give keep_macs or keep_params"
+        )
+    low, high = 0.0, 1.0
+    tried = {best.digest()}
+    keep = share  # time is about proportional to MACs
+    for _ in range(_ROUNDS):
+        plan = select(keep)
+        time = time_share(plan)
+        if abs(time - share) < abs(reached - share):
+            best, reached = plan, time
+        if abs(time - share) <= _CLOSE or (plan.digest() in tried and high - low < _CLOSE):
+            break
+        tried.add(plan.digest())
+        low, high = (keep, high) if time < share else (low, keep)
+        keep = (low + high) / 2
+    return best, floor
+
+
+def select_next_weights(
+    model: nn.Module,
+    whole: Architecture,
+    scores: Mapping[str, Tensor],
+    share: float,
+    earlier: WeightPlan | None,
+    options: PruneOptions,
+    ignore: Sequence[str],
+) -> WeightPlan:
+    """Choose the weights that go in one step.
+
+    Args:
+        model: the whole network.
+        whole: its layers and what they cost.
+        scores: layer name -> scores (o, i, k) of all weights, measured after the earlier steps.
+        share: how much of the whole network to keep.
+        earlier: what went in the earlier steps; None in the first.
+        options: the budget and the ranking.
+        ignore: layers whose weights all stay.
+    """
+    ranking = options.ranking
+    if earlier is not None:
+        scores = _rank_removed_last(model, earlier, scores, ranking.normaliser)
+        ranking = replace(ranking, normaliser="none")
+    budget = Budget(options.kind, share) if options.pattern is None else None
+    return select_weights(
+        model, whole, scores, ranking, budget, pattern=options.pattern, ignore=ignore
+    )
+
+
+def _rank_removed_last(
+    model: nn.Module, earlier: WeightPlan, scores: Mapping[str, Tensor], normaliser: str
+) -> dict[str, Tensor]:
+    """Normalised scores in which the weights that are removed already are the lowest of all.
+
+    A metric may well give a weight of zero more than another; it must not grow again.
+    """
+    ranked: dict[str, Tensor] = {}
+    present: dict[str, Tensor] = {}
+    for name, values in scores.items():
+        ranked[name] = values.detach().to("cpu", torch.float64).clone()
+        if name not in earlier.kept:
+            continue
+        stays = torch.from_numpy(earlier.kept[name].unpack())
+        present[name] = to_dense(stays, model.get_submodule(name)) > 0
+        inside = as_array(ranked[name][present[name]], name)
+        guard(inside, name)
+        ranked[name][present[name]] = torch.from_numpy(normalise(inside, normaliser).copy())
+    lowest = min(float(ranked[name][stays].min()) for name, stays in present.items())
+    for name, stays in present.items():
+        ranked[name][~stays] = lowest - max(1.0, abs(lowest))
+    return ranked
