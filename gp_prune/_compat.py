@@ -126,5 +126,5 @@ class MovedModuleFinder(MetaPathFinder, Loader):
         vars(module).update(
             (name, value)
             for name, value in vars(importlib.import_module(new)).items()
-            if not name.startswith("__")
+            if not name.startswith("__") or name == "__getattr__"
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy
 
 from gp_prune.language import symbols
 from gp_prune.language.primitive import Elementwise, operator
+from gp_prune.language.symbols import EPSILON, EXP_LIMIT, RealFunction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,29 +33,79 @@ def mul(a: Tensor, b: Tensor) -> Tensor:
     return a * b
 
 
-@operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", symbol=symbols.Div)
+class Div(RealFunction):
+    """Protected division: a / b where |b| > EPSILON, else 0."""
+
+    nargs = 2
+    latex = r"\frac{#1}{#2}_{\!\epsilon}"
+    definition = (
+        r"\frac{a}{b}_{\!\epsilon} = \frac{a}{b} \text{ where } |b| > \epsilon, "
+        r"\text{ else } 0 \quad (\epsilon = 10^{-12})"
+    )
+    keeps_sign = True
+    role = "divide"
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        """Divide at once where the divisor is a number."""
+        if b.is_Number:
+            return a / b if abs(b) > sympy.Float(EPSILON) else sympy.Integer(0)
+        return None
+
+    @staticmethod
+    def numpy(a: Any, b: Any) -> Any:
+        import numpy as np
+
+        allowed = np.abs(b) > EPSILON
+        return np.where(allowed, a / np.where(allowed, b, 1.0), 0.0)
+
+
+@operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", symbol=Div)
 def div(a: Tensor, b: Tensor) -> Tensor:
-    allowed = b.abs() > symbols.EPSILON
+    allowed = b.abs() > EPSILON
     return (a / b.where(allowed, 1.0)).where(allowed, 0.0)
 
 
+class Maximum(RealFunction):
+    """The larger of two values (sympy's own Max spends seconds on comparing large arguments)."""
+
+    nargs = 2
+    latex = r"\max"
+    definition = ""
+    keeps_sign = True
+    role = "larger"
+
+    @staticmethod
+    def numpy(a: Any, b: Any) -> Any:
+        import numpy as np
+
+        return np.maximum(a, b)
+
+
 @operator(
-    "maximum",
-    shape=BINARY,
-    meaning="the larger of a and b",
-    symbol=symbols.Maximum,
-    laws=["commutative"],
+    "maximum", shape=BINARY, meaning="the larger of a and b", symbol=Maximum, laws=["commutative"]
 )
 def maximum(a: Tensor, b: Tensor) -> Tensor:
     return a.maximum(b)
 
 
+class Minimum(RealFunction):
+    """The smaller of two values."""
+
+    nargs = 2
+    latex = r"\min"
+    definition = ""
+    role = "smaller"
+
+    @staticmethod
+    def numpy(a: Any, b: Any) -> Any:
+        import numpy as np
+
+        return np.minimum(a, b)
+
+
 @operator(
-    "minimum",
-    shape=BINARY,
-    meaning="the smaller of a and b",
-    symbol=symbols.Minimum,
-    laws=["commutative"],
+    "minimum", shape=BINARY, meaning="the smaller of a and b", symbol=Minimum, laws=["commutative"]
 )
 def minimum(a: Tensor, b: Tensor) -> Tensor:
     return a.minimum(b)
@@ -81,21 +132,78 @@ def square(x: Tensor) -> Tensor:
     return x * x
 
 
-@operator(
-    "sqrt", shape=UNARY, meaning="sqrt(|x|)", symbol=symbols.Sqrt, laws=["even", "nonnegative"]
-)
+class Sqrt(RealFunction):
+    """Protected square root: sqrt(|x|)."""
+
+    nargs = 1
+    is_nonnegative = True
+    definition = ""
+    role = "root"
+
+    @classmethod
+    def eval(cls, x: Any) -> Any:
+        """Return the plain square root where the argument cannot be negative."""
+        return sympy.sqrt(x) if symbols.nonnegative(x) else None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        """Print the root, with bars where the argument may be negative."""
+        text = printer.doprint(self.args[0])
+        if not symbols.nonnegative(self.args[0], getattr(printer, "nonnegative", ())):
+            text = rf"\left|{text}\right|"
+        text = rf"\sqrt{{{text}}}"
+        return rf"\left({text}\right)^{{{exp}}}" if exp else text
+
+    @staticmethod
+    def numpy(x: Any) -> Any:
+        import numpy as np
+
+        return np.sqrt(np.abs(x))
+
+
+@operator("sqrt", shape=UNARY, meaning="sqrt(|x|)", symbol=Sqrt, laws=["even", "nonnegative"])
 def sqrt(x: Tensor) -> Tensor:
     return x.abs().sqrt()
 
 
-@operator("log", shape=UNARY, meaning="log(|x| + 1e-12)", symbol=symbols.Log, laws=["even"])
+class Log(RealFunction):
+    """Protected logarithm: log(|x| + EPSILON)."""
+
+    nargs = 1
+    latex = r"\log_{\epsilon}"
+    definition = r"\log_{\epsilon} x = \log(|x| + \epsilon) \quad (\epsilon = 10^{-12})"
+    role = "logarithm"
+
+    @staticmethod
+    def numpy(x: Any) -> Any:
+        import numpy as np
+
+        return np.log(np.abs(x) + EPSILON)
+
+
+@operator("log", shape=UNARY, meaning="log(|x| + 1e-12)", symbol=Log, laws=["even"])
 def log(x: Tensor) -> Tensor:
-    return (x.abs() + symbols.EPSILON).log()
+    return (x.abs() + EPSILON).log()
 
 
-@operator("exp", shape=UNARY, meaning="exp(min(x, 50))", symbol=symbols.Exp, laws=["nonnegative"])
+class Exp(RealFunction):
+    """Clamped exponential: exp(min(x, EXP_LIMIT))."""
+
+    nargs = 1
+    is_nonnegative = True
+    latex = r"\exp_{50}"
+    definition = r"\exp_{50} x = \exp(\min(x, 50))"
+    role = "exponential"
+
+    @staticmethod
+    def numpy(x: Any) -> Any:
+        import numpy as np
+
+        return np.exp(np.minimum(x, EXP_LIMIT))
+
+
+@operator("exp", shape=UNARY, meaning="exp(min(x, 50))", symbol=Exp, laws=["nonnegative"])
 def exp(x: Tensor) -> Tensor:
-    return x.clamp(max=symbols.EXP_LIMIT).exp()
+    return x.clamp(max=EXP_LIMIT).exp()
 
 
 @operator("tanh", shape=UNARY, meaning="tanh(x)", symbol=lambda x: sympy.tanh(x, evaluate=False))
@@ -103,19 +211,53 @@ def tanh(x: Tensor) -> Tensor:
     return x.tanh()
 
 
+class Indicator(RealFunction):
+    """The Iverson bracket of a comparison: 1 where it holds, else 0."""
+
+    is_nonnegative = True
+    is_indicator = True
+    definition = r"[\,\cdot\,] = 1 \text{ where the statement holds, else } 0"
+
+    def _eval_power(self, exponent: Any) -> Any:
+        """Return this: a positive power of 0 or 1 is the same number."""
+        return self if exponent.is_positive else None
+
+
+class NotEqual(Indicator):
+    """[a != b]."""
+
+    nargs = 2
+    latex = r"\left[#1 \neq #2\right]"
+    role = "nonzero"
+    role_arguments = ("x", 0)
+
+    @staticmethod
+    def numpy(a: Any, b: Any) -> Any:
+        return (a != b).astype(float)
+
+
 @operator(
     "nonzero",
     shape=UNARY,
     meaning="1 where x is not 0, else 0",
-    symbol=lambda x: symbols.NotEqual(x, 0),
+    symbol=lambda x: NotEqual(x, 0),
     laws=["even", "nonnegative"],
 )
 def nonzero(x: Tensor) -> Tensor:
     return (x != 0).to(x.dtype)
 
 
-@operator(
-    "at_least", shape=BINARY, meaning="1 where a is at least b, else 0", symbol=symbols.AtLeast
-)
+class AtLeast(Indicator):
+    """[a >= b]."""
+
+    nargs = 2
+    latex = r"\left[#1 \geq #2\right]"
+
+    @staticmethod
+    def numpy(a: Any, b: Any) -> Any:
+        return (a >= b).astype(float)
+
+
+@operator("at_least", shape=BINARY, meaning="1 where a is at least b, else 0", symbol=AtLeast)
 def at_least(a: Tensor, b: Tensor) -> Tensor:
     return (a >= b).to(a.dtype)

@@ -1,30 +1,21 @@
-"""Operators on the scatter of samples: how far a vector lies out, measured by their spread."""
+"""Operators on whole filters: distances between them, and how far out a vector lies."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy
 
-from gp_prune.language import symbols
 from gp_prune.language.primitive import Signature, operator
+from gp_prune.language.symbols import BoundArguments, OverAxes, difference, total
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gp_prune.language.symbols import Call
 
-
-def _distance(call: Call) -> sympy.Expr:
-    i, k = call.fresh("i"), call.fresh("k")
-    here = call.argument(0, i=i, k=k)
-    there = call.argument(0, o=call.free("p"), i=i, k=k)
-    return sympy.sqrt(symbols.total(symbols.difference(here, there) ** 2, i, k))
-
-
-def _medoid(call: Call) -> sympy.Expr:
-    o = call.fresh("o")
-    return symbols.MedoidOver(call.argument(0, o=o), o)
+RIDGE = 1e-4
+"""What is added to the diagonal of a scatter matrix before it is inverted."""
 
 
 def _distances(x: Tensor) -> Tensor:
@@ -35,6 +26,13 @@ def _distances(x: Tensor) -> Tensor:
     if rows.numel() * rows.shape[0] <= 2**24:
         return (rows[:, None] - rows[None]).square().sum(-1).sqrt()
     return torch.stack([(rows - row).square().sum(-1).sqrt() for row in rows])
+
+
+def _distance(call: Call) -> sympy.Expr:
+    i, k = call.fresh("i"), call.fresh("k")
+    here = call.argument(0, i=i, k=k)
+    there = call.argument(0, o=call.free("p"), i=i, k=k)
+    return sympy.sqrt(total(difference(here, there) ** 2, i, k))
 
 
 @operator(
@@ -48,27 +46,88 @@ def pairwise_distance(x: Tensor) -> Tensor:
     return _distances(x)
 
 
+class MedoidOver(OverAxes):
+    """The slice, along the bound index, whose summed l2 distance to all slices is least."""
+
+    latex = r"\operatorname{medoid}"
+    definition = (
+        r"\operatorname{medoid}_{o}\colon \text{the filter with the least summed } "
+        r"\ell_2 \text{ distance to all filters}"
+    )
+
+    @classmethod
+    def write(cls, call: Call) -> Any:
+        """Return the formula of the operator."""
+        o = call.fresh("o")
+        return cls(call.argument(0, o=o), o)
+
+    @staticmethod
+    def numpy(x: Any, dims: tuple[int, ...]) -> Any:
+        import numpy as np
+
+        slices = x.reshape(x.shape[0], -1)
+        distances = np.sqrt(((slices[:, None, :] - slices[None, :, :]) ** 2).sum(axis=2))
+        return x[int(np.argmin(distances.sum(axis=1)))]
+
+
 @operator(
     "medoid",
     shape=Signature("oik", to="ik"),
     meaning="the filter whose summed l2 distance to all filters is least",
-    symbol=_medoid,
+    symbol=MedoidOver,
     cost=50,
 )
 def medoid(x: Tensor) -> Tensor:
     return x[_distances(x).sum(1).argmin()]
 
 
-def _ridge_form(call: Call) -> symbols.RidgeForm:
-    n, s = call.fresh("n"), call.fresh("s")
-    return symbols.RidgeForm(call.argument(0, n=n, s=s), call.argument(1, s=s), n, s)
+class RidgeForm(BoundArguments):
+    """d^T (S + RIDGE I)^-1 d, where S is the scatter of samples x about their mean.
+
+    ``RidgeForm(x, d, n, s)``: x is a vector over the bound index s for every sample n, and d is a
+    vector over s.
+    """
+
+    is_nonnegative = True
+    binds = ("ns", "s")
+    definition = (
+        r"\left\lVert d \right\rVert^{2}_{M^{-1}} = d^{\top} M^{-1} d, \quad "
+        r"\operatorname{scatter}_{n}\left(x_{n,\cdot}\right) = \sum_{n} "
+        r"(x_{n,\cdot} - \bar{x}) (x_{n,\cdot} - \bar{x})^{\top}, \quad "
+        r"\bar{x} = \frac{1}{N_{n}} \sum_{n} x_{n,\cdot}"
+    )
+
+    def _latex(self, printer: Any) -> str:
+        """Print it as a squared norm, the bound position as a dot."""
+        samples, vector, n, s = self.args
+        d, x = (printer.print_dotted(part, s) for part in (vector, samples))
+        scatter = rf"\operatorname{{scatter}}_{{{printer.doprint(n)}}}\left({x}\right)"
+        ridge = printer.doprint(sympy.Float(RIDGE))
+        return rf"\left\lVert {d} \right\rVert^{{2}}_{{\left({scatter} + {ridge} I\right)^{{-1}}}}"
+
+    @staticmethod
+    def numpy(samples: Any, vector: Any) -> Any:
+        """Compute the form of every leading entry; samples (..., n, s), vector (..., s).
+
+        With [X; sqrt(RIDGE) I] = Q R it is the squared length of R^-T d.
+        """
+        import numpy as np
+
+        centred = samples - samples.mean(axis=-2, keepdims=True)
+        below = np.sqrt(RIDGE) * np.eye(centred.shape[-1])
+        forms = np.full(vector.shape[:-1], np.nan)
+        for entry in np.ndindex(forms.shape):
+            if np.isfinite(centred[entry]).all() and np.isfinite(vector[entry]).all():
+                _, upper = np.linalg.qr(np.vstack([centred[entry], below]))
+                forms[entry] = (np.linalg.solve(upper.T, vector[entry]) ** 2).sum()
+        return forms
 
 
 @operator(
     "ridge_form",
     shape=Signature("ons", "ocs", to="oc"),
     meaning="d^T (S + 1e-4 I)^-1 d over the positions, S the scatter of the maps x over samples",
-    symbol=_ridge_form,
+    symbol=RidgeForm,
     cost=50,
 )
 def ridge_form(x: Tensor, d: Tensor) -> Tensor:
@@ -80,7 +139,7 @@ def ridge_form(x: Tensor, d: Tensor) -> Tensor:
     # Not by solving with S + ridge: squares of large maps would drown the ridge.
     _, singular, axes = torch.linalg.svd(x - x.mean(1, keepdim=True), full_matrices=False)
     along = d @ axes.mT  # (o, c, r): d in the coordinates of the spread
-    form: Tensor = (along.square() / (singular.square() + symbols.RIDGE).unsqueeze(1)).sum(2)
+    form: Tensor = (along.square() / (singular.square() + RIDGE).unsqueeze(1)).sum(2)
     if axes.shape[1] < axes.shape[2]:  # what no sample spreads along
-        form = form + (d - along @ axes).square().sum(2) / symbols.RIDGE
+        form = form + (d - along @ axes).square().sum(2) / RIDGE
     return form.where(finite[:, None], torch.nan)

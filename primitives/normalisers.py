@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import sympy
-
-from gp_prune.language import symbols
 from gp_prune.language.primitive import Normaliser, operator
+from gp_prune.language.symbols import EPSILON, AlongAxes, difference, magnitude, mean, total
+from gp_prune.primitives.elementwise import AtLeast, Div
+from gp_prune.primitives.reductions import Dims, MaxOver, MinOver, StdOver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from gp_prune.language.symbols import Call
@@ -20,104 +18,145 @@ if TYPE_CHECKING:
 ALONG = Normaliser()
 
 
-def _written(
-    name: type[symbols.Along], out: Callable[[Call], sympy.Expr]
-) -> Callable[[Call], sympy.Expr]:
-    """A normaliser written out by ``out`` where its argument is short, else by its name."""
-
-    def write(call: Call) -> sympy.Expr:
-        x = call.argument(0)
-        return name(x, *call.along) if symbols.is_long(x) else out(call)
-
-    return write
-
-
 def _protected(a: Tensor, b: Tensor) -> Tensor:
-    allowed = b.abs() > symbols.EPSILON
+    allowed = b.abs() > EPSILON
     return (a / b.where(allowed, 1.0)).where(allowed, 0.0)
 
 
-@operator(
-    "by_sum",
-    shape=ALONG,
-    meaning="x / sum of |x|",
-    symbol=_written(
-        symbols.SumShare,
-        lambda call: symbols.Div(
-            call.argument(0), symbols.total(symbols.magnitude(call.body), *call.bound)
-        ),
-    ),
-    cost=2,
-)
-def by_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+class SumShare(AlongAxes):
+    """x / sum of |x|, protected."""
+
+    latex = r"\operatorname{bysum}"
+    definition = r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
+    odd = idempotent = True
+    bounds = (-1.0, 1.0)
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        return Div(call.argument(0), total(magnitude(call.body), *call.bound))
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        return Div.numpy(x, abs(x).sum(axis=dims, keepdims=True))
+
+
+@operator("by_sum", shape=ALONG, meaning="x / sum of |x|", symbol=SumShare, cost=2)
+def by_sum(x: Tensor, dims: Dims) -> Tensor:
     return _protected(x, x.abs().sum(dims, keepdim=True))
 
 
-@operator(
-    "by_max",
-    shape=ALONG,
-    meaning="x / largest |x|",
-    symbol=_written(
-        symbols.MaxShare,
-        lambda call: symbols.Div(
-            call.argument(0), symbols.MaxOver(symbols.magnitude(call.body), *call.bound)
-        ),
-    ),
-    cost=2,
-)
-def by_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+class MaxShare(AlongAxes):
+    """x / largest |x|, protected."""
+
+    latex = r"\operatorname{bymax}"
+    definition = r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}_{\!\epsilon}"
+    odd = idempotent = True
+    bounds = (-1.0, 1.0)
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        return Div(call.argument(0), MaxOver(magnitude(call.body), *call.bound))
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        return Div.numpy(x, abs(x).max(axis=dims, keepdims=True))
+
+
+@operator("by_max", shape=ALONG, meaning="x / largest |x|", symbol=MaxShare, cost=2)
+def by_max(x: Tensor, dims: Dims) -> Tensor:
     return _protected(x, x.abs().amax(dims, keepdim=True))
 
 
-@operator(
-    "min_max",
-    shape=ALONG,
-    meaning="(x - min x) / (max x - min x)",
-    symbol=_written(
-        symbols.MinMax,
-        lambda call: symbols.Div(
-            symbols.difference(call.argument(0), symbols.MinOver(call.body, *call.bound)),
-            symbols.MaxOver(call.body, *call.bound) - symbols.MinOver(call.body, *call.bound),
-        ),
-    ),
-    cost=3,
-)
-def min_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+class MinMax(AlongAxes):
+    """(x - min x) / (max x - min x), protected."""
+
+    latex = r"\operatorname{minmax}"
+    definition = (
+        r"\operatorname{minmax}_{i}(x_{i}) = "
+        r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}_{\!\epsilon}"
+    )
+    idempotent = True
+    bounds = (0.0, 1.0)
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        low, high = (over(call.body, *call.bound) for over in (MinOver, MaxOver))
+        return Div(difference(call.argument(0), low), high - low)
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        low = x.min(axis=dims, keepdims=True)
+        return Div.numpy(x - low, x.max(axis=dims, keepdims=True) - low)
+
+
+@operator("min_max", shape=ALONG, meaning="(x - min x) / (max x - min x)", symbol=MinMax, cost=3)
+def min_max(x: Tensor, dims: Dims) -> Tensor:
     low = x.amin(dims, keepdim=True)
     return _protected(x - low, x.amax(dims, keepdim=True) - low)
+
+
+class ZScore(AlongAxes):
+    """(x - mean x) / std x, protected."""
+
+    latex = r"\operatorname{zscore}"
+    definition = (
+        r"\operatorname{zscore}_{i}(x_{i}) = \frac{x_{i} - \frac{1}{N_{i}} \sum_{i'} x_{i'}}"
+        r"{\operatorname{std}_{i'} x_{i'}}_{\!\epsilon}"
+    )
+    odd = idempotent = True
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        centred = difference(call.argument(0), mean(call.body, *call.bound))
+        return Div(centred, StdOver(call.body, *call.bound))
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        centred = x - x.mean(axis=dims, keepdims=True)
+        return Div.numpy(centred, x.std(axis=dims, keepdims=True))
 
 
 @operator(
     "z_score",
     shape=ALONG,
     meaning="(x - mean x) / standard deviation of x",
-    symbol=_written(
-        symbols.ZScore,
-        lambda call: symbols.Div(
-            symbols.difference(call.argument(0), symbols.mean(call.body, *call.bound)),
-            symbols.StdOver(call.body, *call.bound),
-        ),
-    ),
+    symbol=ZScore,
     cost=3,
 )
-def z_score(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    mean = x.mean(dims, keepdim=True)
-    return _protected(x - mean, x.std(dims, correction=0, keepdim=True))
+def z_score(x: Tensor, dims: Dims) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return _protected(centred, x.std(dims, correction=0, keepdim=True))
+
+
+class TailSum(AlongAxes):
+    """The sum of all entries that are at least x."""
+
+    latex = r"\operatorname{tailsum}"
+    definition = (
+        r"\operatorname{tailsum}_{i}(x_{i}) = \sum_{i'} \left[x_{i'} \geq x_{i}\right] x_{i'}"
+    )
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        return total(AtLeast(call.body, call.argument(0)) * call.body, *call.bound)
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        import numpy as np
+
+        rows = x.reshape(int(np.prod([x.shape[dim] for dim in dims])), -1)
+        at_least = rows[None, :, :] >= rows[:, None, :]
+        return np.where(at_least, rows[None, :, :], 0.0).sum(axis=1).reshape(x.shape)
 
 
 @operator(
     "tail_sum",
     shape=ALONG,
     meaning="sum of all entries that are at least x",
-    symbol=_written(
-        symbols.TailSum,
-        lambda call: symbols.total(
-            symbols.AtLeast(call.body, call.argument(0)) * call.body, *call.bound
-        ),
-    ),
+    symbol=TailSum,
     cost=20,
 )
-def tail_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def tail_sum(x: Tensor, dims: Dims) -> Tensor:
     import torch
 
     kept = [dim for dim in range(x.dim()) if dim not in dims]

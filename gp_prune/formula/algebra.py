@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from gp_prune.formula.matching import Forms
+from gp_prune.formula.matching import OperatorPatterns
 from gp_prune.language import symbols
 from gp_prune.language.axes import SCALAR, Axes
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
 
 _LINEAR = frozenset({"total", "mean"})
-_ODD = frozenset({"tanh", "sum share", "max share", "z score"})
 _DUAL = {"largest": "smallest", "smallest": "largest"}
 _OF_MAGNITUDE = frozenset({"norm", "magnitudes", "deviation"})
 
@@ -93,9 +92,9 @@ class Algebra:
         self._first: dict[Expression, Expression] = {}
         self._products: dict[Expression, Product] = {}
 
-    def meaning(self, tree: Expression) -> str:
+    def role(self, tree: Expression) -> str:
         """What the head of a tree computes; empty for operands and unknown operators."""
-        return self._build.forms.meanings.get(tree.name, "") if tree.arguments else ""
+        return self._build.forms.roles.get(tree.name, "") if tree.arguments else ""
 
     def same(self, tree: Expression) -> Expression:
         """The first seen of all trees that are equal but for the order of arguments."""
@@ -105,17 +104,17 @@ class Algebra:
         """The tree as a sum of multiples."""
         if tree.value is not None:
             return [(Ratio(tree.value), None)]
-        meaning, arguments = self.meaning(tree), tree.arguments
-        if meaning in ("add", "subtract"):
-            sign = Ratio(1.0 if meaning == "add" else -1.0)
+        role, arguments = self.role(tree), tree.arguments
+        if role in ("add", "subtract"):
+            sign = Ratio(1.0 if role == "add" else -1.0)
             return self.terms(arguments[0]) + self._multiples(arguments[1], sign)
-        if meaning == "negate":
+        if role == "negate":
             return self._multiples(arguments[0], Ratio(-1.0))
-        if meaning == "multiply":
+        if role == "multiply":
             for factor, other in (arguments, arguments[::-1]):
                 if factor.value is not None:
                     return self._multiples(other, Ratio(factor.value))
-        if meaning == "divide" and self._divides(arguments[1]):
+        if role == "divide" and self._divides(arguments[1]):
             return self._multiples(arguments[0], Ratio(1.0, arguments[1].value or 1.0))
         product = self.product(tree)
         if product.ratio == ONE:
@@ -165,22 +164,22 @@ class Algebra:
     def _product(self, tree: Expression) -> Product:
         if tree.value is not None:
             return Product(Ratio(tree.value))
-        meaning = self.meaning(tree)
+        role = self.role(tree)
         parts = [self.product(argument) for argument in tree.arguments]
-        if meaning == "multiply":
+        if role == "multiply":
             return parts[0].times(parts[1])
-        if meaning == "negate":
+        if role == "negate":
             return replace(parts[0], ratio=parts[0].ratio.times(Ratio(-1.0)))
-        if meaning == "square":
+        if role == "square":
             return parts[0].times(parts[0])
-        if meaning == "magnitude":
+        if role == "magnitude":
             return self._magnitude(parts[0])
-        if meaning == "root":
+        if role == "root":
             return self._root(parts[0])
-        if meaning == "divide":
+        if role == "divide":
             return self._quotient(tree, *parts)
         if len(parts) == 1:
-            return self._outside(tree, meaning, parts[0])
+            return self._outside(tree, role, parts[0])
         return Product(powers={self.same(tree): 1})
 
     @staticmethod
@@ -216,28 +215,29 @@ class Algebra:
         quotient = self._build.apply("divide", numerator, denominator)
         return Product(above.ratio.times(sign), {self.same(quotient): 1})
 
-    def _outside(self, tree: Expression, meaning: str, inner: Product) -> Product:
+    def _outside(self, tree: Expression, role: str, inner: Product) -> Product:
         """What can be taken out of a function of one argument."""
         ratio = inner.ratio
         sign = Ratio(-1.0 if ratio.value < 0 else 1.0)
+        odd = role == "tanh" or tree.name in self._build.forms.odd
         out = ONE
-        if meaning in _LINEAR:
+        if role in _LINEAR:
             out = ratio
-        elif meaning in _ODD:
+        elif odd:
             out = sign
-        elif meaning in _OF_MAGNITUDE:
+        elif role in _OF_MAGNITUDE:
             out = ratio.times(sign)
-        elif meaning == "variance":
+        elif role == "variance":
             out = ratio.times(ratio)
-        elif meaning in _DUAL and (sign == ONE or self._build.has(_DUAL[meaning])):
+        elif role in _DUAL and (sign == ONE or self._build.has(_DUAL[role])):
             out = ratio
         if out in (ONE, Ratio(0.0)) or ratio.value == 0:
             return Product(powers={self.same(tree): 1})
-        left = sign.times(ratio) if meaning in _ODD else ONE
+        left = sign.times(ratio) if odd else ONE
         body = self.product_of(replace(inner, ratio=left))
         head = tree.head
-        if meaning in _DUAL and sign != ONE:
-            head = self._build.operator(_DUAL[meaning])
+        if role in _DUAL and sign != ONE:
+            head = self._build.operator(_DUAL[role])
         return Product(out, {self.same(Expression(head, tree.over, (body,))): 1})
 
     def product_of(self, product: Product) -> Expression:
@@ -258,10 +258,10 @@ class Algebra:
             if base.name in self._build.forms.indicators:
                 powers[base] = min(powers[base], 1)
         factors = self._raised(+powers)
-        for meaning, bases in (("magnitude", +magnitudes), ("root", +roots)):
+        for role, bases in (("magnitude", +magnitudes), ("root", +roots)):
             inside = self._build.joined("multiply", list(bases))
             if inside is not None:
-                factors.append(self._build.apply(meaning, inside))
+                factors.append(self._build.apply(role, inside))
         return self._build.scaled(
             self._build.joined("multiply", factors), *product.ratio.shortest()
         )
@@ -289,12 +289,6 @@ class Range(NamedTuple):
     high: float = _INF
 
 
-_FIXED = {
-    "tanh": Range(-1.0, 1.0),
-    "min max": Range(0.0, 1.0),
-    "sum share": Range(-1.0, 1.0),
-    "max share": Range(-1.0, 1.0),
-}
 _INSIDE = frozenset({"mean", "largest", "smallest"})
 
 
@@ -305,7 +299,7 @@ class Ranges:
         forms: what the operators compute.
     """
 
-    def __init__(self, forms: Forms) -> None:
+    def __init__(self, forms: OperatorPatterns) -> None:
         self._forms = forms
         self._known: dict[Expression, Range] = {}
 
@@ -327,47 +321,49 @@ class Ranges:
         if tree.name in self._forms.indicators:
             return Range(0.0, 1.0)
         parts = [self.of(argument) for argument in tree.arguments]
-        found = self._by_meaning(self._forms.meanings.get(tree.name, ""), parts)
+        found = self._by_role(self._forms.roles.get(tree.name, ""), parts)
+        low, high = self._forms.bounds.get(tree.name, Range())
+        found = Range(max(found.low, low), min(found.high, high))
         signs = tree.name in self._forms.nonnegative or (
             tree.name in self._forms.sign_keeping and all(part.low >= 0 for part in parts)
         )
         return Range(max(found.low, 0.0), max(found.high, 0.0)) if signs else found
 
-    def _by_meaning(self, meaning: str, parts: list[Range]) -> Range:
-        if meaning in _FIXED:
-            return _FIXED[meaning]
+    def _by_role(self, role: str, parts: list[Range]) -> Range:
         first = parts[0]
-        if meaning in _INSIDE:
+        if role in _INSIDE:
             return first
-        if meaning == "negate":
+        if role == "tanh":
+            return Range(-1.0, 1.0)
+        if role == "negate":
             return Range(-first.high, -first.low)
-        if meaning == "magnitude":
+        if role == "magnitude":
             low = max(first.low, -first.high, 0.0)
             return Range(low, max(abs(first.low), abs(first.high)))
-        if meaning == "exponential":
+        if role == "exponential":
             return Range(*(math.exp(min(end, symbols.EXP_LIMIT)) for end in first))
         if len(parts) == 2:
-            return _of_two(meaning, first, parts[1])
+            return _of_two(role, first, parts[1])
         return Range()
 
 
-def _of_two(meaning: str, a: Range, b: Range) -> Range:
-    if meaning == "add":
+def _of_two(role: str, a: Range, b: Range) -> Range:
+    if role == "add":
         return Range(a.low + b.low, a.high + b.high)
-    if meaning == "subtract":
+    if role == "subtract":
         return Range(a.low - b.high, a.high - b.low)
-    if meaning == "larger":
+    if role == "larger":
         return Range(max(a.low, b.low), max(a.high, b.high))
-    if meaning == "smaller":
+    if role == "smaller":
         return Range(min(a.low, b.low), min(a.high, b.high))
-    if meaning == "multiply":
+    if role == "multiply":
         ends = [0.0 if 0.0 in (x, y) else x * y for x in a for y in b]
         return Range(min(ends), max(ends))
     return Range()
 
 
 class Builder:
-    """Applies operators by their meaning (see :class:`gp_prune.formula.matching.Forms`).
+    """Applies operators by their role (see :class:`gp_prune.formula.matching.OperatorPatterns`).
 
     Args:
         primitives: the vocabulary.
@@ -375,22 +371,22 @@ class Builder:
 
     def __init__(self, primitives: PrimitiveSet) -> None:
         self.primitives = primitives
-        self.forms = Forms(primitives)
+        self.forms = OperatorPatterns(primitives)
 
-    def has(self, *meanings: str) -> bool:
-        """Whether there is an operator for each of the meanings."""
-        return all(meaning in self.forms.arithmetic for meaning in meanings)
+    def has(self, *roles: str) -> bool:
+        """Whether there is an operator for each of the roles."""
+        return all(role in self.forms.by_role for role in roles)
 
-    def operator(self, meaning: str) -> Operator:
+    def operator(self, role: str) -> Operator:
         """The operator that computes this; ExpressionError if there is none."""
-        found = self.forms.arithmetic.get(meaning)
+        found = self.forms.by_role.get(role)
         if found is None:
-            raise ExpressionError(f"the vocabulary has no operator that computes: {meaning}")
+            raise ExpressionError(f"the vocabulary has no operator that computes: {role}")
         return found
 
-    def apply(self, meaning: str, *values: Expression, over: Axes = SCALAR) -> Expression:
-        """The operator with this meaning applied to values."""
-        return Expression.apply(self.operator(meaning), *values, over=over)
+    def apply(self, role: str, *values: Expression, over: Axes = SCALAR) -> Expression:
+        """The operator with this role applied to values."""
+        return Expression.apply(self.operator(role), *values, over=over)
 
     def negated(self, value: Expression) -> Expression:
         """The value with the other sign."""
@@ -400,14 +396,14 @@ class Builder:
             return self.apply("negate", value)
         return self.apply("multiply", Expression.constant(-1), value)
 
-    def joined(self, meaning: str, values: Sequence[Expression]) -> Expression | None:
+    def joined(self, role: str, values: Sequence[Expression]) -> Expression | None:
         """All values joined by a binary operator, as a low tree; None where there are none."""
         if len(values) < 2:
             return values[0] if values else None
         half = len(values) // 2
-        left, right = (self.joined(meaning, part) for part in (values[:half], values[half:]))
+        left, right = (self.joined(role, part) for part in (values[:half], values[half:]))
         assert left is not None and right is not None
-        return self.apply(meaning, left, right)
+        return self.apply(role, left, right)
 
     def difference(
         self, gained: Sequence[Expression], lost: Sequence[Expression]

@@ -179,7 +179,7 @@ class _Reader:
                 f"the term {_shown(term)} is of {type(term).__name__}, which no operator computes; "
                 f"the known functions are {', '.join(known)}"
             )
-        if isinstance(term, symbols.Along):
+        if isinstance(term, symbols.AlongAxes):
             letters = {name: letter for letter, name in indices.items()}
             along = [letters.get(symbol.name) for symbol in term.indices]
             if None in along:
@@ -405,9 +405,9 @@ class Padding:
 
     def without(self, value: Expression, axes: Axes) -> Expression:
         """The same value without axes along which it is constant."""
-        for meaning in ("largest", "smallest", "mean"):
-            if axes and self._build.has(meaning) and (value.axes - axes).legal:
-                return self._build.apply(meaning, value, over=axes)
+        for role in ("largest", "smallest", "mean"):
+            if axes and self._build.has(role) and (value.axes - axes).legal:
+                return self._build.apply(role, value, over=axes)
         return value
 
     def exactly(self, value: Expression, axes: Axes) -> Expression:

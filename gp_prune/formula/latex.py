@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy
@@ -12,65 +14,10 @@ from gp_prune.formula.to_sympy import to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import AXIS_MEANING
 from gp_prune.language.expression import Expression, format_constant
-from gp_prune.language.primitive import PrimitiveSet
-
-_OVER = {
-    symbols.MaxOver: r"\max",
-    symbols.MinOver: r"\min",
-    symbols.VarOver: r"\operatorname{var}",
-    symbols.StdOver: r"\operatorname{std}",
-    symbols.MedoidOver: r"\operatorname{medoid}",
-    symbols.SumShare: r"\operatorname{bysum}",
-    symbols.MaxShare: r"\operatorname{bymax}",
-    symbols.MinMax: r"\operatorname{minmax}",
-    symbols.ZScore: r"\operatorname{zscore}",
-    symbols.TailSum: r"\operatorname{tailsum}",
-}
+from gp_prune.language.primitive import Operator, PrimitiveSet
 
 _HALF = sympy.Rational(1, 2)
 _AXIS_ORDER = {letter: position for position, letter in enumerate(AXIS_MEANING)}
-
-DEFINITIONS = {
-    symbols.Div: (
-        r"\frac{a}{b}_{\!\epsilon} = \frac{a}{b} \text{ where } |b| > \epsilon, "
-        r"\text{ else } 0 \quad (\epsilon = 10^{-12})"
-    ),
-    symbols.Log: r"\log_{\epsilon} x = \log(|x| + \epsilon) \quad (\epsilon = 10^{-12})",
-    symbols.Exp: r"\exp_{50} x = \exp(\min(x, 50))",
-    symbols.Indicator: r"[\,\cdot\,] = 1 \text{ where the statement holds, else } 0",
-    symbols.VarOver: r"\operatorname{var}\colon \text{population variance over the indices}",
-    symbols.StdOver: (
-        r"\operatorname{std}\colon \text{population standard deviation over the indices}"
-    ),
-    symbols.MedoidOver: (
-        r"\operatorname{medoid}_{o}\colon \text{the filter with the least summed } "
-        r"\ell_2 \text{ distance to all filters}"
-    ),
-    symbols.RidgeForm: (
-        r"\left\lVert d \right\rVert^{2}_{M^{-1}} = d^{\top} M^{-1} d, \quad "
-        r"\operatorname{scatter}_{n}\left(x_{n,\cdot}\right) = \sum_{n} "
-        r"(x_{n,\cdot} - \bar{x}) (x_{n,\cdot} - \bar{x})^{\top}, \quad "
-        r"\bar{x} = \frac{1}{N_{n}} \sum_{n} x_{n,\cdot}"
-    ),
-    symbols.SumShare: (
-        r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
-    ),
-    symbols.MaxShare: (
-        r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}_{\!\epsilon}"
-    ),
-    symbols.MinMax: (
-        r"\operatorname{minmax}_{i}(x_{i}) = "
-        r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}_{\!\epsilon}"
-    ),
-    symbols.ZScore: (
-        r"\operatorname{zscore}_{i}(x_{i}) = \frac{x_{i} - \frac{1}{N_{i}} \sum_{i'} x_{i'}}"
-        r"{\operatorname{std}_{i'} x_{i'}}_{\!\epsilon}"
-    ),
-    symbols.TailSum: (
-        r"\operatorname{tailsum}_{i}(x_{i}) = \sum_{i'} \left[x_{i'} \geq x_{i}\right] x_{i'}"
-    ),
-}
-"""What each protected or named form means, as LaTeX; printed below a standalone formula."""
 
 
 class _Printer(LatexPrinter):  # type: ignore[misc]
@@ -81,6 +28,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         operands = primitives.operands.values()
         self.names = {operand.name: operand.latex for operand in operands}
         self.nonnegative = {operand.name for operand in operands if operand.nonnegative}
+        self.operators = {each.symbol: each for each in primitives.operators.values()}
         self.dotted: set[Any] = set()
 
     def _print_Symbol(self, symbol: Any) -> str:
@@ -155,7 +103,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         if exponent.is_positive and not root:
             text = self._print(base)
             raised = isinstance(base, sympy.Indexed | sympy.Symbol) and "^" in text
-            if raised or isinstance(base, symbols.OverAxes | symbols.RidgeForm | sympy.Sum):
+            if raised or isinstance(base, symbols.OverAxes | symbols.BoundArguments | sympy.Sum):
                 return rf"\left({text}\right)^{{{self._print(exponent)}}}"
         return str(super()._print_Pow(expression))
 
@@ -226,72 +174,51 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             return None
         return rf"\lVert {text.strip()} \rVert_2"
 
-    def _print_OverAxes(self, expression: Any) -> str:
-        name = f"{_OVER[type(expression)]}_{{{self._bound(expression.indices)}}}"
-        if isinstance(expression, symbols.Along):
-            return rf"{name}\left({self._print(expression.body)}\right)"
-        return f"{name} {self._operand(expression.body)}"
-
-    def _print_RidgeForm(self, expression: Any) -> str:
-        samples, vector, n, s = expression.args
-        outside, self.dotted = self.dotted, self.dotted | {s}
-        d, x = self._print(vector), self._print(samples)
+    def print_dotted(self, term: Any, *indices: Any) -> str:
+        """Return the LaTeX of a term, with a dot for each of these indices."""
+        outside, self.dotted = self.dotted, self.dotted | set(indices)
+        text = str(self._print(term))
         self.dotted = outside
-        scatter = rf"\operatorname{{scatter}}_{{{self._print(n)}}}\left({x}\right)"
-        matrix = rf"\left({scatter} + {self._print(sympy.Float(symbols.RIDGE))} I\right)^{{-1}}"
-        return rf"\left\lVert {d} \right\rVert^{{2}}_{{{matrix}}}"
+        return text
+
+    def _print_OverAxes(self, expression: Any) -> str:
+        name, bound = self._name(type(expression)), self._bound(expression.indices)
+        if "#" in name:
+            return _filled(name, [self._print(expression.body), bound])
+        if isinstance(expression, symbols.AlongAxes):
+            return rf"{name}_{{{bound}}}\left({self._print(expression.body)}\right)"
+        return f"{name}_{{{bound}}} {self._operand(expression.body)}"
+
+    def _print_Function(self, expression: Any, exp: str | None = None) -> str:
+        name = self._name(type(expression))
+        arguments = [self._print(part) for part in expression.args]
+        if "#" not in name:
+            power = f"^{{{exp}}}" if exp else ""
+            return rf"{name}{power}\left({', '.join(arguments)}\right)"
+        text = _filled(name, arguments)
+        return rf"\left({text}\right)^{{{exp}}}" if exp else text
+
+    def _print_BoundArguments(self, expression: Any) -> str:
+        arguments = [self.print_dotted(part, *bound) for part, bound in expression.bound]
+        name = self._name(type(expression))
+        if "#" in name:
+            return _filled(name, arguments)
+        return rf"{name}\left({', '.join(arguments)}\right)"
+
+    def _name(self, kind: type) -> str:
+        return _name(kind, self.operators.get(kind)) or str(self._hprint_Function(kind.__name__))
 
     def _print_Abs(self, expression: Any, exp: str | None = None) -> str:
         text = rf"\left|{self._print(expression.args[0])}\right|"
         return f"{text}^{{{exp}}}" if exp else text
 
-    def _print_Div(self, expression: Any, exp: str | None = None) -> str:
-        a, b = (self._print(part) for part in expression.args)
-        text = rf"\frac{{{a}}}{{{b}}}_{{\!\epsilon}}"
-        return rf"\left({text}\right)^{{{exp}}}" if exp else text
-
-    def _call(self, name: str, expression: Any, exp: str | None) -> str:
-        body = ", ".join(self._print(part) for part in expression.args)
-        power = f"^{{{exp}}}" if exp else ""
-        return rf"{name}{power}\left({body}\right)"
-
-    def _print_Log(self, expression: Any, exp: str | None = None) -> str:
-        return self._call(r"\log_{\epsilon}", expression, exp)
-
-    def _print_Exp(self, expression: Any, exp: str | None = None) -> str:
-        return self._call(r"\exp_{50}", expression, exp)
-
-    def _print_Maximum(self, expression: Any, exp: str | None = None) -> str:
-        return self._call(r"\max", expression, exp)
-
-    def _print_Minimum(self, expression: Any, exp: str | None = None) -> str:
-        return self._call(r"\min", expression, exp)
-
-    def _print_Sqrt(self, expression: Any, exp: str | None = None) -> str:
-        text = self._print(expression.args[0])
-        if not symbols.nonnegative(expression.args[0], self.nonnegative):
-            text = rf"\left|{text}\right|"
-        text = rf"\sqrt{{{text}}}"
-        return rf"\left({text}\right)^{{{exp}}}" if exp else text
-
-    def _bracket(self, relation: str, expression: Any) -> str:
-        a, b = (self._print(part) for part in expression.args)
-        return rf"\left[{a} {relation} {b}\right]"
-
-    def _print_NotEqual(self, expression: Any) -> str:
-        return self._bracket(r"\neq", expression)
-
-    def _print_AtLeast(self, expression: Any) -> str:
-        return self._bracket(r"\geq", expression)
-
-    def _print_tanh(self, expression: Any, exp: str | None = None) -> str:
-        return self._call(r"\tanh", expression, exp)
-
     def _needs_mul_brackets(self, expression: Any, first: bool = False, last: bool = False) -> bool:
         """Only what has no end of its own needs brackets, and only before another factor."""
         if isinstance(expression, sympy.Sum | symbols.OverAxes):
-            return not last and not isinstance(expression, symbols.Along)
-        if isinstance(expression, sympy.Pow | sympy.Function | sympy.Indexed | symbols.RidgeForm):
+            return not last and not isinstance(expression, symbols.AlongAxes)
+        if isinstance(
+            expression, sympy.Pow | sympy.Function | sympy.Indexed | symbols.BoundArguments
+        ):
             return False
         return bool(super()._needs_mul_brackets(expression, first, last))
 
@@ -332,9 +259,65 @@ def latex(expression: Expression, primitives: PrimitiveSet) -> str:
     return formula_latex(to_sympy(expression), primitives)
 
 
-def definitions(formula: Any) -> list[str]:
-    """LaTeX lines that define the protected and named forms that a formula uses."""
-    used = {type(term) for term in sympy.preorder_traversal(formula)}
-    return [
-        line for form, line in DEFINITIONS.items() if any(issubclass(kind, form) for kind in used)
-    ]
+def definitions(formula: Any, primitives: PrimitiveSet) -> list[str]:
+    """Return LaTeX lines that define the functions of a formula that are not common knowledge.
+
+    First come functions of single entries, then those over bound indices, then normalisers; in
+    each group those of cheap operators first.
+    """
+    used: dict[Any, None] = dict.fromkeys(map(type, sympy.preorder_traversal(formula)))
+    operators = {operator.symbol: operator for operator in primitives.operators.values()}
+    bases = (symbols.RealFunction, symbols.OverAxes, symbols.BoundArguments, symbols.AlongAxes)
+    groups = {kind: group for group, base in enumerate(bases) for kind in _derived(base)}
+
+    def rank(kind: type) -> tuple[int, float]:
+        return groups[kind], operators[kind].cost if kind in operators else 1.0
+
+    kinds: list[Any] = [kind for kind in used if kind not in groups]
+    kinds += sorted((kind for kind in groups if kind in used), key=rank)
+    lines = [_definition(kind, operators.get(kind)) for kind in kinds]
+    return list(dict.fromkeys(line for line in lines if line))
+
+
+def _derived(base: type) -> Iterator[type]:
+    """Yield the classes derived from a base in the order of their declaration."""
+    kind: type
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _derived(kind)
+
+
+def _definition(kind: type, operator: Operator | None) -> str | None:
+    """Return the stated definition of a function, or what its operator means."""
+    stated = getattr(kind, "definition", None)
+    if operator is None or stated is not None:
+        return stated
+    if operator.definition is not None:
+        return operator.definition
+    name = _name(kind, operator) or rf"\operatorname{{{kind.__name__}}}"
+    return rf"{_filled(name, 'abcd')}\colon \text{{{escaped(operator.meaning)}}}"
+
+
+def _name(kind: type, operator: Operator | None) -> str:
+    """Return the LaTeX name of a function, or its template."""
+    stated = getattr(kind, "latex", "") or (operator.latex if operator else "")
+    if stated or operator is None or not issubclass(kind, symbols.Notation):
+        return stated
+    return rf"\operatorname{{{escaped(operator.name)}}}"
+
+
+def _filled(template: str, arguments: Sequence[str]) -> str:
+    """Return a template with the arguments at ``#1``, ``#2`` and so on."""
+    return re.sub("#([1-9])", lambda match: arguments[int(match[1]) - 1], template)
+
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def escaped(text: str) -> str:
+    """Return plain text as LaTeX."""
+    return "".join(_ESCAPES.get(letter, letter) for letter in text)

@@ -46,7 +46,7 @@ class Wildcard(sympy.Expr):  # type: ignore[misc]
         return tuple(index for index in self.args[1:] if index.is_Symbol)
 
 
-class _NonnegativeHole(Wildcard):
+class _NonnegativeWildcard(Wildcard):
     """An argument that is never negative."""
 
     is_nonnegative = True
@@ -54,58 +54,55 @@ class _NonnegativeHole(Wildcard):
 
 _X, _Y = Wildcard(0), Wildcard(1)
 
-_ARITHMETIC: dict[str, Any] = {
+_ROLES: dict[str, Any] = {
     "add": _X + _Y,
     "subtract": _X - _Y,
     "multiply": _X * _Y,
     "negate": -_X,
     "square": _X**2,
-    "root": symbols.Sqrt(_X),
-    "divide": symbols.Div(_X, _Y),
     "magnitude": symbols.magnitude(_X),
-    "logarithm": symbols.Log(_X),
-    "exponential": symbols.Exp(_X),
-    "larger": symbols.Maximum(_X, _Y),
-    "smaller": symbols.Minimum(_X, _Y),
-    "nonzero": symbols.NotEqual(_X, 0),
     "tanh": sympy.tanh(_X, evaluate=False),
 }
-"""What elementwise operators compute, by name; who writes this form has this meaning."""
-
-_NAMED: dict[type, str] = {
-    symbols.MaxOver: "largest",
-    symbols.MinOver: "smallest",
-    symbols.StdOver: "deviation",
-    symbols.VarOver: "variance",
-    symbols.SumShare: "sum share",
-    symbols.MaxShare: "max share",
-    symbols.MinMax: "min max",
-    symbols.ZScore: "z score",
-}
-"""What reductions and normalisers compute, by the sympy class that is a name for them."""
+"""What an elementwise operator computes, by the form that it writes in functions of sympy."""
 
 
-class Forms:
-    """The written forms of all operators of a set.
+def role_of(form: Any) -> str:
+    """Return what a form computes by its class, for example ``"divide"``; empty if unknown."""
+    role: str = getattr(form, "role", "")
+    if not role or isinstance(form, symbols.OverAxes):
+        return role
+    places = {"x": _X, "y": _Y}
+    arguments = form.role_arguments or tuple(places)[: len(form.args)]
+    return role if form.args == tuple(places.get(a, a) for a in arguments) else ""
+
+
+class OperatorPatterns:
+    """The forms that the operators of a set write, and what is known of them.
 
     Attributes:
-        arithmetic: an operator for every meaning: what elementwise ones and reductions compute
+        by_role: an operator for every role: what elementwise ones and reductions compute
             (``"add"``, ``"square"``, ``"total"``, ``"largest"``, ...).
-        meanings: the meaning of an operator by its name.
+        roles: the role of an operator by its name.
         nonnegative: names of operators whose value is never negative.
         indicators: names of those whose value is 0 or 1.
         sign_keeping: names of those whose value is not negative where no argument is.
+        odd: names of those with f(-x) = -f(x).
+        idempotent: names of those that leave their own result as it is.
+        bounds: the smallest and the largest value of operators by name.
         functions: elementwise operators with a sympy function of their own, with their form.
         over: operators by the sympy class that is a name for them.
         written: normalisers and operators of fixed types that are written out.
     """
 
     def __init__(self, primitives: PrimitiveSet) -> None:
-        self.arithmetic: dict[str, Operator] = {}
-        self.meanings: dict[str, str] = {}
+        self.by_role: dict[str, Operator] = {}
+        self.roles: dict[str, str] = {}
         self.nonnegative: set[str] = set()
         self.sign_keeping: set[str] = set()
         self.indicators: set[str] = set()
+        self.odd: set[str] = set()
+        self.idempotent: set[str] = set()
+        self.bounds: dict[str, tuple[float, float]] = {}
         self.functions: dict[type, list[tuple[Operator, Any]]] = {}
         self.over: dict[type, Operator] = {}
         self.written: list[Operator] = []
@@ -118,43 +115,45 @@ class Forms:
                 self._learn_written(operator)
             self._learn_signs(operator)
 
-    def _means(self, operator: Operator, meaning: str) -> None:
-        self.arithmetic.setdefault(meaning, operator)
-        self.meanings.setdefault(operator.name, meaning)
+    def _learn_role(self, operator: Operator, role: str) -> None:
+        if role:
+            self.by_role.setdefault(role, operator)
+            self.roles.setdefault(operator.name, role)
 
     def _learn_signs(self, operator: Operator) -> None:
         over = Axes("o") if operator.shape.bracketed else Axes("")
         to = operator.shape.to if isinstance(operator.shape, Signature) else over
         scope = Scope.of(Axes("") if isinstance(operator.shape, Reduction) else to)
         form = form_of(operator, over, scope)
-        if isinstance(form, symbols.Indicator):
+        if getattr(form, "is_indicator", False):
             self.indicators.add(operator.name)
         if symbols.nonnegative(form):
             self.nonnegative.add(operator.name)
-        if symbols.nonnegative(form_of(operator, over, scope, kind=_NonnegativeHole)):
+        if symbols.nonnegative(form_of(operator, over, scope, kind=_NonnegativeWildcard)):
             self.sign_keeping.add(operator.name)
 
     def _learn_elementwise(self, operator: Operator) -> None:
         form = form_of(operator, Axes(""), Scope({}))
-        for name, meaning in _ARITHMETIC.items():
-            if form == meaning:
-                self._means(operator, name)
+        role = next((role for role, known in _ROLES.items() if form == known), role_of(form))
+        self._learn_role(operator, role)
         if not isinstance(form, _PLAIN):
             self.functions.setdefault(type(form), []).append((operator, form))
+            if all(isinstance(argument, Wildcard) for argument in form.args):
+                self._learn_traits(operator, form)
 
     def _learn_reduction(self, operator: Operator) -> None:
         form = form_of(operator, Axes("o"), Scope({}))
         bound = symbols.index("o")
         hole = Wildcard(0, bound)
-        meanings = {
+        roles = {
             "total": symbols.total(hole, bound),
             "mean": symbols.mean(hole, bound),
             "norm": sympy.sqrt(symbols.total(hole**2, bound)),
             "magnitudes": symbols.total(symbols.magnitude(hole), bound),
         }
-        for name, meaning in meanings.items():
-            if form == meaning:
-                self._means(operator, name)
+        for role, known in roles.items():
+            if form == known:
+                self._learn_role(operator, role)
         self._learn_name(operator, form)
 
     def _learn_written(self, operator: Operator) -> None:
@@ -173,8 +172,17 @@ class Forms:
     def _learn_name(self, operator: Operator, form: Any) -> None:
         if isinstance(form, symbols.OverAxes) and isinstance(form.body, Wildcard):
             self.over.setdefault(type(form), operator)
-            if type(form) in _NAMED:
-                self._means(operator, _NAMED[type(form)])
+            self._learn_role(operator, role_of(form))
+            self._learn_traits(operator, form)
+
+    def _learn_traits(self, operator: Operator, form: Any) -> None:
+        """Learn what the class of a form states, where the form is nothing but that function."""
+        if getattr(form, "odd", False):
+            self.odd.add(operator.name)
+        if getattr(form, "idempotent", False):
+            self.idempotent.add(operator.name)
+        if isinstance(form, symbols.Notation):
+            self.bounds[operator.name] = form.bounds
 
     def function(self, term: Any) -> tuple[Operator, list[Any]] | None:
         """The elementwise operator of a term with a function of its own, and the arguments."""
@@ -240,7 +248,7 @@ def written_out(
     """The normaliser, or operator of fixed types, that a term is the written-out form of.
 
     Args:
-        operators: those that may be written out, :attr:`gp_prune.formula.matching.Forms.written`.
+        operators: those that may be written out, :attr:`OperatorPatterns.written`.
         term: a formula.
         indices: the name of the index of every axis at this place.
     """
@@ -284,7 +292,7 @@ def bound_indices(term: Any) -> tuple[sympy.Symbol, ...]:
     if isinstance(term, sympy.Sum):
         return tuple(limit[0] for limit in term.limits)
     if isinstance(term, symbols.OverAxes):
-        return () if isinstance(term, symbols.Along) else term.indices
+        return () if isinstance(term, symbols.AlongAxes) else term.indices
     if isinstance(term, sympy.Expr) and not isinstance(term, sympy.Indexed | Wildcard):
         return tuple(a for a in term.args if a.is_Symbol and a not in term.free_symbols)
     return ()

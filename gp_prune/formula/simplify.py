@@ -27,7 +27,6 @@ TIME_LIMIT = 2.0
 
 _EXTREMES = frozenset({"largest", "smallest"})
 _NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
-_STABLE = frozenset({"sum share", "max share", "min max", "z score"})
 _SPREAD = frozenset({"deviation", "variance"})
 _FEW = 1e-9
 """A relative change that counts as rounding."""
@@ -123,11 +122,11 @@ class _Simplifier:
 
     def _reduced(self, tree: Expression, inner: Expression) -> Expression | None:
         """A reduction of a number, where that is a number whatever the lengths of the axes."""
-        meaning = self.meaning(tree)
-        if inner.value is not None and meaning in _SPREAD:
+        role = self.role(tree)
+        if inner.value is not None and role in _SPREAD:
             return Expression.constant(0)
-        of_zero = inner.value == 0 and meaning in _NESTING
-        if of_zero or (inner.value is not None and meaning in ("mean", *_EXTREMES)):
+        of_zero = inner.value == 0 and role in _NESTING
+        if of_zero or (inner.value is not None and role in ("mean", *_EXTREMES)):
             return inner
         return None
 
@@ -151,9 +150,9 @@ class _Simplifier:
         except ExpressionError:  # no operator for it in this vocabulary, or no legal type
             return
 
-    def meaning(self, tree: Expression) -> str:
+    def role(self, tree: Expression) -> str:
         """What the head of a tree computes."""
-        return self.algebra.meaning(tree)
+        return self.algebra.role(tree)
 
     def same(self, a: Expression, b: Expression) -> bool:
         """Whether two trees are equal but for the order of arguments."""
@@ -168,7 +167,7 @@ def _laws(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
         yield inner.arguments[0]
     if inner.head is tree.head and "idempotent" in laws:
         yield inner
-    if "even" in laws or simplifier.meaning(tree) in ("norm", "magnitudes"):
+    if "even" in laws or simplifier.role(tree) in ("norm", "magnitudes"):
         product = simplifier.algebra.product(inner)
         yield Expression(tree.head, tree.over, [simplifier.algebra.unsigned(product)])
     if "magnitude" in laws and simplifier.ranges.nonnegative(inner):
@@ -189,7 +188,7 @@ def _constants(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
 
 def _sums(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """Like terms joined."""
-    if simplifier.meaning(tree) in ("add", "subtract", "negate", "multiply", "divide"):
+    if simplifier.role(tree) in ("add", "subtract", "negate", "multiply", "divide"):
         yield simplifier.algebra.sum_of(simplifier.algebra.terms(tree))
 
 
@@ -200,19 +199,19 @@ def _products(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
 
 def _common(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """One factor for two: a x + b x = (a + b) x, x / b + y / b = (x + y) / b; and joined sums."""
-    if simplifier.meaning(tree) not in ("add", "subtract"):
+    if simplifier.role(tree) not in ("add", "subtract"):
         return
     left, right = tree.arguments
-    meaning = simplifier.meaning(left)
+    role = simplifier.role(left)
     if left.head is not right.head or left.over is not right.over:
         return
-    if meaning in ("total", "mean") and left.arguments[0].axes is right.arguments[0].axes:
+    if role in ("total", "mean") and left.arguments[0].axes is right.arguments[0].axes:
         inner = Expression(tree.head, tree.over, (left.arguments[0], right.arguments[0]))
         yield Expression(left.head, left.over, (inner,))
-    if meaning == "divide" and simplifier.same(left.arguments[1], right.arguments[1]):
+    if role == "divide" and simplifier.same(left.arguments[1], right.arguments[1]):
         inner = Expression(tree.head, tree.over, (left.arguments[0], right.arguments[0]))
         yield Expression(left.head, left.over, (inner, left.arguments[1]))
-    if meaning == "multiply":
+    if role == "multiply":
         for a, x in (left.arguments, left.arguments[::-1]):
             for b, y in (right.arguments, right.arguments[::-1]):
                 if simplifier.same(x, y):
@@ -222,33 +221,33 @@ def _common(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
 
 def _quotients(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """0 / b = a / 0 = 0, and |a| / |b| = |a / b|."""
-    if simplifier.meaning(tree) != "divide":
+    if simplifier.role(tree) != "divide":
         return
     above, below = tree.arguments
     if above.value == 0 or (below.value is not None and abs(below.value) <= symbols.EPSILON):
         yield Expression.constant(0)
-    if simplifier.meaning(above) == simplifier.meaning(below) == "magnitude":
+    if simplifier.role(above) == simplifier.role(below) == "magnitude":
         inner = Expression(tree.head, tree.over, (above.arguments[0], below.arguments[0]))
         yield simplifier.build.apply("magnitude", inner)
 
 
 def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """The larger of what is ordered, of opposites, and of two negatives; the smaller likewise."""
-    meaning = simplifier.meaning(tree)
-    if meaning not in ("larger", "smaller"):
+    role = simplifier.role(tree)
+    if role not in ("larger", "smaller"):
         return
     build, (a, b) = simplifier.build, tree.arguments
     for one, other in ((a, b), (b, a)):
-        low, high = (one, other) if meaning == "larger" else (other, one)
+        low, high = (one, other) if role == "larger" else (other, one)
         if simplifier.ranges.of(low).high <= simplifier.ranges.of(high).low:
             yield other
         if simplifier.same(build.negated(one), other):
             found = build.apply("magnitude", one)
-            yield found if meaning == "larger" else build.negated(found)
+            yield found if role == "larger" else build.negated(found)
     if simplifier.same(a, b):
         yield a
-    if simplifier.meaning(a) == simplifier.meaning(b) == "negate":
-        opposite = "smaller" if meaning == "larger" else "larger"
+    if simplifier.role(a) == simplifier.role(b) == "negate":
+        opposite = "smaller" if role == "larger" else "larger"
         yield build.negated(build.apply(opposite, a.arguments[0], b.arguments[0]))
 
 
@@ -256,25 +255,25 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
     """Reductions of reductions, sums of magnitudes and squares, spreads of shifted values."""
     if not tree.over:
         return
-    meaning, (inner,) = simplifier.meaning(tree), tree.arguments
-    within = simplifier.meaning(inner)
+    role, (inner,) = simplifier.role(tree), tree.arguments
+    within = simplifier.role(inner)
     build = simplifier.build
-    if meaning in _NESTING and inner.head is tree.head:
+    if role in _NESTING and inner.head is tree.head:
         yield Expression(tree.head, tree.over | inner.over, inner.arguments)
-    if meaning in _STABLE and inner.head is tree.head and inner.over is tree.over:
+    if tree.name in build.forms.idempotent and inner.head is tree.head and inner.over is tree.over:
         yield inner
-    if meaning == "total" and within == "magnitude":
+    if role == "total" and within == "magnitude":
         yield build.apply("magnitudes", *inner.arguments, over=tree.over)
-    if meaning == "total" and within == "magnitudes":
+    if role == "total" and within == "magnitudes":
         yield build.apply("magnitudes", *inner.arguments, over=tree.over | inner.over)
-    if meaning == "magnitudes" and within == "total" and simplifier.ranges.nonnegative(inner):
+    if role == "magnitudes" and within == "total" and simplifier.ranges.nonnegative(inner):
         yield build.apply("total", *inner.arguments, over=tree.over | inner.over)
-    if meaning == "total" and within == "square":
+    if role == "total" and within == "square":
         (norm,) = inner.arguments
-        if simplifier.meaning(norm) == "norm":
+        if simplifier.role(norm) == "norm":
             squares = build.squared(norm.arguments[0])
             yield build.apply("total", squares, over=tree.over | norm.over)
-    if meaning in _SPREAD and within in ("add", "subtract"):
+    if role in _SPREAD and within in ("add", "subtract"):
         for moved, shift in (inner.arguments, inner.arguments[::-1]):
             if shift.value is not None:
                 yield Expression(tree.head, tree.over, (moved,))
@@ -282,37 +281,37 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
 
 def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """Roots and squares of spreads and sums of squares; what is 0 or 1 is its own root."""
-    meaning, build = simplifier.meaning(tree), simplifier.build
-    if meaning not in ("root", "square", "nonzero"):
+    role, build = simplifier.role(tree), simplifier.build
+    if role not in ("root", "square", "nonzero"):
         return
     (inner,) = tree.arguments
-    within = simplifier.meaning(inner)
+    within = simplifier.role(inner)
     if inner.name in build.forms.indicators:
         yield inner
-    if {meaning, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
+    if {role, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
         yield build.apply("magnitude", *inner.arguments)
-    if meaning == "nonzero" and within == "root":
+    if role == "nonzero" and within == "root":
         yield build.apply("nonzero", *inner.arguments)
-    if meaning == "square" and within == "deviation":
+    if role == "square" and within == "deviation":
         yield build.apply("variance", *inner.arguments, over=inner.over)
-    if meaning == "root" and within == "variance":
+    if role == "root" and within == "variance":
         yield build.apply("deviation", *inner.arguments, over=inner.over)
-    if meaning == "root" and within == "total":
+    if role == "root" and within == "total":
         (squares,) = inner.arguments
-        if simplifier.meaning(squares) == "square":
+        if simplifier.role(squares) == "square":
             yield build.apply("norm", *squares.arguments, over=inner.over)
 
 
 def _logarithms(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
     """exp(log x) and log(exp x), where neither the epsilon nor the limit shows."""
-    meaning = simplifier.meaning(tree)
-    pair = {"exponential": "logarithm", "logarithm": "exponential"}.get(meaning)
-    if pair is None or simplifier.meaning(tree.arguments[0]) != pair:
+    role = simplifier.role(tree)
+    pair = {"exponential": "logarithm", "logarithm": "exponential"}.get(role)
+    if pair is None or simplifier.role(tree.arguments[0]) != pair:
         return
     (inner,) = tree.arguments[0].arguments
     low, high = simplifier.ranges.of(inner)
     least, most = max(low, -high), max(abs(low), abs(high))
-    if meaning == "exponential":
+    if role == "exponential":
         exact = least * _FEW >= symbols.EPSILON and most < math.exp(symbols.EXP_LIMIT)
         if exact:
             yield simplifier.build.apply("magnitude", inner)

@@ -106,6 +106,11 @@ def _inputs(types: Sequence[Axes]) -> Iterator[tuple[str, list[Tensor]]]:
     yield "random numbers", [random(axes) for axes in types]
     for name, value in (("zeros", 0.0), ("ones", 1.0), ("negative constants", -2.0)):
         yield name, [torch.full(_shape(axes), value, dtype=torch.float64) for axes in types]
+    dead = [random(axes) for axes in types]
+    for channels, axes in zip(dead, types, strict=True):
+        if axes:
+            channels[0] = 0.0
+    yield "a dead channel", dead
     for name, factor in (("huge numbers", 1e10), ("tiny numbers", 1e-14)):
         yield name, [random(axes) * factor for axes in types]
 
@@ -148,6 +153,8 @@ def _symbolic(
 
 
 def _compare(where: str, value: Tensor, formula: numeric.Array) -> None:
+    if not np.isfinite(formula).all():
+        raise PrimitiveError(f"{where}: its sympy form is not finite; protect it, too")
     if not np.allclose(value.numpy(), formula, rtol=1e-6, atol=1e-9 * (1 + np.abs(formula).max())):
         raise PrimitiveError(f"{where}: torch and sympy disagree; make them the same function")
 

@@ -133,6 +133,8 @@ class Operator:
     symbol: Callable[..., Any] = field(repr=False)
     laws: frozenset[str] = frozenset()
     cost: float = 1.0
+    latex: str = ""
+    definition: str | None = None
 
     def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
         """This operator on tensors of the given types, aligned by axis name.
@@ -151,7 +153,8 @@ class Operator:
         """This operator applied to arguments, as a sympy formula in ``scope``."""
         if isinstance(self.shape, Elementwise):
             return self.symbol(*(argument(scope) for argument in arguments))
-        return self.symbol(Call(arguments, scope, over))
+        write = getattr(self.symbol, "write", self.symbol)
+        return write(Call(arguments, scope, over))
 
 
 def _align(value: Tensor, axes: Axes, to: Axes) -> Tensor:
@@ -220,6 +223,8 @@ def operator(
     symbol: Callable[..., Any],
     laws: Iterable[str] = (),
     cost: float = 1.0,
+    latex: str = "",
+    definition: str | None = None,
 ) -> Callable[[Callable[..., Tensor]], Operator]:
     """Declare a function that formulas may apply.
 
@@ -232,9 +237,13 @@ def operator(
         shape: what it does to axes.
         meaning: one line for ``gp-prune list``.
         symbol: the same function in sympy: of the arguments for :class:`Elementwise`, of a
-            :class:`~gp_prune.language.symbols.Call` for the others.
+            :class:`~gp_prune.language.symbols.Call` for the others; or a class, a function of
+            sympy (``sympy.erf``) or one derived from the bases in :mod:`gp_prune.language.symbols`.
         laws: exact laws that hold, keys of :data:`LAWS`.
         cost: time relative to an addition of the same size.
+        latex: the LaTeX of ``symbol`` where that is a function of sympy; sympy's by default. A
+            class of your own says it itself.
+        definition: LaTeX of what that function means; by default what ``meaning`` says.
 
     Raises:
         PrimitiveError: the declaration is not valid; for a user's own file also when the
@@ -251,7 +260,7 @@ def operator(
         _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
-        made = Operator(name, shape, meaning, compute, symbol, laws, cost)
+        made = Operator(name, shape, meaning, compute, symbol, laws, cost, latex, definition)
         _check_values(made, compute)
         return made
 

@@ -11,28 +11,54 @@ from pathlib import Path
 from types import ModuleType
 
 from gp_prune.language.primitive import Operand, Operator, PrimitiveError, PrimitiveSet
+from gp_prune.language.symbols import Notation
 
 FAMILIES = "gp_prune.primitives"
 """The package whose modules are the built-in families."""
 
 
 def declared_in(module: ModuleType) -> list[Operand | Operator]:
-    """The primitives that a module declares, in the order of the file, each once."""
-    found = {id(value): value for value in vars(module).values()}
-    return [value for value in found.values() if isinstance(value, Operand | Operator)]
+    """Return the primitives that a module declares, in the order of the file, each once.
+
+    They are values of the module or elements of its lists and tuples.
+    """
+    values = [
+        element
+        for value in vars(module).values()
+        for element in (value if isinstance(value, list | tuple) else [value])
+    ]
+    primitives = [value for value in values if isinstance(value, Operand | Operator)]
+    return list({id(primitive): primitive for primitive in primitives}.values())
+
+
+@cache
+def _families() -> list[ModuleType]:
+    package = importlib.import_module(FAMILIES)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{FAMILIES}.{name}") for name in names]
 
 
 @cache
 def builtin_primitives() -> PrimitiveSet:
-    """All primitives of the built-in families."""
-    package = importlib.import_module(FAMILIES)
-    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
-    modules = [importlib.import_module(f"{FAMILIES}.{name}") for name in names]
-    return PrimitiveSet(primitive for module in modules for primitive in declared_in(module))
+    """Return all primitives of the built-in families."""
+    return PrimitiveSet(primitive for module in _families() for primitive in declared_in(module))
+
+
+@cache
+def builtin_functions() -> dict[str, type[Notation]]:
+    """Return the sympy functions of the built-in families by name."""
+    return {
+        name: value
+        for module in _families()
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Notation)
+        and value.__module__ == module.__name__
+    }
 
 
 def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
-    """The primitives of a user's Python file, which is run as a module.
+    """Run a user's Python file as a module and return its primitives.
 
     Raises:
         PrimitiveError: the file is missing, does not run, or declares no primitive.
@@ -48,8 +74,8 @@ def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-        found = declared_in(module)
-        if not found:
+        primitives = declared_in(module)
+        if not primitives:
             raise PrimitiveError("it declares no primitive; use @operand or @operator")
     except PrimitiveError as error:
         del sys.modules[name]
@@ -59,11 +85,11 @@ def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
         raise PrimitiveError(
             f"primitive file {str(path)!r} does not run: {type(error).__name__}: {error}"
         ) from error
-    return found
+    return primitives
 
 
 def primitive_set(*files: str | Path) -> PrimitiveSet:
-    """The built-in primitives and those of users' files."""
+    """Return the built-in primitives and those of users' files."""
     base = builtin_primitives()
     more = [primitive for file in files for primitive in primitives_from_file(file)]
     return base.extended(more) if more else base

@@ -1,253 +1,224 @@
-"""Which index symbol stands for which axis while a tree is written as a formula.
+r"""Write formulas: index symbols, the base classes of functions, and the scope of indices.
+
+A function that an operator needs and sympy lacks is a class derived from :class:`RealFunction`
+(entry by entry), :class:`OverAxes` (a reduction), :class:`AlongAxes` (a normaliser) or
+:class:`BoundArguments` (fixed types). The class says everything that a formula must know about it:
+
+========================  =====================================================================
+``latex``                 its name in LaTeX (``\operatorname{median}``), or a template in which
+                          ``#1``, ``#2`` are the arguments; of a reduction or normaliser ``#1``
+                          is the body and ``#2`` are the indices. By default the name of the class.
+``definition``            LaTeX of what it means, for ``gp-prune latex --standalone``; by default
+                          what the operator says in ``meaning``, and nothing where it is empty.
+``numpy``                 static method: the same function on arrays, in plain numpy, with which
+                          the torch function is compared.
+``keeps_sign``            never negative where no argument is.
+``is_nonnegative``        never negative (an assumption of sympy).
+``odd``, ``idempotent``   f(-x) = -f(x); f(f(x)) = f(x) along the same axes.
+``bounds``                the smallest and the largest value.
+``is_indicator``          its value is 0 or 1.
+``role``                  what simplification may take it for, such as ``"divide"``.
+========================  =====================================================================
 
 A tree is turned into sympy from the root down. Each node is written in a :class:`Scope`; an
-operator that binds indices (a sum, a maximum) takes fresh ones, primed where the plain letter is
-already in use around it, so that no index of a printed formula is captured by another.
+operator that binds indices takes unused ones, primed where the plain letter is already used
+around it, so that no index of a printed formula is captured by another.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy
 
-from gp_prune.language import symbols
 from gp_prune.language.axes import AXIS_MEANING, Axes
 
 EPSILON = 1e-12
 """Below this magnitude a protected division answers 0; also added inside a protected logarithm."""
 
-LONG = 60
-"""A term of more nodes is not written out twice by a normaliser (see :class:`Along`)."""
-
-RIDGE = 1e-4
-"""What is added to the diagonal of a scatter matrix before it is inverted."""
-
-_EXACT_BITS = 64
-
 EXP_LIMIT = 50.0
 """The exponent at which the clamped exponential stops growing."""
 
+LONG = 60
+"""A term of at least this many nodes is not written out twice by a normaliser."""
+
+_EXACT_BITS = 64
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function of a built-in operator by its name, such as ``symbols.Div``."""
+    if not name.startswith("_"):
+        from gp_prune.language.registry import builtin_functions
+
+        if name in (functions := builtin_functions()):
+            return functions[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def index(letter: str, primes: int = 0) -> sympy.Symbol:
-    """The index symbol of an axis; primes tell apart two indices that run over the same axis."""
+    """Return the index symbol of an axis; primes tell apart indices that run over one axis."""
     if letter not in AXIS_MEANING:
         raise ValueError(f"unknown axis {letter!r}")
     return sympy.Symbol(letter + "'" * primes, integer=True)
 
 
 def axis_of(symbol: sympy.Symbol) -> str:
-    """The axis letter over which an index symbol runs (``p`` runs over the channels of ``o``)."""
+    """Return the axis letter over which an index symbol runs."""
     return str(symbol.name).rstrip("'")
 
 
 def size(letter: str) -> sympy.Symbol:
-    """The symbol for the length of an axis, printed as ``N_o`` (``p`` is as long as ``o``)."""
+    """Return the symbol for the length of an axis, such as ``N_o`` (``p`` is as long as ``o``)."""
     letter = "o" if letter == "p" else letter
     return sympy.Symbol(f"N_{letter}", integer=True, positive=True)
 
 
 def indexed(name: str, indices: tuple[sympy.Symbol, ...]) -> Any:
-    """An operand with its indices; a plain real symbol when it has none."""
+    """Return an operand with its indices; a plain real symbol when it has none."""
     if not indices:
         return sympy.Symbol(name, real=True)
     return sympy.IndexedBase(name, real=True)[indices]
 
 
-class _Real(sympy.Function):  # type: ignore[misc]
-    """A function of real arguments with a real value."""
+class Notation:
+    """What a formula must know about a function; see the table of this module."""
+
+    latex: ClassVar[str] = ""
+    definition: ClassVar[str | None] = None
+    numpy: ClassVar[Callable[..., Any] | None] = None
+    keeps_sign: ClassVar[bool] = False
+    odd: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    is_indicator: ClassVar[bool] = False
+    role: ClassVar[str] = ""
+    role_arguments: ClassVar[tuple[str | int, ...]] = ()
+    """The arguments with which it has its role, where these are not just ``("x", "y")``."""
+
+
+class RealFunction(Notation, sympy.Function):  # type: ignore[misc]
+    """A function of real arguments with a real value, applied entry by entry.
+
+    ``numpy`` gets one array for each argument, all of one shape.
+    """
 
     is_real = True
 
 
-class Div(_Real):
-    """Protected division: a / b where |b| > EPSILON, else 0."""
+class OverAxes(Notation, sympy.Expr):  # type: ignore[misc]
+    """A term that runs over bound indices: ``OverAxes(body, indices)``; base of the reductions.
 
-    nargs = 2
-
-    @classmethod
-    def eval(cls, a: Any, b: Any) -> Any:
-        """A divisor that is a number decides at once."""
-        if b.is_Number:
-            return a / b if abs(b) > sympy.Float(EPSILON) else sympy.Integer(0)
-        return None
-
-
-class Log(_Real):
-    """Protected logarithm: log(|x| + EPSILON)."""
-
-    nargs = 1
-
-
-class Sqrt(_Real):
-    """Protected square root: sqrt(|x|)."""
-
-    nargs = 1
-    is_nonnegative = True
-
-    @classmethod
-    def eval(cls, x: Any) -> Any:
-        """Where the argument cannot be negative, this is the plain square root."""
-        return sympy.sqrt(x) if nonnegative(x) else None
-
-
-class Exp(_Real):
-    """Clamped exponential: exp(min(x, EXP_LIMIT))."""
-
-    nargs = 1
-    is_nonnegative = True
-
-
-class Maximum(_Real):
-    """The larger of two values (sympy's own Max spends seconds on comparing large arguments)."""
-
-    nargs = 2
-
-
-class Minimum(_Real):
-    """The smaller of two values."""
-
-    nargs = 2
-
-
-class Indicator(_Real):
-    """Iverson bracket of a comparison with operator ``relation``: 1 where it holds, else 0."""
-
-    is_nonnegative = True
-
-    def _eval_power(self, exponent: Any) -> Any:
-        """A positive power of 0 or 1 is the same number."""
-        return self if exponent.is_positive else None
-
-
-class NotEqual(Indicator):
-    """[a != b]."""
-
-    nargs = 2
-
-
-class AtLeast(Indicator):
-    """[a >= b]."""
-
-    nargs = 2
-
-
-class OverAxes(sympy.Expr):  # type: ignore[misc]
-    """A term that runs over bound indices: ``OverAxes(body, indices)``; base of the reductions."""
+    ``numpy`` gets the array and the dimensions to remove, which are the leading ones.
+    """
 
     is_real = True
     is_commutative = True
 
     def __new__(cls, body: Any, *indices: sympy.Symbol) -> OverAxes:
-        """A term without any simplification; also from its own ``args``, as sympy rebuilds it."""
+        """Return the term, never simplified; ``args`` are accepted too, as sympy rebuilds it."""
         if len(indices) == 1 and isinstance(indices[0], sympy.Tuple):
             indices = tuple(indices[0])
         return sympy.Expr.__new__(cls, body, sympy.Tuple(*indices))  # type: ignore[no-any-return]
 
+    @classmethod
+    def write(cls, call: Call) -> Any:
+        """Return the formula of an operator whose ``symbol`` is this class."""
+        return cls(call.body, *call.bound)
+
     @property
     def body(self) -> Any:
-        """The term under the reduction."""
+        """Return the term under the reduction."""
         return self.args[0]
 
     @property
     def indices(self) -> tuple[sympy.Symbol, ...]:
-        """The bound indices."""
+        """Return the bound indices."""
         return tuple(self.args[1])
 
     @property
     def free_symbols(self) -> set[Any]:
-        """Symbols of the body that are not bound here."""
+        """Return the symbols of the body that are not bound here."""
         return set(self.body.free_symbols) - set(self.indices)
 
 
-class MaxOver(OverAxes):
-    """Largest value over the bound indices."""
+class AlongAxes(OverAxes):
+    """A term that relates an entry to the others along some axes; base of the normalisers.
 
-
-class MinOver(OverAxes):
-    """Smallest value over the bound indices."""
-
-
-class VarOver(OverAxes):
-    """Population variance over the bound indices."""
-
-    is_nonnegative = True
-
-
-class StdOver(OverAxes):
-    """Population standard deviation over the bound indices."""
-
-    is_nonnegative = True
-
-
-class MedoidOver(OverAxes):
-    """The slice, along the bound index, whose summed l2 distance to all slices is least."""
-
-
-class Along(OverAxes):
-    """A normaliser by name: ``Along(body, indices)`` relates each entry to the others.
-
-    The indices run along the axes that are normalised and stay free: the term stands for the
-    entry at these very indices. Where the body is short, normalisers are written out instead; in
-    nested ones that would double the formula at every level.
+    The indices run along the axes that are normalised and stay free: the term is the entry at
+    these very indices. ``numpy`` gets the array and the normalised dimensions, which are the
+    leading ones, and returns an array of the same shape.
     """
+
+    @staticmethod
+    def written_out(call: Call) -> Any:
+        """Return the formula to write where the argument is short; None for the name (default).
+
+        A long argument is never written out: nested, it would double at every level.
+        """
+        return None
+
+    @classmethod
+    def write(cls, call: Call) -> Any:
+        """Return the formula of an operator whose ``symbol`` is this class."""
+        x = call.argument(0)
+        formula = None if is_long(x) else cls.written_out(call)
+        return cls(x, *call.along) if formula is None else formula
 
     @property
     def free_symbols(self) -> set[Any]:
-        """The symbols of the body and the indices."""
+        """Return the symbols of the body and the indices."""
         return set(self.body.free_symbols) | set(self.indices)
 
 
-class SumShare(Along):
-    """x / sum of |x|, protected."""
+class BoundArguments(Notation, sympy.Expr):  # type: ignore[misc]
+    """A term of several arguments over bound indices: ``BoundArguments(x, y, n, s)``.
 
-
-class MaxShare(Along):
-    """x / largest |x|, protected."""
-
-
-class MinMax(Along):
-    """(x - min x) / (max x - min x), protected."""
-
-
-class ZScore(Along):
-    """(x - mean x) / std x, protected."""
-
-
-class TailSum(Along):
-    """The sum of all entries that are at least x."""
-
-
-class RidgeForm(sympy.Expr):  # type: ignore[misc]
-    """d^T (S + RIDGE I)^-1 d, where S is the scatter of samples x about their mean.
-
-    ``RidgeForm(x, d, n, s)``: x is a vector over the bound index s for every sample n, and d is a
-    vector over s.
+    A subclass says in ``binds`` over which axes each argument runs, and the indices follow the
+    arguments in that order. ``numpy`` gets the arrays with these axes last, and the same leading
+    dimensions for all; it returns an array of the leading dimensions.
     """
 
     is_real = True
     is_commutative = True
-    is_nonnegative = True
+    binds: ClassVar[tuple[str, ...]]
 
-    def __new__(cls, samples: Any, vector: Any, *indices: sympy.Symbol) -> RidgeForm:
-        """A term without any simplification; also from its own ``args``, as sympy rebuilds it."""
-        return sympy.Expr.__new__(cls, samples, vector, *indices)  # type: ignore[no-any-return]
+    def __new__(cls, *args: Any) -> BoundArguments:
+        """Return the term, never simplified."""
+        return sympy.Expr.__new__(cls, *args)  # type: ignore[no-any-return]
+
+    @classmethod
+    def write(cls, call: Call) -> Any:
+        """Return the formula of an operator whose ``symbol`` is this class."""
+        bound = {letter: call.fresh(letter) for letter in "".join(cls.binds)}
+        arguments = [
+            call.argument(position, **{letter: bound[letter] for letter in letters})
+            for position, letters in enumerate(cls.binds)
+        ]
+        return cls(*arguments, *bound.values())
+
+    @property
+    def bound(self) -> list[tuple[Any, tuple[sympy.Symbol, ...]]]:
+        """Return each argument with the indices that are bound in it."""
+        letters = dict.fromkeys("".join(self.binds))
+        indices = dict(zip(letters, self.args[len(self.binds) :], strict=True))
+        return [(x, tuple(indices[a] for a in b)) for x, b in zip(self.args, self.binds)]  # noqa: B905
 
     @property
     def free_symbols(self) -> set[Any]:
-        """Symbols of both arguments that are not bound here."""
-        samples, vector, n, s = self.args
-        return (set(samples.free_symbols) - {n, s}) | (set(vector.free_symbols) - {s})
+        """Return the symbols of all arguments that are not bound here."""
+        free = (set(x.free_symbols) - set(indices) for x, indices in self.bound)
+        return set[Any]().union(*free)
 
 
 def is_long(x: Any, nodes: int = LONG) -> bool:
-    """Whether a formula has more than so many nodes."""
+    """Return whether a formula has more than the given number of nodes."""
     return any(count >= nodes for count, _ in enumerate(sympy.preorder_traversal(x)))
 
 
 def square(x: Any) -> Any:
-    """x^2. A long exact number becomes a float, so that repeated squares stay printable."""
+    """Return x^2. A long exact number becomes a float, so that repeated squares stay printable."""
     coefficient, rest = x.as_coeff_Mul()
     if (
         coefficient.is_Rational
@@ -258,7 +229,7 @@ def square(x: Any) -> Any:
 
 
 def magnitude(x: Any) -> Any:
-    """|x|, left as it is where x cannot be negative (cheap: sympy's own Abs expands)."""
+    """Return |x|, or x where it cannot be negative (sympy's own Abs expands, which is slow)."""
     if x.is_Number:
         return abs(x)
     if nonnegative(x):
@@ -269,17 +240,17 @@ def magnitude(x: Any) -> Any:
 
 
 def total(body: Any, *indices: sympy.Symbol) -> Any:
-    """The sum of ``body`` over the bound indices."""
+    """Return the sum of ``body`` over the bound indices."""
     return sympy.Sum(body, *((symbol, 1, size(axis_of(symbol))) for symbol in indices))
 
 
 def mean(body: Any, *indices: sympy.Symbol) -> Any:
-    """The mean of ``body`` over the bound indices: the sum over the product of the lengths."""
+    """Return the mean of ``body`` over the bound indices: the sum over the product of lengths."""
     return total(body, *indices) / sympy.Mul(*(size(axis_of(symbol)) for symbol in indices))
 
 
 def difference(a: Any, b: Any) -> Any:
-    """The difference a - b with ``a`` as one number, so that it is exactly 0 where both are equal.
+    """Return a - b with ``a`` as one number, so that it is exactly 0 where both are equal.
 
     sympy would sort the terms of both into one sum, which rounds otherwise.
     """
@@ -287,7 +258,7 @@ def difference(a: Any, b: Any) -> Any:
 
 
 def nonnegative(x: Any, operands: Collection[str] = ()) -> bool:
-    """Whether ``x`` is seen at a glance to be never negative, as the named operands are."""
+    """Return whether ``x`` is plainly never negative, as the named operands are."""
     if isinstance(x, sympy.Indexed):
         return str(x.base.label) in operands
     if x.is_Number or x.is_Symbol:
@@ -297,11 +268,13 @@ def nonnegative(x: Any, operands: Collection[str] = ()) -> bool:
     if isinstance(x, sympy.Pow):
         even = bool(x.exp.is_Integer and x.exp % 2 == 0)
         return even or nonnegative(x.base, operands)
-    if isinstance(x, (sympy.Add, sympy.Mul, Maximum, Div)):
-        return all(nonnegative(part, operands) for part in x.args)
     if isinstance(x, sympy.Sum):
         return nonnegative(x.function, operands)
-    return isinstance(x, (MaxOver, MinOver)) and nonnegative(x.body, operands)
+    if isinstance(x, OverAxes):
+        return x.keeps_sign and nonnegative(x.body, operands)
+    if isinstance(x, sympy.Add | sympy.Mul) or getattr(type(x), "keeps_sign", False):
+        return all(nonnegative(part, operands) for part in x.args)
+    return False
 
 
 class Scope:
@@ -322,22 +295,22 @@ class Scope:
 
     @classmethod
     def of(cls, axes: Axes) -> Scope:
-        """The scope of a root: every axis by its plain letter."""
-        return cls({letter: symbols.index(letter) for letter in axes})
+        """Return the scope of a root: every axis by its plain letter."""
+        return cls({letter: index(letter) for letter in axes})
 
     def fresh(self, letter: str) -> sympy.Symbol:
-        """The first of ``i``, ``i'``, ``i''`` ... that nothing around uses."""
+        """Return the first of ``i``, ``i'``, ``i''`` ... that nothing around uses."""
         primes = 0
-        while (candidate := symbols.index(letter, primes)) in self.taken:
+        while (candidate := index(letter, primes)) in self.taken:
             primes += 1
         return candidate
 
     def renamed(self, changes: Mapping[str, sympy.Symbol]) -> Scope:
-        """This scope with some axes written by other symbols."""
+        """Return a scope with other symbols for some axes."""
         return Scope({**self.current, **changes}, self.taken)
 
     def indices(self, axes: Axes) -> tuple[sympy.Symbol, ...]:
-        """The index symbols of ``axes`` in canonical order."""
+        """Return the index symbols of ``axes`` in canonical order."""
         return tuple(self.current[letter] for letter in axes)
 
 
@@ -360,22 +333,22 @@ class Call:
 
     @property
     def along(self) -> tuple[sympy.Symbol, ...]:
-        """The index symbols that stand for the bracketed axes in the operator's own result."""
+        """Return the index symbols of the bracketed axes in the result of the operator."""
         return tuple(self._scope.current[letter] for letter in self._over)
 
     @property
     def body(self) -> Any:
-        """The first argument, written with the bound indices of the bracketed axes."""
+        """Return the first argument, written with the bound indices of the bracketed axes."""
         return self.argument(0, **dict(zip(self._over, self.bound, strict=True)))
 
     def argument(self, position: int, **indices: sympy.Symbol) -> Any:
-        """An argument of the operator, with the index of some axes replaced."""
+        """Return an argument of the operator, with other indices for some axes."""
         return self._arguments[position](self._scope.renamed(indices))
 
     def free(self, letter: str) -> sympy.Symbol:
-        """The index symbol that stands for an axis of the operator's result."""
+        """Return the index symbol of an axis of the result."""
         return self._scope.current[letter]
 
     def fresh(self, letter: str) -> sympy.Symbol:
-        """An index over an axis that nothing around the operator uses."""
+        """Return an index over an axis that nothing around the operator uses."""
         return self._scope.fresh(letter)

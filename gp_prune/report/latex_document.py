@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from gp_prune.formula.latex import definitions
+from gp_prune.formula.latex import definitions, escaped
 from gp_prune.formula.line_breaking import (
     QUOTIENT,
     TEXT_WIDTH,
@@ -17,12 +17,6 @@ from gp_prune.formula.line_breaking import (
 from gp_prune.language.axes import AXIS_MEANING
 from gp_prune.language.primitive import Operand
 from gp_prune.metric.metric import Metric
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
 
 
 def standalone(metrics: Iterable[Metric], body: str = "") -> str:
@@ -44,11 +38,6 @@ def standalone(metrics: Iterable[Metric], body: str = "") -> str:
         f"{body + _legend(metrics) if body else pages}"
         "\\end{document}\n"
     )
-
-
-def escaped(text: str) -> str:
-    """Escape plain text for LaTeX."""
-    return "".join(_ESCAPES.get(letter, letter) for letter in text)
 
 
 def _section(metric: Metric) -> str:
@@ -75,7 +64,9 @@ def _legend(metrics: Iterable[Metric]) -> str:
 
 def _definitions(metrics: Iterable[Metric]) -> list[str]:
     """Return the definitions of the protected and named forms, as displayed formulas."""
-    lines = {line: None for metric in metrics for line in definitions(metric.sympy())}
+    lines = dict.fromkeys(
+        line for metric in metrics for line in definitions(metric.sympy(), metric.primitives)
+    )
     if any(has_inline_quotient(displayed(metric.latex())) for metric in metrics):
         lines[QUOTIENT] = None
     return [displayed(line) for line in lines]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from gp_prune.formula.latex import DEFINITIONS, definitions, latex
+from gp_prune.formula.latex import definitions, latex
 from gp_prune.formula.to_sympy import to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import Axes
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.registry import builtin_functions, builtin_primitives
 from gp_prune.metric.metric import Metric, bundled_metrics
 
 PRIMITIVES = builtin_primitives()
@@ -245,24 +244,19 @@ def test_readable_forms(text: str) -> None:
 
 def test_definitions_of_protected_forms() -> None:
     def used(text: str) -> list[str]:
-        return definitions(to_sympy(parse(text, PRIMITIVES)))
+        return definitions(to_sympy(parse(text, PRIMITIVES)), PRIMITIVES)
 
     assert used("sum[i,k](abs(W))") == []
-    assert used("div(b, gamma)") == [DEFINITIONS[symbols.Div]]
-    assert used("nonzero(log(b))") == [DEFINITIONS[symbols.Log], DEFINITIONS[symbols.Indicator]]
+    assert used("div(b, gamma)") == [symbols.Div.definition]
+    assert used("nonzero(log(b))") == [symbols.Log.definition, symbols.Indicator.definition]
     nested = used("min_max[o](" * 4 + "b" + ")" * 4)
-    assert DEFINITIONS[symbols.MinMax] in nested
-    for line in DEFINITIONS.values():
+    assert symbols.MinMax.definition in nested
+
+
+def test_every_function_says_what_it_means() -> None:
+    stated = {name: kind.definition for name, kind in builtin_functions().items()}
+    assert None not in stated.values()
+    common = {name for name, line in stated.items() if not line}
+    assert common == {"MaxOver", "MinOver", "Maximum", "Minimum", "Sqrt"}  # sqrt prints its bars
+    for line in filter(None, stated.values()):
         check_form(line)
-
-
-def test_every_named_form_has_a_definition() -> None:
-    def kinds(base: type[Any]) -> set[type[Any]]:
-        return {base, *(kind for child in base.__subclasses__() for kind in kinds(child))}
-
-    plain = {symbols.OverAxes, symbols.Along, symbols.MaxOver, symbols.MinOver}
-    named = (kinds(symbols.OverAxes) | kinds(symbols._Real)) - plain
-    undefined = {
-        kind.__name__ for kind in named if not any(issubclass(kind, form) for form in DEFINITIONS)
-    }
-    assert undefined == {"_Real", "Maximum", "Minimum", "Sqrt"}  # sqrt prints its bars

@@ -131,8 +131,8 @@ BAD_OPERATORS: dict[str, tuple[dict[str, Any], str]] = {
         "torch and sympy disagree",
     ),
     "sympy form without a number": (
-        {"compute": lambda x: x.erf(), "symbol": sympy.erf},
-        "its sympy form fails: ValueError: no numeric value is defined for erf",
+        {"compute": lambda x: x, "symbol": sympy.Function("wave")},
+        "its sympy form fails: ValueError: no numeric value is defined for wave",
     ),
     "sympy form fails": (
         {"compute": lambda x: x, "symbol": lambda x: x.no_such_thing},
@@ -191,6 +191,13 @@ def test_bad_operator_is_refused(name: str) -> None:
 GOOD_OPERATORS: dict[str, dict[str, Any]] = {
     "sine": {"compute": torch.sin, "symbol": sympy.sin},
     "sign": {"compute": torch.sign, "symbol": sympy.sign},
+    "error function": {"compute": torch.erf, "symbol": sympy.erf},
+    "floor": {"compute": torch.floor, "symbol": sympy.floor},
+    "larger of three": {
+        "compute": lambda a, b, c: a.maximum(b).maximum(c),
+        "symbol": sympy.Max,
+        "shape": Elementwise(3),
+    },
     "sigmoid": {
         "compute": lambda x: x.clamp(min=-50).neg().exp().add(1).reciprocal(),
         "symbol": lambda x: 1 / (1 + symbols.Exp(-x)),
@@ -255,7 +262,7 @@ def test_normaliser_by_name_equals_torch(name: str, over: str) -> None:
     long = f"add({part}, mul({part}, log(G)))"
     tree = parse(f"{name}[{','.join(over)}]({long})", builtin_primitives())
     formula = to_sympy(tree)
-    assert isinstance(formula, symbols.Along)
+    assert isinstance(formula, symbols.AlongAxes)
     layer = synthetic_layer()
     operands = {o.name: o.read(layer).numpy() for o in builtin_primitives().operands.values()}
     found = torch.from_numpy(evaluate_formula(formula, operands, SIZES, "oik").copy())
