@@ -57,7 +57,7 @@ class Line:
     seconds: float
 
 
-class GraphObserver:
+class SearchTimer:
     """Hears how a run goes; times its search."""
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ class GraphObserver:
 
 def searched(config: SearchConfig, source: TaskSource, fine_tuned: float) -> Line:
     """Run one search in a folder of its own."""
-    watch = GraphObserver()
+    timer = SearchTimer()
     with tempfile.TemporaryDirectory() as folder:
-        result = evolve(config, Path(folder) / "run", source=source, progress=watch)
+        result = evolve(config, Path(folder) / "run", source=source, progress=timer)
     return Line(
-        config.tasks[0], config.seed, fine_tuned, watch.generations, result.behaviours,
-        *volumes(result), round(watch.seconds, 1),
+        config.tasks[0], config.seed, fine_tuned, timer.generations, result.behaviours,
+        *volumes(result), round(timer.seconds, 1),
     )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ from gp_prune.pruning import (
     trace,
 )
 from gp_prune.pruning.attention.heads import open_attention
+from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
-from gp_prune.pruning.graph.trial import FORWARD_ERRORS
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.statistics import Loss, Progress, collect_each, prunable_layers
 from gp_prune.statistics.running import (

@@ -144,7 +144,7 @@ def attention_layers(model: nn.Module) -> dict[str, HeadAttention]:
     }
 
 
-class Ends(NamedTuple):
+class AttentionEnds(NamedTuple):
     """Where the autograd graph was cut.
 
     Attributes:
@@ -157,7 +157,7 @@ class Ends(NamedTuple):
 
 
 @contextmanager
-def severed(model: nn.Module, *, closed: bool = False) -> Iterator[Ends]:
+def cut_graph_at_attention(model: nn.Module, *, closed: bool = False) -> Iterator[AttentionEnds]:
     """Run the network inside with the autograd graph cut in every opened attention layer.
 
     Args:
@@ -167,7 +167,7 @@ def severed(model: nn.Module, *, closed: bool = False) -> Iterator[Ends]:
     Yields:
         What the graph needs as further outputs; filled while the network runs.
     """
-    ends = Ends([], [])
+    ends = AttentionEnds([], [])
     handles = []
     for attention in attention_layers(model).values():
         sources = [attention.get_submodule(source) for source in attention.SOURCES]
@@ -227,7 +227,7 @@ def _has_heads(module: nn.Module) -> bool:
     )
 
 
-def with_heads(
+def replace_with_heads(
     model: nn.Module, groups: Sequence[ChannelGroup], interface: Sequence[str]
 ) -> list[ChannelGroup]:
     """The groups with those of queries, keys and values replaced by groups of heads.

@@ -1,4 +1,4 @@
-"""Channel groups of a network, read from Torch-Pruning's dependency graph."""
+"""Build the channel groups of a network from Torch-Pruning's dependency graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gp_prune.pruning.graph.architecture import (
     ChannelGroup,
     Slot,
 )
-from gp_prune.pruning.graph.coupling import GroupBuilder, fix_overlaps, split, tied
+from gp_prune.pruning.graph.coupling import GroupBuilder, couple, fix_overlaps, split
 from gp_prune.pruning.graph.observer import GraphObserver
 from gp_prune.pruning.modules import PARAMETER, PerChannel, Prunable, is_depthwise, is_grouped
 from gp_prune.pruning.surgery import side_width
@@ -35,24 +35,24 @@ _KEPT_WHOLE = {
     OPTYPE.LSTM: "a recurrent layer works on its channels",
 }
 _CUT_ON_DEMAND = (OPTYPE.PARAMETER, OPTYPE.LN, OPTYPE.GN)
-CUT_ON_DEMAND = frozenset(_KEPT_WHOLE[kind] for kind in _CUT_ON_DEMAND)
+CUT_ON_DEMAND = frozenset(_KEPT_WHOLE[operator] for operator in _CUT_ON_DEMAND)
 """Reasons to keep a group whole that ``cut_residual`` takes away."""
 
 
-def channel_groups(
+def build_groups(
     model: nn.Module,
     graph: Any,
-    watch: GraphObserver,
+    observer: GraphObserver,
     interface: Sequence[str],
     *,
     cut_residual: bool = False,
 ) -> list[ChannelGroup]:
-    """All channel groups of the traced model, in module order of their first producers.
+    """Return all channel groups of the traced model, in module order of their first producers.
 
     Args:
         model: the model from which the graph was built.
         graph: Torch-Pruning's dependency graph.
-        watch: what was noted during the run from which the graph was built.
+        observer: what was noted during the run from which the graph was built.
         interface: names of layers whose channels stay.
         cut_residual: whether channels under spanning normalisations may go.
 
@@ -62,28 +62,27 @@ def channel_groups(
     names: dict[Any, str] = {}
     for name, module in model.named_modules():
         names.setdefault(module, name)
-    reader = _Reader(model, watch, names, cut_residual)
-    drafts = [
+    reader = _ItemReader(model, observer, names, cut_residual)
+    builders = [
         part
         for group in graph.get_all_groups()
-        for part in split(reader.draft(_rooted_at_narrowest(graph, list(group))))
+        for part in split(reader.read(_root_at_narrowest(graph, list(group))))
     ]
-    _fix_interface(drafts, interface)
+    _fix_interface(builders, interface)
     modules = dict(model.named_modules())
-    _fix_by_modules(drafts, modules)
-    fix_overlaps(drafts)
-    drafts = tied(drafts, modules)
-    order = {name: position for position, name in enumerate(names.values())}
-    return _named(drafts, order)
+    _fix_by_modules(builders, modules)
+    fix_overlaps(builders)
+    builders = couple(builders, modules)
+    return _finish(builders, {name: position for position, name in enumerate(names.values())})
 
 
-def _rooted_at_narrowest(graph: Any, items: list[Any]) -> list[Any]:
-    """The same group, with the entries of its narrowest module side as channels.
+def _root_at_narrowest(graph: Any, items: list[Any]) -> list[Any]:
+    """Return the same group, with the entries of its narrowest module side as channels.
 
     Where a linear layer feeds an unflattened map, several of its outputs are one channel of the
     map, and Torch-Pruning's table keeps only one of them. Rooted at the map, it keeps all.
     """
-    modules = [item for item in items if item.dep.target.name and _side(item)]
+    modules = [item for item in items if item.dep.target.name and _find_side(item)]
     narrow = min(modules, key=lambda item: len(set(item.idxs)), default=items[0])
     if len(set(narrow.idxs)) == len(items[0].idxs):
         return items
@@ -95,49 +94,66 @@ def _rooted_at_narrowest(graph: Any, items: list[Any]) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Reads Torch-Pruning's groups."""
+class _ItemReader:
+    """Reads the items of Torch-Pruning's groups."""
 
     model: nn.Module
-    watch: GraphObserver
+    observer: GraphObserver
     names: Mapping[Any, str]
     cut_residual: bool
 
-    def draft(self, items: list[Any]) -> GroupBuilder:
-        position = {root: channel for channel, root in enumerate(sorted(set(items[0].idxs)))}
-        draft = GroupBuilder(len(position))
+    def read(self, items: list[Any]) -> GroupBuilder:
+        channel_of = {root: channel for channel, root in enumerate(sorted(set(items[0].idxs)))}
+        builder = GroupBuilder(len(channel_of))
         for item in items:
             node = item.dep.target
-            side = _side(item) or (_crossing_side(item) if self.cut_residual else "")
-            reason = self.watch.ends.get(node.grad_fn) or _KEPT_WHOLE.get(node.type)
+            side = _find_side(item) or (_find_crossing_side(item) if self.cut_residual else "")
+            reason = self.observer.ends.get(node.grad_fn) or _KEPT_WHOLE.get(node.type)
             if side and node.type in _CUT_ON_DEMAND:
-                draft.crosses |= side == NORM_SIDE
+                builder.crosses |= side == NORM_SIDE
             elif reason:
-                draft.reasons.append(reason)
-            if node.grad_fn in self.watch.unflattened:
-                name = self.watch.unflattened[node.grad_fn]
-                _add_unflatten(draft, name, self.model.get_submodule(name), item, position)
+                builder.reasons.append(reason)
+            if node.grad_fn in self.observer.unflattened:
+                self._add_unflatten(builder, item, channel_of)
             if side:
-                self._add(draft, item, side, position)
-        return draft
+                self._add_side(builder, item, side, channel_of)
+        return builder
 
-    def _add(self, draft: GroupBuilder, item: Any, side: str, position: Mapping[int, int]) -> None:
+    def _add_side(
+        self, builder: GroupBuilder, item: Any, side: str, channel_of: Mapping[int, int]
+    ) -> None:
         module = item.dep.target.module
-        name = self._parameter_name(module) if side == PARAMETER else self.names[module]
+        if side == PARAMETER:
+            name = next(name for name, value in self.model.named_parameters() if value is module)
+        else:
+            name = self.names[module]
         width = side_width(module, side)
-        if max(item.idxs) >= width or not position.keys() >= set(item.root_idxs):
-            draft.reasons.append(f"the way of its channels to layer {name!r} is not known")
+        if max(item.idxs) >= width or not channel_of.keys() >= set(item.root_idxs):
+            builder.reasons.append(f"the way of its channels to layer {name!r} is not known")
             return
-        channels = draft.sides.setdefault((name, side), [-1] * width)
+        channels = builder.sides.setdefault((name, side), [-1] * width)
         for entry, root in zip(item.idxs, item.root_idxs, strict=True):
-            channels[entry] = position[root]
+            channels[entry] = channel_of[root]
 
-    def _parameter_name(self, parameter: nn.Parameter) -> str:
-        return next(name for name, found in self.model.named_parameters() if found is parameter)
+    def _add_unflatten(
+        self, builder: GroupBuilder, item: Any, channel_of: Mapping[int, int]
+    ) -> None:
+        name = self.observer.unflattened[item.dep.target.grad_fn]
+        module: Any = self.model.get_submodule(name)
+        first = module.unflattened_size[0]
+        if module.dim != 1 or not isinstance(first, int) or first < 0:
+            return  # nothing in the module depends on the number of channels
+        stride, rest = divmod(max(item.idxs) + 1, first)
+        channels = dict(zip(item.idxs, (channel_of[r] for r in item.root_idxs), strict=True))
+        blocks = [{channels.get(c * stride + e, -1) for e in range(stride)} for c in range(first)]
+        if rest or any(len(block) > 1 for block in blocks):
+            builder.reasons.append(f"{name!r} does not unflatten whole channels")
+            return
+        builder.sides[name, RESHAPE] = [block.pop() for block in blocks]
 
 
-def _side(item: Any) -> str:
-    """Which side of the module the item cuts; empty for anything that is not a known module."""
+def _find_side(item: Any) -> str:
+    """Return the side of the module that the item cuts; empty for other than known modules."""
     module = item.dep.target.module
     if is_depthwise(module):
         return DEPTHWISE_SIDE
@@ -148,8 +164,8 @@ def _side(item: Any) -> str:
     return ""
 
 
-def _crossing_side(item: Any) -> str:
-    """The side of a spanning normalisation or a free parameter that is cut on demand."""
+def _find_crossing_side(item: Any) -> str:
+    """Return the side of a spanning normalisation or a free parameter that is cut on demand."""
     node = item.dep.target
     if node.type is OPTYPE.PARAMETER:
         return PARAMETER
@@ -158,75 +174,58 @@ def _crossing_side(item: Any) -> str:
     return NORM_SIDE if isinstance(node.module, nn.GroupNorm) else ""
 
 
-def _add_unflatten(
-    draft: GroupBuilder, name: str, module: Any, item: Any, position: Mapping[int, int]
-) -> None:
-    first = module.unflattened_size[0]
-    if module.dim != 1 or not isinstance(first, int) or first < 0:
-        return  # nothing in the module depends on the number of channels
-    stride, rest = divmod(max(item.idxs) + 1, first)
-    if rest:
-        draft.reasons.append(f"{name!r} does not unflatten whole channels")
-        return
-    channel_of = dict(zip(item.idxs, (position[root] for root in item.root_idxs), strict=True))
-    blocks = [{channel_of.get(c * stride + e, -1) for e in range(stride)} for c in range(first)]
-    if any(len(block) > 1 for block in blocks):
-        draft.reasons.append(f"{name!r} does not unflatten whole channels")
-        return
-    draft.sides[name, RESHAPE] = [block.pop() for block in blocks]
-
-
-def _fix_interface(drafts: list[GroupBuilder], interface: Sequence[str]) -> None:
+def _fix_interface(builders: list[GroupBuilder], interface: Sequence[str]) -> None:
     for name in interface:
-        found = [
-            draft
-            for draft in drafts
-            if any(module == name and side != IN for module, side in draft.sides)
+        holders = [
+            builder
+            for builder in builders
+            if any(module == name and side != IN for module, side in builder.sides)
         ]
-        if not found:
+        if not holders:
             raise UserError(
                 f"interface layer {name!r} has no output channels of its own; "
                 "name a convolution, linear or normalisation layer"
             )
-        for draft in found:
-            draft.reasons.append("named interface")
+        for builder in holders:
+            builder.reasons.append("named interface")
 
 
-def _fix_by_modules(drafts: list[GroupBuilder], modules: Mapping[str, nn.Module]) -> None:
+def _fix_by_modules(builders: list[GroupBuilder], modules: Mapping[str, nn.Module]) -> None:
     owners = Counter(
         id(parameter)
         for module in set(modules.values())
         for parameter in module._parameters.values()
         if parameter is not None
     )
-    for draft in drafts:
-        made = any(side == OUT for _, side in draft.sides)
-        for name, side in draft.sides:
+    for builder in builders:
+        has_output = any(side == OUT for _, side in builder.sides)
+        for name, side in builder.sides:
             if side == PARAMETER:
                 continue
             module = modules[name]
-            if side == DEPTHWISE_SIDE and not made:
-                draft.reasons.append(f"the inputs of depthwise convolution {name!r} stay")
+            if side == DEPTHWISE_SIDE and not has_output:
+                builder.reasons.append(f"the inputs of depthwise convolution {name!r} stay")
             if is_grouped(module) and module.groups == module.out_channels:
                 # Torch-Pruning takes it for a depthwise one and its inputs for its outputs.
-                draft.reasons.append(f"grouped convolution {name!r} sums up several channels")
+                builder.reasons.append(f"grouped convolution {name!r} sums up several channels")
             if isinstance(module, Prunable) and "weight" not in module._parameters:
-                draft.reasons.append(f"the weight of {name!r} is computed from other parameters")
+                builder.reasons.append(f"the weight of {name!r} is computed from other parameters")
             if any(owners[id(parameter)] > 1 for parameter in module.parameters(recurse=False)):
-                draft.reasons.append(f"layer {name!r} shares its parameters with another layer")
+                builder.reasons.append(f"layer {name!r} shares its parameters with another layer")
 
 
-def _named(drafts: list[GroupBuilder], order: Mapping[str, int]) -> list[ChannelGroup]:
+def _finish(builders: list[GroupBuilder], order: Mapping[str, int]) -> list[ChannelGroup]:
+    """Return the groups that have producers, sorted by module order and named."""
     groups = []
-    for draft in drafts:
+    for builder in builders:
         slots = [
-            Slot(module, side, tuple(channels), draft.streams.get((module, side), 0))
-            for (module, side), channels in draft.sides.items()
+            Slot(module, side, tuple(channels), builder.streams.get((module, side), 0))
+            for (module, side), channels in builder.sides.items()
         ]
-        # A free parameter stands behind the modules.
+        # A free parameter comes after the modules.
         slots.sort(key=lambda slot: (order.get(slot.module, len(order)), slot.module, slot.side))
-        reason = draft.reasons[0] if draft.reasons else ""
-        group = ChannelGroup("", draft.size, tuple(slots), reason, draft.crosses)
+        reason = builder.reasons[0] if builder.reasons else ""
+        group = ChannelGroup("", builder.size, tuple(slots), reason, builder.crosses)
         if group.producers:
             groups.append(group)
     groups.sort(key=lambda group: [order[name] for name in group.producers])

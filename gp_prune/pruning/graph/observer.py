@@ -1,11 +1,11 @@
-"""One run of a network, and what the dependency graph does not see of it."""
+"""Run a network once, and note what the dependency graph does not see of it."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.attention.heads import Ends, severed
+from gp_prune.pruning.attention.heads import AttentionEnds, cut_graph_at_attention
+from gp_prune.pruning.attention.modules import HeadAttention
 from gp_prune.pruning.cost import flop_counter
 from gp_prune.pruning.modules import Prunable, is_transposed
 from gp_prune.pruning.surgery import side_width
@@ -37,6 +38,7 @@ class GraphObserver:
         failure: what the network itself raised, if it did not run.
         unflattened: autograd node -> name of the ``nn.Unflatten`` that made it.
         ends: autograd node of an artificial output -> why the channels that reach it stay.
+        has_attention: whether the network has opened attention layers.
     """
 
     def __init__(
@@ -53,9 +55,9 @@ class GraphObserver:
             model: a private copy.
             forward_fn: how to run it; by default with the inputs as arguments.
             branches: run what training mode adds, such as auxiliary heads.
-            cut_more: end the graph around attention layers that are not opened, and begin it anew
-                behind, as it always does where the channels of maps are shuffled; and do so for
-                maps of three dimensions, too, whose second might be that of a sequence.
+            cut_more: end the graph around attention layers that are not opened and begin it again
+                after them, as it always does where the channels of maps are shuffled; and do so
+                for maps of three dimensions, too, whose second might be that of a sequence.
         """
         self.positions: Counter[str] = Counter()
         self.macs = 0
@@ -66,32 +68,34 @@ class GraphObserver:
         self._shuffles = _Shuffles(3 if cut_more else 4)
         self._branches = branches
         self._forward_fn = forward_fn
-        self._attention = Ends([], [])
+        self._attention = AttentionEnds([], [])
         self._names = {module: name for name, module in model.named_modules()}
+        self.has_attention = any(isinstance(module, HeadAttention) for module in self._names)
 
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """Run the network."""
-        handles = [
-            module.register_forward_hook(self._note)
-            for module in self._names
-            if isinstance(module, (*Prunable, nn.Unflatten))
-        ]
-        mode = training_branches(model) if self._branches else nullcontext()
-        try:
-            cut = severed(model, closed=self._cut_more)
-            with flop_counter() as counter, mode, self._shuffles, cut as self._attention:
+        with ExitStack() as stack:
+            for module in self._names:
+                if isinstance(module, (*Prunable, nn.Unflatten)):
+                    stack.callback(module.register_forward_hook(self._note).remove)
+            try:
+                if self.has_attention or self._cut_more:
+                    self._attention = stack.enter_context(
+                        cut_graph_at_attention(model, closed=self._cut_more)
+                    )
+                counter = stack.enter_context(flop_counter())
+                if self._branches:
+                    stack.enter_context(training_branches(model))
+                stack.enter_context(self._shuffles)
                 output = call_model(model, inputs, self._forward_fn)
+            except Exception as error:
+                self.failure = error
+                raise
             self.macs = counter.total // 2
             return output
-        except Exception as error:
-            self.failure = error
-            raise
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def outputs(self, output: Any) -> list[Tensor]:
-        """Every tensor at which the graph ends.
+        """Return every tensor at which the graph ends.
 
         Raises:
             UserError: no output depends on a parameter.
@@ -113,7 +117,7 @@ class GraphObserver:
 
     @property
     def cut(self) -> bool:
-        """Whether the graph was cut at a shuffle or around an attention layer."""
+        """Return whether the graph was cut at a shuffle or around an attention layer."""
         return bool(self._attention.closed or self._shuffles.mixed)
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -165,7 +169,7 @@ def _splits_channels(before: Tensor, after: Tensor) -> bool:
 
 @contextmanager
 def training_branches(model: nn.Module) -> Iterator[None]:
-    """What runs in training mode only, such as auxiliary heads, without its randomness.
+    """Run what is for training mode only, such as auxiliary heads, without its randomness.
 
     Modules with children are in training mode inside, all others (dropout, normalisations) in
     evaluation mode. The model must be in evaluation mode, and is so again afterwards.
@@ -199,7 +203,7 @@ class TraceWarning(UserWarning):
 
 
 def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran: Any) -> bool:
-    """Whether layers that stand idle in evaluation mode run in training mode.
+    """Return whether layers that are idle in evaluation mode run in training mode.
 
     Args:
         model: a private copy in evaluation mode.
@@ -208,16 +212,16 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
         ran: names of the layers that run in evaluation mode.
 
     Warns:
-        TraceWarning: layers stand idle, and the model does not run in training mode.
+        TraceWarning: layers are idle, and the model does not run in training mode.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, Prunable)]
     idle = {name for name in layers if not ran[name]}
     if not idle:
         return False
-    watch = GraphObserver(model, forward_fn, branches=True)
+    observer = GraphObserver(model, forward_fn, branches=True)
     try:
         with torch.no_grad():
-            watch(model, inputs)
+            observer(model, inputs)
     except Exception as error:  # in training mode it may want targets, larger maps, or anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
@@ -228,4 +232,4 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
             stacklevel=2,
         )
         return False
-    return any(watch.positions[name] for name in idle)
+    return any(observer.positions[name] for name in idle)

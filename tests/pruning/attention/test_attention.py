@@ -445,7 +445,7 @@ class Closed(nn.Module):
 
 def test_attention_that_cannot_be_opened_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit that ends Torch-Pruning's endless index maps is set low to be quick.
-    monkeypatch.setattr("gp_prune.pruning.graph.trace.LIMIT", 20_000)
+    monkeypatch.setattr("gp_prune.pruning.graph.trace.INDEX_MAP_LIMIT", 20_000)
     model = Encoder(Closed).eval()
     assert open_attention(model) is model
     inputs = torch.randn(1, 8, 8, 6)
@@ -461,7 +461,7 @@ def test_index_maps_without_end_are_stopped() -> None:
     inputs = torch.randn(1, 1, 8, 8)
     assert len(traced(model, inputs).free) == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gp_prune.pruning.graph.trace.LIMIT", 100)
+        patch.setattr("gp_prune.pruning.graph.trace.INDEX_MAP_LIMIT", 100)
         with pytest.raises(UserError, match="multiply without end"):
             traced(model, inputs)
 

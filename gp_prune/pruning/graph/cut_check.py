@@ -1,0 +1,237 @@
+"""Try cuts out: a cut network must compute what the masked network computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gp_prune.pruning.cost import count_macs, flop_counter, predict
+from gp_prune.pruning.graph.architecture import NORM_SIDE, Architecture, ChannelGroup, Removed
+from gp_prune.pruning.graph.observer import training_branches
+from gp_prune.pruning.modules import (
+    PARAMETER,
+    PerChannel,
+    Prunable,
+    Spanning,
+    find_module,
+    find_parameter,
+    sample_count,
+)
+from gp_prune.pruning.surgery import Entries, remove_entries, set_to_zero, side_width
+from gp_prune.statistics.running import (
+    Forward,
+    call_model,
+    map_tensors,
+    random_like,
+    seed_generators,
+    tensors_of,
+)
+
+FAILS = "the network does not run without some of its channels"
+FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What networks raise that do not run without some of their channels."""
+
+_SEED = 0
+_NUMBERS = 65537  # a prime, so that repeated numbers come in other places of every channel
+
+
+def verify_groups(check: CutCheck, architecture: Architecture) -> dict[str, str]:
+    """Return the free groups that cannot be cut after all, each with the reason.
+
+    All free groups are cut at once first, by random parts; only when that fails are they tried one
+    after another, each together with those that passed.
+    """
+    if not check.find_violation(architecture, architecture.free):
+        return {}
+    passed: list[ChannelGroup] = []
+    reasons = {}
+    for group in architecture.free:
+        reason = check.find_violation(architecture, [*passed, group])
+        if reason:
+            reasons[group.name] = reason
+        else:
+            passed.append(group)
+    return reasons
+
+
+class CutCheck:
+    """A network to try cuts on.
+
+    Attributes:
+        model: a private copy of the network, in evaluation mode; its numbers are overwritten.
+        inputs: random numbers in place of the example batch.
+        forward_fn: how the network runs, if not with the inputs as arguments.
+        branches: whether to run what training mode adds, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        forward_fn: Forward | None = None,
+        *,
+        branches: bool = False,
+    ) -> None:
+        seed_generators(_SEED + 1)
+        self.model = model
+        self.inputs = map_tensors(random_like, inputs)
+        self.forward_fn = forward_fn
+        self.branches = branches
+
+    def find_violation(
+        self,
+        architecture: Architecture,
+        groups: Sequence[ChannelGroup],
+        removed: Removed | None = None,
+    ) -> str:
+        """Return why channels of ``groups`` cannot be cut together; empty if they can.
+
+        Args:
+            architecture: all groups.
+            groups: those to be cut, some of ``architecture``.
+            removed: group name -> channels that go; of the other groups random parts go.
+        """
+        rng = np.random.default_rng(_SEED)
+        parts = {group.name: _draw_part(group.size, rng) for group in groups}
+        removed = {**parts, **(removed or {})}
+        entries = architecture.entries(removed)
+        _randomise_weights(self.model)
+        shared = {id(parameter): parameter for parameter in self.model.parameters()}
+        smaller = copy.deepcopy(self.model, {**shared})
+        remove_entries(smaller, entries)
+        try:
+            with flop_counter(smaller) as counter:
+                outputs = self._run(smaller)
+        except FORWARD_ERRORS as error:
+            first_line = str(error).strip().split("\n")[0]
+            return f"{FAILS}: {first_line}"
+        # The masked network runs last, because the smaller one shares its numbers.
+        with _masked(self.model, smaller, entries):
+            expected = self._run(self.model)
+        if not _all_close(expected, outputs):
+            return "cutting its channels changes more than setting them to zero"
+        if self.branches:  # it ran in both modes; only evaluation mode counts
+            macs = count_macs(smaller, self.inputs, self.forward_fn)
+        else:
+            macs = counter.total // 2
+        kept = {name: architecture.by_name[name].size - len(cut) for name, cut in removed.items()}
+        params = sum(parameter.numel() for parameter in smaller.parameters())
+        if predict(architecture, kept) != (macs // sample_count(self.inputs), params):
+            return "the cost of the network is not the sum of its layers' costs"
+        return ""
+
+    def _run(self, model: nn.Module) -> list[Tensor]:
+        outputs = self._run_once(model)
+        if self.branches:
+            with training_branches(model):
+                outputs += self._run_once(model)
+        return outputs
+
+    def _run_once(self, model: nn.Module) -> list[Tensor]:
+        seed_generators(_SEED)  # networks that draw numbers draw the same ones
+        with torch.no_grad():
+            return tensors_of(call_model(model, self.inputs, self.forward_fn))
+
+
+def _draw_part(size: int, rng: np.random.Generator) -> list[int]:
+    """Draw channels to remove: some, one of them between two that stay, if there are three.
+
+    Where channels look at their neighbours, cutting the outermost ones tells nothing.
+    """
+    if size < 3:
+        return [0] * (size - 1)
+    inner = int(rng.integers(1, size - 1))
+    others = np.delete(np.arange(size), [inner - 1, inner, inner + 1])
+    count = int(rng.integers(0, others.size + 1))
+    return sorted([inner, *rng.permutation(others)[:count].tolist()])
+
+
+@contextmanager
+def _masked(model: nn.Module, smaller: nn.Module, entries: Entries) -> Iterator[None]:
+    """Set entries to zero, which they remain until the weights are drawn again.
+
+    Normalisations that span channels run over those that are left, as in the smaller network.
+    Free parameters, which are not drawn again, get their numbers back.
+    """
+    with ExitStack() as stack:
+        for name in (name for name, side in entries if side == PARAMETER):
+            owner, leaf = find_parameter(model, name)
+            values = owner.get_parameter(leaf).data
+            stack.callback(values.copy_, values.clone())
+        set_to_zero(model, entries)
+        for (name, side), removed in entries.items():
+            spanning = find_module(model, name) if side == NORM_SIDE else None
+            if isinstance(spanning, Spanning):
+                narrow = _NarrowNorm(spanning, find_module(smaller, name), removed)
+                stack.callback(spanning.register_forward_hook(narrow).remove)
+        yield
+
+
+class _NarrowNorm:
+    """A hook by which a normalisation of a masked network runs as that of the cut one does."""
+
+    def __init__(self, module: nn.Module, cut: nn.Module, removed: NDArray[np.int64]) -> None:
+        self._width = side_width(module, NORM_SIDE)
+        self._cut = cut
+        self._kept = torch.from_numpy(np.setdiff1d(np.arange(self._width), removed))
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        last = type(module) is nn.LayerNorm or inputs[0].shape[1] != self._width
+        dim = inputs[0].ndim - 1 if last and isinstance(module, nn.LayerNorm) else 1
+        kept = self._kept.to(output.device)
+        normed = self._cut(inputs[0].index_select(dim, kept))
+        return torch.zeros_like(output).index_copy(dim, kept, normed)
+
+
+def _all_close(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+        return False
+    for a, b in zip(one, other, strict=True):
+        if a.is_floating_point() and a.numel():
+            info = torch.finfo(a.dtype)
+            tolerance = info.eps ** (0.7 if info.bits >= 32 else 0.5)
+            scale = float(a.abs().amax())
+            if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+                return False
+    return True
+
+
+def _randomise_weights(model: nn.Module) -> None:
+    """Give the weights numbers of ordinary size, in place, so that no zero hides a difference."""
+    seed_generators(_SEED)
+    pools: dict[Any, Tensor] = {}  # numbers to repeat: drawing all takes as long as a forward pass
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Prunable):
+                for parameter in module.parameters(recurse=False):
+                    fan_in = parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 9
+                    bound = (3 / max(fan_in, 1)) ** 0.5
+                    key = parameter.dtype, parameter.device
+                    if key not in pools:
+                        pools[key] = parameter.new_empty(_NUMBERS).uniform_(-1, 1)
+                    start = int(torch.randint(_NUMBERS, ()))
+                    _repeat(pools[key].roll(start) * bound, parameter)
+            elif isinstance(module, (*PerChannel, *Spanning)):
+                for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    if values.is_floating_point():
+                        values.uniform_(0.5, 1.5)
+
+
+def _repeat(numbers: Tensor, parameter: Tensor) -> None:
+    """Fill a parameter with numbers, again and again."""
+    if parameter.is_contiguous():
+        flat = parameter.view(-1)
+        rows, rest = divmod(flat.numel(), numbers.numel())
+        whole = flat.numel() - rest
+        flat[:whole].view(rows, numbers.numel()).copy_(numbers)
+        flat[whole:].copy_(numbers[:rest])
+        return
+    enough = numbers.repeat(parameter.numel() // numbers.numel() + 1)
+    parameter.copy_(enough[: parameter.numel()].reshape(parameter.shape))
