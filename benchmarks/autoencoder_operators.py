@@ -28,7 +28,7 @@ from csv_lines import append, read
 from gp_prune._io import write_text
 from gp_prune.autoencoder import SCHEDULES, AutoencodeSettings, autoencode
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.training.context import one_thread
+from gp_prune.statistics.running import one_thread
 
 NAME = "autoencoder_operators"
 OPERATORS = ("random", "conjunctive", "variance", "class_map_energy", "l1")

@@ -29,7 +29,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import Outcomes, composed, job_of
-from gp_prune.training.context import one_thread
+from gp_prune.statistics.running import one_thread
 
 RESULTS = Path(__file__).parent / "results" / "stacking.csv"
 TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits", "lenet-mnist")

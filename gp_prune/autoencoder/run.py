@@ -44,7 +44,7 @@ from gp_prune.runs.folder import (
 )
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal, reader
-from gp_prune.training.context import one_thread
+from gp_prune.statistics.running import one_thread
 
 _PICTURES = 8
 

@@ -27,8 +27,13 @@ from gp_prune.genetic.source import PreparedModel
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning.cost import Cost, measure
 from gp_prune.pruning.modules import Conv
-from gp_prune.statistics.running import call_model, device_of, evaluation_mode, tensors_of
-from gp_prune.training.context import one_thread
+from gp_prune.statistics.running import (
+    call_model,
+    device_of,
+    evaluation_mode,
+    one_thread,
+    tensors_of,
+)
 from gp_prune.training.samples import in_order
 
 FRONT, JSON = "front.csv", "result.json"

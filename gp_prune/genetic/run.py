@@ -41,8 +41,7 @@ from gp_prune.runs.folder import (
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import reader
 from gp_prune.statistics import Loss
-from gp_prune.statistics.running import device_of
-from gp_prune.training.context import one_thread
+from gp_prune.statistics.running import device_of, one_thread
 from gp_prune.training.samples import draw
 
 WEIGHTS = "weights"

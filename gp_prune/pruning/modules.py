@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -130,6 +131,17 @@ def masked_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, prune.BasePruningMethod):
                 yield name, module, hook._tensor_name
+
+
+def renew_masked(model: nn.Module) -> None:
+    """Compute the masked tensors again from their parameters, as plain tensors, in place.
+
+    A masked layer makes the tensor that it computes with when it runs, so after a change of its
+    parameter the old one is still there; and one that was made with gradients cannot be copied.
+    """
+    with torch.no_grad():
+        for _, module, name in masked_parameters(model):
+            setattr(module, name, getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask"))
 
 
 def refuse_masked(model: nn.Module) -> None:

@@ -35,8 +35,8 @@ from gp_prune.search.results import (
 )
 from gp_prune.search.scorer import Bench
 from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader, stack_size
+from gp_prune.statistics.running import one_thread
 from gp_prune.tasks import check_task_name
-from gp_prune.training.context import one_thread
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,27 @@ def measurement(model: nn.Module, seed: int) -> Iterator[None]:
                 parameter.requires_grad_(requires_grad)
             for module, name, value in plain:
                 setattr(module, name, value)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one torch thread: the last bits of a sum depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def preserve_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Clear the ``grad`` of every parameter, and put it back afterwards."""
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient

@@ -16,13 +16,12 @@ from torch import nn
 
 from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
-from gp_prune.statistics.running import random_state
+from gp_prune.statistics.running import one_thread, random_state
 from gp_prune.tasks import cache, task, training
 from gp_prune.tasks.cache import CacheWarning, Entry
 from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task
-from gp_prune.training.context import one_thread
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""

@@ -12,8 +12,7 @@ from torch.nn import functional
 from gp_prune.statistics import Batch
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.models import Kind
-from gp_prune.tasks.stacked_training import optimise_stacked
-from gp_prune.tasks.training import Descent, optimise
+from gp_prune.tasks.training import Descent, optimise, optimise_stacked
 from gp_prune.training import recalibrate
 from gp_prune.training.loss import evaluate, squared_errors, wrong_classes
 from gp_prune.training.samples import as_data, in_order
@@ -171,7 +170,7 @@ class Task:
         """Train several pruned copies at once, in place, each as :meth:`fine_tune` does.
 
         The learning rate and the batch size are the defaults there. The weights differ in their
-        last bits, see :func:`~gp_prune.tasks.stacked_training.optimise_stacked`.
+        last bits, see :func:`~gp_prune.tasks.training.optimise_stacked`.
 
         Args:
             models: pruned copies of this task's network.

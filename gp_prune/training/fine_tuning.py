@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning.modules import masked_parameters
+from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan
+from gp_prune.pruning.modules import find_module, masked_parameters, renew_masked
+from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Forward, Loss
 from gp_prune.statistics.batches import batch_size
 from gp_prune.statistics.running import (
     call_model,
     derive_seed,
     device_of,
+    preserve_gradients,
     random_state,
     training_mode,
 )
@@ -34,11 +37,13 @@ from gp_prune.training.checkpoint import (
     put_tensors,
     with_prefix,
 )
-from gp_prune.training.context import kept_gradients, whole_batches
 from gp_prune.training.loss import Objective
-from gp_prune.training.masks import Held, Holder, renew_masked
+from gp_prune.training.recalibration import advise_on_small_batches
 from gp_prune.training.samples import Data, as_data, fingerprint, shuffled, tensor_digest
 from gp_prune.training.settings import Epoch, FineTuning, History, schedule
+
+Held = Mapping[tuple[str, str], Tensor]
+"""(module, parameter) -> bool tensor of the parameter's shape: False where a zero must stay."""
 
 Fitness = Callable[[nn.Module, Any], float]
 """``error(model, validation)``: how bad a network is; it is called in evaluation mode."""
@@ -163,7 +168,7 @@ class _Run:
         taught = self.objective.teacher
         teacher = training_mode(taught, False) if taught else nullcontext()
         try:
-            with kept_gradients(self.parameters), teacher, torch.enable_grad():
+            with preserve_gradients(self.parameters), teacher, torch.enable_grad():
                 yield
             if self.validation is not None:
                 put_tensors(self.model, self.best)
@@ -187,7 +192,7 @@ class _Run:
         """Train for one epoch, judge, and keep the state if it is the best."""
         number = len(self.history.epochs) + 1
         seed = self._seed(number)
-        with random_state(seed), training_mode(self.model), whole_batches():
+        with random_state(seed), training_mode(self.model), advise_on_small_batches():
             rate, mean = self._pass(number, seed)
         error = self._judged(number)
         best = self.history.best_error
@@ -295,6 +300,72 @@ class _Run:
             for name, tensor in part.items()
         }
         return disk.Snapshot(self.history, tensors)
+
+
+def held_by(
+    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture | None = None
+) -> dict[tuple[str, str], Tensor]:
+    """What ``plan`` holds at zero in a network whose masks were made permanent.
+
+    :func:`gp_prune.pruning.unmask` keeps the zeros but takes away what would keep them in
+    training; give this as ``held`` to :func:`gp_prune.training.fine_tune`.
+
+    Args:
+        model: the network, of its original widths.
+        plan: what was masked.
+        architecture: where the channels are; needed for a channel plan only.
+
+    Raises:
+        UserError: plan and model do not belong together.
+    """
+    if isinstance(plan, WeightPlan):
+        return plan.masks(model)
+    if architecture is None:
+        raise UserError("holding channels needs the architecture; give what trace() returned")
+    plan.check(architecture)
+    return channel_masks(model, architecture.entries(plan.removed))
+
+
+class Holder:
+    """Puts zeros back into the parameters of a network.
+
+    Args:
+        model: the network.
+        held: what stays.
+
+    Raises:
+        UserError: the network lacks a parameter, it has another shape, or it is not zero where it
+            should be.
+    """
+
+    def __init__(self, model: nn.Module, held: Held) -> None:
+        self._gone: list[tuple[nn.Parameter, Tensor]] = []
+        for (module, name), keep in held.items():
+            parameter = find_module(model, module)._parameters.get(name)
+            what = f"parameter {name!r} of layer {module!r}"
+            if parameter is None:
+                raise UserError(
+                    f"the network has no {what}; give the network that the plan was made for, "
+                    "without masks (unmask)"
+                )
+            if parameter.shape != keep.shape:
+                raise UserError(
+                    f"{what} has shape {tuple(parameter.shape)}, what is held {tuple(keep.shape)}; "
+                    "give the network that the plan was made for"
+                )
+            gone = ~keep.to(parameter.device, torch.bool)
+            if bool(parameter.detach()[gone].count_nonzero()):
+                raise UserError(
+                    f"{what} is not zero where it is to be held; apply the plan with mask() and "
+                    "make it permanent with unmask() first"
+                )
+            self._gone.append((parameter, gone))
+
+    def apply(self) -> None:
+        """Make every held entry zero."""
+        with torch.no_grad():
+            for parameter, gone in self._gone:
+                parameter.masked_fill_(gone, 0.0)
 
 
 def _name(function: Any) -> str:

@@ -14,7 +14,6 @@ from gp_prune.errors import UserError
 from gp_prune.statistics import Forward, Inputs
 from gp_prune.statistics.batches import batch_size as sample_count
 from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
-from gp_prune.training.context import whole_batches
 from gp_prune.training.samples import Data, as_data, in_order
 
 
@@ -64,7 +63,7 @@ def recalibrate(
         data = inputs if isinstance(inputs, Iterator) else as_data(inputs)
         batches = (batch.inputs for batch in in_order(data, batch_size))
     run, device, seen = forward_fn or call_model, device_of(model), 0
-    with _measuring(model, norms), whole_batches():
+    with _measuring(model, norms), advise_on_small_batches():
         for batch in batches:
             size = sample_count(batch)
             if not size:
@@ -98,3 +97,17 @@ def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+@contextmanager
+def advise_on_small_batches() -> Iterator[None]:
+    """Raise UserError where torch says that a batch is too small for batch norm."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "a batch of one sample is too small for batch norm to learn from; use a batch size of "
+            "at least 2, or leave out the last batch of a data loader (drop_last)"
+        ) from error

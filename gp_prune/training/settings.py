@@ -1,45 +1,27 @@
-"""What fine-tuning did, epoch by epoch."""
+"""Settings of fine-tuning, and its course epoch by epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, check_fields, number, one_of, whole
 
 LEARNING_RATES: dict[str, float] = {"sgd": 0.01, "adamw": 1e-3}
 """The highest learning rate of each optimiser where none is given."""
 
-_Rule = tuple[Callable[[Any], bool], str]
-_WHOLE, _NUMBER, _SHARE = (
-    "must be a whole number, at least", "must be a number, at least 0", "must lie between 0 and 1",
-)  # fmt: skip
-
-
-def _whole(least: int) -> _Rule:
-    return (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        f"{_WHOLE} {least}",
-    )
-
-
-def _number(value: Any) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and math.isfinite(value) and value >= 0
-
-
-_RULES: dict[str, _Rule] = {
-    "epochs": _whole(0),
-    "batch_size": _whole(1),
-    "patience": _whole(0),
-    "seed": _whole(0),
-    "weight_decay": (_number, _NUMBER),
-    "momentum": (lambda value: _number(value) and value < 1, "must be at least 0 and less than 1"),
-    "warm_up": (lambda value: _number(value) and value < 1, "must be at least 0 and less than 1"),
-    "distill": (lambda value: _number(value) and value <= 1, _SHARE),
-    "temperature": (lambda value: _number(value) and value > 0, "must be a number greater than 0"),
+_RULES = {
+    "epochs": whole(0),
+    "batch_size": whole(1),
+    "patience": whole(0),
+    "seed": whole(0),
+    "weight_decay": number(least=0),
+    "momentum": number(least=0, below=1),
+    "warm_up": number(least=0, below=1),
+    "distill": number(least=0, most=1),
+    "temperature": number(above=0),
+    "optimiser": one_of(*LEARNING_RATES),
 }
 
 
@@ -83,28 +65,19 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name, (fits, rule) in _RULES.items():
-            if not fits(getattr(self, name)):
-                raise UserError(f"{name} of fine-tuning is {getattr(self, name)!r}; it {rule}")
-        if self.optimiser not in LEARNING_RATES:
-            known = " or ".join(map(repr, LEARNING_RATES))
-            raise UserError(f"optimiser of fine-tuning is {self.optimiser!r}; it must be {known}")
-        rate = self.learning_rate
-        if rate is not None and not (_number(rate) and rate > 0):
-            raise UserError(
-                f"learning_rate of fine-tuning is {rate!r}; it must be a number greater than 0"
-            )
+        rate = {} if self.learning_rate is None else {"learning_rate": number(above=0)}
+        check_fields(self, _RULES | rate, " of fine-tuning")
         if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
             raise UserError("nesterov needs the optimiser 'sgd' with a momentum; leave it out")
 
     @property
     def rate(self) -> float:
-        """The highest learning rate."""
+        """Return the highest learning rate."""
         known = LEARNING_RATES[self.optimiser]
         return known if self.learning_rate is None else self.learning_rate
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as a JSON object, with the learning rate that is used."""
+        """Return the settings as a JSON object, with the learning rate that is used."""
         return {**asdict(self), "learning_rate": self.rate}
 
 
@@ -153,11 +126,11 @@ class History:
 
     @property
     def best_error(self) -> float | None:
-        """Validation error of the state that the network has."""
+        """Return the validation error of the state that the network has."""
         return self.epochs[self.best - 1].error if self.best else self.start_error
 
     def to_json(self) -> dict[str, Any]:
-        """The course as a JSON object."""
+        """Return the course as a JSON object."""
         return {
             "start_error": self.start_error,
             "epochs": [epoch._asdict() for epoch in self.epochs],

@@ -14,8 +14,7 @@ from gp_prune.errors import UserError
 from gp_prune.pruning import Budget, ChannelPlan, compact, trace
 from gp_prune.pruning.plan.channels import Achieved
 from gp_prune.tasks import Task, load_task
-from gp_prune.tasks.stacked_training import optimise_stacked
-from gp_prune.tasks.training import Descent, optimise
+from gp_prune.tasks.training import Descent, optimise, optimise_stacked
 
 TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 DESCENT = Descent(steps=12, learning_rate=5e-3, batch_size=32, seed=3, weight_decay=0.01)
