@@ -178,7 +178,29 @@ def operand(
     """Declare a tensor of a layer that formulas may use.
 
     The decorated function gets a :class:`~gp_prune.language.record.LayerRecord` and returns the
-    float64 tensor, its dimensions in canonical axis order.
+    float64 tensor, its dimensions in canonical axis order. These are the fields of the record by
+    what must be in ``needs`` for them. Those without needs are attributes (``layer.weight``), the
+    others are read by ``layer.require("inputs")``, which says what is missing.
+
+    ====================  ======================================================================
+    none                  weight (o, i, k); bias, gamma, beta (o); has_batch_norm
+    inputs                inputs (i, n, s); input_norm (i, k)
+    outputs               mu, var (o); pre_activation, activation (o, n, s)
+    labels                class_mean, class_var, rest_mean, rest_var (o, c); class_count,
+                          rest_count (c)
+    gradients             weight_grad (o, i, k); gamma_grad, beta_grad (o)
+    noise                 noise (o, i, k)
+    outgoing              outgoing (o, j); outgoing_grad with gradients, outgoing_fisher with fisher
+    synflow               synflow_grad (o, i, k)
+    fisher                fisher (o, i, k)
+    hessian               hessian_grad (o, i, k)
+    output_gradients      output_grad (o, n, s)
+    second_moments        inverse_factor (i, k)
+    centroids             class_map, rest_map (o, c, s); mean_map (o, s)
+    kernels               kernel_class, kernel_rest, kernel_between (o, c)
+    map_ranks             map_rank (o, n)
+    map_norms             nuclear_loss (o, n)
+    ====================  ======================================================================
 
     Args:
         name: the name in formulas.

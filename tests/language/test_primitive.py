@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from gp_prune.language.primitive import (
     operand,
     operator,
 )
-from gp_prune.language.record import LayerRecord
+from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.language.registry import builtin_primitives
 
 UNARY = Elementwise(1)
@@ -68,6 +70,11 @@ def test_an_operand_needs_a_meaning() -> None:
 def test_illegal_axes(axes: str, message: str) -> None:
     with pytest.raises(PrimitiveError, match=message):
         an_operand(axes=axes)
+
+
+def test_every_field_of_a_record_is_documented_where_operands_are_declared() -> None:
+    words = set(re.findall(r"\w+", operand.__doc__ or ""))
+    assert {field.name for field in fields(LayerRecord)} | set(NEEDS) <= words
 
 
 def test_unknown_need() -> None:

@@ -27,6 +27,8 @@ def half_gamma(layer):
     return layer.gamma / 2
 
 again = cube
+more = [cube, operator("quart", shape=Elementwise(1), meaning="x^4", symbol=lambda x: x**4)(
+    lambda x: x * x * x * x)]
 """
 
 
@@ -46,7 +48,7 @@ def test_builtin_families_are_found() -> None:
 
 def test_a_file_of_ones_own_works_like_the_builtin_ones(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
-    assert [p.name for p in primitives_from_file(path)] == ["cube", "half_gamma"]
+    assert [p.name for p in primitives_from_file(path)] == ["cube", "half_gamma", "quart"]
     primitives = primitive_set(path)
     tree = parse("cube(half_gamma)", primitives)
     layer = synthetic_layer()
@@ -59,7 +61,10 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = written(tmp_path / "a", GOOD)
-    second = written(tmp_path / "b", GOOD.replace("cube", "power").replace("half_", "part_"))
+    second = written(
+        tmp_path / "b",
+        GOOD.replace("cube", "power").replace("half_", "part_").replace("quart", "fourth"),
+    )
     assert {"cube", "power"} <= set(primitive_set(first, second).operators)
 
 
