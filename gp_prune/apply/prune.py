@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
-from gp_prune.apply.latency import SEARCH_TURNS, compare
 from gp_prune.apply.options import (
     IGNORED,
     LATENCY,
@@ -52,6 +51,7 @@ from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.surgery import set_to_zero
+from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Loss, Progress, collect_each, prunable_layers
 from gp_prune.statistics.running import (
     Forward,
@@ -66,6 +66,8 @@ _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
 _SAME_WITHOUT_NORM = frozenset({"W", "b"})
 """Operands that are the same whether a batch norm follows or not."""
+_SEARCH_TURNS = 11
+"""Turns in which a candidate is timed beside the original while a cut is searched."""
 
 
 def prune(
@@ -375,7 +377,7 @@ class Pruner:
         candidate = compact(network, plan, now)
         forward_fn = self._forward_fn
         turns = compare(
-            self._model, candidate, self._inputs, turns=SEARCH_TURNS, forward_fn=forward_fn
+            self._model, candidate, self._inputs, turns=_SEARCH_TURNS, forward_fn=forward_fn
         )
         return turns.share
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import nn
 
-from gp_prune.apply.latency import Turns
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.remarks import remarks
 from gp_prune.metric.ranking import Conventions
@@ -26,6 +25,7 @@ from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import measure_ties
 from gp_prune.pruning.select.scores import as_array
+from gp_prune.pruning.timing import Turns
 
 OTHER = "(normalisations and the rest)"
 

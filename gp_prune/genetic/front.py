@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from gp_prune._io import write_json, write_text
 from gp_prune.apply.evaluation import judged
-from gp_prune.apply.latency import compare
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.saving import save_pruned
 from gp_prune.genetic.elite import Elite
@@ -27,6 +26,7 @@ from gp_prune.genetic.source import PreparedModel
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning.cost import Cost, measure
 from gp_prune.pruning.modules import Conv
+from gp_prune.pruning.timing import compare
 from gp_prune.statistics.running import (
     call_model,
     device_of,

@@ -4,7 +4,7 @@ May import ``statistics`` and the packages below it; open ``graph/trace.py`` fir
 """
 
 from gp_prune.metric.ranking import DegenerateScores
-from gp_prune.pruning.cost import Cost, Latency, latency, measure, predict
+from gp_prune.pruning.cost import Cost, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot
 from gp_prune.pruning.graph.consumers import consumers
 from gp_prune.pruning.graph.trace import trace
@@ -15,6 +15,7 @@ from gp_prune.pruning.select.channels import select_channels
 from gp_prune.pruning.select.scores import group_scores
 from gp_prune.pruning.select.weights import select_weights
 from gp_prune.pruning.surgery import compact, mask, unmask
+from gp_prune.pruning.timing import Latency, latency
 from gp_prune.pruning.torch_methods import MetricPattern, MetricUnstructured
 
 __all__ = [

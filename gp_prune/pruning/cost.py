@@ -1,4 +1,4 @@
-"""What a network costs: MACs, parameters, non-zero parameters, latency.
+"""Count what a network costs: MACs, parameters, non-zero parameters.
 
 One MAC is one multiplication with its addition in a convolution, a transposed convolution or a
 matrix product: half of what :class:`torch.utils.flop_counter.FlopCounterMode` counts. Biases,
@@ -7,7 +7,6 @@ normalisations and activation functions have none.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from gp_prune.errors import UserError
 from gp_prune.pruning.graph.architecture import Architecture
 from gp_prune.pruning.modules import masked_parameters, sample_count
-from gp_prune.statistics.running import Forward, call_model, evaluation_mode, tensors_of
+from gp_prune.statistics.running import Forward, call_model, evaluation_mode
 
 
 @contextmanager
@@ -54,8 +53,9 @@ def flop_counter(model: nn.Module | None = None) -> Iterator[FlopCounter]:
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """torch's counter, with a short way for the operators that make up most networks.
 
-    The counter of torch looks at every operator for parts that it might be made of, which takes a
-    fifth of the time of a whole convolutional network.
+    The counter of torch looks at every operator for parts that it might be made of. Measured in
+    turns on one core, with it a pass takes 1.10 times as long for ResNet-18 and 1.17 times for
+    ResNet-50 on 224 x 224 pixels, and 1.46 times for ResNet-18 on 32 x 32.
 
     Attributes:
         total: floating-point operations so far.
@@ -151,28 +151,6 @@ class Cost(NamedTuple):
     nonzero: int
 
 
-class Latency(NamedTuple):
-    """Time of one forward pass over a batch.
-
-    Attributes:
-        median_s: median over the repeats, in seconds.
-        lower_s: lower quartile, in seconds.
-        upper_s: upper quartile, in seconds.
-        repeats: number of timed passes.
-        batch: number of samples in the batch.
-        threads: number of threads that torch used.
-        device: where the inputs were.
-    """
-
-    median_s: float
-    lower_s: float
-    upper_s: float
-    repeats: int
-    batch: int
-    threads: int
-    device: str
-
-
 def predict(architecture: Architecture, kept: Mapping[str, int]) -> tuple[int, int]:
     """MACs per sample and parameters of a pruned network, without running anything.
 
@@ -238,58 +216,3 @@ def _count_nonzero(model: nn.Module) -> int:
             values = values * masks[id(parameter)]
         total += int(torch.count_nonzero(values))
     return total
-
-
-def latency(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    repeats: int = 30,
-    forward_fn: Forward | None = None,
-) -> Latency:
-    """Time of a forward pass in evaluation mode, without gradients, after one warm-up pass.
-
-    Args:
-        model: any network; its flags and the random state are as before afterwards.
-        example_inputs: a batch, on the device of the model.
-        repeats: number of timed passes, at least 1.
-        forward_fn: runs the network on the inputs, in place of
-            :func:`~gp_prune.statistics.running.call_model`.
-
-    Raises:
-        UserError: ``repeats`` is less than 1.
-    """
-    if repeats < 1:
-        raise UserError(f"repeats is {repeats}; it must be at least 1")
-    with evaluation_mode(model), torch.no_grad():
-        seconds = [timed_pass(model, example_inputs, forward_fn) for _ in range(repeats + 1)]
-    return summary(seconds[1:], example_inputs)
-
-
-def timed_pass(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> float:
-    """Seconds of one forward pass, in the mode in which the model and autograd are."""
-    device = tensors_of(example_inputs)[0].device
-    _wait_for(device)
-    start = time.perf_counter()
-    call_model(model, example_inputs, forward_fn)
-    _wait_for(device)
-    return time.perf_counter() - start
-
-
-def summary(seconds: Sequence[float], example_inputs: Any) -> Latency:
-    """Median and quartiles of the times of passes over ``example_inputs``."""
-    lower, median, upper = (float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
-    return Latency(
-        median,
-        lower,
-        upper,
-        repeats=len(seconds),
-        batch=sample_count(example_inputs),
-        threads=torch.get_num_threads(),
-        device=str(tensors_of(example_inputs)[0].device),
-    )
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

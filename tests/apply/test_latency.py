@@ -1,8 +1,7 @@
-"""Measured latency: of two networks in turns, and as a budget."""
+"""Measured latency as a budget."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from gp_prune.apply import latency
-from gp_prune.apply.latency import compare
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
-from gp_prune.pruning import measure
+from gp_prune.pruning import measure, timing
 
 
 def clock(
@@ -27,38 +24,8 @@ def clock(
         passes.append(model)
         return seconds(model, len(passes))
 
-    monkeypatch.setattr(latency, "timed_pass", timed_pass)
+    monkeypatch.setattr(timing, "timed_pass", timed_pass)
     return passes
-
-
-def test_turns_alternate_and_drift_cancels(
-    residual: nn.Module, perceptron: nn.Module, images: torch.Tensor, monkeypatch: Any
-) -> None:
-    passes = clock(
-        monkeypatch, lambda model, n: (1.0 if model is residual else 0.25) * (1 + n / 20)
-    )
-    found = compare(residual, perceptron, images, turns=20)
-    assert found.share == pytest.approx(0.25, abs=0.01)
-    assert found.lower <= found.share <= found.upper
-    assert (found.before.repeats, found.after.repeats) == (20, 20)
-    order = [model is perceptron for model in passes[3:]]
-    assert order == [False, True, True, False] * 10
-
-
-def test_times_of_real_networks(images: torch.Tensor) -> None:
-    with torch.random.fork_rng():
-        small, large = (
-            nn.Conv2d(3, 4, 3),
-            nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 64, 3)),
-        )
-    found = compare(large.train(), small, images, turns=5)
-    assert found.share < 0.8
-    assert 0 < found.after.median_s < found.before.median_s
-    assert (found.before.batch, found.before.device) == (2, "cpu")
-    assert large.training
-    assert json.loads(json.dumps(found.to_json()))["share"]["median"] == found.share
-    with pytest.raises(UserError, match="turns is 0"):
-        compare(large, small, images, turns=0)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -118,7 +85,7 @@ def test_shares_of_latency_out_of_range(
 def test_time_it(residual: nn.Module, images: torch.Tensor) -> None:
     lines: list[str] = []
     pruned = prune(residual, "l1", images, keep_macs=0.5, time_it=True, progress=lines.append)
-    assert pruned.times is not None and pruned.times.before.repeats >= latency.FINAL_TURNS
+    assert pruned.times is not None and pruned.times.before.repeats >= timing.FINAL_TURNS
     assert set(pruned.report()["latency"]) == {"before", "after", "share"}
     assert pruned.report()["achieved"]["latency"] == pruned.times.share
     assert lines[-1].startswith("timing")

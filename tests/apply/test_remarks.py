@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply import latency
 from gp_prune.apply.prune import prune
 from gp_prune.apply.result import PrunedModel
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import measure
+from gp_prune.pruning import measure, timing
 
 
 class Block(nn.Module):
@@ -110,7 +109,7 @@ def test_a_latency_near_the_least_is_told(monkeypatch: Any, keep: float, near: b
     def timed_pass(net: nn.Module, inputs: Any, forward_fn: Any = None) -> float:
         return 0.3 + 0.7 * measure(net, inputs).macs / full
 
-    monkeypatch.setattr(latency, "timed_pass", timed_pass)
+    monkeypatch.setattr(timing, "timed_pass", timed_pass)
     pruned = prune(model, "l1", x, keep_latency=keep)
     assert pruned.latency_floor == pytest.approx(0.3 + 0.7 / 64)
     assert pruned.met

@@ -103,12 +103,3 @@ def test_flags_and_random_numbers_come_back(function):
     with pytest.raises(RuntimeError):
         function(model, torch.zeros(4, 5))
     assert [m.training for m in model] == [False, True, True]
-
-
-def test_latency_reports_its_circumstances() -> None:
-    found = latency(nn.Linear(3, 3), torch.zeros(7, 3), repeats=9)
-    assert 0 < found.lower_s <= found.median_s <= found.upper_s
-    assert (found.repeats, found.batch, found.device) == (9, 7, "cpu")
-    assert found.threads == torch.get_num_threads()
-    with pytest.raises(UserError, match="repeats is 0"):
-        latency(nn.Linear(3, 3), torch.zeros(7, 3), repeats=0)
