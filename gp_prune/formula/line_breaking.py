@@ -1,15 +1,16 @@
-r"""LaTeX of formulas that are wider than the page.
+r"""Break LaTeX formulas that are wider than the page.
 
 TeX breaks a formula in a paragraph after ``+`` and the like, but not between ``\left`` and
 ``\right``, not in a fraction and not under a root. So in a long formula wide brackets get a fixed
-size, a wide fraction becomes a quotient in line, a wide root a power of one half; and products may
-be broken between two factors.
+size, a wide fraction becomes a quotient in line, a wide root becomes a power of one half, and
+products may be broken between two factors.
+
+The structure is read from the LaTeX, because operands and operators declare their symbols as LaTeX.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
@@ -29,17 +30,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Sign:
-    """A letter, number, command or mark."""
+    r"""A letter, number, mark or command, or upright words: ``\operatorname{std}``."""
 
     text: str
 
-
-@dataclass(frozen=True)
-class Name:
-    r"""Upright text: ``\operatorname{std}`` or ``\text{else}``."""
-
-    command: str
-    text: str
+    @property
+    def words(self) -> str:
+        """Return the upright words; empty for any other sign."""
+        return self.text.partition("{")[2].removesuffix("}") if self.text != "{" else ""
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,12 @@ class Fraction:
 
 
 @dataclass(frozen=True)
-class Root:
-    """A root; ``degree`` is empty for the square root."""
+class Command:
+    r"""A root (``\sqrt``, with a degree such as ``[3]``) or an accent of a part."""
 
+    command: str
     body: Row
-    degree: str
+    degree: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,178 +68,149 @@ class Fence:
 
 
 @dataclass(frozen=True)
-class Over:
-    r"""A part under an accent such as ``\overline``."""
-
-    accent: str
-    body: Row
-
-
-@dataclass(frozen=True)
 class Script:
-    """A base with what stands below and above its right side; either may be missing."""
+    """A base with what is below and above its right side; either may be missing."""
 
     base: Part
     below: Part | None
     above: Part | None
 
 
-Part = Row | Sign | Name | Fraction | Root | Fence | Over | Script
+Part = Row | Sign | Fraction | Command | Fence | Script
 
 
 def parse_latex(text: str) -> Row:
-    """The structure of a formula.
+    """Return the structure of a formula.
 
     Raises:
         ValueError: braces or delimiters do not pair.
     """
     reader = _Reader(text)
     row = reader.row()
-    if reader.at < len(reader.tokens):
-        raise ValueError(f"{reader.tokens[reader.at]!r} closes nothing in the LaTeX {text!r}")
+    if reader.tokens:
+        raise ValueError(f"{reader.tokens[-1]!r} closes nothing in the LaTeX {text!r}")
     return row
-
-
-def write_latex(part: Part) -> str:
-    """The LaTeX of a part; scripts stand in the order above, below."""
-    if isinstance(part, Row):
-        return " ".join(map(write_latex, part.parts))
-    if isinstance(part, Sign):
-        return part.text
-    if isinstance(part, Name):
-        return f"{part.command}{{{part.text}}}"
-    if isinstance(part, Fraction):
-        return rf"\frac{{{write_latex(part.above)}}}{{{write_latex(part.below)}}}"
-    if isinstance(part, Root):
-        degree = f"[{part.degree}]" if part.degree else ""
-        return rf"\sqrt{degree}{{{write_latex(part.body)}}}"
-    if isinstance(part, Fence):
-        sizes = (r"\left", r"\right") if part.grows else ("", "")
-        left, right = sizes[0] + part.left, sizes[1] + part.right
-        return f"{left} {write_latex(part.body)} {right}"
-    if isinstance(part, Over):
-        return rf"{part.accent}{{{write_latex(part.body)}}}"
-    base = write_latex(part.base)
-    return (f"{{{base}}}" if isinstance(part.base, Row) else base) + write_scripts(part)
-
-
-def write_scripts(part: Script) -> str:
-    """The LaTeX of what stands below and above a base."""
-    if isinstance(part.above, Sign) and part.above.text.startswith("'"):
-        above = part.above.text
-    else:
-        above = f"^{{{write_latex(part.above)}}}" if part.above is not None else ""
-    return above + (f"_{{{write_latex(part.below)}}}" if part.below is not None else "")
 
 
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = _TOKEN.findall(text)
-        self.at = 0
+        self.tokens = _TOKEN.findall(text)[::-1]
 
     def follows(self, *marks: str) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at] in marks
+        return bool(self.tokens) and self.tokens[-1] in marks
 
-    def take(self, expected: str | None = None) -> str:
-        token = self.tokens[self.at] if self.at < len(self.tokens) else ""
-        if not token or (expected is not None and token != expected):
+    def take(self, expected: str = "") -> str:
+        token: str = self.tokens.pop() if self.tokens else ""
+        if not token or expected not in ("", token):
             raise ValueError(f"expected {expected or 'more'} at {token!r} in {self.text!r}")
-        self.at += 1
         return token
 
     def row(self) -> Row:
-        """All parts up to what closes the group."""
-        return Row(tuple(self._parts()))
+        """Read all parts up to what closes the group."""
+        parts: list[Part] = []
+        while self.tokens and not self.follows("}", *_CLOSING.values()):
+            parts.append(self.scripts(self.part()))
+        return Row(tuple(parts))
 
-    def _parts(self) -> Iterator[Part]:
-        while self.at < len(self.tokens) and not self.follows("}", *_CLOSING.values()):
-            yield self._scripted(self.part())
-
-    def _scripted(self, base: Part) -> Part:
+    def scripts(self, base: Part) -> Part:
+        """Read what is below and above a base."""
         below: Part | None = None
         above: Part | None = None
         while self.follows("_", "^", "'"):
             mark = self.take()
             if mark == "_":
-                below = self._group()
+                below = self.group()
             elif mark == "^":
-                above = self._group()
+                above = self.group()
             else:
-                primes = 1
                 while self.follows("'"):
-                    primes += len(self.take())
-                above = Sign("'" * primes)
+                    mark += self.take()
+                above = Sign(mark)
         return base if below is None and above is None else Script(base, below, above)
 
     def part(self) -> Part:
-        """One part without its scripts."""
+        """Read one part without its scripts."""
         token = self.take()
         if token == "{":
             row = self.row()
             self.take("}")
             return row
-        if token in (r"\left", r"\lVert"):
-            return self._fence(token)
+        if token == r"\lVert":
+            return Fence(token, self.row(), self.take(_CLOSING[token]), False)
+        if token == r"\left":
+            left, body, _ = self.take(), self.row(), self.take(_CLOSING[token])
+            return Fence(left, body, self.take(), True)
         if token == r"\frac":
-            return Fraction(self._group(), self._group())
-        if token == r"\sqrt":
+            return Fraction(self.group(), self.group())
+        if token in (r"\sqrt", r"\overline", r"\bar", r"\hat", r"\tilde"):
             degree = ""
-            if self.follows("["):
-                while not degree.endswith("]"):
-                    degree += self.take()
-            return Root(self._group(), degree[1:-1])
-        if token.endswith("}") and token != "}":
-            command, _, words = token[:-1].partition("{")
-            return Name(command, words)
-        if token in (r"\overline", r"\bar", r"\hat", r"\tilde"):
-            return Over(token, self._group())
+            while self.follows("[") if not degree else not degree.endswith("]"):
+                degree += self.take()
+            return Command(token, self.group(), degree)
         return Sign(token)
 
-    def _group(self) -> Row:
+    def group(self) -> Row:
         part = self.part()
         return part if isinstance(part, Row) else Row((part,))
 
-    def _fence(self, opening: str) -> Fence:
-        grows = opening == r"\left"
-        left = self.take() if grows else opening
-        body = self.row()
-        closing = self.take(_CLOSING[opening])
-        return Fence(left, body, self.take() if grows else closing, grows)
+
+def write_latex(part: Part) -> str:
+    """Return the LaTeX of a part."""
+    match part:
+        case Row(parts):
+            return " ".join(map(write_latex, parts))
+        case Sign(text):
+            return text
+        case Fraction(above, below):
+            return rf"\frac{{{write_latex(above)}}}{{{write_latex(below)}}}"
+        case Command(command, body, degree):
+            return rf"{command}{degree}{{{write_latex(body)}}}"
+        case Fence(left, body, right, grows):
+            sizes = (r"\left", r"\right") if grows else ("", "")
+            return f"{sizes[0]}{left} {write_latex(body)} {sizes[1]}{right}"
+        case Script(base):
+            text = write_latex(base)
+            return (f"{{{text}}}" if isinstance(base, Row) else text) + _write_scripts(part)
+
+
+def _write_scripts(part: Script) -> str:
+    above = "" if part.above is None else write_latex(part.above)
+    if above and not above.startswith("'"):
+        above = f"^{{{above}}}"
+    return above + (f"_{{{write_latex(part.below)}}}" if part.below is not None else "")
 
 
 TEXT_WIDTH = 345.0
 """Points in a line of the article class."""
 
 QUOTIENT = r"a \mathbin{\big/_{\!\epsilon}} b = \frac{a}{b}_{\!\epsilon}"
-"""What a protected division in line means, as LaTeX."""
+"""The definition of a protected division in line."""
 
 _WIDE = 0.4
 """Share of the line beyond which a part is opened, so that TeX can break it."""
 
 _NARROW = 0.6, 150.0
-"""Of a narrow line a larger share, up to so many points: a fraction should rather stay one."""
+"""Of a narrow line a larger share, up to 150 points, so that more fractions stay fractions."""
 
 _BREAK = r"\penalty900"  # between factors; TeX's own penalty after a plus is 700
 _BREAK_INSIDE = r"\penalty950"  # after an opening bracket, where nothing better is near
 _SIGNS = frozenset({"+", "-", "=", ",", r"\neq", r"\geq", r"\leq"})
-_NO_SCRIPT_WIDTH = 0.7
-_WIDTHS = {r"\sum": 15.0, r"\!": -1.7, r"\,": 1.7, r"\quad": 10.0, ",": 4.5, "'": 2.5, ".": 3.0}
+_SCRIPT_SIZE = 0.7
+_WIDTHS = {
+    r"\sum": 15.0, r"\!": -1.7, r"\,": 1.7, r"\quad": 10.0, ",": 4.5, "'": 2.5, ".": 3.0,
+    **dict.fromkeys(_SIGNS - {","}, 12.5),
+}  # fmt: skip
 _UPRIGHT = frozenset({r"\max", r"\min", r"\log", r"\exp", r"\tanh", r"\det"})
 
 
 def width_of(text: str) -> float:
-    """About how wide a formula is in ten-point type, in points."""
+    """Estimate the width of a formula in ten-point type, in points."""
     return _width(parse_latex(text))
 
 
-def is_wide(text: str, line: float = TEXT_WIDTH) -> bool:
-    """Whether a formula needs more than a line of so many points."""
-    return width_of(text) > line
-
-
 def broken(text: str, line: float = TEXT_WIDTH) -> str:
-    """The formula such that TeX can break it in a paragraph; as it is where it fits the line.
+    """Return a formula that TeX can break in a paragraph; unchanged where it fits the line.
 
     Args:
         text: LaTeX as :mod:`gp_prune.formula.latex` prints it.
@@ -248,142 +218,128 @@ def broken(text: str, line: float = TEXT_WIDTH) -> str:
     """
     row = parse_latex(text)
     limit = max(_WIDE * line, min(_NARROW[0] * line, _NARROW[1]))
-    return text if _width(row) <= line else _opened(row, limit)
+    return text if _width(row) <= line else _open_row(row, limit)
 
 
 def displayed(text: str, line: float = TEXT_WIDTH) -> str:
-    """A displayed formula, or a ragged paragraph of lines where it is too wide for one."""
-    if not is_wide(text, 0.95 * line):
+    """Return a displayed formula, or a ragged paragraph of lines where it is too wide for one."""
+    if width_of(text) <= 0.95 * line:
         return rf"\[ {text} \]"
     return (
         r"{\par\medskip\raggedright\lineskiplimit=3pt\lineskip=6pt\hangindent=2em\hangafter=1"
-        rf"\noindent$\displaystyle {broken(text, 0.95 * line)}$\par\medskip}}"
+        rf"\noindent{paragraph(text, 0.95 * line)}\par\medskip}}"
     )
 
 
 def has_inline_quotient(text: str) -> bool:
-    """Whether the broken formula writes a protected division in line."""
+    """Return whether a broken formula writes a protected division in line."""
     return r"\Big/_{" in text
 
 
 def paragraph(text: str, line: float) -> str:
-    """The formula in a paragraph of its own, such as a cell of a table, that wide."""
+    """Return the formula for a paragraph, such as a cell of a table, of that width in points."""
     return rf"$\displaystyle {broken(text, line)}$"
 
 
 def _width(part: Part) -> float:
-    if isinstance(part, Row):
-        return sum(map(_width, part.parts))
-    if isinstance(part, Name):
-        return 5.0 * len(part.text) + 2.0
-    if isinstance(part, Fraction):
-        return max(_width(part.above), _width(part.below)) + 3.0
-    if isinstance(part, Root):
-        return _width(part.body) + 9.0
-    if isinstance(part, Fence):
-        return _width(part.body) + (14.0 if part.grows else 10.0)
-    if isinstance(part, Over):
-        return _width(part.body)
-    if isinstance(part, Script):
-        scripts = [_NO_SCRIPT_WIDTH * _width(s) for s in (part.below, part.above) if s is not None]
-        base = _width(part.base)
-        if _takes_limits(part):
-            return max(base, *scripts)
-        return base + max(scripts) + 0.5
-    if part.text in _SIGNS - {","}:
-        return 12.5
-    if part.text in _UPRIGHT:
-        return 5.0 * len(part.text) - 3.0
-    return _WIDTHS.get(part.text, 5.2 * len(part.text) if part.text[0].isdigit() else 6.5)
+    match part:
+        case Row(parts):
+            return sum(map(_width, parts))
+        case Fraction(above, below):
+            return max(_width(above), _width(below)) + 3.0
+        case Command(command, body):
+            return _width(body) + (9.0 if command == r"\sqrt" else 0.0)
+        case Fence(_, body, _, grows):
+            return _width(body) + (14.0 if grows else 10.0)
+        case Script(base, below, above):
+            scripts = [_SCRIPT_SIZE * _width(s) for s in (below, above) if s is not None]
+            takes_limits = isinstance(base, Sign) and base.text in (r"\sum", r"\max", r"\min")
+            return (
+                max(_width(base), *scripts) if takes_limits else _width(base) + max(scripts) + 0.5
+            )
+        case Sign(text):
+            if part.words:
+                return 5.0 * len(part.words) + 2.0
+            if text in _UPRIGHT:
+                return 5.0 * len(text) - 3.0
+            return _WIDTHS.get(text, 5.2 * len(text) if text[0].isdigit() else 6.5)
 
 
-def _takes_limits(part: Script) -> bool:
-    return isinstance(part.base, Sign) and part.base.text in (r"\sum", r"\max", r"\min")
-
-
-def _opened(row: Row, limit: float) -> str:
-    """A row whose wide parts can be broken."""
-    parts = row.parts
+def _open_row(row: Row, limit: float) -> str:
+    """Return a row whose parts that are wider than the limit can be broken."""
     texts = []
-    for place, part in enumerate(parts):
-        before = parts[place - 1] if place else None
-        after = parts[place + 1] if place + 1 < len(parts) else None
+    neighbours = zip((None, *row.parts[:-1]), row.parts, (*row.parts[1:], None), strict=True)
+    for before, part, after in neighbours:
         alone = (before is None or _is_sign(before)) and (after is None or _is_sign(after))
         if before is not None and _may_break(before, part):
             texts.append(r"\penalty0" if _is_space(part) else _BREAK)
-        texts.append(_part(part, limit, alone))
+        texts.append(_open(part, limit, alone))
     return " ".join(texts)
 
 
-def _part(part: Part, limit: float, alone: bool) -> str:
-    """A part, opened where it is wide; a quotient or power that is not alone goes in brackets."""
+def _open(part: Part, limit: float, alone: bool) -> str:
+    """Open a part where it is wide; put a quotient that is not alone in brackets."""
     if _width(part) <= limit:
         return write_latex(part)
-    size = _size(part)
-    if isinstance(part, Script) and isinstance(part.base, Fraction) and part.above is None:
-        return _quotient(part.base, write_scripts(part), limit, alone, size)
-    if isinstance(part, Script) and not isinstance(part.base, Row):
-        return _part(part.base, limit, True) + write_scripts(part)
-    if isinstance(part, Fraction):
-        return _quotient(part, "", limit, alone, size)
-    if isinstance(part, Fence):
-        body = _opened(part.body, limit)
-        return rf"\{size}l{part.left} {_BREAK_INSIDE} {body} \{size}r{part.right}"
-    if isinstance(part, Root) and not part.degree:
-        return rf"\{size}l( {_BREAK_INSIDE} {_opened(part.body, limit)} \{size}r)^{{1/2}}"
+    size = "Big" if _is_tall(part) else "big"
+    match part:
+        case Script(Fraction() as fraction, _, None):
+            return _quotient(fraction, _write_scripts(part), limit, alone, size)
+        case Script(base) if not isinstance(base, Row):
+            return _open(base, limit, True) + _write_scripts(part)
+        case Fraction():
+            return _quotient(part, "", limit, alone, size)
+        case Fence(left, body, right):
+            return _bracket(_open_row(body, limit), size, left, right)
+        case Command(r"\sqrt", body, ""):
+            return rf"{_bracket(_open_row(body, limit), size)}^{{1/2}}"
     return write_latex(part)
 
 
+def _bracket(text: str, size: str, left: str = "(", right: str = ")") -> str:
+    return rf"\{size}l{left} {_BREAK_INSIDE} {text} \{size}r{right}"
+
+
 def _quotient(part: Fraction, scripts: str, limit: float, alone: bool, size: str) -> str:
-    slash = rf"\mathbin{{\Big/{scripts}}}"
-    ends = [_in_brackets(side, limit, size) for side in (part.above, part.below)]
-    quotient = f"{ends[0]} {slash} {ends[1]}"
-    return quotient if alone else rf"\{size}l[ {_BREAK_INSIDE} {quotient} \{size}r]"
-
-
-def _in_brackets(row: Row, limit: float, size: str) -> str:
-    text = _opened(row, limit)
-    if len(row.parts) == 1 and not isinstance(row.parts[0], Fraction):
-        return text
-    return rf"\{size}l( {_BREAK_INSIDE} {text} \{size}r)"
-
-
-def _size(part: Part) -> str:
-    """The size of brackets around a part."""
-    return "Big" if _is_tall(part) else "big"
+    sides = []
+    for side in (part.above, part.below):
+        text = _open_row(side, limit)
+        short = len(side.parts) == 1 and not isinstance(side.parts[0], Fraction)
+        sides.append(text if short else _bracket(text, size))
+    quotient = rf" \mathbin{{\Big/{scripts}}} ".join(sides)
+    return quotient if alone else _bracket(quotient, size, "[", "]")
 
 
 def _is_tall(part: Part) -> bool:
-    if isinstance(part, Fraction):
-        return True
-    if isinstance(part, Script):
-        return _is_tall(part.base)
-    if isinstance(part, Sign):
-        return part.text == r"\sum"
-    inner: Sequence[Part] = getattr(part, "parts", ()) or getattr(
-        getattr(part, "body", None), "parts", ()
-    )
-    return any(map(_is_tall, inner))
+    """Return whether brackets around a part must be large."""
+    match part:
+        case Fraction() | Sign(r"\sum"):
+            return True
+        case Script(base):
+            return _is_tall(base)
+        case Row(parts) | Command(body=Row(parts)) | Fence(body=Row(parts)):
+            return any(map(_is_tall, parts))
+    return False
 
 
 def _is_sign(part: Part) -> bool:
     return isinstance(part, Sign) and part.text in _SIGNS
 
 
+def _is_space(part: Part) -> bool:
+    return isinstance(part, Sign) and part.text in SPACES
+
+
 def _may_break(before: Part, after: Part) -> bool:
-    """Whether a line may end between two parts: two factors, or after a comma."""
-    if isinstance(before, Sign) and before.text == ",":
+    """Return whether a line may end between two parts: two factors, or after a comma."""
+    if before == Sign(","):
         return True
     if any(_is_sign(part) or _is_space(part) for part in (before, after)):
         return False
     return not _leads(before) and not (isinstance(before, Fraction) and _leads(after))
 
 
-def _is_space(part: Part) -> bool:
-    return isinstance(part, Sign) and part.text in SPACES
-
-
 def _leads(part: Part) -> bool:
-    """Whether a part is a sum or a function that stands before what it is of."""
+    """Return whether a part is a sum or function sign in front of its argument."""
     base = part.base if isinstance(part, Script) else part
-    return isinstance(base, Name) or (isinstance(base, Sign) and base.text in {r"\sum", *_UPRIGHT})
+    return isinstance(base, Sign) and bool(base.words or base.text in {r"\sum", *_UPRIGHT})

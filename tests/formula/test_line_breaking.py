@@ -12,7 +12,6 @@ from gp_prune.formula.line_breaking import (
     broken,
     displayed,
     has_inline_quotient,
-    is_wide,
     parse_latex,
     width_of,
     write_latex,
@@ -96,7 +95,7 @@ def test_no_piece_is_wider_than_the_line(
 def test_short_formulas_stay(name: str) -> None:
     text = Metric.load(name).latex()
     assert broken(text, 10_000.0) == text
-    if not is_wide(text, 300.0):
+    if width_of(text) <= 300.0:
         assert displayed(text) == rf"\[ {text} \]"
 
 
