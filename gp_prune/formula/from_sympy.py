@@ -18,7 +18,7 @@ from gp_prune.formula.algebra import Builder, by_text
 from gp_prune.formula.matching import bound_indices, written_out
 from gp_prune.language import symbols
 from gp_prune.language.axes import AXIS_MEANING, LEGAL_AXES, SCALAR, Axes
-from gp_prune.language.expression import Expression, ExpressionError
+from gp_prune.language.expression import Expression, ExpressionError, nearest_double
 from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
 from gp_prune.language.record import NEEDS
 
@@ -76,11 +76,11 @@ def _is_length(term: Any) -> bool:
     return term.is_Symbol and term.name[:2] == "N_" and term.name[2:] in AXIS_MEANING
 
 
-def _double(number: Any) -> float:
+def _finite_double(number: Any) -> float:
     """The nearest double; FormulaError where there is none."""
     try:
-        value = float(number)
-    except (OverflowError, TypeError):  # too large, or not real
+        value = nearest_double(number)
+    except TypeError:  # not real
         value = math.nan
     if not math.isfinite(value):
         raise FormulaError(f"the number {_shown(number)} is not a finite double")
@@ -110,7 +110,7 @@ class _Reader:
 
     def _read(self, term: Any, indices: Indices) -> Expression:
         if term.is_Number or term.is_NumberSymbol:
-            return Expression.constant(_double(term))
+            return Expression.constant(_finite_double(term))
         if isinstance(term, sympy.Indexed):
             return self._operand(term, str(term.base.label), term.indices, indices)
         if isinstance(term, sympy.Symbol):
@@ -238,8 +238,10 @@ class _Reader:
             if lengths[letter] < 0:
                 product = self.build.apply("divide", product or Expression.constant(1), power)
         if coefficient.is_Rational:
-            return self.build.scaled(product, _double(coefficient.p), _double(coefficient.q))
-        return self.build.scaled(product, _double(coefficient))
+            return self.build.scaled(
+                product, _finite_double(coefficient.p), _finite_double(coefficient.q)
+            )
+        return self.build.scaled(product, _finite_double(coefficient))
 
     def _factor(
         self, base: Any, exponent: Any, indices: Indices, lengths: dict[str, Fraction]

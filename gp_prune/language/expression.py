@@ -161,6 +161,14 @@ class Expression:
         return data
 
 
+def nearest_double(number: Any) -> float:
+    """Return a whole number or a number of sympy as a double; infinite where it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return -math.inf if number < 0 else math.inf
+
+
 def format_constant(value: float) -> str:
     """The shortest text that reads back as the same number; whole numbers without a point."""
     return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

@@ -6,7 +6,6 @@ and every tree is compared. It is written for clarity and small tensors, not for
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import sympy
 from numpy.typing import NDArray
 
 from gp_prune.language import symbols
+from gp_prune.language.expression import nearest_double
 
 Array = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class _Evaluator:
 
     def _compute(self, expression: Any) -> _Value:
         if expression.is_Number or expression.is_NumberSymbol:
-            return _Value((), np.asarray(_double(expression)))
+            return _Value((), np.asarray(nearest_double(expression)))
         if isinstance(expression, sympy.Indexed):
             array = np.asarray(self.operands[str(expression.base.label)])
             return _Value(_names(expression.indices), array)
@@ -136,14 +136,6 @@ class _Evaluator:
 
 def _names(indices: Iterable[sympy.Symbol]) -> tuple[str, ...]:
     return tuple(symbol.name for symbol in indices)
-
-
-def _double(number: Any) -> float:
-    """Return the nearest double; infinite where the number is too large for one."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.copysign(math.inf, -1 if number.is_negative else 1)
 
 
 def _align(value: _Value, names: tuple[str, ...]) -> Array:

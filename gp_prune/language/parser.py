@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import reprlib
 from typing import Any, NamedTuple
 
 from gp_prune.language.axes import SCALAR, Axes
-from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES, Expression, ExpressionError
+from gp_prune.language.expression import (
+    MAX_HEIGHT,
+    MAX_NODES,
+    Expression,
+    ExpressionError,
+    nearest_double,
+)
 from gp_prune.language.primitive import PrimitiveSet
 
 _TOKEN = re.compile(
@@ -160,7 +165,7 @@ def _node(data: Any, primitives: PrimitiveSet, path: str, depth: int) -> Express
         value = data["constant"]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ParseError(f"constant {_quoted(value)} is not a number, {where}")
-        return _built(path, None, value=_double(value))
+        return _built(path, None, value=nearest_double(value))
     if fields == {"operand"}:
         return _built(path, _operand(data["operand"], primitives, where))
     if fields not in ({"operator", "arguments"}, {"operator", "over", "arguments"}):
@@ -189,13 +194,6 @@ def _axes(over: Any, where: str) -> Axes:
     if ",".join(axes) != over:
         raise ParseError(f"over is {_quoted(over)}; write it {','.join(axes)!r}, {where}")
     return axes
-
-
-def _double(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of JSON may have any length
-        return math.inf
 
 
 def _built(
