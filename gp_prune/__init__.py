@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from gp_prune._compat import MovedModuleFinder
 
 if TYPE_CHECKING:
+    from gp_prune.apply.data import own_data as own_data
     from gp_prune.apply.export import export_onnx as export_onnx
     from gp_prune.apply.export import export_torch as export_torch
     from gp_prune.apply.prune import prune as prune
     from gp_prune.apply.saving import load_pruned as load_pruned
     from gp_prune.apply.saving import save_pruned as save_pruned
-    from gp_prune.apply.tuning import own_data as own_data
     from gp_prune.apply.tuning import tune_pruned as tune_pruned
     from gp_prune.autoencoder.run import autoencode as autoencode
     from gp_prune.autoencoder.settings import AutoencodeSettings as AutoencodeSettings
@@ -53,10 +53,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "gp_prune.apply.data": ("own_data",),
     "gp_prune.apply.export": ("export_onnx", "export_torch"),
     "gp_prune.apply.prune": ("prune",),
     "gp_prune.apply.saving": ("load_pruned", "save_pruned"),
-    "gp_prune.apply.tuning": ("own_data", "tune_pruned"),
+    "gp_prune.apply.tuning": ("tune_pruned",),
     "gp_prune.autoencoder.run": ("autoencode",),
     "gp_prune.autoencoder.settings": ("AutoencodeSettings",),
     "gp_prune.genetic.run": ("GeneticPruner",),

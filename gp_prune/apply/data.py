@@ -1,36 +1,52 @@
-"""Calibration data for any model: a task's own, a known data set, or a folder of images."""
+"""The data of a network: to measure scores on, to tune with and to judge on.
+
+It is that of a task, a known data set, a folder of images, or what a person has in memory.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import platformdirs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Subset
 
-from gp_prune._compat import import_torchvision
+from gp_prune.apply.images import open_images
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, Loss
+from gp_prune.statistics import Batch, Forward, Loss
 from gp_prune.statistics.running import call_model, evaluation_mode
-from gp_prune.tasks.data import DATA_SETS, load_data
-from gp_prune.training.loss import main_output
-from gp_prune.training.samples import in_order
+from gp_prune.tasks import Task
+from gp_prune.tasks.data import stratified_split
+from gp_prune.training.loss import (
+    Evaluation,
+    Measure,
+    evaluate,
+    main_output,
+    squared_errors,
+    wrong_classes,
+)
+from gp_prune.training.samples import Data, Samples, gather, in_order, take
 
-_BATCH_SIZE = 32
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-_GREY = (0.299, 0.587, 0.114)
-"""How much red, green and blue count in a grey value (ITU-R BT.601)."""
+ErrorKind = Literal["error", "mse"]
+"""What is measured: the share of samples whose class is wrong, or the mean squared error."""
+SplitName = Literal["validation", "test"]
+"""What it is measured on: samples that decided when training ended, or that decided nothing."""
+MEASURES: dict[ErrorKind, Measure] = {"error": wrong_classes, "mse": squared_errors}
+
+LEAST_SAMPLES = 10
+"""Fewest samples to train on, and to judge on: an error of fewer says nothing."""
+VALIDATION_SHARE = 0.2
+_CALIBRATION_BATCH = 32
+_EVALUATION_BATCH = 64
 
 
 class Calibration(NamedTuple):
-    """Samples to measure a network on.
+    """Samples to measure scores on.
 
     Attributes:
         name: what they are, for a person to read.
@@ -47,18 +63,46 @@ NO_DATA = Calibration("", (), None)
 """What a metric that only reads weights needs."""
 
 
-class Images(NamedTuple):
-    """A source of labelled images, read one by one.
+@dataclass(frozen=True, eq=False)
+class TuningData:
+    """Samples to tune a pruned network with and to judge it on.
 
     Attributes:
-        name: what they are, for a person to read.
-        labels: (n,) class numbers of all of them.
-        read: gives the image of that number, (channels, height, width).
+        name: what it is, for a person to read.
+        train: samples for recalibration and fine-tuning.
+        validation: samples that decide which epoch is kept and when training ends.
+        read_report: reads the samples that the final report is about.
+        split: which these are: ``"test"``, or ``"validation"`` where there are no others.
+        kind: what is measured.
+        loss: ``loss(output, target)``, a mean over the batch.
+        train_images: (images,) numbers of the images of ``train`` in their source, from which
+            calibration samples may come; None where the data are no images of a source.
     """
 
     name: str
-    labels: Tensor
-    read: Callable[[int], Tensor]
+    train: Data
+    validation: Data
+    read_report: Callable[[], Data]
+    split: SplitName
+    kind: ErrorKind
+    loss: Loss
+    train_images: Tensor | None = None
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        samples: Data,
+        *,
+        batch_size: int = _EVALUATION_BATCH,
+        forward_fn: Forward | None = None,
+    ) -> Evaluation:
+        """Return the error of a network on some of the samples.
+
+        Raises:
+            UserError: there is no sample, or output and labels (or target) cannot be compared.
+        """
+        batches = in_order(samples, batch_size)
+        return evaluate(model, batches, MEASURES[self.kind], forward_fn=forward_fn)
 
 
 def calibration(
@@ -71,7 +115,7 @@ def calibration(
     download: bool = False,
     among: Tensor | None = None,
 ) -> Calibration:
-    """Calibration samples that fit a network, chosen by seed.
+    """Return calibration samples that fit a network, chosen by seed.
 
     Images are scaled to cover the network's input and cut to its centre; grey images get the
     network's channels, colour images become grey where it has one channel. For torchvision's
@@ -94,61 +138,39 @@ def calibration(
         UserError: the source is unknown, empty or unreadable, or does not fit the network.
     """
     check_samples(samples)
+    if source is not None:
+        images = open_images(loaded, source, data_root=data_root, download=download)
+        allowed = torch.arange(len(images)) if among is None else among
+        chosen = allowed[_choose(len(allowed), samples, seed)]
+        return _in_batches(images.name, Samples(*take(images, chosen)), _loss(loaded))
     task = loaded.task
-    if source is None:
-        if task is None:
-            return NO_DATA
-        chosen = _chosen(len(task.train.inputs), samples, seed).to(task.train.inputs.device)
-        return Calibration(
-            f"{task.name}, training split",
-            tuple(in_order(task.train.select(chosen), _BATCH_SIZE)),
-            task.loss,
-        )
-    images = fitting_images(loaded, source, data_root=data_root, download=download)
-    allowed = torch.arange(len(images.labels)) if among is None else among
-    picked = allowed[_chosen(len(allowed), samples, seed)]
-    inputs = torch.stack([images.read(i) for i in picked.tolist()])
-    labels = images.labels[picked]
-    if task is not None and task.kind == "reconstruction":
-        return Calibration(images.name, _in_batches(inputs, inputs, labels), task.loss)
-    loss = task.loss if task else cross_entropy
-    return Calibration(images.name, _in_batches(inputs, labels, labels), loss)
+    if task is None:
+        return NO_DATA
+    train = task.train.select(_choose(len(task.train), samples, seed))
+    return _in_batches(f"{task.name}, training split", train, task.loss)
 
 
-def fitting_images(
-    loaded: LoadedModel,
-    source: str,
-    *,
-    data_root: str | Path | None = None,
-    download: bool = False,
-) -> Images:
-    """Images brought to what a network takes, read one by one (see :func:`calibration`).
+def _choose(count: int, samples: int, seed: int) -> Tensor:
+    """Numbers of at most ``samples`` of ``count`` samples, in random order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples]
 
-    Raises:
-        UserError: the source is unknown, empty or unreadable, or does not fit the network; the
-            last two also when an image is read.
-    """
-    images = _open(source, data_root, download=download)
-    shape = _image_shape(loaded)
-    normalised = loaded.imagenet and shape[0] == len(_IMAGENET_MEAN)
-    mean = torch.tensor(_IMAGENET_MEAN).reshape(-1, 1, 1)
-    deviation = torch.tensor(_IMAGENET_DEVIATION).reshape(-1, 1, 1)
 
-    def read(index: int) -> Tensor:
-        image = fitted(images.read(index), shape)
-        return (image - mean) / deviation if normalised else image
+def _in_batches(name: str, samples: Samples, loss: Loss) -> Calibration:
+    return Calibration(name, tuple(in_order(samples, _CALIBRATION_BATCH)), loss)
 
-    return Images(images.name, images.labels, read)
+
+def _loss(loaded: LoadedModel) -> Loss:
+    return loaded.task.loss if loaded.task else cross_entropy
 
 
 def check_samples(samples: int) -> None:
-    """Raise UserError unless so many samples can be taken."""
+    """Raise UserError unless that number of samples can be taken."""
     if samples < 1:
         raise UserError(f"the number of samples is {samples}; it must be at least 1")
 
 
 def cross_entropy(output: Any, target: Tensor) -> Tensor:
-    """Mean cross entropy, in nats, of the main output of a network."""
+    """Return the mean cross entropy, in nats, of the main output of a network."""
     return functional.cross_entropy(main_output(output), target)
 
 
@@ -157,7 +179,7 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> None:
 
     The network's output must have the shape (samples, classes) with a class for every label.
     """
-    if data.loss is None or (loaded.task and loaded.task.kind == "reconstruction"):
+    if data.loss is None or loaded.reconstructs:
         return
     with evaluation_mode(loaded.model), torch.no_grad():
         shape = tuple(main_output(call_model(loaded.model, loaded.example_inputs)).shape)
@@ -174,95 +196,134 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> None:
         )
 
 
-def fitted(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """An image brought to a network's input shape.
+def tuning_data(
+    loaded: LoadedModel,
+    source: str | None = None,
+    *,
+    share: float = VALIDATION_SHARE,
+    samples: int | None = None,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    download: bool = False,
+) -> TuningData:
+    """Return samples to tune a network on: those of its task, or images that are split by ``seed``.
+
+    A task has its own training, validation and test samples, and its test samples are read when
+    the final report asks for them. Images are split into training and validation samples with every
+    class in its share, and the report is about the validation samples; images are read as they are
+    needed.
 
     Args:
-        image: (channels, height, width).
-        shape: channels, height, width that the network takes.
+        loaded: the network.
+        source: a data set or a folder of images, as of
+            :func:`gp_prune.apply.data.calibration`; None stands for the data of the task.
+        share: share of the images for validation.
+        samples: largest number of images, or of training samples of a task; all by default.
+        seed: decides which images are taken, and for what.
+        data_root: folder with torchvision's data sets.
+        download: whether torchvision may fetch a missing data set.
 
     Raises:
-        UserError: the channels cannot be matched.
+        UserError: there is no data, it does not fit, or there are too few samples.
     """
-    channels, height, width = shape
-    if image.shape[0] == 1 != channels:
-        image = image.expand(channels, -1, -1)
-    elif image.shape[0] == 3 and channels == 1:
-        image = (image * torch.tensor(_GREY).reshape(3, 1, 1)).sum(0, keepdim=True)
-    elif image.shape[0] != channels:
+    if samples is not None:
+        check_samples(samples)
+    if source is None:
+        if loaded.task is None:
+            raise UserError(
+                f"fine-tuning and judging {loaded.name!r} need data; name a data set or a folder "
+                "of images with --data"
+            )
+        return _of_task(loaded.task, samples, seed)
+    images = open_images(loaded, source, data_root=data_root, download=download)
+    train, validation = split_indices(len(images), share, seed, images.labels, most=samples)
+    loss = _loss(loaded)
+    check_labels(loaded, Calibration(images.name, (Batch((), labels=images.labels),), loss))
+    held_out = Subset(images, validation.tolist())
+    return TuningData(
+        name=images.name,
+        train=Subset(images, train.tolist()),
+        validation=held_out,
+        read_report=lambda: held_out,
+        split="validation",
+        kind="mse" if loaded.reconstructs else "error",
+        loss=loss,
+        train_images=train,
+    )
+
+
+def _of_task(task: Task, samples: int | None, seed: int) -> TuningData:
+    train = task.train
+    if samples is not None and samples < len(train):
+        train = train.select(_choose(len(train), samples, seed))
+    kind: ErrorKind = "mse" if task.kind == "reconstruction" else "error"
+    return TuningData(task.name, train, task.validation, task.test, "test", kind, task.loss)
+
+
+def own_data(
+    data: Any,
+    *,
+    loss: Loss | None = None,
+    kind: ErrorKind = "error",
+    share: float = VALIDATION_SHARE,
+    seed: int = 0,
+    name: str = "own data",
+) -> TuningData:
+    """Gather a person's own samples in memory and split them by ``seed``.
+
+    Args:
+        data: a pair (inputs, target) of tensors, or batches as of
+            :func:`gp_prune.statistics.batches.as_batch`.
+        loss: by default cross entropy, or the mean squared error where that is measured.
+        kind: what is measured.
+        share: share of the samples for validation.
+        seed: decides which samples are for what.
+        name: what it is.
+
+    Raises:
+        UserError: an item is no batch, or there are too few samples.
+    """
+    whole = gather(data)
+    parts = split_indices(len(whole), share, seed, whole.labels)
+    train, validation = (whole.select(part) for part in parts)
+    default: Loss = cross_entropy if kind == "error" else mean_squared_error
+    return TuningData(
+        name, train, validation, lambda: validation, "validation", kind, loss or default
+    )
+
+
+def mean_squared_error(output: Any, target: Tensor) -> Tensor:
+    """Return the mean squared error of the main output of a network."""
+    return functional.mse_loss(main_output(output), target)
+
+
+def split_indices(
+    count: int, share: float, seed: int, labels: Tensor | None = None, *, most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the samples for training, and of those for validation.
+
+    Args:
+        count: number of samples.
+        share: share for validation, greater than 0 and less than 1.
+        seed: decides it.
+        labels: (n,) class numbers; with them every class has its share of both parts.
+        most: number of samples to use in all; all by default.
+
+    Raises:
+        UserError: the share is out of range, or a part would have too few samples.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"the validation share is {share}; it must be between 0 and 1")
+    used = count if most is None else min(most, count)
+    held = round(used * share)
+    if held < LEAST_SAMPLES or used - held < LEAST_SAMPLES:
         raise UserError(
-            f"the images have {image.shape[0]} channels, the network takes {channels}; "
-            "use a data set of its kind"
+            f"{used} samples with a validation share of {share:g} leave {used - held} to train on "
+            f"and {held} to judge on; each needs at least {LEAST_SAMPLES}, give more samples or "
+            "another share"
         )
-    if image.shape[1:] == (height, width):
-        return image.contiguous()
-    scale = max(height / image.shape[1], width / image.shape[2])
-    size = [math.ceil(side * scale - 1e-6) for side in image.shape[1:]]
-    scaled = functional.interpolate(
-        image[None], size=size, mode="bilinear", align_corners=False, antialias=True
-    )[0]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return scaled[:, top : top + height, left : left + width].contiguous()
-
-
-def _chosen(count: int, samples: int, seed: int) -> Tensor:
-    """Indices of at most ``samples`` of ``count`` samples, in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator)[:samples]
-
-
-def _in_batches(inputs: Tensor, target: Tensor, labels: Tensor) -> tuple[Batch, ...]:
-    starts = range(0, len(inputs), _BATCH_SIZE)
-    parts = [slice(start, start + _BATCH_SIZE) for start in starts]
-    return tuple(Batch(inputs[part], target[part], labels[part]) for part in parts)
-
-
-def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
-    inputs = loaded.example_inputs
-    if isinstance(inputs, tuple) and len(inputs) == 1:
-        inputs = inputs[0]
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
-        raise UserError(
-            f"--data gives images, but {loaded.name!r} does not take one batch of images "
-            "(samples, channels, height, width); use prune() with your own batches"
-        )
-    _, channels, height, width = inputs.shape
-    return channels, height, width
-
-
-def _open(source: str, data_root: str | Path | None, *, download: bool) -> Images:
-    if source in DATA_SETS:
-        default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
-        root = default if data_root is None else Path(data_root).expanduser()
-        train = load_data(source, root, download=download).train
-        return Images(source, train.labels, lambda index: train.inputs[index])
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"unknown data {source!r}: no folder has that name, and the data sets are "
-            f"{', '.join(DATA_SETS)}"
-        )
-    return _open_folder(folder)
-
-
-def _open_folder(folder: Path) -> Images:
-    torchvision = import_torchvision()
-    try:
-        files = torchvision.datasets.ImageFolder(str(folder)).samples
-    except OSError as error:
-        raise UserError(
-            f"data folder {str(folder)!r} has no images in folders of classes; "
-            "it needs one folder per class with images in it"
-        ) from error
-    labels = torch.tensor([label for _, label in files])
-    return Images(str(folder), labels, partial(_read_image, torchvision, files))
-
-
-def _read_image(torchvision: Any, files: Sequence[tuple[str, int]], index: int) -> Tensor:
-    path = files[index][0]
-    try:
-        image = torchvision.datasets.folder.default_loader(path)
-        tensor: Tensor = torchvision.transforms.functional.to_tensor(image)
-        return tensor
-    except (OSError, ValueError) as error:
-        raise UserError(f"image {path!r} cannot be read; remove or replace it") from error
+    if labels is None:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        return order[held:used], order[:held]
+    validation, train = stratified_split(labels, (held, used - held), seed % 2**32)
+    return torch.from_numpy(train), torch.from_numpy(validation)

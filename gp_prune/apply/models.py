@@ -124,8 +124,13 @@ class LoadedModel:
 
     @property
     def interface(self) -> tuple[str, ...]:
-        """Layers that the task never cuts."""
+        """Return the layers that the task never cuts."""
         return self.task.interface if self.task else ()
+
+    @property
+    def reconstructs(self) -> bool:
+        """Return whether the network is to repeat its inputs."""
+        return self.task is not None and self.task.kind == "reconstruction"
 
 
 def load_model(

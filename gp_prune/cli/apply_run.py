@@ -9,14 +9,21 @@ from typing import Any
 
 import torch
 
-from gp_prune.apply.data import NO_DATA, Calibration, calibration, check_labels
+from gp_prune.apply.data import (
+    NO_DATA,
+    Calibration,
+    TuningData,
+    calibration,
+    check_labels,
+    tuning_data,
+)
 from gp_prune.apply.export import export_onnx, export_torch, onnx_modules
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.options import missing_data, needs_data
 from gp_prune.apply.prune import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
-from gp_prune.apply.tuning import TuningData, tune_pruned, tuning_data
+from gp_prune.apply.tuning import tune_pruned
 from gp_prune.cli.apply import SAMPLES, ApplyCommand
 from gp_prune.errors import UserError
 from gp_prune.language.record import LOSS_NEEDS

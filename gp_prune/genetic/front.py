@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune._io import write_json, write_text
-from gp_prune.apply.evaluation import judged
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.saving import save_pruned
 from gp_prune.genetic.elite import Elite
@@ -34,7 +33,6 @@ from gp_prune.statistics.running import (
     one_thread,
     tensors_of,
 )
-from gp_prune.training.samples import in_order
 
 FRONT, JSON = "front.csv", "result.json"
 NETWORKS, PLANS = "networks", "plans"
@@ -263,7 +261,7 @@ def measure_entries(
     groups = [group.name for group in prepared.architecture.free]
     for name, elite in named:
         model = cut_network(engine.load(elite), elite.plan, prepared.architecture)
-        error = judged(model, in_order(report, _JUDGED_BATCH), prepared.data.kind).error
+        error = prepared.data.evaluate(model, report, batch_size=_JUDGED_BATCH).error
         times = None
         if batch is not None and elite.number:
             times = compare_convolutions(prepared.model, model, batch)

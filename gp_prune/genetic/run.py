@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from gp_prune.apply.evaluation import Measure
+from gp_prune.apply.data import ErrorKind, TuningData, own_data
 from gp_prune.apply.models import LoadedModel
-from gp_prune.apply.tuning import TuningData, own_data
 from gp_prune.errors import UserError
 from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import Engine, RoundStatus
@@ -296,7 +295,7 @@ class GeneticPruner:
         *,
         example_inputs: Any = None,
         loss: Loss | None = None,
-        kind: Measure = "error",
+        kind: ErrorKind = "error",
         resume: bool = False,
         timed: bool = True,
     ) -> GeneticResult:

@@ -10,9 +10,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from gp_prune.apply.evaluation import judged
+from gp_prune.apply.data import TuningData, tuning_data
 from gp_prune.apply.models import LoadedModel, load_model
-from gp_prune.apply.tuning import TuningData, tuning_data
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, trace
 from gp_prune.runs.jobs import TaskSource, Workbench, network_digest
@@ -54,7 +53,7 @@ class PreparedModel:
             most: number of samples, the first ones; all by default.
         """
         data = self.data.validation if most is None else self.first_samples(most)
-        error = judged(model, in_order(data, _BATCH), self.data.kind).error
+        error = self.data.evaluate(model, data, batch_size=_BATCH).error
         worst = 2 * self.trivial_error
         return min(error, worst) if math.isfinite(error) else worst
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.batches import as_batches
-from gp_prune.apply.data import NO_DATA, calibration, check_labels, fitted
+from gp_prune.apply.data import NO_DATA, calibration, check_labels
+from gp_prune.apply.images import fit_image
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
@@ -42,29 +43,29 @@ def test_fitted_has_the_shape_and_keeps_flat_images(
     height: int, width: int, to_height: int, to_width: int, value: float
 ) -> None:
     image = torch.full((3, height, width), value)
-    result = fitted(image, (3, to_height, to_width))
+    result = fit_image(image, (3, to_height, to_width))
     torch.testing.assert_close(result, torch.full((3, to_height, to_width), value))
 
 
 def test_fitted_leaves_what_fits() -> None:
     image = torch.rand(3, 6, 7)
-    assert torch.equal(fitted(image, (3, 6, 7)), image)
+    assert torch.equal(fit_image(image, (3, 6, 7)), image)
 
 
 def test_fitted_keeps_proportions() -> None:
     """A wide image is cut at both sides, not squeezed."""
     image = torch.zeros(1, 4, 12)
     image[:, :, 4:8] = 1
-    assert torch.equal(fitted(image, (1, 4, 4)), torch.ones(1, 4, 4))
+    assert torch.equal(fit_image(image, (1, 4, 4)), torch.ones(1, 4, 4))
 
 
 def test_fitted_matches_channels() -> None:
     grey = torch.rand(1, 4, 4)
-    assert torch.equal(fitted(grey, (5, 4, 4)), grey.repeat(5, 1, 1))
+    assert torch.equal(fit_image(grey, (5, 4, 4)), grey.repeat(5, 1, 1))
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(3, 1, 1)
-    assert fitted(red, (1, 1, 1)).item() == pytest.approx(0.299)
+    assert fit_image(red, (1, 1, 1)).item() == pytest.approx(0.299)
     with pytest.raises(UserError, match="3 channels, the network takes 4"):
-        fitted(red, (4, 1, 1))
+        fit_image(red, (4, 1, 1))
 
 
 def test_digits_for_a_colour_network() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,17 +11,18 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune.apply.batches import as_batches
-from gp_prune.apply.evaluation import judged
+from gp_prune.apply.data import MEASURES, TuningData, own_data, tuning_data
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.prune import prune
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import load_pruned, save_pruned
-from gp_prune.apply.tuning import TuningData, own_data, tune_pruned, tuning_data
+from gp_prune.apply.tuning import Quality, tune_pruned
 from gp_prune.errors import UserError
 from gp_prune.pruning import unmask
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch
 from gp_prune.training import FineTuning
+from gp_prune.training.loss import evaluate
 from gp_prune.training.samples import take
 
 
@@ -177,7 +179,7 @@ def test_own_batches_and_own_way_to_call() -> None:
     assert quality.recalibrated is None  # there is no batch norm
     assert quality.tuned is not None and quality.tuned < quality.pruned - 0.1
     batches: list[Batch] = [take(data.validation, torch.arange(30))]
-    assert judged(tuned.model, batches, "error").error == quality.tuned
+    assert evaluate(tuned.model, batches, MEASURES["error"]).error == quality.tuned
 
 
 def test_what_goes_astray_is_one_sentence(
@@ -198,3 +200,11 @@ def test_the_seed_decides(cnn: LoadedModel, pruned: PrunedModel) -> None:
     first = run(0)
     assert all(map(torch.equal, run(0), first))
     assert not all(map(torch.equal, run(1), first))
+
+
+def test_json_has_no_number_that_is_not_finite() -> None:
+    quality = Quality("mse", "validation", "mine", 20, 0.25, math.inf, None, math.nan)
+    assert quality.to_json() == {
+        "kind": "mse", "split": "validation", "data": "mine", "samples": 20, "dense": 0.25,
+        "pruned": None, "recalibrated": None, "tuned": None, "fine_tuning": None,
+    }  # fmt: skip

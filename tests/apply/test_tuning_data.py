@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
-from gp_prune.apply.data import calibration, fitting_images
-from gp_prune.apply.models import LoadedModel, load_model
-from gp_prune.apply.tuning import (
+from gp_prune.apply.data import (
     LEAST_SAMPLES,
+    calibration,
     own_data,
     split_indices,
     tuning_data,
 )
+from gp_prune.apply.images import open_images
+from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
 from gp_prune.tasks import Split
@@ -159,8 +160,8 @@ def test_images_that_are_judged_on_calibrate_nothing(tmp_path: Path) -> None:
     data = tuning_data(loaded, "digits", samples=200, seed=3)
     assert data.train_images is not None
     found = calibration(loaded, "digits", samples=100, seed=3, among=data.train_images)
-    whole = fitting_images(loaded, "digits")
-    trained = {whole.read(index).numpy().tobytes() for index in data.train_images.tolist()}
+    images = take(open_images(loaded, "digits"), data.train_images).inputs
+    trained = {image.numpy().tobytes() for image in images}
     seen = [image.numpy().tobytes() for batch in found.batches for image in batch.inputs]
     assert len(seen) == 100
     assert set(seen) <= trained

@@ -63,7 +63,7 @@ def test_fine_tuning_on_a_data_set(run: Run, spec: str, tmp_path: Path) -> None:
     assert len(quality["fine_tuning"]["history"]["epochs"]) == 5
     loaded = load_model(spec)
     small = gp_prune.load_pruned(tmp_path / "out", loaded.model)
-    data = gp_prune.apply.tuning.tuning_data(loaded, "digits", samples=600)
+    data = gp_prune.apply.data.tuning_data(loaded, "digits", samples=600)
     batch = take(data.read_report(), torch.arange(quality["samples"]))
     with torch.no_grad():
         wrong = small(batch.inputs).argmax(1).ne(batch.labels)

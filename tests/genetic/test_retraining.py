@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from gp_prune.apply.data import TuningData
 from gp_prune.apply.models import LoadedModel
-from gp_prune.apply.tuning import TuningData
 from gp_prune.errors import UserError
 from gp_prune.genetic import retraining
 from gp_prune.genetic.front import Convolutions, compare_convolutions, stored_bytes

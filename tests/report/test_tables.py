@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gp_prune.apply.evaluation import Quality
 from gp_prune.apply.prune import prune
+from gp_prune.apply.tuning import Quality
 from gp_prune.report.catalogue import markdown_math
 from gp_prune.report.latex_document import escaped
 from gp_prune.report.tables import (

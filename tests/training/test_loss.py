@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gp_prune.apply.evaluation import Judged, Quality, judged
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
 from gp_prune.tasks import Split
 from gp_prune.tasks.task import error
+from gp_prune.training.loss import Evaluation, evaluate, squared_errors, wrong_classes
 
 
 def classifier() -> nn.Module:
@@ -32,12 +30,12 @@ def test_errors_do_not_depend_on_the_batches(sizes: list[int]) -> None:
     model = classifier()
     flags, random = [m.training for m in model.modules()], torch.get_rng_state()
     cut = list(zip(inputs.split(sizes), labels.split(sizes), strict=True))
-    by_label = judged(model, [Batch(x, None, y) for x, y in cut], "error")
-    by_target = judged(model, [Batch(x, y) for x, y in cut], "error")
-    assert by_label == by_target == Judged(by_label.error, sum(sizes))
+    by_label = evaluate(model, [Batch(x, None, y) for x, y in cut], wrong_classes)
+    by_target = evaluate(model, [Batch(x, y) for x, y in cut], wrong_classes)
+    assert by_label == by_target == Evaluation(by_label.error, sum(sizes))
     assert by_label.error == error("classification", model, Split(inputs, labels, labels))
     aims = torch.zeros(len(inputs), 3)
-    squares = judged(model, [Batch(x, torch.zeros(len(x), 3)) for x, _ in cut], "mse")
+    squares = evaluate(model, [Batch(x, torch.zeros(len(x), 3)) for x, _ in cut], squared_errors)
     assert squares.error == pytest.approx(
         error("reconstruction", model, Split(inputs, aims, labels)), rel=1e-6
     )
@@ -65,9 +63,11 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("kind", ["dict", "tuple", "object"])
 def test_the_main_output_of_any_network(kind: str) -> None:
     inputs, labels = samples(12)
-    expected = judged(classifier(), [Batch(inputs, labels)], "error")
-    assert judged(Wrapped(kind), [Batch({"x": inputs}, labels)], "error") == expected
-    found = judged(Wrapped(kind), [Batch(inputs, labels)], "error", forward_fn=lambda m, x: m(x=x))
+    expected = evaluate(classifier(), [Batch(inputs, labels)], wrong_classes)
+    assert evaluate(Wrapped(kind), [Batch({"x": inputs}, labels)], wrong_classes) == expected
+    found = evaluate(
+        Wrapped(kind), [Batch(inputs, labels)], wrong_classes, forward_fn=lambda m, x: m(x=x)
+    )
     assert found == expected
 
 
@@ -75,24 +75,16 @@ def test_what_cannot_be_judged_is_one_sentence() -> None:
     inputs, labels = samples(12)
     maps = nn.Sequential(nn.Unflatten(1, (2, 3)))
     cases = [
-        (classifier(), [], "error", "no sample"),
-        (classifier(), [Batch(inputs)], "error", "no class labels"),
-        (classifier(), [Batch(inputs, labels.float())], "error", "no class labels"),
-        (classifier(), [Batch(inputs, labels[:5])], "error", "no class labels"),
-        (maps, [Batch(inputs, labels)], "error", r"shape \(12, 2, 3\)"),
-        (classifier(), [Batch(inputs, inputs)], "mse", r"the target \(12, 6\)"),
-        (classifier(), [Batch(inputs)], "mse", "the target NoneType"),
-        (Wrapped("none"), [Batch({"x": inputs}, labels)], "error", "a dict without 'logits'"),
+        (classifier(), [], wrong_classes, "no sample"),
+        (classifier(), [Batch(inputs)], wrong_classes, "no class labels"),
+        (classifier(), [Batch(inputs, labels.float())], wrong_classes, "no class labels"),
+        (classifier(), [Batch(inputs, labels[:5])], wrong_classes, "no class labels"),
+        (maps, [Batch(inputs, labels)], wrong_classes, r"shape \(12, 2, 3\)"),
+        (classifier(), [Batch(inputs, inputs)], squared_errors, r"the target \(12, 6\)"),
+        (classifier(), [Batch(inputs)], squared_errors, "the target NoneType"),
+        (Wrapped("none"), [Batch({"x": inputs}, labels)], wrong_classes, "a dict without 'logits'"),
     ]
-    for model, batches, kind, words in cases:
+    for model, batches, measure, words in cases:
         with pytest.raises(UserError, match=words) as caught:
-            judged(model, batches, kind)  # type: ignore[arg-type]
+            evaluate(model, batches, measure)
         assert "\n" not in str(caught.value)
-
-
-def test_json_has_no_number_that_is_not_finite() -> None:
-    quality = Quality("mse", "validation", "mine", 20, 0.25, math.inf, None, math.nan)
-    assert quality.to_json() == {
-        "kind": "mse", "split": "validation", "data": "mine", "samples": 20, "dense": 0.25,
-        "pruned": None, "recalibrated": None, "tuned": None, "fine_tuning": None,
-    }  # fmt: skip
