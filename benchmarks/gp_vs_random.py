@@ -26,10 +26,10 @@ from scipy.stats import ttest_1samp, wilcoxon
 
 from gp_prune._io import write_text
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.search.archive import hypervolume
 from gp_prune.search.config import STRATEGIES, SearchConfig
-from gp_prune.search.results import Result, ladder_objectives
+from gp_prune.search.results import SearchResult, ladder_objectives
 from gp_prune.search.run import evolve
-from gp_prune.search.stopping import hypervolume
 
 TASKS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 
@@ -57,7 +57,7 @@ class Line:
     seconds: float
 
 
-def volumes(result: Result) -> tuple[float, float]:
+def volumes(result: SearchResult) -> tuple[float, float]:
     """Hypervolumes of the front by validation and by test errors."""
     found = [c for c in result.contenders if c.candidate is not None]
     rows = [ladder_objectives(result, contender) for contender in found]

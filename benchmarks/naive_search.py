@@ -31,11 +31,10 @@ from torch.utils.data import DataLoader
 
 from gp_prune.language.record import LayerRecord
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
-from gp_prune.search.archive import WORST, Objectives
+from gp_prune.search.archive import WORST, Objectives, hypervolume
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stopping import hypervolume
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import Task
 from gp_prune.tasks.training import random_batches
@@ -170,7 +169,7 @@ class Naive:
     """
 
     def __init__(
-        self, config: SearchConfig, bench: Bench, images: Loadable, time_first: int = 0,
+        self, config: SearchConfig, bench: TaskScorer, images: Loadable, time_first: int = 0,
         shelf: Path | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -264,13 +263,15 @@ def first_front(population: Sequence[Formula]) -> list[Objectives]:
     return sorted({formula.fitness.values for formula in front})
 
 
-def ranked(bench: Bench) -> list[tuple[str, LayerRecord]]:
+def ranked(bench: TaskScorer) -> list[tuple[str, LayerRecord]]:
     """The layers whose channels can be removed."""
     names = {member.layer for group in bench.architecture.free for member in group.members}
     return [(name, layer) for name, layer in bench.layers.items() if name in names]
 
 
-def masked_error(config: SearchConfig, bench: Bench, images: Loadable, plan: ChannelPlan) -> float:
+def masked_error(
+    config: SearchConfig, bench: TaskScorer, images: Loadable, plan: ChannelPlan
+) -> float:
     """The relative error of a masked copy after fine-tuning, as a researcher writes it."""
     task = bench.task
     model = masked_copy(bench, plan)
@@ -291,7 +292,7 @@ def masked_error(config: SearchConfig, bench: Bench, images: Loadable, plan: Cha
     return relative(loaded_error(model, bench, images), task.dense_error, task.trivial_error)
 
 
-def loaded_error(model: nn.Module, bench: Bench, images: Loadable) -> float:
+def loaded_error(model: nn.Module, bench: TaskScorer, images: Loadable) -> float:
     """The error on the validation split, from a DataLoader."""
     wrong, squares = 0, 0.0
     model.eval()
@@ -307,7 +308,7 @@ def loaded_error(model: nn.Module, bench: Bench, images: Loadable) -> float:
     return squares / split.target.numel()
 
 
-def tuned_error(config: SearchConfig, bench: Bench, model: nn.Module) -> float:
+def tuned_error(config: SearchConfig, bench: TaskScorer, model: nn.Module) -> float:
     """The same of a pruned copy, with batches that are slices of one tensor."""
     task = bench.task
     task.recalibrate(model)
@@ -317,18 +318,18 @@ def tuned_error(config: SearchConfig, bench: Bench, model: nn.Module) -> float:
     return relative(error, task.dense_error, task.trivial_error)
 
 
-def masked_copy(bench: Bench, plan: ChannelPlan) -> nn.Module:
+def masked_copy(bench: TaskScorer, plan: ChannelPlan) -> nn.Module:
     """A copy of the task's network with zeros in the place of what a plan removes."""
     model = copy.deepcopy(bench.task.model)
     mask(model, plan, bench.architecture)
     return model
 
 
-def smaller(bench: Bench, plan: ChannelPlan) -> nn.Module:
+def smaller(bench: TaskScorer, plan: ChannelPlan) -> nn.Module:
     """The task's network without what a plan removes."""
     return compact(bench.task.model, plan, bench.architecture)
 
 
-def trial_seed(config: SearchConfig, bench: Bench) -> int:
+def trial_seed(config: SearchConfig, bench: TaskScorer) -> int:
     """Decides the order of the samples, as in the search."""
     return derive_seed("trial", config.seed, bench.task.name)

@@ -26,7 +26,7 @@ from scipy.stats import ttest_1samp
 from gp_prune._io import write_text
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.run import Progress, evolve
+from gp_prune.search.run import SearchProgress, evolve
 
 ALL, QUARTER = 1.0, 0.25
 ENDLESS = 10_000
@@ -64,7 +64,7 @@ class SearchTimer:
         self.generations = 0
         self._began = self._ended = time.perf_counter()
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: SearchProgress) -> None:
         """Take in where the run stands."""
         if now.stage == "tasks":
             self._began = time.perf_counter()

@@ -30,10 +30,10 @@ from gp_prune.runs.executors import make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import Evaluator, outcome_reader
+from gp_prune.search.scorer import TaskScorer
 
 POPULATIONS = (20, 40, 80, 160)
 WORKERS = (1, 2, 4)
@@ -75,7 +75,7 @@ def measured(
         promote=(0.25,),
     )  # fmt: skip
     source = TaskSource(given.cache_dir, given.data_root)
-    bench = Bench(source.load(task), config.calibration, config.seed)
+    bench = TaskScorer(source.load(task), config.calibration, config.seed)
     primitives = builtin_primitives()
     seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
     runner = make_runner(source, workers)

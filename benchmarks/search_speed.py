@@ -46,14 +46,13 @@ from gp_prune.pruning import ChannelPlan
 from gp_prune.runs.executors import InProcess, Runner, make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
-from gp_prune.runs.limits import resident_memory
-from gp_prune.search.archive import Objectives
+from gp_prune.runs.processes import resident_memory
+from gp_prune.search.archive import Objectives, hypervolume
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import Evaluator, outcome_reader
-from gp_prune.search.stopping import hypervolume
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.training.pooling import pool_fast
 
 N = TypeVar("N", int, float)
@@ -85,7 +84,7 @@ class PerNetwork(NamedTuple):
 
 
 def per_network(
-    config: SearchConfig, bench: Bench, images: Loadable, tried: Sequence[Tried], count: int
+    config: SearchConfig, bench: TaskScorer, images: Loadable, tried: Sequence[Tried], count: int
 ) -> PerNetwork:
     """The four ways in turn, on networks that the naive loop tried."""
     ways: list[Callable[[ChannelPlan], float]] = [
@@ -133,7 +132,7 @@ class Ours(NamedTuple):
         return None
 
 
-def search(config: SearchConfig, bench: Bench, runner: Runner) -> Ours:
+def search(config: SearchConfig, bench: TaskScorer, runner: Runner) -> Ours:
     """Run our search; the statistics of the layers are made already."""
     primitives = builtin_primitives()
     seeds = [m for m in reference_metrics(primitives) if m.expression.axes is config.root]
@@ -160,7 +159,7 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
-def report_memory(config: SearchConfig, bench: Bench, source: TaskSource) -> None:
+def report_memory(config: SearchConfig, bench: TaskScorer, source: TaskSource) -> None:
     """Memory of this process after every generation."""
     memory = search(config, bench, InProcess(source)).memory
     row("generation", "MB in use")
@@ -173,7 +172,11 @@ def report_memory(config: SearchConfig, bench: Bench, source: TaskSource) -> Non
 
 
 def levers(
-    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace, ours: Ours
+    config: SearchConfig,
+    bench: TaskScorer,
+    source: TaskSource,
+    given: argparse.Namespace,
+    ours: Ours,
 ) -> None:
     """Rows for what our search gains by its rungs and by its workers."""
     all_full = search(replace(config, rung_steps=(), promote=()), bench, InProcess(source))
@@ -198,7 +201,7 @@ def levers(
 
 
 def compare(
-    config: SearchConfig, bench: Bench, source: TaskSource, given: argparse.Namespace
+    config: SearchConfig, bench: TaskScorer, source: TaskSource, given: argparse.Namespace
 ) -> None:
     """Print what every lever saves, and what all save together."""
     images = loadable(bench.task, given.data_root)
@@ -328,7 +331,7 @@ def main() -> None:
         rung_steps=listed(given.rungs, int),
         promote=listed(given.promote, float),
     )
-    bench = Bench(source.load(given.task), config.calibration, config.seed)
+    bench = TaskScorer(source.load(given.task), config.calibration, config.seed)
     print(
         f"{given.task}, {given.population} x {given.generations}, ladder {given.ladder}, "
         f"{given.steps} steps, seed {given.seed}\n"

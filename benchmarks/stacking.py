@@ -26,9 +26,8 @@ from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import Outcomes, composed, job_of
+from gp_prune.search.evaluation import Evaluation, Outcome, StackBuilder, StackOutcome, job_of
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import one_thread
 
 RESULTS = Path(__file__).parent / "results" / "stacking.csv"
@@ -62,7 +61,7 @@ class Line:
     difference: float
 
 
-def evaluations(bench: Bench, keep: float, steps: int, count: int) -> list[Evaluation]:
+def evaluations(bench: TaskScorer, keep: float, steps: int, count: int) -> list[Evaluation]:
     """Networks that differ, pruned by published metrics."""
     conventions = SearchConfig().conventions
     found: dict[str, Evaluation] = {}
@@ -71,7 +70,7 @@ def evaluations(bench: Bench, keep: float, steps: int, count: int) -> list[Evalu
         if "i" in metric.expression.axes:
             continue
         try:
-            trial = bench.trial(metric.expression, conventions, Budget("channels", keep))
+            trial = bench.plan(metric.expression, conventions, Budget("channels", keep))
         except DegenerateScores:
             continue
         plan = trial.plan.to_json()
@@ -84,7 +83,8 @@ def measured(
 ) -> Line:
     """Both ways in turn."""
     device = workbench.source.device
-    stacks = list(composed(given, stack))
+    builder = StackBuilder(stack)
+    stacks = [members for e in given for members in builder.add(e)] + builder.flush()
     alone, stacked = [], []
     for _ in range(turns + 1):  # the first of each warms up
         started = _now(device)
@@ -96,7 +96,7 @@ def measured(
     single = {e.key: outcome.validation for e, outcome in zip(given, singles, strict=True)}
     found: dict[str, Outcome] = {}
     for members, outcome in zip(stacks, together, strict=True):
-        found |= outcome.each() if isinstance(outcome, Outcomes) else {members[0].key: outcome}
+        found |= outcome.each() if isinstance(outcome, StackOutcome) else {members[0].key: outcome}
     difference = max(abs(single[key] - found[key].validation) for key in single)
     first = given[0]
     each = 1000 / len(given)
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = []
     with one_thread():
         for name in options.tasks:
-            bench = Bench(workbench.task(name)[0], SearchConfig().calibration, 0)
+            bench = TaskScorer(workbench.task(name)[0], SearchConfig().calibration, 0)
             for keep in options.keep:
                 given = evaluations(bench, keep, options.steps, options.networks)
                 for stack in options.stacks:

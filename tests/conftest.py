@@ -121,8 +121,8 @@ def _of_process(process: int, file: str) -> bytes:
 def random_trees() -> Callable[..., list[Expression]]:
     """`random_trees(axes, count, seed)`: trees of a type over all searchable operands."""
     from gp_prune.language.registry import builtin_primitives
-    from gp_prune.search.generator import Generator
     from gp_prune.search.grammar import Grammar
+    from gp_prune.search.variation import Generator
 
     grammars: dict[Axes, Grammar] = {}
 

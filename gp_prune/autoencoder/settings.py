@@ -9,7 +9,7 @@ from typing import Any
 from gp_prune.autoencoder.schedule import named_schedule
 from gp_prune.autoencoder.training import named_loss
 from gp_prune.errors import UserError
-from gp_prune.runs.config import MOST_SEED, Settings
+from gp_prune.runs.folder import MOST_SEED, Settings
 
 TOPOLOGIES = ("ring", "torus")
 

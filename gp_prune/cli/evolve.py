@@ -13,8 +13,8 @@ from gp_prune.cli.options import RunOptions, print_json, run_options
 
 if TYPE_CHECKING:
     from gp_prune.search.nsga2 import Generation
-    from gp_prune.search.results import Result
-    from gp_prune.search.run import Progress
+    from gp_prune.search.results import SearchResult
+    from gp_prune.search.run import SearchProgress
 
 
 DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
@@ -60,7 +60,7 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
     try:
         with progress_display(quiet=run.quiet) as show:
 
-            def progress(now: Progress) -> None:
+            def progress(now: SearchProgress) -> None:
                 nonlocal last
                 last = now.generation or last
                 show(now)
@@ -91,7 +91,7 @@ def _stop(run: RunOptions, last: Generation | None) -> int:
     )
 
 
-def _next_steps(result: Result) -> str:
+def _next_steps(result: SearchResult) -> str:
     path = result.folder / "metrics" / f"{result.recommended.name}.json"
     task = next((name for name in result.config.tasks if name in DIGITS), DIGITS[0])
     budget = "--keep-macs 0.5" if result.config.granularity == "channel" else "--pruning-ratio 0.5"

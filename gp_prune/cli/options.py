@@ -21,7 +21,7 @@ from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:
-    from gp_prune.runs.config import Settings
+    from gp_prune.runs.folder import Settings
 
     S = TypeVar("S", bound=Settings)
 

@@ -29,8 +29,8 @@ from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.variation import Individual, Variation
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
+from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume
 from gp_prune.runs.executors import Runner, run_with_journal
-from gp_prune.runs.hypervolume import Growth, find_nondominated, hypervolume
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.running import derive_seed
@@ -222,7 +222,7 @@ class Engine:
             tried += born
             population = self._select(self._pool(population, born), born, rng)
             yield self._report(number, generation)
-            growth.see(self._progress(population))
+            growth.update(self._progress(population))
             if not born or (self.settings.stall and growth.idle >= self.settings.stall):
                 break
         return tried
@@ -335,8 +335,8 @@ class Engine:
             job for job in jobs if (weights := outcomes[job.key].weights)
             and not state_path(Path(self._folder), weights).exists()
         ]  # fmt: skip
-        for job, outcome in zip(lost, self._runner.run(lost), strict=True):
-            outcomes[job.key] = outcome
+        for key, future in [(job.key, self._runner.submit(job)) for job in lost]:
+            outcomes[key] = future.result()
         return [
             self._admit(request, outcomes[job.key], number)
             for job, request in zip(jobs, requests, strict=True)

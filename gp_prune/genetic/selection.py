@@ -13,7 +13,7 @@ from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.plan import KeptShares
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.variation import Individual, ParetoFitness, WeightedFitness
-from gp_prune.runs.hypervolume import find_nondominated
+from gp_prune.runs.evolution import find_nondominated
 
 REFERENCE = (1.0, 1.0, 1.0)
 """What a front is measured from: a guess that looks at no input, with nothing pruned."""

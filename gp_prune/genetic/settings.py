@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gp_prune.errors import UserError, check_fields, number, one_of, whole
-from gp_prune.runs.config import MOST_SEED, Settings
+from gp_prune.runs.folder import MOST_SEED, Settings
 from gp_prune.training import FineTuning
 
 _SHARE = number(least=0, most=1)

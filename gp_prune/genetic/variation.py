@@ -14,7 +14,7 @@ from gp_prune.genetic.elite import GENE_KINDS, Elite
 from gp_prune.genetic.plan import CHANNELS, GeneLayout, GeneticPlan, KeptShares, Marks, Masks
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.metric.mutation import MetricMutation
-from gp_prune.runs.rates import AdaptiveOperatorRates
+from gp_prune.runs.evolution import AdaptiveOperatorRates
 
 MOST_AT_ONCE = 0.9
 """Largest share of what is alive in a layer that one mutation removes."""

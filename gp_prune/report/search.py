@@ -16,8 +16,8 @@ from gp_prune.report.tables import MARK, make_console, new_table, render
 from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import Contender, Record
 from gp_prune.search.nsga2 import Generation
-from gp_prune.search.results import Result, ladder_objectives
-from gp_prune.search.run import Progress
+from gp_prune.search.results import SearchResult, ladder_objectives
+from gp_prune.search.run import SearchProgress
 
 PLAIN_WIDTH = 160
 """Characters per line where the output is not a terminal."""
@@ -29,7 +29,7 @@ _BUDGETS = {"macs": "equal MACs", "params": "equal params"}
 _STAGES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
 
 
-def result_lines(result: Result, stream: IO[str]) -> list[str]:
+def result_lines(result: SearchResult, stream: IO[str]) -> list[str]:
     """Return the front and the comparison by task as lines for a stream.
 
     They are in colour on a terminal. On a narrow one the formulas are below the front.
@@ -45,7 +45,7 @@ def result_lines(result: Result, stream: IO[str]) -> list[str]:
     return render(console, *parts)
 
 
-def _front_table(result: Result, *, with_formulas: bool) -> Table:
+def _front_table(result: SearchResult, *, with_formulas: bool) -> Table:
     """Return a table with a row for every formula of the front and every baseline."""
     kinds = _kinds(result)
     table = new_table(
@@ -65,7 +65,7 @@ def _front_table(result: Result, *, with_formulas: bool) -> Table:
     return table
 
 
-def _front_row(result: Result, contender: Contender, kinds: Sequence[str]) -> list[str]:
+def _front_row(result: SearchResult, contender: Contender, kinds: Sequence[str]) -> list[str]:
     validation, macs, params, test = ladder_objectives(result, contender)
     row = [
         MARK if contender is result.recommended else "",
@@ -82,7 +82,7 @@ def _front_row(result: Result, contender: Contender, kinds: Sequence[str]) -> li
     return [*row, contender.name, str(contender.expression)]
 
 
-def _task_table(result: Result, *, brief: bool) -> Table:
+def _task_table(result: SearchResult, *, brief: bool) -> Table:
     """Return the test errors of the recommended formula and the baselines, task by task.
 
     ``brief`` leaves out the errors in the unit of the task.
@@ -110,7 +110,9 @@ def _task_table(result: Result, *, brief: bool) -> Table:
     return table
 
 
-def _task_cell(result: Result, contender: Contender, kind: str, task: str, brief: bool) -> str:
+def _task_cell(
+    result: SearchResult, contender: Contender, kind: str, task: str, brief: bool
+) -> str:
     rows: list[Record] = result.comparison.part(contender.name, kind=kind, task=task)
     values = [
         statistics.fmean(row.test for row in rows if row.repeat == repeat)
@@ -123,7 +125,7 @@ def _task_cell(result: Result, contender: Contender, kind: str, task: str, brief
     return relative if brief else f"{relative} ({natural})"
 
 
-def _explanation(result: Result) -> str:
+def _explanation(result: SearchResult) -> str:
     ladder = ", ".join(f"{share:.0%}" for share in result.config.ladder)
     budgets = ", ".join(f"{share:.0%}" for share in result.config.budgets)
     unit = "channels" if result.config.granularity == "channel" else "weights"
@@ -161,7 +163,7 @@ def interim_json(folder: str, front: Sequence[Candidate]) -> dict[str, Any]:
     return {"folder": folder, "interrupted": True, "front": rows}
 
 
-def recommendation(result: Result) -> str:
+def recommendation(result: SearchResult) -> str:
     """Return the recommended formula, the rule of its choice and its error on the test split.
 
     The lines are never wrapped, so that the LaTeX can be copied.
@@ -184,7 +186,7 @@ def recommendation(result: Result) -> str:
     return "\n".join(lines)
 
 
-def verdict(result: Result) -> list[str]:
+def verdict(result: SearchResult) -> list[str]:
     """Compare the recommended formula with every baseline on the test split.
 
     Returns:
@@ -212,12 +214,12 @@ def verdict(result: Result) -> list[str]:
     return lines
 
 
-def _kinds(result: Result) -> list[str]:
+def _kinds(result: SearchResult) -> list[str]:
     present = {record.kind for record in result.comparison.records}
     return [kind for kind in _BUDGETS if kind in present]
 
 
-def result_json(result: Result) -> dict[str, Any]:
+def result_json(result: SearchResult) -> dict[str, Any]:
     """Return the result as a JSON object: front, baselines, recommendation and verdict."""
     kinds = _kinds(result)
     rows = []
@@ -247,14 +249,14 @@ def result_json(result: Result) -> dict[str, Any]:
     }
 
 
-def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[SearchProgress], None]]:
     """Show the stages of a search, see :func:`gp_prune.report.console.show_progress`.
 
     A log has a line for each generation, and for each quarter of another stage.
     """
     printed: set[tuple[str, int]] = set()
 
-    def to_line(now: Progress) -> str:
+    def to_line(now: SearchProgress) -> str:
         if now.generation is not None:
             return f"generation {now.done}/{now.of}: {_note(now.generation)}"
         quarter = (now.stage, now.done * 4 // max(1, now.of))
@@ -266,7 +268,7 @@ def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[Progres
     return show_progress(_STAGES, _bar, to_line, quiet=quiet)
 
 
-def _bar(now: Progress) -> BarState:
+def _bar(now: SearchProgress) -> BarState:
     return now.stage, now.done, now.of, _note(now.generation) if now.generation else ""
 
 

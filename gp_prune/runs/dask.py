@@ -1,43 +1,43 @@
 """Jobs on a Dask cluster of any number of machines.
 
-Every Dask worker keeps worker processes of its own (see :mod:`gp_prune.runs.processes`) and
-loads tasks from the cache folder and the data root of its machine; what travels is a job and its
-result. The limits of a job, its second try and its failure are the affair of the machine that runs
-it; a machine that is lost costs its jobs another try elsewhere.
+Every Dask worker keeps worker processes (see :class:`gp_prune.runs.executors.Host`) and loads tasks
+from the cache folder and the data root of its machine; what travels is a job and its result. That
+host limits each job and tries it again, which Dask's nanny does not: its ``memory_limit`` is that
+of a whole worker, and it knows no time limit. Dask itself gives the jobs of a machine that is lost
+to other machines.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import Host, in_order
+from gp_prune.runs.executors import Host
 from gp_prune.runs.jobs import Job, R, TaskSource
-from gp_prune.runs.limits import ResourceLimits
-from gp_prune.runs.processes import Facts, facts
+from gp_prune.runs.processes import Facts, ResourceLimits, facts
 
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Order:
+class ClusterRun:
     """What a machine must know to work for a run.
 
     Attributes:
-        run: tells runs apart that use the cluster at the same time.
+        identity: tells runs apart that use the cluster at the same time.
         source: where the tasks are, on every machine.
-        allowance: what one job may use.
+        limits: what one job may use.
     """
 
-    run: str
+    identity: str
     source: TaskSource
-    allowance: ResourceLimits
+    limits: ResourceLimits
 
 
 class DaskCluster:
@@ -46,46 +46,52 @@ class DaskCluster:
     Args:
         source: where the workers find the tasks; its folders are those of each machine.
         address: of the scheduler, for instance ``"tcp://10.0.0.5:8786"``.
-        allowance: what one job may use.
+        limits: what one job may use.
 
     Raises:
         UserError: Dask is not installed, no scheduler answers, or it has no workers.
     """
 
     def __init__(
-        self, source: TaskSource, address: str, allowance: ResourceLimits | None = None
+        self, source: TaskSource, address: str, limits: ResourceLimits | None = None
     ) -> None:
         self._address = address
-        self._order = Order(uuid.uuid4().hex, source, allowance or ResourceLimits())
+        self._run = ClusterRun(uuid.uuid4().hex, source, limits or ResourceLimits())
         self._facts: dict[str, Facts] = {}
         self._client = _connected(address)
+        self._executor = self._client.get_executor(pure=False)
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Train or load the tasks here; the workers must find the same networks."""
         for name in tasks:
-            self._facts[name] = facts(self._order.source.load(name))
+            self._facts[name] = facts(self._run.source.load(name))
 
-    def run(self, jobs: Iterable[Job[R]]) -> Iterator[R]:
-        """Run on the cluster.
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Run the job on the cluster.
 
-        Raises:
-            UserError: a machine has another network or other packages than this one, or the
-                cluster is gone.
+        The future raises a UserError where a machine has another network or other packages than
+        this one, or the cluster is gone.
         """
-        executor = self._client.get_executor(pure=False)
+        remote: Future[R] = self._executor.submit(run, self._run, self._facts, job)
+        future: Future[R] = Future()
 
-        def submit(job: Job[R]) -> Future[R]:
-            future: Future[R] = executor.submit(run, self._order, self._facts, job)
-            return future
+        def finish(_: Future[R]) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(self._result(job, remote))
+            except BaseException as error:
+                future.set_exception(error)
 
-        for job, future in in_order(jobs, submit):
-            yield self._result(job, future)
+        future.add_done_callback(lambda _: remote.cancel())  # without effect on one that is done
+        remote.add_done_callback(finish)
+        return future
 
-    def _result(self, job: Job[R], future: Future[R]) -> R:
+    def _result(self, job: Job[R], remote: Future[R]) -> R:
         from distributed import KilledWorker
 
         try:
-            return future.result()
+            return remote.result()
         except KilledWorker:
             # Dask has tried several machines already.
             return job.failed("every Dask worker that tried it died")
@@ -99,13 +105,13 @@ class DaskCluster:
         """Let the machines end the processes of this run, and leave the cluster."""
         try:
             if self._client.status == "running":
-                self._client.run(release, self._order.run, on_error="ignore")
+                self._client.run(release, self._run.identity, on_error="ignore")
         finally:
             self._client.close()
 
 
 def _connected(address: str) -> Any:
-    """A client of the cluster, which has at least one worker."""
+    """Return a client of the cluster, which has at least one worker."""
     try:
         from distributed import Client
         from distributed.comm.addressing import parse_address, parse_host_port
@@ -117,9 +123,9 @@ def _connected(address: str) -> Any:
         ) from None
     try:
         # Asked before, because a client that cannot read its address never ends properly.
-        scheme, place = parse_address(address)
+        scheme, location = parse_address(address)
         get_backend(scheme)
-        parse_host_port(place)
+        parse_host_port(location)
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except ValueError as error:
         raise UserError(
@@ -147,18 +153,18 @@ _hosts: dict[str, Host] = {}
 _lock = threading.Lock()
 
 
-def run(order: Order, expected: Mapping[str, Facts], job: Job[R]) -> R:
+def run(cluster_run: ClusterRun, expected: Mapping[str, Facts], job: Job[R]) -> R:
     """Run a job in a process of this Dask worker; called by Dask."""
     with _lock:
-        if order.run not in _hosts:
-            _hosts[order.run] = Host(order.source, order.allowance, expected)
-        host = _hosts[order.run]
+        if cluster_run.identity not in _hosts:
+            _hosts[cluster_run.identity] = Host(cluster_run.source, cluster_run.limits, expected)
+        host = _hosts[cluster_run.identity]
     return host.run(job)
 
 
-def release(run: str) -> None:
+def release(identity: str) -> None:
     """End the processes that this Dask worker keeps for a run; called by Dask."""
     with _lock:
-        host = _hosts.pop(run, None)
+        host = _hosts.pop(identity, None)
     if host is not None:
         host.close()

@@ -1,22 +1,23 @@
-"""What is known is taken from the journal; the rest is run and written down."""
+"""Where jobs run, and the queue that runs each of them once and writes its result down."""
 
 from __future__ import annotations
 
 import platform
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from contextlib import contextmanager
+from typing import Generic, Protocol, Self
 
 from gp_prune.errors import UserError
 from gp_prune.runs import processes
 from gp_prune.runs.jobs import Job, R, TaskSource, Workbench, work
 from gp_prune.runs.journal import Journal
-from gp_prune.runs.limits import ResourceLimits
-from gp_prune.runs.processes import Facts, Lost, Processes, Worker, cores
+from gp_prune.runs.processes import Facts, ResourceLimits, Worker, WorkerLost, cores
 
 TRIES = 2
-"""A job is tried so many times before its loss is its result."""
+"""Number of times that a job is tried before the loss of its worker is its result."""
 
 
 class Runner(Protocol):
@@ -25,18 +26,22 @@ class Runner(Protocol):
     def prepare(self, tasks: Sequence[str]) -> None:
         """Train or load the networks of the tasks, so that they are in the cache."""
 
-    def run(self, jobs: Iterable[Job[R]]) -> Iterator[R]:
-        """The results, in the order of the jobs, each as soon as it is known.
-
-        Of an iterator, the first jobs are begun while it makes the others.
-        """
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Begin a job as soon as there is room for it."""
 
     def close(self) -> None:
-        """Give processes back."""
+        """End all processes."""
+
+
+def completed(result: R) -> Future[R]:
+    """Return a future whose result is there already."""
+    future: Future[R] = Future()
+    future.set_result(result)
+    return future
 
 
 class InProcess:
-    """Runs jobs here, one after the other."""
+    """Runs jobs in this process, each as soon as it is submitted."""
 
     def __init__(self, source: TaskSource) -> None:
         self._workbench = Workbench(source)
@@ -46,37 +51,79 @@ class InProcess:
         for name in tasks:
             self._workbench.task(name)
 
-    def run(self, jobs: Iterable[Job[R]]) -> Iterator[R]:
-        """Run one after the other."""
-        for job in jobs:
-            yield job.run(self._workbench)
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Run the job now."""
+        return completed(job.run(self._workbench))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no processes."""
 
 
 class Host:
-    """Runs jobs in worker processes for any number of threads, each of which waits for its own.
+    """Worker processes of one machine for any number of threads, each of which waits for its job.
 
-    A job whose worker dies, hangs or takes too much memory is tried once more, in another worker;
-    a second loss is its result. No other job notices.
+    A worker is started when one is needed and none is free. A job whose worker dies, hangs or
+    takes too much memory is tried once more, in another worker; a second loss is its result. No
+    other job notices.
 
     Args:
         source: where the workers find the tasks.
-        allowance: what one job may use.
+        limits: what one job may use.
         expected: what the workers must find in loading a task, by its name.
     """
 
     def __init__(
         self,
         source: TaskSource,
-        allowance: ResourceLimits,
+        limits: ResourceLimits,
         expected: Mapping[str, Facts] | None = None,
     ) -> None:
         self._source = source
-        self._allowance = allowance
+        self._limits = limits
         self._expected = expected or {}
-        self._processes = Processes()
+        self._lock = threading.Lock()
+        self._free: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._closed = False
+
+    @contextmanager
+    def borrow(self) -> Iterator[Worker]:
+        """Lend a worker; one that is lost in the body is not used again.
+
+        Raises:
+            WorkerLost: the workers have been ended.
+        """
+        with self._lock:
+            if self._closed:
+                raise WorkerLost("the workers have been ended")
+            worker = self._living() or Worker()
+            self._all.add(worker)
+        try:
+            yield worker
+        except Exception as error:
+            with self._lock:
+                if isinstance(error, WorkerLost):
+                    self._all.discard(worker)
+                else:  # the function that was called raised it, so the answer is complete
+                    self._free.append(worker)
+            raise
+        except BaseException:  # its answer may still be on the way, and would be taken for another
+            with self._lock:
+                self._all.discard(worker)
+            worker.end()
+            raise
+        with self._lock:
+            self._free.append(worker)
+
+    def _living(self) -> Worker | None:
+        """Return a free worker; those that died while they were free are no job's fault."""
+        while self._free:
+            worker = self._free.pop()
+            if worker.alive:
+                return worker
+            worker.end()
+            self._all.discard(worker)
+        return None
 
     def load(self, *names: str) -> None:
         """Train or load tasks in a worker.
@@ -85,41 +132,40 @@ class Host:
             UserError: the worker died over it.
         """
         try:
-            with self._processes.borrow() as borrowed:
+            with self.borrow() as worker:
                 for name in names:
-                    self._ready(borrowed, name)
-        except Lost as lost:
+                    self._load(worker, name)
+        except WorkerLost as lost:
             raise UserError(
                 f"{', '.join(names)} could not be loaded: {lost}; use fewer --workers where "
                 "memory is short"
             ) from None
 
     def run(self, job: Job[R]) -> R:
-        """The result of a job, which may be a failure with its reason."""
+        """Return the result of a job, which may be a failure with its reason."""
         reasons = []
         for _ in range(TRIES):
             try:
-                with self._processes.borrow() as borrowed:
+                with self.borrow() as worker:
                     if job.task:
-                        self._ready(borrowed, job.task)
-                    allowance = self._allowance.times(work(job))
-                    result: R = borrowed.call(processes.run, self._source, job, allowance=allowance)
+                        self._load(worker, job.task)
+                    limits = self._limits.times(work(job))
+                    result: R = worker.call(processes.run, self._source, job, limits=limits)
                     return result
-            except Lost as lost:
+            except WorkerLost as lost:
                 reasons.append(str(lost))
         return job.failed(f"{reasons[-1]}, {TRIES} times")
 
-    def _ready(self, borrowed: Worker, name: str) -> None:
-        """Load the task without a limit: it is no fault of the candidate if that takes long."""
-        if name not in borrowed.loaded:
-            found: Facts = borrowed.call(processes.load, self._source, name)
-            self._check(name, found)
-            borrowed.loaded.add(name)
+    def _load(self, worker: Worker, name: str) -> None:
+        """Load a task without a limit: it is no fault of the candidate if that takes long."""
+        if name not in worker.loaded:
+            self._check(name, worker.call(processes.load, self._source, name))
+            worker.loaded.add(name)
 
-    def _check(self, name: str, found: Facts) -> None:
-        """UserError where a result would differ from that of the main process."""
+    def _check(self, name: str, facts: Facts) -> None:
+        """Raise a UserError where a result would differ from that of the main process."""
         for fact, wanted in self._expected.get(name, {}).items():
-            if found[fact] != wanted:
+            if facts[fact] != wanted:
                 remedy = (
                     f"copy the cache folder of {name} from the main machine"
                     if fact == "network"
@@ -127,20 +173,26 @@ class Host:
                 )
                 raise UserError(
                     f"a worker on {platform.node()} has another {fact} for {name!r} than the "
-                    f"main process, {found[fact]} in the place of {wanted}; {remedy} there"
+                    f"main process, {facts[fact]} in the place of {wanted}; {remedy} there"
                 )
 
     def pids(self) -> list[int]:
-        """The worker processes that run now."""
-        return self._processes.pids()
+        """Return the numbers of the worker processes."""
+        with self._lock:
+            return [worker.pid for worker in self._all]
 
     def kill(self) -> None:
-        """End the workers at once, whatever they are at."""
-        self._processes.kill()
+        """End all workers at once; calls that wait for them raise :class:`WorkerLost`."""
+        with self._lock:
+            self._closed = True
+            for worker in self._all:
+                worker.kill()
 
     def close(self) -> None:
-        """End the workers; nothing may be under way any more."""
-        self._processes.close()
+        """End all workers and close their pipes; no thread may use one any more."""
+        self.kill()
+        for worker in self._all:
+            worker.end()
 
 
 class WorkerPool:
@@ -149,13 +201,13 @@ class WorkerPool:
     Args:
         source: where the workers find the tasks.
         workers: number of processes.
-        allowance: what one job may use.
+        limits: what one job may use.
     """
 
     def __init__(
-        self, source: TaskSource, workers: int, allowance: ResourceLimits | None = None
+        self, source: TaskSource, workers: int, limits: ResourceLimits | None = None
     ) -> None:
-        self.host = Host(source, allowance or ResourceLimits())
+        self.host = Host(source, limits or ResourceLimits())
         self._source = source
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gp-prune")
@@ -164,7 +216,7 @@ class WorkerPool:
         """Train what was never trained, several at a time; workers then load all tasks.
 
         The loading goes on while the main process does something else, for which a core is left;
-        a worker that finds none loads what it needs for its first jobs.
+        a worker that has no task loaded loads what it needs for its first jobs.
 
         Raises:
             UserError: a task cannot be loaded, or a worker died over it.
@@ -175,10 +227,9 @@ class WorkerPool:
         for _ in range(min(self._workers, max(1, cores() - 1))):
             self._threads.submit(self.host.load, *tasks)
 
-    def run(self, jobs: Iterable[Job[R]]) -> Iterator[R]:
-        """Run in the workers."""
-        for _, future in in_order(jobs, lambda job: self._threads.submit(self.host.run, job)):
-            yield future.result()
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Run the job in the next worker that is free."""
+        return self._threads.submit(self.host.run, job)
 
     def close(self) -> None:
         """End the processes at once, also in the middle of a job."""
@@ -188,46 +239,92 @@ class WorkerPool:
         self.host.close()
 
 
-def in_order(
-    jobs: Iterable[Job[R]], submit: Callable[[Job[R]], Future[R]]
-) -> Iterator[tuple[Job[R], Future[R]]]:
-    """Submit all jobs, and give each back with its future in their order.
-
-    What is done is given back while further jobs are still being made. When nobody waits any
-    more, what has not begun is taken back.
-    """
-    waiting: deque[tuple[Job[R], Future[R]]] = deque()
-    try:
-        for job in jobs:
-            waiting.append((job, submit(job)))
-            while waiting and waiting[0][1].done():
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for _, future in waiting:
-            future.cancel()
-
-
-def make_runner(
-    source: TaskSource, workers: int, allowance: ResourceLimits | None = None
-) -> Runner:
-    """A runner with that many workers; one worker means this very process, if nothing is limited.
+def make_runner(source: TaskSource, workers: int, limits: ResourceLimits | None = None) -> Runner:
+    """Return a runner; one worker means this very process, if nothing is limited.
 
     Args:
         source: where the tasks are.
         workers: number of processes.
-        allowance: what one job may use; a limit needs a process that can be ended.
+        limits: what one job may use; a limit needs a process that can be ended.
 
     Raises:
         UserError: the number of workers is not positive.
     """
     if workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
-    allowance = allowance or ResourceLimits()
-    if workers == 1 and not allowance.limited:
+    limits = limits or ResourceLimits()
+    if workers == 1 and not limits.limited:
         return InProcess(source)
-    return WorkerPool(source, workers, allowance)
+    return WorkerPool(source, workers, limits)
+
+
+class JobQueue(Generic[R]):
+    """Jobs that are run at most once, and whose results are recorded in their order.
+
+    As a context manager it cancels the jobs that have not begun when its body raises.
+
+    Args:
+        runner: runs what the journal does not know.
+        journal: remembers results, those of earlier runs of the same folder and of a run that
+            is reused included.
+        progress: hears how many of how many distinct jobs are done.
+        of: number of distinct jobs where it is known; else progress hears how many so far.
+
+    Attributes:
+        results: what is known, by the keys of the jobs.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        journal: Journal[R],
+        progress: Callable[[int, int], None] = lambda done, of: None,
+        of: int = 0,
+    ) -> None:
+        self._runner = runner
+        self._journal = journal
+        self._progress = progress
+        self._of = of
+        self._asked: set[str] = set()
+        # With lent results in their places, so that the journal is the same with and without.
+        self._waiting: deque[tuple[Job[R], Future[R]]] = deque()
+        self.results: dict[str, R] = {}
+
+    def submit(self, job: Job[R]) -> None:
+        """Begin a job unless its result is known; record earlier ones that are done."""
+        if job.key in self._asked:
+            return
+        self._asked.add(job.key)
+        known = self._journal.known(job.key)
+        if known is not None:
+            self.results[job.key] = known
+            return
+        lent = self._journal.lent(job.key)
+        future = self._runner.submit(job) if lent is None else completed(lent)
+        self._waiting.append((job, future))
+        while self._waiting and self._waiting[0][1].done():
+            self._record()
+
+    def collect(self) -> dict[str, R]:
+        """Wait for all jobs; return the results by the keys of the jobs."""
+        while self._waiting:
+            self._record()
+        self._journal.sync()
+        return self.results
+
+    def _record(self) -> None:
+        job, future = self._waiting.popleft()
+        result = future.result()
+        self._journal.outcome(job, result)
+        self.results[job.key] = result
+        self._progress(len(self.results), max(self._of, len(self._asked)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _, future in self._waiting:
+            future.cancel()
 
 
 def run_with_journal(
@@ -236,50 +333,16 @@ def run_with_journal(
     journal: Journal[R],
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, R]:
-    """The result of every job by its key; nothing is done twice.
+    """Return the result of every job by its key; no job is run twice.
 
     Args:
-        jobs: what is wanted; the same one may stand there several times. Of an iterator, the first
-            jobs are done already while it makes the others.
-        runner: runs what the journal does not know.
-        journal: remembers results, those of earlier runs of the same folder and of a run that
-            is reused included.
-        progress: hears how many of how many distinct jobs are done; of an iterator, of how many
-            so far.
+        jobs: what is wanted. Of an iterator, the first jobs run while it makes the others.
+        runner: see :class:`JobQueue`, also for the others.
+        journal: remembers results.
+        progress: hears how many of how many distinct jobs are done.
     """
-    known_of = len({job.key for job in jobs}) if isinstance(jobs, Sequence) else 0
-    found: dict[str, R] = {}
-    asked: set[str] = set()
-    # New jobs in the order of the requests, so that the journal is the same with and without
-    # reuse; each with its result where another run has lent it.
-    pending: deque[tuple[Job[R], R | None]] = deque()
-
-    def unknown() -> Iterator[Job[R]]:
+    of = len({job.key for job in jobs}) if isinstance(jobs, Sequence) else 0
+    with JobQueue(runner, journal, progress, of) as queue:
         for job in jobs:
-            if job.key in asked:
-                continue
-            asked.add(job.key)
-            known = journal.known(job)
-            if known is not None:
-                found[job.key] = known
-                continue
-            lent = journal.lent(job)
-            pending.append((job, lent))
-            if lent is None:
-                yield job
-
-    def record(job: Job[R], result: R) -> None:
-        journal.outcome(job, result)
-        found[job.key] = result
-        progress(len(found), max(known_of, len(asked)))
-
-    def record_lent() -> None:
-        while pending and pending[0][1] is not None:
-            record(*pending.popleft())  # type: ignore[arg-type]
-
-    for result in runner.run(unknown()):
-        record_lent()
-        record(pending.popleft()[0], result)
-    record_lent()
-    journal.sync()
-    return found
+            queue.submit(job)
+        return queue.collect()

@@ -1,17 +1,20 @@
-"""The folder of a run: taken by one run alone, begun once, gone on with as it was."""
+"""The folder of a run: its settings, its only owner, its header, and its resumption."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import json
 import platform
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from gp_prune._io import write_text
-from gp_prune.errors import UserError
-from gp_prune.runs.config import Settings
+from gp_prune.errors import UserError, check_type
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import Journal
@@ -20,17 +23,99 @@ CONFIG = "config.toml"
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
 
+MOST_SEED = 2**63 - 1
+"""The largest seed: torch takes none that is much larger."""
+
+
+class Settings:
+    """Base of a frozen dataclass of settings; all that decides the result of a run.
+
+    Every field has a default, and is of type str, int, float, bool, or a tuple of any number of
+    entries of one of these: ``tuple[float, ...]``. The dataclass checks the values with
+    :func:`gp_prune.errors.check_fields`.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(cast(Any, self)).items()
+        }
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML, which :meth:`from_toml` reads back."""
+        settings = asdict(cast(Any, self))
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read settings from a TOML file; those it leaves out have their defaults.
+
+        Raises:
+            UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
+        """
+        return cls(**cls.read(path))
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Any]:
+        """Read the settings that a TOML file gives, and check their names and types.
+
+        Raises:
+            UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
+        """
+        file = repr(str(path))
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"settings file {file} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"settings file {file} is not valid TOML: {error}") from None
+        types = get_type_hints(cls)
+        for name, value in data.items():
+            if name not in types:
+                close = difflib.get_close_matches(name, types, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise UserError(f"unknown setting {name!r} in {file}{hint}")
+            if get_origin(types[name]) is not tuple:
+                check_type(value, types[name], f"setting {name!r} in {file}")
+                continue
+            check_type(value, list, f"setting {name!r} in {file}")
+            for entry in value:
+                check_type(entry, get_args(types[name])[0], f"an entry of {name!r} in {file}")
+            data[name] = tuple(value)
+        return data
+
+    def changed(self, other: Self) -> list[str]:
+        """Return the names of the settings whose values differ from those of another object."""
+        return [
+            field.name
+            for field in fields(cast(Any, self))
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # A JSON string is a basic TOML string, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
 S = TypeVar("S", bound=Settings)
 
 
-def load_or_check_settings(kind: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
-    """The settings of the run, if the folder is fit for it.
+def load_or_check_settings(settings: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
+    """Return the settings of a run, and check that the folder is fit for it.
 
     Args:
-        kind: the class of the settings.
+        settings: the class of the settings.
         given: what was asked for; None for the defaults, and with ``resume`` for what is stored.
         folder: the run folder.
-        resume: go on with the run in the folder.
+        resume: continue the run in the folder.
 
     Raises:
         UserError: the folder is in use, or is no run folder, or its settings are others.
@@ -38,7 +123,7 @@ def load_or_check_settings(kind: type[S], given: S | None, folder: Path, *, resu
     if resume:
         if not (folder / CONFIG).is_file():
             raise UserError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}")
-        stored = kind.from_toml(folder / CONFIG)
+        stored = settings.from_toml(folder / CONFIG)
         if given is not None and given != stored:
             raise UserError(
                 f"a resumed run keeps its settings, but {', '.join(given.changed(stored))} would "
@@ -52,22 +137,19 @@ def load_or_check_settings(kind: type[S], given: S | None, folder: Path, *, resu
             f"run folder {str(folder)!r} exists and is not empty; "
             "give another --out, or go on with --resume"
         )
-    return given or kind()
+    return given or settings()
 
 
 def _early(path: Path) -> bool:
-    """Whether a file is what a kill leaves of a run that had not begun.
-
-    That is an empty journal, and a temporary file of the settings.
-    """
+    """Tell whether a file is what a kill leaves before a run begins: no settings, no results."""
     return CONFIG in path.name or (path.name == JOURNAL and not path.stat().st_size)
 
 
 @contextmanager
 def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
-    """The journal of a run folder that is made now, so that no other run takes it.
+    """Make the run folder, so that no other run takes it, and open its journal.
 
-    Where nothing ran, no journal is left behind, and no folder that was made for it.
+    Where nothing ran, neither a journal nor a new folder is left over.
 
     Args:
         folder: the run folder.
@@ -76,7 +158,7 @@ def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
     Raises:
         UserError: another run has the folder, its journal is damaged, or it cannot be written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +169,7 @@ def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
                 if not (folder / CONFIG).exists() and journal.empty:
                     journal.discard()
     finally:
-        _remove_empty(*made)
+        _remove_empty(*new)
 
 
 def _remove_empty(*folders: Path) -> None:
@@ -108,11 +190,11 @@ def write_run_header(
     resume: bool,
     digested: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the settings of a new run and what else decides its results, or check the latter.
+    """Write the settings of a new run and all that decides its results, or check the latter.
 
     Args:
         folder: the run folder.
-        settings: the settings, as :func:`load_or_check_settings`.
+        settings: what :func:`load_or_check_settings` returned.
         journal: the journal in the folder.
         identity: all that decides the results, as JSON.
         resume: the settings are there already.
@@ -129,7 +211,7 @@ def write_run_header(
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that the disk is full or the folder closed."""
+    """Turn an error of the system into one sentence about the run folder."""
     try:
         yield
     except OSError as error:
@@ -140,6 +222,6 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of python and of the packages that decide a result."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **found}
+    """Return the versions of Python and of the packages that decide a result."""
+    installed = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **installed}

@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for, and digests of networks."""
+"""Jobs of a run, the tasks that they need, and digests of networks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RECALLED = 8
-"""So many things that are expensive to load are kept by a worker; the least used one goes first."""
+"""Number of things that are expensive to load and that a worker keeps, the last used ones."""
 
 
-class Result(Protocol):
-    """What a job gives: a named tuple of plain data (numbers, texts, tuples, dictionaries)."""
+class JobResult(Protocol):
+    """The result of a job: a named tuple of plain data (numbers, texts, tuples, dictionaries)."""
 
     @property
     def failure(self) -> str:
-        """Why there is no result; empty if there is one."""
+        """Return why there is no result; empty if there is one."""
 
     def _asdict(self) -> dict[str, Any]:
-        """The fields by name, as of every named tuple."""
+        """Return the fields by name, as of every named tuple."""
 
 
-R = TypeVar("R", bound=Result)
-R_co = TypeVar("R_co", bound=Result, covariant=True)
+R = TypeVar("R", bound=JobResult)
+R_co = TypeVar("R_co", bound=JobResult, covariant=True)
 
 Decoder = Callable[[Mapping[str, Any]], R]
 """Makes a result of what was written of it; any KeyError, TypeError or ValueError means damage."""
@@ -49,29 +49,26 @@ class Job(Protocol[R_co]):
 
     @property
     def key(self) -> str:
-        """Equal exactly for jobs with the same result."""
+        """Return a text that is equal exactly for jobs with the same result."""
 
     @property
     def task(self) -> str:
-        """Name of the task that the worker must have loaded; empty for none."""
+        """Return the name of the task that the worker must have loaded; empty for none."""
 
     def run(self, workbench: Workbench) -> R_co:
         """Do the work, in the worker."""
 
     def failed(self, reason: str) -> R_co:
-        """What counts where there is no result."""
+        """Return what counts where there is no result."""
 
 
 def work(job: Job[Any]) -> int:
-    """How many jobs' work a job does: 1, unless it has an attribute ``work`` that says otherwise.
-
-    What it may use is so many times what one job may.
-    """
+    """Return how many times the limits of one job a job may use: its attribute ``work``, or 1."""
     return int(getattr(job, "work", 1))
 
 
 class Workbench:
-    """What a worker process keeps: the tasks, with their traced networks, and what was recalled.
+    """What a worker process keeps: the tasks, with their traced networks, and what it recalls.
 
     Args:
         source: where the tasks are.
@@ -83,7 +80,7 @@ class Workbench:
         self._recalled: OrderedDict[str, Any] = OrderedDict()
 
     def task(self, name: str) -> tuple[Task, Architecture]:
-        """A task and its traced network, loaded when first asked for."""
+        """Return a task and its traced network, loaded when first asked for."""
         if name not in self._tasks:
             task = self.source.load(name)
             traced = trace(task.model, task.example_inputs, interface=task.interface)
@@ -91,7 +88,7 @@ class Workbench:
         return self._tasks[name]
 
     def recall(self, key: str, make: Callable[[], T]) -> T:
-        """What is expensive to load: made once, then kept as long as it is used.
+        """Return what is expensive to load: it is made once, then kept while it is used.
 
         Nobody may change it; only :data:`RECALLED` things are kept.
 
@@ -104,8 +101,8 @@ class Workbench:
         self._recalled.move_to_end(key)
         while len(self._recalled) > RECALLED:
             self._recalled.popitem(last=False)
-        found: T = self._recalled[key]
-        return found
+        recalled: T = self._recalled[key]
+        return recalled
 
 
 @dataclass(frozen=True)
@@ -125,14 +122,14 @@ class TaskSource:
     device: str = "cpu"
 
     def load(self, name: str) -> Task:
-        """The task of that name; see :func:`gp_prune.tasks.load_task` for what it raises."""
-        return load_task(name, **self._places())
+        """Load a task; see :func:`gp_prune.tasks.load_task` for what it raises."""
+        return load_task(name, **self._options())
 
     def trained(self, name: str) -> bool:
-        """Whether :meth:`load` takes no training; raises as it does."""
-        return is_trained(name, **self._places())
+        """Tell whether :meth:`load` takes no training; raise as it does."""
+        return is_trained(name, **self._options())
 
-    def _places(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {
             "cache_dir": None if self.cache_dir is None else Path(self.cache_dir),
             "data_root": None if self.data_root is None else Path(self.data_root),
@@ -142,7 +139,7 @@ class TaskSource:
 
 
 def network_digest(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers of a network, with their names."""
+    """Return the SHA-256 of all weights and buffers of a network, with their names."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

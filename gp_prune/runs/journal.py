@@ -1,7 +1,8 @@
-"""The append-only record of a run, from which a killed run goes on.
+"""The append-only record of a run, from which a killed run is resumed.
 
-Every line is one JSON object. A search is a function of its settings, so a resumed run starts
-from the beginning, and the result of every job that the journal holds is taken from it.
+Every line is one JSON object. A run is a function of its settings, so a resumed run starts from
+the beginning, and the result of every job that the journal holds is read from it. In memory stay
+digests and positions of lines alone: about 250 MB for a million jobs and as many other entries.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from types import TracebackType
 from typing import Any, Generic
 
 from gp_prune.errors import UserError
-from gp_prune.runs.disk import DiskSet, Results
 from gp_prune.runs.jobs import Decoder, Job, R
 
 NAME = "journal.jsonl"
@@ -27,7 +27,7 @@ _SYNC_SECONDS = 0.5
 
 
 class Journal(Generic[R]):
-    """The journal of a run folder, open for writing.
+    """The journal of a run folder, open for reading and writing.
 
     Lines are written at once and forced to the disk at least every half second of writing, so a
     crash of the machine costs at most that; a crash of the program costs nothing.
@@ -43,19 +43,21 @@ class Journal(Generic[R]):
     def __init__(self, folder: Path, read: Decoder[R]) -> None:
         self.path = folder / NAME
         self._interpret = read
-        self._known = Results(read)
+        self._lines: dict[bytes, int] = {}  # digest of a job's key -> where its line begins
         self._lent: Mapping[str, R] = {}
-        self._events = DiskSet()
+        self._events: set[bytes] = set()
         self._begun: dict[str, Any] | None = None
+        self._size = 0
         with self._writing():
             # Without a buffer: what could not be written is not tried again at the end.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         try:
             _lock(self._file, self.path)
             with self._writing():
+                self._read()
                 # A torn last line, from a kill in the middle of a write, is cut off.
-                self._size = self._read()
                 self._file.truncate(self._size)
+                self._reader = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         except BaseException:
             self._file.close()
             raise
@@ -63,7 +65,7 @@ class Journal(Generic[R]):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say in one sentence that the disk is full or the folder closed."""
+        """Turn an error of the system into one sentence about the journal."""
         try:
             yield
         except OSError as error:
@@ -72,29 +74,29 @@ class Journal(Generic[R]):
                 "it is safe, mend this and go on with --resume"
             ) from error
 
-    def _read(self) -> int:
-        """Take in all complete lines; gives the number of bytes that they fill."""
+    def _read(self) -> None:
+        """Take in all complete lines."""
         content = self.path.read_bytes()
-        valid = content.rfind(b"\n") + 1
-        for entry in entries(content, self.path, self._interpret):
+        lines = content.splitlines(keepends=True)
+        for line, entry in zip(lines, entries(content, self.path, self._interpret), strict=False):
             if isinstance(entry, tuple):
-                self._known.put(*entry)
+                self._lines[digest(entry[0])] = self._size
             elif entry["event"] == "begin":
                 self._begun = entry["run"]
             else:
                 self._events.add(_identity(entry))
-        return valid
+            self._size += len(line)
 
     def lend(self, outcomes: Mapping[str, R]) -> None:
-        """Let the results of another run be used, by their keys; each is recorded at its use."""
+        """Let results of another run, by the keys of their jobs, be used and then recorded."""
         self._lent = outcomes
 
-    def lent(self, job: Job[R]) -> R | None:
-        """The result of a job in another run, if it was lent."""
-        return self._lent.get(job.key)
+    def lent(self, key: str) -> R | None:
+        """Return the result of the job with a key in another run, if it was lent."""
+        return self._lent.get(key)
 
     def write_header(self, run: dict[str, Any], digested: Mapping[str, str] | None = None) -> None:
-        """Write down what decides the results of this run, or check that it is still the same.
+        """Write all that decides the results of this run, or check that it is still the same.
 
         Args:
             run: what decides the results, by name.
@@ -122,25 +124,32 @@ class Journal(Generic[R]):
                 "start a new run in another folder"
             )
 
-    def known(self, job: Job[R]) -> R | None:
-        """The recorded result of a job, if there is one."""
-        return self._known.get(job.key)
+    def known(self, key: str) -> R | None:
+        """Return the recorded result of the job with a key, if there is one."""
+        place = self._lines.get(digest(key))
+        if place is None:
+            return None
+        self._reader.seek(place)
+        return self._interpret(json.loads(self._reader.readline()))
 
     def outcome(self, job: Job[R], result: R) -> None:
-        """Record the result of a job."""
-        self._known.put(job.key, result)
+        """Record the result of a job; an earlier one of the same job is replaced."""
         entry = {"event": "evaluation", "key": job.key, **result._asdict()}
         if not result.failure:
             del entry["failure"]
+        place = self._size
         self._write(entry)
+        self._lines[digest(job.key)] = place
 
     def event(self, entry: dict[str, Any]) -> None:
-        """Record something that a person may want to read; what stands there already is kept."""
-        if self._events.add(_identity(entry)):
+        """Record something that a person may want to read, once."""
+        identity = _identity(entry)
+        if identity not in self._events:
+            self._events.add(identity)
             self._write(entry)
 
     def holds(self, entry: dict[str, Any]) -> bool:
-        """Whether something was recorded by :meth:`event`, perhaps in an earlier session."""
+        """Tell whether something was recorded by :meth:`event`, perhaps before a resumption."""
         return _identity(entry) in self._events
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -164,11 +173,12 @@ class Journal(Generic[R]):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing stands in it."""
+        """Tell whether it has no lines."""
         return self._size == 0
 
     def discard(self) -> None:
-        """Close and remove a journal in which nothing stands."""
+        """Close and remove an empty journal."""
+        self._reader.close()
         if sys.platform == "win32":
             self._file.close()  # there, an open file cannot be removed
         self.path.unlink(missing_ok=True)
@@ -178,6 +188,7 @@ class Journal(Generic[R]):
         """Force all lines to the disk and close the file."""
         if self._file.closed:
             return
+        self._reader.close()
         try:
             self.sync()
         finally:
@@ -195,24 +206,24 @@ class Journal(Generic[R]):
         self.close()
 
 
-def reader(kind: type[R]) -> Decoder[R]:
-    """A reader of results that are named tuples of one type, lists read as tuples.
+def reader(result: type[R]) -> Decoder[R]:
+    """Return a decoder of named tuples of one type, which reads lists as tuples.
 
-    So what is read equals what was written, if the results hold no lists.
+    What is read equals what was written, if the results hold no lists.
 
     Args:
-        kind: the type; its field ``failure`` is ``""`` by default.
+        result: the type; its field ``failure`` is ``""`` by default.
     """
-    names: tuple[str, ...] = getattr(kind, "_fields")  # noqa: B009 - no protocol has it
+    names: tuple[str, ...] = getattr(result, "_fields")  # noqa: B009 - no protocol has it
 
     def read(entry: Mapping[str, Any]) -> R:
-        return kind(**{name: _tuples(entry[name]) for name in names if name in entry})
+        return result(**{name: _tuples(entry[name]) for name in names if name in entry})
 
     return read
 
 
 def _tuples(value: Any) -> Any:
-    """Plain data with tuples for lists."""
+    """Return plain data with tuples in the place of lists."""
     if isinstance(value, list):
         return tuple(map(_tuples, value))
     if isinstance(value, dict):
@@ -223,11 +234,11 @@ def _tuples(value: Any) -> Any:
 def entries(
     content: bytes, path: Path, read: Decoder[R]
 ) -> Iterator[dict[str, Any] | tuple[str, R]]:
-    """The lines of a journal but for a torn last one: results with the key of their job.
+    """Read the lines of a journal, without a torn last one: results with the key of their job.
 
     Args:
         content: the journal.
-        path: its place, for the error.
+        path: its path, for the error message.
         read: makes a result of a line.
 
     Raises:
@@ -251,7 +262,7 @@ def entries(
 
 
 def _text(value: Any) -> str:
-    """A text that can be written; else TypeError or ValueError."""
+    """Return a text that can be written; raise TypeError or ValueError for all else."""
     if not isinstance(value, str):
         raise TypeError
     value.encode()
@@ -266,17 +277,20 @@ def _write_all(file: FileIO, line: bytes) -> None:
 
 
 def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """The first entry in which two values differ: its place, and what it is in each."""
+    """Return the first entry in which two values differ: its path, and its two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
         return _difference(f"{name}.{key}", before.get(key), now.get(key))
     return name, before, now
 
 
-def _identity(entry: dict[str, Any]) -> str:
-    """Tells entries apart in a part of their length."""
-    text = json.dumps(entry, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def digest(text: str) -> bytes:
+    """Return 16 bytes that tell a text from all others."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _identity(entry: dict[str, Any]) -> bytes:
+    return digest(json.dumps(entry, sort_keys=True))
 
 
 def _lock(file: FileIO, path: Path) -> None:

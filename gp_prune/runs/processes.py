@@ -1,8 +1,15 @@
-"""What a worker process does: answer one request after the other until its stdin ends."""
+"""One worker process: what it may use, how it is asked, and what it does.
+
+A worker answers one request after the other until its stdin ends. Requests and answers are pickled
+and preceded by their length. In contrast to ``multiprocessing``, ``pebble`` and ``loky`` (see
+``benchmarks/results/libraries.md``) the user's script is not imported, a lost worker costs no
+other job its result, memory is limited, and a worker ends at once when its parent is killed.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import queue
@@ -10,21 +17,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gp_prune.runs.limits import ResourceLimits, watched
+from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from gp_prune.runs.jobs import Job, R, TaskSource, Workbench
     from gp_prune.tasks import Task
 
-
 HEADER = 8
-"""Bytes of the length that stands before each message."""
+"""Bytes of the length before each message."""
 
+_LOOK_SECONDS = 0.05
+
+# Isolated (-I), so that no module of the working directory is imported in the place of Python's.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from gp_prune.runs.processes import serve; serve()"
@@ -32,13 +44,70 @@ _START = (
 
 
 def cores() -> int:
-    """Number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-class Lost(Exception):
+@dataclass(frozen=True)
+class ResourceLimits:
+    """What one job may use; 0 means no limit, the default.
+
+    A limit makes a result depend on the machine: a job that takes too long here may be quick
+    enough elsewhere. Without one, results are the same everywhere.
+
+    Attributes:
+        seconds: longest time of one job, the loading of the task not counted.
+        megabytes: most memory (of 2**20 bytes) that a worker may take beyond what it had when the
+            job began.
+
+    Raises:
+        UserError: a limit is negative or not finite, or memory cannot be watched on this system.
+    """
+
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, value in (("time", self.seconds), ("memory", self.megabytes)):
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(
+                    f"the {name} limit of a candidate is {value}; it must be a finite number, "
+                    "and 0 means none"
+                )
+        if self.megabytes and not _statm("self").is_file():
+            raise UserError(
+                "a memory limit for candidates needs /proc, which this system lacks; leave it out"
+            )
+
+    def times(self, count: int) -> ResourceLimits:
+        """Return what a number of jobs may use together."""
+        return ResourceLimits(self.seconds * count, self.megabytes * count)
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether there is any limit."""
+        return bool(self.seconds or self.megabytes)
+
+
+def resident_memory(pid: int) -> int:
+    """Return the bytes of memory of a process; 0 for one that has ended or cannot be seen."""
+    try:
+        pages = int(_statm(str(pid)).read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def _statm(process: str) -> Path:
+    return Path("/proc", process, "statm")
+
+
+class WorkerLost(Exception):
     """A worker was lost before it answered; the message says why."""
 
 
@@ -46,15 +115,15 @@ class Worker:
     """One worker process with one torch thread; not to be asked from two threads at once.
 
     Attributes:
-        loaded: what it has been made ready for; free for the user of the worker.
+        loaded: names of the tasks that it has loaded; kept by the user of the worker.
     """
 
     def __init__(self) -> None:
         self.loaded: set[str] = set()
-        # A group of its own: Ctrl-C reaches the main process alone, which then ends its workers.
+        # In a new group: Ctrl-C reaches the main process alone, which then ends its workers.
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            [sys.executable, "-I", "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -62,24 +131,25 @@ class Worker:
         )
 
     def call(
-        self, function: Callable[..., Any], *args: Any, allowance: ResourceLimits | None = None
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        limits: ResourceLimits | None = None,
     ) -> Any:
-        """``function(*args)`` in the worker; an exception there is raised here.
+        """Return ``function(*args)``, computed in the worker; raise the exception that it raised.
 
         Args:
             function: a function that the worker can import.
             args: what pickle can carry.
-            allowance: what it may use.
+            limits: what it may use.
 
         Raises:
-            Lost: the worker died, was killed for using too much, or ran out of memory; it is of
-                no use any more.
+            WorkerLost: the worker died, was killed for using too much, or ran out of memory; it
+                cannot be used again.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         request = pickle.dumps((function, args))
-        with watched(
-            self._process.pid, allowance or ResourceLimits(), self._process.kill
-        ) as reasons:
+        with self._watched(limits or ResourceLimits()) as reasons:
             try:
                 send(self._process.stdin, request)
                 answer = receive(self._process.stdout)
@@ -87,118 +157,73 @@ class Worker:
                 answer = None
         if answer is None or reasons:
             self.end()
-            raise Lost(reasons[0] if reasons else f"its worker died ({self._death()})")
+            raise WorkerLost(reasons[0] if reasons else f"its worker died ({self._death()})")
         done, value = pickle.loads(answer)
         if done:
             return value
         if isinstance(value, BaseException) and _out_of_memory(value):
             self.end()
-            raise Lost("ran out of memory")
+            raise WorkerLost("ran out of memory")
         raise value
+
+    @contextmanager
+    def _watched(self, limits: ResourceLimits) -> Iterator[list[str]]:
+        """Kill the process if it exceeds the limits in the body; yield a list of the reason."""
+        reasons: list[str] = []
+        if not limits.limited:
+            yield reasons
+            return
+        over = threading.Event()
+
+        def watch() -> None:
+            started, before = time.monotonic(), resident_memory(self.pid)
+            while not over.wait(_LOOK_SECONDS):
+                if limits.seconds and time.monotonic() - started > limits.seconds:
+                    reasons.append(f"took more than {limits.seconds:g} s")
+                elif resident_memory(self.pid) - before > limits.megabytes * 2**20 > 0:
+                    reasons.append(f"took more than {limits.megabytes:g} MB of memory")
+                if reasons:
+                    self.kill()
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield reasons
+        finally:
+            over.set()
+            thread.join()
 
     def _death(self) -> str:
         code = self._process.returncode
         if code is not None and code < 0:
-            try:
+            with suppress(ValueError):
                 return signal.Signals(-code).name
-            except ValueError:
-                pass
         return f"exit code {code}"
 
     @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Tell whether the process runs."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process at once; a call that waits for it then fails with :class:`Lost`."""
+        """End the process at once; a call that waits for it raises :class:`WorkerLost`."""
         self._process.kill()
 
     def end(self) -> None:
-        """End the process at once and give back all that it had."""
+        """End the process at once and close its pipes."""
         # It has nothing to put in order: files are written in one step, results are sent.
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with suppress(OSError):  # what was still to be sent has nowhere to go
                 pipe.close()
-            except OSError:
-                continue  # what was still to be sent has nowhere to go
-
-
-class Processes:
-    """Workers for any number of threads: each borrows one for as long as it needs it.
-
-    A worker is started when one is asked for and none is free, so there are never more than were
-    in use at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[Worker] = []
-        self._all: set[Worker] = set()
-        self._closed = False
-
-    @contextmanager
-    def borrow(self) -> Iterator[Worker]:
-        """A worker; one that is lost in the body is not used again.
-
-        Raises:
-            Lost: the workers have been closed.
-        """
-        with self._lock:
-            if self._closed:
-                raise Lost("the workers have been ended")
-            worker = self._living() or Worker()
-            self._all.add(worker)
-        try:
-            yield worker
-        except Lost:
-            with self._lock:
-                self._all.discard(worker)
-            raise
-        except Exception:  # what was called raised it, so the answer is complete
-            self._back(worker)
-            raise
-        except BaseException:  # its answer may still be on the way, and would be taken for another
-            with self._lock:
-                self._all.discard(worker)
-            worker.end()
-            raise
-        self._back(worker)
-
-    def _living(self) -> Worker | None:
-        """A free worker; those that died since they were last asked are no candidate's fault."""
-        while self._free:
-            worker = self._free.pop()
-            if worker.alive:
-                return worker
-            worker.end()
-            self._all.discard(worker)
-        return None
-
-    def _back(self, worker: Worker) -> None:
-        with self._lock:
-            self._free.append(worker)
-
-    def pids(self) -> list[int]:
-        """The processes that run now."""
-        with self._lock:
-            return [worker._process.pid for worker in self._all]
-
-    def kill(self) -> None:
-        """End all workers at once; calls that wait for them fail."""
-        with self._lock:
-            self._closed = True
-            for worker in self._all:
-                worker.kill()
-
-    def close(self) -> None:
-        """End all workers and give back what they had; nobody may use one any more."""
-        self.kill()
-        for worker in self._all:
-            worker.end()
 
 
 def send(stream: IO[bytes], message: bytes) -> None:
@@ -218,7 +243,7 @@ def receive(stream: IO[bytes]) -> bytes | None:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or torch (on a CPU or a GPU) got no memory."""
+    """Tell whether Python, numpy or torch (on a CPU or a GPU) got no memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -239,14 +264,14 @@ def serve() -> None:
 
 
 def _read(stream: IO[bytes], requests: queue.SimpleQueue[bytes]) -> None:
-    """Hand requests on; leave at once when the parent is gone, whatever is being computed."""
+    """Hand requests on; end the process at once when the parent is gone, whatever it computes."""
     while (request := receive(stream)) is not None:
         requests.put(request)
     os._exit(1)
 
 
 def _answer(request: bytes) -> bytes:
-    """The value of the request, or the exception that it raised."""
+    """Return the value of the request, or the exception that it raised."""
     try:
         function, args = pickle.loads(request)
         return pickle.dumps((True, function(*args)))
@@ -284,12 +309,12 @@ def _workbench(source: TaskSource) -> Workbench:
 
 
 def load(source: TaskSource, name: str) -> Facts:
-    """Load a task, training its network if no cache has it; gives what decides its results."""
+    """Load a task, training its network if no cache has it; return what decides its results."""
     return facts(_workbench(source).task(name)[0])
 
 
 def facts(task: Task) -> Facts:
-    """What must be the same on every machine for the results to be the same."""
+    """Return what must be the same on every machine for the results to be the same."""
     import importlib.metadata
 
     from gp_prune.runs.jobs import network_digest
@@ -299,5 +324,5 @@ def facts(task: Task) -> Facts:
 
 
 def run(source: TaskSource, job: Job[R]) -> R:
-    """The result of a job."""
+    """Return the result of a job, computed in this process."""
     return job.run(_workbench(source))

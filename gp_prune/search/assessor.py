@@ -1,27 +1,26 @@
-"""From formulas to candidates: which are new, what they cost and what they are worth."""
+"""From formulas to candidates: draw, score, submit, collect, promote."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
-from gp_prune.runs.disk import DiskSet
-from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal import Journal, digest
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluation import AnyOutcome, Evaluation, Evaluator, Outcome
 from gp_prune.search.grammar import Grammar, Individual
-from gp_prune.search.scorer import Bench, Trial
-from gp_prune.search.stacking import AnyOutcome, Evaluator
-from gp_prune.search.successive_halving import promoted
+from gp_prune.search.scorer import PlannedCut, TaskScorer
+from gp_prune.search.successive_halving import choose_promoted
 from gp_prune.statistics.running import derive_seed
 
 MOST_TIES = 0.5
@@ -31,19 +30,43 @@ _TRIES = 10
 """New trees are drawn at most this many times the population before a generation starts."""
 
 
+class DrawnFormula(NamedTuple):
+    """A formula that the search has not met before and that ranks something.
+
+    Attributes:
+        individual: its tree, in canonical form.
+        behaviour: the digest of its cuts.
+        cuts: what it removes, for every task and step of the ladder.
+        twin: whether an earlier formula behaves alike, so that nothing is left to evaluate.
+    """
+
+    individual: Individual
+    behaviour: Behaviour
+    cuts: list[PlannedCut]
+    twin: bool
+
+
+class _Submitted(NamedTuple):
+    """A behaviour whose evaluations are under way."""
+
+    behaviour: Behaviour
+    cuts: list[PlannedCut]
+    keys: list[str]
+
+
 class Assessor:
     """Tries formulas, each behaviour once on every rung that it reaches, and keeps an archive.
 
     Args:
         config: the settings.
-        grammar: the typed set of the trees.
-        benches: the prepared tasks, in the order of ``config.tasks``.
+        grammar: the grammar of the trees.
+        scorers: the prepared tasks, in the order of ``config.tasks``.
         evaluator: evaluates pruned networks.
         journal: where what a person may want to read is written.
 
     Attributes:
         archive: all formulas that were drawn.
-        evaluations: networks pruned and measured, those of the journal included.
+        behaviours: number of distinct behaviours that were evaluated.
         refused: why formulas could not be tried, with their number.
     """
 
@@ -51,192 +74,189 @@ class Assessor:
         self,
         config: SearchConfig,
         grammar: Grammar,
-        benches: Sequence[Bench],
+        scorers: Sequence[TaskScorer],
         evaluator: Evaluator,
         journal: Journal[AnyOutcome],
     ) -> None:
         self.config = config
         self.grammar = grammar
-        self.benches = list(benches)
+        self.scorers = {scorer.task.name: scorer for scorer in scorers}
         self.archive = Archive(grammar.primitives, config.top_rung)
         self.behaviours = 0
-        self.evaluations = 0
         self.refused: Counter[str] = Counter()
         self._evaluator = evaluator
         self._journal = journal
-        self._measured = DiskSet()
+        self._queue: list[_Submitted] = []
+        self._measured: set[bytes] = set()
+
+    @property
+    def evaluations(self) -> int:
+        """Return the number of networks pruned and measured, those of the journal included."""
+        return len(self._measured)
 
     def assess(
         self, drawn: Iterator[Individual], count: int, population: Sequence[Individual] = ()
     ) -> list[Individual]:
         """Try new formulas until ``count`` new behaviours were met, or too many were drawn.
 
-        Formulas that rank nothing, and those that behave like an earlier one, cost next to
-        nothing: they are recorded, but do not use up the generation. All new behaviours are tried
-        on the lowest rung; the best of them, and of those of the population that still wait on a
-        rung, rise.
+        Formulas that rank nothing, and those that behave like an earlier one, are cheap: they are
+        recorded, but do not count. All new behaviours are tried on the lowest rung; the best of
+        them, and of those of the population that still wait on a rung, are promoted.
 
         Returns:
-            The new formulas as individuals with their candidates, also those that did not rise.
+            The new formulas as individuals with their candidates, also those not promoted.
         """
         met: list[Individual] = []
-        trials: dict[Behaviour, list[Trial]] = {}
-        # The first are evaluated while the others are drawn and scored.
-        self._try(0, self._met(drawn, count, met, trials))
-        arrived = list(trials)
-        older = sorted({i.candidate.behaviour for i in population}.difference(trials))
+        cuts: dict[Behaviour, list[PlannedCut]] = {}
+        for tree in islice(drawn, _TRIES * self.config.population if count > 0 else 0):
+            formula = self.draw_new(tree)
+            if formula is None:
+                continue
+            met.append(formula.individual)
+            if not formula.twin:
+                cuts[formula.behaviour] = formula.cuts
+                # The first are evaluated while the others are drawn and scored.
+                self.evaluate(formula.behaviour, formula.cuts, 0)
+            if len(cuts) >= count:
+                break
+        self.update(0)
+        self.behaviours += len(cuts)
+        arrived = list(cuts)
+        older = sorted({i.candidate.behaviour for i in population}.difference(cuts))
         for rung in range(self.config.top_rung):
-            arrived = self._rise(rung, arrived, [*older, *trials], trials)
+            arrived = self.promote(rung, arrived, [*older, *cuts], cuts)
         for individual in met:
             self._record(self.refreshed(individual).candidate)
         return met
 
-    def _rise(
+    def draw_new(self, tree: Individual) -> DrawnFormula | None:
+        """Score a drawn tree; return None for one that is known or ranks nothing."""
+        expression = canonical(self.grammar.to_expression(tree))
+        text = str(expression)
+        if text in self.archive:
+            return None
+        cuts = self.score(expression)
+        if isinstance(cuts, str):
+            self._refuse(cuts)
+            self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=cuts))
+            return None
+        behaviour = _behaviour([cut.key for cut in cuts])
+        twin = self.archive.smallest(behaviour)
+        untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
+        self.archive.add(replace(twin or untried, expression=expression))
+        individual = self.grammar.from_expression(expression)
+        individual.origin = tree.origin
+        return DrawnFormula(individual, behaviour, cuts, twin is not None)
+
+    def score(self, expression: Expression) -> list[PlannedCut] | str:
+        """Return the cuts of a formula on every task and step of the ladder, or why it has none."""
+        if not all(map(math.isfinite, probe(expression))):
+            return "its scores on the synthetic layer are not finite, so it could not be saved"
+        cuts = []
+        for name, scorer in self.scorers.items():
+            for keep in self.config.ladder:
+                try:
+                    budget = Budget(self.config.ladder_kind, keep)
+                    cut = scorer.plan(expression, self.config.conventions, budget)
+                except (DegenerateScores, MissingMeasurement) as error:
+                    return f"{name}: {error}"
+                if cut.plan.ties > MOST_TIES:
+                    return f"{name}: {cut.plan.ties:.0%} of its scores are tied"
+                cuts.append(cut)
+        return cuts
+
+    def rescore(self, candidate: Candidate) -> list[PlannedCut]:
+        """Return the cuts of a candidate of an earlier generation again."""
+        cuts = self.score(candidate.expression)
+        assert not isinstance(cuts, str), "what was tried once can be tried again"
+        return cuts
+
+    def evaluate(self, behaviour: Behaviour, cuts: list[PlannedCut], rung: int) -> None:
+        """Submit the evaluations of a behaviour on a rung."""
+        evaluations = [
+            ladder_evaluation(self.config, cut, rung, samples=self._samples(cut.task, rung))
+            for cut in cuts
+        ]
+        for evaluation in evaluations:
+            self._evaluator.submit(evaluation)
+        keys = [evaluation.key for evaluation in evaluations]
+        self._queue.append(_Submitted(behaviour, cuts, keys))
+
+    def update(self, rung: int) -> None:
+        """Collect what was submitted on a rung, and write down what became of it."""
+        outcomes = self._evaluator.collect()
+        self._measured.update(map(digest, outcomes))
+        for behaviour, cuts, keys in self._queue:
+            before = self._smallest(behaviour)
+            candidate = self._judge(before, rung, cuts, [outcomes[key] for key in keys])
+            self.archive.update(candidate)
+            self._record(candidate)
+        self._queue.clear()
+
+    def promote(
         self,
         rung: int,
         arrived: Sequence[Behaviour],
         pool: Sequence[Behaviour],
-        trials: Mapping[Behaviour, list[Trial]],
+        cuts: Mapping[Behaviour, list[PlannedCut]],
     ) -> list[Behaviour]:
-        """Try the best of a rung on the next one; where one fails there, the next in line rises.
+        """Try the best of a rung on the next one; where one fails there, take the next in line.
 
         Args:
-            rung: the rung that they rise from.
-            arrived: behaviours new on that rung, which decide how many rise.
-            pool: all that may rise or set the standard.
-            trials: the trials of this generation.
+            rung: the rung that they come from.
+            arrived: behaviours new on that rung, which decide how many are promoted.
+            pool: all that may be promoted or set the standard.
+            cuts: the cuts of this generation; those of others are planned again.
 
         Returns:
-            Those that have risen.
+            Those that were promoted.
         """
         wanted = math.ceil(self.config.promote[rung] * len(arrived))
         tuned = self.config.steps(rung) > 0
         risen: list[Behaviour] = []
         while len(risen) < wanted:
             tried = [self._smallest(behaviour) for behaviour in pool]
-            rising = promoted(tried, rung, wanted - len(risen), by_volume=tuned)
-            if not rising:
+            best = choose_promoted(tried, rung, wanted - len(risen), by_volume=tuned)
+            if not best:
                 break
-            self._try(rung + 1, ((c.behaviour, self._again(c, trials)) for c in rising))
-            risen += [c.behaviour for c in rising if self._smallest(c.behaviour).rung == rung + 1]
+            for candidate in best:
+                known = cuts.get(candidate.behaviour) or self.rescore(candidate)
+                self.evaluate(candidate.behaviour, known, rung + 1)
+            self.update(rung + 1)
+            risen += [c.behaviour for c in best if self._smallest(c.behaviour).rung == rung + 1]
         return risen
 
-    def _met(
-        self,
-        drawn: Iterator[Individual],
-        count: int,
-        met: list[Individual],
-        new: dict[Behaviour, list[Trial]],
-    ) -> Iterator[tuple[Behaviour, list[Trial]]]:
-        """New behaviours with their trials.
-
-        Args:
-            drawn: trees without end.
-            count: so many new behaviours are wanted.
-            met: gets the new formulas that rank something.
-            new: gets what is yielded.
-        """
-        if count < 1:
-            return
-        for tree in islice(drawn, _TRIES * self.config.population):
-            expression = canonical(self.grammar.to_expression(tree))
-            text = str(expression)
-            if text in self.archive:
-                continue
-            trials = self.trials(expression)
-            if isinstance(trials, str):
-                self._refuse(trials)
-                self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=trials))
-                continue
-            behaviour = _behaviour([trial.key for trial in trials])
-            known = self.archive.smallest(behaviour)
-            untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
-            self.archive.add(replace(known or untried, expression=expression))
-            individual = self.grammar.from_expression(expression)
-            individual.origin = tree.origin
-            met.append(individual)
-            if known is None:
-                new[behaviour] = trials
-                yield behaviour, trials
-            if len(new) >= count:
-                return
-
-    def trials(self, expression: Expression) -> list[Trial] | str:
-        """The trials of a formula on every task and step of the ladder, or why there are none."""
-        if not all(map(math.isfinite, probe(expression))):
-            return "its scores on the synthetic layer are not finite, so it could not be saved"
-        kind = self.config.ladder_kind
-        trials = []
-        for bench in self.benches:
-            for keep in self.config.ladder:
-                try:
-                    budget = Budget(kind, keep)
-                    trial = bench.trial(expression, self.config.conventions, budget)
-                except (DegenerateScores, MissingMeasurement) as error:
-                    return f"{bench.task.name}: {error}"
-                if trial.plan.ties > MOST_TIES:
-                    return f"{bench.task.name}: {trial.plan.ties:.0%} of its scores are tied"
-                trials.append(trial)
-        return trials
-
-    def _again(self, candidate: Candidate, trials: Mapping[Behaviour, list[Trial]]) -> list[Trial]:
-        """The trials of a candidate; those of an earlier generation are made anew."""
-        if candidate.behaviour in trials:
-            return trials[candidate.behaviour]
-        made = self.trials(candidate.expression)
-        assert not isinstance(made, str), "what was tried once can be tried again"
-        return made
-
-    def _try(self, rung: int, wanted: Iterable[tuple[Behaviour, Sequence[Trial]]]) -> None:
-        """Evaluate behaviours on a rung and settle what became of them."""
-        tried: list[tuple[Behaviour, Sequence[Trial], list[Evaluation]]] = []
-
-        def evaluations() -> Iterator[Evaluation]:
-            for behaviour, trials in wanted:
-                of_one = [
-                    ladder_evaluation(
-                        self.config, trial, rung, samples=self._samples(trial.task, rung)
-                    )
-                    for trial in trials
-                ]
-                tried.append((behaviour, trials, of_one))
-                yield from of_one
-
-        outcomes = self._evaluator.outcomes(evaluations())
-        self.evaluations += sum(map(self._measured.add, outcomes))
-        for behaviour, trials, of_one in tried:
-            results = [outcomes[evaluation.key] for evaluation in of_one]
-            candidate = self._tried(self._smallest(behaviour), rung, trials, results)
-            self.archive.settle(candidate)
-            self._record(candidate)
-        if rung == 0:
-            self.behaviours += len(tried)
+    def refreshed(self, individual: Individual) -> Individual:
+        """Return the individual with what is known of it now: it may have been promoted."""
+        candidate = self.archive.get(self.grammar.to_expression(individual))
+        assert candidate is not None
+        individual.candidate = candidate
+        individual.fitness.values = candidate.objectives
+        return individual
 
     def _samples(self, task: str, rung: int) -> int:
-        """How many validation samples a rung judges on; 0 for all."""
+        """Return how many validation samples a rung judges on; 0 for all."""
         most = self.config.rung_samples
         if rung == self.config.top_rung or not most:
             return 0
-        (bench,) = (bench for bench in self.benches if bench.task.name == task)
-        return most if len(bench.task.validation.inputs) > most else 0
+        return most if len(self.scorers[task].task.validation.inputs) > most else 0
 
-    def _tried(
-        self, before: Candidate, rung: int, trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    def _judge(
+        self, before: Candidate, rung: int, cuts: Sequence[PlannedCut], outcomes: Sequence[Outcome]
     ) -> Candidate:
-        """A candidate after its trials on a rung."""
-        failed = [f"{t.task}: {o.failure}" for t, o in zip(trials, outcomes, strict=True)
-                  if o.failure]  # fmt: skip
+        """Return a candidate after its evaluations on a rung."""
+        pairs = list(zip(cuts, outcomes, strict=True))
+        failed = [f"{cut.task}: {outcome.failure}" for cut, outcome in pairs if outcome.failure]
         if failed:
             self._refuse(failed[0])
             return Candidate(before.expression, WORST, before.behaviour, reason=failed[0])
-        steps = len(self.config.ladder)
         by_task: dict[str, Objectives] = {}
-        for position, bench in enumerate(self.benches):
-            part = slice(position * steps, (position + 1) * steps)
-            by_task[bench.task.name] = (
-                _mean([outcome.validation for outcome in outcomes[part]]),
-                _mean([macs_kept(trial) for trial in trials[part]]),
-                _mean([trial.plan.achieved.params for trial in trials[part]]),
+        for name in self.scorers:
+            part = [(cut, outcome) for cut, outcome in pairs if cut.task == name]
+            by_task[name] = (
+                _mean([outcome.validation for _, outcome in part]),
+                _mean([cut.macs for cut, _ in part]),
+                _mean([cut.params for cut, _ in part]),
             )
         error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
         earlier = (*before.earlier, before.objectives) if rung else ()
@@ -265,46 +285,31 @@ class Assessor:
             }
         )
 
-    def refreshed(self, individual: Individual) -> Individual:
-        """The individual with what is known of it now: it may have risen."""
-        candidate = self.archive.get(self.grammar.to_expression(individual))
-        assert candidate is not None
-        individual.candidate = candidate
-        individual.fitness.values = candidate.objectives
-        return individual
-
 
 def ladder_evaluation(
     config: SearchConfig,
-    trial: Trial,
+    cut: PlannedCut,
     rung: int | None = None,
     *,
     test: bool = False,
     samples: int = 0,
 ) -> Evaluation:
-    """How the search evaluates a trial on a rung, by default on the highest.
+    """Return the evaluation of a cut on a rung, by default on the highest.
 
-    All trials of a task are fine-tuned on the same order of samples, so that differences between
+    All cuts of a task are fine-tuned on the same order of samples, so that differences between
     candidates are due to what they cut (ranks agree better with the mean over many seeds).
 
     Args:
         config: the settings.
-        trial: what is tried.
+        cut: what is tried.
         rung: decides the number of fine-tuning steps.
         test: whether the test error is measured, too.
         samples: validation samples that are judged on; 0 for all.
     """
     steps = config.steps(config.top_rung if rung is None else rung)
     # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
-    seed = derive_seed("trial", config.seed, trial.task) if steps else 0
-    return Evaluation(trial.task, trial.plan.to_json(), steps, seed, test, samples)
-
-
-def macs_kept(trial: Trial) -> float:
-    """Share of the MACs that a trial keeps."""
-    share = trial.plan.achieved.macs
-    assert share is not None, "plans of traced networks know their MACs"
-    return share
+    seed = derive_seed("trial", config.seed, cut.task) if steps else 0
+    return Evaluation(cut.task, cut.plan.to_json(), steps, seed, test, samples)
 
 
 def _behaviour(keys: Sequence[str]) -> Behaviour:

@@ -18,16 +18,15 @@ from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.assessor import ladder_evaluation, macs_kept
+from gp_prune.search.assessor import ladder_evaluation
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation
-from gp_prune.search.scorer import Bench, Trial
-from gp_prune.search.stacking import Evaluator
+from gp_prune.search.evaluation import Evaluation, Evaluator
+from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.statistics.running import derive_seed
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
-"""What is equal for all in the comparison."""
+"""What is equal for all contenders."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Contender:
         name: unique in the comparison.
         expression: the formula.
         conventions: how its scores are used.
-        candidate: what the search found out about it; None for a baseline.
-        published: the source of a formula of the front that is no discovery.
+        candidate: its results in the search; None for a baseline.
+        published: the source of a formula of the front that is a published one.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Record:
 
 
 class Comparison:
-    """All records of the final comparison, and means over any part of them."""
+    """Keep all records of the final comparison, and compute means over any part of them."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
@@ -88,7 +87,7 @@ class Comparison:
     def part(
         self, contender: str, *, kind: str | None = None, task: str | None = None
     ) -> list[Record]:
-        """The records of a contender; None means any kind but the ladder, and any task."""
+        """Return the records of a contender; None means any kind but the ladder, and any task."""
         return [
             record
             for record in self.records
@@ -100,12 +99,12 @@ class Comparison:
     def mean(
         self, contender: str, column: str, *, kind: str | None = None, task: str | None = None
     ) -> float:
-        """Mean of a column over tasks, budgets and repeats."""
+        """Return the mean of a column over tasks, budgets and repeats."""
         rows = self.part(contender, kind=kind, task=task)
         return statistics.fmean(getattr(row, column) for row in rows)
 
     def spread(self, contender: str, column: str, *, kind: str | None = None) -> float:
-        """Standard deviation, over the repeats, of the mean over tasks and budgets."""
+        """Return the standard deviation, over the repeats, of the mean over tasks and budgets."""
         rows = self.part(contender, kind=kind)
         repeats = sorted({row.repeat for row in rows})
         means = [
@@ -118,7 +117,7 @@ class Comparison:
 def contenders(
     config: SearchConfig, archive: Archive, published: Sequence[Metric]
 ) -> list[Contender]:
-    """The front, then the baselines.
+    """Return the formulas to compare: the front, then the baselines.
 
     A formula of the front that is a published one keeps its name. The baselines are random, L1 (or
     magnitude), and the published metric that did best in the search, each under the conventions of
@@ -130,45 +129,45 @@ def contenders(
         published: the reference metrics.
     """
     known = {canonical(m.expression): m for m in published if m.expression.axes is config.root}
-    made = []
+    entries = []
     for candidate in archive.shortlist(config.front_size, config.recommended_size):
         metric = known.get(candidate.expression)
         name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
         source = metric.source or metric.name if metric else ""
-        made.append(Contender(name, candidate.expression, config.conventions, candidate, source))
+        entries.append(Contender(name, candidate.expression, config.conventions, candidate, source))
     by_name = {metric.name: metric for metric in published}
     for baseline in BASELINES[config.granularity]:
         metric = by_name[baseline]
-        made.append(Contender(baseline, metric.expression, metric.conventions))
+        entries.append(Contender(baseline, metric.expression, metric.conventions))
         if metric.conventions != config.conventions:
-            made.append(_at_home(config, metric))
+            entries.append(_at_home(config, metric))
     tried = [(archive.get(expression), metric) for expression, metric in known.items()]
     # Errors compare within a rung only, and the better ones have risen.
     scored = [
         (-c.rung, c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason
     ]
     if scored:
-        made.append(_at_home(config, min(scored)[-1]))
+        entries.append(_at_home(config, min(scored)[-1]))
     unique: dict[str, Contender] = {}
-    for contender in made:
+    for contender in entries:
         unique.setdefault(contender.name, contender)
     return list(unique.values())
 
 
 def _at_home(config: SearchConfig, metric: Metric) -> Contender:
-    """A published metric under the conventions of the run."""
+    """Return a published metric under the conventions of the run."""
     return Contender(f"{metric.name}_{config.scope}", metric.expression, config.conventions)
 
 
 def metric_name(config: SearchConfig, candidate: Candidate) -> str:
-    """A name that depends on the meaning of the metric alone."""
+    """Return a name that depends on the meaning of the metric alone."""
     metric = Metric("m", candidate.expression, config.conventions)
     return f"{config.granularity}_{metric.digest.removeprefix('sha256:')[:8]}"
 
 
 def compare(
     config: SearchConfig,
-    benches: Sequence[Bench],
+    scorers: Sequence[TaskScorer],
     entered: Sequence[Contender],
     evaluator: Evaluator,
     progress: Callable[[int, int], None],
@@ -177,7 +176,7 @@ def compare(
 
     Args:
         config: the settings.
-        benches: the prepared tasks.
+        scorers: the prepared tasks.
         entered: what is compared.
         evaluator: evaluates pruned networks.
         progress: hears how many of how many evaluations are done.
@@ -188,8 +187,8 @@ def compare(
     planned = [
         entry
         for contender in entered
-        for bench in benches
-        for entry in _planned(config, bench, contender)
+        for scorer in scorers
+        for entry in _plan(config, scorer, contender)
     ]
     outcomes = evaluator.outcomes([evaluation for _, evaluation in planned], progress)
     records = []
@@ -202,56 +201,58 @@ def compare(
     return Comparison(records)
 
 
-def _planned(
-    config: SearchConfig, bench: Bench, contender: Contender
+def _plan(
+    config: SearchConfig, scorer: TaskScorer, contender: Contender
 ) -> list[tuple[Record, Evaluation]]:
-    """Every evaluation of a contender on a task, with its record but for the errors."""
+    """Return every evaluation of a contender on a task, with its record without the errors."""
     noisy = "noise" in contender.expression.needs
     asked = [("ladder", Budget(config.ladder_kind, keep)) for keep in config.ladder]
     asked += [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
     planned = []
     for label, budget in asked:
-        # The search fine-tunes once; random numbers are drawn anew for every repeat.
+        # The search fine-tunes once; random numbers are drawn again for every repeat.
         repeats = config.final_seeds if label != "ladder" or noisy else 1
-        trial = _trial(config, bench, contender, budget, 0 if noisy else None)
+        cut = _cut(config, scorer, contender, budget, 0 if noisy else None)
         for repeat in range(repeats):
             if noisy and repeat:
-                trial = _trial(config, bench, contender, budget, repeat)
+                cut = _cut(config, scorer, contender, budget, repeat)
             if label == "ladder":
-                evaluation = ladder_evaluation(config, trial, test=True)
+                evaluation = ladder_evaluation(config, cut, test=True)
             else:
                 # One order of samples for all contenders: differences are due to the cuts.
-                seed = derive_seed("final", config.seed, trial.task, repeat)
-                plan = trial.plan.to_json()
-                evaluation = Evaluation(trial.task, plan, config.final_steps, seed, test=True)
+                seed = derive_seed("final", config.seed, cut.task, repeat)
+                plan = cut.plan.to_json()
+                evaluation = Evaluation(cut.task, plan, config.final_steps, seed, test=True)
             record = Record(
                 contender=contender.name,
-                task=trial.task,
+                task=cut.task,
                 kind=label,
                 keep=budget.keep,
-                macs=macs_kept(trial),
-                params=trial.plan.achieved.params,
+                macs=cut.macs,
+                params=cut.params,
                 repeat=repeat,
             )
             planned.append((record, evaluation))
     return planned
 
 
-def _trial(
-    config: SearchConfig, bench: Bench, contender: Contender, budget: Budget, draw: int | None
-) -> Trial:
+def _cut(
+    config: SearchConfig, scorer: TaskScorer, contender: Contender, budget: Budget, draw: int | None
+) -> PlannedCut:
     noise = None
     if draw is not None:
-        place = (bench.task.name, budget.kind, budget.keep, draw)
-        noise = derive_seed("noise", config.seed, *place)
+        purpose = (scorer.task.name, budget.kind, budget.keep, draw)
+        noise = derive_seed("noise", config.seed, *purpose)
     try:
-        return bench.trial(contender.expression, contender.conventions, budget, noise)
+        return scorer.plan(contender.expression, contender.conventions, budget, noise)
     except DegenerateScores as error:
         raise UserError(f"{contender.name} cannot be compared: {error}") from None
 
 
-def recommended(config: SearchConfig, entered: Sequence[Contender], found: Comparison) -> Contender:
-    """The smallest formula that is as good as the best one on the validation split.
+def recommend(
+    config: SearchConfig, entered: Sequence[Contender], comparison: Comparison
+) -> Contender:
+    """Return the smallest formula that is as good as the best one on the validation split.
 
     The best is the formula of the front with the least mean validation error at equal budgets; as
     good are those whose mean exceeds it by at most the standard deviation of the best one over
@@ -260,8 +261,8 @@ def recommended(config: SearchConfig, entered: Sequence[Contender], found: Compa
     """
     evolved = [c for c in entered if c.candidate is not None]
     small = [c for c in evolved if c.expression.size <= config.recommended_size] or evolved
-    means = {c.name: found.mean(c.name, "validation") for c in small}
+    means = {c.name: comparison.mean(c.name, "validation") for c in small}
     best = min(small, key=lambda c: (means[c.name], c.expression.size, c.name))
-    limit = means[best.name] + found.spread(best.name, "validation")
+    limit = means[best.name] + comparison.spread(best.name, "validation")
     as_good = [c for c in small if means[c.name] <= limit]
     return min(as_good, key=lambda c: (c.expression.size, means[c.name], c.name))

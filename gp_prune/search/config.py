@@ -1,4 +1,4 @@
-"""All settings of a search."""
+"""The settings of a search."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from gp_prune.errors import UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.metric.ranking import Conventions
-from gp_prune.runs.config import MOST_SEED, Settings
-from gp_prune.runs.limits import ResourceLimits
+from gp_prune.runs.folder import MOST_SEED, Settings
+from gp_prune.runs.processes import ResourceLimits
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
 
@@ -156,29 +156,29 @@ class SearchConfig(Settings):
 
     @property
     def root(self) -> Axes:
-        """The type of the trees."""
+        """Return the type of the trees."""
         return ROOTS[self.granularity]
 
     @property
     def top_rung(self) -> int:
-        """The rung of candidates that have been tried in full; only they reach the front."""
+        """Return the rung of candidates tried in full; only they reach the front."""
         return len(self.rung_steps)
 
     def steps(self, rung: int) -> int:
-        """Mini-batches of fine-tuning on a rung."""
+        """Return the mini-batches of fine-tuning on a rung."""
         return (*self.rung_steps, self.fine_tune_steps)[rung]
 
     @property
     def ladder_kind(self) -> str:
-        """What the shares of the ladder count, see :class:`~gp_prune.pruning.Budget`."""
+        """Return what the shares of the ladder count, see :class:`~gp_prune.pruning.Budget`."""
         return "channels" if self.granularity == "channel" else "params"
 
     @property
-    def allowance(self) -> ResourceLimits:
-        """What one evaluation may use."""
+    def limits(self) -> ResourceLimits:
+        """Return what one evaluation may use."""
         return ResourceLimits(self.candidate_timeout, self.candidate_memory)
 
     @property
     def conventions(self) -> Conventions:
-        """How the scores of every candidate are used."""
+        """Return how the scores of every candidate are used."""
         return Conventions(self.scope, self.normaliser, self.join)

@@ -1,20 +1,28 @@
-"""One evaluation: prune, fine-tune shortly, recalibrate, measure the error.
+"""Evaluations of pruned networks: prune, fine-tune shortly, recalibrate, measure the error.
 
-It runs in a worker process; what travels is a small :class:`Evaluation` there and an
-:class:`Outcome` back.
+They run in worker processes; what travels is a small :class:`Evaluation` there and an
+:class:`Outcome` back. Several evaluations of one task may be fine-tuned as one stack, which is one
+job with one line in the journal. The last bits of a network's weights depend on its place in a
+stack and on the widths of the others, so which networks share a stack follows from the course of
+the search alone, never from what a journal holds already.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
 
 from torch import nn
 
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
-from gp_prune.runs.jobs import Workbench
+from gp_prune.runs.executors import JobQueue, Runner, run_with_journal
+from gp_prune.runs.jobs import Decoder, Job, Workbench
+from gp_prune.runs.journal import Journal, digest, reader
 from gp_prune.tasks import Split, Task
 from gp_prune.training.pooling import pool_fast
 
@@ -24,6 +32,12 @@ is bad but finite."""
 
 WORST_RAW = 1.0
 """Every class is wrong, or every pixel as far from the truth as it can be."""
+
+STACK_ON_GPU = 16
+"""Networks per stack on a GPU, unless the settings say otherwise; not yet measured on one."""
+
+_WINDOW = 4
+"""Number of stacks that are put together at once, so that networks of one size meet."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Evaluation:
 
     @property
     def key(self) -> str:
-        """Equal exactly for evaluations with the same result."""
+        """Return a text that is equal exactly for evaluations with the same result."""
         split = (f":first{self.samples}" if self.samples else "") + ("+test" if self.test else "")
         return f"{self.task}:{self.plan['digest']}:{self.steps}:{self.seed}{split}"
 
@@ -65,40 +79,40 @@ class Evaluation:
         task, _ = workbench.task(self.task)
         model = pool_fast(self.pruned(workbench))
         task.fine_tune(model, steps=self.steps, seed=self.seed)
-        return self.judged(model, workbench)
+        return self.judge(model, workbench)
 
     def pruned(self, workbench: Workbench) -> nn.Module:
-        """A copy of the task's network that the plan was applied to."""
+        """Return a copy of the task's network that the plan was applied to."""
         task, architecture = workbench.task(self.task)
         return pruned_copy(task.model, plan_from_json(self.plan), architecture)
 
-    def judged(self, model: nn.Module, workbench: Workbench) -> Outcome:
+    def judge(self, model: nn.Module, workbench: Workbench) -> Outcome:
         """Recalibrate a fine-tuned copy and measure its errors."""
         task, _ = workbench.task(self.task)
         task.recalibrate(model)
-        raw, validation = self._validated(model, task, workbench)
+        raw, validation = self._validate(model, task, workbench)
         if not self.test:
             return Outcome(validation, None, _finite(raw))
         # Read when a final report first asks for it.
-        judge = workbench.recall(f"test split of {self.task}", lambda: _judge(task, task.test()))
-        raw = task.error(model, judge.split)
-        test = relative(raw, judge.dense_error, judge.trivial_error)
+        scale = workbench.recall(f"test split of {self.task}", lambda: _scale(task, task.test()))
+        raw = task.error(model, scale.split)
+        test = relative(raw, scale.dense_error, scale.trivial_error)
         return Outcome(validation, test, _finite(raw))
 
-    def _validated(self, model: nn.Module, task: Task, workbench: Workbench) -> tuple[float, float]:
-        """The error on the validation split, or on its first samples, as it is and relative."""
+    def _validate(self, model: nn.Module, task: Task, workbench: Workbench) -> tuple[float, float]:
+        """Return the error on the validation split, or its first samples: raw and relative."""
         if not self.samples:
             raw = task.error(model, task.validation)
             return raw, relative(raw, task.dense_error, task.trivial_error)
-        judge = workbench.recall(
+        scale = workbench.recall(
             f"first {self.samples} validation samples of {self.task}",
-            lambda: _judge(task, task.validation.select(slice(self.samples))),
+            lambda: _scale(task, task.validation.select(slice(self.samples))),
         )
-        raw = task.error(model, judge.split)
-        return raw, relative(raw, judge.dense_error, judge.trivial_error)
+        raw = task.error(model, scale.split)
+        return raw, relative(raw, scale.dense_error, scale.trivial_error)
 
     def failed(self, reason: str) -> Outcome:
-        """What counts where an evaluation has no result: the worst error that is finite."""
+        """Return what counts where there is no result: the worst error that is finite."""
         return Outcome(WORST_ERROR, WORST_ERROR if self.test else None, WORST_RAW, reason)
 
 
@@ -124,28 +138,32 @@ def _finite(raw: float) -> float:
 
 
 def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
-    """Read either kind of plan; UserError when it is neither."""
+    """Read either kind of plan.
+
+    Raises:
+        UserError: it is neither.
+    """
     if data.get("kind") == "channel plan":
         return ChannelPlan.from_json(data)
     return WeightPlan.from_json(data)
 
 
-class _Judge(NamedTuple):
-    """A split with the two errors that make its scale."""
+class _Scale(NamedTuple):
+    """A split with the two errors that define its scale."""
 
     split: Split
     dense_error: float
     trivial_error: float
 
 
-def _judge(task: Task, split: Split) -> _Judge:
-    return _Judge(split, task.error(task.model, split), task.trivial_error_on(split))
+def _scale(task: Task, split: Split) -> _Scale:
+    return _Scale(split, task.error(task.model, split), task.trivial_error_on(split))
 
 
 def pruned_copy(
     model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture
 ) -> nn.Module:
-    """A smaller copy for a channel plan, a masked copy for a weight plan."""
+    """Return a smaller copy for a channel plan, a masked copy for a weight plan."""
     if isinstance(plan, ChannelPlan):
         return compact(model, plan, architecture)
     masked = copy.deepcopy(model)
@@ -154,9 +172,263 @@ def pruned_copy(
 
 
 def relative(error: float, dense: float, trivial: float) -> float:
-    """An error on the scale of its split, at most WORST_ERROR and always finite.
+    """Return an error on the scale of its split, at most WORST_ERROR and always finite.
 
     0 is the error of the dense network, 1 that of the best guess that looks at no input.
     """
     value = (error - dense) / (trivial - dense)
     return min(value, WORST_ERROR) if math.isfinite(value) else WORST_ERROR
+
+
+class StackOutcome(NamedTuple):
+    """The outcomes of a stack, field by field in the order of its networks.
+
+    Attributes:
+        members: keys of the evaluations.
+        validation: see :class:`Outcome`; the next two as well.
+        test: None for each unless asked for.
+        raw: the errors as the task measures them.
+        failure: why the stack has no result; empty if it has one.
+    """
+
+    members: tuple[str, ...]
+    validation: tuple[float, ...]
+    test: tuple[float | None, ...]
+    raw: tuple[float, ...]
+    failure: str = ""
+
+    def each(self) -> dict[str, Outcome]:
+        """Return the outcomes of the networks by the keys of their evaluations.
+
+        Raises:
+            ValueError: the fields do not have as many entries each.
+        """
+        columns = zip(self.members, self.validation, self.test, self.raw, strict=True)
+        return {key: Outcome(validation, test, raw) for key, validation, test, raw in columns}
+
+
+@dataclass(frozen=True)
+class StackedEvaluation:
+    """Evaluations of one protocol whose networks are fine-tuned as one.
+
+    Attributes:
+        members: at least two evaluations, alike but for their plans.
+    """
+
+    members: tuple[Evaluation, ...]
+
+    @property
+    def key(self) -> str:
+        """Return a text that is equal exactly for stacks with the same result."""
+        joined = "\n".join(member.key for member in self.members)
+        return f"stack of {len(self.members)}:{hashlib.sha256(joined.encode()).hexdigest()}"
+
+    @property
+    def task(self) -> str:
+        """Return the name of the task of all."""
+        return self.members[0].task
+
+    @property
+    def work(self) -> int:
+        """Return the number of evaluations, whose limits the stack may use together."""
+        return len(self.members)
+
+    def run(self, workbench: Workbench) -> StackOutcome:
+        """Prune copies of the task's network, fine-tune them as one, judge them one by one.
+
+        Judging does not gain by stacking: it is limited by arithmetic, which padding adds to.
+        """
+        first = self.members[0]
+        task, _ = workbench.task(first.task)
+        models = [member.pruned(workbench) for member in self.members]
+        task.fine_tune_stacked(models, steps=first.steps, seed=first.seed)
+        outcomes = [
+            member.judge(pool_fast(model), workbench)
+            for member, model in zip(self.members, models, strict=True)
+        ]
+        return StackOutcome(
+            tuple(member.key for member in self.members),
+            tuple(outcome.validation for outcome in outcomes),
+            tuple(outcome.test for outcome in outcomes),
+            tuple(outcome.raw for outcome in outcomes),
+        )
+
+    def failed(self, reason: str) -> StackOutcome:
+        """Return no outcomes; the members may be tried one by one."""
+        return StackOutcome((), (), (), (), reason)
+
+
+AnyOutcome = Outcome | StackOutcome
+
+
+def outcome_reader() -> Decoder[AnyOutcome]:
+    """Return a decoder of the outcomes of evaluations and of stacks."""
+    single, stacked = reader(Outcome), reader(StackOutcome)
+
+    def read(entry: Mapping[str, Any]) -> AnyOutcome:
+        if "members" not in entry:
+            return single(entry)
+        outcomes = stacked(entry)
+        outcomes.each()  # refuses a damaged line
+        return outcomes
+
+    return read
+
+
+def stack_size(asked: int, device: str) -> int:
+    """Return the number of networks per stack; where 0 is asked for, what suits the device.
+
+    On a CPU it pays for some networks and not for others (see benchmarks/stacking.py), and other
+    runs can reuse single evaluations but hardly ever a stack, so nothing is stacked unless asked
+    for.
+    """
+    return asked or (STACK_ON_GPU if device.startswith("cuda") else 1)
+
+
+class StackBuilder:
+    """Puts evaluations of one protocol together, those of similar networks.
+
+    What is not fine-tuned stays alone: there is nothing to gain.
+
+    Args:
+        size: most networks of a stack.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._windows: dict[tuple[object, ...], list[Evaluation]] = {}
+
+    def add(self, evaluation: Evaluation) -> list[tuple[Evaluation, ...]]:
+        """Take an evaluation; return the stacks that are complete now."""
+        if self._size == 1 or not evaluation.steps:
+            return [(evaluation,)]
+        protocol = tuple(
+            getattr(evaluation, f.name) for f in fields(evaluation) if f.name != "plan"
+        )
+        window = self._windows.setdefault(protocol, [])
+        window.append(evaluation)
+        if len(window) < _WINDOW * self._size:
+            return []
+        self._windows[protocol] = []
+        return self._cut(window)
+
+    def flush(self) -> list[tuple[Evaluation, ...]]:
+        """Return the stacks of all evaluations that are left."""
+        windows, self._windows = self._windows, {}
+        return [stack for window in windows.values() if window for stack in self._cut(window)]
+
+    def _cut(self, window: list[Evaluation]) -> list[tuple[Evaluation, ...]]:
+        """Cut stacks of about equal length, the networks that keep least in the first."""
+        ordered = sorted(window, key=lambda e: (e.plan["achieved"]["params"], e.key))
+        count = -(-len(ordered) // self._size)
+        cuts = [len(ordered) * part // count for part in range(count + 1)]
+        return [tuple(ordered[start:end]) for start, end in pairwise(cuts)]
+
+
+def job_of(members: tuple[Evaluation, ...]) -> Job[AnyOutcome]:
+    """Return the job that evaluates them: a single one is evaluated as it is without stacks."""
+    return members[0] if len(members) == 1 else StackedEvaluation(members)
+
+
+class Evaluator:
+    """The queue of a run's evaluations; each network is evaluated once, in a stack or alone.
+
+    As a context manager it cancels the evaluations that have not begun when its body raises.
+
+    Args:
+        runner: runs what the journal does not know.
+        journal: what is known already, and where the rest is written.
+        stack: most networks that are fine-tuned as one; 1 for each by itself.
+    """
+
+    def __init__(self, runner: Runner, journal: Journal[AnyOutcome], stack: int) -> None:
+        self._runner, self._journal, self._stack = runner, journal, stack
+        # With stacks: digest of an evaluation's key -> key of the job that evaluated it.
+        self._evaluated: dict[bytes, str] = {}
+        self._builder = StackBuilder(stack)
+        self._start_round()
+
+    def _start_round(self) -> None:
+        self._progress: Callable[[int], None] = lambda done: None
+        self._wanted: dict[str, None] = {}
+        self._members: dict[str, tuple[Evaluation, ...]] = {}
+        self._jobs = JobQueue(self._runner, self._journal, self._tell)
+
+    def submit(self, evaluation: Evaluation) -> None:
+        """Begin an evaluation, if it is new in this run and its stack is complete."""
+        key = evaluation.key
+        new = key not in self._wanted and digest(key) not in self._evaluated
+        self._wanted[key] = None
+        if new:
+            self._begin(self._builder.add(evaluation))
+
+    def _begin(self, stacks: list[tuple[Evaluation, ...]]) -> None:
+        for members in stacks:
+            job = job_of(members)
+            self._members[job.key] = members
+            self._jobs.submit(job)
+
+    def _tell(self, done: int, of: int) -> None:
+        self._progress(sum(len(self._members[key]) for key in self._jobs.results))
+
+    def collect(self) -> dict[str, Outcome]:
+        """Wait for all that was submitted since the last call; return the outcomes by key.
+
+        A stack that fails is taken apart: each of its networks is evaluated by itself, so that it
+        costs no other network its result.
+        """
+        self._begin(self._builder.flush())
+        outcomes: dict[str, Outcome] = {}
+        failed: list[Evaluation] = []
+        results = self._jobs.collect()
+        for job, members in self._members.items():
+            result = results[job]
+            if isinstance(result, StackOutcome) and result.failure:
+                failed += members
+            else:
+                outcomes |= self._keep(job, result)
+        for job, result in run_with_journal(failed, self._runner, self._journal).items():
+            outcomes |= self._keep(job, result)
+        for key in self._wanted:
+            if key not in outcomes:
+                earlier = self._journal.known(self._evaluated[digest(key)])
+                assert earlier is not None
+                outcomes |= _outcomes(key, earlier)
+        wanted = {key: outcomes[key] for key in self._wanted}
+        self._start_round()
+        return wanted
+
+    def _keep(self, job: str, result: AnyOutcome) -> dict[str, Outcome]:
+        """Return the outcomes of a job, and remember where they stand in the journal."""
+        outcomes = _outcomes(job, result)
+        if self._stack > 1:
+            self._evaluated |= {digest(key): job for key in outcomes}
+        return outcomes
+
+    def outcomes(
+        self,
+        evaluations: Sequence[Evaluation],
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> dict[str, Outcome]:
+        """Return the outcome of every evaluation by its key.
+
+        Args:
+            evaluations: what is wanted.
+            progress: hears how many of how many distinct evaluations are done, those of a stack
+                together.
+        """
+        of = len({evaluation.key for evaluation in evaluations})
+        self._progress = lambda done: progress(done, of)
+        for evaluation in evaluations:
+            self.submit(evaluation)
+        return self.collect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._jobs.__exit__(*error)
+
+
+def _outcomes(job: str, result: AnyOutcome) -> dict[str, Outcome]:
+    return {job: result} if isinstance(result, Outcome) else result.each()

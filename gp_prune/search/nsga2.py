@@ -1,6 +1,6 @@
 """The evolutionary loop: NSGA-II over typed trees.
 
-A search is a function of its settings. Each generation draws from a random source of its own,
+A search is a function of its settings. Each generation draws from a random source whose seed is
 derived from the run's seed, and each evaluation has a seed derived from what it evaluates; so
 neither the number of workers nor a kill and resume changes a result.
 """
@@ -17,29 +17,27 @@ from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.hypervolume import Growth
+from gp_prune.runs.evolution import AdaptiveOperatorRates, Growth
 from gp_prune.runs.journal import Journal
-from gp_prune.runs.limits import give_back_memory
-from gp_prune.runs.rates import AdaptiveOperatorRates
-from gp_prune.search.archive import Archive, Behaviour, Candidate
+from gp_prune.search.archive import Archive, Behaviour, Candidate, hypervolume
 from gp_prune.search.assessor import Assessor
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.generator import Generator, Limits
+from gp_prune.search.evaluation import AnyOutcome, Evaluator
 from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import AnyOutcome, Evaluator
-from gp_prune.search.stopping import TIME_IS_UP, StopRules, hypervolume
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import survivors
-from gp_prune.search.variation import CROSSOVER, Variation
+from gp_prune.search.variation import CROSSOVER, Generator, Limits, Variation
 from gp_prune.statistics.running import derive_seed
 
 ELITE = 0.25
 """Share of the population that outlives a restart."""
 
+TIME_IS_UP = "the time limit is reached"
+
 
 @dataclass(frozen=True)
 class Generation:
-    """What one generation gave.
+    """The state of a search after a generation.
 
     Attributes:
         number: 0 for the first population.
@@ -50,7 +48,7 @@ class Generation:
         complete: of these, the ones tried on the highest rung, too.
         evaluations: networks pruned and measured so far, those of the journal included.
         front: the front so far, thinned, least error first.
-        hypervolume: what the whole front dominates; see :func:`~.stopping.hypervolume`.
+        hypervolume: what the whole front dominates; see :func:`~.archive.hypervolume`.
         stopped: the rule that ends the search here, as half a sentence; empty if none does.
     """
 
@@ -66,24 +64,63 @@ class Generation:
     stopped: str = ""
 
 
+class StopRules:
+    """The rules that end a search early.
+
+    All but the time limit depend on the course of the search alone. So that a finished run stays
+    what it is when it is resumed, the caller writes down an end by the time limit and gives it to
+    ``stopped_before``.
+
+    Args:
+        config: the settings; 0 means that a rule never applies.
+        clock: returns the seconds.
+    """
+
+    def __init__(self, config: SearchConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._started = clock()
+
+    def room(self, wanted: int, evaluated: int) -> int:
+        """Return how many of the wanted behaviours may be tried after those evaluated so far."""
+        most = self._config.max_evaluations
+        return min(wanted, max(0, most - evaluated)) if most else wanted
+
+    def reached(self, evaluated: int, idle: int, *, stopped_before: bool = False) -> str:
+        """Return the rule that ends the search, as half a sentence; empty if none does.
+
+        Args:
+            evaluated: distinct behaviours evaluated so far.
+            idle: generations since the front last grew.
+            stopped_before: whether the run ended here before because its time was up.
+        """
+        config = self._config
+        if config.max_evaluations and evaluated >= config.max_evaluations:
+            return f"{evaluated} behaviours have been evaluated"
+        if config.stall and idle >= config.stall:
+            return f"the front has not grown for {idle} generations"
+        late = config.time_limit and self._clock() - self._started >= config.time_limit
+        return TIME_IS_UP if stopped_before or late else ""
+
+
 class Search:
     """One run of the evolutionary loop.
 
     Args:
         config: the settings.
         primitives: the vocabulary.
-        benches: the prepared tasks, in the order of ``config.tasks``.
+        scorers: the prepared tasks, in the order of ``config.tasks``.
         seeds: metrics that the first population starts from and that grafts are taken from.
         evaluator: evaluates pruned networks.
         journal: where what a person may want to read is written.
-        clock: tells the seconds, for the time limit.
+        clock: returns the seconds, for the time limit.
     """
 
     def __init__(
         self,
         config: SearchConfig,
         primitives: PrimitiveSet,
-        benches: Sequence[Bench],
+        scorers: Sequence[TaskScorer],
         seeds: Sequence[Metric],
         evaluator: Evaluator,
         journal: Journal[AnyOutcome],
@@ -94,7 +131,7 @@ class Search:
         self.grammar = Grammar(primitives, config.root, NEEDS, config.max_cost)
         self.limits = Limits(config.size_limit, config.height_limit)
         self.seeds = self._usable(seeds)
-        self.assessor = Assessor(config, self.grammar, benches, evaluator, journal)
+        self.assessor = Assessor(config, self.grammar, scorers, evaluator, journal)
         self.growth = Growth()
         self._clock = clock
         self._unmoved = Growth()
@@ -102,11 +139,11 @@ class Search:
 
     @property
     def archive(self) -> Archive:
-        """All formulas of the run."""
+        """Return all formulas of the run."""
         return self.assessor.archive
 
     def _usable(self, seeds: Sequence[Metric]) -> list[Individual]:
-        """The seeds that the grammar contains, as trees in canonical form."""
+        """Return the seeds that the grammar contains, as trees in canonical form."""
         usable = []
         for metric in seeds:
             try:
@@ -118,7 +155,7 @@ class Search:
         return usable
 
     def generations(self) -> Iterator[Generation]:
-        """Run the search, generation by generation; the archive holds the result."""
+        """Run the search and yield its state after every generation; see ``archive`` at the end."""
         rules = StopRules(self.config, self._clock)
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
@@ -128,10 +165,10 @@ class Search:
             if number == 0:
                 fresh = self._first(generator, rules)
             else:
-                anew = self._restarts()
-                if anew:
+                restart = self._restarts()
+                if restart:
                     population = survivors(population, max(1, round(ELITE * len(population))))
-                drawn = self._drawn(variation, population, anew)
+                drawn = self._draw(variation, population, restart)
                 room = rules.room(self.config.population, self.assessor.behaviours)
                 fresh = self.assessor.assess(drawn, room, population)
             population = self._survivors(population + fresh)
@@ -143,13 +180,12 @@ class Search:
             )  # fmt: skip
             if stopped == TIME_IS_UP:
                 self.journal.event(_end_of_time(number))
-            give_back_memory()
             yield replace(report, stopped=stopped)
             if stopped:
                 return
 
     def _first(self, generator: Generator, rules: StopRules) -> list[Individual]:
-        """Seeds for at most half of the population, random trees for the rest.
+        """Return the first population: seeds for at most half of it, random trees for the rest.
 
         All seeds are tried, so that the front and the comparison know the best of them, but only
         some breed: a population of published formulas would explore little else.
@@ -162,23 +198,23 @@ class Search:
         return chosen + self.assessor.assess(endless, room, chosen)
 
     def _restarts(self) -> bool:
-        """Whether the front has stalled so long that the population is thrown away but for some."""
+        """Tell whether the front has stalled so long that most of the population is replaced."""
         config = self.config
         if config.strategy == "random" or not 0 < config.restart <= self._unmoved.idle:
             return False
         self._unmoved.idle = 0
         return True
 
-    def _drawn(
-        self, variation: Variation, population: list[Individual], anew: bool
+    def _draw(
+        self, variation: Variation, population: list[Individual], restart: bool
     ) -> Iterator[Individual]:
-        """Offspring of the population; random trees in a random search and after a restart."""
-        if anew or self.config.strategy == "random":
+        """Draw offspring; random trees in a random search and after a restart."""
+        if restart or self.config.strategy == "random":
             return iter(variation.generator.individual, None)
-        return self._bred(variation, population)
+        return self._breed(variation, population)
 
-    def _bred(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
-        """Offspring without end."""
+    def _breed(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
+        """Yield offspring without end."""
         rng = variation.rng
         rates = self._operator_rates(variation)
         while True:
@@ -186,15 +222,15 @@ class Search:
             name = rates.draw(rng)
             if name == CROSSOVER:
                 partner = _tournament(population, rng)
-                made: Sequence[Individual] = variation.crossover(first, partner)
+                children: Sequence[Individual] = variation.crossover(first, partner)
             else:
-                made = (variation.apply(name, first),)
-            for child in made:
+                children = (variation.apply(name, first),)
+            for child in children:
                 child.origin = name
                 yield child
 
     def _operator_rates(self, variation: Variation) -> AdaptiveOperatorRates:
-        """The rates of crossover and the mutations, from the first generation that breeds on."""
+        """Return the rates of crossover and of the mutations."""
         if self._rates is None:
             share = self.config.crossover
             weights = {name: weight for name, (_, weight) in variation.mutations.items()}
@@ -213,7 +249,7 @@ class Search:
         self._rates.learn((individual.origin, id(individual) in alive) for individual in bred)
 
     def _survivors(self, individuals: list[Individual]) -> list[Individual]:
-        """By rung and NSGA-II, of every behaviour the smallest formula."""
+        """Select by rung and NSGA-II, of every behaviour the smallest formula."""
         best: dict[Behaviour, Individual] = {}
         current = [self.assessor.refreshed(individual) for individual in individuals]
         for individual in sorted(current, key=lambda i: i.candidate.order):
@@ -226,7 +262,7 @@ class Search:
             raise UserError(self._nothing())
         volume = hypervolume(c.objectives for c in self.archive.front())
         for growth in (self.growth, self._unmoved):
-            growth.see(volume)
+            growth.update(volume)
         assessed = self.archive.assessed
         report = Generation(
             number=number,
@@ -268,12 +304,12 @@ class Search:
 
 
 def _end_of_time(number: int) -> dict[str, object]:
-    """What the journal holds if the time was up after a generation."""
+    """Return what the journal holds if the time was up after a generation."""
     return {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
 
 
 def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:
-    """The better of two: by rung, dominance, then crowding distance, then the first drawn."""
+    """Draw two and return the better: by rung, dominance, crowding distance, then the first."""
     first, second = rng.choice(population), rng.choice(population)
     if first.candidate.rung != second.candidate.rung:
         return max(first, second, key=lambda individual: individual.candidate.rung)

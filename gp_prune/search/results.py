@@ -1,4 +1,4 @@
-"""The evaluations of another run, so that nothing is evaluated twice across runs."""
+"""The result of a search, its files, and the evaluations of an earlier run to reuse."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import versions
 from gp_prune.runs.journal import NAME, entries
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.comparison import KINDS, Comparison, Contender, Record, recommended
+from gp_prune.search.comparison import KINDS, Comparison, Contender, Record, recommend
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.stacking import AnyOutcome, outcome_reader
+from gp_prune.search.evaluation import AnyOutcome, outcome_reader
 
 FRONT = "front.csv"
 COMPARISON = "comparison.csv"
@@ -27,8 +27,8 @@ METRICS = "metrics"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run found.
+class SearchResult:
+    """The result of a search.
 
     Attributes:
         config: its settings.
@@ -59,26 +59,26 @@ def assemble(
     primitives: PrimitiveSet,
     archive: Archive,
     entered: Sequence[Contender],
-    found: Comparison,
+    comparison: Comparison,
     kinds: Mapping[str, str],
-) -> Result:
-    """The result of a run from its parts; ``kinds`` says what each task is."""
+) -> SearchResult:
+    """Return the result of a run from its parts; ``kinds`` says what each task is."""
     evolved = sorted(
         (c for c in entered if c.candidate is not None),
-        key=lambda c: (found.mean(c.name, "validation"), c.expression.size, c.name),
+        key=lambda c: (comparison.mean(c.name, "validation"), c.expression.size, c.name),
     )
     metrics = {
-        c.name: _metric(config, primitives, c, c.candidate, found)
+        c.name: _metric(config, primitives, c, c.candidate, comparison)
         for c in evolved
         if c.candidate is not None
     }
-    return Result(
+    return SearchResult(
         config=config,
         folder=folder,
         contenders=evolved + [c for c in entered if c.candidate is None],
-        recommended=recommended(config, entered, found),
+        recommended=recommend(config, entered, comparison),
         metrics=metrics,
-        comparison=found,
+        comparison=comparison,
         assessed=archive.assessed,
         behaviours=archive.behaviours,
         kinds=dict(kinds),
@@ -90,14 +90,14 @@ def _metric(
     primitives: PrimitiveSet,
     contender: Contender,
     candidate: Candidate,
-    found: Comparison,
+    comparison: Comparison,
 ) -> Metric:
     objectives = {
         name: {
             "macs": values[1],
             "params": values[2],
             **{
-                f"{column}_error": found.mean(contender.name, column, kind="ladder", task=name)
+                f"{column}_error": comparison.mean(contender.name, column, kind="ladder", task=name)
                 for column in ("validation", "test")
             },
         }
@@ -116,7 +116,7 @@ def _metric(
 
 
 def settings_json(config: SearchConfig) -> dict[str, Any]:
-    """The settings as JSON; of files of primitives the names and contents, not the places."""
+    """Return the settings as JSON; of files of primitives the names and digests, not the paths."""
     settings = config.to_json()
     settings["primitives"] = [
         f"{Path(file).name} sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
@@ -125,7 +125,7 @@ def settings_json(config: SearchConfig) -> dict[str, Any]:
     return settings
 
 
-def write(result: Result) -> None:
+def write(result: SearchResult) -> None:
     """Write the metrics, the front and the comparison."""
     for metric in result.metrics.values():
         metric.save(result.folder / METRICS / f"{metric.name}.json")
@@ -133,16 +133,16 @@ def write(result: Result) -> None:
     write_text(result.folder / FRONT, _front_csv(result))
 
 
-def _comparison_csv(found: Comparison) -> str:
+def _comparison_csv(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Record)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(record) for record in found.records)
+    writer.writerows(asdict(record) for record in comparison.records)
     return text.getvalue()
 
 
 def write_front_so_far(folder: Path, front: Sequence[Candidate]) -> None:
-    """Write the front of a run that goes on; what the comparison will tell stays empty.
+    """Write the front of a run that has not ended; the columns of the comparison stay empty.
 
     Args:
         folder: the run folder.
@@ -166,8 +166,8 @@ def _columns(kinds: Iterable[str]) -> list[str]:
     return columns
 
 
-def _front_csv(result: Result) -> str:
-    """One line for every formula of the front and every baseline."""
+def _front_csv(result: SearchResult) -> str:
+    """Return one line for every formula of the front and every baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     kinds = sorted({record.kind for record in result.comparison.records} - {"ladder"})
@@ -185,8 +185,8 @@ def _front_csv(result: Result) -> str:
     return text.getvalue()
 
 
-def ladder_objectives(result: Result, contender: Contender) -> list[float]:
-    """Validation error, MACs kept, parameters kept and test error under the search's ladder.
+def ladder_objectives(result: SearchResult, contender: Contender) -> list[float]:
+    """Return validation error, MACs kept, parameters kept and test error under the ladder.
 
     The same protocol as in the search, so the first three are the objectives of the front.
     """
@@ -199,7 +199,7 @@ _SAME = {"versions": "packages", "device": "device"}
 
 
 class EarlierRun:
-    """What another run evaluated, read at once, so that a wrong folder is found out at once.
+    """The evaluations of another run; all are read at once, so that a wrong folder is named early.
 
     Args:
         folder: the other run folder.
@@ -229,7 +229,7 @@ class EarlierRun:
         self._begun = begun
 
     def reusable(self, config: SearchConfig, identity: Mapping[str, Any]) -> dict[str, AnyOutcome]:
-        """The outcomes that a new run may take over, by the key of the evaluation.
+        """Return the outcomes that a new run may take over, by the key of the evaluation.
 
         An evaluation's key names its plan, fine-tuning and seed, so runs may differ in all
         settings of the search: a longer run, another population or strategy. With another seed,
@@ -253,7 +253,7 @@ class EarlierRun:
 
 
 def _difference(other: Mapping[str, Any], config: SearchConfig, identity: Mapping[str, Any]) -> str:
-    """Why outcomes of the other run would not be those of this one; empty if they would."""
+    """Return why outcomes of the other run would not be those of this one; empty if they would."""
     for name, title in _SAME.items():
         if other.get(name) != identity[name]:
             return f"its {title}: {other.get(name)!r}, not {identity[name]!r}"

@@ -23,25 +23,25 @@ from gp_prune.runs.jobs import TaskSource, network_digest
 from gp_prune.runs.journal import Journal
 from gp_prune.search.comparison import compare, contenders
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.results import (
     COMPARISON,
     EarlierRun,
-    Result,
+    SearchResult,
     assemble,
     settings_json,
     write,
     write_front_so_far,
 )
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader, stack_size
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import one_thread
 from gp_prune.tasks import check_task_name
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands: ``stage`` is ``"tasks"``, ``"search"``, ``"compare"`` or ``"done"``.
+class SearchProgress:
+    """How far a run is: ``stage`` is ``"tasks"``, ``"search"``, ``"compare"`` or ``"done"``.
 
     Attributes:
         stage: what is being done.
@@ -65,8 +65,8 @@ def evolve(
     cluster: str | None = None,
     resume: bool = False,
     reuse: str | Path | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Result:
+    progress: Callable[[SearchProgress], None] = lambda _: None,
+) -> SearchResult:
     """Evolve pruning metrics and compare the front with random pruning and L1.
 
     The result depends on ``config`` alone: not on the workers, and not on whether the run was
@@ -78,10 +78,10 @@ def evolve(
         source: where the tasks are.
         workers: number of processes; one torch thread each.
         cluster: address of a Dask scheduler whose workers evaluate in the place of ``workers``.
-        resume: go on with the run in ``folder``.
+        resume: continue the run in ``folder``.
         reuse: folder of another run on the same networks whose evaluations need not be done again;
             it changes the time, not the result.
-        progress: hears where the run stands.
+        progress: hears how far the run is.
 
     Raises:
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
@@ -93,28 +93,29 @@ def evolve(
         check_task_name(name)
     primitives = primitive_set(*config.primitives)
     earlier = None if reuse is None else EarlierRun(Path(reuse))
-    allowance = config.allowance
     runner: Runner
     if cluster is None:
-        runner = make_runner(source, workers, allowance)
+        runner = make_runner(source, workers, config.limits)
     else:
-        runner = DaskCluster(source, cluster, allowance)
+        runner = DaskCluster(source, cluster, config.limits)
     try:
         with one_thread(), open_run_folder(folder, outcome_reader()) as journal:
-            benches = _prepared(config, source, runner, progress)
-            identity = _identity(config, source, benches)
+            scorers = _prepare(config, source, runner, progress)
+            identity = _identity(config, source, scorers)
             if earlier is not None:
                 journal.lend(earlier.reusable(config, identity))
             write_run_header(folder, config, journal, identity, resume=resume)
-            evaluator = Evaluator(runner, journal, stack_size(config.stack, source.device))
-            return _run(config, folder, primitives, benches, evaluator, journal, progress)
+            with Evaluator(runner, journal, stack_size(config.stack, source.device)) as evaluator:
+                return _run(config, folder, primitives, scorers, evaluator, journal, progress)
     finally:
         runner.close()
 
 
-def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]) -> dict[str, Any]:
-    """All that decides the outcomes of a run, as JSON."""
-    networks = {bench.task.name: network_digest(bench.task.model) for bench in benches}
+def _identity(
+    config: SearchConfig, source: TaskSource, scorers: Sequence[TaskScorer]
+) -> dict[str, Any]:
+    """Return all that decides the outcomes of a run, as JSON."""
+    networks = {scorer.task.name: network_digest(scorer.task.model) for scorer in scorers}
     return {
         **settings_json(config),
         "versions": versions(),
@@ -124,52 +125,54 @@ def _identity(config: SearchConfig, source: TaskSource, benches: Sequence[Bench]
     }
 
 
-def _prepared(
+def _prepare(
     config: SearchConfig,
     source: TaskSource,
     runner: Runner,
-    progress: Callable[[Progress], None],
-) -> list[Bench]:
-    progress(Progress("tasks", 0, len(config.tasks)))
+    progress: Callable[[SearchProgress], None],
+) -> list[TaskScorer]:
+    progress(SearchProgress("tasks", 0, len(config.tasks)))
     runner.prepare(config.tasks)
-    benches = [Bench(source.load(name), config.calibration, config.seed) for name in config.tasks]
-    progress(Progress("tasks", len(benches), len(benches)))
-    return benches
+    scorers = [
+        TaskScorer(source.load(name), config.calibration, config.seed) for name in config.tasks
+    ]
+    progress(SearchProgress("tasks", len(scorers), len(scorers)))
+    return scorers
 
 
 def _run(
     config: SearchConfig,
     folder: Path,
     primitives: PrimitiveSet,
-    benches: list[Bench],
+    scorers: list[TaskScorer],
     evaluator: Evaluator,
     journal: Journal[AnyOutcome],
-    progress: Callable[[Progress], None],
-) -> Result:
+    progress: Callable[[SearchProgress], None],
+) -> SearchResult:
     published = reference_metrics(primitives)
     seeds = [metric for metric in published if metric.expression.axes is config.root]
-    search = Search(config, primitives, benches, seeds, evaluator, journal)
+    search = Search(config, primitives, scorers, seeds, evaluator, journal)
     finished = (folder / COMPARISON).exists()
     for generation in search.generations():
         if not finished:
             with writing(folder):
                 write_front_so_far(folder, generation.front)
-        progress(Progress("search", generation.number, generation.of, generation))
+        progress(SearchProgress("search", generation.number, generation.of, generation))
     entered = contenders(config, search.archive, published)
-    found = compare(
-        config, benches, entered, evaluator,
-        lambda done, of: progress(Progress("compare", done, of)),
+    comparison = compare(
+        config, scorers, entered, evaluator,
+        lambda done, of: progress(SearchProgress("compare", done, of)),
     )  # fmt: skip
-    kinds = {bench.task.name: bench.task.kind for bench in benches}
-    result = assemble(config, folder, primitives, search.archive, entered, found, kinds)
+    kinds = {scorer.task.name: scorer.task.kind for scorer in scorers}
+    result = assemble(config, folder, primitives, search.archive, entered, comparison, kinds)
     with writing(folder):
         write(result)
-    progress(Progress("done", 1, 1))
+    progress(SearchProgress("done", 1, 1))
     return result
 
 
 def reference_metrics(primitives: PrimitiveSet) -> list[Metric]:
-    """The published metrics, in order of name.
+    """Return the published metrics, in order of name.
 
     Evolved ones are left out: a run would otherwise change with every metric that is added.
     """

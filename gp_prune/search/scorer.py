@@ -1,7 +1,7 @@
-"""From a formula to its plans: what it would remove from every task's network.
+"""From a formula to its plans: what it would remove from the network of every task.
 
-Scoring costs next to nothing beside trying a pruned network, so it is done in the main process,
-and only networks that no earlier formula has led to are tried.
+Scoring is cheap in comparison with trying a pruned network, so it is done in the main process, and
+only networks that no earlier formula has led to are tried.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ INTERPRETER_MEMORY = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A plan for one task: the unit of work of a search.
+class PlannedCut:
+    """What is to be removed from the network of one task: the unit of work of a search.
 
     Attributes:
         task: name of the task.
@@ -48,11 +48,23 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Equal exactly for trials that try the same network."""
+        """Return a text that is equal exactly for cuts that lead to the same network."""
         return f"{self.task}:{self.plan.digest()}"
 
+    @property
+    def macs(self) -> float:
+        """Return the share of the MACs that is kept."""
+        share = self.plan.achieved.macs
+        assert share is not None, "plans of traced networks know their MACs"
+        return share
 
-class Bench:
+    @property
+    def params(self) -> float:
+        """Return the share of the parameters that is kept."""
+        return self.plan.achieved.params
+
+
+class TaskScorer:
     """One task, prepared for scoring: its traced network and the measurements of its layers.
 
     Args:
@@ -83,20 +95,20 @@ class Bench:
             member.layer for group in self.architecture.free for member in group.members
         }
 
-    def trial(
+    def plan(
         self,
         expression: Expression,
         conventions: Conventions,
         budget: Budget,
         noise_seed: int | None = None,
-    ) -> Trial:
-        """What a formula removes from this task's network under a budget.
+    ) -> PlannedCut:
+        """Plan what a formula removes from the network of the task under a budget.
 
         Args:
             expression: the formula, of type {o} or {o,i,k}.
             conventions: how its scores are used.
             budget: the share to keep.
-            noise_seed: draws the random operands anew; None keeps those of the measurements.
+            noise_seed: for new draws of the random operands; None keeps those of the measurements.
 
         Raises:
             DegenerateScores: the scores rank nothing.
@@ -108,7 +120,7 @@ class Bench:
             plan = select_weights(self.task.model, self.architecture, scores, conventions, budget)
         else:
             plan = select_channels(self.architecture, scores, conventions, budget)
-        return Trial(self.task.name, plan)
+        return PlannedCut(self.task.name, plan)
 
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
         names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]

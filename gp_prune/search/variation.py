@@ -1,24 +1,163 @@
-"""Crossover and mutation that keep types and limits and leave parents unchanged.
+"""Random trees of a grammar, and crossover and mutation that keep types and limits.
 
-Every operator draws from the explicit random source, tries a few times, and answers a copy of its
-parent where nothing valid and different was found.
+All draws come from an explicit source of randomness. DEAP's own generator dead-ends on typed sets
+(an IndexError in a quarter to a half of all calls); here only productions that can still be
+completed in the height that is left are drawn. The variation operators try a few times, leave
+parents unchanged, and return a copy of the parent where nothing valid and different came out.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from gp_prune.language.axes import Axes
-from gp_prune.search.generator import Generator, draw_constant, is_finite_number, three_digits
-from gp_prune.search.grammar import Constant, Grammar, Individual
+from gp_prune.language.axes import SCALAR, Axes
+from gp_prune.language.primitive import Elementwise, Normaliser, Reduction
+from gp_prune.search.grammar import Constant, Grammar, Individual, Production
 
 CROSSOVER = "crossover"
 
 TRIES = 10
+"""Number of times that a variation operator is tried."""
+
 _INNER_SHARE = 0.9
+"""Share of the picked nodes that are inner ones."""
+
+_CONSTANT_SHARE = 0.9
+"""Share of {} leaves that are constants where the type has operands too."""
+
+_GROUP_WEIGHTS = {"reduction": 3.0, "binary": 3.0, "unary": 2.0, "normaliser": 1.0, "special": 1.0}
+
+
+class Limits(NamedTuple):
+    """Size and height that no tree of a search exceeds."""
+
+    size: int = 75
+    height: int = 12
+
+    def hold(self, tree: Any) -> bool:
+        """Tell whether a DEAP tree is within the limits."""
+        return len(tree) <= self.size and tree.height <= self.height
+
+
+def draw_constant(rng: random.Random) -> float:
+    """Draw a constant of three digits, log-uniform over 1e-4 ... 1e2, one in five negative."""
+    value = 10.0 ** rng.uniform(-4, 2)
+    return three_digits(-value if rng.random() < 0.2 else value)
+
+
+def three_digits(value: float) -> float:
+    """Round to three significant digits: a constant that a formula can print."""
+    return float(f"{value:.3g}")
+
+
+class Generator:
+    """Draws random trees.
+
+    Args:
+        grammar: the grammar of the trees.
+        rng: the source of randomness; every draw comes from it.
+        limits: size and height that no tree exceeds.
+    """
+
+    def __init__(self, grammar: Grammar, rng: random.Random, limits: Limits = Limits()) -> None:
+        self.grammar = grammar
+        self.rng = rng
+        self.limits = limits
+
+    def individual(self, least: int = 1, most: int = 5) -> Individual:
+        """Draw a tree of the root type; half of them full, half grown, height about least..most.
+
+        The height is at most ``limits.height``, and at least what the root type needs.
+        """
+        height = self.rng.randint(least, most)
+        return Individual(self.subtree(self.grammar.root, height, full=self.rng.random() < 0.5))
+
+    def subtree(
+        self, axes: Axes, height: int, *, full: bool = False, size: int | None = None
+    ) -> list[Any]:
+        """Draw a tree of a type; return its nodes in prefix order.
+
+        Args:
+            axes: type of the tree.
+            height: height to keep within; raised to what the type needs.
+            full: whether branches end only where they must.
+            size: number of nodes to keep within; the limit by default.
+
+        Returns:
+            A complete tree. Where no draw of a few keeps within ``size``, the smallest one.
+        """
+        size = self.limits.size if size is None else size
+        height = min(max(height, self.grammar.least_height[axes]), self.limits.height)
+        best: list[Any] = []
+        for attempt in range(8):
+            nodes: list[Any] = []
+            self._grow(axes, max(height - attempt, self.grammar.least_height[axes]), full, nodes)
+            if len(nodes) <= size:
+                return nodes
+            if not best or len(nodes) < len(best):
+                best = nodes
+        return best
+
+    def _grow(self, axes: Axes, height: int, full: bool, nodes: list[Any]) -> None:
+        """Append a random tree of a type and at most that height."""
+        leaf = self.leaf(axes)
+        stop = 0.0 if full else 0.2
+        if height == 0 or (leaf is not None and self.rng.random() < stop):
+            nodes.append(leaf)
+            return
+        production = self.production(axes, height)
+        if production is None:
+            nodes.append(leaf)
+            return
+        nodes.append(self.grammar.nodes[production.name])
+        for argument in production.arguments:
+            self._grow(argument, height - 1, full, nodes)
+
+    def leaf(self, axes: Axes) -> Any:
+        """Draw a leaf of a type; None where it has none."""
+        operands = self.grammar.terminals(axes)
+        if axes is SCALAR and (not operands or self.rng.random() < _CONSTANT_SHARE):
+            return self.grammar.constant(draw_constant(self.rng))
+        return self.rng.choice(operands) if operands else None
+
+    def production(self, axes: Axes, height: int) -> Production | None:
+        """Draw a production of a type that can be completed within a height.
+
+        The group of operators is drawn first, then the operator, then its types, so that the many
+        typed uses of binary operators do not crowd out the reductions.
+        """
+        least = self.grammar.least_height
+        fitting: dict[str, dict[str, list[Production]]] = {}
+        for name, productions in self.grammar.by_result[axes].items():
+            usable = [p for p in productions if all(least[a] < height for a in p.arguments)]
+            if usable:
+                fitting.setdefault(_group(usable[0]), {})[name] = usable
+        if not fitting:
+            return None
+        groups = sorted(fitting)
+        (group,) = self.rng.choices(groups, [_GROUP_WEIGHTS[group] for group in groups])
+        operator = self.rng.choice(sorted(fitting[group]))
+        return self.rng.choice(fitting[group][operator])
+
+
+def _group(production: Production) -> str:
+    shape = production.operator.shape
+    if isinstance(shape, Reduction):
+        return "reduction"
+    if isinstance(shape, Normaliser):
+        return "normaliser"
+    if isinstance(shape, Elementwise):
+        return "unary" if shape.arity == 1 else "binary"
+    return "special"
+
+
+def is_finite_number(value: float) -> bool:
+    """Tell whether a constant may stand in a tree."""
+    return math.isfinite(value) and abs(value) <= 1e6
 
 
 class Variation:
@@ -44,14 +183,14 @@ class Variation:
         }
 
     def mutate(self, parent: Individual) -> Individual:
-        """A mutant by one of the operators, drawn by weight among those that apply."""
+        """Return a mutant by one of the operators, drawn by weight among those that apply."""
         names = [name for name, (_, weight) in self.mutations.items() if weight > 0]
         weights = [self.mutations[name][1] for name in names]
         (name,) = self.rng.choices(names, weights)
         return self.apply(name, parent)
 
     def apply(self, name: str, parent: Individual) -> Individual:
-        """A mutant by the operator of that name."""
+        """Return a mutant by the operator of a name."""
         return self.mutations[name][0](parent)
 
     def crossover(self, first: Individual, second: Individual) -> tuple[Individual, Individual]:
@@ -72,7 +211,7 @@ class Variation:
             there = second.searchSubtree(self.rng.choice(partners))
             if _same(first[here], second[there]):
                 continue
-            children = _replaced(first, here, second[there]), _replaced(second, there, first[here])
+            children = _replace(first, here, second[there]), _replace(second, there, first[here])
             if all(self.generator.limits.hold(child) for child in children):
                 return children
         return Individual(first), Individual(second)
@@ -81,11 +220,11 @@ class Variation:
         """Replace a subtree by a random one of the same type."""
 
         def change() -> Individual:
-            place = parent.searchSubtree(self._pick(parent))
-            axes = self._axes(parent[place.start])
-            room = self.generator.limits.size - len(parent) + (place.stop - place.start)
+            old = parent.searchSubtree(self._pick(parent))
+            axes = self._axes(parent[old.start])
+            room = self.generator.limits.size - len(parent) + (old.stop - old.start)
             fresh = self.generator.subtree(axes, self.rng.randint(0, 4), size=room)
-            return _replaced(parent, place, fresh)
+            return _replace(parent, old, fresh)
 
         return self._attempt(parent, change)
 
@@ -105,14 +244,14 @@ class Variation:
                     if other.args == node.args and other.name != node.name
                 ]
                 fresh = self.rng.choice(options) if options else node
-            return _replaced(parent, slice(position, position + 1), [fresh])
+            return _replace(parent, slice(position, position + 1), [fresh])
 
         return self._attempt(parent, change)
 
     def constant_step(self, parent: Individual) -> Individual:
         """Scale a constant by a log-normal factor; a tree without constants mutates a subtree.
 
-        A constant that cannot be scaled (zero, or too large) is drawn anew.
+        A constant that cannot be scaled (zero, or too large) is replaced by a new draw.
         """
         places = [position for position, node in enumerate(parent) if isinstance(node, Constant)]
         if not places:
@@ -123,16 +262,16 @@ class Variation:
             value = three_digits(parent[position].value * self.rng.lognormvariate(0.0, 0.5))
             if value == 0.0 or not is_finite_number(value):
                 value = draw_constant(self.rng)
-            return _replaced(parent, slice(position, position + 1), [self.grammar.constant(value)])
+            return _replace(parent, slice(position, position + 1), [self.grammar.constant(value)])
 
         return self._attempt(parent, change)
 
     def insert(self, parent: Individual) -> Individual:
-        """Put a new operator above a subtree, of which the subtree becomes an argument."""
+        """Put a new operator above a subtree, which becomes one of its arguments."""
 
         def change() -> Individual:
-            place = parent.searchSubtree(self._pick(parent))
-            axes = self._axes(parent[place.start])
+            old = parent.searchSubtree(self._pick(parent))
+            axes = self._axes(parent[old.start])
             production = self.generator.production(axes, self.generator.limits.height)
             if production is None or axes not in production.arguments:
                 return Individual(parent)
@@ -141,9 +280,9 @@ class Variation:
             fresh: list[Any] = [self.grammar.nodes[production.name]]
             for position, type_ in enumerate(production.arguments):
                 fresh += (
-                    parent[place] if position == kept else self.generator.subtree(type_, 1, size=10)
+                    parent[old] if position == kept else self.generator.subtree(type_, 1, size=10)
                 )
-            return _replaced(parent, place, fresh)
+            return _replace(parent, old, fresh)
 
         return self._attempt(parent, change)
 
@@ -151,16 +290,16 @@ class Variation:
         """Replace a subtree by a smaller one of the same type inside it."""
 
         def change() -> Individual:
-            place = parent.searchSubtree(self._pick(parent))
+            old = parent.searchSubtree(self._pick(parent))
             inner = [
                 position
-                for position in range(place.start + 1, place.stop)
-                if parent[position].ret is parent[place.start].ret
+                for position in range(old.start + 1, old.stop)
+                if parent[position].ret is parent[old.start].ret
             ]
             if not inner:
                 return Individual(parent)
             kept = parent.searchSubtree(self.rng.choice(inner))
-            return _replaced(parent, place, parent[kept])
+            return _replace(parent, old, parent[kept])
 
         return self._attempt(parent, change)
 
@@ -173,13 +312,13 @@ class Variation:
             places = [p for p, node in enumerate(parent) if node.ret is seed[piece.start].ret]
             if not places:
                 return Individual(parent)
-            place = parent.searchSubtree(self.rng.choice(places))
-            return _replaced(parent, place, seed[piece])
+            old = parent.searchSubtree(self.rng.choice(places))
+            return _replace(parent, old, seed[piece])
 
         return self._attempt(parent, change)
 
     def _attempt(self, parent: Individual, change: Callable[[], Individual]) -> Individual:
-        """The first of a few changes that keeps within the limits and differs from the parent."""
+        """Return the first of a few changes that keeps the limits and differs from the parent."""
         for _ in range(TRIES):
             child = change()
             if self.generator.limits.hold(child) and not _same(child, parent):
@@ -187,7 +326,7 @@ class Variation:
         return Individual(parent)
 
     def _pick(self, tree: Individual) -> int:
-        """The position of a random node, an inner one nine times in ten."""
+        """Return the position of a random node, an inner one nine times in ten."""
         inner = [position for position, node in enumerate(tree) if node.arity > 0]
         if inner and self.rng.random() < _INNER_SHARE:
             return self.rng.choice(inner)
@@ -197,9 +336,9 @@ class Variation:
         return self.grammar.axes_of[node.ret]
 
 
-def _replaced(tree: Individual, place: slice, nodes: Sequence[Any]) -> Individual:
-    """A new tree in which the subtree at ``place`` is replaced."""
-    return Individual([*list(tree)[: place.start], *nodes, *list(tree)[place.stop :]])
+def _replace(tree: Individual, old: slice, nodes: Sequence[Any]) -> Individual:
+    """Return a new tree in which the nodes of a subtree are replaced."""
+    return Individual([*list(tree)[: old.start], *nodes, *list(tree)[old.stop :]])
 
 
 def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -63,9 +63,9 @@ PREPARED = """
 import sys
 from gp_prune import SearchConfig, TaskSource
 from gp_prune.search import run
-from gp_prune.search.scorer import Bench
+from gp_prune.search.scorer import TaskScorer
 source = TaskSource(cache_dir=sys.argv[1])
-benches = [Bench(source.load(name), 64, 0) for name in SearchConfig().tasks]
+benches = [TaskScorer(source.load(name), 64, 0) for name in SearchConfig().tasks]
 print(*sys.modules)
 """
 

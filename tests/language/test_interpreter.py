@@ -20,7 +20,7 @@ from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operand, Operator
 from gp_prune.language.record import LayerRecord, MissingMeasurement, synthetic_layer
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.runs.limits import resident_memory
+from gp_prune.runs.processes import resident_memory
 
 Trees = Callable[..., list[Expression]]
 PRIMITIVES = builtin_primitives()

@@ -1,23 +1,23 @@
-"""Progress: nothing when quiet, plain lines in a pipe."""
+"""SearchProgress: nothing when quiet, plain lines in a pipe."""
 
 from __future__ import annotations
 
 import pytest
 
 from gp_prune.report.search import progress_display
-from gp_prune.search.run import Progress
+from gp_prune.search.run import SearchProgress
 
 
 def test_quiet_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display(quiet=True) as show:
-        show(Progress("tasks", 0, 3))
+        show(SearchProgress("tasks", 0, 3))
     assert capsys.readouterr() == ("", "")
 
 
 def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display(quiet=False) as show:
         for done in range(101):
-            show(Progress("compare", done, 100))
+            show(SearchProgress("compare", done, 100))
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()

@@ -10,12 +10,12 @@ import pytest
 from gp_prune.report.search import NARROW, recommendation, result_json, result_lines, verdict
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.results import Result
+from gp_prune.search.results import SearchResult
 from gp_prune.search.run import evolve
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+def result(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> SearchResult:
     config = SearchConfig(
         tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=1, ladder=(0.5,),
         budgets=(0.5,), fine_tune_steps=2, final_steps=2, final_seeds=2, front_size=4,
@@ -25,7 +25,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result
     return evolve(config, folder, source=TaskSource(cache_dir=str(task_cache)))
 
 
-def test_every_contender_has_its_row_and_formula(result: Result) -> None:
+def test_every_contender_has_its_row_and_formula(result: SearchResult) -> None:
     text = " ".join("\n".join(result_lines(result, io.StringIO())).split())
     for contender in result.contenders:
         assert contender.name in text
@@ -34,14 +34,14 @@ def test_every_contender_has_its_row_and_formula(result: Result) -> None:
     assert all(str(contender.expression) in text for contender in short)
 
 
-def test_no_line_ends_in_blanks_or_is_too_long(result: Result) -> None:
+def test_no_line_ends_in_blanks_or_is_too_long(result: SearchResult) -> None:
     for line in result_lines(result, io.StringIO()):
         assert line == line.rstrip()
         assert len(line) <= 160
 
 
 def test_narrow_terminals_get_the_formulas_below(
-    result: Result, monkeypatch: pytest.MonkeyPatch
+    result: SearchResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -54,7 +54,7 @@ def test_narrow_terminals_get_the_formulas_below(
     assert any(f"{result.contenders[0].name} = " in line for line in lines)
 
 
-def test_verdict_says_where_the_recommended_formula_loses(result: Result) -> None:
+def test_verdict_says_where_the_recommended_formula_loses(result: SearchResult) -> None:
     best = result.recommended.name
     lines = verdict(result)
     assert len(lines) == 2
@@ -67,7 +67,7 @@ def test_verdict_says_where_the_recommended_formula_loses(result: Result) -> Non
                 assert f"{word} {contender.name} {other:.3f}" in line
 
 
-def test_json_has_the_same_figures(result: Result) -> None:
+def test_json_has_the_same_figures(result: SearchResult) -> None:
     data = result_json(result)
     assert data["recommended"] == result.recommended.name
     for row, contender in zip(data["contenders"], result.contenders, strict=True):
@@ -76,6 +76,6 @@ def test_json_has_the_same_figures(result: Result) -> None:
         assert row["formula"] == str(contender.expression)
 
 
-def test_latex_can_be_copied_in_one_line(result: Result) -> None:
+def test_latex_can_be_copied_in_one_line(result: SearchResult) -> None:
     latex = result.metrics[result.recommended.name].latex()
     assert f"LaTeX: {latex}\n" in recommendation(result)

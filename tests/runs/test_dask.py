@@ -170,7 +170,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fact", ["network", "torch"])
 def test_a_machine_with_something_else_is_refused(fact: str) -> None:
     found = {"network": "sha256:1", "torch": "2.0"}
-    host = Host(TaskSource(), SMALL.allowance, {"lenet-digits": {**found, fact: "other"}})
+    host = Host(TaskSource(), SMALL.limits, {"lenet-digits": {**found, fact: "other"}})
     with pytest.raises(UserError, match=f"has another {fact} for 'lenet-digits'"):
         host._check("lenet-digits", found)
     host._check("cnn-digits", found)

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import InProcess, WorkerPool, make_runner
+from gp_prune.runs.executors import Host, InProcess, WorkerPool, make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal, reader
-from gp_prune.runs.limits import ResourceLimits, resident_memory
-from gp_prune.runs.processes import Lost, Processes, Worker
+from gp_prune.runs.processes import ResourceLimits, Worker, WorkerLost, resident_memory
 from gp_prune.search.evaluation import WORST_ERROR, Evaluation, Outcome
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc here")
@@ -42,6 +41,20 @@ def test_a_worker_answers(worker: Worker) -> None:
     assert worker.call(os.getpid) != os.getpid()
 
 
+def test_a_worker_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "queue", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by a worker')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    worker = Worker()
+    try:
+        assert worker.call(abs, -1) == 1
+    finally:
+        worker.end()
+
+
 def test_an_exception_of_the_function_is_raised_here(worker: Worker) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         worker.call(divmod, 1, 0)
@@ -57,61 +70,61 @@ def test_what_a_function_prints_does_not_disturb_the_answers(worker: Worker) -> 
 
 def test_a_hanging_function_is_ended(worker: Worker) -> None:
     started = time.monotonic()
-    with pytest.raises(Lost, match=r"took more than 0\.3 s"):
-        worker.call(time.sleep, 60, allowance=ResourceLimits(seconds=0.3))
+    with pytest.raises(WorkerLost, match=r"took more than 0\.3 s"):
+        worker.call(time.sleep, 60, limits=ResourceLimits(seconds=0.3))
     assert time.monotonic() - started < 20
 
 
 def test_a_function_that_holds_the_lock_of_python_is_ended(worker: Worker) -> None:
-    with pytest.raises(Lost, match=r"took more than 0\.3 s"):
-        worker.call(pow, 3, 10**10, allowance=ResourceLimits(seconds=0.3))
+    with pytest.raises(WorkerLost, match=r"took more than 0\.3 s"):
+        worker.call(pow, 3, 10**10, limits=ResourceLimits(seconds=0.3))
 
 
 def test_a_stopped_worker_is_ended(worker: Worker) -> None:
-    with pytest.raises(Lost, match=r"took more than 0\.5 s"):
-        worker.call(signal.raise_signal, signal.SIGSTOP, allowance=ResourceLimits(seconds=0.5))
+    with pytest.raises(WorkerLost, match=r"took more than 0\.5 s"):
+        worker.call(signal.raise_signal, signal.SIGSTOP, limits=ResourceLimits(seconds=0.5))
 
 
 @needs_proc
 def test_a_function_that_takes_too_much_memory_is_ended(worker: Worker) -> None:
     worker.call(abs, -1)  # it is up: the limit counts from here
-    with pytest.raises(Lost, match="took more than 100 MB of memory"):
-        worker.call(list, range(10**9), allowance=ResourceLimits(megabytes=100))
+    with pytest.raises(WorkerLost, match="took more than 100 MB of memory"):
+        worker.call(list, range(10**9), limits=ResourceLimits(megabytes=100))
 
 
 def test_what_cannot_get_memory_has_lost_its_worker(worker: Worker) -> None:
-    with pytest.raises(Lost, match="ran out of memory"):
+    with pytest.raises(WorkerLost, match="ran out of memory"):
         worker.call(bytearray, 1 << 62)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_function_that_kills_its_worker(worker: Worker, number: signal.Signals) -> None:
-    with pytest.raises(Lost, match=f"died \\({number.name}\\)"):
+    with pytest.raises(WorkerLost, match=f"died \\({number.name}\\)"):
         worker.call(signal.raise_signal, number)
 
 
 def test_a_worker_that_leaves(worker: Worker) -> None:
-    with pytest.raises(Lost, match="died \\(exit code 3\\)"):
+    with pytest.raises(WorkerLost, match="died \\(exit code 3\\)"):
         worker.call(os._exit, 3)
 
 
 def test_workers_are_used_again_and_lost_ones_are_not() -> None:
-    processes = Processes()
-    with processes.borrow() as first, processes.borrow() as second:
+    host = Host(TaskSource(), ResourceLimits())
+    with host.borrow() as first, host.borrow() as second:
         pids = {worker.call(os.getpid) for worker in (first, second)}
-    with processes.borrow() as again:
+    with host.borrow() as again:
         assert again.call(os.getpid) in pids
-    with pytest.raises(Lost), processes.borrow() as lost:
+    with pytest.raises(WorkerLost), host.borrow() as lost:
         lost.call(os._exit, 0)
-    left = set(processes.pids())
+    left = set(host.pids())
     assert len(left) == 1 and left < pids
     os.kill(left.pop(), signal.SIGKILL)
     time.sleep(0.2)
-    with processes.borrow() as fresh:  # a worker that died while it was idle costs nobody a try
+    with host.borrow() as fresh:  # a worker that died while it was idle costs nobody a try
         assert fresh.call(os.getpid) not in pids
-    processes.close()
+    host.close()
     assert all(map(gone, pids))
-    with pytest.raises(Lost, match="ended"), processes.borrow():
+    with pytest.raises(WorkerLost, match="ended"), host.borrow():
         pass
 
 
@@ -163,12 +176,12 @@ def test_a_candidate_is_tried_twice_and_then_fails_by_name(
     try:
         runner.prepare(["lenet-digits"])
         bad = evaluation(misbehaving)
-        (outcome,) = runner.run([bad])
+        outcome = runner.submit(bad).result()
         assert outcome == Outcome(WORST_ERROR, None, 1.0, f"{reason}, 2 times")
         with Journal(tmp_path, reader(Outcome)) as journal:
             journal.outcome(bad, outcome)
         with Journal(tmp_path, reader(Outcome)) as again:
-            assert again.known(bad) == outcome
+            assert again.known(bad.key) == outcome
     finally:
         runner.close()
 
@@ -181,10 +194,10 @@ def test_a_loss_touches_no_other_evaluation(task_cache: Path, tmp_path: Path) ->
     runner = WorkerPool(TaskSource(cache_dir=str(task_cache)), 2)
     try:
         with pytest.raises(FileExistsError):  # the second try runs, and finds what the first left
-            list(runner.run([evaluation(dies_once)]))
+            runner.submit(evaluation(dies_once)).result()
         assert once.is_dir()
         with pytest.raises(UserError):  # a plan without content is refused, by a living worker
-            list(runner.run([evaluation()]))
+            runner.submit(evaluation()).result()
     finally:
         runner.close()
 

@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jobs_of_tests import Add, Sum, Touch
 
-from gp_prune.errors import UserError
-from gp_prune.runs import journal as journals
-from gp_prune.runs.config import Settings
 from gp_prune.runs.executors import make_runner, run_with_journal
-from gp_prune.runs.folder import (
-    CONFIG,
-    load_or_check_settings,
-    open_run_folder,
-    versions,
-    write_run_header,
-    writing,
-)
 from gp_prune.runs.jobs import RECALLED, TaskSource, Workbench
 from gp_prune.runs.journal import NAME, Journal, reader
 
@@ -36,7 +23,9 @@ def test_results_are_the_same_for_any_number_of_workers(workers: int) -> None:
     runner = make_runner(TaskSource(), workers)
     try:
         runner.prepare([])
-        assert list(runner.run(JOBS)) == [job.run(Workbench(TaskSource())) for job in JOBS]
+        assert [runner.submit(job).result() for job in JOBS] == [
+            job.run(Workbench(TaskSource())) for job in JOBS
+        ]
     finally:
         runner.close()
 
@@ -48,13 +37,12 @@ def test_what_the_journal_holds_is_not_run_again(tmp_path: Path) -> None:
     assert list(first) == [job.key for job in JOBS]
     with Journal(tmp_path, reader(Sum)) as journal:
         assert run_with_journal(JOBS, _nobody, journal) == first  # type: ignore[arg-type]
-        assert journal.known(Add((9,))) is None
+        assert journal.known(Add((9,)).key) is None
 
 
 class _Nobody:
-    def run(self, jobs: Iterator[Add]) -> Any:
-        assert not list(jobs)
-        return iter(())
+    def submit(self, job: Add) -> Any:
+        raise AssertionError
 
 
 _nobody = _Nobody()
@@ -96,7 +84,7 @@ def test_progress_of_a_list_knows_the_end(tmp_path: Path) -> None:
 def test_a_job_that_kills_its_worker_fails_by_name() -> None:
     runner = make_runner(TaskSource(), 2)
     try:
-        good, bad = runner.run([Add((1,)), Add((13,))])
+        good, bad = (runner.submit(Add((n,))).result() for n in (1, 13))
         assert good.failure == ""
         assert bad == Add((13,)).failed("its worker died (SIGKILL), 2 times")
     finally:
@@ -113,116 +101,3 @@ def test_a_workbench_keeps_what_was_used_last() -> None:
     for number in (*range(RECALLED), 0, RECALLED, 0, 1):
         assert get(number) == number
     assert made == [*range(RECALLED), RECALLED, 1]
-
-
-@dataclass(frozen=True)
-class Wishes(Settings):
-    names: tuple[str, ...] = ("a", "b")
-    shares: tuple[float, ...] = (0.5, 1)
-    counts: tuple[int, ...] = ()
-    rate: float = 0.1
-    eager: bool = True
-    seed: int = 0
-    title: str = 'a "quoted" \\ title\x7f'
-
-
-def test_settings_round_trip(tmp_path: Path) -> None:
-    wishes = Wishes(names=(), counts=(3,), rate=1e-7, eager=False, title="\n")
-    for each in (Wishes(), wishes):
-        (tmp_path / CONFIG).write_text(each.to_toml())
-        assert Wishes.from_toml(tmp_path / CONFIG) == each
-    assert wishes.changed(Wishes()) == ["names", "counts", "rate", "eager", "title"]
-    assert wishes.to_json()["counts"] == [3]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("counts = [0.5]", "an entry of 'counts' in .* is 0.5; it must be a whole number"),
-        ("counts = 3", "must be a list"),
-        ("names = [3]", "it must be a text"),
-        ("rate = true", "must be a number"),
-        ("eager = 1", "must be true or false"),
-        ("seed = 1.0", "must be a whole number"),
-        ("sed = 1", "unknown setting 'sed' in .*; did you mean 'seed'"),
-    ],
-)
-def test_settings_of_the_wrong_type_are_refused(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / CONFIG).write_text(text)
-    with pytest.raises(UserError, match=words):
-        Wishes.from_toml(tmp_path / CONFIG)
-    (tmp_path / CONFIG).write_text("rate = 3\nshares = [1, 0.5]")
-    assert Wishes.from_toml(tmp_path / CONFIG) == Wishes(rate=3, shares=(1, 0.5))
-
-
-def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "one"
-    identity = {"versions": versions(), "seed": 3}
-    wishes = load_or_check_settings(Wishes, Wishes(seed=3), folder, resume=False)
-    with open_run_folder(folder, reader(Sum)) as journal:
-        write_run_header(folder, wishes, journal, identity, resume=False)
-    with pytest.raises(UserError, match="exists and is not empty"):
-        load_or_check_settings(Wishes, None, folder, resume=False)
-    with pytest.raises(UserError, match="keeps its settings, but seed would change"):
-        load_or_check_settings(Wishes, Wishes(), folder, resume=True)
-    assert load_or_check_settings(Wishes, None, folder, resume=True) == wishes
-    with Journal(folder, reader(Sum)) as journal:
-        write_run_header(folder, wishes, journal, identity, resume=True)
-        with pytest.raises(UserError, match="begun with seed = 3, not 4"):
-            write_run_header(folder, wishes, journal, {**identity, "seed": 4}, resume=True)
-
-
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "of today" / "first"
-    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
-    folder.parent.mkdir(parents=True)
-    (tmp_path / "runs" / "notes").touch()
-    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
-        raise ZeroDivisionError
-    assert folder.parent.is_dir() and not folder.exists()
-    folder.mkdir()
-    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
-        raise ZeroDivisionError
-    assert list(folder.iterdir()) == []  # it was there before
-    with pytest.raises(UserError, match="is not a run folder"):
-        load_or_check_settings(Wishes, None, folder, resume=True)
-
-
-def test_a_run_that_finds_its_folder_taken_leaves_it_alone(tmp_path: Path) -> None:
-    """Also while the other run prepares its networks and has written nothing."""
-    folder = tmp_path / "run"
-    with open_run_folder(folder, reader(Sum)) as journal:
-        taken = pytest.raises(UserError, match="another run is writing")
-        with taken, open_run_folder(folder, reader(Sum)):
-            raise AssertionError
-        write_run_header(folder, Wishes(), journal, {"seed": 0}, resume=False)
-    assert load_or_check_settings(Wishes, None, folder, resume=True) == Wishes()
-    with Journal(folder, reader(Sum)) as journal, pytest.raises(UserError, match="seed = 0, not 1"):
-        journal.write_header({"seed": 1})
-
-
-def test_a_journal_that_was_removed_in_between_is_not_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another run gives up between the opening of its journal here and the locking."""
-    lock = journals._lock
-
-    def late(file: FileIO, path: Path) -> None:
-        path.unlink()
-        lock(file, path)
-
-    monkeypatch.setattr(journals, "_lock", late)
-    with (
-        pytest.raises(UserError, match="another run"),
-        open_run_folder(tmp_path / "run", reader(Sum)),
-    ):
-        raise AssertionError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    words = "cannot be written: No space left on device; mend this"
-    with pytest.raises(UserError, match=words), writing(tmp_path):
-        raise OSError(28, "No space left on device")

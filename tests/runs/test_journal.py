@@ -26,7 +26,7 @@ def test_of_two_lines_with_one_key_the_last_one_counts(tmp_path: Path) -> None:
     key = f'"{evaluation(1).key}"'
     (tmp_path / NAME).write_bytes(evaluated(key, validation="0.9") + evaluated(key))
     with Journal(tmp_path, reader(Outcome)) as journal:
-        assert journal.known(evaluation(1)) == Outcome(0.5, None, 0.1)
+        assert journal.known(evaluation(1).key) == Outcome(0.5, None, 0.1)
 
 
 def test_outcomes_are_known_after_reopening(tmp_path: Path) -> None:
@@ -35,9 +35,9 @@ def test_outcomes_are_known_after_reopening(tmp_path: Path) -> None:
         journal.outcome(evaluation(2), Outcome(0.1 + 0.2, 1 / 3, 0.7))
         journal.event({"event": "generation", "number": 0})
     with Journal(tmp_path, reader(Outcome)) as again:
-        assert again.known(evaluation(1)) == Outcome(0.25, None, 0.1)
-        assert again.known(evaluation(2)) == Outcome(0.1 + 0.2, 1 / 3, 0.7)
-        assert again.known(evaluation(3)) is None
+        assert again.known(evaluation(1).key) == Outcome(0.25, None, 0.1)
+        assert again.known(evaluation(2).key) == Outcome(0.1 + 0.2, 1 / 3, 0.7)
+        assert again.known(evaluation(3).key) is None
 
 
 def test_events_are_written_once(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-cut])
     with Journal(tmp_path, reader(Outcome)) as again:
-        assert again.known(evaluation(1)) is not None
-        assert again.known(evaluation(2)) is None
+        assert again.known(evaluation(1).key) is not None
+        assert again.known(evaluation(2).key) is None
         again.outcome(evaluation(2), Outcome(2.0, None, 0.0))
     with Journal(tmp_path, reader(Outcome)) as last:
-        assert last.known(evaluation(2)) == Outcome(2.0, None, 0.0)
+        assert last.known(evaluation(2).key) == Outcome(2.0, None, 0.0)
 
 
 @pytest.mark.parametrize(

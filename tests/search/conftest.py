@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.executors import completed
+from gp_prune.runs.jobs import Job, TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, outcome_reader
 from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import Evaluator, outcome_reader
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed
 
 # Tests import their helpers from beside them.
@@ -33,12 +34,12 @@ class MadeUp:
     def prepare(self, tasks: Sequence[str]) -> None:
         pass
 
-    def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
-        for evaluation in evaluations:
-            self.evaluations.append(evaluation)
-            plan = derive_seed(evaluation.plan["digest"]) / 2**31
-            error = 0.8 * plan + 0.2 * derive_seed(evaluation.key) / 2**31
-            yield Outcome(error, None, error)
+    def submit(self, job: Job[Any]) -> Future[Any]:
+        assert isinstance(job, Evaluation)
+        self.evaluations.append(job)
+        plan = derive_seed(job.plan["digest"]) / 2**31
+        error = 0.8 * plan + 0.2 * derive_seed(job.key) / 2**31
+        return completed(Outcome(error, None, error))
 
     def close(self) -> None:
         pass
@@ -54,13 +55,13 @@ class Imagined:
 
 
 @pytest.fixture(scope="session")
-def lenet_bench(task_cache: Path) -> Bench:
+def lenet_bench(task_cache: Path) -> TaskScorer:
     """The smallest task, prepared."""
-    return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
+    return TaskScorer(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
 
 
 @pytest.fixture
-def imagine(lenet_bench: Bench) -> Callable[..., Imagined]:
+def imagine(lenet_bench: TaskScorer) -> Callable[..., Imagined]:
     """`imagine(folder, **settings)`: a search with made-up evaluations and its journal there."""
 
     def run(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from deap import tools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thinned
+from gp_prune.runs.processes import resident_memory
+from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thin
 from gp_prune.search.grammar import Individual
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -120,7 +126,7 @@ def test_thinned_front_is_a_part_with_the_least_error(
     vectors: list[Objectives], count: int
 ) -> None:
     front = archived(vectors).front()
-    kept = thinned(front, count)
+    kept = thin(front, count)
     assert len(kept) == min(count, len(front))
     assert all(any(c is f for f in front) for c in kept)
     assert kept[0] is front[0]
@@ -162,3 +168,31 @@ def test_dominates_is_strict() -> None:
     assert dominates((0, 0, 0), (0, 0, 1))
     assert not dominates((0, 0, 0), (0, 0, 0))
     assert not dominates((0, 1, 0), (1, 0, 0))
+
+
+def test_a_long_archive_stays_on_the_disk() -> None:
+    archive = Archive(builtin_primitives())
+    before = resident_memory(os.getpid())
+    for number in range(20_000):
+        failed = Candidate(formula(number), WORST, str(number), reason=f"{number:0500}")
+        archive.add(failed)
+    assert archive.get(formula(123)) is not None
+    assert resident_memory(os.getpid()) - before < 6 * 2**20  # of 12 MB and what is around them
+
+
+def test_a_full_disk_is_named_with_the_remedy() -> None:
+    archive = Archive(builtin_primitives())
+    list(archive._rows("PRAGMA max_page_count = 20"))
+    with pytest.raises(UserError, match=r"is full; make room .* SQLITE_TMPDIR"):
+        for number in range(1000):
+            archive.add(Candidate(formula(number), WORST, str(number), reason="x" * 1000))
+
+
+def test_an_archive_goes_from_one_thread_to_another() -> None:
+    archive = Archive(builtin_primitives())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(archive.add, Candidate(formula(1), WORST, "1")).result()
+    assert str(formula(1)) in archive
+    with ThreadPoolExecutor(1) as pool:
+        del archive
+        pool.submit(gc.collect).result()

@@ -1,39 +1,46 @@
-"""What a search refuses, and what its evaluations are."""
+"""What a search refuses, what it evaluates, what ends it, restarts, and the random baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gp_prune.errors import UserError
 from gp_prune.language.parser import parse
 from gp_prune.language.registry import builtin_primitives
 from gp_prune.pruning import Budget
+from gp_prune.runs.evolution import LEAST_GROWTH, Growth
 from gp_prune.runs.executors import InProcess
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import Journal
-from gp_prune.search.archive import Archive
+from gp_prune.runs.journal import NAME, Journal
+from gp_prune.search.archive import WORST, Archive, Objectives, hypervolume
 from gp_prune.search.assessor import ladder_evaluation
-from gp_prune.search.comparison import _trial, contenders
+from gp_prune.search.comparison import _cut, contenders
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import plan_from_json
+from gp_prune.search.evaluation import Evaluator, outcome_reader, plan_from_json
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import Evaluator, outcome_reader
+from gp_prune.search.scorer import TaskScorer
 
 CONFIG = SearchConfig(tasks=("cnn-digits",), calibration=64)
+QUARTERS = st.integers(0, 4)
+POINTS = st.lists(st.tuples(QUARTERS, QUARTERS, QUARTERS), max_size=8)
 
 
 @pytest.fixture(scope="module")
-def bench(task_cache: Path) -> Bench:
-    return Bench(TaskSource(cache_dir=str(task_cache)).load("cnn-digits"), 64, 0)
+def bench(task_cache: Path) -> TaskScorer:
+    return TaskScorer(TaskSource(cache_dir=str(task_cache)).load("cnn-digits"), 64, 0)
 
 
 @pytest.fixture
-def search(bench: Bench, tmp_path: Path, task_cache: Path) -> Iterator[Search]:
+def search(bench: TaskScorer, tmp_path: Path, task_cache: Path) -> Iterator[Search]:
     runner = InProcess(TaskSource(cache_dir=str(task_cache)))
     with Journal(tmp_path, outcome_reader()) as journal:
         evaluator = Evaluator(runner, journal, stack=1)
@@ -53,15 +60,15 @@ def search(bench: Bench, tmp_path: Path, task_cache: Path) -> Iterator[Search]:
 def test_formulas_that_rank_nothing_are_refused_by_name(
     search: Search, text: str, reason: str
 ) -> None:
-    found = search.assessor.trials(parse(text, builtin_primitives()))
+    found = search.assessor.score(parse(text, builtin_primitives()))
     assert isinstance(found, str)
     assert reason in found
 
 
 def test_trials_of_a_task_are_tuned_on_one_order_of_samples(search: Search) -> None:
     primitives = builtin_primitives()
-    first = search.assessor.trials(parse("sum[i,k](abs(W))", primitives))
-    second = search.assessor.trials(parse("abs(gamma)", primitives))
+    first = search.assessor.score(parse("sum[i,k](abs(W))", primitives))
+    second = search.assessor.score(parse("abs(gamma)", primitives))
     assert not isinstance(first, str)
     assert not isinstance(second, str)
     seeds = {ladder_evaluation(CONFIG, trial).seed for trial in [*first, *second]}
@@ -70,15 +77,15 @@ def test_trials_of_a_task_are_tuned_on_one_order_of_samples(search: Search) -> N
     assert len(keys) == 4
 
 
-def test_a_plan_travels_as_json(bench: Bench) -> None:
+def test_a_plan_travels_as_json(bench: TaskScorer) -> None:
     for text in ("abs(gamma)", "abs(W)"):
         expression = parse(text, builtin_primitives())
         kind = "channels" if text == "abs(gamma)" else "params"
-        trial = bench.trial(expression, CONFIG.conventions, Budget(kind, 0.5))
+        trial = bench.plan(expression, CONFIG.conventions, Budget(kind, 0.5))
         assert plan_from_json(trial.plan.to_json()) == trial.plan
 
 
-def test_random_operands_are_drawn_by_seed(bench: Bench) -> None:
+def test_random_operands_are_drawn_by_seed(bench: TaskScorer) -> None:
     primitives = builtin_primitives()
     (random,) = [
         c
@@ -86,14 +93,109 @@ def test_random_operands_are_drawn_by_seed(bench: Bench) -> None:
         if c.name == "random"
     ]
     budget = Budget("channels", 0.5)
-    plans = [_trial(CONFIG, bench, random, budget, draw).key for draw in (0, 0, 1, 2)]
+    plans = [_cut(CONFIG, bench, random, budget, draw).key for draw in (0, 0, 1, 2)]
     assert plans[0] == plans[1]
     assert len(set(plans)) == 3
 
 
-def test_a_formula_that_fails_is_named(bench: Bench) -> None:
+def test_a_formula_that_fails_is_named(bench: TaskScorer) -> None:
     expression = parse("abs(gamma)", builtin_primitives())
-    broken = Bench.__new__(Bench)
+    broken = TaskScorer.__new__(TaskScorer)
     broken.__dict__ = {**bench.__dict__, "_interpreters": dict.fromkeys(bench.layers)}
     with pytest.raises(UserError, match=r"formula abs\(gamma\) fails on layer .* of cnn-digits"):
-        broken.trial(expression, CONFIG.conventions, Budget("channels", 0.5))
+        broken.plan(expression, CONFIG.conventions, Budget("channels", 0.5))
+
+
+@given(POINTS)
+def test_hypervolume_counts_cells(points: list[tuple[int, int, int]]) -> None:
+    """Brute force counts the dominated cells of a 4 x 4 x 4 grid up to the worst objectives."""
+    dominated = sum(
+        any(all(p <= c for p, c in zip(point, cell, strict=True)) for point in points)
+        for cell in itertools.product(range(4), repeat=3)
+    )
+    front: list[Objectives] = [
+        (p[0] / 4 * WORST[0], p[1] / 4 * WORST[1], p[2] / 4 * WORST[2]) for p in points
+    ]
+    assert hypervolume(front) == pytest.approx(dominated / 64 * WORST[0], abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 2), max_size=30))
+def test_growth_counts_what_came_after_the_best(volumes: list[float]) -> None:
+    growth = Growth()
+    for volume in volumes:
+        growth.update(volume)
+    best, idle = 0.0, 0
+    for volume in volumes:
+        idle = 0 if volume > best * (1 + LEAST_GROWTH) else idle + 1
+        best = volume if idle == 0 else best
+    assert (growth.volume, growth.idle) == (best, idle)
+
+
+def generations(folder: Path) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
+    return [entry for entry in entries if entry["event"] == "generation"]
+
+
+@pytest.mark.parametrize("most", [3, 9, 20, 31])
+def test_evaluations_end_exactly(imagine: Callable[..., Any], tmp_path: Path, most: int) -> None:
+    run = imagine(tmp_path, max_evaluations=most, generations=50)
+    last = run.generations[-1]
+    assert last.behaviours == most
+    assert last.stopped == f"{most} behaviours have been evaluated"
+    assert all(not generation.stopped for generation in run.generations[:-1])
+
+
+def test_stall_is_a_function_of_the_journal(imagine: Callable[..., Any], tmp_path: Path) -> None:
+    run = imagine(tmp_path, stall=2, restart=0, generations=60, population=4)
+    volumes = [entry["hypervolume"] for entry in generations(tmp_path)]
+    assert run.generations[-1].stopped == "the front has not grown for 2 generations"
+    growth = Growth()
+    idle = []
+    for volume in volumes:
+        growth.update(volume)
+        idle.append(growth.idle)
+    assert idle[-1] == 2 and max(idle[:-1]) < 2
+
+
+def test_the_time_limit_stays_what_it_was(imagine: Callable[..., Any], tmp_path: Path) -> None:
+    seconds = itertools.count(step=10)
+    run = imagine(tmp_path, time_limit=25.0, clock=lambda: float(next(seconds)))
+    assert [g.number for g in run.generations] == [0, 1, 2]
+    assert run.generations[-1].stopped == "the time limit is reached"
+    journal = (tmp_path / NAME).read_bytes()
+    resumed = imagine(tmp_path, time_limit=25.0, clock=lambda: 0.0)
+    assert resumed.generations == run.generations
+    assert (tmp_path / NAME).read_bytes() == journal
+
+
+@pytest.mark.parametrize("strategy", ["evolve", "random"])
+def test_a_longer_run_begins_as_the_shorter_one(
+    imagine: Callable[..., Any], tmp_path: Path, strategy: str
+) -> None:
+    for name, count in (("short", 3), ("long", 7)):
+        imagine(tmp_path / name, generations=count, strategy=strategy, restart=2)
+    assert generations(tmp_path / "long")[:4] == generations(tmp_path / "short")
+
+
+def test_random_search_has_the_same_budget_and_start(
+    imagine: Callable[..., Any], tmp_path: Path
+) -> None:
+    evolved = imagine(tmp_path / "evolve")
+    drawn = imagine(tmp_path / "random", strategy="random")
+    assert generations(tmp_path / "random")[0] == generations(tmp_path / "evolve")[0]
+    assert [g.behaviours for g in drawn.generations] == [g.behaviours for g in evolved.generations]
+    assert drawn.generations[-1].front != evolved.generations[-1].front
+    assert not any(entry["rates"] for entry in generations(tmp_path / "random"))
+
+
+def test_a_stalled_front_brings_immigrants(
+    imagine: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gp_prune.runs.evolution.LEAST_GROWTH", 10.0)
+    run = imagine(tmp_path, restart=2, generations=5)
+    rates = [entry["rates"] for entry in generations(tmp_path)]
+    # Generation 0 grows, 1 and 2 do not; 3 is random, so nothing is learnt about the operators.
+    assert rates[2] == rates[3] != rates[1]
+    assert len({frozenset(c.behaviour for c in g.front) for g in run.generations}) > 1
+    volumes = [g.hypervolume for g in run.generations]
+    assert volumes == sorted(volumes)

@@ -26,8 +26,8 @@ from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.results import COMPARISON, FRONT, METRICS, Result, ladder_objectives
-from gp_prune.search.run import Progress, evolve, reference_metrics
+from gp_prune.search.results import COMPARISON, FRONT, METRICS, SearchResult, ladder_objectives
+from gp_prune.search.run import SearchProgress, evolve, reference_metrics
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "cnn-digits"),
@@ -47,12 +47,12 @@ SMALL = SearchConfig(
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> Result:
+def small_run(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> SearchResult:
     folder = tmp_path_factory.mktemp("run") / "small"
     return evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
 
 
-def test_the_run_folder_holds_the_front(small_run: Result) -> None:
+def test_the_run_folder_holds_the_front(small_run: SearchResult) -> None:
     lines = (small_run.folder / FRONT).read_text().splitlines()
     assert len(lines) == 1 + len(small_run.contenders)
     assert {p.stem for p in (small_run.folder / METRICS).iterdir()} == set(small_run.metrics)
@@ -62,13 +62,13 @@ def test_the_run_folder_holds_the_front(small_run: Result) -> None:
         assert set(metric.objectives) == set(SMALL.tasks)
 
 
-def test_no_two_of_the_front_behave_alike(small_run: Result) -> None:
+def test_no_two_of_the_front_behave_alike(small_run: SearchResult) -> None:
     evolved = [c.candidate for c in small_run.contenders if c.candidate is not None]
     assert len({c.behaviour for c in evolved}) == len(evolved)
     assert len({c.objectives for c in evolved}) == len(evolved)
 
 
-def test_the_recommendation_is_the_smallest_of_the_best(small_run: Result) -> None:
+def test_the_recommendation_is_the_smallest_of_the_best(small_run: SearchResult) -> None:
     evolved = [c for c in small_run.contenders if c.candidate is not None]
     small = [c for c in evolved if c.expression.size <= SMALL.recommended_size]
     evolved = small or evolved
@@ -84,13 +84,13 @@ def test_the_recommendation_is_the_smallest_of_the_best(small_run: Result) -> No
     )
 
 
-def test_budgets_are_met_alike_by_all(small_run: Result) -> None:
+def test_budgets_are_met_alike_by_all(small_run: SearchResult) -> None:
     for record in small_run.comparison.records:
         if record.kind in ("macs", "params"):
             assert getattr(record, record.kind) == pytest.approx(record.keep, abs=0.05)
 
 
-def test_the_search_never_reads_the_test_split(small_run: Result) -> None:
+def test_the_search_never_reads_the_test_split(small_run: SearchResult) -> None:
     lines = [json.loads(x) for x in (small_run.folder / JOURNAL).read_text().splitlines()]
     first_test = next(n for n, x in enumerate(lines) if x.get("test") is not None)
     last_generation = max(n for n, x in enumerate(lines) if x["event"] == "generation")
@@ -98,20 +98,22 @@ def test_the_search_never_reads_the_test_split(small_run: Result) -> None:
     assert first_test > last_generation
 
 
-def test_same_seed_same_result(small_run: Result, tmp_path: Path, task_cache: Path) -> None:
+def test_same_seed_same_result(small_run: SearchResult, tmp_path: Path, task_cache: Path) -> None:
     again = evolve(SMALL, tmp_path / "again", source=TaskSource(cache_dir=str(task_cache)))
     assert content(again.folder) == content(small_run.folder)
 
 
 def test_another_seed_gives_another_result(
-    small_run: Result, tmp_path: Path, task_cache: Path
+    small_run: SearchResult, tmp_path: Path, task_cache: Path
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
     other = evolve(replace(SMALL, seed=6), tmp_path / "other", source=source)
     assert content(other.folder) != content(small_run.folder)
 
 
-def test_a_finished_run_resumes_without_an_evaluation(small_run: Result, task_cache: Path) -> None:
+def test_a_finished_run_resumes_without_an_evaluation(
+    small_run: SearchResult, task_cache: Path
+) -> None:
     before = content(small_run.folder)
     journal = (small_run.folder / JOURNAL).read_bytes()
     source = TaskSource(cache_dir=str(task_cache))
@@ -122,7 +124,7 @@ def test_a_finished_run_resumes_without_an_evaluation(small_run: Result, task_ca
 
 @pytest.mark.parametrize("seed", [11, 12])
 def test_interrupted_anywhere_and_resumed(
-    small_run: Result, tmp_path: Path, task_cache: Path, seed: int
+    small_run: SearchResult, tmp_path: Path, task_cache: Path, seed: int
 ) -> None:
     """Cutting the journal at any byte is what a kill at any moment leaves."""
     journal = (small_run.folder / JOURNAL).read_bytes()
@@ -135,9 +137,9 @@ def test_interrupted_anywhere_and_resumed(
     assert (folder / JOURNAL).read_bytes() == journal
 
 
-def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Path) -> None:
+def test_two_workers_equal_one(small_run: SearchResult, tmp_path: Path, task_cache: Path) -> None:
     source = TaskSource(cache_dir=str(task_cache))
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     pool = evolve(SMALL, tmp_path / "pool", source=source, workers=2, progress=seen.append)
     assert content(pool.folder) == content(small_run.folder)
     assert seen[-1].stage == "done"
@@ -145,7 +147,7 @@ def test_two_workers_equal_one(small_run: Result, tmp_path: Path, task_cache: Pa
 
 
 def test_a_reused_run_spares_all_evaluations(
-    small_run: Result, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: SearchResult, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gp_prune.search.evaluation.Evaluation.run", None)
     source = TaskSource(cache_dir=str(task_cache))
@@ -156,7 +158,7 @@ def test_a_reused_run_spares_all_evaluations(
 
 
 def test_a_wrong_folder_to_reuse_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     folder, other = tmp_path / "runs" / "001", tmp_path / "other"
     with pytest.raises(UserError, match="has no journal"):
         evolve(SMALL, folder, reuse=other, progress=seen.append)
@@ -170,7 +172,7 @@ def table(file: Path) -> list[dict[str, str]]:
 def test_the_front_so_far_can_be_read_in_every_generation(tmp_path: Path, task_cache: Path) -> None:
     seen: list[list[str]] = []
 
-    def read(progress: Progress) -> None:
+    def read(progress: SearchProgress) -> None:
         if progress.generation is not None:
             rows = table(tmp_path / "run" / FRONT)
             assert [row["formula"] for row in rows] == [
@@ -201,7 +203,7 @@ def alive(process: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_killed_and_resumed(
-    small_run: Result,
+    small_run: SearchResult,
     tmp_path: Path,
     task_cache: Path,
     children: Callable[[int], list[int]],
@@ -232,7 +234,7 @@ def test_killed_and_resumed(
 
 
 def test_edited_settings_do_not_go_on_with_the_old_journal(
-    small_run: Result, tmp_path: Path, task_cache: Path
+    small_run: SearchResult, tmp_path: Path, task_cache: Path
 ) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(small_run.folder, folder)
@@ -249,7 +251,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_published_formulas_keep_their_name_and_source(small_run: Result) -> None:
+def test_published_formulas_keep_their_name_and_source(small_run: SearchResult) -> None:
     published = {str(canonical(m.expression)): m for m in reference_metrics(builtin_primitives())}
     for contender in small_run.contenders:
         if contender.candidate is None:
@@ -264,7 +266,7 @@ def test_published_formulas_keep_their_name_and_source(small_run: Result) -> Non
             assert metric.source == "gp-prune evolve, seed 5"
 
 
-def test_the_front_shows_the_objectives_of_the_search(small_run: Result) -> None:
+def test_the_front_shows_the_objectives_of_the_search(small_run: SearchResult) -> None:
     shown = []
     for contender in small_run.contenders:
         if contender.candidate is not None:
@@ -274,7 +276,7 @@ def test_the_front_shows_the_objectives_of_the_search(small_run: Result) -> None
     assert not any(dominates(a, b) for a in shown for b in shown)
 
 
-def test_random_is_drawn_anew_for_every_repeat_and_budget(small_run: Result) -> None:
+def test_random_is_drawn_anew_for_every_repeat_and_budget(small_run: SearchResult) -> None:
     rows = [r for r in small_run.comparison.records if r.contender == "random"]
     lenet = [r for r in rows if r.task == "lenet-digits" and r.kind != "ladder"]
     assert len({r.validation for r in lenet}) == len(lenet) == 4
@@ -282,11 +284,11 @@ def test_random_is_drawn_anew_for_every_repeat_and_budget(small_run: Result) -> 
 
 @pytest.mark.slow
 def test_a_killed_worker_does_not_change_the_result(
-    small_run: Result, tmp_path: Path, task_cache: Path, kill_a_worker: Callable[[], int]
+    small_run: SearchResult, tmp_path: Path, task_cache: Path, kill_a_worker: Callable[[], int]
 ) -> None:
     killed: list[int] = []
 
-    def kill_one(progress: Progress) -> None:
+    def kill_one(progress: SearchProgress) -> None:
         if progress.generation is not None and len(killed) < 2:
             killed.append(kill_a_worker())
 
@@ -308,7 +310,7 @@ def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
         evolve(None, tmp_path, resume=True)
 
 
-def test_a_resumed_run_keeps_its_settings(small_run: Result) -> None:
+def test_a_resumed_run_keeps_its_settings(small_run: SearchResult) -> None:
     with pytest.raises(UserError, match="seed would change"):
         evolve(replace(SMALL, seed=6), small_run.folder, resume=True)
 

@@ -17,12 +17,11 @@ from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import NAME
-from gp_prune.search.archive import Archive, Candidate, Objectives, dominates
+from gp_prune.search.archive import Archive, Candidate, Objectives, dominates, hypervolume
 from gp_prune.search.evaluation import Evaluation, pruned_copy
 from gp_prune.search.grammar import Individual
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stopping import hypervolume
-from gp_prune.search.successive_halving import promoted, survivors
+from gp_prune.search.scorer import TaskScorer
+from gp_prune.search.successive_halving import choose_promoted, survivors
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
@@ -48,13 +47,13 @@ def test_promotion_takes_the_best_whatever_the_order(
     shuffler: random.Random,
 ) -> None:
     candidates = [candidate(number, history) for number, history in enumerate(histories)]
-    rising = promoted(candidates, rung, count, by_volume=by_volume)
+    rising = choose_promoted(candidates, rung, count, by_volume=by_volume)
     waiting = [c for c in candidates if c.rung == rung]
     assert len(rising) == min(count, len(waiting))
     left = [c for c in waiting if c not in rising]
     assert not any(dominates(a.objectives, b.objectives) for a in left for b in rising)
     shuffler.shuffle(candidates)
-    assert promoted(candidates, rung, count, by_volume=by_volume) == rising
+    assert choose_promoted(candidates, rung, count, by_volume=by_volume) == rising
 
 
 @given(HISTORIES, st.integers(0, 1), st.integers(1, 4))
@@ -64,7 +63,7 @@ def test_always_the_one_rises_that_adds_most_to_the_hypervolume(
     candidates = [candidate(number, history) for number, history in enumerate(histories)]
     there = [c.on(rung) for c in candidates if c.rung > rung]
     waiting = [c for c in candidates if c.rung == rung]
-    for chosen in promoted(candidates, rung, count, by_volume=True):
+    for chosen in choose_promoted(candidates, rung, count, by_volume=True):
         volumes = [hypervolume([*there, c.objectives]) for c in waiting]
         there.append(chosen.objectives)
         assert hypervolume(there) >= max(volumes) - 1e-5
@@ -75,7 +74,7 @@ def test_a_failed_candidate_does_not_rise() -> None:
     good = candidate(1, [(0.5, 0.5, 0.5)])
     failed = Candidate(good.expression, (0.1, 0.1, 0.1), "x", reason="too slow")
     for by_volume in (False, True):
-        assert promoted([failed, good], 0, 2, by_volume=by_volume) == [good]
+        assert choose_promoted([failed, good], 0, 2, by_volume=by_volume) == [good]
 
 
 @given(HISTORIES, st.integers(1, 10))
@@ -103,7 +102,7 @@ def test_results_are_shared_by_all_that_behave_alike() -> None:
     assert archive.front() == []
     smallest = archive.smallest("x")
     assert smallest is not None and str(smallest.expression) == "abs(b)"
-    archive.settle(Candidate(smallest.expression, (0.2, 1.0, 1.0), "x", rung=1))
+    archive.update(Candidate(smallest.expression, (0.2, 1.0, 1.0), "x", rung=1))
     found = [archive.get(parse(text, primitives)) for text in ("abs(abs(b))", "abs(b)")]
     assert [c.objectives for c in found if c] == [(0.2, 1.0, 1.0)] * 2
     assert [str(c.expression) for c in archive.front()] == ["abs(b)"]
@@ -150,7 +149,7 @@ def test_three_rungs_halve_twice(imagine: Callable[..., Any], tmp_path: Path) ->
 
 
 def test_cheap_rungs_judge_on_few_samples(
-    imagine: Callable[..., Any], tmp_path: Path, lenet_bench: Bench
+    imagine: Callable[..., Any], tmp_path: Path, lenet_bench: TaskScorer
 ) -> None:
     held = len(lenet_bench.task.validation.inputs)
     few = imagine(tmp_path / "few", rung_samples=held - 1).runner.evaluations
@@ -160,10 +159,10 @@ def test_cheap_rungs_judge_on_few_samples(
         assert {e.samples for e in every} == {0}
 
 
-def test_few_samples_are_the_first_ones(lenet_bench: Bench, task_cache: Path) -> None:
+def test_few_samples_are_the_first_ones(lenet_bench: TaskScorer, task_cache: Path) -> None:
     task = lenet_bench.task
     expression = parse("sum[i,k](abs(W))", builtin_primitives())
-    trial = lenet_bench.trial(expression, Conventions(), Budget("channels", 0.3))
+    trial = lenet_bench.plan(expression, Conventions(), Budget("channels", 0.3))
     part = task.validation.select(slice(100))
     model = pruned_copy(task.model, trial.plan, lenet_bench.architecture)
     workbench = Workbench(TaskSource(cache_dir=str(task_cache)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.runs.rates import FLOOR, AdaptiveOperatorRates
+from gp_prune.runs.evolution import FLOOR, AdaptiveOperatorRates
 
 WEIGHTS = {"a": 3.0, "b": 2.0, "c": 5.0, "never": 0.0}
 OFFSPRING = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gp_prune.errors import UserError
 from gp_prune.language.registry import builtin_primitives
-from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.executors import completed
+from gp_prune.runs.jobs import Job, TaskSource
 from gp_prune.runs.journal import NAME, Journal
 from gp_prune.search.archive import WORST
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluation import (
+    AnyOutcome,
+    Evaluation,
+    Evaluator,
+    Outcome,
+    outcome_reader,
+)
 from gp_prune.search.nsga2 import Search
-from gp_prune.search.scorer import Bench
-from gp_prune.search.stacking import AnyOutcome, Evaluator, outcome_reader
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed
 
 CONFIG = SearchConfig(
@@ -36,32 +44,31 @@ class Flaky:
     def prepare(self, tasks: Sequence[str]) -> None:
         pass
 
-    def run(self, evaluations: Sequence[Evaluation]) -> Iterator[Outcome]:
-        for evaluation in evaluations:
-            if self.fails(evaluation):
-                yield evaluation.failed(REASON)
-            else:
-                error = derive_seed(evaluation.key) / 2**31
-                yield Outcome(error, None, error)
+    def submit(self, job: Job[Any]) -> Future[Any]:
+        assert isinstance(job, Evaluation)
+        if self.fails(job):
+            return completed(job.failed(REASON))
+        error = derive_seed(job.key) / 2**31
+        return completed(Outcome(error, None, error))
 
     def close(self) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
-def bench(task_cache: Path) -> Bench:
-    return Bench(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
+def bench(task_cache: Path) -> TaskScorer:
+    return TaskScorer(TaskSource(cache_dir=str(task_cache)).load("lenet-digits"), 64, 0)
 
 
 def search(
-    bench: Bench, journal: Journal[AnyOutcome], fails: Callable[[Evaluation], bool]
+    bench: TaskScorer, journal: Journal[AnyOutcome], fails: Callable[[Evaluation], bool]
 ) -> Search:
     evaluator = Evaluator(Flaky(fails), journal, stack=1)
     return Search(CONFIG, builtin_primitives(), [bench], [], evaluator, journal)
 
 
 def test_candidates_that_fail_are_named_and_never_on_the_front(
-    bench: Bench, tmp_path: Path
+    bench: TaskScorer, tmp_path: Path
 ) -> None:
     with Journal(tmp_path, outcome_reader()) as journal:
         found = search(bench, journal, lambda e: derive_seed(e.key, "fails") % 4 == 0)
@@ -76,7 +83,7 @@ def test_candidates_that_fail_are_named_and_never_on_the_front(
     assert front and not front & {x["text"] for x in failed}
 
 
-def test_a_run_in_which_all_fail_says_why(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_in_which_all_fail_says_why(bench: TaskScorer, tmp_path: Path) -> None:
     with (
         Journal(tmp_path, outcome_reader()) as journal,
         pytest.raises(UserError, match="because took more than 60"),

@@ -1,0 +1,136 @@
+"""Settings round trip as TOML; a run folder has one owner, is begun once, and resumed as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import pytest
+from jobs_of_tests import Sum
+
+from gp_prune.errors import UserError
+from gp_prune.runs import journal as journals
+from gp_prune.runs.folder import (
+    CONFIG,
+    Settings,
+    load_or_check_settings,
+    open_run_folder,
+    versions,
+    write_run_header,
+    writing,
+)
+from gp_prune.runs.journal import Journal, reader
+
+
+@dataclass(frozen=True)
+class Wishes(Settings):
+    names: tuple[str, ...] = ("a", "b")
+    shares: tuple[float, ...] = (0.5, 1)
+    counts: tuple[int, ...] = ()
+    rate: float = 0.1
+    eager: bool = True
+    seed: int = 0
+    title: str = 'a "quoted" \\ title\x7f'
+
+
+def test_settings_round_trip(tmp_path: Path) -> None:
+    wishes = Wishes(names=(), counts=(3,), rate=1e-7, eager=False, title="\n")
+    for each in (Wishes(), wishes):
+        (tmp_path / CONFIG).write_text(each.to_toml())
+        assert Wishes.from_toml(tmp_path / CONFIG) == each
+    assert wishes.changed(Wishes()) == ["names", "counts", "rate", "eager", "title"]
+    assert wishes.to_json()["counts"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("counts = [0.5]", "an entry of 'counts' in .* is 0.5; it must be a whole number"),
+        ("counts = 3", "must be a list"),
+        ("names = [3]", "it must be a text"),
+        ("rate = true", "must be a number"),
+        ("eager = 1", "must be true or false"),
+        ("seed = 1.0", "must be a whole number"),
+        ("sed = 1", "unknown setting 'sed' in .*; did you mean 'seed'"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(UserError, match=words):
+        Wishes.from_toml(tmp_path / CONFIG)
+    (tmp_path / CONFIG).write_text("rate = 3\nshares = [1, 0.5]")
+    assert Wishes.from_toml(tmp_path / CONFIG) == Wishes(rate=3, shares=(1, 0.5))
+
+
+def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    identity = {"versions": versions(), "seed": 3}
+    wishes = load_or_check_settings(Wishes, Wishes(seed=3), folder, resume=False)
+    with open_run_folder(folder, reader(Sum)) as journal:
+        write_run_header(folder, wishes, journal, identity, resume=False)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        load_or_check_settings(Wishes, None, folder, resume=False)
+    with pytest.raises(UserError, match="keeps its settings, but seed would change"):
+        load_or_check_settings(Wishes, Wishes(), folder, resume=True)
+    assert load_or_check_settings(Wishes, None, folder, resume=True) == wishes
+    with Journal(folder, reader(Sum)) as journal:
+        write_run_header(folder, wishes, journal, identity, resume=True)
+        with pytest.raises(UserError, match="begun with seed = 3, not 4"):
+            write_run_header(folder, wishes, journal, {**identity, "seed": 4}, resume=True)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "of today" / "first"
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "runs" / "notes").touch()
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
+        raise ZeroDivisionError
+    assert folder.parent.is_dir() and not folder.exists()
+    folder.mkdir()
+    with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):
+        raise ZeroDivisionError
+    assert list(folder.iterdir()) == []  # it was there before
+    with pytest.raises(UserError, match="is not a run folder"):
+        load_or_check_settings(Wishes, None, folder, resume=True)
+
+
+def test_a_run_that_finds_its_folder_taken_leaves_it_alone(tmp_path: Path) -> None:
+    """Also while the other run prepares its networks and has written nothing."""
+    folder = tmp_path / "run"
+    with open_run_folder(folder, reader(Sum)) as journal:
+        taken = pytest.raises(UserError, match="another run is writing")
+        with taken, open_run_folder(folder, reader(Sum)):
+            raise AssertionError
+        write_run_header(folder, Wishes(), journal, {"seed": 0}, resume=False)
+    assert load_or_check_settings(Wishes, None, folder, resume=True) == Wishes()
+    with Journal(folder, reader(Sum)) as journal, pytest.raises(UserError, match="seed = 0, not 1"):
+        journal.write_header({"seed": 1})
+
+
+def test_a_journal_that_was_removed_in_between_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run gives up between the opening of its journal here and the locking."""
+    lock = journals._lock
+
+    def late(file: FileIO, path: Path) -> None:
+        path.unlink()
+        lock(file, path)
+
+    monkeypatch.setattr(journals, "_lock", late)
+    with (
+        pytest.raises(UserError, match="another run"),
+        open_run_folder(tmp_path / "run", reader(Sum)),
+    ):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    words = "cannot be written: No space left on device; mend this"
+    with pytest.raises(UserError, match=words), writing(tmp_path):
+        raise OSError(28, "No space left on device")
