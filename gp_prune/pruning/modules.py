@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from gp_prune.statistics.running import tensors_of
 
 PARAMETER = "parameter"
 Conv = _ConvNd
-InstanceNorm = _InstanceNorm
 Prunable = (_ConvNd, nn.Linear)
 """Module types whose output channels and weights can be cut."""
 PerChannel = (_BatchNorm, _InstanceNorm, nn.PReLU)
@@ -27,7 +26,7 @@ Spanning = (nn.LayerNorm, nn.GroupNorm)
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether the module is a convolution with one filter per channel."""
+    """Return whether the module is a convolution with one filter per channel."""
     return (
         isinstance(module, _ConvNd)
         and module.groups > 1
@@ -36,17 +35,17 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def is_grouped(module: nn.Module) -> bool:
-    """Whether the module is a grouped convolution other than a depthwise one."""
+    """Return whether the module is a grouped convolution other than a depthwise one."""
     return isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether the weight has the layout (in, out, ...) of a transposed convolution."""
+    """Return whether the weight has the layout (in, out, ...) of a transposed convolution."""
     return isinstance(module, _ConvNd) and module.transposed
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The submodule ``name``.
+    """Return the submodule ``name``.
 
     Raises:
         UserError: the model has no such module.
@@ -60,7 +59,7 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 
 
 def find_part(model: nn.Module, name: str, side: str) -> Any:
-    """The module ``name``, or the parameter of that name where ``side`` is ``"parameter"``.
+    """Return the module ``name``, or the parameter of that name where ``side`` is ``"parameter"``.
 
     Raises:
         UserError: the model has no such part.
@@ -72,13 +71,13 @@ def find_part(model: nn.Module, name: str, side: str) -> Any:
 
 
 def find_parameter(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds the parameter ``name``, and what it calls it.
+    """Return the module that holds the parameter ``name``, and its name there.
 
     Raises:
         UserError: the model has no such parameter.
     """
-    place, _, leaf = name.rpartition(".")
-    owner = find_module(model, place)
+    path, _, leaf = name.rpartition(".")
+    owner = find_module(model, path)
     if owner._parameters.get(leaf) is None:
         raise UserError(
             f"the model has no parameter {name!r}; give the network that the plan was made for"
@@ -87,13 +86,13 @@ def find_parameter(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def find_attribute(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has the whole number ``name`` as an attribute, and what it calls it.
+    """Return the module that has the whole number ``name`` as an attribute, and its name there.
 
     Raises:
         UserError: the model has no such attribute.
     """
-    place, _, leaf = name.rpartition(".")
-    owner = find_module(model, place)
+    path, _, leaf = name.rpartition(".")
+    owner = find_module(model, path)
     if type(vars(owner).get(leaf)) is not int:
         raise UserError(
             f"the model has no number {name!r}; give the network that the plan was made for"
@@ -102,13 +101,13 @@ def find_attribute(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def channel_dim(parameter: Tensor) -> int:
-    """The dimension of a free parameter that holds channels: the last of more than one entry."""
+    """Return the dimension of a free parameter that holds channels: the last of size over 1."""
     sizes = tuple(parameter.shape)
     return max((dim for dim, size in enumerate(sizes) if size > 1), default=len(sizes) - 1)
 
 
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
-    """The weight of the convolution or linear layer ``name``; of a masked one all its values.
+    """Return the weight of the convolution or linear layer ``name``; of a masked one, all values.
 
     Raises:
         UserError: the model has no such layer, or it is of another kind.
@@ -126,7 +125,7 @@ def weight_of(model: nn.Module, name: str) -> nn.Parameter:
 
 
 def masked_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(module name, module, parameter name) of every mask of :mod:`torch.nn.utils.prune`."""
+    """Yield (module name, module, parameter name) of every mask of :mod:`torch.nn.utils.prune`."""
     for name, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, prune.BasePruningMethod):
@@ -154,7 +153,7 @@ def refuse_masked(model: nn.Module) -> None:
 
 
 def sample_count(example_inputs: Any) -> int:
-    """Size of the first dimension of the first input tensor.
+    """Return the size of the first dimension of the first input tensor.
 
     Raises:
         UserError: there is no tensor, or its first dimension is missing or empty.
@@ -164,3 +163,17 @@ def sample_count(example_inputs: Any) -> int:
             return int(tensor.shape[0])
         break
     raise UserError("example_inputs hold no batch of samples; give a tensor (samples, ...)")
+
+
+def all_close(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Return whether tensors agree in shape and, up to rounding, in value."""
+    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+        return False
+    for a, b in zip(one, other, strict=True):
+        if a.is_floating_point() and a.numel():
+            info = torch.finfo(a.dtype)
+            tolerance = info.eps ** (0.7 if info.bits >= 32 else 0.5)
+            scale = float(a.abs().amax())
+            if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+                return False
+    return True

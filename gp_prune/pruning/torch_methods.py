@@ -1,4 +1,4 @@
-"""Methods of :mod:`torch.nn.utils.prune` that rank scores as they are.
+"""Offer methods of :mod:`torch.nn.utils.prune` that rank scores as they are.
 
 Torch's own methods rank the magnitudes of importance scores, so that a weight of score -10 stays
 and one of score 3 goes, and take NaN without complaint.
@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from gp_prune.errors import UserError
 from gp_prune.pruning.plan.weights import Pattern
 from gp_prune.pruning.select.scores import Scores, as_array, is_constant
-from gp_prune.pruning.select.weights import by_output, lowest, transposed_groups
+from gp_prune.pruning.select.weights import mark_lowest, transposed_groups, view_by_output
 
 
 class ImportanceScores(dict[tuple[nn.Module, str], Tensor]):
@@ -26,7 +26,7 @@ class ImportanceScores(dict[tuple[nn.Module, str], Tensor]):
     """
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """The scores of a parameter, whatever ``default`` is.
+        """Return the scores of a parameter, whatever ``default`` is.
 
         Raises:
             UserError: the parameter has none.
@@ -67,7 +67,7 @@ class MetricUnstructured(prune.BasePruningMethod):
         self.amount = amount
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """The mask without the lowest scores.
+        """Return the mask without the lowest scores.
 
         Args:
             t: scores of any shape.
@@ -78,23 +78,23 @@ class MetricUnstructured(prune.BasePruningMethod):
                 or fewer weights remain than ``amount``.
         """
         remaining = default_mask.flatten() != 0
-        gone = torch.from_numpy(self._lowest(_checked(t, default_mask)))
+        gone = torch.from_numpy(self._mark(_remaining_scores(t, default_mask)))
         mask = default_mask.clone(memory_format=torch.contiguous_format)
         mask.view(-1)[remaining] = (~gone).to(mask.device, mask.dtype)
         return mask
 
-    def _lowest(self, scores: Scores) -> Any:
-        """Marks those of the remaining scores (any,) that go."""
+    def _mark(self, scores: Scores) -> Any:
+        """Mark those of the remaining scores (any,) that go."""
         size = scores.size
         count = round(self.amount * size) if isinstance(self.amount, float) else self.amount
         if count > size:
             raise UserError(
-                f"amount is {count}, but only {size} weights remain; give at most so many, or a "
+                f"amount is {count}, but only {size} weights remain; give at most as many, or a "
                 "share as a float"
             )
         if 0 < count < size:
             _refuse_constant(scores)
-        return lowest(scores[None], count)[0]
+        return mark_lowest(scores[None], count)[0]
 
     @classmethod
     def apply(  # type: ignore[override]
@@ -114,7 +114,7 @@ class MetricUnstructured(prune.BasePruningMethod):
         Raises:
             UserError: the scores have another shape, or see :meth:`compute_mask`.
         """
-        scores, mask = _fitting(module, name, importance_scores)
+        scores, mask = _match_scores(module, name, importance_scores)
         # Tried out first: where torch's own method fails, it leaves an older mask without its hook.
         cls(amount).compute_mask(scores, mask)
         # Without gradients the masked weight stays a leaf tensor, so the model can be copied.
@@ -142,7 +142,7 @@ class MetricPattern(prune.BasePruningMethod):
         self.groups = groups
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """The mask with the pattern.
+        """Return the mask with the pattern.
 
         Args:
             t: scores in the layout of the weight, whose input width is a multiple of m.
@@ -151,13 +151,13 @@ class MetricPattern(prune.BasePruningMethod):
         Raises:
             UserError: scores are not finite or all equal, or the weights themselves were given.
         """
-        _refuse_constant(_checked(t, default_mask))
+        _refuse_constant(_remaining_scores(t, default_mask))
         remaining = (default_mask != 0).cpu().numpy()
         scores = np.where(remaining, as_array(t, "importance_scores"), -np.inf)
-        rows = by_output(scores, self.groups).swapaxes(2, 3)
-        gone = lowest(rows.reshape(-1, self.pattern.m), self.pattern.m - self.pattern.n)
+        rows = view_by_output(scores, self.groups).swapaxes(2, 3)
+        gone = mark_lowest(rows.reshape(-1, self.pattern.m), self.pattern.m - self.pattern.n)
         stays = np.empty(scores.shape, dtype=bool)
-        by_output(stays, self.groups).swapaxes(2, 3)[...] = ~gone.reshape(rows.shape)
+        view_by_output(stays, self.groups).swapaxes(2, 3)[...] = ~gone.reshape(rows.shape)
         return default_mask * torch.from_numpy(stays).to(default_mask.device, default_mask.dtype)
 
     @classmethod
@@ -186,7 +186,7 @@ class MetricPattern(prune.BasePruningMethod):
                 "whole, or use another pattern"
             )
         groups = transposed_groups(module)
-        scores, mask = _fitting(module, name, importance_scores)
+        scores, mask = _match_scores(module, name, importance_scores)
         cls(pattern, groups).compute_mask(scores, mask)  # tried out first, as above
         with torch.no_grad():
             return super().apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -194,8 +194,8 @@ class MetricPattern(prune.BasePruningMethod):
             )
 
 
-def _checked(scores: Tensor, mask: Tensor) -> Scores:
-    """The scores (any,) of the weights that remain, in order."""
+def _remaining_scores(scores: Tensor, mask: Tensor) -> Scores:
+    """Return the scores (any,) of the weights that remain, in order."""
     if scores.requires_grad:
         raise UserError(
             "the weights themselves were given to be ranked, not the scores of a metric; pass "
@@ -219,8 +219,8 @@ def _refuse_constant(scores: Scores) -> None:
         )
 
 
-def _fitting(module: nn.Module, name: str, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of a parameter without their gradient, and the mask that it has or ones."""
+def _match_scores(module: nn.Module, name: str, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores of a parameter without gradient, and the mask that it has, or ones."""
     weight = getattr(module, name)
     if scores.shape != weight.shape:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Attention heads as channels: their groups, and what the attention itself costs.
+"""Treat attention heads as channels: open attention layers, build their groups, count their MACs.
 
 Torch-Pruning cannot follow channels through an attention layer. So its graph is cut there: the
-queries, keys and values end in outputs of their own, and what the heads have gathered begins anew.
-The groups are then made from the attention layers themselves.
+queries, keys and values become outputs of the graph, and what the heads have gathered is a new
+beginning. The groups are then made from the attention layers themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,20 +27,19 @@ from gp_prune.pruning.attention.modules import (
 )
 from gp_prune.pruning.cost import flop_counter
 from gp_prune.pruning.graph.architecture import HEADS, IN, OUT, ChannelGroup, Slot
-from gp_prune.pruning.modules import Prunable
+from gp_prune.pruning.modules import Prunable, all_close
 from gp_prune.statistics.running import Forward, call_model, map_tensors, tensors_of
-
-_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
-_FUSED_ARGUMENTS = ("attn_mask", "is_causal")
 
 
 def open_attention(model: nn.Module) -> nn.Module:
-    """The network with every attention layer made of plain linear layers; the same outputs.
+    """Return the network with every attention layer made of plain linear layers.
+
+    Its outputs are the same.
 
     Opened are :class:`torch.nn.MultiheadAttention`, the shifted windows of torchvision's Swin
     transformer, and layers built like timm's ``Attention`` (one layer ``qkv``, one ``proj``), which
     are recognised by their parts and then tried out. A layer that carries hooks or masks, shares
-    parameters with another one, or is a subclass with an own ``forward`` stays as it is.
+    parameters with another one, or is a subclass with another ``forward`` stays as it is.
 
     In a :class:`torch.nn.TransformerEncoder` with padded positions, torch's fast path in
     evaluation mode puts zeros out at those positions; opened, the network computes them as it does
@@ -49,12 +48,12 @@ def open_attention(model: nn.Module) -> nn.Module:
     Returns:
         A copy; ``model`` itself when there is nothing to open.
     """
-    if not any(True for _ in _openings(model)):
+    if next(_find_openings(model), None) is None:
         return model
     opened = copy.deepcopy(model)
     done: dict[int, HeadAttention] = {}
-    for closed, make in list(_openings(opened)):
-        done[id(closed)] = make(closed)
+    for closed, opening in list(_find_openings(opened)):
+        done[id(closed)] = opening(closed)
     if id(opened) in done:
         return done[id(opened)]
     for parent in list(opened.modules()):
@@ -66,26 +65,26 @@ def open_attention(model: nn.Module) -> nn.Module:
     return opened
 
 
-def _openings(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[[Any], HeadAttention]]]:
-    """Attention layers that can be opened, each with the way to do it."""
-    owners: dict[int, int] = {}
+def _find_openings(
+    model: nn.Module,
+) -> Iterator[tuple[nn.Module, Callable[[Any], HeadAttention]]]:
+    """Yield attention layers that can be opened, each with the class that takes its place."""
+    owners = Counter(
+        id(parameter) for module in model.modules() for parameter in module._parameters.values()
+    )
     for module in model.modules():
-        for parameter in module._parameters.values():
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for module in model.modules():
-        make = _way(module)
-        if make is None or any(_has_hooks(part) for part in module.modules()):
+        opening = _find_opening(module)
+        if opening is None or any(_has_hooks(part) for part in module.modules()):
             continue
         if all(owners[id(parameter)] == 1 for parameter in module.parameters()):
-            yield module, make
+            yield module, opening
 
 
-def _way(module: nn.Module) -> Callable[[Any], HeadAttention] | None:
-    forward = type(module).forward
+def _find_opening(module: nn.Module) -> Callable[[Any], HeadAttention] | None:
     if isinstance(module, nn.MultiheadAttention):
-        plain = forward is nn.MultiheadAttention.forward and "out_proj" in module._modules
-        kinds = (nn.Linear, NonDynamicallyQuantizableLinear)
-        return OpenAttention if plain and type(module.out_proj) in kinds else None
+        plain = type(module).forward is nn.MultiheadAttention.forward
+        linear = (nn.Linear, NonDynamicallyQuantizableLinear)
+        return OpenAttention if plain and type(module._modules.get("out_proj")) in linear else None
     origin = (type(module).__module__, type(module).__name__)
     if origin == ("torchvision.models.swin_transformer", "ShiftedWindowAttention"):
         return WindowAttention
@@ -93,12 +92,12 @@ def _way(module: nn.Module) -> Callable[[Any], HeadAttention] | None:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in names)
 
 
 def _is_fused(module: Any) -> bool:
-    """Whether a module is built like timm's attention, and :class:`FusedAttention` equals it."""
+    """Return whether a module is built like timm's attention and computes the same opened."""
     qkv, proj = getattr(module, "qkv", None), getattr(module, "proj", None)
     heads = getattr(module, "num_heads", None)
     if isinstance(module, HeadAttention) or type(qkv) is not nn.Linear:
@@ -108,37 +107,31 @@ def _is_fused(module: Any) -> bool:
     if qkv.out_features != 3 * proj.in_features or proj.in_features % heads:
         return False
     parts = {name for name, part in module._modules.items() if part is not None}
-    own = [value for value in module._parameters.values() if value is not None]
-    others = list(inspect.signature(module.forward).parameters)[1:]
-    if parts - set(FusedAttention.PARTS) or own or module._buffers:
+    parameters = [value for value in module._parameters.values() if value is not None]
+    if parts - set(FusedAttention.PARTS) or parameters or module._buffers:
         return False
-    return set(others) <= set(_FUSED_ARGUMENTS) and _equals_fused(module)
+    others = list(inspect.signature(module.forward).parameters)[1:]
+    return set(others) <= {"attn_mask", "is_causal"} and _equals_fused(module)
 
 
 def _equals_fused(module: Any) -> bool:
-    """Whether a module computes on random numbers what its opened form computes."""
+    """Return whether a module computes on random numbers what its opened form computes."""
     weight = module.qkv.weight
     if not weight.is_floating_point() or weight.is_meta:
         return False
-    trial = copy.deepcopy(module).eval()
+    copied = copy.deepcopy(module).eval()
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 5, module.qkv.in_features, generator=generator).to(weight)
     with torch.no_grad():
         try:
-            expected = trial(inputs)
-        except _FAILURES:
+            expected = tensors_of(copied(inputs))
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError):
             return False
-        found = FusedAttention(trial)(inputs)
-    if [t.shape for t in tensors_of(expected)] != [found.shape]:
-        return False
-    info = torch.finfo(found.dtype)
-    tolerance = info.eps ** (0.7 if info.bits >= 32 else 0.5)
-    scale = float(expected.abs().amax())
-    return torch.allclose(expected, found, rtol=tolerance, atol=tolerance * scale)
+        return all_close(expected, [FusedAttention(copied)(inputs)])
 
 
 def attention_layers(model: nn.Module) -> dict[str, HeadAttention]:
-    """The opened attention layers, by name, in module order."""
+    """Return the opened attention layers, by name, in module order."""
     return {
         name: module for name, module in model.named_modules() if isinstance(module, HeadAttention)
     }
@@ -169,17 +162,27 @@ def cut_graph_at_attention(model: nn.Module, *, closed: bool = False) -> Iterato
     """
     ends = AttentionEnds([], [])
     handles = []
+
+    def note_source(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        ends.sources.append(output)
+
+    def note_closed(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        ends.closed.append(output)
+
+    def note_inputs(module: nn.Module, inputs: Any, named: Any) -> None:
+        ends.closed.extend(tensors_of((inputs, named)))
+
     for attention in attention_layers(model).values():
-        sources = [attention.get_submodule(source) for source in attention.SOURCES]
+        for source in attention.SOURCES:
+            handles.append(attention.get_submodule(source).register_forward_hook(note_source))
         sink = attention.get_submodule(attention.SINK)
-        handles += [source.register_forward_hook(_end(ends.sources)) for source in sources]
-        handles.append(sink.register_forward_pre_hook(_begin))
+        handles.append(sink.register_forward_pre_hook(_begin_again))
     for module in _closed_attention(model) if closed else ():
-        inside = [part for part in module.modules() if isinstance(part, Prunable)]
-        handles += [part.register_forward_pre_hook(_begin) for part in inside]
-        handles += [part.register_forward_hook(_end(ends.closed)) for part in inside]
-        handles.append(module.register_forward_pre_hook(_enter(ends.closed), with_kwargs=True))
-        handles.append(module.register_forward_hook(_leave))
+        for part in _weighted_parts(module):
+            handles.append(part.register_forward_pre_hook(_begin_again))
+            handles.append(part.register_forward_hook(note_closed))
+        handles.append(module.register_forward_pre_hook(note_inputs, with_kwargs=True))
+        handles.append(module.register_forward_hook(_detach_output))
     try:
         yield ends
     finally:
@@ -187,31 +190,17 @@ def cut_graph_at_attention(model: nn.Module, *, closed: bool = False) -> Iterato
             handle.remove()
 
 
-def _begin(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _begin_again(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     first, *others = inputs
     return first.detach().requires_grad_(), *others
 
 
-def _end(ends: list[Tensor]) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        ends.append(output)
-
-    return hook
-
-
-def _enter(ends: list[Tensor]) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: Any, named: Any) -> None:
-        ends.extend(tensors_of((inputs, named)))
-
-    return hook
-
-
-def _leave(module: nn.Module, inputs: Any, output: Any) -> Any:
+def _detach_output(module: nn.Module, inputs: Any, output: Any) -> Any:
     return map_tensors(lambda x: x.detach().requires_grad_(x.is_floating_point()), output)
 
 
 def _closed_attention(model: nn.Module) -> list[nn.Module]:
-    """The innermost modules that have a number of heads, but are not opened."""
+    """Return the innermost modules that have a number of heads, but are not opened."""
     return [
         module
         for module in model.modules()
@@ -230,19 +219,19 @@ def _has_heads(module: nn.Module) -> bool:
 def replace_with_heads(
     model: nn.Module, groups: Sequence[ChannelGroup], interface: Sequence[str]
 ) -> list[ChannelGroup]:
-    """The groups with those of queries, keys and values replaced by groups of heads.
+    """Replace the groups of queries, keys and values by groups of heads.
 
     Args:
         model: the traced network.
-        groups: what the severed graph gave.
+        groups: what the graph gave that was cut at attention layers.
         interface: names of layers that keep their output channels.
     """
-    made = {producer for group in groups for producer in group.producers}
+    producers = {producer for group in groups for producer in group.producers}
     heads: list[ChannelGroup] = []
     replaced: set[str] = set()
     for name, attention in attention_layers(model).items():
-        group = _group(name, attention, interface)
-        if made.issuperset(group.producers):  # otherwise the network never runs it
+        group = _build_group(name, attention, interface)
+        if producers.issuperset(group.producers):  # otherwise the network never runs it
             heads.append(group)
             replaced.update(group.producers)
     rest = [group for group in groups if not replaced.intersection(group.producers)]
@@ -250,7 +239,7 @@ def replace_with_heads(
     return sorted([*rest, *heads], key=lambda group: [order[name] for name in group.producers])
 
 
-def _group(name: str, attention: HeadAttention, interface: Sequence[str]) -> ChannelGroup:
+def _build_group(name: str, attention: HeadAttention, interface: Sequence[str]) -> ChannelGroup:
     block = np.repeat(np.arange(attention.num_heads), attention.head_dim)
     prefix = f"{name}." if name else ""
     slots = [Slot(name, HEADS, tuple(range(attention.num_heads)))]
@@ -264,41 +253,36 @@ def _group(name: str, attention: HeadAttention, interface: Sequence[str]) -> Cha
 
 
 def macs_per_head(model: nn.Module, inputs: Any, forward_fn: Forward | None = None) -> Counter[str]:
-    """MACs of one head of each attention layer, over the whole batch, without linear layers.
+    """Count the MACs of one head of each attention layer, over the batch, without linear layers.
 
     Args:
         model: the network, in the mode in which it is counted.
         inputs: the example batch.
-        forward_fn: runs the network, see :func:`~gp_prune.statistics.running.call_model`.
+        forward_fn: how to run the network, if not with the inputs as arguments.
     """
     layers = attention_layers(model)
-    if not layers:
-        return Counter()
     spent: Counter[nn.Module] = Counter()
-    with flop_counter(model) as counter, torch.no_grad():
+    watched = dict.fromkeys(
+        part for layer in layers.values() for part in (layer, *_weighted_parts(layer))
+    )
+    with ExitStack() as stack, flop_counter(model) as counter, torch.no_grad():
 
-        def tally(sign: int) -> Callable[..., None]:
-            def hook(module: nn.Module, *_: Any) -> None:
-                spent[module] += sign * counter.total // 2
+        def start(module: nn.Module, *_: Any) -> None:
+            spent[module] -= counter.total // 2
 
-            return hook
+        def stop(module: nn.Module, *_: Any) -> None:
+            spent[module] += counter.total // 2
 
-        watched = dict.fromkeys(
-            part for layer in layers.values() for part in (layer, *_weighted(layer))
-        )
-        handles = [module.register_forward_pre_hook(tally(-1)) for module in watched]
-        handles += [module.register_forward_hook(tally(1)) for module in watched]
-        try:
-            (forward_fn or call_model)(model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        for module in watched:
+            stack.callback(module.register_forward_pre_hook(start).remove)
+            stack.callback(module.register_forward_hook(stop).remove)
+        call_model(model, inputs, forward_fn)
     own = {
-        name: spent[layer] - sum(spent[part] for part in _weighted(layer))
+        name: spent[layer] - sum(spent[part] for part in _weighted_parts(layer))
         for name, layer in layers.items()
     }
     return Counter({name: macs // layers[name].num_heads for name, macs in own.items()})
 
 
-def _weighted(layer: nn.Module) -> list[nn.Module]:
+def _weighted_parts(layer: nn.Module) -> list[nn.Module]:
     return [part for part in layer.modules() if isinstance(part, Prunable)]

@@ -169,17 +169,6 @@ class Architecture:
         return tuple(names)
 
     @cached_property
-    def even_steps(self) -> NDArray[np.int64]:
-        """The free group that loses a channel at each step, when all lose the same share (steps,).
-
-        The r-th channel of a group of size n goes when the removed share reaches
-        ``(r - 1/2) / n``; the last channel of a group never goes.
-        """
-        shares = [(np.arange(1, size) - 0.5) / size for size in self.sizes.tolist()]
-        owners = np.repeat(np.arange(len(shares)), self.sizes - 1)
-        return owners[np.argsort(np.concatenate(shares), kind="stable")]
-
-    @cached_property
     def prunable_layers(self) -> tuple[str, ...]:
         """Names of the layers with weights that a plan may rank, in module order.
 

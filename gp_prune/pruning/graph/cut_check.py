@@ -20,6 +20,7 @@ from gp_prune.pruning.modules import (
     PerChannel,
     Prunable,
     Spanning,
+    all_close,
     find_module,
     find_parameter,
     sample_count,
@@ -115,7 +116,7 @@ class CutCheck:
         # The masked network runs last, because the smaller one shares its numbers.
         with _masked(self.model, smaller, entries):
             expected = self._run(self.model)
-        if not _all_close(expected, outputs):
+        if not all_close(expected, outputs):
             return "cutting its channels changes more than setting them to zero"
         if self.branches:  # it ran in both modes; only evaluation mode counts
             macs = count_macs(smaller, self.inputs, self.forward_fn)
@@ -188,19 +189,6 @@ class _NarrowNorm:
         kept = self._kept.to(output.device)
         normed = self._cut(inputs[0].index_select(dim, kept))
         return torch.zeros_like(output).index_copy(dim, kept, normed)
-
-
-def _all_close(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
-        return False
-    for a, b in zip(one, other, strict=True):
-        if a.is_floating_point() and a.numel():
-            info = torch.finfo(a.dtype)
-            tolerance = info.eps ** (0.7 if info.bits >= 32 else 0.5)
-            scale = float(a.abs().amax())
-            if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-                return False
-    return True
 
 
 def _randomise_weights(model: nn.Module) -> None:

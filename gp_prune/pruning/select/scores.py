@@ -1,4 +1,4 @@
-"""The guard between scores and pruning, and one score per channel of a group.
+"""Guard pruning against scores that rank nothing, and join them to one score per channel.
 
 A ranking of scores that are not finite or all equal says nothing, yet it would cut something (or
 nothing at all) without a word; such scores are refused here by name.
@@ -20,7 +20,6 @@ from gp_prune.pruning.graph.architecture import Architecture, Member
 
 Scores = NDArray[np.float64]
 
-
 ROUNDING = 1e-12
 """Scores that differ by less than this share of the largest magnitude differ by rounding alone."""
 
@@ -28,7 +27,7 @@ ROUNDING = 1e-12
 def group_scores(
     architecture: Architecture, layer_scores: Mapping[str, Any], conventions: Conventions
 ) -> dict[str, Tensor]:
-    """One score per channel of every group that may be cut.
+    """Return one score per channel of every group that may be cut.
 
     The scores of each layer are guarded, divided by the normaliser and then joined over the layers
     that produce the channels. Where one layer has several entries per channel (a linear layer
@@ -54,7 +53,7 @@ def group_scores(
 def join_scores(
     architecture: Architecture, layer_scores: Mapping[str, Any], conventions: Conventions
 ) -> list[Scores]:
-    """:func:`group_scores` as arrays in the order of ``architecture.free``."""
+    """Return :func:`group_scores` as arrays in the order of ``architecture.free``."""
     ready: dict[str, Scores] = {}
     return [
         join_member_scores(group.members, group.size, group.name, layer_scores, conventions, ready)
@@ -70,7 +69,7 @@ def join_member_scores(
     conventions: Conventions,
     ready: dict[str, Scores],
 ) -> Scores:
-    """One score per channel (size,) from the layers that produce the channels.
+    """Return one score per channel (size,) from the layers that produce the channels.
 
     Args:
         parts: the producers, in module order.
@@ -88,15 +87,17 @@ def join_member_scores(
         parts = parts[:1]
     for member in parts:
         if member.layer not in ready:
-            ready[member.layer] = _layer(member, layer_scores, conventions.normaliser)
-    values = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
-    if len(parts) > 1 and is_constant(values):
+            values = read_scores(layer_scores, member.layer, (member.width,))
+            guard(values, member.layer)
+            ready[member.layer] = normalise(values, conventions.normaliser)
+    joined = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
+    if len(parts) > 1 and is_constant(joined):
         raise DegenerateScores("constant", name, "the joined scores are all equal")
-    return values
+    return joined
 
 
 def as_array(scores: Any, layer: str) -> Scores:
-    """Scores as a float64 array; tensors, arrays and (nested) lists of numbers are accepted."""
+    """Return scores as a float64 array; accept tensors, arrays and (nested) lists of numbers."""
     if isinstance(scores, Tensor):
         return scores.detach().to("cpu", torch.float64).numpy()
     try:
@@ -108,7 +109,7 @@ def as_array(scores: Any, layer: str) -> Scores:
 
 
 def is_constant(values: Scores) -> bool:
-    """Whether several values are all equal, but for rounding: such an order says nothing."""
+    """Return whether several values are all equal up to rounding, so that they rank nothing."""
     if values.size < 2:
         return False
     largest = np.abs(values).max()
@@ -127,29 +128,27 @@ def guard(values: Scores, layer: str) -> None:
         raise DegenerateScores("constant", layer, f"all {values.size} values are {values[0]}")
 
 
-def find_scores(layer_scores: Mapping[str, Any], layer: str) -> Any:
-    """The scores of a layer; UserError if there are none."""
+def read_scores(layer_scores: Mapping[str, Any], layer: str, shape: tuple[int, ...]) -> Scores:
+    """Return the scores of a layer as an array of this shape.
+
+    Raises:
+        DegenerateScores: they have another shape.
+        UserError: the layer has no scores.
+    """
     if layer not in layer_scores:
         raise UserError(
             f"layer {layer!r} has no scores; score every layer that may be cut or name it as "
             "interface"
         )
-    return layer_scores[layer]
-
-
-def _layer(member: Member, layer_scores: Mapping[str, Any], normaliser: str) -> Scores:
-    values = as_array(find_scores(layer_scores, member.layer), member.layer)
-    if values.shape != (member.width,):
-        shape = tuple(values.shape)
-        raise DegenerateScores(
-            "wrong-shape", member.layer, f"shape {shape} where ({member.width},) is needed"
-        )
-    guard(values, member.layer)
-    return normalise(values, normaliser)
+    values = as_array(layer_scores[layer], layer)
+    if values.shape != shape:
+        detail = f"shape {tuple(values.shape)} where {shape} is needed"
+        raise DegenerateScores("wrong-shape", layer, detail)
+    return values
 
 
 def normalise(values: Scores, normaliser: str) -> Scores:
-    """Values divided by the sum, mean or maximum of their absolute values, or as they are."""
+    """Divide values by the sum, mean or maximum of their absolute values, or by nothing."""
     if normaliser == "none":
         return values
     magnitude = np.abs(values)
@@ -175,14 +174,14 @@ def _join(parts: Sequence[tuple[Member, Scores]], size: int, join: str) -> Score
     if join == "max":
         total -= np.inf
     for member, values in parts:
-        own = _per_channel(member, values, size, join)
+        channel_scores = _per_channel(member, values, size, join)
         has = member.counts > 0
         if join == "max":
-            total = np.where(has, np.maximum(total, own), total)
+            total = np.where(has, np.maximum(total, channel_scores), total)
         elif join == "first":
-            total = np.where(has & (covered == 0), own, total)
+            total = np.where(has & (covered == 0), channel_scores, total)
         else:
-            total += np.where(has, own, 0.0)
+            total += np.where(has, channel_scores, 0.0)
         covered += has
     return total / covered if join == "mean" else total
 

@@ -1,4 +1,4 @@
-"""From scores per weight to a weight plan (unstructured pruning)."""
+"""Choose exactly which single weights stay, from scores."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions, DegenerateScores
+from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning.graph.architecture import Architecture
 from gp_prune.pruning.modules import Conv, find_module, is_transposed, refuse_masked, weight_of
 from gp_prune.pruning.plan.channels import Budget
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
-from gp_prune.pruning.select.channels import count_removed, find_nearest_step
-from gp_prune.pruning.select.scores import Scores, as_array, find_scores, guard, normalise
+from gp_prune.pruning.select.channels import count_removed, count_ties, find_nearest_step
+from gp_prune.pruning.select.scores import Scores, guard, normalise, read_scores
 
 Marks = NDArray[np.bool_]
 
@@ -63,34 +63,40 @@ def select_weights(
             scores or weights, no layer that can have the pattern, or a masked model.
     """
     traced = architecture_or_layers if isinstance(architecture_or_layers, Architecture) else None
-    budget = _budget(budget, pattern, traced)
+    budget = _check_budget(budget, pattern, traced)
     refuse_masked(model)
     named = traced.prunable_layers if traced else tuple(architecture_or_layers)  # type: ignore[arg-type]
     layers = tuple(name for name in named if name not in ignore)
     if not layers:
         raise UserError("there is no layer whose weights could be pruned; name at least one")
-    whole = _whole(model, layers, pattern)
+    whole = _find_whole(model, layers, pattern)
     ranked = [name for name in layers if name not in whole]
     ranking = _Ranking(model, ranked, layer_scores, conventions, pattern)
     total = sum(weight_of(model, name).numel() for name in layers)
 
-    def achieved(stays: Sequence[Marks]) -> AchievedWeights:
-        gone = {name: int((~kept).sum()) for name, kept in zip(ranked, stays, strict=True)}
-        return _achieved(traced, total, gone)
+    def achieve(stays: Sequence[Marks]) -> AchievedWeights:
+        removed = {name: int((~kept).sum()) for name, kept in zip(ranked, stays, strict=True)}
+        params = (total - sum(removed.values())) / total
+        if traced is None:
+            return AchievedWeights(params, None)
+        saved = sum(layer.positions * removed.get(layer.name, 0) for layer in traced.layers)
+        dense = traced.dense_costs[0] * traced.samples
+        return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)
 
     def macs(removed: int) -> float:
-        return achieved(ranking.kept(1 - removed / total)).macs or 0.0
+        return achieve(ranking.choose(1 - removed / total)).macs or 0.0
 
     share = budget.keep
     if budget.kind == "macs":
         share = 1 - find_nearest_step(macs, total - 1, budget.keep) / total
-    stays = ranking.kept(share)
-    kept = ranking.packed(model, stays)
-    return WeightPlan(kept, budget, achieved(stays), ranking.ties, pattern, whole)
+    stays = ranking.choose(share)
+    kept = ranking.pack(model, stays)
+    return WeightPlan(kept, budget, achieve(stays), ranking.ties, pattern, whole)
 
 
-def _budget(budget: Budget | None, pattern: Pattern | None, traced: Architecture | None) -> Budget:
-    """The budget that was asked for, in words or by a pattern."""
+def _check_budget(
+    budget: Budget | None, pattern: Pattern | None, traced: Architecture | None
+) -> Budget:
     if pattern is not None:
         if budget not in (None, pattern.budget):
             raise UserError(
@@ -108,23 +114,22 @@ def _budget(budget: Budget | None, pattern: Pattern | None, traced: Architecture
     return budget
 
 
-def _whole(model: nn.Module, layers: Sequence[str], pattern: Pattern | None) -> dict[str, str]:
-    """Layer -> why it cannot have the pattern; UserError if no layer can."""
+def _find_whole(model: nn.Module, layers: Sequence[str], pattern: Pattern | None) -> dict[str, str]:
+    """Return why layers cannot have the pattern; UserError if no layer can."""
     if pattern is None:
         return {}
     reasons = {name: pattern.obstacle(find_module(model, name)) for name in layers}
-    whole = {name: reason for name, reason in reasons.items() if reason}
-    if len(whole) == len(reasons):
-        name, reason = next(iter(whole.items()))
+    if all(reasons.values()):
+        name, reason = next(iter(reasons.items()))
         raise UserError(
             f"no layer can have the pattern {pattern} (layer {name!r}: {reason}); use another "
             "pattern, or a budget of params"
         )
-    return whole
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 class _Ranking:
-    """The scores of layers, arranged in rows of which each is ranked by itself.
+    """Scores of layers, arranged in rows of which each is ranked by itself.
 
     A row is a layer, an output channel or a block of a pattern; with scope ``"global"`` all layers
     together are one.
@@ -147,14 +152,14 @@ class _Ranking:
             width = pattern.m if pattern else math.prod(view.shape[2:])
             self.rows.append(view.reshape(-1, width))
 
-    def kept(self, share: float) -> list[Marks]:
-        """Marks what stays of each layer, in its rows, when ``share`` of every row stays."""
+    def choose(self, share: float) -> list[Marks]:
+        """Mark what stays of each layer, in its rows, when ``share`` of every row stays."""
         if self.scope == "global":
-            return _kept_globally(self.rows, share)
-        return [~lowest(rows, count_removed(rows.shape[1], share)) for rows in self.rows]
+            return _choose_globally(self.rows, share)
+        return [~mark_lowest(rows, count_removed(rows.shape[1], share)) for rows in self.rows]
 
-    def packed(self, model: nn.Module, stays: Sequence[Marks]) -> dict[str, PackedMask]:
-        """The marks in the layout of the weights."""
+    def pack(self, model: nn.Module, stays: Sequence[Marks]) -> dict[str, PackedMask]:
+        """Return the marks in the layout of the weights."""
         masks = {}
         for name, marks in zip(self.layers, stays, strict=True):
             flat = np.empty(marks.size, dtype=bool)
@@ -167,22 +172,22 @@ class _Ranking:
         if self.scope in ("layer", "global"):
             return flat.reshape(1, 1, -1)
         shape = tuple(weight_of(model, name).shape)
-        view = by_output(flat.reshape(shape), transposed_groups(find_module(model, name)))
+        view = view_by_output(flat.reshape(shape), transposed_groups(find_module(model, name)))
         return view.swapaxes(2, 3) if self.scope == "block" else view
 
     @property
     def ties(self) -> float:
-        """Share of the scores that equal another one of their row."""
+        """Return the share of the scores that equal another one of their row."""
         rows = [np.concatenate(self.rows, axis=1)] if self.scope == "global" else self.rows
-        return sum(_tied(part) for part in rows) / sum(part.size for part in rows)
+        return sum(count_ties(part) for part in rows) / sum(part.size for part in rows)
 
 
-def by_output(values: NDArray[Any], groups: int) -> NDArray[Any]:
-    """A view of one number per weight, in the layout of the layer's weight, by output channel.
+def view_by_output(values: NDArray[Any], groups: int) -> NDArray[Any]:
+    """Return a view of one number per weight, in the layout of the weight, by output channel.
 
     Args:
         values: contiguous, of the shape of the weight.
-        groups: what :func:`transposed_groups` says of the layer.
+        groups: what :func:`transposed_groups` returns for the layer.
 
     Returns:
         (groups, o / groups, i / groups, k) for transposed convolutions, else (1, o, i / groups, k).
@@ -195,12 +200,12 @@ def by_output(values: NDArray[Any], groups: int) -> NDArray[Any]:
 
 
 def transposed_groups(module: Any) -> int:
-    """The number of groups of a transposed convolution; 0 for other layers."""
+    """Return the number of groups of a transposed convolution; 0 for other layers."""
     return int(module.groups) if is_transposed(module) else 0
 
 
-def lowest(rows: Scores, count: int) -> Marks:
-    """Marks the ``count`` lowest values of each row, of equal ones the earlier; linear time.
+def mark_lowest(rows: Scores, count: int) -> Marks:
+    """Mark the ``count`` lowest values of each row, of equal ones the earlier; linear time.
 
     Args:
         rows: (rows, any), finite.
@@ -210,11 +215,11 @@ def lowest(rows: Scores, count: int) -> Marks:
     if count:
         step = max(1, _AT_ONCE // rows.shape[1])
         for start in range(0, len(rows), step):
-            _mark_lowest(rows[start : start + step], count, marked[start : start + step])
+            _mark_some(rows[start : start + step], count, marked[start : start + step])
     return marked
 
 
-def _mark_lowest(rows: Scores, count: int, marked: Marks) -> None:
+def _mark_some(rows: Scores, count: int, marked: Marks) -> None:
     border = np.partition(rows, count - 1, axis=1)[:, count - 1 : count]
     np.less(rows, border, out=marked)
     free = count - marked.sum(axis=1)
@@ -224,17 +229,7 @@ def _mark_lowest(rows: Scores, count: int, marked: Marks) -> None:
     marked[row[taken], column[taken]] = True
 
 
-def _tied(rows: Scores) -> int:
-    """How many values (rows, any) equal another one of their row."""
-    ordered = np.sort(rows, axis=1)
-    equal = ordered[:, 1:] == ordered[:, :-1]
-    tied = np.zeros(rows.shape, dtype=bool)
-    tied[:, 1:] |= equal
-    tied[:, :-1] |= equal
-    return int(tied.sum())
-
-
-def _kept_globally(rows: Sequence[Scores], share: float) -> list[Marks]:
+def _choose_globally(rows: Sequence[Scores], share: float) -> list[Marks]:
     sizes = [values.size for values in rows]
     starts = np.cumsum([0, *sizes[:-1]])
     # The last of the best weights of every layer stays, as it would in a stable ranking.
@@ -245,14 +240,14 @@ def _kept_globally(rows: Sequence[Scores], share: float) -> list[Marks]:
     pool = np.delete(np.arange(sum(sizes)), best)
     count = min(count_removed(sum(sizes), share), pool.size)
     keep = np.ones(sum(sizes), dtype=bool)
-    keep[pool[lowest(np.concatenate(rows, axis=1)[:, pool], count)[0]]] = False
+    keep[pool[mark_lowest(np.concatenate(rows, axis=1)[:, pool], count)[0]]] = False
     return np.split(keep, starts[1:])
 
 
 def flatten_scores(
     model: nn.Module, name: str, layer_scores: Mapping[str, Any], conventions: Conventions
 ) -> Scores:
-    """Normalised scores of the weights that exist, flat, in the order of the weight tensor.
+    """Return normalised scores of the weights that exist, flat, in the order of the weight tensor.
 
     Args:
         model: the network.
@@ -266,27 +261,22 @@ def flatten_scores(
     """
     weight = weight_of(model, name)
     module = find_module(model, name)
-    values = as_array(find_scores(layer_scores, name), name)
-    shape = dense_shape(module)
-    if values.shape != shape:
-        raise DegenerateScores(
-            "wrong-shape", name, f"shape {tuple(values.shape)} where {shape} is needed"
-        )
+    values = read_scores(layer_scores, name, _dense_shape(module))
     flat = select_existing(values, module)
     assert flat.size == weight.numel()
     guard(flat, name)
     return normalise(flat, conventions.normaliser)
 
 
-def dense_shape(module: Any) -> tuple[int, int, int]:
-    """Shape (o, i, k) of a layer's weights with all groups spelled out."""
+def _dense_shape(module: Any) -> tuple[int, int, int]:
+    """Return the shape (o, i, k) of a layer's weights with all groups spelled out."""
     if isinstance(module, Conv):
         return module.out_channels, module.in_channels, math.prod(module.kernel_size)
     return module.out_features, module.in_features, 1
 
 
 def select_existing(dense: NDArray[Any], module: Any) -> NDArray[Any]:
-    """The entries of a dense (o, i, k) array that are weights of the layer, flat.
+    """Return the entries of a dense (o, i, k) array that are weights of the layer, flat.
 
     They come in the order of the layer's own weight tensor, which is (in, out, ...) for transposed
     convolutions and holds only the diagonal blocks of grouped ones.
@@ -299,19 +289,3 @@ def select_existing(dense: NDArray[Any], module: Any) -> NDArray[Any]:
     if is_transposed(module):
         diagonal = diagonal.transpose(0, 2, 1, 3)
     return np.ascontiguousarray(diagonal).ravel()
-
-
-def _achieved(traced: Architecture | None, total: int, gone: Mapping[str, int]) -> AchievedWeights:
-    """The shares that stay.
-
-    Args:
-        traced: the traced network, if it is known.
-        total: number of weights of all layers.
-        gone: layer name -> number of weights that go.
-    """
-    params = (total - sum(gone.values())) / total
-    if traced is None:
-        return AchievedWeights(params, None)
-    saved = sum(layer.positions * gone.get(layer.name, 0) for layer in traced.layers)
-    dense = traced.dense_costs[0] * traced.samples
-    return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)

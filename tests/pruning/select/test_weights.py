@@ -26,7 +26,7 @@ from gp_prune.pruning import (
     unmask,
 )
 from gp_prune.pruning.select.channels import count_removed
-from gp_prune.pruning.select.weights import lowest, select_existing
+from gp_prune.pruning.select.weights import mark_lowest, select_existing
 from gp_prune.statistics.layers import to_dense
 
 GLOBAL = Conventions(scope="global", normaliser="none")
@@ -151,7 +151,7 @@ def test_ignored_layers_keep_all_weights(network, weight_scores):
 def test_lowest_is_a_stable_ranking(values, data):
     count = data.draw(st.integers(0, len(values)))
     expected = sorted(range(len(values)), key=lambda q: (values[q], q))[:count]
-    marked = lowest(np.array([values], dtype=float), count)[0]
+    marked = mark_lowest(np.array([values], dtype=float), count)[0]
     assert np.flatnonzero(marked).tolist() == sorted(expected)
 
 
