@@ -1,11 +1,11 @@
-"""The built-in tasks by name: which there are, how each is trained, and loading one."""
+"""Name the built-in tasks, and load one with its network trained."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
 
 TASK_NAMES: tuple[str, ...] = tuple(f"{model}-{data}" for data in DATA_SETS for model in MODELS)
-"""Every name that :func:`load_task` knows; those that need no files of their own come first."""
+"""Every name that :func:`load_task` knows; those that need no files come first."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ _LARGE_RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """How the dense network of the task ``name`` is trained."""
+    """Return how the dense network of the task ``name`` is trained."""
     return _RECIPES.get(name) or _LARGE_RECIPES[name.split("-")[0]]
 
 
@@ -77,7 +77,7 @@ def load_task(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Task:
-    """The task of that name, its network trained now or taken from the cache.
+    """Return the task of that name, its network trained now or taken from the cache.
 
     The same arguments give the same weights, bit for bit on a CPU: training takes one thread.
 
@@ -98,27 +98,26 @@ def load_task(
     """
     check_task_name(name)
     model_name, data_name = name.split("-")
-    place = torch.device(device)
+    target = torch.device(device)
     data = load_data(data_name, _folder(data_root, "data"), download=download)
-    chosen = MODELS[model_name]
-    train = _split(chosen.kind, data.train, place)
-    validation = _split(chosen.kind, data.validation, place)
+    network = MODELS[model_name]
+    train = _split(network.kind, data.train, target)
+    validation = _split(network.kind, data.validation, target)
     with random_state(seed):
-        model = chosen.build(data.shape, data.classes).to(place)
-    identity = _identity(name, seed, place, data)
-    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+        model = network.build(data.shape, data.classes).to(target)
+    folder, identity = _cache_entry(name, seed, target, data, cache_dir)
     make = partial(_train, name, model, train, validation, seed)
     dense_error = _restore_or(make, folder, identity, model)
     return Task(
         name=name,
-        kind=chosen.kind,
+        kind=network.kind,
         model=model.eval(),
         train=train,
         validation=validation,
-        interface=chosen.interface,
+        interface=network.interface,
         dense_error=dense_error,
-        trivial_error=task.trivial_error(chosen.kind, train, validation),
-        read_test=partial(_read_test, chosen.kind, data.read_test, place),
+        trivial_error=task.trivial_error(network.kind, train, validation),
+        read_test=lambda: _split(network.kind, data.read_test(), target),
     )
 
 
@@ -131,15 +130,14 @@ def is_trained(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> bool:
-    """Whether :func:`load_task` with the same arguments would find the network in the cache.
+    """Return whether :func:`load_task` with the same arguments would find the network in the cache.
 
     Raises:
         UserError: as :func:`load_task`.
     """
     check_task_name(name)
     data = load_data(name.split("-")[1], _folder(data_root, "data"), download=download)
-    identity = _identity(name, seed, torch.device(device), data)
-    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+    folder, identity = _cache_entry(name, seed, torch.device(device), data, cache_dir)
     try:
         return cache.read(folder, identity) is not None
     except DamagedFileError:
@@ -161,9 +159,11 @@ def _folder(given: str | Path | None, default: str) -> Path:
     return platformdirs.user_cache_path("gp-prune", appauthor=False) / default
 
 
-def _identity(name: str, seed: int, device: torch.device, data: DataSet) -> dict[str, Any]:
-    """All that decides the weights of a trained network, as a JSON object."""
-    return {
+def _cache_entry(
+    name: str, seed: int, device: torch.device, data: DataSet, cache_dir: str | Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a trained network, and all that decides its weights as JSON."""
+    identity = {
         "task": name,
         "source_version": _SOURCE_VERSION,
         "seed": seed,
@@ -172,6 +172,8 @@ def _identity(name: str, seed: int, device: torch.device, data: DataSet) -> dict
         "torch": torch.__version__,
         "device": device.type,
     }
+    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+    return folder, identity
 
 
 def _restore_or(
@@ -197,28 +199,23 @@ def _restore_or(
 
 
 def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: int) -> float:
-    """Train the dense network of a task in place; gives its validation error."""
+    """Train the dense network of a task in place; return its validation error."""
     how = recipe(name)
     kind = MODELS[name.split("-")[0]].kind
     with one_thread():
         descent = training.Descent(
-            steps=how.epochs * max(1, len(train.inputs) // how.batch_size),
+            steps=how.epochs * max(1, len(train) // how.batch_size),
             learning_rate=how.learning_rate,
             batch_size=how.batch_size,
             seed=seed,
             warm_up=how.warm_up,
             weight_decay=how.weight_decay,
         )
-        loss = partial(task.loss, kind)
-        training.optimise(model, train.inputs, train.target, loss, descent)
+        training.optimise(model, train.inputs, train.target, partial(task.loss, kind), descent)
     return task.error(kind, model, validation)
 
 
 def _split(kind: Kind, split: Split, device: torch.device) -> Split:
+    """Return a split on a device, with the target that a kind of task has."""
     split = split.to(device)
-    target = split.labels if kind == "classification" else split.inputs
-    return Split(split.inputs, target, split.labels)
-
-
-def _read_test(kind: Kind, read: Callable[[], Split], device: torch.device) -> Split:
-    return _split(kind, read(), device)
+    return split if kind == "classification" else replace(split, target=split.inputs)

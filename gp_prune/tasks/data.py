@@ -1,4 +1,4 @@
-"""The data sets of the built-in tasks, each cut into train, validation and test samples.
+"""Load the data sets of the built-in tasks, split into train, validation and test samples.
 
 Inputs are float32 images in [0, 1] with the shape (n, channels, height, width). The split does not
 depend on the seed of a task, so that errors of different seeds compare.
@@ -6,7 +6,6 @@ depend on the seed of a task, so that errors of different seeds compare.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from gp_prune._compat import import_torchvision
 from gp_prune.errors import UserError
 from gp_prune.tasks.models import Shape
-from gp_prune.training.samples import Samples
+from gp_prune.training.samples import Samples, tensor_digest
 
 _SPLIT_SEED = 20220709
 _VALIDATION_SAMPLES = 10_000
@@ -77,25 +76,18 @@ class DataSet:
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of one image."""
+        """Return channels, height and width of one image."""
         _, channels, height, width = self.train.inputs.shape
         return channels, height, width
 
     def fingerprint(self) -> str:
-        """SHA-256 over the train and validation samples: two sets with the same one are equal."""
-        digest = hashlib.sha256()
-        for tensor in (
-            tensor
-            for part in (self.train, self.validation)
-            for tensor in (part.inputs, part.labels)
-        ):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        """Return the SHA-256 of the train and validation samples."""
+        parts = (self.train, self.validation)
+        return tensor_digest(tensor for part in parts for tensor in (part.inputs, part.labels))
 
 
 def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
-    """The data set of that name.
+    """Load the data set of that name.
 
     CIFAR-10 is read from its official binary version (``cifar-10-batches-bin``) where that folder
     is there, so that nothing is unpickled; otherwise torchvision reads the pickled version.
@@ -109,7 +101,8 @@ def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
         UserError: the name is unknown, or the files are missing or damaged.
     """
     if name == "digits":
-        return _load_digits()
+        train, validation = _read_digits("train"), _read_digits("validation")
+        return DataSet("digits", train, validation, partial(_read_digits, "test"))
     if name in _VISION_SETS:
         return _load_vision(name, data_root, download=download)
     raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATA_SETS)}")
@@ -137,28 +130,19 @@ def stratified_split(labels: Tensor, sizes: tuple[int, ...], seed: int) -> list[
     # RandomState, unlike torch and numpy's newer generators, promises the same stream for ever.
     random = np.random.RandomState(seed)
     classes = labels.numpy()
-    place = np.empty(len(classes))
+    position = np.empty(len(classes))
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
-        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    line = np.lexsort((classes, place))
+        position[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    line = np.lexsort((classes, position))
     ends = np.cumsum(sizes)
     return [
         random.permutation(line[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]
 
 
-def _load_digits() -> DataSet:
-    """scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
-    return DataSet(
-        "digits",
-        _read_digits("train"),
-        _read_digits("validation"),
-        partial(_read_digits, "test"),
-    )
-
-
 def _read_digits(part: str) -> Split:
+    """Read a part of scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
     table = torch.from_numpy(_digits_table())
     inputs = table[:, :-1].float().div(16).reshape(-1, 1, 8, 8)
     labels = table[:, -1].long()
@@ -171,7 +155,7 @@ def _read_digits(part: str) -> Split:
 def _digits_table() -> np.ndarray:
     """scikit-learn's digits: (samples, 64 pixels and the class).
 
-    scikit-learn takes a second to import, so its file is read without it where it is in its place.
+    scikit-learn takes a second to import, so its file is read directly where it exists.
     """
     package = importlib.util.find_spec("sklearn")
     if package is not None and package.origin is not None:
@@ -194,7 +178,7 @@ def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:
 
 
 def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Split:
-    """The official training or test set of a torchvision data set."""
+    """Read the official training or test set of a torchvision data set."""
     if name == "cifar10" and (data_root / _CIFAR_FOLDER).is_dir():
         return _read_cifar_binary(data_root / _CIFAR_FOLDER, train=train)
     class_name, subfolder = _VISION_SETS[name]
@@ -203,7 +187,7 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
         read = reader(data_root, train=train, download=download)
     # A missing set is a RuntimeError; damaged files show as any of the others.
     except (RuntimeError, OSError, ValueError, TypeError, AssertionError, LookupError) as error:
-        # Only the first sentence: torchvision goes on with advice in terms of its own arguments.
+        # Only the first sentence: the rest is advice about arguments of torchvision.
         reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         if name == "cifar10":
             reason += f"; there is no {_CIFAR_FOLDER} beside it either"
@@ -218,7 +202,7 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
 
 
 def _read_cifar_binary(folder: Path, *, train: bool) -> Split:
-    """The official training or test set of CIFAR-10 from its binary version."""
+    """Read the official training or test set of CIFAR-10 from its binary version."""
     _check_cifar_sizes(folder)
     names = _CIFAR_TRAIN if train else _CIFAR_TEST
     try:
@@ -237,7 +221,7 @@ def _read_cifar_binary(folder: Path, *, train: bool) -> Split:
 
 
 def _check_cifar_sizes(folder: Path) -> None:
-    """Raise UserError unless all six files are there with equally many whole records.
+    """Check that all six files are there, with the same number of whole records.
 
     The published files have 10,000 records each. Any other number will do, so that a part of the
     set can be used, but it must be the same in all files: then a file that was cut short at the

@@ -1,4 +1,4 @@
-"""What a candidate metric is tried on: a trained network, its data and its training protocol."""
+"""Bundle a trained network with its data and protocol: what a candidate metric is tried on."""
 
 from __future__ import annotations
 

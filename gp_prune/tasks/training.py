@@ -1,4 +1,9 @@
-"""Training and short fine-tuning of the networks of tasks, with their own random numbers."""
+"""Train the networks of tasks from a seed: one by one, or several pruned copies at once.
+
+A small network leaves most of a GPU idle, and on a CPU most of a step is spent on calling
+operators. Stacked, the same layer of all copies is one operator: a grouped convolution or a batched
+matrix product. Copies of different widths are padded with channels of zeros, which do nothing.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +121,7 @@ _STACKABLE = (
     nn.Sequential, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid, nn.MaxPool2d,
     nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
 )  # fmt: skip
-"""Layers of which channels of zeros behind the others change nothing in the others."""
+"""Layers in which additional channels of zeros change nothing in the others."""
 
 
 def optimise_stacked(
@@ -126,7 +131,7 @@ def optimise_stacked(
 
     All see the same mini-batches. The weights are those of separate training but for the order in
     which numbers are added up: the last bits depend on the number of networks, on the greatest
-    width of each layer and on the place of a network among them, not on the other networks.
+    width of each layer and on the position of a network among them, not on the other networks.
 
     Args:
         models: copies of one network, of which channels were removed or weights masked, on the
@@ -144,31 +149,28 @@ def optimise_stacked(
     if descent.steps == 0 or not names:
         return
     tensors = [dict([*m.named_parameters(), *m.named_buffers()]) for m in models]
-    stacks = {name: _stacked([own[name] for own in tensors]) for name in tensors[0]}
-    trained = [stacks[name].requires_grad_() for name in names]
-    padding = [
-        (stacks[name], gone) for name in names
-        if (gone := _padding([own[name] for own in tensors])) is not None
-    ]  # fmt: skip
-    first = models[0]
+    stacks = {name: _stack([state[name] for state in tensors]) for name in tensors[0]}
+    paddings = {name: _padding([state[name] for state in tensors]) for name in names}
 
-    def one_loss(own: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(first, own, (x,)), y)
+    def one_loss(state: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(models[0], state, (x,)), y)
 
     losses = vmap(one_loss, in_dims=(0, None, None))
 
     @torch.no_grad()
-    def keep_padding() -> None:
-        for stack, gone in padding:
-            stack.masked_fill_(gone, 0.0)
+    def clear_padding() -> None:
+        for name, padding in paddings.items():
+            if padding is not None:
+                stacks[name].masked_fill_(padding, 0.0)
 
+    trained = [stacks[name].requires_grad_() for name in names]
     try:
-        with random_state(descent.seed), training_mode(first):
+        with random_state(descent.seed), training_mode(models[0]):
             # No parameter is in two losses, so the gradient of the sum is that of each.
             descent.run(
-                trained, inputs, target, lambda x, y: losses(stacks, x, y).sum(), keep_padding
+                trained, inputs, target, lambda x, y: losses(stacks, x, y).sum(), clear_padding
             )
-        _write_back(tensors, stacks)
+        _copy_back(tensors, stacks)
     finally:
         for model in models:
             renew_masked(model)
@@ -176,8 +178,8 @@ def optimise_stacked(
 
 def _check(models: Sequence[nn.Module]) -> None:
     """Raise UserError unless the networks differ in widths alone and can be padded."""
-    for own in zip(*(model.named_modules() for model in models), strict=False):
-        (name, module), *others = own
+    for layers in zip(*(model.named_modules() for model in models), strict=False):
+        (name, module), *others = layers
         if type(module) not in _STACKABLE or getattr(module, "groups", 1) != 1:
             raise UserError(
                 f"networks with the layer {name!r} ({module}) cannot be stacked; fine-tune them "
@@ -197,44 +199,40 @@ _WIDTHS = ("in_channels", "out_channels", "in_features", "out_features", "num_fe
 
 
 def _build(module: nn.Module) -> object:
-    """What must be equal in layers of different widths: settings, kinds of parameters, masks."""
+    """Return what must be equal in layers of different widths: settings, parameters, masks."""
     settings = {
-        name: value for name, value in vars(module).items()
-        if not name.startswith("_") and name not in (*_WIDTHS, "training")
-        and not isinstance(value, Tensor)
-    }  # fmt: skip
-    tensors = [
-        (name, tensor.dtype, tensor.requires_grad)
-        for name, tensor in [
-            *module.named_parameters(recurse=False), *module.named_buffers(recurse=False)
-        ]
-    ]  # fmt: skip
-    return type(module), settings, sorted(tensors, key=lambda entry: entry[0])
+        name: value
+        for name, value in vars(module).items()
+        if name[0] != "_" and name not in (*_WIDTHS, "training") and not isinstance(value, Tensor)
+    }
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    forms = sorted((name, str(tensor.dtype), tensor.requires_grad) for name, tensor in tensors)
+    return type(module), settings, forms
 
 
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """(...) each -> (stack, ...) with zeros behind the numbers of the smaller ones."""
-    sizes = [max(own) for own in zip(*(tensor.shape for tensor in tensors), strict=True)]
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """(...) each -> (stack, ...) with zeros after the numbers of the smaller ones."""
+    sizes = [max(axis) for axis in zip(*(tensor.shape for tensor in tensors), strict=True)]
     stack = tensors[0].new_zeros(len(tensors), *sizes)
-    for layer, tensor in zip(stack, tensors, strict=True):
-        _corner(layer, tensor).copy_(tensor.detach())
+    for padded, tensor in zip(stack, tensors, strict=True):
+        _corner(padded, tensor).copy_(tensor.detach())
     return stack
 
 
 def _padding(tensors: Sequence[Tensor]) -> Tensor | None:
-    """(stack, ...) where the stacked tensors are padded; None where they are nowhere."""
+    """Return a mask (stack, ...) of the padding; None where there is none."""
     if len({tensor.shape for tensor in tensors}) == 1:
         return None
-    return ~_stacked([torch.ones_like(tensor, dtype=torch.bool) for tensor in tensors])
+    return ~_stack([torch.ones_like(tensor, dtype=torch.bool) for tensor in tensors])
 
 
 def _corner(padded: Tensor, tensor: Tensor) -> Tensor:
-    """The part of a padded tensor that holds the numbers of the smaller one."""
+    """Return the part of a padded tensor that holds the numbers of the smaller one."""
     return padded[tuple(slice(size) for size in tensor.shape)]
 
 
 @torch.no_grad()
-def _write_back(tensors: Sequence[dict[str, Tensor]], stacks: dict[str, Tensor]) -> None:
-    for place, own in enumerate(tensors):
-        for name, tensor in own.items():
-            tensor.copy_(_corner(stacks[name][place], tensor))
+def _copy_back(tensors: Sequence[dict[str, Tensor]], stacks: dict[str, Tensor]) -> None:
+    for number, state in enumerate(tensors):
+        for name, tensor in state.items():
+            tensor.copy_(_corner(stacks[name][number], tensor))

@@ -1,4 +1,4 @@
-"""A fine-tuning on disk, from which it goes on as if it had never stopped; nothing is pickled.
+"""Keep a fine-tuning on disk, to resume it as if it had never stopped; nothing is pickled.
 
 A folder holds ``fine-tuning.json`` (settings, course, the digest of the other file) and one
 safetensors file that is named by its digest. It is written before the JSON file that names it and
@@ -24,30 +24,30 @@ from gp_prune.training.settings import FineTuning, History
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, also the buffers that a state dict leaves out."""
+    """Yield every parameter and buffer once, also the buffers that a state dict leaves out."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
-def copied_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each of them."""
+def copy_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every parameter and buffer."""
     return {name: tensor.detach().clone() for name, tensor in named_tensors(model)}
 
 
 def put_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy them into the network, in place."""
+    """Copy tensors into the parameters and buffers of that name, in place."""
     with torch.no_grad():
         for name, tensor in named_tensors(model):
             tensor.copy_(tensors[name])
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name starts so, without the prefix."""
+    """Return the tensors whose name begins with ``prefix``, named without it."""
     return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def make_optimiser(parameters: list[nn.Parameter], settings: FineTuning) -> torch.optim.Optimizer:
-    """The optimiser that ``settings`` name, at its highest learning rate."""
+    """Return the optimiser of ``settings``, at its highest learning rate."""
     decay = settings.weight_decay
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=decay)
@@ -61,7 +61,7 @@ def make_optimiser(parameters: list[nn.Parameter], settings: FineTuning) -> torc
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser remembers: momenta, and how many steps it has made."""
+    """Return the state of an optimiser: momenta and number of steps."""
     return {
         f"{index}.{key}": value
         for index, state in optimiser.state_dict()["state"].items()
@@ -71,7 +71,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def put_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Let a new optimiser remember what :func:`optimiser_tensors` gave."""
+    """Give a new optimiser the state that :func:`optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".")
@@ -96,7 +96,7 @@ class Snapshot(NamedTuple):
 
     Attributes:
         history: its course so far.
-        tensors: all that it needs to go on, on the CPU.
+        tensors: all that it needs to resume, on the CPU.
     """
 
     history: History
@@ -107,7 +107,7 @@ def write(folder: Path, identity: Mapping[str, Any], snapshot: Snapshot) -> None
     """Store a snapshot; the one before it is replaced.
 
     Args:
-        folder: where to; made if it is missing. Other files in it are left alone.
+        folder: where to; created if it is missing. Other files in it are left alone.
         identity: what the fine-tuning is decided by, as JSON objects.
         snapshot: its state.
 
@@ -130,7 +130,7 @@ def write(folder: Path, identity: Mapping[str, Any], snapshot: Snapshot) -> None
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
-    """The snapshot in ``folder``; None if there is none, or none that is whole.
+    """Return the snapshot in ``folder``; None if there is none, or none that is whole.
 
     Raises:
         UserError: it is of another fine-tuning, of another version, or may not be read.
@@ -166,13 +166,14 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise UserError unless the folder is new, empty, or holds a fine-tuning and nothing else.
+    """Check that a folder is new, empty, or holds a fine-tuning and nothing else.
 
-    For those who write where a person points; what :func:`write` writes leaves other files alone.
+    Raises:
+        UserError: it holds another file, which :func:`write` would leave alone.
     """
-    place = folder.expanduser()
+    path = folder.expanduser()
     try:
-        names = sorted(entry.name for entry in place.iterdir()) if place.exists() else []
+        names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     except OSError as error:
         raise _unusable(folder, error) from error
     # Hidden ones are what a kill left of a file that was being written.
@@ -184,11 +185,11 @@ def check_checkpoint(folder: Path) -> None:
         )
 
 
-def _compare(folder: Path, found: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+def _compare(folder: Path, stored: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise UserError unless a checkpoint is of this fine-tuning."""
-    same = json.loads(json.dumps(dict(wanted)))
-    for name in sorted(set(found) | set(same)):
-        there, here = found.get(name), same.get(name)
+    wanted = json.loads(json.dumps(dict(wanted)))
+    for name in sorted({*stored, *wanted}):
+        there, here = _comparable(stored.get(name)), _comparable(wanted.get(name))
         if there == here:
             continue
         what = f"other {name}"
@@ -199,6 +200,16 @@ def _compare(folder: Path, found: dict[str, Any], wanted: Mapping[str, Any]) -> 
             f"the checkpoint in {str(folder)!r} is of another fine-tuning ({what}); use the same "
             "network, data and settings, or another folder"
         )
+
+
+def _comparable(value: Any) -> Any:
+    """Return an entry of an identity without the module of a function of this package.
+
+    The modules have other names in other versions, which must not make a checkpoint unusable.
+    """
+    if isinstance(value, str) and value.startswith("gp_prune."):
+        return value.rsplit(".", 1)[-1]
+    return value
 
 
 def _remove_unnamed(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning of any pruned network; what was pruned stays zero."""
+"""Fine-tune any pruned network; what was pruned stays zero."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gp_prune.statistics.running import (
 )
 from gp_prune.training import checkpoint as disk
 from gp_prune.training.checkpoint import (
-    copied_tensors,
+    copy_tensors,
     make_optimiser,
     named_tensors,
     optimiser_tensors,
@@ -45,8 +45,8 @@ from gp_prune.training.settings import Epoch, FineTuning, History, schedule
 Held = Mapping[tuple[str, str], Tensor]
 """(module, parameter) -> bool tensor of the parameter's shape: False where a zero must stay."""
 
-Fitness = Callable[[nn.Module, Any], float]
-"""``error(model, validation)``: how bad a network is; it is called in evaluation mode."""
+ErrorFunction = Callable[[nn.Module, Any], float]
+"""``error(model, validation)``: the error of a network, which is in evaluation mode."""
 
 
 def fine_tune(
@@ -56,7 +56,7 @@ def fine_tune(
     settings: FineTuning,
     *,
     validation: Any = None,
-    error: Fitness | None = None,
+    error: ErrorFunction | None = None,
     teacher: nn.Module | None = None,
     held: Held | None = None,
     forward_fn: Forward | None = None,
@@ -66,10 +66,10 @@ def fine_tune(
     """Train a pruned network in place; what is masked or held stays exactly zero.
 
     With validation samples the network ends in the state with the least validation error, which may
-    be the one that it came in. Training flags and stored gradients come back as they were, and
-    torch's random state is left alone. The same arguments give the same weights, bit for bit on a
-    CPU with the same number of threads, also when the training was stopped between two epochs and
-    went on from its checkpoint.
+    be its first one. Training flags and stored gradients come back as they were, and torch's random
+    state is left alone. The same arguments give the same weights, bit for bit on a CPU with the
+    same number of threads, also when the training was stopped between two epochs and resumed from
+    its checkpoint.
 
     Args:
         model: the network; frozen parameters stay frozen. Masks of :mod:`torch.nn.utils.prune` are
@@ -85,7 +85,7 @@ def fine_tune(
         held: (module, parameter) -> mask of what must stay zero in a network whose masks were made
             permanent (see :func:`gp_prune.training.held_by`).
         forward_fn: runs a network where ``model(inputs)`` is not the way.
-        checkpoint: folder to go on from, and to write to after each epoch.
+        checkpoint: folder to resume from, and to write to after each epoch.
         progress: called after each epoch.
 
     Raises:
@@ -102,11 +102,11 @@ def fine_tune(
         forward_fn or call_model,
         device_of(model),
     )
-    judge = error or objective.mean_loss
-    run = _Run(model, parameters, objective, as_data(train), validation, judge, held or {})
+    measure = error or objective.mean_loss
+    run = _Run(model, parameters, objective, as_data(train), validation, measure, held or {})
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
     identity = run.identity() if folder else {}
-    with run.guarded():
+    with run.restoring():
         run.start(disk.read(folder, identity) if folder else None)
         while not run.finished:
             run.epoch()
@@ -146,14 +146,14 @@ class _Run:
         objective: Objective,
         data: Data,
         validation: Any,
-        error: Fitness,
+        error: ErrorFunction,
         held: Held,
     ) -> None:
         self.model, self.parameters, self.objective = model, parameters, objective
         self.data, self.validation, self.error, self.held = data, validation, error, held
         self.settings = objective.settings
         self.optimiser = make_optimiser(parameters, self.settings)
-        self.holder = Holder(model, held)
+        self.zeros = _find_zeros(model, held)
         self.history = History()
         self.best: dict[str, Tensor] = {}
 
@@ -162,13 +162,13 @@ class _Run:
         return self.history.stopped_early or len(self.history.epochs) >= self.settings.epochs
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """The best state in the end, the first after an exception; what was borrowed, as it was."""
-        first = self.best = copied_tensors(self.model)
-        taught = self.objective.teacher
-        teacher = training_mode(taught, False) if taught else nullcontext()
+    def restoring(self) -> Iterator[None]:
+        """Leave the network in its best state, or in its first one after an exception."""
+        first = self.best = copy_tensors(self.model)
+        teacher = self.objective.teacher
+        taught = training_mode(teacher, False) if teacher else nullcontext()
         try:
-            with preserve_gradients(self.parameters), teacher, torch.enable_grad():
+            with preserve_gradients(self.parameters), taught, torch.enable_grad():
                 yield
             if self.validation is not None:
                 put_tensors(self.model, self.best)
@@ -179,13 +179,13 @@ class _Run:
             renew_masked(self.model)
 
     def start(self, snapshot: disk.Snapshot | None) -> None:
-        """Begin, or take up what a checkpoint holds."""
+        """Judge the first state, or resume from a checkpoint."""
         if snapshot is None:
-            self.history = History(start_error=self._judged(0))
+            self.history = History(start_error=self._validate(0))
             return
         self.history = snapshot.history
         put_tensors(self.model, with_prefix(snapshot.tensors, "now."))
-        self.best = with_prefix(snapshot.tensors, "best.") or copied_tensors(self.model)
+        self.best = with_prefix(snapshot.tensors, "best.") or copy_tensors(self.model)
         put_optimiser_tensors(self.optimiser, with_prefix(snapshot.tensors, "optimiser."))
 
     def epoch(self) -> None:
@@ -194,7 +194,7 @@ class _Run:
         seed = self._seed(number)
         with random_state(seed), training_mode(self.model), advise_on_small_batches():
             rate, mean = self._pass(number, seed)
-        error = self._judged(number)
+        error = self._validate(number)
         best = self.history.best_error
         better = error is None or best is None or error < best
         epochs = (*self.history.epochs, Epoch(number, rate, mean, error))
@@ -202,13 +202,13 @@ class _Run:
             self.history, epochs=epochs, best=number if better else self.history.best
         )
         if better and error is not None:
-            self.best = copied_tensors(self.model)
+            self.best = copy_tensors(self.model)
         patience = self.settings.patience
         if patience and number - self.history.best >= patience and number < self.settings.epochs:
             self.history = replace(self.history, stopped_early=True)
 
     def _pass(self, number: int, seed: int) -> tuple[float, float]:
-        """One pass over the samples; gives the first learning rate and the mean loss."""
+        """Train on all samples once; return the first learning rate and the mean loss."""
         settings, group = self.settings, self.optimiser.param_groups[0]
         rates, total, count = [], 0.0, 0
         for share, batch in shuffled(self.data, settings.batch_size, seed):
@@ -222,10 +222,10 @@ class _Run:
             loss = self.objective.of_batch(self.model, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise self._astray(f"the training loss is {value} in epoch {number}")
+                raise self._divergence(f"the training loss is {value} in epoch {number}")
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            self.holder.apply()
+            _set_zeros(self.zeros)
             total, count = total + value * size, count + size
         if not count:
             raise UserError(
@@ -233,15 +233,15 @@ class _Run:
                 "once per epoch"
             )
         if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
-            raise self._astray(f"some weights are not finite after epoch {number}")
+            raise self._divergence(f"some weights are not finite after epoch {number}")
         return rates[0], total / count
 
     def _seed(self, epoch: int) -> int:
         """Return a seed per epoch, so that no epoch depends on the random numbers before it."""
         return derive_seed(f"{self.settings.seed} {epoch}", bits=32)  # torch's generator uses 32
 
-    def _judged(self, number: int) -> float | None:
-        """Validation error after so many epochs."""
+    def _validate(self, number: int) -> float | None:
+        """Return the validation error after ``number`` epochs."""
         if self.validation is None:
             return None
         with (
@@ -252,19 +252,20 @@ class _Run:
             error = float(self.error(self.model, self.validation))
         if not math.isfinite(error):
             when = f"after epoch {number}" if number else "before fine-tuning"
-            raise self._astray(f"the validation error is {error} {when}")
+            raise self._divergence(f"the validation error is {error} {when}")
         return error
 
-    def _astray(self, what: str) -> UserError:
+    def _divergence(self, what: str) -> UserError:
         return UserError(
             f"{what}; lower the learning rate, which is {self.settings.rate:g} at its highest, or "
             "look for numbers that are not finite in the weights and the data"
         )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as far as a checkpoint can tell it.
+        """Return what decides the result, as JSON objects.
 
-        Not the statistics of batch norms: measured anew, their last bits depend on the machine.
+        The statistics of batch norms are left out: their last bits depend on the machine where
+        they were measured.
         """
         trained = {id(parameter) for parameter in self.parameters}
         named = list(named_tensors(self.model))
@@ -274,7 +275,7 @@ class _Run:
             getattr(module, f"{name}_mask") for _, module, name in masked_parameters(self.model)
         ]
         teacher = self.objective.teacher
-        checked = None if self.validation is None else as_data(self.validation)
+        validation = None if self.validation is None else as_data(self.validation)
         return {
             "settings": self.settings.to_json(),
             "network": hashlib.sha256("\n".join(names).encode()).hexdigest(),
@@ -282,15 +283,15 @@ class _Run:
             "weights": tensor_digest(self.model.parameters()),
             "dense network": tensor_digest(teacher.parameters()) if teacher else None,
             "training data": fingerprint(self.data),
-            "validation data": fingerprint(checked),
+            "validation data": fingerprint(validation),
             "loss": _name(self.objective.loss),
             "measure": _name(self.error),
             "way to run": _name(self.objective.forward),
         }
 
     def snapshot(self) -> disk.Snapshot:
-        """All that is needed to go on from here."""
-        now, optimiser = copied_tensors(self.model), optimiser_tensors(self.optimiser)
+        """Return all that is needed to resume from here."""
+        now, optimiser = copy_tensors(self.model), optimiser_tensors(self.optimiser)
         parts = {"now.": now, "optimiser.": optimiser}
         if self.validation is not None and self.history.best != len(self.history.epochs):
             parts["best."] = self.best
@@ -305,7 +306,7 @@ class _Run:
 def held_by(
     model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture | None = None
 ) -> dict[tuple[str, str], Tensor]:
-    """What ``plan`` holds at zero in a network whose masks were made permanent.
+    """Return what ``plan`` holds at zero in a network whose masks were made permanent.
 
     :func:`gp_prune.pruning.unmask` keeps the zeros but takes away what would keep them in
     training; give this as ``held`` to :func:`gp_prune.training.fine_tune`.
@@ -326,49 +327,47 @@ def held_by(
     return channel_masks(model, architecture.entries(plan.removed))
 
 
-class Holder:
-    """Puts zeros back into the parameters of a network.
+Zeros = list[tuple[nn.Parameter, Tensor]]
 
-    Args:
-        model: the network.
-        held: what stays.
+
+def _find_zeros(model: nn.Module, held: Held) -> Zeros:
+    """Return every held parameter with a mask of the entries that must stay zero.
 
     Raises:
         UserError: the network lacks a parameter, it has another shape, or it is not zero where it
             should be.
     """
+    zeros: Zeros = []
+    for (module, name), keep in held.items():
+        parameter = find_module(model, module)._parameters.get(name)
+        what = f"parameter {name!r} of layer {module!r}"
+        if parameter is None:
+            raise UserError(
+                f"the network has no {what}; give the network that the plan was made for, "
+                "without masks (unmask)"
+            )
+        if parameter.shape != keep.shape:
+            raise UserError(
+                f"{what} has shape {tuple(parameter.shape)}, what is held {tuple(keep.shape)}; "
+                "give the network that the plan was made for"
+            )
+        zero = ~keep.to(parameter.device, torch.bool)
+        if bool(parameter.detach()[zero].count_nonzero()):
+            raise UserError(
+                f"{what} is not zero where it is to be held; apply the plan with mask() and "
+                "make it permanent with unmask() first"
+            )
+        zeros.append((parameter, zero))
+    return zeros
 
-    def __init__(self, model: nn.Module, held: Held) -> None:
-        self._gone: list[tuple[nn.Parameter, Tensor]] = []
-        for (module, name), keep in held.items():
-            parameter = find_module(model, module)._parameters.get(name)
-            what = f"parameter {name!r} of layer {module!r}"
-            if parameter is None:
-                raise UserError(
-                    f"the network has no {what}; give the network that the plan was made for, "
-                    "without masks (unmask)"
-                )
-            if parameter.shape != keep.shape:
-                raise UserError(
-                    f"{what} has shape {tuple(parameter.shape)}, what is held {tuple(keep.shape)}; "
-                    "give the network that the plan was made for"
-                )
-            gone = ~keep.to(parameter.device, torch.bool)
-            if bool(parameter.detach()[gone].count_nonzero()):
-                raise UserError(
-                    f"{what} is not zero where it is to be held; apply the plan with mask() and "
-                    "make it permanent with unmask() first"
-                )
-            self._gone.append((parameter, gone))
 
-    def apply(self) -> None:
-        """Make every held entry zero."""
-        with torch.no_grad():
-            for parameter, gone in self._gone:
-                parameter.masked_fill_(gone, 0.0)
+@torch.no_grad()
+def _set_zeros(zeros: Zeros) -> None:
+    for parameter, zero in zeros:
+        parameter.masked_fill_(zero, 0.0)
 
 
 def _name(function: Any) -> str:
-    """What tells a function apart: its module and name, or those of its class."""
+    """Return the module and the name of a function, or of the class of another object."""
     owner = function if hasattr(function, "__qualname__") else type(function)
     return f"{owner.__module__}.{owner.__qualname__}"

@@ -16,16 +16,15 @@ from gp_prune.statistics.batches import batch_size
 from gp_prune.statistics.running import (
     call_model,
     device_of,
-    random_state,
+    evaluation_mode,
     to_device,
-    training_mode,
 )
 from gp_prune.training.samples import as_data, in_order
 from gp_prune.training.settings import FineTuning
 
 
 def main_output(output: Any) -> Tensor:
-    """The tensor by which a network is judged.
+    """Return the tensor by which a network is judged.
 
     That is the output itself, its ``logits`` (an attribute or an entry, also of what torchvision's
     networks with auxiliary heads give in training), or the first tensor of a tuple or list.
@@ -33,15 +32,15 @@ def main_output(output: Any) -> Tensor:
     Raises:
         UserError: there is no such tensor.
     """
-    found = output
+    tensor = output
     if isinstance(output, Mapping):
-        found = output.get("logits")
+        tensor = output.get("logits")
     elif hasattr(output, "logits"):
-        found = output.logits
+        tensor = output.logits
     elif isinstance(output, tuple | list):
-        found = next((item for item in output if isinstance(item, Tensor)), None)
-    if isinstance(found, Tensor):
-        return found
+        tensor = next((item for item in output if isinstance(item, Tensor)), None)
+    if isinstance(tensor, Tensor):
+        return tensor
     raise UserError(
         f"the network gives a {type(output).__name__} without 'logits', so there is no tensor to "
         "judge it by; give forward_fn(model, inputs), which returns one"
@@ -49,7 +48,7 @@ def main_output(output: Any) -> Tensor:
 
 
 def distance(output: Any, taught: Any, target: Any, temperature: float) -> Tensor:
-    """How far an output is from that of the dense network, as a mean over the samples.
+    """Return the distance of an output from that of the dense network, a mean over samples.
 
     Where the target is class numbers: ``temperature**2`` times the Kullback-Leibler divergence of
     the softened classes, in nats, summed over the classes (Hinton et al. 2015, "Distilling the
@@ -64,17 +63,17 @@ def distance(output: Any, taught: Any, target: Any, temperature: float) -> Tenso
     Raises:
         UserError: an output holds no tensor, or their shapes differ.
     """
-    found, aim = main_output(output), main_output(taught)
-    if found.shape != aim.shape:
+    logits, aim = main_output(output), main_output(taught)
+    if logits.shape != aim.shape:
         raise UserError(
-            f"the pruned network gives {tuple(found.shape)}, the dense one {tuple(aim.shape)}; "
+            f"the pruned network gives {tuple(logits.shape)}, the dense one {tuple(aim.shape)}; "
             "distillation needs the same shape, give the network that was pruned"
         )
     if not _is_classes(target):
-        return functional.mse_loss(found, aim)
-    classes, aims = (functional.log_softmax(x / temperature, 1) for x in (found, aim))
+        return functional.mse_loss(logits, aim)
+    classes, aims = (functional.log_softmax(x / temperature, 1) for x in (logits, aim))
     divergence = functional.kl_div(classes, aims, reduction="sum", log_target=True)
-    return divergence * temperature * temperature / (found.numel() / found.shape[1])
+    return divergence * temperature * temperature / (logits.numel() / logits.shape[1])
 
 
 def _is_classes(target: Any) -> bool:
@@ -83,7 +82,7 @@ def _is_classes(target: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What is lowered.
+    """What fine-tuning lowers: a loss, with a share of distillation.
 
     Attributes:
         loss: ``loss(output, target)``, a mean over the batch.
@@ -100,7 +99,7 @@ class Objective:
     device: torch.device
 
     def of_batch(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The objective on a batch, with its gradient.
+        """Return the objective on a batch, with its gradient.
 
         Raises:
             UserError: the batch has no target, or the loss does not give one number.
@@ -139,7 +138,7 @@ class Objective:
 
 
 class Evaluation(NamedTuple):
-    """How well a network does.
+    """The error of a network.
 
     Attributes:
         error: what was measured, as a mean; less is better.
@@ -177,7 +176,7 @@ def evaluate(
     """
     total, samples, count = 0.0, 0, 0
     device, run = device_of(model), forward_fn or call_model
-    with random_state(0), training_mode(model, False), torch.no_grad():
+    with evaluation_mode(model, seed=0), torch.no_grad():
         for batch in batches:
             size = batch_size(batch.inputs)
             if size:

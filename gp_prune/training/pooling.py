@@ -1,7 +1,9 @@
-"""Max pooling over 2x2 windows on the CPU, faster than torch's: without gradients 15 times.
+"""Pool maps over 2x2 windows on the CPU, faster than torch and to the same bits.
 
-torch's kernel for contiguous maps takes one number after the other. The larger of neighbouring
-rows, and then of neighbouring columns, is the same number, found with vector instructions.
+torch's kernel for contiguous maps takes one number after the other; the larger of neighbouring rows
+and columns comes from vector instructions. Medians of 15 to 40 turns on one thread: evaluating the
+networks of the tasks takes 1.3 to 3 times as long with torch's pool, a training step on images of
+28x28 pixels 1.03 to 1.15 times. ``channels_last`` is slower and changes the bits of convolutions.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_WORTH_IT = 2**16
-"""Numbers in a tensor from which on the faster way makes up for its own gradient."""
+_LEAST_NUMBERS = 2**16
+"""Size of a tensor from which on the pool pays where gradients are needed."""
 
 
 def pool_fast(model: nn.Module) -> nn.Module:
-    """Let a network pool faster, in place; its outputs and gradients stay what they were.
+    """Replace slow max pools of a network, in place; its outputs and gradients stay the same.
 
     Replaced are the 2x2 max pools with stride 2, without padding and dilation, that give no
     indices. Subclasses, whose forward may be another, are left alone.
 
     Args:
-        model: a network that nobody else uses, as a copy made for one evaluation.
+        model: a network that nobody else uses, such as a copy for one evaluation.
 
     Returns:
         The network.
@@ -36,38 +38,38 @@ def pool_fast(model: nn.Module) -> nn.Module:
 
 
 def _replaceable(pool: nn.MaxPool2d) -> bool:
-    plain = not pool.ceil_mode and not pool.return_indices
     sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    plain = not pool.ceil_mode and not pool.return_indices
     return plain and all(
         size in (wanted, (wanted, wanted)) for size, wanted in zip(sizes, (2, 2, 0, 1), strict=True)
     )
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """``nn.MaxPool2d(2)``, with another way to the same numbers where torch's own is slow.
+    """``nn.MaxPool2d(2)``, computed in another way where torch's is slow.
 
-    The outputs are equal to torch's, and so are the gradients: of equal numbers in a window the
-    first one gets the whole.
+    Outputs and gradients equal torch's: of equal numbers in a window the first one gets the whole
+    gradient.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(n, channels, height, width) -> (n, channels, height // 2, width // 2)."""
         pooled: Tensor
         with_gradient = torch.is_grad_enabled() and input.requires_grad
-        if not _suits(input) or (with_gradient and input.numel() < _WORTH_IT):
+        if not _suits(input) or (with_gradient and input.numel() < _LEAST_NUMBERS):
             pooled = super().forward(input)
         elif with_gradient:
             pooled = _Pool.apply(input)  # type: ignore[no-untyped-call]
         else:
-            # Neighbours in a row lie side by side: so most comparisons are of whole rows.
+            # Rows first: then most comparisons are of whole rows.
             pooled = torch.maximum(*_columns(torch.maximum(*_rows(input))))
         return pooled
 
 
 def _suits(maps: Tensor) -> bool:
-    """Whether the other way is known to be faster; torch says what is wrong with other maps."""
-    as_expected = maps.device.type == "cpu" and maps.is_floating_point() and maps.dim() in (3, 4)
-    return as_expected and maps.is_contiguous() and min(maps.shape) > 0 and min(maps.shape[-2:]) > 1
+    """Return whether this way is faster; torch reports what is wrong with other maps."""
+    fits = maps.device.type == "cpu" and maps.is_floating_point() and maps.dim() in (3, 4)
+    return fits and maps.is_contiguous() and min(maps.shape) > 0 and min(maps.shape[-2:]) > 1
 
 
 class _Pool(torch.autograd.Function):
@@ -83,42 +85,36 @@ class _Pool(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         maps, of_columns = ctx.saved_tensors
-        upper, lower = _rows(of_columns)
-        to_columns = _handed_on(gradient, upper >= lower, of_columns, _rows)
-        left, right = _columns(maps)
-        return _handed_on(to_columns, left >= right, maps, _columns)
+        return _gradient(_gradient(gradient, of_columns, _rows), maps, _columns)
 
 
 Halves = tuple[Tensor, Tensor]
 
 
 def _rows(maps: Tensor) -> Halves:
-    """The even rows and the odd ones; a last even one that has no partner is left out."""
+    """Return the even rows and the odd ones, without a last row that has no partner."""
     paired = maps[..., : maps.shape[-2] // 2 * 2, :]
     return paired[..., 0::2, :], paired[..., 1::2, :]
 
 
 def _columns(maps: Tensor) -> Halves:
-    """The even columns and the odd ones; a last even one that has no partner is left out."""
+    """Return the even columns and the odd ones, without a last column that has no partner."""
     paired = maps[..., : maps.shape[-1] // 2 * 2]
     return paired[..., 0::2], paired[..., 1::2]
 
 
-def _handed_on(
-    gradient: Tensor, first: Tensor, like: Tensor, halves: Callable[[Tensor], Halves]
-) -> Tensor:
-    """The gradient of a tensor whose halves were compared: all to the larger of both.
+def _gradient(gradient: Tensor, maps: Tensor, halves: Callable[[Tensor], Halves]) -> Tensor:
+    """Return the gradient of maps from that of the larger one of their halves.
 
     Args:
-        gradient: of the larger ones.
-        first: whether the one in the first half was as large as the other.
-        like: a tensor of the shape of the result.
-        halves: how it was halved.
+        gradient: by the larger numbers.
+        maps: what was halved.
+        halves: how.
     """
-    result = (
-        torch.zeros_like(like) if 2 * gradient.numel() < like.numel() else torch.empty_like(like)
-    )
+    first, second = halves(maps)
+    paired = 2 * gradient.numel() == maps.numel()
+    result = torch.empty_like(maps) if paired else torch.zeros_like(maps)
     one, other = halves(result)
-    torch.mul(gradient, first, out=one)
+    torch.mul(gradient, first >= second, out=one)
     torch.sub(gradient, one, out=other)
     return result

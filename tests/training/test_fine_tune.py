@@ -348,6 +348,17 @@ def test_a_torn_checkpoint_is_survived(
     assert tune(network(), checkpoint=folder) == history
 
 
+def test_a_checkpoint_that_names_functions_by_older_modules_is_resumed(tmp_path: Path) -> None:
+    history = tune(network())
+    with pytest.raises(Killed):
+        tune(network(), checkpoint=tmp_path, progress=stopping(1))
+    text = (tmp_path / STATE).read_text()
+    older = text.replace("gp_prune.statistics.running.call_model", "gp_prune.batches.call_model")
+    assert older != text
+    (tmp_path / STATE).write_text(older)
+    assert tune(network(), checkpoint=tmp_path) == history
+
+
 def test_a_lost_file_of_a_checkpoint_is_survived(tmp_path: Path) -> None:
     history = tune(network(), checkpoint=tmp_path)
     next(tmp_path.glob("*.safetensors")).unlink()

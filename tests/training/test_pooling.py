@@ -28,7 +28,7 @@ def both(maps: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.fixture(autouse=True)
 def _small_maps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooling, "_WORTH_IT", 0)
+    monkeypatch.setattr(pooling, "_LEAST_NUMBERS", 0)
 
 
 @given(
@@ -50,7 +50,7 @@ def test_outputs_and_gradients_are_torchs_also_where_numbers_are_equal(
 
 
 def test_small_maps_with_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooling, "_WORTH_IT", 100)
+    monkeypatch.setattr(pooling, "_LEAST_NUMBERS", 100)
     pool = pool_fast(nn.MaxPool2d(2))
     for side, own in ((4, False), (10, True)):
         output = pool(torch.randn(1, 1, side, side, requires_grad=True))
