@@ -1,7 +1,8 @@
-"""Spatial cooperative coevolution: cells on a grid, each an encoder and a decoder.
+"""Train by spatial cooperative coevolution: cells on a grid, each an encoder and a decoder.
 
 A cell takes an encoder and a decoder from its neighbourhood, trains them together for an epoch,
 prunes them, and they take its place (Lipi-AE: Jorgensen et al., GECCO 2025; Hemberg et al., 2024).
+Canonical training is a grid of one cell.
 """
 
 from __future__ import annotations
@@ -10,61 +11,55 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from deap import tools
 
-from gp_prune.autoencoder.cells import Bench, CellResult, CellStep, LossFitness, Parent
-from gp_prune.autoencoder.networks import FOLDER, first_pair, place, write_pair
-from gp_prune.autoencoder.schedule import Events
-from gp_prune.autoencoder.settings import AutoencodeSettings, waves
+from gp_prune.autoencoder.cells import CellResult, CellStep, Parent, RunContext
+from gp_prune.autoencoder.networks import FOLDER, first_pair, pair_path, write_pair
+from gp_prune.autoencoder.schedule import PruningEvents
+from gp_prune.autoencoder.settings import CANONICAL, AutoencodeSettings
 from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.running import derive_seed
 
+LEAST_RATE = 1e-4
+MOST_RATE = 1e4
+"""Bounds of a learning rate, over the first one; the least is that of the paper."""
+
+_RATE_STEPS = 4
+
 
 class Cut(NamedTuple):
-    """Digests of a pair before and behind a pruning event."""
+    """Digests of a pair before and after a pruning event."""
 
     before: str
     after: str
 
 
+@dataclass
 class Cell:
     """A place on the grid and the pair that lives there.
 
     Attributes:
         state: digest of its pair.
         learning_rate: of its next epoch.
-        fitness: its validation loss, as DEAP compares it.
+        loss: its validation loss.
         sparsity: share of the weights of its pair that are zero.
-        behind: whether its pair, or a part of it, was spared by a pruning event because the
-            worker was lost.
+        missed_pruning: whether its pair, or a part of it, was spared by a pruning event because
+            the worker was lost.
         cut: the last pruning that the encoder of its pair went through; None before the first.
     """
 
-    def __init__(self, state: str, learning_rate: float, loss: float) -> None:
-        self.state = state
-        self.cut: Cut | None = None
-        self.learning_rate = learning_rate
-        self.fitness = LossFitness((loss,))
-        self.sparsity = 0.0
-        self.behind = False
-
-    @property
-    def loss(self) -> float:
-        """Its validation loss."""
-        value: float = self.fitness.values[0]
-        return value
-
-    @property
-    def states(self) -> set[str]:
-        """The states that it refers to."""
-        return {self.state, *(self.cut or ())}
+    state: str
+    learning_rate: float
+    loss: float
+    sparsity: float = 0.0
+    missed_pruning: bool = False
+    cut: Cut | None = None
 
 
-class Row(NamedTuple):
+class HistoryRow(NamedTuple):
     """One step of one cell, a line of the history."""
 
     generation: int
@@ -81,8 +76,8 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What is reported after every generation (in canonical training: after every epoch).
+class GenerationReport:
+    """The state of a run after a generation (in canonical training: after an epoch).
 
     Attributes:
         number: from 1.
@@ -101,16 +96,6 @@ class Generation:
     pruned: int
 
 
-class Mode(Protocol):
-    """What makes canonical training and coevolution differ."""
-
-    def order(self, generation: int) -> list[list[int]]:
-        """The cells of a generation in waves; those of one wave are updated at the same time."""
-
-    def next_rate(self, rate: float, generation: int, cell: int) -> float:
-        """The learning rate of a cell after a generation."""
-
-
 class Population:
     """The cells of a run and their history.
 
@@ -118,8 +103,7 @@ class Population:
         settings: of the run, with ``loss`` decided.
         metric: the operator's metric file as text; empty where it has none.
         events: the pruning events.
-        bench: data, widths, loss.
-        mode: canonical training or coevolution.
+        context: data, widths, loss.
         runner: runs the steps.
         journal: remembers them.
         folder: the run folder.
@@ -129,70 +113,74 @@ class Population:
         self,
         settings: AutoencodeSettings,
         metric: str,
-        events: Events,
-        bench: Bench,
-        mode: Mode,
+        events: PruningEvents,
+        context: RunContext,
         runner: Runner,
         journal: Journal[CellResult],
         folder: Path,
     ) -> None:
-        self.settings = settings
-        self.history: list[Row] = []
-        self.logbook = tools.Logbook()
-        self._metric = metric
-        self._events = events
-        self._mode = mode
-        self._runner = runner
-        self._journal = journal
-        self._folder = folder / FOLDER
-        self._statistics = tools.Statistics(key=lambda cell: cell.loss)
-        for name, function in (("mean", np.mean), ("std", np.std), ("min", np.min)):
-            self._statistics.register(name, function)
-        self._grid = settings.grid
-        self.cells = [self._first(bench, cell) for cell in range(len(self._grid))]
-
-    def _first(self, bench: Bench, cell: int) -> Cell:
-        seed = derive_seed(self.settings.seed, "first pair", cell)
-        pair = first_pair(bench.layout, seed, str(bench.data.train.inputs.device))
-        state = write_pair(self._folder, pair)
-        return Cell(state, self.settings.learning_rate, bench.validation_loss(pair))
+        self.history: list[HistoryRow] = []
+        self._settings, self._metric, self._events = settings, metric, events
+        self._runner, self._journal = runner, journal
+        self._folder, self._grid = folder / FOLDER, settings.grid
+        self.cells: list[Cell] = []
+        for number in range(len(self._grid)):
+            seed = derive_seed(settings.seed, "first pair", number)
+            pair = first_pair(context.layout, seed, str(context.data.train.inputs.device))
+            state = write_pair(self._folder, pair)
+            self.cells.append(Cell(state, settings.learning_rate, context.validation_loss(pair)))
 
     @property
     def best(self) -> int:
-        """The cell with the least validation loss, the first of equals.
+        """Return the cell with the least validation loss, the first of equals.
 
-        With a target sparsity those that are behind come last: they would win by the weights
-        that they should not have.
+        With a target sparsity those that missed a pruning event come last: they would win by the
+        weights that they should not have.
         """
-        aimed = bool(self.settings.target_sparsity)
+        aimed = bool(self._settings.target_sparsity)
+        order = [(aimed and cell.missed_pruning, cell.loss) for cell in self.cells]
+        return order.index(min(order))
 
-        def order(number: int) -> tuple[bool, float, int]:
-            cell = self.cells[number]
-            return aimed and cell.behind, cell.loss, number
-
-        return min(range(len(self.cells)), key=order)
-
-    def generations(self) -> Iterator[Generation]:
-        """Go through all generations; each is reported when all its cells are done."""
-        for number in range(1, self.settings.epochs + 1):
+    def generations(self) -> Iterator[GenerationReport]:
+        """Go through all generations; report each when all its cells are done."""
+        for generation in range(1, self._settings.epochs + 1):
             earlier = self._states()
-            for wave in self._mode.order(number):
-                steps = [self._step(number, cell) for cell in wave]
+            for wave in self._order(generation):
+                steps = [self._step(generation, cell) for cell in wave]
                 results = run_with_journal(steps, self._runner, self._journal)
-                before = [(cell.cut, cell.behind) for cell in self.cells]
+                before = [(cell.cut, cell.missed_pruning) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]
-                    cut, behind = before[result.encoder_from]
-                    self._take(step, result, cut, behind or before[result.decoder_from][1])
+                    cut, missed = before[result.encoder_from]
+                    self._update(step, result, cut, missed or before[result.decoder_from][1])
                     earlier |= {result.uncut} if result.uncut else set()
-            self._forget(earlier)
-            yield self._report(number)
+            # The journal knows by now all that was made of states that no cell refers to.
+            for state in sorted(earlier - self._states()):
+                pair_path(self._folder, state).unlink(missing_ok=True)
+            yield self._report(generation)
+
+    def _states(self) -> set[str]:
+        """Return the states that the cells refer to."""
+        return {state for cell in self.cells for state in (cell.state, *(cell.cut or ()))}
+
+    def _order(self, generation: int) -> list[list[int]]:
+        """Return the cells in waves; those of one wave are updated at the same time.
+
+        In asynchronous updates the cells are visited in an order that is shuffled for every
+        generation, and each sees the neighbours that came before it as they are now; in
+        synchronous ones all see the last generation.
+        """
+        order = list(range(len(self._grid)))
+        if self._settings.updates == "synchronous" or len(order) == 1:
+            return [order]
+        self._random("order", generation).shuffle(order)
+        return waves(order, self._grid)
 
     def _step(self, generation: int, cell: int) -> CellStep:
         happens = self._events.happens[generation - 1][cell]
         stays = self._events.stays[generation - 1] if self._events.stays and happens else None
         return CellStep(
-            settings=self.settings,
+            settings=self._settings,
             metric=self._metric if happens else "",
             folder=str(self._folder),
             generation=generation,
@@ -203,109 +191,78 @@ class Population:
             stays=stays,
         )
 
-    def _take(self, step: CellStep, result: CellResult, cut: Cut | None, behind: bool) -> None:
+    def _update(self, step: CellStep, result: CellResult, cut: Cut | None, missed: bool) -> None:
         """Put the result of a step into its cell and into the history.
 
         Args:
             step: the step.
             result: of the step.
             cut: of the cell that the encoder came from.
-            behind: whether encoder or decoder came from a cell that is.
+            missed: whether encoder or decoder came from a cell that missed a pruning event.
         """
         cell = self.cells[step.cell]
-        cell.behind = (behind or step.prunes) if result.failure else (behind and not step.prunes)
-        if not result.failure:
+        if result.failure:
+            cell.missed_pruning = missed or step.prunes
+        else:
             assert result.validation_loss is not None and result.sparsity is not None
-            cell.state = result.state
+            cell.missed_pruning = missed and not step.prunes
+            cell.state, cell.loss, cell.sparsity = (
+                result.state, result.validation_loss, result.sparsity
+            )  # fmt: skip
             cell.cut = Cut(result.uncut, result.state) if result.uncut else cut
-            cell.fitness.values = (result.validation_loss,)
-            cell.sparsity = result.sparsity
         self.history.append(
-            Row(
+            HistoryRow(
                 step.generation, step.cell, step.learning_rate,
                 result.encoder_from, result.decoder_from,
                 result.selection_loss, result.train_loss, cell.loss, cell.sparsity,
                 int(step.prunes and not result.failure), result.failure,
             )
         )  # fmt: skip
-        cell.learning_rate = self._mode.next_rate(cell.learning_rate, step.generation, step.cell)
+        cell.learning_rate = self._next_rate(cell.learning_rate, step.generation, step.cell)
 
-    def _states(self) -> set[str]:
-        return set().union(*(cell.states for cell in self.cells))
+    def _next_rate(self, rate: float, generation: int, cell: int) -> float:
+        """Return the learning rate of the next epoch.
 
-    def _forget(self, earlier: set[str]) -> None:
-        """Delete the states that no cell refers to any more."""
-        # The journal knows by now all that was made of them.
-        for state in sorted(earlier - self._states()):
-            place(self._folder, state).unlink(missing_ok=True)
-
-    def _report(self, number: int) -> Generation:
-        record = self._statistics.compile(self.cells)
-        self.logbook.record(generation=number, **record)
-        rows: Sequence[Row] = self.history[-len(self.cells) :]
-        return Generation(
-            number=number,
-            of=self.settings.epochs,
-            best=float(record["min"]),
-            mean=float(record["mean"]),
-            sparsity=float(np.mean([cell.sparsity for cell in self.cells])),
-            pruned=sum(row.pruned for row in rows),
-        )
-
-
-_STEPS = 4
-
-
-class Canonical:
-    """One cell without neighbours.
-
-    The learning rate is multiplied by ``rate_decay`` after every quarter of the epochs.
-    """
-
-    def __init__(self, settings: AutoencodeSettings) -> None:
-        self._settings = settings
-
-    def order(self, generation: int) -> list[list[int]]:
-        """The one cell."""
-        return [[0]]
-
-    def next_rate(self, rate: float, generation: int, cell: int) -> float:
-        """The rate of the epoch behind this one."""
-        steps = _STEPS * generation // self._settings.epochs
-        return self._settings.learning_rate * self._settings.rate_decay**steps
-
-
-LEAST_RATE = 1e-4
-MOST_RATE = 1e4
-"""Bounds of a learning rate, over the first one; the least is that of the paper."""
-
-
-class Coevolution:
-    """A grid of cells whose learning rates mutate.
-
-    In asynchronous updates the cells are visited in an order that is shuffled anew for every
-    generation, and each sees the neighbours that came before it as they are now; in synchronous
-    ones all see the last generation.
-    """
-
-    def __init__(self, settings: AutoencodeSettings) -> None:
-        self._settings = settings
-        self._grid = settings.grid
-
-    def order(self, generation: int) -> list[list[int]]:
-        """The cells in waves."""
-        order = list(range(len(self._grid)))
-        if self._settings.updates == "synchronous":
-            return [order]
-        self._random("order", generation).shuffle(order)
-        return waves(order, self._grid)
-
-    def next_rate(self, rate: float, generation: int, cell: int) -> float:
-        """The rate plus a normal number."""
-        first = self._settings.learning_rate
+        In canonical training it is multiplied by ``rate_decay`` after every quarter of the epochs,
+        in coevolution a normal number is added.
+        """
+        settings, first = self._settings, self._settings.learning_rate
+        if settings.mode == CANONICAL:
+            return first * settings.rate_decay ** (_RATE_STEPS * generation // settings.epochs)
         drawn = self._random("learning rate", generation, cell).gauss(0, 1)
-        moved = rate + drawn * self._settings.rate_step * first
+        moved = rate + drawn * settings.rate_step * first
         return min(MOST_RATE * first, max(LEAST_RATE * first, moved))
 
     def _random(self, *parts: object) -> random.Random:
         return random.Random(derive_seed(self._settings.seed, *parts))
+
+    def _report(self, generation: int) -> GenerationReport:
+        losses = [cell.loss for cell in self.cells]
+        return GenerationReport(
+            number=generation,
+            of=self._settings.epochs,
+            best=min(losses),
+            mean=float(np.mean(losses)),
+            sparsity=float(np.mean([cell.sparsity for cell in self.cells])),
+            pruned=sum(row.pruned for row in self.history[-len(self.cells) :]),
+        )
+
+
+def waves(order: Sequence[int], neighbours: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Group cells that may be updated at the same time although they are visited in turn.
+
+    A cell reads its neighbours as they are when its turn comes, so it comes after those of them
+    that are before it in the order, and can go along with any other.
+
+    Args:
+        order: the order of the visits.
+        neighbours: what every cell reads.
+    """
+    level: dict[int, int] = {}
+    for cell in order:
+        earlier = [level[other] for other in neighbours[cell] if other in level]
+        level[cell] = 1 + max(earlier, default=-1)
+    groups: list[list[int]] = [[] for _ in range(1 + max(level.values(), default=-1))]
+    for cell in order:
+        groups[level[cell]].append(cell)
+    return groups

@@ -1,4 +1,4 @@
-"""One pruning event: the operator measures, draws units of every layer, and they are cut.
+"""Prune a pair once: the operator measures, draws units of every layer, and they are cut.
 
 A unit is a node of a hidden layer (its incoming weights, its bias and the weights that read it) or
 a single weight. Nodes of the code and of the output always stay. The units of each layer are drawn
@@ -8,16 +8,16 @@ apart, so every operator removes the same number of units from every layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gp_prune.autoencoder.data import Data, Samples
-from gp_prune.autoencoder.networks import SIDES, Half, Layout, Pair, module
-from gp_prune.autoencoder.settings import NODE, NONE, WEIGHT, AutoencodeSettings
+from gp_prune.autoencoder.data import FlatData, FlatSamples
+from gp_prune.autoencoder.networks import SIDES, AutoencoderLayout, Half, Pair, module
+from gp_prune.autoencoder.settings import NODE, NONE, RANDOM, WEIGHT, AutoencodeSettings
 from gp_prune.autoencoder.training import Reconstruction
 from gp_prune.errors import UserError
 from gp_prune.language.registry import primitive_set
@@ -30,12 +30,11 @@ from gp_prune.statistics.recording import LABEL_NEEDS
 PAPER = {"conjunctive": "conjunctive_activation", "variance": "activation_variance"}
 """The operators of the paper by its names, and the metrics that they are."""
 
-RANDOM = "random"
 _UNITS = {"channel": NODE, "weight": WEIGHT}
 
 
-def chosen_metric(settings: AutoencodeSettings) -> Metric | None:
-    """The metric of the settings' operator; None for random and none.
+def load_metric(settings: AutoencodeSettings) -> Metric | None:
+    """Load the metric of the settings' operator; return None for random and none.
 
     Raises:
         MetricError: there is no such metric, or its file is not valid.
@@ -46,8 +45,8 @@ def chosen_metric(settings: AutoencodeSettings) -> Metric | None:
     return Metric.load(name, primitive_set(*settings.primitives))
 
 
-def chosen_unit(settings: AutoencodeSettings, metric: Metric | None) -> str:
-    """What the operator prunes, ``"node"`` or ``"weight"``.
+def choose_unit(settings: AutoencodeSettings, metric: Metric | None) -> str:
+    """Return what the operator prunes, ``"node"`` or ``"weight"``.
 
     Raises:
         UserError: the metric does not score what was asked for.
@@ -62,8 +61,8 @@ def chosen_unit(settings: AutoencodeSettings, metric: Metric | None) -> str:
     return settings.unit
 
 
-def check_labels(metric: Metric | None, data: Data) -> None:
-    """UserError where a metric needs class labels and the data has none."""
+def check_labels(metric: Metric | None, data: FlatData) -> None:
+    """Raise UserError where a metric needs class labels and the data has none."""
     if metric is not None and metric.needs & LABEL_NEEDS and data.train.labels is None:
         raise UserError(
             f"metric {metric.name!r} needs class labels, and the data {data.name!r} has none; add "
@@ -71,25 +70,7 @@ def check_labels(metric: Metric | None, data: Data) -> None:
         )
 
 
-def made(settings: AutoencodeSettings, metric: Metric | None) -> Operator:
-    """The operator of the settings."""
-    mutation = (
-        random_mutation(settings.amount)
-        if metric is None
-        else MetricMutation(metric, settings.temperature, settings.amount)
-    )
-    unit = chosen_unit(settings, metric)
-    return Operator(mutation, unit, settings.samples, settings.regrow)
-
-
-def identity(metric: Metric | None) -> dict[str, Any] | None:
-    """What decides the draws of a metric, as JSON."""
-    if metric is None:
-        return None
-    return {"name": metric.name, "digest": metric.digest}
-
-
-class Operator(NamedTuple):
+class PruningOperator(NamedTuple):
     """How a pair is pruned.
 
     Attributes:
@@ -104,12 +85,41 @@ class Operator(NamedTuple):
     samples: int
     regrow: bool
 
+    @classmethod
+    def of(cls, settings: AutoencodeSettings, metric: Metric | None) -> PruningOperator:
+        """Return the operator of the settings."""
+        if metric is None:
+            mutation = random_mutation(settings.amount)
+        else:
+            mutation = MetricMutation(metric, settings.temperature, settings.amount)
+        return cls(mutation, choose_unit(settings, metric), settings.samples, settings.regrow)
+
+    def draw(
+        self, layer: str, scores: Tensor | None, alive: Tensor, left: int, random: torch.Generator
+    ) -> Tensor:
+        """Draw the indices of the units to cut so that ``left`` of those that are alive stay.
+
+        Raises:
+            UserError: the scores are of no use; the sentence names metric and layer.
+        """
+        flat, size = None if scores is None else scores.flatten(), alive.numel()
+        count = max(0, int(alive.sum()) - left)
+        if self.regrow:
+            count = size - round_share(size, 1 - self.mutation.amount)
+        try:
+            return self.mutation.to_prune(flat, alive, count, random)
+        except DegenerateScores as error:
+            raise UserError(
+                f"metric {self.mutation.name!r} does not rank the units of layer {layer!r} "
+                f"({error.detail}); choose another operator"
+            ) from None
+
 
 def prune(
     pair: Pair,
-    layout: Layout,
-    operator: Operator,
-    train: Samples,
+    layout: AutoencoderLayout,
+    operator: PruningOperator,
+    train: FlatSamples,
     loss: Reconstruction,
     seed: int,
     stays: float | None,
@@ -117,9 +127,9 @@ def prune(
     """Prune encoder and decoder together, in place.
 
     With ``stays`` both come to that share of their nodes, and single weights to the number that
-    so many nodes would leave. Without it this is one more event of the operator's amount: after
-    the j-th, the share ``(1 - amount) ** j`` of the units is alive, rounded anew. With regrowth
-    every event sets the share ``amount`` of all units to 0.
+    this share of the nodes would leave. Without it this is one more event of the operator's
+    amount: after the j-th, the share ``(1 - amount) ** j`` of the units is alive, rounded each
+    time. With regrowth every event sets the share ``amount`` of all units to 0.
 
     Args:
         pair: what is pruned.
@@ -134,43 +144,44 @@ def prune(
         UserError: the scores of the metric are not finite, or it needs labels that are missing.
     """
     generator = torch.Generator().manual_seed(seed)
-    scores = _scores(pair, layout, operator, train, loss, generator, seed)
+    scores = _score(pair, layout, operator, train, loss, generator, seed)
     for side, half in zip(SIDES, pair, strict=True):
         half.events += 1
         goal = (1 - operator.mutation.amount) ** half.events if stays is None else stays
-        own = [(name, scores.get(name)) for name in layout.names(side)]
+        names = layout.names(side)
         if operator.unit == NODE:
-            _cut_nodes(half, own, goal, operator, generator)
+            _cut_nodes(half, names, scores, goal, operator, generator)
         else:
-            _cut_weights(half, own, goal, operator, generator, matched=stays is not None)
+            matched = matched_weights(half.widths, goal) if stays is not None else None
+            _cut_weights(half, names, scores, goal, matched, operator, generator)
         half.apply_mask()
         if operator.regrow:
             half.mask.fill_(1)
 
 
-def kept(size: int, share: float) -> int:
-    """The whole number of units nearest to a share of them, at least one."""
+def round_share(size: int, share: float) -> int:
+    """Return the whole number of units nearest to a share of them, at least one."""
     return max(1, math.floor(size * share + 0.5))
 
 
 def matched_weights(widths: tuple[int, ...], share: float) -> list[int]:
-    """The weights that stay in each layer when that share of the hidden nodes does.
+    """Return the weights that stay in each layer when that share of the hidden nodes does.
 
     Args:
         widths: of the layers of an encoder or decoder; its input and output stay whole.
         share: of the nodes of every hidden layer.
     """
-    left = [widths[0], *(kept(width, share) for width in widths[1:-1]), widths[-1]]
+    left = [widths[0], *(round_share(width, share) for width in widths[1:-1]), widths[-1]]
     return [i * o for i, o in pairwise(left)]
 
 
 def live_nodes(half: Half) -> list[Tensor]:
-    """For every hidden layer, (nodes,) whether each is alive."""
+    """Return for every hidden layer (nodes,) whether each is alive."""
     return [layer.bias.bool() for layer in half.layers(half.mask)[:-1]]
 
 
 def sparsity(pair: Pair) -> float:
-    """Share of the weights that are zero, biases not counted."""
+    """Return the share of the weights that are zero, biases not counted."""
     layers = [layer.weight for half in pair for layer in half.layers()]
     zeros = sum(int((weight == 0).sum()) for weight in layers)
     return zeros / sum(weight.numel() for weight in layers)
@@ -178,92 +189,61 @@ def sparsity(pair: Pair) -> float:
 
 def _cut_nodes(
     half: Half,
-    scores: list[tuple[str, Tensor | None]],
+    names: Sequence[str],
+    scores: Mapping[str, Tensor],
     goal: float,
-    operator: Operator,
+    operator: PruningOperator,
     generator: torch.Generator,
 ) -> None:
-    layers = half.layers(half.mask)
-    for place, alive in enumerate(live_nodes(half)):
-        count = _count(alive, kept(alive.numel(), goal), operator)
-        gone = _drawn(operator, *scores[place], alive, count, generator)
-        layers[place].weight[gone] = 0
-        layers[place].bias[gone] = 0
-        layers[place + 1].weight[:, gone] = 0
+    masks = half.layers(half.mask)
+    for number, alive in enumerate(live_nodes(half)):
+        name, left = names[number], round_share(alive.numel(), goal)
+        units = operator.draw(name, scores.get(name), alive, left, generator)
+        masks[number].weight[units] = 0
+        masks[number].bias[units] = 0
+        masks[number + 1].weight[:, units] = 0
 
 
 def _cut_weights(
     half: Half,
-    scores: list[tuple[str, Tensor | None]],
+    names: Sequence[str],
+    scores: Mapping[str, Tensor],
     goal: float,
-    operator: Operator,
+    matched: list[int] | None,
+    operator: PruningOperator,
     generator: torch.Generator,
-    *,
-    matched: bool,
 ) -> None:
-    goals = matched_weights(half.widths, goal)
-    for place, layer in enumerate(half.layers(half.mask)):
+    for number, (name, layer) in enumerate(zip(names, half.layers(half.mask), strict=True)):
         mask = layer.weight.view(-1)
-        left = goals[place] if matched else kept(mask.numel(), goal)
-        alive = mask.bool()
-        count = _count(alive, left, operator)
-        gone = _drawn(operator, *scores[place], alive, count, generator)
-        mask[gone] = 0
+        left = round_share(mask.numel(), goal) if matched is None else matched[number]
+        mask[operator.draw(name, scores.get(name), mask.bool(), left, generator)] = 0
 
 
-def _drawn(
-    operator: Operator,
-    layer: str,
-    scores: Tensor | None,
-    alive: Tensor,
-    count: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Indices of the units that go; what is wrong with the scores is said of metric and layer."""
-    flat = None if scores is None else scores.flatten()
-    try:
-        return operator.mutation.to_prune(flat, alive, count, generator)
-    except DegenerateScores as error:
-        raise UserError(
-            f"metric {operator.mutation.name!r} does not rank the units of layer {layer!r} "
-            f"({error.detail}); choose another operator"
-        ) from None
-
-
-def _count(alive: Tensor, left: int, operator: Operator) -> int:
-    """How many units go now."""
-    if operator.regrow:
-        return alive.numel() - kept(alive.numel(), 1 - operator.mutation.amount)
-    return max(0, int(alive.sum()) - left)
-
-
-def _scores(
+def _score(
     pair: Pair,
-    layout: Layout,
-    operator: Operator,
-    train: Samples,
+    layout: AutoencoderLayout,
+    operator: PruningOperator,
+    train: FlatSamples,
     loss: Reconstruction,
     generator: torch.Generator,
     seed: int,
 ) -> Mapping[str, Tensor]:
-    """The scores of every layer that has units; none where the operator needs none."""
+    """Score every layer that has units; return nothing where the operator needs no scores."""
     metric = operator.mutation.metric
     if metric is None:
         return {}
     network = module(pair, layout)
-    count = min(operator.samples, len(train.inputs))
-    chosen = torch.randperm(len(train.inputs), generator=generator)[:count]
-    inputs = train.inputs[chosen]
-    labels = None if train.labels is None else train.labels[chosen]
+    count = min(operator.samples, len(train))
+    chosen = train.select(torch.randperm(len(train), generator=generator)[:count])
     names = [name for side in SIDES for name in layout.names(side)]
     if operator.unit == NODE:
         names = [name for name in names if name not in ("latent", "output")]
     outgoing = None
     if "outgoing" in metric.needs:
-        outgoing = consumers(trace(network, inputs[:1], interface=("latent",)))
+        outgoing = consumers(trace(network, chosen.inputs[:1], interface=("latent",)))
     records = collect(
-        network, names, [Batch(inputs, inputs, labels)],
+        network, names, [Batch(chosen.inputs, chosen.inputs, chosen.labels)],
         needs=metric.needs, loss=loss.of_outputs, seed=seed, max_samples=count,
-        example_inputs=inputs[:1], outgoing=outgoing,
+        example_inputs=chosen.inputs[:1], outgoing=outgoing,
     )  # fmt: skip
     return {name: metric.scores(record) for name, record in records.items()}

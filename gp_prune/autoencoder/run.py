@@ -1,28 +1,40 @@
-"""A whole run: load the data, train with pruning events, choose by validation, read the test."""
+"""Run the trainer: load data, train with pruning events, choose by validation, read the test."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune.autoencoder.cells import Bench, CellResult
-from gp_prune.autoencoder.networks import FOLDER, Pair, read_pair, reconstruct, sweep
-from gp_prune.autoencoder.population import Canonical, Coevolution, Generation, Mode, Population
+from gp_prune._io import write_json, write_tensors, write_text
+from gp_prune.autoencoder.cells import CellResult, RunContext
+from gp_prune.autoencoder.networks import (
+    FOLDER,
+    SIDES,
+    AutoencoderLayout,
+    Pair,
+    module,
+    read_pair,
+    reconstruct,
+    remove_temporary_files,
+)
+from gp_prune.autoencoder.population import GenerationReport, HistoryRow, Population
 from gp_prune.autoencoder.pruning import (
     check_labels,
-    chosen_metric,
-    chosen_unit,
-    identity,
+    choose_unit,
+    live_nodes,
+    load_metric,
     sparsity,
 )
-from gp_prune.autoencoder.results import AutoencodeResult, write
 from gp_prune.autoencoder.schedule import (
-    Events,
+    PruningEvents,
     Schedule,
     draw_events,
     draw_events_to,
@@ -30,9 +42,8 @@ from gp_prune.autoencoder.schedule import (
     no_events,
     probabilities,
 )
-from gp_prune.autoencoder.settings import CANONICAL, NONE, AutoencodeSettings
+from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
-from gp_prune.metric.metric import Metric
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
 from gp_prune.runs.folder import (
@@ -43,19 +54,110 @@ from gp_prune.runs.folder import (
     writing,
 )
 from gp_prune.runs.jobs import TaskSource, Workbench
-from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.journal import reader
 from gp_prune.statistics.running import one_thread
+
+HISTORY = "history.csv"
+RESULT = "result.json"
+NETWORK = "autoencoder.safetensors"
 
 _PICTURES = 8
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: after so many of all generations, the last of which is reported."""
+@dataclass(frozen=True, eq=False)
+class AutoencodeResult:
+    """The result of a run.
 
-    done: int
-    of: int
-    generation: Generation
+    Attributes:
+        settings: its settings, with ``loss`` and ``unit`` decided.
+        folder: its run folder.
+        layout: widths of the network.
+        shape: of one sample.
+        history: a row for every step of every cell.
+        probabilities: of a pruning event after each epoch.
+        best_cell: the cell with the least validation loss, whose pair this is.
+        best: the best pair.
+        cut: the pair before and after the last pruning event that the best encoder went through;
+            None where it was never pruned.
+        validation_loss: of the best pair.
+        test_loss: of the best pair.
+        test_l1: its mean absolute error on the test split.
+        trivial_l1: mean absolute error there of the best constant picture, the training median.
+        sparsity: share of its weights that are zero.
+        pictures: some samples of the validation split, (n, features).
+    """
+
+    settings: AutoencodeSettings
+    folder: Path
+    layout: AutoencoderLayout
+    shape: tuple[int, ...]
+    history: list[HistoryRow]
+    probabilities: tuple[float, ...]
+    best_cell: int
+    best: Pair
+    cut: tuple[Pair, Pair] | None
+    validation_loss: float
+    test_loss: float
+    test_l1: float
+    trivial_l1: float
+    sparsity: float
+    pictures: Tensor
+
+    def module(self) -> nn.Sequential:
+        """Return the best autoencoder as a network of torch; pruned weights are 0 in it."""
+        return module(self.best.clone(), self.layout)
+
+    def reconstructions(self) -> list[tuple[str, Tensor]]:
+        """Return titled pictures: the samples, and what the network makes of them."""
+        pairs = [("at the end", self.best)]
+        if self.cut is not None:
+            before, after = self.cut
+            pairs = [("before the last pruning", before), ("after it", after), *pairs]
+        relu = self.layout.code_relu
+        made = [(title, reconstruct(pair, self.pictures, relu)) for title, pair in pairs]
+        return [("input", self.pictures), *made]
+
+    def nodes(self) -> dict[str, tuple[int, int]]:
+        """Return for every hidden layer the number of nodes that are alive, and of all nodes."""
+        return {
+            name: (int(alive.sum()), alive.numel())
+            for side, half in zip(SIDES, self.best, strict=True)
+            for name, alive in zip(self.layout.names(side), live_nodes(half), strict=False)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        return {
+            "folder": str(self.folder),
+            "settings": self.settings.to_json(),
+            "best_cell": self.best_cell,
+            "validation_loss": self.validation_loss,
+            "test_loss": self.test_loss,
+            "test_l1": self.test_l1,
+            "trivial_l1": self.trivial_l1,
+            "sparsity": self.sparsity,
+            "nodes": {name: list(counts) for name, counts in self.nodes().items()},
+            "parameters": self.layout.parameters,
+            "pruning_events": sum(row.pruned for row in self.history),
+            "failures": [
+                f"generation {row.generation}, cell {row.cell}: {row.failure}"
+                for row in self.history
+                if row.failure
+            ],
+        }
+
+    def write(self) -> None:
+        """Write history, result and network into the run folder."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(HistoryRow._fields)
+        writer.writerows(self.history)
+        write_text(self.folder / HISTORY, text.getvalue())
+        state = self.module().state_dict().items()
+        write_tensors(self.folder, NETWORK, {name: tensor.detach().cpu() for name, tensor in state})
+        content = {**self.to_json(), "versions": versions()}
+        del content["folder"]  # so that the file is the same wherever the run was
+        write_json(self.folder / RESULT, content)
 
 
 def autoencode(
@@ -67,7 +169,7 @@ def autoencode(
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[GenerationReport], None] = lambda _: None,
 ) -> AutoencodeResult:
     """Train an autoencoder, or a grid of them, and prune on the way.
 
@@ -84,8 +186,8 @@ def autoencode(
         workers: number of processes; one torch thread each.
         cluster: address of a Dask scheduler whose workers train in the place of ``workers``; they
             must see the run folder under the same path.
-        resume: go on with the run in ``folder``.
-        progress: hears of every generation.
+        resume: continue the run in ``folder``.
+        progress: called with the report of every generation.
 
     Raises:
         UserError: a setting, the data, the operator, the folder or the journal is not usable; the
@@ -94,134 +196,110 @@ def autoencode(
     folder = Path(folder).absolute()
     settings = load_or_check_settings(AutoencodeSettings, settings, folder, resume=resume)
     source = source or TaskSource()
-    metric = chosen_metric(settings)
-    unit = chosen_unit(settings, metric)
+    metric = load_metric(settings)
+    unit = choose_unit(settings, metric)
     runner: Runner = (
         make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     )
     try:
         with one_thread(), open_run_folder(folder, reader(CellResult)) as journal:
-            decided = replace(settings, loss=_loss(settings), unit=unit)
-            bench = Bench.of(decided, Workbench(source))
-            check_labels(metric, bench.data)
-            made = _Made(decided, metric, bench, _chances(settings, schedule))
-            facts = {**settings.to_json(), **made.facts(), "device": source.device}
-            write_run_header(
-                folder, settings, journal, facts, resume=resume, digested=made.digested()
+            decided = replace(settings, loss=_choose_loss(settings), unit=unit)
+            context = RunContext.of(decided, Workbench(source))
+            check_labels(metric, context.data)
+            chances = _probabilities(settings, schedule)
+            metric_facts = (
+                metric
+                if metric is None
+                else {
+                    "name": metric.name,
+                    "digest": metric.digest,
+                }
             )
-            return _run(made, folder, runner, journal, progress)
+            facts = {
+                **settings.to_json(),
+                "loss": decided.loss,
+                "metric": metric_facts,
+                "probabilities": list(chances),
+                "samples_digest": context.data.fingerprint(),
+                "versions": versions(),
+                "device": source.device,
+            }
+            digested = {
+                "metric": f"the metric {settings.operator!r}",
+                "probabilities": "the schedule",
+                "samples_digest": f"the data {settings.data!r}",
+            }
+            write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
+            with writing(folder):
+                remove_temporary_files(folder)
+                remove_temporary_files(folder / FOLDER)
+                text = "" if metric is None else json.dumps(metric.to_json())
+                events = _draw_events(settings, chances)
+                population = Population(decided, text, events, context, runner, journal, folder)
+                for generation in population.generations():
+                    progress(generation)
+            result = _conclude(decided, folder, chances, context, population)
+            with writing(folder):
+                result.write()
+            return result
     finally:
         runner.close()
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What a run is made of."""
-
-    settings: AutoencodeSettings
-    metric: Metric | None
-    bench: Bench
-    chances: tuple[float, ...]
-
-    @property
-    def metric_text(self) -> str:
-        return "" if self.metric is None else json.dumps(self.metric.to_json())
-
-    def facts(self) -> dict[str, Any]:
-        """What decides the result beside the settings, as JSON."""
-        return {
-            "loss": self.settings.loss,
-            "metric": identity(self.metric),
-            "probabilities": list(self.chances),
-            "samples_digest": self.bench.data.fingerprint(),
-            "versions": versions(),
-        }
-
-    def digested(self) -> dict[str, str]:
-        """What those facts are that say nothing to a person."""
-        return {
-            "metric": f"the metric {self.settings.operator!r}",
-            "probabilities": "the schedule",
-            "samples_digest": f"the data {self.settings.data!r}",
-        }
-
-    def events(self) -> Events:
-        settings, cells = self.settings, len(self.settings.grid)
-        if settings.operator == NONE:
-            return no_events(settings.epochs, cells)
-        if settings.target_sparsity:
-            return draw_events_to(settings.target_sparsity, self.chances, cells, settings.seed)
-        return draw_events(self.chances, cells, settings.seed)
-
-    def mode(self) -> Mode:
-        kind = Canonical if self.settings.mode == CANONICAL else Coevolution
-        return kind(self.settings)
-
-
-def _loss(settings: AutoencodeSettings) -> str:
+def _choose_loss(settings: AutoencodeSettings) -> str:
     if settings.loss != "auto":
         return settings.loss
     return "l1" if settings.data.startswith("binary-clusters") else "bce"
 
 
-def _chances(settings: AutoencodeSettings, schedule: Schedule | None) -> tuple[float, ...]:
-    """The probability of an event after each epoch."""
+def _probabilities(settings: AutoencodeSettings, schedule: Schedule | None) -> tuple[float, ...]:
+    """Return the probability of an event after each epoch."""
     if schedule is None:
         solutions = len(settings.grid[0])
         schedule = named_schedule(settings.schedule, settings.probability, solutions)
     return probabilities(schedule, settings.epochs)
 
 
-def _run(
-    made: _Made,
+def _draw_events(settings: AutoencodeSettings, chances: tuple[float, ...]) -> PruningEvents:
+    cells, seed = len(settings.grid), settings.seed
+    if settings.operator == NONE:
+        return no_events(settings.epochs, cells)
+    if settings.target_sparsity:
+        return draw_events_to(settings.target_sparsity, chances, cells, seed)
+    return draw_events(chances, cells, seed)
+
+
+def _conclude(
+    settings: AutoencodeSettings,
     folder: Path,
-    runner: Runner,
-    journal: Journal[CellResult],
-    progress: Callable[[Progress], None],
+    chances: tuple[float, ...],
+    context: RunContext,
+    population: Population,
 ) -> AutoencodeResult:
-    settings, bench = made.settings, made.bench
-    with writing(folder):
-        for place in (folder, folder / FOLDER):
-            sweep(place)
-        population = Population(
-            settings, made.metric_text, made.events(), bench, made.mode(), runner, journal, folder
-        )
-        for generation in population.generations():
-            progress(Progress(generation.number, generation.of, generation))
-    result = _assembled(made, folder, population)
-    with writing(folder):
-        write(result)
-    return result
-
-
-def _assembled(made: _Made, folder: Path, population: Population) -> AutoencodeResult:
-    """The result; here alone the test split is read."""
-    settings, bench = made.settings, made.bench
-    relu = bench.layout.code_relu
+    """Return the result; here alone the test split is read."""
+    data, loss, relu = context.data, context.loss, context.layout.code_relu
     number = population.best
     cell = population.cells[number]
 
-    def pair(state: str) -> Pair:
-        return read_pair(folder / FOLDER, state, str(bench.data.train.inputs.device))
+    def read(state: str) -> Pair:
+        return read_pair(folder / FOLDER, state, str(data.train.inputs.device))
 
-    best = pair(cell.state)
-    test = bench.data.test().inputs
-    median = bench.data.train.inputs.median(0).values
-    made_of_test = reconstruct(best, test, relu)
+    best, test = read(cell.state), data.test().inputs
+    median = data.train.inputs.median(0).values
     return AutoencodeResult(
         settings=settings,
         folder=folder,
-        layout=bench.layout,
-        shape=bench.data.shape,
+        layout=context.layout,
+        shape=data.shape,
         history=population.history,
-        probabilities=made.chances,
+        probabilities=chances,
         best_cell=number,
         best=best,
-        cut=None if cell.cut is None else (pair(cell.cut.before), pair(cell.cut.after)),
+        cut=None if cell.cut is None else (read(cell.cut.before), read(cell.cut.after)),
         validation_loss=cell.loss,
-        test_loss=evaluate(best, test, bench.loss, relu),
-        test_l1=float(functional.l1_loss(made_of_test, test)),
+        test_loss=evaluate(best, test, loss, relu),
+        test_l1=float(functional.l1_loss(reconstruct(best, test, relu), test)),
         trivial_l1=float((test - median).abs().double().mean()),
         sparsity=sparsity(best),
-        pictures=bench.data.validation.inputs[:_PICTURES],
+        pictures=data.validation.inputs[:_PICTURES],
     )

@@ -1,11 +1,13 @@
-"""The pruning events of a run, drawn before it begins."""
+"""Draw the pruning events of a run before it begins."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -18,58 +20,24 @@ Schedule = Callable[[float, float], float]
 FINAL_SHARE = 0.75
 """The schedule ``final`` begins after this share of the epochs."""
 
-
-def fixed(t: float, T: float, p: float) -> float:
-    """``p``."""
-    return p
-
-
-def increase(t: float, T: float, p: float) -> float:
-    """``p * t / T``: from 0 to p in a straight line."""
-    return p * t / T
-
-
-def decrease(t: float, T: float, p: float) -> float:
-    """``p * (1 - t / T)``: from p to 0 in a straight line."""
-    return p * (1 - t / T)
-
-
-def population(t: float, T: float, p: float, n: int = 1) -> float:
-    """``p * t / (T * n)``: as ``increase``, over the number n of pairs that a cell chooses from."""
-    return p * t / (T * n)
-
-
-def exponential(t: float, T: float, p: float) -> float:
-    """``p * (1 - exp(-2 * t / T))``: quickly at first, towards 0.86 p."""
-    return p * (1 - math.exp(-2 * t / T))
-
-
-def final(t: float, T: float, p: float) -> float:
-    """``p`` if ``t >= 0.75 * T``, otherwise 0."""
-    return p if t >= FINAL_SHARE * T else 0.0
-
-
-def after(t: float, T: float, p: float) -> float:
-    """``p`` if ``t >= T``, otherwise 0: only behind the last epoch."""
-    return p if t >= T else 0.0
-
-
-_MAKERS: dict[str, Callable[..., float]] = {
-    "fixed": fixed,
-    "increase": increase,
-    "decrease": decrease,
-    "population": population,
-    "exponential": exponential,
-    "final": final,
-    "after": after,
+_FORMULAS: dict[str, Callable[..., float]] = {
+    "fixed": lambda t, T, p, n: p,
+    "increase": lambda t, T, p, n: p * t / T,
+    "decrease": lambda t, T, p, n: p * (1 - t / T),
+    "population": lambda t, T, p, n: p * t / (T * n),
+    "exponential": lambda t, T, p, n: p * (1 - math.exp(-2 * t / T)),  # soon near 0.86 p
+    "final": lambda t, T, p, n: p if t >= FINAL_SHARE * T else 0.0,
+    "after": lambda t, T, p, n: p if t >= T else 0.0,  # only after the last epoch
 }
+"""Every schedule by its name, with the greatest probability p and the n of ``population``: the
+number of pairs that a cell chooses from."""
 
-SCHEDULES: tuple[str, ...] = tuple(_MAKERS)
+SCHEDULES: tuple[str, ...] = tuple(_FORMULAS)
 """The names of the schedules."""
 
 
 def named_schedule(name: str, probability: float, solutions: int = 1) -> Schedule:
-    """A schedule by its name.
+    """Return a schedule by its name.
 
     Args:
         name: one of :data:`SCHEDULES`.
@@ -79,19 +47,17 @@ def named_schedule(name: str, probability: float, solutions: int = 1) -> Schedul
     Raises:
         UserError: the name is unknown, or a number is out of range.
     """
-    if name not in _MAKERS:
+    if name not in _FORMULAS:
         raise UserError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
     if not 0 <= probability <= 1:
         raise UserError(f"the probability of a schedule is {probability}; it must be in [0, 1]")
     if solutions < 1:
         raise UserError(f"a schedule is for {solutions} solutions; there must be at least 1")
-    if name == "population":
-        return partial(population, p=probability, n=solutions)
-    return partial(_MAKERS[name], p=probability)
+    return partial(_FORMULAS[name], p=probability, n=solutions)
 
 
 def probabilities(schedule: Schedule, epochs: int) -> tuple[float, ...]:
-    """The values of a schedule after epochs 1 to ``epochs``.
+    """Return the values of a schedule after epochs 1 to ``epochs``.
 
     Raises:
         UserError: one of them is no probability.
@@ -106,8 +72,8 @@ def probabilities(schedule: Schedule, epochs: int) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Events:
-    """When each cell prunes, and what then stays.
+class PruningEvents:
+    """The epochs after which each cell prunes, and how much then stays.
 
     Attributes:
         happens: for every epoch, for every cell, whether it prunes after it.
@@ -120,41 +86,37 @@ class Events:
 
     @property
     def count(self) -> int:
-        """Number of events of all cells."""
+        """Return the number of events of all cells."""
         return sum(map(sum, self.happens))
 
 
-def no_events(epochs: int, cells: int) -> Events:
-    """Nothing is ever pruned."""
-    return Events(((False,) * cells,) * epochs)
+def no_events(epochs: int, cells: int) -> PruningEvents:
+    """Return events that never happen."""
+    return PruningEvents(((False,) * cells,) * epochs)
 
 
-def draw_events(probabilities: tuple[float, ...], cells: int, seed: int) -> Events:
-    """Independent events of all cells.
+def draw_events(probabilities: tuple[float, ...], cells: int, seed: int) -> PruningEvents:
+    """Draw independent events of all cells.
 
     Args:
         probabilities: of an event after each epoch.
         cells: number of cells.
         seed: of the draws.
     """
-    drawn = torch.rand(len(probabilities), cells, generator=_generator(seed), dtype=torch.float64)
-    return Events(
-        tuple(
-            tuple(bool(value < p) for value in row)
-            for row, p in zip(drawn.tolist(), probabilities, strict=True)
-        )
-    )
+    rows = _draw(seed, len(probabilities), cells)
+    pairs = zip(rows, probabilities, strict=True)
+    return PruningEvents(tuple(tuple(value < p for value in row) for row, p in pairs))
 
 
 def draw_events_to(
     target: float, probabilities: tuple[float, ...], cells: int, seed: int
-) -> Events:
-    """Events that end at the same sparsity for every schedule, operator and mode.
+) -> PruningEvents:
+    """Draw events that end at the same sparsity for every schedule, operator and mode.
 
     All cells prune after the same epochs, because pairs move between cells. The last of k events
     leaves the share ``1 - target`` of the units, the j-th ``(1 - target) ** (j / k)``, so each
-    removes the same share of what it finds. If chance has it that there would be no event, there
-    is one after the epoch with the greatest probability, the last of these.
+    removes the same share of what is left. If no event is drawn, there is one after the epoch with
+    the greatest probability, the last of these.
 
     Args:
         target: share of the units that are gone at the end, in (0, 1).
@@ -170,17 +132,17 @@ def draw_events_to(
             "the schedule never prunes, so no sparsity can be reached; raise its probability, or "
             "take more epochs or another schedule"
         )
-    drawn = torch.rand(len(probabilities), generator=_generator(seed), dtype=torch.float64)
-    happens = [value < p for value, p in zip(drawn.tolist(), probabilities, strict=True)]
+    pairs = zip(_draw(seed, len(probabilities)), probabilities, strict=True)
+    happens = [value < p for value, p in pairs]
     if not any(happens):
-        last = max(range(len(happens)), key=lambda place: (probabilities[place], place))
+        last = max(range(len(happens)), key=lambda epoch: (probabilities[epoch], epoch))
         happens[last] = True
-    total, done, stays = sum(happens), 0, []
-    for event in happens:
-        done += event
-        stays.append((1 - target) ** (done / total))
-    return Events(tuple((event,) * cells for event in happens), tuple(stays))
+    done = list(itertools.accumulate(map(int, happens)))
+    stays = tuple((1 - target) ** (count / done[-1]) for count in done)
+    return PruningEvents(tuple((event,) * cells for event in happens), stays)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed("events", seed))
+def _draw(seed: int, *shape: int) -> list[Any]:
+    generator = torch.Generator().manual_seed(derive_seed("events", seed))
+    values: list[Any] = torch.rand(*shape, generator=generator, dtype=torch.float64).tolist()
+    return values

@@ -7,15 +7,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from gp_prune.autoencoder.schedule import named_schedule
-from gp_prune.autoencoder.training import named_loss
-from gp_prune.errors import UserError
+from gp_prune.autoencoder.training import LOSSES
+from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
 from gp_prune.runs.folder import MOST_SEED, Settings
 
-TOPOLOGIES = ("ring", "torus")
+CANONICAL, COEVOLVE = "canonical", "coevolve"
+NODE, WEIGHT = "node", "weight"
+NONE, RANDOM = "none", "random"
+
+# The upper limits keep a typing error from filling the memory.
+_RULES = {
+    "mode": one_of(CANONICAL, COEVOLVE),
+    "topology": one_of("ring", "torus"),
+    "updates": one_of("asynchronous", "synchronous"),
+    "exchange": one_of("apart", "together"),
+    "unit": one_of("auto", NODE, WEIGHT),
+    "loss": one_of("auto", *LOSSES),
+    "limit": whole(0),
+    "code": whole(0, 10_000),
+    "epochs": whole(1, 1_000_000),
+    "batch_size": whole(1),
+    "samples": whole(2),
+    "cells": whole(1, 1_000),
+    "radius": whole(0),
+    "tournament": whole(1),
+    "selection_samples": whole(1),
+    "seed": whole(0, MOST_SEED),
+    "learning_rate": number(above=0),
+    "rate_decay": number(above=0, most=1),
+    "rate_step": number(least=0),
+    "temperature": Rule(
+        lambda value: value == math.inf or number(least=0).accepts(value), "0 or more, or inf"
+    ),
+    "amount": number(above=0, below=1),
+    "target_sparsity": number(least=0, below=1),
+}
 
 
 def torus_shape(cells: int) -> tuple[int, int]:
-    """Rows and columns of the torus of so many cells that is nearest to a square.
+    """Return rows and columns of the torus with that number of cells that is nearest to a square.
 
     Raises:
         UserError: the number is a prime, so that there is no torus but a ring.
@@ -27,11 +57,11 @@ def torus_shape(cells: int) -> tuple[int, int]:
 
 
 def neighbourhood(cell: int, cells: int, topology: str, radius: int) -> tuple[int, ...]:
-    """The cells that a cell chooses from: itself, then its neighbours by distance and number.
+    """Return the cells that a cell chooses from: itself, then its neighbours by distance, number.
 
     On a ring these are the ``radius`` cells to either side, on a torus those at most ``radius``
     steps along rows and columns away. Where the grid is so small that one is reached in two ways,
-    it stands there once.
+    it is listed once.
 
     Args:
         cell: its number, from 0; on a torus row by row.
@@ -41,48 +71,13 @@ def neighbourhood(cell: int, cells: int, topology: str, radius: int) -> tuple[in
     """
     rows, columns = (1, cells) if topology == "ring" else torus_shape(cells)
     row, column = divmod(cell, columns)
-    found = []
+    near = []
     for other in range(cells):
         down, right = abs(other // columns - row), abs(other % columns - column)
         distance = min(down, rows - down) + min(right, columns - right)
         if distance <= radius:
-            found.append((distance, other))
-    return tuple(other for _, other in sorted(found))
-
-
-def waves(order: list[int], neighbours: list[tuple[int, ...]]) -> list[list[int]]:
-    """Cells that may be updated at the same time although they are visited one after the other.
-
-    A cell reads its neighbours as they are when its turn comes, so it comes after those of them
-    that stand before it in the order, and can go along with any other.
-
-    Args:
-        order: the order of the visits.
-        neighbours: what every cell reads.
-    """
-    level: dict[int, int] = {}
-    for cell in order:
-        earlier = [level[other] for other in neighbours[cell] if other in level]
-        level[cell] = 1 + max(earlier, default=-1)
-    found: list[list[int]] = [[] for _ in range(1 + max(level.values(), default=-1))]
-    for cell in order:
-        found[level[cell]].append(cell)
-    return found
-
-
-CANONICAL, COEVOLVE = "canonical", "coevolve"
-NODE, WEIGHT = "node", "weight"
-NONE = "none"
-
-_CHOICES = {
-    "mode": (CANONICAL, COEVOLVE),
-    "topology": TOPOLOGIES,
-    "updates": ("asynchronous", "synchronous"),
-    "exchange": ("apart", "together"),
-    "unit": ("auto", NODE, WEIGHT),
-}
-# A slip of the finger must not fill the memory.
-_MOST = {"code": 10_000, "epochs": 1_000_000, "cells": 1_000, "seed": MOST_SEED}
+            near.append((distance, other))
+    return tuple(other for _, other in sorted(near))
 
 
 @dataclass(frozen=True)
@@ -160,15 +155,8 @@ class AutoencodeSettings(Settings):
     primitives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
-        self._check_whole_numbers()
-        self._check_numbers()
-        if self.loss != "auto":
-            named_loss(self.loss)
+        """Check the fields."""
+        check_fields(self, _RULES)
         named_schedule(self.schedule, self.probability)
         if self.topology == "torus" and self.mode == COEVOLVE:
             torus_shape(self.cells)
@@ -179,37 +167,8 @@ class AutoencodeSettings(Settings):
         if self.target_sparsity and self.operator == NONE:
             raise UserError("target_sparsity needs an operator; leave it out, or name one")
 
-    def _check_whole_numbers(self) -> None:
-        least = {
-            "limit": 0, "code": 0, "epochs": 1, "batch_size": 1, "samples": 2, "cells": 1,
-            "radius": 0, "tournament": 1, "selection_samples": 1, "seed": 0,
-        }  # fmt: skip
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UserError(f"{name} is {value!r}; it must be a whole number, at least {low}")
-        for name, high in _MOST.items():
-            if getattr(self, name) > high:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at most {high}")
-
-    def _check_numbers(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 < self.rate_decay <= 1:
-            raise UserError(f"rate_decay is {self.rate_decay}; it must be above 0 and at most 1")
-        if not (math.isfinite(self.rate_step) and self.rate_step >= 0):
-            raise UserError(f"rate_step is {self.rate_step}; it must be 0 or more")
-        if not self.temperature >= 0:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 or more, or inf")
-        if not 0 < self.amount < 1:
-            raise UserError(f"amount is {self.amount}; it must be above 0 and below 1")
-        if not 0 <= self.target_sparsity < 1:
-            raise UserError(
-                f"target_sparsity is {self.target_sparsity}; it must be at least 0 and below 1"
-            )
-
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON, which knows no infinity: that temperature is ``"inf"`` there."""
+        """Return the settings as JSON, where an infinite temperature is ``"inf"``."""
         settings = super().to_json()
         if math.isinf(self.temperature):
             settings["temperature"] = "inf"
@@ -217,7 +176,7 @@ class AutoencodeSettings(Settings):
 
     @property
     def grid(self) -> list[tuple[int, ...]]:
-        """The neighbourhood of every cell; in canonical training there is one cell."""
+        """Return the neighbourhood of every cell; in canonical training there is one cell."""
         if self.mode == CANONICAL:
             return [(0,)]
         return [

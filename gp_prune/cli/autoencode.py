@@ -12,7 +12,7 @@ from gp_prune.cli.options import RunOptions, can_plot, print_json, resolve_path,
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
-    from gp_prune.autoencoder.run import Progress
+    from gp_prune.autoencoder.population import GenerationReport
     from gp_prune.autoencoder.settings import AutoencodeSettings
 
 
@@ -96,11 +96,11 @@ def autoencode(run: RunOptions, plot: bool | None, **given: Any) -> int:
     if settings is not None:
         _check_use(settings, {name for name, value in given.items() if value is not None})
     draws = can_plot(plot)
-    last: Progress | None = None
+    last: GenerationReport | None = None
     try:
         with progress_display(quiet=run.quiet) as show:
 
-            def progress(now: Progress) -> None:
+            def progress(now: GenerationReport) -> None:
                 nonlocal last
                 last = now
                 show(now)
@@ -148,12 +148,12 @@ def _plot(result: Any) -> list[Path]:
     return write_plots(result)
 
 
-def _stop(run: RunOptions, last: Progress | None) -> int:
+def _stop(run: RunOptions, last: GenerationReport | None) -> int:
     """Print how far the run has come, and how to continue it."""
     if last is None:
         return run.report_interrupt("before the first epoch was done")
     state = {
-        "folder": str(run.folder), "epoch": last.done, "of": last.of,
-        "validation_loss": last.generation.best, "sparsity": last.generation.sparsity,
+        "folder": str(run.folder), "epoch": last.number, "of": last.of,
+        "validation_loss": last.best, "sparsity": last.sparsity,
     }  # fmt: skip
-    return run.report_interrupt(f"after epoch {last.done} of {last.of}", state)
+    return run.report_interrupt(f"after epoch {last.number} of {last.of}", state)

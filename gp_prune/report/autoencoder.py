@@ -8,9 +8,8 @@ from typing import IO
 
 from rich.console import Console
 
-from gp_prune.autoencoder.population import Generation
-from gp_prune.autoencoder.results import AutoencodeResult
-from gp_prune.autoencoder.run import Progress
+from gp_prune.autoencoder.population import GenerationReport
+from gp_prune.autoencoder.run import AutoencodeResult
 from gp_prune.autoencoder.settings import CANONICAL
 from gp_prune.report.console import show_progress
 from gp_prune.report.tables import MARK, make_console, percent, print_facts, print_table
@@ -19,23 +18,23 @@ _LINES = 10
 """Lines of a whole run in a log."""
 
 
-def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[GenerationReport], None]]:
     """Show the epochs of a run, see :func:`gp_prune.report.console.show_progress`."""
 
-    def to_line(now: Progress) -> str:
-        if now.done < now.of and now.done % max(1, now.of // _LINES):
+    def to_line(now: GenerationReport) -> str:
+        if now.number < now.of and now.number % max(1, now.of // _LINES):
             return ""
-        return f"epoch {now.done}/{now.of}: {_note(now.generation)}"
+        return f"epoch {now.number}/{now.of}: {_note(now)}"
 
     return show_progress(
         {"train": "epochs"},
-        lambda now: ("train", now.done, now.of, _note(now.generation)),
+        lambda now: ("train", now.number, now.of, _note(now)),
         to_line,
         quiet=quiet,
     )
 
 
-def _note(generation: Generation) -> str:
+def _note(generation: GenerationReport) -> str:
     pruned = f", {generation.pruned} pruned" if generation.pruned else ""
     mean = "" if generation.mean == generation.best else f" (mean {generation.mean:.4f})"
     return (

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gp_prune._io import write_bytes
-from gp_prune.autoencoder.population import Row
-from gp_prune.autoencoder.results import AutoencodeResult
+from gp_prune.autoencoder.population import HistoryRow
+from gp_prune.autoencoder.run import AutoencodeResult
 from gp_prune.errors import UserError
 from gp_prune.report.tables import percent, quantity
 
@@ -181,7 +181,7 @@ def _draw_curves(result: AutoencodeResult) -> Any:
     return figure
 
 
-def _draw_loss(axes: Any, result: AutoencodeResult, by_cell: list[list[Row]]) -> None:
+def _draw_loss(axes: Any, result: AutoencodeResult, by_cell: list[list[HistoryRow]]) -> None:
     for number, rows in enumerate(by_cell):
         if number == result.best_cell:
             continue
@@ -200,7 +200,7 @@ def _draw_loss(axes: Any, result: AutoencodeResult, by_cell: list[list[Row]]) ->
     axes.legend(frameon=False, fontsize=_TEXT)
 
 
-def _draw_sparsity(axes: Any, by_cell: list[list[Row]]) -> None:
+def _draw_sparsity(axes: Any, by_cell: list[list[HistoryRow]]) -> None:
     for rows in by_cell:
         axes.step([r.generation for r in rows], [100 * r.sparsity for r in rows], where="post",
                   color=_BLUE, linewidth=0.8, alpha=1 if len(by_cell) == 1 else 0.5)  # fmt: skip

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as sized
 from hypothesis import strategies as st
 
-from gp_prune.autoencoder.data import RECIPES, SPLITS, ClusterRecipe, draw_split, load
-from gp_prune.autoencoder.networks import layout_for
+from gp_prune.autoencoder.data import RECIPES, SPLITS, ClusterRecipe, load
+from gp_prune.autoencoder.networks import choose_layout
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import TaskSource
 
@@ -21,19 +21,22 @@ def test_samples_are_centroids_with_some_bits_flipped(
     clusters: int, samples: int, seed: int
 ) -> None:
     recipe = ClusterRecipe(clusters, samples, 200)
-    splits = {name: draw_split(recipe, name, seed) for name in SPLITS}
-    for inputs, labels in splits.values():
+    splits = {name: recipe.draw(name, seed) for name in SPLITS}
+    for split in splits.values():
+        inputs, labels = split.inputs, split.labels
+        assert labels is not None
         assert inputs.shape == (samples, 200)
         assert set(inputs.unique().tolist()) <= {0.0, 1.0}
         sizes = labels.bincount(minlength=clusters)
         assert sizes.max() - sizes.min() <= 1
     # Splits share the centroids: samples of a cluster differ in about 2 * 0.05 * 0.95 of the bits.
     train, test = splits["train"], splits["test"]
-    same = train[1][:, None] == test[1][None, :]
-    apart = torch.cdist(train[0], test[0], p=1) / 200
+    assert train.labels is not None and test.labels is not None
+    same = train.labels[:, None] == test.labels[None, :]
+    apart = torch.cdist(train.inputs, test.inputs, p=1) / 200
     assert float(apart[same].mean()) == pytest.approx(0.095, abs=0.03)
-    assert torch.equal(draw_split(recipe, "train", seed)[0], train[0])
-    assert not torch.equal(train[0], test[0])
+    assert torch.equal(recipe.draw("train", seed).inputs, train.inputs)
+    assert not torch.equal(train.inputs, test.inputs)
 
 
 def test_the_papers_clusters() -> None:
@@ -49,12 +52,14 @@ def test_the_papers_clusters() -> None:
     )
     flipped = data.test().inputs != centroids[data.test().labels]
     assert float(flipped.float().mean()) == pytest.approx(0.05, abs=0.002)
-    assert layout_for(data).parameters == 61_670
-    assert layout_for(data, 2).parameters == 61_182
+    assert choose_layout(data).parameters == 61_670
+    assert choose_layout(data, 2).parameters == 61_182
 
 
 def test_no_two_samples_share_their_noise() -> None:
-    inputs, labels = draw_split(RECIPES["binary-clusters"], "test", 0)
+    split = RECIPES["binary-clusters"].draw("test", 0)
+    inputs, labels = split.inputs, split.labels
+    assert labels is not None
     assert len(inputs.unique(dim=0)) == 1000
     centroids = torch.stack([inputs[labels == c].median(0).values for c in range(10)])
     assert len((inputs != centroids[labels]).unique(dim=0)) == 1000
@@ -71,11 +76,11 @@ def test_images_are_those_of_the_tasks() -> None:
     assert data.train.inputs.shape == (100, 64)
     assert len(data.validation.inputs) == 100
     assert len(data.test().inputs) == 360
-    layout = layout_for(data)
+    layout = choose_layout(data)
     assert layout.encoder == (64, 48, 24, 12)
     assert layout.decoder == (12, 24, 48, 64)
     assert not layout.code_relu
-    assert layout_for(data, 3).encoder == (64, 48, 24, 3)
+    assert choose_layout(data, 3).encoder == (64, 48, 24, 3)
 
 
 def own(folder: Path, **arrays: object) -> str:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.autoencoder.settings import neighbourhood, torus_shape, waves
+from gp_prune.autoencoder.population import waves
+from gp_prune.autoencoder.settings import neighbourhood, torus_shape
 from gp_prune.errors import UserError
 
 

@@ -9,14 +9,14 @@ from hypothesis import settings as sized
 from hypothesis import strategies as st
 
 from gp_prune import Metric
-from gp_prune.autoencoder.data import Samples
-from gp_prune.autoencoder.networks import Layout, Pair, first_pair, module
+from gp_prune.autoencoder.data import FlatSamples
+from gp_prune.autoencoder.networks import AutoencoderLayout, Pair, first_pair, module
 from gp_prune.autoencoder.pruning import (
-    Operator,
-    kept,
+    PruningOperator,
     live_nodes,
     matched_weights,
     prune,
+    round_share,
     sparsity,
 )
 from gp_prune.autoencoder.schedule import draw_events, draw_events_to, no_events
@@ -24,15 +24,15 @@ from gp_prune.autoencoder.training import LOSSES
 from gp_prune.errors import UserError
 from gp_prune.metric.mutation import MetricMutation, random_mutation
 
-LAYOUT = Layout((12, 20, 15, 4), (4, 15, 20, 12), True)
+LAYOUT = AutoencoderLayout((12, 20, 15, 4), (4, 15, 20, 12), True)
 METRICS = {
     "node": ["conjunctive_activation", "activation_variance", "class_map_energy", "l1",
              "taylor_weights"],
     "weight": ["magnitude", "wanda_weight", "snip_weight"],
 }  # fmt: skip
-TRAIN = Samples(
+TRAIN = FlatSamples(
     (torch.rand(50, 12, generator=torch.Generator().manual_seed(0)) < 0.6).float(),
-    torch.arange(50) % 3,
+    labels=torch.arange(50) % 3,
 )
 
 operators = st.sampled_from(
@@ -41,16 +41,16 @@ operators = st.sampled_from(
 )
 
 
-def operator(name: str, unit: str, amount: float = 0.1, regrow: bool = False) -> Operator:
+def operator(name: str, unit: str, amount: float = 0.1, regrow: bool = False) -> PruningOperator:
     mutation = (
         random_mutation(amount)
         if name == "random"
         else MetricMutation(Metric.load(name), 0.1, amount)
     )
-    return Operator(mutation, unit, 20, regrow)
+    return PruningOperator(mutation, unit, 20, regrow)
 
 
-def cut(pair: Pair, how: Operator, seed: int = 0, stays: float | None = None) -> None:
+def cut(pair: Pair, how: PruningOperator, seed: int = 0, stays: float | None = None) -> None:
     prune(pair, LAYOUT, how, TRAIN, LOSSES["l1"], seed, stays)
 
 
@@ -70,9 +70,9 @@ def test_every_operator_removes_the_amount_of_every_layer_exactly(
         left = (1 - amount) ** number
         if which[1] == "node":
             alive = [int(nodes.sum()) for half in pair for nodes in live_nodes(half)]
-            assert alive == [kept(size, left) for size in (20, 15, 15, 20)]
+            assert alive == [round_share(size, left) for size in (20, 15, 15, 20)]
         else:
-            assert live_weights(pair) == [kept(size, left) for size in sizes]
+            assert live_weights(pair) == [round_share(size, left) for size in sizes]
         assert pair.encoder.events == pair.decoder.events == number
 
 
@@ -112,7 +112,7 @@ def test_at_temperature_zero_the_least_nodes_go() -> None:
     pair = first_pair(LAYOUT, 3)
     sums = [layer.weight.abs().sum(1) for layer in pair.encoder.layers()]
     mutation = MetricMutation(Metric.load("l1"), 0.0, 0.25)
-    cut(pair, Operator(mutation, "node", 20, False))
+    cut(pair, PruningOperator(mutation, "node", 20, False))
     for alive, scores in zip(live_nodes(pair.encoder), sums, strict=False):
         assert scores[~alive].max() < scores[alive].min()
 
@@ -127,7 +127,7 @@ def test_the_variance_operator_takes_the_nodes_that_vary_least() -> None:
     pair = first_pair(LAYOUT, 5)
     spread = first_activations(pair).std(0)
     mutation = MetricMutation(Metric.load("activation_variance"), 0.0, 0.25)
-    cut(pair, Operator(mutation, "node", 50, False))
+    cut(pair, PruningOperator(mutation, "node", 50, False))
     alive = live_nodes(pair.encoder)[0]
     assert spread[~alive].max() <= spread[alive].min()
 
@@ -141,7 +141,7 @@ def test_the_conjunctive_operator_takes_the_nodes_that_are_low_on_every_sample()
     always_low = ((values - low) / (high - low) < 0.1).all(0)
     assert 3 <= int(always_low.sum()) <= 5
     mutation = MetricMutation(Metric.load("conjunctive_activation"), 0.0, 0.25)
-    cut(pair, Operator(mutation, "node", 50, False))
+    cut(pair, PruningOperator(mutation, "node", 50, False))
     alive = live_nodes(pair.encoder)[0]
     assert int((~alive).sum()) == 5
     assert not alive[always_low].any()
@@ -168,7 +168,7 @@ def test_the_measured_network_is_the_one_that_is_trained() -> None:
 
 def test_scores_that_are_not_finite_are_said_of_metric_and_layer() -> None:
     metric = Metric.parse("sum[i,k](div(W, sub(W, W)))", name="mine")
-    how = Operator(MetricMutation(metric), "node", 20, False)
+    how = PruningOperator(MetricMutation(metric), "node", 20, False)
     scores = torch.full((20,), float("nan"))
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -182,7 +182,7 @@ def test_labels_that_are_missing_are_missed() -> None:
     with pytest.raises(UserError, match="labels"):
         prune(
             first_pair(LAYOUT, 0), LAYOUT, operator("class_map_energy", "node"),
-            TRAIN._replace(labels=None), LOSSES["l1"], 0, None,
+            FlatSamples(TRAIN.inputs), LOSSES["l1"], 0, None,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gp_prune.autoencoder import AutoencodeSettings, autoencode
-from gp_prune.autoencoder.run import Progress
+from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.errors import UserError
 
 MODES = ("canonical", "coevolve")
@@ -33,8 +33,8 @@ def test_k_generations_and_then_the_rest_are_the_whole_run(
 ) -> None:
     settings = replace(small, mode=mode, updates="asynchronous")
 
-    def interrupt(now: Progress) -> None:
-        if now.done == stop:
+    def interrupt(now: GenerationReport) -> None:
+        if now.number == stop:
             raise KeyboardInterrupt
 
     autoencode(settings, tmp_path / "whole")
@@ -67,8 +67,8 @@ def test_a_killed_worker_does_not_change_the_result(
     settings = replace(small, cells=6, updates="synchronous")
     killed: list[int] = []
 
-    def kill_one(now: Progress) -> None:
-        if now.done < now.of and len(killed) < 2:
+    def kill_one(now: GenerationReport) -> None:
+        if now.number < now.of and len(killed) < 2:
             killed.append(kill_a_worker())
 
     autoencode(settings, tmp_path / "one")
@@ -111,7 +111,7 @@ def test_a_damaged_state_is_named(small: AutoencodeSettings, tmp_path: Path) -> 
 def test_what_a_kill_left_half_written_is_cleared_away(
     small: AutoencodeSettings, tmp_path: Path
 ) -> None:
-    def interrupt(now: Progress) -> None:
+    def interrupt(now: GenerationReport) -> None:
         raise KeyboardInterrupt
 
     folder = tmp_path / "run"

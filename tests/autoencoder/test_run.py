@@ -17,9 +17,9 @@ from gp_prune.autoencoder import (
     autoencode,
 )
 from gp_prune.autoencoder.cells import CellResult, CellStep
-from gp_prune.autoencoder.data import Data
+from gp_prune.autoencoder.data import FlatData
 from gp_prune.autoencoder.networks import Pair, read_pair
-from gp_prune.autoencoder.pruning import kept, live_nodes, sparsity
+from gp_prune.autoencoder.pruning import live_nodes, round_share, sparsity
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import Workbench
@@ -112,7 +112,7 @@ def test_without_a_target_every_event_removes_the_amount(
     for _, _, _, after in steps:
         for half in after:
             (alive,) = live_nodes(half)
-            assert int(alive.sum()) == kept(30, 0.8**half.events)
+            assert int(alive.sum()) == round_share(30, 0.8**half.events)
 
 
 def test_a_cell_whose_worker_is_lost_stays_as_it_was(
@@ -160,8 +160,8 @@ def test_the_best_cell_is_chosen_by_validation_and_the_test_split_read_once(
     small: AutoencodeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = Data.test
-    monkeypatch.setattr(Data, "test", lambda self: read.append(self.name) or original(self))
+    original = FlatData.test
+    monkeypatch.setattr(FlatData, "test", lambda self: read.append(self.name) or original(self))
     result = autoencode(replace(small, epochs=3, seed=2), tmp_path / "run")
     assert len(read) == 1
     last = [row for row in result.history if row.generation == 3]

@@ -23,13 +23,14 @@ from gp_prune.errors import UserError
         ({"amount": 1.0}, "amount is 1.0"),
         ({"target_sparsity": 1.0}, "target_sparsity is 1.0"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"loss": "l2"}, "loss is 'l2'; it must be one of auto, l1, bce"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"schedule": "never"}, "unknown schedule 'never'"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"code": 10**11}, "code is 100000000000; it must be at most 10000"),
-        ({"cells": 10**6}, "cells is 1000000; it must be at most 1000"),
-        ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),
-        ({"epochs": 10**9}, "epochs is 1000000000; it must be at most"),
+        ({"code": 10**11}, "code is 100000000000; it must be a whole number from 0 to 10000"),
+        ({"cells": 10**6}, "cells is 1000000; it must be a whole number from 1 to 1000"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be a whole number from 0 to"),
+        ({"epochs": 10**9}, "epochs is 1000000000; it must be a whole number from 1 to 1000000"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], reason: str) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from gp_prune.autoencoder import AutoencodeSettings, autoencode
 from gp_prune.autoencoder import run as whole
-from gp_prune.autoencoder.run import Progress
+from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.cli import main
 from gp_prune.errors import UserError
 
@@ -103,9 +103,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(settings: AutoencodeSettings | None, folder: Path, **options: Any) -> None:
-        def progress(now: Progress) -> None:
+        def progress(now: GenerationReport) -> None:
             options["progress"](now)
-            if now.done == 2:
+            if now.number == 2:
                 raise KeyboardInterrupt
 
         autoencode(settings, folder, workers=1, progress=progress)
