@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,7 +15,6 @@ import click
 
 from gp_prune.cli.group import INTERRUPTED
 from gp_prune.errors import UserError
-from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
 
@@ -59,24 +57,20 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return tuple(int(part) for part in parts)
 
 
-def read_metric(text: str, primitives: PrimitiveSet) -> Metric:
-    """Read the metric that a user names: a bundled one or a file.
+def read_metrics(names: Sequence[str], primitive_files: Sequence[str]) -> list[Metric]:
+    """Read bundled metrics or metric files, in the vocabulary of the given primitive files.
 
     Raises:
         UserError: there is no such metric, or it is not valid.
     """
-    if "(" in text and not Path(text).exists():
-        raise UserError(
-            f"{text!r} is a formula, but this takes the name of a bundled metric or a metric file; "
-            "write the file with gp_prune.Metric.parse(text, name=...).save(path)"
-        )
-    return Metric.load(text, primitives)
-
-
-def read_metrics(names: Sequence[str], primitive_files: Sequence[str]) -> list[Metric]:
-    """Read the metrics that a user names, in the vocabulary of the given files."""
     primitives = primitive_set(*primitive_files)
-    return [read_metric(name, primitives) for name in names]
+    for name in names:
+        if "(" in name and not Path(name).exists():
+            raise UserError(
+                f"{name!r} is a formula, but this takes the name of a bundled metric or a metric "
+                "file; write the file with gp_prune.Metric.parse(text, name=...).save(path)"
+            )
+    return [Metric.load(name, primitives) for name in names]
 
 
 def print_json(data: Any, *, allow_nan: bool = False) -> None:
@@ -243,18 +237,19 @@ def can_plot(plot: bool | None) -> bool:
     Raises:
         UserError: a plot was asked for, and matplotlib is missing.
     """
+    from gp_prune.report.plots import find_matplotlib
+
     if plot is False:
         return False
-    if importlib.util.find_spec("matplotlib") is not None:
-        return True
-    sentence = (
-        "a plot needs matplotlib, which is not installed; install it with "
-        "pip install 'gp-prune[plot]', or leave the plot out with --no-plot"
-    )
-    if plot:
-        raise UserError(sentence)
-    click.echo(f"gp-prune: warning: {sentence}", err=True)
-    return False
+    try:
+        find_matplotlib()
+    except UserError as error:
+        sentence = f"{error}, or leave the plot out with --no-plot"
+        if plot:
+            raise UserError(sentence) from None
+        click.echo(f"gp-prune: warning: {sentence}", err=True)
+        return False
+    return True
 
 
 def resolve_path(text: str, names: Collection[str] = ()) -> str:

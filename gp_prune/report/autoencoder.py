@@ -69,8 +69,8 @@ def _cells(console: Console, result: AutoencodeResult) -> None:
                 percent(row.sparsity), str(events[row.cell]), f"{row.learning_rate:.2g}",
             )
         )  # fmt: skip
-    headings = ("", "cell", "validation loss", "weights zero", "times pruned", "learning rate")
-    print_table(console, headings, rows, right="lrrrrr")
+    headings = ("", ">cell", ">validation loss", ">weights zero", ">times pruned", ">learning rate")
+    print_table(console, headings, rows)
 
 
 def facts(result: AutoencodeResult) -> list[tuple[str, str]]:

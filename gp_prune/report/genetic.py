@@ -61,8 +61,8 @@ def _row(
     dense = result.dense
     cells = [point.name]
     if result.split != "validation":
-        cells.append(error_text(result.kind, point.validation))
-    cells.append(error_text(result.kind, point.report))
+        cells.append(_error_text(result.kind, point.validation))
+    cells.append(_error_text(result.kind, point.report))
     cells.append(_times(dense.conv_macs, point.conv_macs))
     if timed:
         time = point.conv_time
@@ -73,13 +73,13 @@ def _row(
         quantity(point.size.dense),
         quantity(point.size.csr),
     ]
-    cells += ["" if other is None else error_text(result.kind, other.report) for other in others]
+    cells += ["" if other is None else _error_text(result.kind, other.report) for other in others]
     return cells
 
 
-def error_text(kind: str, error: float) -> str:
+def _error_text(measure: str, error: float) -> str:
     """Format an error rate in percent, or a mean squared error."""
-    return f"{100 * error:.2f} %" if kind == "error" else f"{error:.5f}"
+    return f"{100 * error:.2f} %" if measure == "error" else f"{error:.5f}"
 
 
 def _times(before: int, after: int) -> str:
@@ -88,9 +88,9 @@ def _times(before: int, after: int) -> str:
 
 
 def _explanation(result: GeneticResult) -> str:
-    what = "error rate" if result.kind == "error" else "mean squared error"
+    error = "error rate" if result.kind == "error" else "mean squared error"
     lines = [
-        f"{what} on the {result.split} samples"
+        f"{error} on the {result.split} samples"
         + (", which decided nothing" if result.split == "test" else ""),
         "conv MACs, conv time, all MACs: how many times less than the dense network; "
         "conv time: median on one thread, batch of 256, the faster of oneDNN and torch's own way "
@@ -113,14 +113,14 @@ def _explanation(result: GeneticResult) -> str:
     return "\n".join(lines)
 
 
-def interim_lines(front: Sequence[Elite], kind: str, stream: IO[str]) -> list[str]:
+def interim_lines(front: Sequence[Elite], measure: str, stream: IO[str]) -> list[str]:
     """Return the front of a run that was stopped as lines for a stream."""
     headings = ("network", "validation", "MACs kept", "params kept")
     table = new_table("Pareto front so far", [f">{heading}" for heading in headings])
     for elite in front:
         name = f"round {elite.round}, {elite.number}" if elite.number else "dense"
         shares = (percent(elite.shares.macs), percent(elite.shares.params))
-        table.add_row(name, error_text(kind, elite.error), *shares)
+        table.add_row(name, _error_text(measure, elite.error), *shares)
     return render(make_console(stream), table)
 
 

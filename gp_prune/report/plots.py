@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gp_prune._io import write_bytes
-from gp_prune.autoencoder.population import HistoryRow
-from gp_prune.autoencoder.run import AutoencodeResult
 from gp_prune.errors import UserError
 from gp_prune.report.tables import percent, quantity
+
+if TYPE_CHECKING:
+    from gp_prune.autoencoder.population import HistoryRow
+    from gp_prune.autoencoder.run import AutoencodeResult
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _BLUE, _GREY, _ORANGE, _LIGHT = "#2166ac", "#8a929e", "#c2703d", "#d3d7de"

@@ -47,25 +47,25 @@ def result_lines(result: SearchResult, stream: IO[str]) -> list[str]:
 
 def _front_table(result: SearchResult, *, with_formulas: bool) -> Table:
     """Return a table with a row for every formula of the front and every baseline."""
-    kinds = _kinds(result)
+    budgets = _budgets(result)
     table = new_table(
         f"Pareto front: {result.assessed} formulas tried, {result.behaviours} behaviours",
-        ["", ">size", ">error", ">MACs", ">params", *(f">{_BUDGETS[kind]}" for kind in kinds),
+        ["", ">size", ">error", ">MACs", ">params", *(f">{_BUDGETS[budget]}" for budget in budgets),
          "metric"],
     )  # fmt: skip
     if with_formulas:
         table.add_column("formula", overflow="fold", min_width=24)
-    header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in kinds)]
+    header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in budgets)]
     table.add_row(*header, style="dim")
     for contender in result.contenders:
         best = contender is result.recommended
         # As Text, because in a plain string rich takes [i,k] for markup.
-        cells = [Text(cell) for cell in _front_row(result, contender, kinds)]
+        cells = [Text(cell) for cell in _front_row(result, contender, budgets)]
         table.add_row(*cells[: len(table.columns)], style="bold green" if best else "")
     return table
 
 
-def _front_row(result: SearchResult, contender: Contender, kinds: Sequence[str]) -> list[str]:
+def _front_row(result: SearchResult, contender: Contender, budgets: Sequence[str]) -> list[str]:
     validation, macs, params, test = ladder_objectives(result, contender)
     row = [
         MARK if contender is result.recommended else "",
@@ -74,9 +74,9 @@ def _front_row(result: SearchResult, contender: Contender, kinds: Sequence[str])
         f"{macs:.3f}",
         f"{params:.3f}",
     ]
-    for kind in kinds:
+    for budget in budgets:
         pair = [
-            result.comparison.mean(contender.name, c, kind=kind) for c in ("validation", "test")
+            result.comparison.mean(contender.name, c, kind=budget) for c in ("validation", "test")
         ]
         row.append(f"{pair[0]:.3f}/{pair[1]:.3f}")
     return [*row, contender.name, str(contender.expression)]
@@ -93,27 +93,27 @@ def _task_table(result: SearchResult, *, brief: bool) -> Table:
     for heading in (*result.config.tasks, "mean", "kept"):
         table.add_column(heading, justify="right")
     shown = [result.recommended, *(c for c in result.contenders if c.candidate is None)]
-    for kind in _kinds(result):
+    for budget in _budgets(result):
         for contender in shown:
             best = contender is result.recommended
             cells = [
-                _task_cell(result, contender, kind, task, brief) for task in result.config.tasks
+                _task_cell(result, contender, budget, task, brief) for task in result.config.tasks
             ]
-            mean = result.comparison.mean(contender.name, "test", kind=kind)
-            spread = result.comparison.spread(contender.name, "test", kind=kind)
+            mean = result.comparison.mean(contender.name, "test", kind=budget)
+            spread = result.comparison.spread(contender.name, "test", kind=budget)
             table.add_row(
-                MARK if best else "", contender.name, _BUDGETS[kind], *cells,
+                MARK if best else "", contender.name, _BUDGETS[budget], *cells,
                 f"{mean:.3f} ± {spread:.3f}",
-                f"{result.comparison.mean(contender.name, kind, kind=kind):.3f}",
+                f"{result.comparison.mean(contender.name, budget, kind=budget):.3f}",
                 style="bold green" if best else "",
             )  # fmt: skip
     return table
 
 
 def _task_cell(
-    result: SearchResult, contender: Contender, kind: str, task: str, brief: bool
+    result: SearchResult, contender: Contender, budget: str, task: str, brief: bool
 ) -> str:
-    rows: list[Record] = result.comparison.part(contender.name, kind=kind, task=task)
+    rows: list[Record] = result.comparison.part(contender.name, kind=budget, task=task)
     values = [
         statistics.fmean(row.test for row in rows if row.repeat == repeat)
         for repeat in sorted({row.repeat for row in rows})
@@ -196,32 +196,32 @@ def verdict(result: SearchResult) -> list[str]:
     best = result.recommended.name
     tasks = result.config.tasks
     lines = []
-    for kind in _kinds(result):
-        error = result.comparison.mean(best, "test", kind=kind)
+    for budget in _budgets(result):
+        error = result.comparison.mean(best, "test", kind=budget)
         against = []
         for contender in result.contenders:
             if contender.candidate is not None or contender.name == best:
                 continue
-            other = result.comparison.mean(contender.name, "test", kind=kind)
+            other = result.comparison.mean(contender.name, "test", kind=budget)
             wins = sum(
-                result.comparison.mean(best, "test", kind=kind, task=task)
-                < result.comparison.mean(contender.name, "test", kind=kind, task=task)
+                result.comparison.mean(best, "test", kind=budget, task=task)
+                < result.comparison.mean(contender.name, "test", kind=budget, task=task)
                 for task in tasks
             )
             word = "below" if error < other else "NOT below"
             against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
-        lines.append(f"at {_BUDGETS[kind]}: {error:.3f}, {', '.join(against)}")
+        lines.append(f"at {_BUDGETS[budget]}: {error:.3f}, {', '.join(against)}")
     return lines
 
 
-def _kinds(result: SearchResult) -> list[str]:
+def _budgets(result: SearchResult) -> list[str]:
     present = {record.kind for record in result.comparison.records}
-    return [kind for kind in _BUDGETS if kind in present]
+    return [budget for budget in _BUDGETS if budget in present]
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:
     """Return the result as a JSON object: front, baselines, recommendation and verdict."""
-    kinds = _kinds(result)
+    budgets = _budgets(result)
     rows = []
     for contender in result.contenders:
         validation, macs, params, test = ladder_objectives(result, contender)
@@ -233,9 +233,9 @@ def result_json(result: SearchResult) -> dict[str, Any]:
             "recommended": contender is result.recommended,
             "ladder": {"validation": validation, "test": test, "macs": macs, "params": params},
         }
-        for kind in kinds:
-            row[f"equal_{kind}"] = {
-                column: result.comparison.mean(contender.name, column, kind=kind)
+        for budget in budgets:
+            row[f"equal_{budget}"] = {
+                column: result.comparison.mean(contender.name, column, kind=budget)
                 for column in ("validation", "test")
             }
         rows.append(row)

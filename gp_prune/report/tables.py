@@ -53,12 +53,22 @@ def percent(share: float) -> str:
 
 
 def new_table(title: str, headings: Iterable[str], *, padding: int = 1) -> Table:
-    """Return a table without lines; a heading that starts with ``>`` is of a column of numbers."""
+    """Return a table without lines or rows.
+
+    Args:
+        title: the line above it.
+        headings: of the columns; a column is flush right if its heading starts with ``>``.
+        padding: blanks between two columns.
+    """
     table = Table(title=title, title_justify="left", box=None, padding=(0, padding, 0, 0))
+    _add_columns(table, headings, no_wrap=True)
+    return table
+
+
+def _add_columns(table: Table, headings: Iterable[str], **options: Any) -> None:
     for heading in headings:
         flush = "right" if heading.startswith(">") else "left"
-        table.add_column(heading.removeprefix(">"), justify=flush, no_wrap=True)  # type: ignore[arg-type]
-    return table
+        table.add_column(heading.removeprefix(">"), justify=flush, **options)  # type: ignore[arg-type]
 
 
 def render(console: Console, *parts: RenderableType) -> list[str]:
@@ -68,17 +78,8 @@ def render(console: Console, *parts: RenderableType) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def print_table(
-    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: str = ""
-) -> None:
-    """Print a table.
-
-    Args:
-        console: where to.
-        columns: headings.
-        rows: cells of each row, as texts.
-        right: one letter per column, ``r`` for flush right; other columns are flush left.
-    """
+def print_table(console: Console, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; a column is flush right if its heading starts with ``>``."""
     table = Table(
         box=SIMPLE_HEAD if console.is_terminal else None,
         show_edge=False,
@@ -86,11 +87,9 @@ def print_table(
         header_style="bold",
         padding=(0, 1 if console.is_terminal else 2, 0, 0),
     )
-    for number, heading in enumerate(columns):
-        flush = "right" if right[number : number + 1] == "r" else "left"
-        table.add_column(heading, justify=flush, overflow="fold")  # type: ignore[arg-type]
+    _add_columns(table, headings, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(Text, row))
     _print(console, table)
 
 
@@ -119,14 +118,14 @@ def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
     by_weight = report["achieved"]["weights"] is not None
     print_table(
         console,
-        ["layer", "channels", "kept", "MACs", "kept", "params", "kept", "ties", "kept whole"],
+        ["layer", ">channels", ">kept", ">MACs", ">kept", ">params", ">kept", ">ties",
+         "kept whole"],
         [_layer_cells(row) for row in report["layers"] if row["macs"] or row["params"]],
-        right="lrrrrrrrl",
-    )
-    for columns, rows, right in (_steps(report), _times(report), _states(report)):
+    )  # fmt: skip
+    for headings, rows in (_steps(report), _times(report), _states(report)):
         if rows:
             console.print()
-            print_table(console, columns, rows, right=right)
+            print_table(console, headings, rows)
     console.print()
     print_facts(console, _totals(report, by_weight))
     for line in report.get("remarks") or ():
@@ -148,19 +147,20 @@ def _layer_cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_Part = tuple[list[str], list[list[str]], str]
+_Part = tuple[list[str], list[list[str]]]
+"""Headings and rows of a table."""
 
 
 def _steps(report: Mapping[str, Any]) -> _Part:
     """Return the target and the result of each step, where there were several."""
     steps = report.get("steps") or []
     units = [unit for unit in _UNITS if any(step.get(unit) is not None for step in steps)]
-    columns = ["step", f"{_UNITS[report['asked']['kind']]} asked", *(_UNITS[u] for u in units)]
+    names = ["step", f"{_UNITS[report['asked']['kind']]} asked", *(_UNITS[u] for u in units)]
     rows = [
         [str(number), percent(step["asked"]), *(_share(step.get(unit)) for unit in units)]
         for number, step in enumerate(steps, start=1)
     ]
-    return columns, rows if len(rows) > 1 else [], "r" * len(columns)
+    return [f">{name}" for name in names], rows if len(rows) > 1 else []
 
 
 def _share(value: float | None) -> str:
@@ -183,8 +183,8 @@ def _times(report: Mapping[str, Any]) -> _Part:
         for state, key in (("dense", "before"), ("pruned", "after"))
         if (time := times.get(key))
     ]
-    columns = ["latency (ms)", "median", "quartiles", "batch", "threads", "device", "passes"]
-    return columns, rows, "lrrrrlr"
+    headings = ["latency (ms)", ">median", ">quartiles", ">batch", ">threads", "device", ">passes"]
+    return headings, rows
 
 
 def _milliseconds(seconds: float) -> str:
@@ -196,17 +196,17 @@ def _milliseconds(seconds: float) -> str:
 def _states(report: Mapping[str, Any]) -> _Part:
     """Return the error of the network in each state, where it was measured."""
     quality = report.get("quality") or {}
-    counted = quality.get("kind") == "error"
+    is_rate = quality.get("kind") == "error"
     rows = []
     for state, title in _STATES.items():
         value = quality.get(state)
         if value is not None:
-            rows.append([title, percent(value) if counted else f"{value:.4g}"])
+            rows.append([title, percent(value) if is_rate else f"{value:.4g}"])
         elif state in ("dense", "pruned") and quality:
             rows.append([title, "not finite"])
-    what = pluralize(quality.get("samples") or 0, f"{quality.get('split')} sample")
-    where = f"{what} of {quality.get('data')}"
-    return [f"on {where}", "error" if counted else "mean squared error"], rows, "lr"
+    samples = pluralize(quality.get("samples") or 0, f"{quality.get('split')} sample")
+    error = ">error" if is_rate else ">mean squared error"
+    return [f"on {samples} of {quality.get('data')}", error], rows
 
 
 def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:

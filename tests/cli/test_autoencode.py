@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -127,10 +127,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 def test_without_matplotlib_a_run_goes_on_and_a_wanted_plot_is_refused(
     run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
-    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("--data", data, *FAST, "--out", tmp_path / "run", "--quiet")
     assert result.exit_code == 0
     assert "pip install 'gp-prune[plot]'" in result.stderr

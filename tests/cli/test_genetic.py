@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_an_interrupt_while_it_draws_says_how_to_go_on(
     ("options", "words"),
     [
         (("--pareto", "--lambda-error", 1), "--pareto keeps the objectives apart"),
-        (("--lambda-macs", -1), "lambdas are (1.0, -1.0, 0.0); give three numbers"),
+        (("--lambda-macs", -1), "lambdas holds -1.0; it must be a number, at least 0"),
         (("--granularity", "filter"), "granularity is 'filter'"),
         (("--selection", "roulette"), "give lambdas with these alone"),
         (("--mutation", "nothing"), "unknown metric 'nothing'"),
@@ -144,13 +145,7 @@ def test_names_go_before_folders_that_are_called_so(genetic: Command, tmp_path: 
 def test_without_matplotlib_a_sentence_says_what_is_missing(
     genetic: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else (
-            find(name, *rest))
-    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = genetic("--plot")
     assert result.exit_code == 2
     assert "pip install 'gp-prune[plot]', or leave the plot out with --no-plot" in result.stderr

@@ -15,8 +15,8 @@ from torch import nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.apply.tuning import Quality
+from gp_prune.formula.latex import escaped
 from gp_prune.report.catalogue import markdown_math
-from gp_prune.report.latex_document import escaped
 from gp_prune.report.tables import (
     make_console,
     percent,
@@ -50,14 +50,14 @@ def test_percent() -> None:
     assert percent(0.50049) == "50.0 %"
 
 
-def printed(*columns: str, rows: list[list[str]], right: str = "") -> list[str]:
+def printed(*headings: str, rows: list[list[str]]) -> list[str]:
     stream = io.StringIO()
-    print_table(make_console(stream), columns, rows, right=right)
+    print_table(make_console(stream), headings, rows)
     return stream.getvalue().splitlines()
 
 
 def test_plain_table() -> None:
-    lines = printed("name", "number", rows=[["sum[i,k](W)", "1"], ["x", "23"]], right=" r")
+    lines = printed("name", ">number", rows=[["sum[i,k](W)", "1"], ["x", "23"]])
     assert lines == ["name         number", "sum[i,k](W)       1", "x                23"]
 
 
