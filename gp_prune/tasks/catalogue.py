@@ -101,8 +101,7 @@ def load_task(
     target = torch.device(device)
     data = load_data(data_name, _folder(data_root, "data"), download=download)
     network = MODELS[model_name]
-    train = _split(network.kind, data.train, target)
-    validation = _split(network.kind, data.validation, target)
+    train, validation = (_split(network.kind, s, target) for s in (data.train, data.validation))
     with random_state(seed):
         model = network.build(data.shape, data.classes).to(target)
     folder, identity = _cache_entry(name, seed, target, data, cache_dir)
@@ -117,7 +116,7 @@ def load_task(
         interface=network.interface,
         dense_error=dense_error,
         trivial_error=task.trivial_error(network.kind, train, validation),
-        read_test=lambda: _split(network.kind, data.read_test(), target),
+        read_test=partial(_read_split, network.kind, data.read_test, target),
     )
 
 
@@ -219,3 +218,7 @@ def _split(kind: Kind, split: Split, device: torch.device) -> Split:
     """Return a split on a device, with the target that a kind of task has."""
     split = split.to(device)
     return split if kind == "classification" else replace(split, target=split.inputs)
+
+
+def _read_split(kind: Kind, read: Callable[[], Split], device: torch.device) -> Split:
+    return _split(kind, read(), device)
