@@ -35,10 +35,6 @@ class SumShare(AlongAxes):
     def written_out(call: Call) -> Any:
         return Div(call.argument(0), total(magnitude(call.body), *call.bound))
 
-    @staticmethod
-    def numpy(x: Any, dims: Dims) -> Any:
-        return Div.numpy(x, abs(x).sum(axis=dims, keepdims=True))
-
 
 @operator("by_sum", shape=ALONG, meaning="x / sum of |x|", symbol=SumShare, cost=2)
 def by_sum(x: Tensor, dims: Dims) -> Tensor:
@@ -56,10 +52,6 @@ class MaxShare(AlongAxes):
     @staticmethod
     def written_out(call: Call) -> Any:
         return Div(call.argument(0), MaxOver(magnitude(call.body), *call.bound))
-
-    @staticmethod
-    def numpy(x: Any, dims: Dims) -> Any:
-        return Div.numpy(x, abs(x).max(axis=dims, keepdims=True))
 
 
 @operator("by_max", shape=ALONG, meaning="x / largest |x|", symbol=MaxShare, cost=2)
@@ -83,11 +75,6 @@ class MinMax(AlongAxes):
         low, high = (over(call.body, *call.bound) for over in (MinOver, MaxOver))
         return Div(difference(call.argument(0), low), high - low)
 
-    @staticmethod
-    def numpy(x: Any, dims: Dims) -> Any:
-        low = x.min(axis=dims, keepdims=True)
-        return Div.numpy(x - low, x.max(axis=dims, keepdims=True) - low)
-
 
 @operator("min_max", shape=ALONG, meaning="(x - min x) / (max x - min x)", symbol=MinMax, cost=3)
 def min_max(x: Tensor, dims: Dims) -> Tensor:
@@ -109,11 +96,6 @@ class ZScore(AlongAxes):
     def written_out(call: Call) -> Any:
         centred = difference(call.argument(0), mean(call.body, *call.bound))
         return Div(centred, StdOver(call.body, *call.bound))
-
-    @staticmethod
-    def numpy(x: Any, dims: Dims) -> Any:
-        centred = x - x.mean(axis=dims, keepdims=True)
-        return Div.numpy(centred, x.std(axis=dims, keepdims=True))
 
 
 @operator(
@@ -139,14 +121,6 @@ class TailSum(AlongAxes):
     @staticmethod
     def written_out(call: Call) -> Any:
         return total(AtLeast(call.body, call.argument(0)) * call.body, *call.bound)
-
-    @staticmethod
-    def numpy(x: Any, dims: Dims) -> Any:
-        import numpy as np
-
-        rows = x.reshape(int(np.prod([x.shape[dim] for dim in dims])), -1)
-        at_least = rows[None, :, :] >= rows[:, None, :]
-        return np.where(at_least, rows[None, :, :], 0.0).sum(axis=1).reshape(x.shape)
 
 
 @operator(

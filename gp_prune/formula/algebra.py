@@ -1,19 +1,18 @@
-"""Build trees by what operators compute, whatever they are called."""
+"""Take trees apart into sums and products, put them together, and bound their values."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import NamedTuple
 
 from gp_prune.formula.matching import OperatorPatterns
+from gp_prune.formula.tree_builder import TreeBuilder
 from gp_prune.language import symbols
-from gp_prune.language.axes import SCALAR, Axes
-from gp_prune.language.expression import Expression, ExpressionError, canonical
-from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
+from gp_prune.language.expression import Expression, canonical
+from gp_prune.language.primitive import Operand
 
 _LINEAR = frozenset({"total", "mean"})
 _DUAL = {"largest": "smallest", "smallest": "largest"}
@@ -27,11 +26,11 @@ class Ratio(NamedTuple):
     below: float = 1.0
 
     def times(self, other: Ratio) -> Ratio:
-        """The product of two numbers."""
+        """Return the product of two numbers."""
         return Ratio(self.above * other.above, self.below * other.below)
 
     def plus(self, other: Ratio) -> Ratio:
-        """The sum of two numbers."""
+        """Return the sum of two numbers."""
         if self.below == other.below:
             return Ratio(self.above + other.above, self.below)
         above = self.above * other.below + other.above * self.below
@@ -39,11 +38,11 @@ class Ratio(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The number as a double."""
+        """Return the number as a double."""
         return self.above / self.below
 
     def shortest(self) -> Ratio:
-        """An equal number, the sign above, that is written with as few digits as possible."""
+        """Return an equal number with as few digits as possible, the sign above."""
         if self.above == 0:
             return Ratio(0.0)
         sign = -1.0 if self.value < 0 else 1.0
@@ -69,7 +68,7 @@ class Product:
     roots: Mapping[Expression, int] = field(default_factory=dict)
 
     def times(self, other: Product) -> Product:
-        """The product of both."""
+        """Return the product of both."""
         return Product(
             self.ratio.times(other.ratio),
             Counter(self.powers) + Counter(other.powers),
@@ -79,29 +78,29 @@ class Product:
 
 
 class Algebra:
-    """Takes trees apart and puts them together.
+    """Sums and products of trees.
 
     Args:
         build: builds trees of the vocabulary.
         ranges: where values lie.
     """
 
-    def __init__(self, build: Builder, ranges: Ranges) -> None:
+    def __init__(self, build: TreeBuilder, ranges: Ranges) -> None:
         self._build = build
         self._ranges = ranges
         self._first: dict[Expression, Expression] = {}
         self._products: dict[Expression, Product] = {}
 
     def role(self, tree: Expression) -> str:
-        """What the head of a tree computes; empty for operands and unknown operators."""
-        return self._build.forms.roles.get(tree.name, "") if tree.arguments else ""
+        """Return what the head of a tree computes; empty for operands and unknown operators."""
+        return self._build.patterns.traits(tree).role
 
     def same(self, tree: Expression) -> Expression:
-        """The first seen of all trees that are equal but for the order of arguments."""
+        """Return the first seen of all trees that are equal but for the order of arguments."""
         return self._first.setdefault(canonical(tree), tree)
 
     def terms(self, tree: Expression) -> Terms:
-        """The tree as a sum of multiples."""
+        """Return the tree as a sum of multiples."""
         if tree.value is not None:
             return [(Ratio(tree.value), None)]
         role, arguments = self.role(tree), tree.arguments
@@ -129,7 +128,7 @@ class Algebra:
         return divisor.value is not None and abs(divisor.value) > symbols.EPSILON
 
     def sum_of(self, terms: Terms) -> Expression:
-        """The tree of a sum; like terms are joined, and multiples by one number share it."""
+        """Return the tree of a sum; like terms are joined, and multiples by one number share it."""
         joined: dict[Expression | None, Ratio] = {}
         for ratio, term in terms:
             key = None if term is None else self.same(term)
@@ -150,13 +149,13 @@ class Algebra:
                 lost += minus
             elif plus:
                 part = self._build.difference(plus, minus)
-                gained.append(self._build.scaled(part, *size))
+                gained.append(self._build.scale(part, *size))
             else:
-                lost.append(self._build.scaled(self._build.joined("add", minus), *size))
+                lost.append(self._build.scale(self._build.join("add", minus), *size))
         return self._build.difference(gained, lost) or Expression.constant(0)
 
     def product(self, tree: Expression) -> Product:
-        """The tree as a product of powers."""
+        """Return the tree as a product of powers."""
         if tree not in self._products:
             self._products[tree] = self._product(tree)
         return self._products[tree]
@@ -216,10 +215,10 @@ class Algebra:
         return Product(above.ratio.times(sign), {self.same(quotient): 1})
 
     def _outside(self, tree: Expression, role: str, inner: Product) -> Product:
-        """What can be taken out of a function of one argument."""
+        """Take what is possible out of a function of one argument."""
         ratio = inner.ratio
         sign = Ratio(-1.0 if ratio.value < 0 else 1.0)
-        odd = role == "tanh" or tree.name in self._build.forms.odd
+        odd = role == "tanh" or self._build.patterns.traits(tree).odd
         out = ONE
         if role in _LINEAR:
             out = ratio
@@ -241,7 +240,7 @@ class Algebra:
         return Product(out, {self.same(Expression(head, tree.over, (body,))): 1})
 
     def product_of(self, product: Product) -> Expression:
-        """The tree of a product."""
+        """Return the tree of a product."""
         if product.ratio.above == 0:
             return Expression.constant(0)
         roots = Counter(product.roots)
@@ -255,19 +254,17 @@ class Algebra:
             magnitudes[base] -= plain
             powers[base] += plain
         for base in powers:
-            if base.name in self._build.forms.indicators:
+            if self._build.patterns.traits(base).is_indicator:
                 powers[base] = min(powers[base], 1)
         factors = self._raised(+powers)
         for role, bases in (("magnitude", +magnitudes), ("root", +roots)):
-            inside = self._build.joined("multiply", list(bases))
+            inside = self._build.join("multiply", list(bases))
             if inside is not None:
                 factors.append(self._build.apply(role, inside))
-        return self._build.scaled(
-            self._build.joined("multiply", factors), *product.ratio.shortest()
-        )
+        return self._build.scale(self._build.join("multiply", factors), *product.ratio.shortest())
 
-    def unsigned(self, product: Product) -> Expression:
-        """A tree that equals the product but for its signs, which need not be worked out."""
+    def without_signs(self, product: Product) -> Expression:
+        """Return a tree that equals the product but for its signs."""
         above, below = product.ratio
         powers = Counter(product.powers) + Counter(product.magnitudes)
         return self.product_of(Product(Ratio(abs(above), abs(below)), powers, {}, product.roots))
@@ -275,15 +272,15 @@ class Algebra:
     def _raised(self, powers: Mapping[Expression, int]) -> list[Expression]:
         factors = [base for base, exponent in powers.items() if exponent % 2]
         halves = {base: exponent // 2 for base, exponent in powers.items() if exponent > 1}
-        inside = self._build.joined("multiply", self._raised(halves)) if halves else None
-        return factors if inside is None else [*factors, self._build.squared(inside)]
+        inside = self._build.join("multiply", self._raised(halves)) if halves else None
+        return factors if inside is None else [*factors, self._build.square(inside)]
 
 
 _INF = math.inf
 
 
 class Range(NamedTuple):
-    """All values lie between ``low`` and ``high``, either of which may be infinite."""
+    """The interval of all values; either end may be infinite."""
 
     low: float = -_INF
     high: float = _INF
@@ -293,24 +290,24 @@ _INSIDE = frozenset({"mean", "largest", "smallest"})
 
 
 class Ranges:
-    """The ranges of trees, each worked out once.
+    """The ranges of trees, each computed once.
 
     Args:
-        forms: what the operators compute.
+        patterns: what the operators compute.
     """
 
-    def __init__(self, forms: OperatorPatterns) -> None:
-        self._forms = forms
+    def __init__(self, patterns: OperatorPatterns) -> None:
+        self._patterns = patterns
         self._known: dict[Expression, Range] = {}
 
     def of(self, tree: Expression) -> Range:
-        """The range of a tree; operands have any value, or any that is not negative."""
+        """Return the range of a tree; operands have any value, or any that is not negative."""
         if tree not in self._known:
             self._known[tree] = self._worked_out(tree)
         return self._known[tree]
 
     def nonnegative(self, tree: Expression) -> bool:
-        """Whether no value is ever below 0."""
+        """Return whether no value is ever below 0."""
         return self.of(tree).low >= 0
 
     def _worked_out(self, tree: Expression) -> Range:
@@ -318,16 +315,15 @@ class Ranges:
             return Range(tree.value, tree.value)
         if isinstance(tree.head, Operand):
             return Range(0.0) if tree.head.nonnegative else Range()
-        if tree.name in self._forms.indicators:
+        traits = self._patterns.traits(tree)
+        if traits.is_indicator:
             return Range(0.0, 1.0)
         parts = [self.of(argument) for argument in tree.arguments]
-        found = self._by_role(self._forms.roles.get(tree.name, ""), parts)
-        low, high = self._forms.bounds.get(tree.name, Range())
-        found = Range(max(found.low, low), min(found.high, high))
-        signs = tree.name in self._forms.nonnegative or (
-            tree.name in self._forms.sign_keeping and all(part.low >= 0 for part in parts)
-        )
-        return Range(max(found.low, 0.0), max(found.high, 0.0)) if signs else found
+        known = self._by_role(traits.role, parts)
+        low, high = max(known.low, traits.bounds[0]), min(known.high, traits.bounds[1])
+        if traits.nonnegative or (traits.keeps_sign and all(part.low >= 0 for part in parts)):
+            return Range(max(low, 0.0), max(high, 0.0))
+        return Range(low, high)
 
     def _by_role(self, role: str, parts: list[Range]) -> Range:
         first = parts[0]
@@ -360,97 +356,3 @@ def _of_two(role: str, a: Range, b: Range) -> Range:
         ends = [0.0 if 0.0 in (x, y) else x * y for x in a for y in b]
         return Range(min(ends), max(ends))
     return Range()
-
-
-class Builder:
-    """Applies operators by their role (see :class:`gp_prune.formula.matching.OperatorPatterns`).
-
-    Args:
-        primitives: the vocabulary.
-    """
-
-    def __init__(self, primitives: PrimitiveSet) -> None:
-        self.primitives = primitives
-        self.forms = OperatorPatterns(primitives)
-
-    def has(self, *roles: str) -> bool:
-        """Whether there is an operator for each of the roles."""
-        return all(role in self.forms.by_role for role in roles)
-
-    def operator(self, role: str) -> Operator:
-        """The operator that computes this; ExpressionError if there is none."""
-        found = self.forms.by_role.get(role)
-        if found is None:
-            raise ExpressionError(f"the vocabulary has no operator that computes: {role}")
-        return found
-
-    def apply(self, role: str, *values: Expression, over: Axes = SCALAR) -> Expression:
-        """The operator with this role applied to values."""
-        return Expression.apply(self.operator(role), *values, over=over)
-
-    def negated(self, value: Expression) -> Expression:
-        """The value with the other sign."""
-        if value.value is not None:
-            return Expression.constant(-value.value)
-        if self.has("negate"):
-            return self.apply("negate", value)
-        return self.apply("multiply", Expression.constant(-1), value)
-
-    def joined(self, role: str, values: Sequence[Expression]) -> Expression | None:
-        """All values joined by a binary operator, as a low tree; None where there are none."""
-        if len(values) < 2:
-            return values[0] if values else None
-        half = len(values) // 2
-        left, right = (self.joined(role, part) for part in (values[:half], values[half:]))
-        assert left is not None and right is not None
-        return self.apply(role, left, right)
-
-    def difference(
-        self, gained: Sequence[Expression], lost: Sequence[Expression]
-    ) -> Expression | None:
-        """The sum of some values less the sum of others; None where there are none."""
-        plus, minus = self.joined("add", gained), self.joined("add", lost)
-        if minus is None:
-            return plus
-        if plus is None:
-            return self.negated(minus)
-        if self.has("subtract"):
-            return self.apply("subtract", plus, minus)
-        return self.apply("add", plus, self.negated(minus))
-
-    def scaled(self, value: Expression | None, above: float, below: float = 1.0) -> Expression:
-        """``above / below`` times a value, or that number where there is no value."""
-        if value is None:
-            return Expression.constant(above / below)
-        if below == 1:
-            if abs(above) != 1:
-                return self.apply("multiply", Expression.constant(above), value)
-            return value if above == 1 else self.negated(value)
-        if not self.has("divide"):
-            return self.scaled(value, above / below)
-        return self.apply("divide", self.scaled(value, above), Expression.constant(below))
-
-    def power(self, value: Expression, exponent: Fraction) -> Expression:
-        """A positive power by squares and, for binary fractions, roots of what is not negative."""
-        whole = int(exponent)
-        if whole != exponent:
-            root = self.apply("root", self.power(value, 2 * (exponent - whole)))
-            if not whole:
-                return root
-            return self.apply("multiply", self.power(value, Fraction(whole)), root)
-        if whole == 1:
-            return value
-        half = self.power(value, Fraction(whole // 2))
-        even = self.squared(half)
-        return self.apply("multiply", even, value) if whole % 2 else even
-
-    def squared(self, value: Expression) -> Expression:
-        """The square of a value."""
-        if self.has("square"):
-            return self.apply("square", value)
-        return self.apply("multiply", value, value)
-
-
-def by_text(values: Iterable[Expression]) -> list[Expression]:
-    """The values in the order of their text, which no name of an index can change."""
-    return sorted(values, key=str)

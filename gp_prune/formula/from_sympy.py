@@ -1,26 +1,21 @@
-"""Give a tree axes that its formula does not show.
-
-A formula is blind to axes along which it is constant: ``sub(b, b)`` is of type {o}, but its
-formula is 0. Where an operator or a result needs such an axis, a zero that has it is added.
-"""
+"""Read a sympy formula back into the tree that computes it."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import sympy
 
-from gp_prune.formula.algebra import Builder, by_text
-from gp_prune.formula.matching import bound_indices, written_out
+from gp_prune.formula.matching import bound_indices, match_written_out
+from gp_prune.formula.tree_builder import AxisPadding, TreeBuilder, sort_by_text
 from gp_prune.language import symbols
-from gp_prune.language.axes import AXIS_MEANING, LEGAL_AXES, SCALAR, Axes
+from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes
 from gp_prune.language.expression import Expression, ExpressionError, nearest_double
 from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
-from gp_prune.language.record import NEEDS
 
 _SHOWN = 100
 
@@ -33,7 +28,7 @@ class FormulaError(ExpressionError):
 
 
 def from_sympy(formula: Any, axes: Axes, primitives: PrimitiveSet) -> Expression:
-    """The expression that computes a sympy formula.
+    """Return the tree that computes a sympy formula.
 
     Args:
         formula: a formula in the vocabulary of :mod:`gp_prune.language.symbols`, whose free indices
@@ -50,7 +45,7 @@ def from_sympy(formula: Any, axes: Axes, primitives: PrimitiveSet) -> Expression
     try:
         reader = _Reader(formula, primitives)
         found = reader.read(formula, {letter: letter for letter in axes})
-        return reader.padding.exactly(found, axes)
+        return reader.padding.fit_axes(found, axes)
     except RecursionError:
         raise FormulaError("the formula is nested too deeply to be read") from None
     except FormulaError:
@@ -60,7 +55,7 @@ def from_sympy(formula: Any, axes: Axes, primitives: PrimitiveSet) -> Expression
 
 
 def free_axes(formula: Any) -> Axes:
-    """The axes whose plain letters are free indices of a formula."""
+    """Return the axes whose plain letters are free indices of a formula."""
     free: set[Any] = getattr(formula, "free_symbols", set())
     indices = {s for term in free if isinstance(term, sympy.Indexed) for s in term.indices}
     return Axes({s.name for s in indices & free if s.name in AXIS_MEANING})
@@ -72,12 +67,12 @@ def _shown(term: Any) -> str:
 
 
 def _is_length(term: Any) -> bool:
-    """Whether a term is the length of an axis, such as ``N_o``."""
+    """Return whether a term is the length of an axis, such as ``N_o``."""
     return term.is_Symbol and term.name[:2] == "N_" and term.name[2:] in AXIS_MEANING
 
 
 def _finite_double(number: Any) -> float:
-    """The nearest double; FormulaError where there is none."""
+    """Return the nearest double; FormulaError where there is none."""
     try:
         value = nearest_double(number)
     except TypeError:  # not real
@@ -90,14 +85,14 @@ def _finite_double(number: Any) -> float:
 class _Reader:
     def __init__(self, formula: Any, primitives: PrimitiveSet) -> None:
         self.primitives = primitives
-        self.build = Builder(primitives)
-        self.forms = self.build.forms
+        self.build = TreeBuilder(primitives)
+        self.patterns = self.build.patterns
         used = {str(base.label) for base in formula.atoms(sympy.IndexedBase)}
-        self.padding = Padding(self.build, used)
+        self.padding = AxisPadding(self.build, used)
         self.known: dict[Any, Expression] = {}
 
     def read(self, term: Any, indices: Indices) -> Expression:
-        """The tree of a term; its axes are among those of ``indices``."""
+        """Return the tree of a term; its axes are among those of ``indices``."""
         key = term, tuple(sorted(indices.items()))
         if key not in self.known:
             try:
@@ -146,11 +141,11 @@ class _Reader:
         return Expression.of(operand)
 
     def _written_out(self, term: Any, indices: Indices) -> Expression | None:
-        """A normaliser, or an operator of fixed types, that is written out as a formula."""
+        """Read a normaliser, or an operator of fixed types, that is written out as a formula."""
         whole = isinstance(term, sympy.Sum)  # the square of what is a root of a sum
         for power in (1, 2) if whole else (1,):
             form = term if power == 1 else sympy.sqrt(term)
-            found = written_out(self.forms.written, form, indices)
+            found = match_written_out(self.patterns.written, form, indices)
             if found is not None:
                 operator, over, arguments = found
                 values = [self.read(a.term, a.indices) for a in arguments]
@@ -158,23 +153,25 @@ class _Reader:
         return None
 
     def _fixed(self, operator: Operator, over: Axes, values: list[Expression]) -> Expression:
-        """An operator applied to values that may lack axes that it needs."""
+        """Apply an operator to values that may lack axes that it needs."""
         if isinstance(operator.shape, Signature):
             types: Sequence[Axes] = operator.shape.arguments
-            values = [self.padding.exactly(v, t) for v, t in zip(values, types, strict=True)]
+            values = [self.padding.fit_axes(v, t) for v, t in zip(values, types, strict=True)]
         else:
-            values = [self.padding.with_axes(value, over) for value in values]
+            values = [self.padding.add_axes(value, over) for value in values]
         return Expression.apply(operator, *values, over=over)
 
     def _function(self, term: Any, indices: Indices) -> Expression:
-        """A term of a function by name: elementwise, or over indices."""
-        found = self.forms.function(term)
+        """Read a function by name: elementwise, or over indices."""
+        found = self.patterns.function(term)
         if found is not None:
             operator, arguments = found
             return Expression.apply(operator, *(self.read(part, indices) for part in arguments))
-        named = self.forms.over.get(type(term))
+        named = self.patterns.over.get(type(term))
         if named is None:
-            known = sorted(kind.__name__ for kind in [*self.forms.functions, *self.forms.over])
+            known = sorted(
+                kind.__name__ for kind in [*self.patterns.functions, *self.patterns.over]
+            )
             raise FormulaError(
                 f"the term {_shown(term)} is of {type(term).__name__}, which no operator computes; "
                 f"the known functions are {', '.join(known)}"
@@ -189,7 +186,7 @@ class _Reader:
         body = self.read(term.body, self._inside(term, term.indices, indices))
         if isinstance(named.shape, Signature):
             return self._fixed(named, SCALAR, [body])
-        return self.padding.reduced(named, self._letters(term, term.indices), body)
+        return self.padding.reduce(named, self._letters(term, term.indices), body)
 
     def _inside(self, term: Any, bound: Sequence[Any], indices: Indices) -> Indices:
         letters = [symbols.axis_of(symbol) for symbol in bound]
@@ -208,8 +205,8 @@ class _Reader:
     def _add(self, term: Any, indices: Indices) -> Expression:
         minus = [part for part in term.args if part.as_coeff_Mul()[0].is_negative]
         plus = [part for part in term.args if part not in minus]
-        gained = by_text(self.read(part, indices) for part in plus)
-        lost = by_text(self.read(-part, indices) for part in minus)
+        gained = sort_by_text(self.read(part, indices) for part in plus)
+        lost = sort_by_text(self.read(-part, indices) for part in minus)
         found = self.build.difference(gained, lost)
         assert found is not None
         return found
@@ -233,20 +230,20 @@ class _Reader:
             if exponent
         }
         values += [power for letter, power in powers.items() if lengths[letter] > 0]
-        product = self.build.joined("multiply", by_text(values))
+        product = self.build.join("multiply", sort_by_text(values))
         for letter, power in powers.items():
             if lengths[letter] < 0:
                 product = self.build.apply("divide", product or Expression.constant(1), power)
         if coefficient.is_Rational:
-            return self.build.scaled(
+            return self.build.scale(
                 product, _finite_double(coefficient.p), _finite_double(coefficient.q)
             )
-        return self.build.scaled(product, _finite_double(coefficient))
+        return self.build.scale(product, _finite_double(coefficient))
 
     def _factor(
         self, base: Any, exponent: Any, indices: Indices, lengths: dict[str, Fraction]
     ) -> Expression:
-        """A factor; sums whose lengths divide the product become means and use them up."""
+        """Read a factor; sums whose lengths divide the product become means and use them up."""
         left = dict(lengths)
         averaged = []
         for symbol in reversed(bound_indices(base)) if isinstance(base, sympy.Sum) else ():
@@ -261,7 +258,7 @@ class _Reader:
         return self._raised(base, exponent, indices)
 
     def _sum(self, term: Any, indices: Indices, averaged: Sequence[str] = ()) -> Expression:
-        """A sum; its inner part may be a written-out form that sympy has merged with the rest."""
+        """Read a sum; its inner part may be a written-out form that sympy merged with the rest."""
         for limit in term.limits:
             letter = symbols.axis_of(limit[0]).replace("p", "o")
             if [str(end) for end in limit[1:]] != ["1", f"N_{letter}"]:
@@ -278,7 +275,7 @@ class _Reader:
         return self._over(value, bound, averaged, term)
 
     def _merged(self, term: Any, indices: Indices) -> tuple[Expression, Sequence[Any]] | None:
-        """The written-out form that sympy has merged with a sum, and what the sum runs over."""
+        """Return the written-out form that sympy merged with a sum, and what the sum runs over."""
         bound = bound_indices(term)
         for count in range(len(bound) - 1, 0, -1):
             inner = sympy.Sum(term.function, *term.limits[:count])
@@ -299,7 +296,7 @@ class _Reader:
         ways = sorted(parts, key=lambda name: name != inner)
         for name in sorted(ways, key=lambda name: not (value.axes - parts[name]).legal):
             if parts[name]:
-                value = self.padding.reduced(self.build.operator(name), parts[name], value)
+                value = self.padding.reduce(self.build.operator(name), parts[name], value)
         return value
 
     def _pow(self, term: Any, indices: Indices) -> Expression:
@@ -338,7 +335,7 @@ class _Reader:
                 bound = bound_indices(base)
                 letters = self._letters(base, bound)
                 body = self.read(inner.base, self._inside(base, bound, indices))
-                norm = self.padding.reduced(self.build.operator("norm"), letters, body)
+                norm = self.padding.reduce(self.build.operator("norm"), letters, body)
                 return self.build.power(norm, 2 * exponent)
         return self.build.power(self.read(base, indices), exponent)
 
@@ -348,86 +345,3 @@ class _Reader:
         sympy.Pow: _pow,
         sympy.Sum: _sum,
     }
-
-
-_NEEDS = list(NEEDS)  # the cheap ones first
-
-
-class Padding:
-    """Adds and removes axes without changing a value.
-
-    Args:
-        build: builds trees of the vocabulary.
-        used: names of operands that the formula has; zeros are made of these where possible, so
-            that the tree needs no further measurement.
-    """
-
-    def __init__(self, build: Builder, used: Collection[str]) -> None:
-        self._build = build
-        self._operands = build.primitives.operands
-        self._used = frozenset(used) & set(self._operands)
-        self._needed = frozenset().union(*(self._operands[name].needs for name in self._used))
-
-    def zero(self, axes: Axes) -> Expression:
-        """A tree of the given type whose value is 0 everywhere."""
-        fitting = [o for o in self._operands.values() if axes.issubset(o.axes)]
-        if not fitting:
-            return self._made(axes)
-        operand = min(
-            fitting,
-            key=lambda o: (
-                max((_NEEDS.index(need) for need in o.needs - self._needed), default=-1),
-                len(o.axes),
-                o.name not in self._used,
-            ),
-        )
-        carrier = self.without(Expression.of(operand), operand.axes - axes)
-        return self._build.apply("multiply", Expression.constant(0), carrier)
-
-    def _made(self, axes: Axes) -> Expression:
-        """A zero with axes that no operand has, by way of an operator of fixed types."""
-        for operator in self._build.primitives.operators.values():
-            shape = operator.shape
-            if isinstance(shape, Signature) and axes.issubset(shape.to):
-                value = Expression.apply(operator, *map(self.zero, shape.arguments))
-                value = self.without(value, shape.to - axes)
-                return self._build.apply("multiply", Expression.constant(0), value)
-        raise ExpressionError(f"no operand has the axes {axes}")
-
-    def with_axes(self, value: Expression, axes: Axes, over: Axes = SCALAR) -> Expression:
-        """The same value with at least these axes, and a legal type once ``over`` is removed."""
-        wanted = value.axes | axes
-        if wanted is value.axes and (wanted - over).legal:
-            return value
-        types = [t for t in LEGAL_AXES if wanted.issubset(t) and (t - over).legal]
-        if not types:
-            raise ExpressionError(f"no value has the axes {wanted}")
-        zero = self.zero(types[0])
-        return zero if value.value == 0 else self._build.apply("add", value, zero)
-
-    def without(self, value: Expression, axes: Axes) -> Expression:
-        """The same value without axes along which it is constant."""
-        for role in ("largest", "smallest", "mean"):
-            if axes and self._build.has(role) and (value.axes - axes).legal:
-                return self._build.apply(role, value, over=axes)
-        return value
-
-    def exactly(self, value: Expression, axes: Axes) -> Expression:
-        """The same value with exactly these axes."""
-        value = self.with_axes(value, axes)
-        value = self.without(value, value.axes - axes)
-        if value.axes is not axes:
-            raise ExpressionError(f"the formula has the axes {value.axes}, not {axes}")
-        return value
-
-    def reduced(self, operator: Operator, over: Axes, value: Expression) -> Expression:
-        """A reduction over axes that the value may lack."""
-        shown = value.axes - over
-        full = self.with_axes(value, over, over)
-        result = Expression.apply(operator, full, over=over)
-        return self.without(result, result.axes - shown)
-
-    def length(self, letter: str) -> Expression:
-        """The number of entries along an axis, as a scalar tree."""
-        total = self._build.operator("total")
-        return self.reduced(total, Axes(letter), Expression.constant(1))

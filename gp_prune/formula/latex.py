@@ -1,4 +1,4 @@
-"""LaTeX of formulas in the vocabulary of :mod:`gp_prune.language.symbols`."""
+"""Print formulas as LaTeX in the vocabulary of :mod:`gp_prune.language.symbols`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return self._with_indices(expression, self._list(expression.indices))
 
     def _with_indices(self, expression: Any, indices: str) -> str:
-        """The symbol of an operand and its indices; in braces where it has a subscript itself."""
+        """Print an operand with its indices, in braces where its symbol has a subscript."""
         base = self.names.get(str(expression.base.label), str(expression.base.label))
         return f"{{{base}}}_{{{indices}}}" if "_" in base else f"{base}_{{{indices}}}"
 
@@ -50,7 +50,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return ",".join(self._print(symbol) for symbol in indices)
 
     def _bound(self, indices: Any) -> str:
-        """Indices below a sum or operator name, in the order of the axes."""
+        """Print the indices below a sum or operator name, in the order of the axes."""
         key = lambda symbol: (_AXIS_ORDER[symbols.axis_of(symbol)], symbol.name)  # noqa: E731
         return self._list(sorted(indices, key=key))
 
@@ -71,13 +71,13 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return rf"\sum_{{{bound}}} {self._operand(expression.function)}"
 
     def _operand(self, body: Any) -> str:
-        """What stands after a sum or operator name; in brackets when it is a sum of terms."""
+        """Print what follows a sum or operator name, in brackets when it is a sum of terms."""
         text = self._print(body)
         bare = not isinstance(body, sympy.Add) and not text.startswith("-")
         return text if bare else rf"\left({text}\right)"
 
     def _print_Add(self, expression: Any, order: str | None = None) -> str:
-        """A term without a minus sign leads, numbers close; halves of many terms stand once."""
+        """Print a sum: a term without minus first, numbers last, and a common divisor once."""
         terms = sorted(self._as_ordered_terms(expression, order=order), key=lambda t: t.is_Number)
         texts: list[str] = []
         for divisor, parts in _by_divisor(terms).items():
@@ -108,7 +108,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return str(super()._print_Pow(expression))
 
     def _print_Mul(self, expression: Any) -> str:
-        """Lengths of axes stand in front, so that a mean reads as 1/N times a sum."""
+        """Print lengths of axes first, so that a mean reads as 1/N times a sum."""
         coefficient, product = expression.as_coeff_Mul()
         factors = sympy.Mul.make_args(product)
         lengths = [factor for factor in factors if _is_inverse_length(factor)]
@@ -136,7 +136,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return ("- " if coefficient.is_negative else "") + " ".join(front + behind)
 
     def _over_lengths(self, coefficient: Any, lengths: list[Any]) -> str:
-        r"""``\frac{2}{3 N_{i} N_{k}}`` for a number and inverse lengths of axes."""
+        r"""Print ``\frac{2}{3 N_{i} N_{k}}`` for a number and inverse lengths of axes."""
         above = coefficient.p if coefficient.is_Rational else coefficient
         below = [] if not coefficient.is_Rational or coefficient.q == 1 else [coefficient.q]
         halves = [length for length in lengths if length.exp == -_HALF]
@@ -149,7 +149,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return rf"\frac{{{self._print(above)}}}{{{' '.join(texts)}}}"
 
     def _norm(self, expression: Any) -> str | None:
-        r"""``\lVert W_{o,\cdot,\cdot} \rVert_2`` when the formula is the l2 norm of a slice."""
+        r"""Print the l2 norm of a slice, ``\lVert W_{o,\cdot,\cdot} \rVert_2``; None for others."""
         total = expression.base
         if expression.exp != sympy.Rational(1, 2) or not isinstance(total, sympy.Sum):
             return None
@@ -213,7 +213,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
         return f"{text}^{{{exp}}}" if exp else text
 
     def _needs_mul_brackets(self, expression: Any, first: bool = False, last: bool = False) -> bool:
-        """Only what has no end of its own needs brackets, and only before another factor."""
+        """Return whether a factor needs brackets: sums and reductions before another one."""
         if isinstance(expression, sympy.Sum | symbols.OverAxes):
             return not last and not isinstance(expression, symbols.AlongAxes)
         if isinstance(
@@ -224,7 +224,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
 
 
 def _by_divisor(terms: list[Any]) -> dict[int, list[Any]]:
-    """The terms of a sum by the denominator of their exact number, in their order."""
+    """Group the terms of a sum by the denominator of their exact number, in their order."""
     groups: dict[int, list[Any]] = {}
     for term in terms:
         coefficient = term.as_coeff_Mul()[0]
@@ -234,13 +234,13 @@ def _by_divisor(terms: list[Any]) -> dict[int, list[Any]]:
 
 
 def _is_short(factor: Any) -> bool:
-    """Whether a factor is an operand or a power of one."""
+    """Return whether a factor is an operand or a power of one."""
     base = factor.base if isinstance(factor, sympy.Pow) else factor
     return isinstance(base, sympy.Indexed | sympy.Symbol)
 
 
 def _is_inverse_length(factor: Any) -> bool:
-    """Whether a factor is 1 / N_o or the like (a power of it)."""
+    """Return whether a factor is a negative power of a length such as N_o."""
     return (
         isinstance(factor, sympy.Pow)
         and factor.exp.is_negative
@@ -250,12 +250,12 @@ def _is_inverse_length(factor: Any) -> bool:
 
 
 def formula_latex(formula: Any, primitives: PrimitiveSet) -> str:
-    """LaTeX of a sympy formula, operands by the symbols that they declare."""
+    """Return the LaTeX of a sympy formula, operands by the symbols that they declare."""
     return str(_Printer(primitives).doprint(formula))
 
 
 def latex(expression: Expression, primitives: PrimitiveSet) -> str:
-    """LaTeX of a tree (mathematics only, without dollar signs)."""
+    """Return the LaTeX of a tree (mathematics only, without dollar signs)."""
     return formula_latex(to_sympy(expression), primitives)
 
 

@@ -1,4 +1,4 @@
-"""Simpler formulas with the same values.
+"""Find simpler formulas with the same values.
 
 A rule may change a value by rounding and nothing else. That decides much: ``div(x, x)`` stays,
 because it is 0 where x is near 0, and ``log(exp(x))`` stays where x may be above 50 or so low that
@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gp_prune.formula.algebra import Algebra, Builder, Ranges
+from gp_prune.formula.algebra import Algebra, Ranges
+from gp_prune.formula.tree_builder import TreeBuilder
 from gp_prune.language import numeric, symbols
 from gp_prune.language.axes import SCALAR
 from gp_prune.language.expression import Expression, ExpressionError, canonical
@@ -36,10 +37,10 @@ class _OutOfTime(Exception):
     """The time limit has passed."""
 
 
-def simplified(
+def simplify(
     expression: Expression, primitives: PrimitiveSet, time_limit: float = TIME_LIMIT
 ) -> Expression:
-    """A tree with the same values and type that is never larger; the tree itself if none is found.
+    """Return a simpler tree with the same values and type; the tree itself if there is none.
 
     Args:
         expression: any tree.
@@ -50,14 +51,14 @@ def simplified(
     best = expression
     try:
         # What a rule makes of two parts may be simplified in turn, until nothing is gained.
-        while simplifier.better(found := simplifier.forms_of(best).kept, best):
+        while simplifier.better(found := simplifier.simplest(best).kept, best):
             best = found
     except _OutOfTime:
         return expression
     return best
 
 
-class _Forms(NamedTuple):
+class _Simplest(NamedTuple):
     """The simplest tree of the same type, and the simplest whose type may lack axes."""
 
     kept: Expression
@@ -69,15 +70,15 @@ Rule = Callable[["_Simplifier", Expression], Iterator[Expression]]
 
 class _Simplifier:
     def __init__(self, primitives: PrimitiveSet, deadline: float) -> None:
-        self.build = Builder(primitives)
-        self.ranges = Ranges(self.build.forms)
+        self.build = TreeBuilder(primitives)
+        self.ranges = Ranges(self.build.patterns)
         self.algebra = Algebra(self.build, self.ranges)
         self.deadline = deadline
-        self.known: dict[Expression, _Forms] = {}
+        self.known: dict[Expression, _Simplest] = {}
         self.lengths: dict[Expression, int] = {}
 
     def length(self, tree: Expression) -> int:
-        """The number of characters of the text."""
+        """Return the number of characters of the text."""
         if tree not in self.lengths:
             arguments = sum(self.length(argument) + 2 for argument in tree.arguments)
             brackets = 2 * len(tree.over) + 1 if tree.over else 0
@@ -86,22 +87,22 @@ class _Simplifier:
         return self.lengths[tree]
 
     def better(self, tree: Expression, other: Expression) -> bool:
-        """Whether a tree is smaller than another, or as large with a shorter text."""
+        """Return whether a tree is smaller than another, or as large with a shorter text."""
         size, length = tree.size - other.size, self.length(tree) - self.length(other)
         return size <= 0 and length <= 0 and size + length < 0
 
-    def forms_of(self, tree: Expression) -> _Forms:
-        """The simplest forms of a tree."""
+    def simplest(self, tree: Expression) -> _Simplest:
+        """Return the simplest forms of a tree."""
         if tree not in self.known:
             if time.monotonic() > self.deadline:
                 raise _OutOfTime
-            self.known[tree] = self._forms_of(tree)
+            self.known[tree] = self._simplest(tree)
         return self.known[tree]
 
-    def _forms_of(self, tree: Expression) -> _Forms:
+    def _simplest(self, tree: Expression) -> _Simplest:
         if not tree.arguments:
-            return _Forms(tree, tree)
-        parts = [self.forms_of(argument) for argument in tree.arguments]
+            return _Simplest(tree, tree)
+        parts = [self.simplest(argument) for argument in tree.arguments]
         found = self._ruled(Expression(tree.head, tree.over, [part.kept for part in parts]))
         if all(part.narrow is part.kept for part in parts):
             return found
@@ -109,7 +110,7 @@ class _Simplifier:
             other = Expression(tree.head, tree.over, [part.narrow for part in parts])
         except ExpressionError:  # the operator needs an axis that a narrow form lacks
             constant = self._reduced(tree, parts[0].narrow)
-            forms = _Forms(constant, constant) if constant else found
+            forms = _Simplest(constant, constant) if constant else found
         else:
             forms = self._ruled(other)
         kept, narrow = found
@@ -118,10 +119,10 @@ class _Simplifier:
                 kept = form
             if self.better(form, narrow):
                 narrow = form
-        return _Forms(kept, narrow)
+        return _Simplest(kept, narrow)
 
     def _reduced(self, tree: Expression, inner: Expression) -> Expression | None:
-        """A reduction of a number, where that is a number whatever the lengths of the axes."""
+        """Reduce a number, where the result does not depend on the lengths of the axes."""
         role = self.role(tree)
         if inner.value is not None and role in _SPREAD:
             return Expression.constant(0)
@@ -130,19 +131,19 @@ class _Simplifier:
             return inner
         return None
 
-    def _ruled(self, tree: Expression) -> _Forms:
-        """The simplest forms of a tree whose arguments are simple."""
+    def _ruled(self, tree: Expression) -> _Simplest:
+        """Return the simplest forms of a tree whose arguments are simple."""
         narrow = tree
         for rule in RULES:
             for found in self._results(rule, tree):
                 if not self.better(found, tree):
                     continue
-                forms = self.forms_of(found)
+                forms = self.simplest(found)
                 if found.axes is tree.axes:
                     return forms
                 if self.better(forms.narrow, narrow):
                     narrow = forms.narrow
-        return _Forms(tree, narrow)
+        return _Simplest(tree, narrow)
 
     def _results(self, rule: Rule, tree: Expression) -> Iterator[Expression]:
         try:
@@ -151,16 +152,16 @@ class _Simplifier:
             return
 
     def role(self, tree: Expression) -> str:
-        """What the head of a tree computes."""
+        """Return what the head of a tree computes."""
         return self.algebra.role(tree)
 
     def same(self, a: Expression, b: Expression) -> bool:
-        """Whether two trees are equal but for the order of arguments."""
+        """Return whether two trees are equal but for the order of arguments."""
         return canonical(a) == canonical(b)
 
 
 def _laws(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """What operators declare: involutions, idempotence, evenness."""
+    """Apply what operators declare: involutions, idempotence, evenness."""
     assert isinstance(tree.head, Operator)
     laws, inner = tree.head.laws, tree.arguments[0]
     if inner.head is tree.head and "involution" in laws:
@@ -169,13 +170,13 @@ def _laws(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
         yield inner
     if "even" in laws or simplifier.role(tree) in ("norm", "magnitudes"):
         product = simplifier.algebra.product(inner)
-        yield Expression(tree.head, tree.over, [simplifier.algebra.unsigned(product)])
+        yield Expression(tree.head, tree.over, [simplifier.algebra.without_signs(product)])
     if "magnitude" in laws and simplifier.ranges.nonnegative(inner):
         yield inner
 
 
 def _constants(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """An elementwise operator on numbers is a number."""
+    """Compute an elementwise operator on numbers."""
     head, arguments = tree.head, tree.arguments
     assert isinstance(head, Operator)
     if not isinstance(head.shape, Elementwise) or any(a.value is None for a in arguments):
@@ -187,18 +188,18 @@ def _constants(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
 
 
 def _sums(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Like terms joined."""
+    """Join like terms."""
     if simplifier.role(tree) in ("add", "subtract", "negate", "multiply", "divide"):
         yield simplifier.algebra.sum_of(simplifier.algebra.terms(tree))
 
 
 def _products(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Like factors joined; signs, numbers, magnitudes and roots taken out."""
+    """Join like factors; take out signs, numbers, magnitudes and roots."""
     yield simplifier.algebra.product_of(simplifier.algebra.product(tree))
 
 
 def _common(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """One factor for two: a x + b x = (a + b) x, x / b + y / b = (x + y) / b; and joined sums."""
+    """Take out common factors: a x + b x = (a + b) x, x / b + y / b = (x + y) / b; join sums."""
     if simplifier.role(tree) not in ("add", "subtract"):
         return
     left, right = tree.arguments
@@ -220,7 +221,7 @@ def _common(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
 
 
 def _quotients(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """0 / b = a / 0 = 0, and |a| / |b| = |a / b|."""
+    """Apply 0 / b = a / 0 = 0, and |a| / |b| = |a / b|."""
     if simplifier.role(tree) != "divide":
         return
     above, below = tree.arguments
@@ -232,7 +233,7 @@ def _quotients(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
 
 
 def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """The larger of what is ordered, of opposites, and of two negatives; the smaller likewise."""
+    """Decide the larger of ordered values, of opposites, and of two negatives; also the smaller."""
     role = simplifier.role(tree)
     if role not in ("larger", "smaller"):
         return
@@ -241,18 +242,18 @@ def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
         low, high = (one, other) if role == "larger" else (other, one)
         if simplifier.ranges.of(low).high <= simplifier.ranges.of(high).low:
             yield other
-        if simplifier.same(build.negated(one), other):
+        if simplifier.same(build.negate(one), other):
             found = build.apply("magnitude", one)
-            yield found if role == "larger" else build.negated(found)
+            yield found if role == "larger" else build.negate(found)
     if simplifier.same(a, b):
         yield a
     if simplifier.role(a) == simplifier.role(b) == "negate":
         opposite = "smaller" if role == "larger" else "larger"
-        yield build.negated(build.apply(opposite, a.arguments[0], b.arguments[0]))
+        yield build.negate(build.apply(opposite, a.arguments[0], b.arguments[0]))
 
 
 def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Reductions of reductions, sums of magnitudes and squares, spreads of shifted values."""
+    """Join reductions of reductions, sums of magnitudes and squares; drop shifts under a spread."""
     if not tree.over:
         return
     role, (inner,) = simplifier.role(tree), tree.arguments
@@ -260,7 +261,11 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
     build = simplifier.build
     if role in _NESTING and inner.head is tree.head:
         yield Expression(tree.head, tree.over | inner.over, inner.arguments)
-    if tree.name in build.forms.idempotent and inner.head is tree.head and inner.over is tree.over:
+    if (
+        build.patterns.traits(tree).idempotent
+        and inner.head is tree.head
+        and inner.over is tree.over
+    ):
         yield inner
     if role == "total" and within == "magnitude":
         yield build.apply("magnitudes", *inner.arguments, over=tree.over)
@@ -271,7 +276,7 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
     if role == "total" and within == "square":
         (norm,) = inner.arguments
         if simplifier.role(norm) == "norm":
-            squares = build.squared(norm.arguments[0])
+            squares = build.square(norm.arguments[0])
             yield build.apply("total", squares, over=tree.over | norm.over)
     if role in _SPREAD and within in ("add", "subtract"):
         for moved, shift in (inner.arguments, inner.arguments[::-1]):
@@ -280,13 +285,13 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
 
 
 def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Roots and squares of spreads and sums of squares; what is 0 or 1 is its own root."""
+    """Resolve roots and squares of spreads and sums of squares, and of what is 0 or 1."""
     role, build = simplifier.role(tree), simplifier.build
     if role not in ("root", "square", "nonzero"):
         return
     (inner,) = tree.arguments
     within = simplifier.role(inner)
-    if inner.name in build.forms.indicators:
+    if build.patterns.traits(inner).is_indicator:
         yield inner
     if {role, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
         yield build.apply("magnitude", *inner.arguments)
@@ -303,7 +308,7 @@ def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
 
 
 def _logarithms(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """exp(log x) and log(exp x), where neither the epsilon nor the limit shows."""
+    """Undo exp(log x) and log(exp x), where neither the epsilon nor the limit shows."""
     role = simplifier.role(tree)
     pair = {"exponential": "logarithm", "logarithm": "exponential"}.get(role)
     if pair is None or simplifier.role(tree.arguments[0]) != pair:
@@ -331,4 +336,4 @@ RULES: tuple[Rule, ...] = (
     _roots,
     _logarithms,
 )
-"""Each gives trees with the same values; one that is simpler is taken."""
+"""Each yields trees with the same values; one that is simpler is taken."""

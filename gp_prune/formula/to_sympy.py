@@ -1,4 +1,4 @@
-"""The same tree as an exact sympy formula, and its LaTeX.
+"""Write a tree as an exact sympy formula.
 
 The formula uses indexed symbols and the functions of :mod:`gp_prune.language.symbols`; it computes
 exactly what the tree computes, protected operators included.
@@ -22,7 +22,7 @@ MAX_TERMS = 10_000
 
 
 def to_sympy(expression: Expression) -> Any:
-    """The tree as a sympy formula; the axes of the root are written ``o``, ``i``, ``k``.
+    """Return the tree as a sympy formula; the axes of the root are written ``o``, ``i``, ``k``.
 
     Raises:
         ExpressionError: nested distances make the formula too large to write.
@@ -31,7 +31,7 @@ def to_sympy(expression: Expression) -> Any:
 
 
 class _Writer:
-    """Writes trees; what one operator asks for twice in the same scope is written once."""
+    """A writer of trees; what is asked for twice in the same scope is written once."""
 
     def __init__(self) -> None:
         self._written: dict[Hashable, Any] = {}
@@ -62,6 +62,6 @@ class _Writer:
 
 
 def _number(value: float) -> Any:
-    """A constant: exact where it is a whole number that a person would write out."""
+    """Return a constant, exact where it is a whole number that a person would write out."""
     whole = value.is_integer() and abs(value) < 1e15
     return sympy.Integer(int(value)) if whole else sympy.Float(value)

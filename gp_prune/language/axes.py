@@ -1,4 +1,4 @@
-"""The type of a value is the set of named axes that it carries.
+"""Name the axes of values; their set is the type of a value.
 
 Every tensor of gp-prune keeps its axes in one canonical order, so a set of letters says all
 there is to say about its layout: ``Axes("ki o")`` is the layout ``(o, i, k)``.
@@ -43,7 +43,7 @@ class Axes:
     _interned: ClassVar[dict[str, Axes]] = {}
 
     def __new__(cls, letters: str | Iterable[str] = "") -> Axes:
-        """The one instance with these letters."""
+        """Return the one instance with these letters."""
         wanted = [letter for letter in letters if letter not in ", "]
         for letter in wanted:
             if letter not in _ORDER:
@@ -85,16 +85,16 @@ class Axes:
         return Axes(set(self.letters) - set(other.letters))
 
     def issubset(self, other: Axes) -> bool:
-        """Whether every axis of this value is an axis of ``other``."""
+        """Return whether every axis of this value is an axis of ``other``."""
         return set(self.letters) <= set(other.letters)
 
     @property
     def legal(self) -> bool:
-        """Whether a value may have this type (see :data:`LEGAL_AXES`)."""
+        """Return whether a value may have this type (see :data:`LEGAL_AXES`)."""
         return self in _LEGAL
 
     def index(self, letter: str) -> int:
-        """Position of the axis among the tensor's dimensions; ValueError if it is absent."""
+        """Return the position of the axis among the dimensions; ValueError if it is absent."""
         return self.letters.index(letter)
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ _LEGAL = frozenset(LEGAL_AXES)
 
 
 def broadcast(*types: Axes) -> Axes | None:
-    """The type of an elementwise result: the union of the axes, or None if that is not legal."""
+    """Return the type of an elementwise result: the union of the axes, None if it is not legal."""
     union = Axes("")
     for axes in types:
         union = union | axes
@@ -131,7 +131,7 @@ def broadcast(*types: Axes) -> Axes | None:
 
 
 def removable(axes: Axes) -> tuple[Axes, ...]:
-    """Every non-empty set of axes whose removal from ``axes`` leaves a legal type."""
+    """Return every non-empty set of axes whose removal from ``axes`` leaves a legal type."""
     return tuple(
         Axes(chosen)
         for count in range(1, len(axes) + 1)

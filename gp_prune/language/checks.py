@@ -62,7 +62,7 @@ def _check_operand(operand: Operand) -> None:
 
 
 def _check_tensor(where: str, value: object, axes: Axes) -> None:
-    """A float64 tensor with the lengths of its axes."""
+    """Check that a value is a float64 tensor with the lengths of its axes."""
     if not isinstance(value, Tensor):
         raise PrimitiveError(f"{where} gives a value of type {type(value).__name__}, not a tensor")
     if tuple(value.shape) != _shape(axes):
@@ -77,7 +77,7 @@ def _shape(axes: Axes) -> tuple[int, ...]:
 
 
 def _uses(operator: Operator) -> Iterator[tuple[Axes, tuple[Axes, ...]]]:
-    """A few combinations of bracketed axes and argument types that the operator accepts."""
+    """Yield some bracketed axes and argument types that the operator accepts."""
     shape = operator.shape
     none = Axes("")
     if isinstance(shape, Signature):
@@ -97,7 +97,7 @@ def _uses(operator: Operator) -> Iterator[tuple[Axes, tuple[Axes, ...]]]:
 
 
 def _inputs(types: Sequence[Axes]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Named argument tensors: random first, then the difficult ones."""
+    """Yield named argument tensors: random first, then the difficult ones."""
     generator = torch.Generator().manual_seed(20)
 
     def random(axes: Axes) -> Tensor:

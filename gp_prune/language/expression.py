@@ -1,4 +1,4 @@
-"""Immutable, typed expression trees.
+"""Build immutable, typed expression trees.
 
 An :class:`Expression` is valid by construction: building a node checks arity and axes. Trees are
 compared by structure and hash in constant time, so they serve as dictionary keys.
@@ -75,7 +75,7 @@ class Expression:
 
     @classmethod
     def constant(cls, value: float) -> Expression:
-        """A constant of type {}; ExpressionError when it is not finite."""
+        """Return a constant of type {}; ExpressionError when it is not finite."""
         return cls(None, value=float(value))
 
     def __copy__(self) -> Expression:
@@ -86,12 +86,12 @@ class Expression:
 
     @classmethod
     def of(cls, operand: Operand) -> Expression:
-        """A leaf that reads an operand."""
+        """Return a leaf that reads an operand."""
         return cls(operand)
 
     @classmethod
     def apply(cls, operator: Operator, *arguments: Expression, over: Axes = SCALAR) -> Expression:
-        """An operator applied to subtrees.
+        """Apply an operator to subtrees.
 
         Raises:
             ExpressionError: wrong number of arguments, or axes that the operator refuses.
@@ -100,18 +100,18 @@ class Expression:
 
     @property
     def name(self) -> str:
-        """Name of the operand or operator; ``"constant"`` for constants."""
+        """Return the name of the operand or operator; ``"constant"`` for constants."""
         return "constant" if self.head is None else self.head.name
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the operands need, keys of :data:`gp_prune.language.record.NEEDS`."""
+        """Return what the operands need, keys of :data:`gp_prune.language.record.NEEDS`."""
         return frozenset().union(
             *(node.head.needs for node in self.nodes() if isinstance(node.head, Operand))
         )
 
     def nodes(self) -> Iterator[Expression]:
-        """All nodes, a parent before its arguments, arguments from left to right."""
+        """Yield all nodes, a parent before its arguments, arguments from left to right."""
         stack = [self]
         while stack:
             node = stack.pop()
@@ -137,7 +137,7 @@ class Expression:
         return self._hash
 
     def __str__(self) -> str:
-        """The text form, which :func:`gp_prune.language.parser.parse` reads back."""
+        """Return the text form, which :func:`gp_prune.language.parser.parse` reads back."""
         if self.value is not None:
             return format_constant(self.value)
         brackets = f"[{','.join(self.over)}]" if self.over else ""
@@ -170,7 +170,7 @@ def nearest_double(number: Any) -> float:
 
 
 def format_constant(value: float) -> str:
-    """The shortest text that reads back as the same number; whole numbers without a point."""
+    """Return the shortest text of a number, whole numbers without a point."""
     return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
@@ -180,7 +180,7 @@ def _type_of(
     arguments: tuple[Expression, ...],
     value: float | None,
 ) -> Axes:
-    """The type of a node; ExpressionError when it is not valid."""
+    """Return the type of a node; ExpressionError when it is not valid."""
     if head is None:
         if value is None or not math.isfinite(value):
             raise ExpressionError(f"constant {value} is not a finite number")
@@ -209,7 +209,7 @@ def _type_of(
 
 
 def canonical(expression: Expression) -> Expression:
-    """An equal tree in which trivially equal trees become identical.
+    """Return an equal tree, the same for trees that are trivially equal.
 
     Only rewrites that leave every floating-point result unchanged, from the laws that operators
     declare: arguments of commutative operators in the order of their text, no double negation,

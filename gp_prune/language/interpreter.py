@@ -21,7 +21,7 @@ the values of channels are so short that this is most of it."""
 
 
 class Interpreter:
-    """Evaluates trees on one layer and remembers the values of their subtrees.
+    """An evaluator of trees on one layer that remembers the values of their subtrees.
 
     Args:
         layer: the measurements of the layer.
@@ -38,7 +38,7 @@ class Interpreter:
         self.reused = 0
 
     def evaluate(self, expression: Expression) -> Tensor:
-        """The value of a tree: a float64 tensor with the dimensions of ``expression.axes``.
+        """Return the value of a tree: a float64 tensor with the dimensions of ``expression.axes``.
 
         Raises:
             MissingMeasurement: the layer lacks what an operand reads.
@@ -89,10 +89,10 @@ class Interpreter:
 
 
 def _cost(value: Tensor) -> int:
-    """Bytes that are kept as long as a value is remembered; a view keeps all that it looks at."""
+    """Return the bytes that a remembered value keeps; a view keeps its whole storage."""
     return value.untyped_storage().nbytes() + ENTRY_BYTES
 
 
 def evaluate(expression: Expression, layer: LayerRecord) -> Tensor:
-    """The value of one tree on one layer, dimensions in the order of ``expression.axes``."""
+    """Return the value of one tree on one layer, dimensions in the order of ``expression.axes``."""
     return Interpreter(layer).evaluate(expression)

@@ -15,6 +15,7 @@ import sympy
 from numpy.typing import NDArray
 
 from gp_prune.language import symbols
+from gp_prune.language.axes import Axes
 from gp_prune.language.expression import nearest_double
 
 Array = NDArray[np.float64]
@@ -34,6 +35,9 @@ _ARITHMETIC: dict[type[sympy.Basic], Callable[..., Array]] = {
 }
 
 
+_REMEDY = "give the class a static method 'numpy', which computes it on arrays"
+
+
 @lru_cache(maxsize=1000)
 def _function(kind: type[sympy.Basic], arity: int) -> Callable[..., Array]:
     """Return the numpy form of a function: its own, or for a function of sympy ``lambdify``'s."""
@@ -41,10 +45,7 @@ def _function(kind: type[sympy.Basic], arity: int) -> Callable[..., Array]:
     if function is not None:
         return function
     if not str(kind.__module__).startswith("sympy."):
-        raise ValueError(
-            f"no numeric value is defined for {kind.__name__}; "
-            "give the class a static method 'numpy', which computes it on arrays"
-        )
+        raise ValueError(f"no numeric value is defined for {kind.__name__}; {_REMEDY}")
     names = sympy.symbols(f"x:{arity}", real=True)
     function = sympy.lambdify(names, kind(*names, evaluate=False), modules=["scipy", "numpy"])
     return function
@@ -75,6 +76,8 @@ class _Evaluator:
             bound = tuple(limit[0] for limit in expression.limits)
             full = self._spread(self.value(expression.function), bound)
             return self._reduce(full, bound, lambda array, dims: array.sum(axis=dims))
+        if isinstance(expression, symbols.AlongAxes) and expression.numpy is None:
+            return self._written_out(expression)
         function = _function(expression.func, len(expression.args))
         if isinstance(expression, symbols.BoundArguments):
             return self._over_arguments(expression, function)
@@ -84,6 +87,21 @@ class _Evaluator:
             apply = self._normalise if along else self._reduce
             return apply(body, expression.indices, function)
         return self._elementwise(function, [self.value(part) for part in expression.args])
+
+    def _written_out(self, term: symbols.AlongAxes) -> _Value:
+        """Compute a normaliser by its formula for an operand that has the values of the body."""
+        body = self._spread(self.value(term.body), term.indices)
+        indices = {
+            name.rstrip("'"): symbols.index(name[0], name.count("'")) for name in body.indices
+        }
+        axes = Axes(indices)
+        array = np.transpose(body.array, [list(indices).index(letter) for letter in axes])
+        argument = lambda scope: symbols.indexed("x", scope.indices(axes))  # noqa: E731
+        over = Axes(map(symbols.axis_of, term.indices))
+        formula = term.written_out(symbols.Call([argument], symbols.Scope(indices), over))
+        if formula is None:
+            raise ValueError(f"no numeric value is defined for {type(term).__name__}; {_REMEDY}")
+        return _Evaluator({"x": array}, self.sizes).value(formula)
 
     def _over_arguments(
         self, term: symbols.BoundArguments, function: Callable[..., Array]

@@ -123,7 +123,7 @@ def _shown(token: _Token) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """A value as it stands in a message, cut where it is long or deep."""
+    """Return a value as a message shows it, cut where it is long or deep."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = 60
     return short.repr(value)
@@ -225,7 +225,7 @@ def _operator(name: Any, primitives: PrimitiveSet, where: str) -> Any:
 
 
 def _hint(name: Any, primitives: PrimitiveSet) -> str:
-    """The nearest known name, and how primitives of one's own are added."""
+    """Return the nearest known name, and how own primitives are added."""
     known = [*primitives.operands, *primitives.operators]
     close = (
         difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""Operands and operators, the vocabulary of expressions.
+"""Declare operands and operators, the vocabulary of expressions.
 
 A family of primitives is a Python file that declares them with :func:`operand` and
 :func:`operator`. A declaration is checked when it is made; the decorated function becomes an
@@ -44,25 +44,25 @@ class PrimitiveError(UserError):
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Works entry by entry; the result has the union of the arguments' axes."""
+    """A function of single entries; the result has the union of the arguments' axes."""
 
     arity: int
     bracketed = False
 
     def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """The type of the result, or None where the union is not a legal type."""
+        """Return the type of the result, or None where the union is not a legal type."""
         return broadcast(*arguments)
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Removes the axes named in brackets: ``sum[i,k](x)``."""
+    """A function that removes the axes named in brackets: ``sum[i,k](x)``."""
 
     arity = 1
     bracketed = True
 
     def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """The type of the result, or None where an axis is absent or the rest not legal."""
+        """Return the type of the result, or None where an axis is absent or the rest not legal."""
         (argument,) = arguments
         if not over or not over.issubset(argument):
             return None
@@ -72,20 +72,20 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Keeps all axes; relates each entry to the others along the axes named in brackets."""
+    """A function that relates each entry to the others along the axes named in brackets."""
 
     arity = 1
     bracketed = True
 
     def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """The type of the argument, or None where a bracketed axis is absent."""
+        """Return the type of the argument, or None where a bracketed axis is absent."""
         (argument,) = arguments
         return argument if over and over.issubset(argument) else None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Fixed types: ``Signature("oik", to="op")``."""
+    """A function of fixed types: ``Signature("oik", to="op")``."""
 
     arguments: tuple[Axes, ...]
     to: Axes
@@ -97,11 +97,11 @@ class Signature:
 
     @property
     def arity(self) -> int:
-        """Number of arguments."""
+        """Return the number of arguments."""
         return len(self.arguments)
 
     def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """The declared type, or None where the arguments have other types."""
+        """Return the declared type, or None where the arguments have other types."""
         return self.to if tuple(arguments) == self.arguments else None
 
 
@@ -137,7 +137,7 @@ class Operator:
     definition: str | None = None
 
     def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
-        """This operator on tensors of the given types, aligned by axis name.
+        """Compute this operator on tensors of the given types, aligned by axis name.
 
         Bracketed axes in ``over`` become dimensions; the result has its dimensions in canonical
         order. The types must be ones that ``shape.result`` accepts.
@@ -150,7 +150,7 @@ class Operator:
         return self.compute(*values)
 
     def write(self, arguments: Sequence[Callable[[Scope], Any]], scope: Scope, over: Axes) -> Any:
-        """This operator applied to arguments, as a sympy formula in ``scope``."""
+        """Write this operator for arguments, as a sympy formula in ``scope``."""
         if isinstance(self.shape, Elementwise):
             return self.symbol(*(argument(scope) for argument in arguments))
         write = getattr(self.symbol, "write", self.symbol)
@@ -158,7 +158,7 @@ class Operator:
 
 
 def _align(value: Tensor, axes: Axes, to: Axes) -> Tensor:
-    """A view with a dimension of length 1 for every axis of ``to`` that the value lacks."""
+    """Return a view with a dimension of length 1 for every axis of ``to`` that the value lacks."""
     if axes is to:
         return value
     lengths = dict(zip(axes, value.shape, strict=True))
@@ -359,5 +359,5 @@ class PrimitiveSet:
         yield from self.operators.values()
 
     def extended(self, more: Iterable[Operand | Operator]) -> PrimitiveSet:
-        """This set and more primitives."""
+        """Return a set of these and more primitives."""
         return PrimitiveSet([*self, *more])

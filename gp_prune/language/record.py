@@ -1,4 +1,4 @@
-"""The raw measurements of one prunable layer, from which operands are read.
+"""Hold the raw measurements of one prunable layer, from which operands are read.
 
 A :class:`LayerRecord` is what :mod:`gp_prune.statistics` measures and what the functions under
 ``@operand`` read. Fields that a metric does not need stay None; reading such a field through
@@ -93,7 +93,7 @@ class LayerRecord:
     outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
 
     def require(self, field: str) -> Tensor:
-        """The tensor in ``field``.
+        """Return the tensor in ``field``.
 
         Raises:
             MissingMeasurement: the field was not measured on this layer.
@@ -108,7 +108,7 @@ class LayerRecord:
 
 
 def synthetic_layer(seed: int = 0) -> LayerRecord:
-    """A small layer with every measurement, the same on every machine and torch version.
+    """Return a small layer with every measurement, the same on every machine and torch version.
 
     Sizes: o=4, i=3, k=4, n=5, s=3, c=3, j=2. Used to check primitives and saved metrics.
 

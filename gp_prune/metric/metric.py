@@ -224,9 +224,9 @@ class Metric:
         It is the metric itself where no smaller formula is found within two seconds (see
         :mod:`gp_prune.formula.simplify`).
         """
-        from gp_prune.formula.simplify import simplified
+        from gp_prune.formula.simplify import simplify
 
-        simpler = simplified(self.expression, self.primitives)
+        simpler = simplify(self.expression, self.primitives)
         if simpler == self.expression:
             return self
         return replace(self, expression=simpler, probe_scores=None)
