@@ -65,7 +65,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """PyTorch would import its compiler, which takes a second, to keep this out of it."""
+        """Keep PyTorch from importing its compiler, which takes a second."""
         return False
 
     def __init__(self) -> None:
@@ -98,16 +98,16 @@ class _Untracked:
     parents = frozenset({"Global"})
 
     def __enter__(self) -> None:
-        """Nothing to attach."""
+        """Attach nothing."""
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to remove."""
+        """Remove nothing."""
 
 
 def _attention_flops(
     query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Operations of attention for shapes (n, heads, positions, entries): scores, then values."""
+    """Count attention for shapes (n, heads, positions, entries): scores, then values."""
     samples, heads, rows, entries = query
     return 2 * samples * heads * rows * key[2] * (entries + value[3])
 
@@ -152,7 +152,7 @@ class Cost(NamedTuple):
 
 
 def predict(architecture: Architecture, kept: Mapping[str, int]) -> tuple[int, int]:
-    """MACs per sample and parameters of a pruned network, without running anything.
+    """Predict MACs per sample and parameters of a pruned network, without running anything.
 
     Args:
         architecture: the traced network.
@@ -180,7 +180,7 @@ def predict(architecture: Architecture, kept: Mapping[str, int]) -> tuple[int, i
 
 
 def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None = None) -> Cost:
-    """Cost of a network, measured on one forward pass in evaluation mode.
+    """Measure the cost of a network on one forward pass in evaluation mode.
 
     Args:
         model: any network; its flags and the random state are as before afterwards.
@@ -198,7 +198,7 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
 
 
 def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> int:
-    """MACs of one forward pass over the whole batch, in the mode in which the model is."""
+    """Count the MACs of one pass over the whole batch, in the mode in which the model is."""
     with torch.no_grad(), flop_counter(model) as counter:
         call_model(model, example_inputs, forward_fn)
     return counter.total // 2

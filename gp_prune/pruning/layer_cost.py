@@ -1,4 +1,4 @@
-"""What one layer costs as a function of the widths of the channel groups around it."""
+"""Predict what layers cost from the widths of the channel groups around them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Side:
     terms: tuple[tuple[str, int], ...] = ()
 
     def width(self, kept: Mapping[str, int]) -> int:
-        """Number of entries when group ``g`` keeps ``kept[g]`` channels."""
+        """Return the number of entries when group ``g`` keeps ``kept[g]`` channels."""
         return self.constant + sum(entries * kept[group] for group, entries in self.terms)
 
 
@@ -99,7 +99,7 @@ class CostTable:
         self._bias = np.array([layer.bias for layer in layers], dtype=np.int64)
 
     def evaluate(self, kept: NDArray[np.int64]) -> tuple[int, int]:
-        """MACs of the whole example batch and parameters, for the widths ``kept`` (groups,)."""
+        """Return the MACs of the example batch and the parameters for widths ``kept`` (groups,)."""
         outputs = self._outputs @ kept + self._output_constant
         inputs = self._inputs @ kept + self._input_constant
         weights = inputs * outputs * self._taps // self._groups

@@ -1,4 +1,4 @@
-"""Following each layer's output through batch norm to the activation while a model runs."""
+"""Follow each layer's output through batch norm to the activation while a model runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,147 +16,6 @@ from torch.overrides import TorchFunctionMode
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import PRUNABLE, is_batch_norm, out_channels
 from gp_prune.statistics.running import Forward, Inputs, call_model
-
-
-class PairingWarning(UserWarning):
-    """The batch norms of layers were guessed."""
-
-
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-
-
-@dataclass(frozen=True)
-class Site:
-    """What follows one use of a layer.
-
-    Attributes:
-        norm: name of the batch norm module that takes the layer's output, or None.
-        activated: whether an activation function takes what comes out.
-    """
-
-    norm: str | None = None
-    activated: bool = False
-
-
-class _Observer:
-    """Writes down what follows each use of each layer."""
-
-    def __init__(self) -> None:
-        self.sites: dict[Call, Site] = {}
-
-    def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
-        self.sites[call] = Site()
-
-    def normalised(self, call: Call, norm: str, output: Tensor) -> None:
-        self.sites[call] = Site(norm, self.sites[call].activated)
-
-    def activating(self, call: Call, before: Tensor) -> None:
-        self.sites[call] = Site(self.sites[call].norm, True)
-
-    def activated(self, call: Call, after: Tensor) -> None:
-        pass
-
-
-def observe(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    inputs: Inputs,
-    forward: Forward = call_model,
-) -> dict[Call, Site]:
-    """Run the model once and see what follows each use of each layer: the exact way.
-
-    The model must be in evaluation mode. Layers that do not run are absent.
-    """
-    observer = _Observer()
-    follower = ActivationTracer(model, layers, observer)
-    with torch.no_grad(), follower.attached(), follower.run():
-        forward(model, inputs)
-    return observer.sites
-
-
-def norms_of(sites: Mapping[Call, Site]) -> dict[str, str | None]:
-    """The batch norm behind the first use of each layer."""
-    return {call.layer: site.norm for call, site in sites.items() if call.use == 0}
-
-
-def pair_without_data(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str | None]:
-    """The batch norm of each layer, without running the model.
-
-    The model is traced symbolically with torch.fx. Where it cannot be traced (its control flow
-    depends on data), a batch norm is taken to belong to the layer that was registered right
-    before it and has as many channels, as nearly all models of torchvision have it. Batch norms
-    that are called as functions (``F.batch_norm``), and those that do not take the layer's output
-    itself, are not found either way.
-
-    Warns:
-        PairingWarning: the model cannot be traced and a batch norm was taken to belong to a layer;
-            one that runs before the layer would be taken for one that runs behind it.
-    """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # tracing runs the user's code on proxies, where anything may be raised
-        found = _by_registration(model, layers)
-        pairs = [f"{norm!r} to {name!r}" for name, norm in found.items() if norm is not None]
-        if pairs:
-            more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-            warnings.warn(
-                f"batch norms are taken to belong to the layers behind which they are listed "
-                f"({pairs[0]}{more}), because the network cannot be traced; give example_inputs, "
-                "on which it runs, to find out",
-                PairingWarning,
-                stacklevel=2,
-            )
-        return found
-    return _by_graph(model, layers, graph)
-
-
-class _Tracer(fx.Tracer):
-    """Keeps layers and batch norms whole, also those of other libraries."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, PRUNABLE) or is_batch_norm(m)
-        return known or bool(super().is_leaf_module(m, module_qualified_name))
-
-
-def _by_graph(
-    model: nn.Module, layers: Mapping[str, nn.Module], graph: fx.Graph
-) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for node in graph.nodes:
-        if node.op == "call_module" and node.target in layers and node.target not in found:
-            found[node.target] = _norm_behind(model, node, out_channels(layers[node.target]))
-    return {name: found.get(name) for name in layers}
-
-
-def _norm_behind(model: nn.Module, node: Any, channels: int) -> str | None:
-    """The first batch norm that takes the node's value itself."""
-    for user in node.users:
-        if user.op != "call_module":
-            continue
-        module = model.get_submodule(user.target)
-        if is_batch_norm(module) and module.num_features == channels:
-            return str(user.target)
-        if isinstance(module, _TRANSPARENT):
-            return _norm_behind(model, user, channels)
-    return None
-
-
-def _by_registration(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str | None]:
-    found: dict[str, str | None] = dict.fromkeys(layers)
-    previous: str | None = None
-    for name, module in model.named_modules():
-        if previous is not None and name.startswith(previous + "."):
-            continue  # a reparametrisation inside the layer
-        if name in layers:
-            previous = name
-        elif is_batch_norm(module):
-            if previous is not None and module.num_features == out_channels(layers[previous]):
-                found[previous] = name
-            previous = None
-        elif next(module.children(), None) is None and not isinstance(module, _TRANSPARENT):
-            previous = None
-    return found
-
 
 ACTIVATIONS = frozenset(
     (
@@ -176,24 +35,24 @@ class Call(NamedTuple):
     use: int  # 0, 1, ... within one run
 
 
-class Listener(Protocol):
-    """What is told about each use of a layer, in the order in which things happen."""
+class Listener:
+    """Hears about each use of a layer, in the order in which things happen."""
 
     def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
-        """The layer has run; ``output`` is not yet changed by what follows."""
+        """Hear that the layer has run; ``output`` is not yet changed by what follows."""
 
     def normalised(self, call: Call, norm: str, output: Tensor) -> None:
-        """A batch norm of this name took the layer's output and returned ``output``."""
+        """Hear that a batch norm of this name took the layer's output and returned ``output``."""
 
     def activating(self, call: Call, before: Tensor) -> None:
-        """An activation is about to take ``before``, and may overwrite it."""
+        """Hear that an activation is about to take ``before``, and may overwrite it."""
 
     def activated(self, call: Call, after: Tensor) -> None:
-        """The activation returned ``after``."""
+        """Hear that the activation returned ``after``."""
 
 
 class _Trail(NamedTuple):
-    """A tensor that still is the output of a layer, or of the batch norm behind it."""
+    """A tensor that still is the output of a layer, or of the batch norm after it."""
 
     tensor: weakref.ref[Tensor]
     version: int  # a change in place, such as a residual sum, ends the trail
@@ -202,7 +61,7 @@ class _Trail(NamedTuple):
 
 
 class ActivationTracer(TorchFunctionMode):
-    """Recognises batch norms and activations by the identity of the tensor they are given.
+    """Recognise batch norms and activations by the identity of the tensor they are given.
 
     A batch norm belongs to a layer when it is a torch batch norm module with as many features as
     the layer has output channels, called with the very tensor that the layer returned. The
@@ -229,7 +88,7 @@ class ActivationTracer(TorchFunctionMode):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on the model while the block runs, behind the user's own hooks."""
+        """Keep hooks on the model, after the user's own hooks."""
         with ExitStack() as stack:
             for name, module in self._model.named_modules():
                 if name in self._layers:
@@ -244,7 +103,7 @@ class ActivationTracer(TorchFunctionMode):
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """One run of the model; it starts counting the uses of each layer anew."""
+        """Follow one run of the model, counting the uses of each layer from 0."""
         self._uses.clear()
         self._trails.clear()
         self._inside.clear()
@@ -280,7 +139,7 @@ class ActivationTracer(TorchFunctionMode):
         self._trails[id(tensor)] = _Trail(weakref.ref(tensor), _version(tensor), call, normalised)
 
     def _look(self, tensor: Any) -> _Trail | None:
-        """The trail of exactly this tensor object (an id alone may be used again)."""
+        """Return the trail of exactly this tensor object (an id alone may be used again)."""
         trail = self._trails.get(id(tensor))
         if trail is None or trail.tensor() is not tensor:
             return None
@@ -318,7 +177,7 @@ class ActivationTracer(TorchFunctionMode):
         return hook
 
     def _fits(self, trail: _Trail, norm: nn.Module, values: Tensor) -> bool:
-        """Whether the batch norm's channels are the layer's output channels.
+        """Return whether the batch norm's channels are the layer's output channels.
 
         After a linear layer on tokens (n, t, o) a batch norm works on t, which are no channels.
         """
@@ -342,11 +201,148 @@ class ActivationTracer(TorchFunctionMode):
 
 
 def _version(tensor: Tensor) -> int:
-    """How often the tensor was changed in place; inference tensors do not count it."""
+    """Count how often the tensor was changed in place; inference tensors do not tell."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def _is_custom_leaf(module: nn.Module) -> bool:
-    """Whether the module has no submodules and is not one of torch's own."""
+    """Return whether the module has no submodules and is not one of torch's own."""
     has_children = next(module.children(), None) is not None
     return not has_children and not type(module).__module__.startswith("torch.nn.")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What follows one use of a layer.
+
+    Attributes:
+        norm: name of the batch norm module that takes the layer's output, or None.
+        activated: whether an activation function takes what comes out.
+    """
+
+    norm: str | None = None
+    activated: bool = False
+
+
+class _SiteFinder(Listener):
+    """Writes down what follows each use of each layer."""
+
+    def __init__(self) -> None:
+        self.sites: dict[Call, Site] = {}
+
+    def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
+        self.sites[call] = Site()
+
+    def normalised(self, call: Call, norm: str, output: Tensor) -> None:
+        self.sites[call] = Site(norm, self.sites[call].activated)
+
+    def activating(self, call: Call, before: Tensor) -> None:
+        self.sites[call] = Site(self.sites[call].norm, True)
+
+
+def observe(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    inputs: Inputs,
+    forward: Forward = call_model,
+) -> dict[Call, Site]:
+    """Run the model once and return what follows each use of each layer: the exact way.
+
+    The model must be in evaluation mode. Layers that do not run are absent.
+    """
+    finder = _SiteFinder()
+    tracer = ActivationTracer(model, layers, finder)
+    with torch.no_grad(), tracer.attached(), tracer.run():
+        forward(model, inputs)
+    return finder.sites
+
+
+def norms_of(sites: Mapping[Call, Site]) -> dict[str, str | None]:
+    """Return the batch norm after the first use of each layer."""
+    return {call.layer: site.norm for call, site in sites.items() if call.use == 0}
+
+
+class PairingWarning(UserWarning):
+    """The batch norms of layers were guessed."""
+
+
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def pair_without_data(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str | None]:
+    """Return the batch norm of each layer, without running the model.
+
+    The model is traced symbolically with torch.fx. Where it cannot be traced (its control flow
+    depends on data), a batch norm is taken to belong to the layer that was registered right
+    before it and has as many channels, as nearly all models of torchvision have it. Batch norms
+    that are called as functions (``F.batch_norm``), and those that do not take the layer's output
+    itself, are not found either way.
+
+    Warns:
+        PairingWarning: the model cannot be traced and a batch norm was taken to belong to a layer;
+            one that runs before the layer would be taken for one that runs after it.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # tracing runs the user's code on proxies, where anything may be raised
+        norms = _by_registration(model, layers)
+        pairs = [f"{norm!r} to {name!r}" for name, norm in norms.items() if norm is not None]
+        if pairs:
+            more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+            warnings.warn(
+                f"batch norms are taken to belong to the layers after which they are listed "
+                f"({pairs[0]}{more}), because the network cannot be traced; give example_inputs, "
+                "on which it runs, to find out",
+                PairingWarning,
+                stacklevel=2,
+            )
+        return norms
+    return _by_graph(model, layers, graph)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps layers and batch norms whole, also those of other libraries."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = isinstance(m, PRUNABLE) or is_batch_norm(m)
+        return known or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+def _by_graph(
+    model: nn.Module, layers: Mapping[str, nn.Module], graph: fx.Graph
+) -> dict[str, str | None]:
+    norms: dict[str, str | None] = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in layers and node.target not in norms:
+            norms[node.target] = _norm_after(model, node, out_channels(layers[node.target]))
+    return {name: norms.get(name) for name in layers}
+
+
+def _norm_after(model: nn.Module, node: Any, channels: int) -> str | None:
+    """Return the first batch norm that takes the node's value itself."""
+    for user in node.users:
+        if user.op != "call_module":
+            continue
+        module = model.get_submodule(user.target)
+        if is_batch_norm(module) and module.num_features == channels:
+            return str(user.target)
+        if isinstance(module, _TRANSPARENT):
+            return _norm_after(model, user, channels)
+    return None
+
+
+def _by_registration(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str | None]:
+    norms: dict[str, str | None] = dict.fromkeys(layers)
+    previous: str | None = None
+    for name, module in model.named_modules():
+        if previous is not None and name.startswith(previous + "."):
+            continue  # a reparametrisation inside the layer
+        if name in layers:
+            previous = name
+        elif is_batch_norm(module):
+            if previous is not None and module.num_features == out_channels(layers[previous]):
+                norms[previous] = name
+            previous = None
+        elif next(module.children(), None) is None and not isinstance(module, _TRANSPARENT):
+            previous = None
+    return norms

@@ -1,4 +1,4 @@
-"""The gradient of SynFlow: how much each weight carries when all weights are made positive."""
+"""Measure gradients by weights: of the loss, along the gradient (GraSP), of SynFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from torch.nn.utils import parametrize
 
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import is_batch_norm, prunable_layers
-from gp_prune.statistics.running import CalledModel, Forward, Inputs, call_model, map_tensors
+from gp_prune.statistics.running import (
+    CalledModel,
+    Forward,
+    Inputs,
+    call_model,
+    map_tensors,
+    tensors_of,
+)
 
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
@@ -35,6 +42,8 @@ class Gradients:
     scale and shift gets a scale of one and a shift of zero to take the gradient by.
     """
 
+    fields: tuple[str, ...] = ("weight", "bias")
+
     def __init__(
         self,
         model: nn.Module,
@@ -43,7 +52,7 @@ class Gradients:
         norms: bool = True,
         squares: bool = False,
     ) -> None:
-        """Nothing summed yet.
+        """Prepare.
 
         Args:
             model: the model that will run.
@@ -67,10 +76,7 @@ class Gradients:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on the model, and ``requires_grad`` on what is differentiated by.
-
-        The caller restores ``requires_grad``.
-        """
+        """Keep hooks on the model, and set ``requires_grad``, which the caller restores."""
         with ExitStack() as stack:
             stack.enter_context(parametrize.cached())
             for module in self._modules:
@@ -83,13 +89,10 @@ class Gradients:
             yield
 
     def _remember(self, module: nn.Module, args: Any) -> None:
-        for field in ("weight", "bias"):
-            self._note(module, field)
-
-    def _note(self, module: nn.Module, field: str) -> None:
-        tensor = getattr(module, field, None)
-        if isinstance(tensor, Tensor):
-            self._keep(Used(module, field, tensor))
+        for field in self.fields:
+            tensor = getattr(module, field, None)
+            if isinstance(tensor, Tensor):
+                self._keep(Used(module, field, tensor))
 
     def _keep(self, used: Used) -> None:
         self._used.setdefault((id(used.module), used.field), {})[id(used.tensor)] = used
@@ -153,7 +156,7 @@ class Gradients:
         self._batches += 1
 
     def _differentiate(self, value: Tensor, used: Sequence[Used]) -> Sequence[Tensor | None]:
-        """What is summed for each of the tensors: the gradient of ``value`` by it."""
+        """Return what is summed for each of the tensors: the gradient of ``value`` by it."""
         return torch.autograd.grad(value, [item.tensor for item in used], allow_unused=True)
 
     @staticmethod
@@ -164,15 +167,15 @@ class Gradients:
             sums[key] = value
 
     def mean(self, module: nn.Module, field: str) -> Tensor | None:
-        """Gradient of the mean loss over all samples by a module's weight or bias, float64.
+        """Return the gradient of the mean loss over all samples by a module's weight or bias.
 
-        None if the module has no such tensor or did not run.
+        It is float64; None if the module has no such tensor or did not run.
         """
         total = self._sums.get((id(module), field))
         return None if total is None else total / self._samples
 
     def mean_square(self, module: nn.Module, field: str) -> Tensor | None:
-        """Mean over the batches of the squared gradient of a batch's mean loss, float64."""
+        """Return the mean over the batches of the squared gradient of a batch's mean loss."""
         total = self._squares.get((id(module), field))
         return None if total is None else total / self._batches
 
@@ -182,12 +185,16 @@ class HessianGradients(Gradients):
 
     The weights are those of all prunable layers of the model, as in GraSP (Wang et al., ICLR 2020),
     so the result for a layer does not depend on which other layers are asked for. Biases and batch
-    norms stay put. An operation whose own backward pass torch cannot differentiate raises an error,
-    but for a custom one marked ``once_differentiable``, through which torch passes nothing.
+    norms are not changed along it. H is the Hessian of the mean loss itself; GraSP's own code
+    divides the logits by a temperature of 200 first, and a loss that does so gives that variant.
+    An operation whose own backward pass torch cannot differentiate raises an error, but for a
+    custom one marked ``once_differentiable``, through which torch passes nothing.
     """
 
+    fields = ("weight",)
+
     def __init__(self, model: nn.Module, gradients: Gradients) -> None:
-        """Nothing summed yet; ``gradients`` has seen all of the data."""
+        """Prepare; ``gradients`` has seen all of the data."""
         super().__init__(model, prunable_layers(model), norms=False)
         self._direction = gradients
 
@@ -196,9 +203,6 @@ class HessianGradients(Gradients):
         """Attach as the base does; of torch's attention only the plain one differentiates twice."""
         with super().attached(), sdpa_kernel(SDPBackend.MATH):
             yield
-
-    def _remember(self, module: nn.Module, args: Any) -> None:
-        self._note(module, "weight")
 
     def _differentiate(self, value: Tensor, used: Sequence[Used]) -> list[Tensor | None]:
         tensors = [item.tensor for item in used]
@@ -231,7 +235,7 @@ def synaptic_flow(
     example_inputs: Inputs,
     forward: Forward = call_model,
 ) -> Gradients:
-    """Gradient by the layers' weights of R, the sum of the outputs of the positive network.
+    """Measure the gradient by weights of R, the sum of the outputs of the positive network.
 
     As in the code of Tanaka et al. (NeurIPS 2020), every parameter is replaced by its absolute
     value, and so are the running mean and variance of batch norms, which stay in evaluation mode:
@@ -260,7 +264,8 @@ def synaptic_flow(
                 "the model does not run in float64 on an input of ones "
                 f"({str(error).splitlines()[0]}); leave out what needs SynFlow (R)"
             ) from error
-        flow = sum((part.sum() for part in _floats(output)), torch.zeros(()))
+        floats = [part for part in tensors_of(output) if part.is_floating_point()]
+        flow = sum((part.sum() for part in floats), torch.zeros(()))
         if not bool(torch.isfinite(flow)):
             raise UserError(
                 f"the sum of the positive network's outputs is {float(flow.detach())}; "
@@ -271,36 +276,25 @@ def synaptic_flow(
 
 
 def _positive(model: nn.Module) -> dict[str, Tensor]:
-    """Name in :class:`CalledModel` -> absolute value of every parameter; all buffers too."""
+    """Return the absolute parameters, and the buffers, by their names in :class:`CalledModel`."""
     running = {
         f"{name}.{field}".lstrip(".")
         for name, module in model.named_modules()
         if is_batch_norm(module)
         for field in ("running_mean", "running_var")
     }
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            found[f"model.{name}"] = parameter.detach().to(torch.float64).abs().requires_grad_()
+            tensors[f"model.{name}"] = parameter.detach().to(torch.float64).abs().requires_grad_()
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             value = buffer.detach().to(torch.float64)
-            found[f"model.{name}"] = value.abs() if name in running else value
-    return found
+            tensors[f"model.{name}"] = value.abs() if name in running else value
+    return tensors
 
 
 def _one(value: Tensor) -> Tensor:
-    """One sample of ones in place of an input."""
+    """Return one sample of ones in place of an input."""
     first = value[:1]
     return torch.ones_like(first, dtype=torch.float64) if value.is_floating_point() else first
-
-
-def _floats(output: Any) -> list[Tensor]:
-    """The tensors of floats in what a model returned."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return [part for item in output for part in _floats(item)]
-    return []

@@ -1,4 +1,4 @@
-"""What each tap of a layer reads: its energy without unfolding anything, or all values."""
+"""Read prunable layers: their weights as (o, i, k), and what each tap reads of the input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions, transposed convolutions and linear layers of a model.
+    """Return the convolutions, transposed convolutions and linear layers of a model.
 
     A module that stands in the model under several names appears once, under its first name.
 
@@ -32,18 +32,18 @@ def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether the module is one of torch's batch normalisations."""
+    """Return whether the module is one of torch's batch normalisations."""
     return isinstance(module, _BatchNorm)
 
 
 def out_channels(module: nn.Module) -> int:
-    """Number of output channels (axis o) of a prunable layer."""
+    """Return the number of output channels (axis o) of a prunable layer."""
     size = module.out_features if isinstance(module, nn.Linear) else module.out_channels
     return int(size)  # type: ignore[arg-type]
 
 
 def effective(module: nn.Module, field: str) -> Tensor | None:
-    """The tensor that the next forward pass would use as ``weight`` or ``bias``.
+    """Return the tensor that the next forward pass would use as ``weight`` or ``bias``.
 
     A mask of ``torch.nn.utils.prune`` is applied here, because the attribute that it leaves on
     the module is only renewed by a forward pass and may be stale.
@@ -92,7 +92,7 @@ def to_dense(weight: Tensor, module: nn.Module) -> Tensor:
 
 
 def effective_weight(module: nn.Module) -> Tensor:
-    """The weight that the next forward pass of a prunable layer would use, in torch's layout.
+    """Return the weight that the next forward pass of a layer would use, in torch's layout.
 
     Raises:
         UserError: the layer is lazy and has not been initialised by a forward pass.
@@ -110,7 +110,7 @@ def effective_weight(module: nn.Module) -> Tensor:
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The weight of a prunable layer as (o, i, k), float64; see :func:`to_dense`.
+    """Return the weight of a prunable layer as (o, i, k), float64; see :func:`to_dense`.
 
     Raises:
         UserError: as :func:`effective_weight`.
@@ -128,13 +128,11 @@ def as_maps(values: Tensor, module: nn.Module) -> Tensor:
         if values.dim() == 1:
             return values.reshape(1, -1, 1)
         return values.reshape(values.shape[0], -1, values.shape[-1]).transpose(1, 2)
-    if values.dim() == spatial_axes(module) + 1:  # torch allows a single sample without its axis
-        values = values.unsqueeze(0)
-    return values.flatten(2)
+    return with_samples(module, values).flatten(2)
 
 
 def spatial_axes(module: nn.Module) -> int:
-    """Number of spatial axes of a convolution: 1, 2 or 3."""
+    """Return the number of spatial axes of a convolution: 1, 2 or 3."""
     return len(module.kernel_size)  # type: ignore[arg-type]
 
 
@@ -146,7 +144,7 @@ _EVERY = (slice(None), slice(None))
 
 
 def tap_energy(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
-    """Sum over samples and output positions of the squared value that each tap reads.
+    """Sum the squared value that each tap reads over samples and output positions.
 
     For a convolution this is what ``F.unfold`` would give, squared and summed, with the layer's
     padding, stride and dilation. For a transposed convolution a tap reads each input position
@@ -165,7 +163,7 @@ def tap_energy(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return squares.reshape(-1, squares.shape[-1]).sum(0).unsqueeze(-1)
     # Squares add up over the samples before the taps are read.
-    energy = _with_samples(module, squares).sum(0, keepdim=True)
+    energy = with_samples(module, squares).sum(0, keepdim=True)
     size = tuple(output.shape[-spatial_axes(module) :])
     if isinstance(module, TRANSPOSED):
         windows = [read for read, _ in _landing(module, tuple(energy.shape[2:]), size)]
@@ -175,7 +173,7 @@ def tap_energy(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
 
 
 def unfolded(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
-    """The value that each tap reads for each output position.
+    """Return the value that each tap reads for each output position.
 
     For a convolution this is ``F.unfold`` with the layer's padding, stride and dilation, in any
     number of spatial axes. For a transposed convolution a tap reads, for an output position, the
@@ -192,7 +190,7 @@ def unfolded(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     values = inputs.detach().to(torch.float64)
     if isinstance(module, nn.Linear):
         return values.reshape(-1, values.shape[-1]).T.unsqueeze(1)
-    values = _with_samples(module, values)
+    values = with_samples(module, values)
     size = tuple(output.shape[-spatial_axes(module) :])
     if isinstance(module, TRANSPOSED):
         pairs = list(_landing(module, tuple(values.shape[2:]), size))
@@ -206,13 +204,13 @@ def unfolded(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     return columns.flatten(3).permute(1, 2, 0, 3).flatten(2)
 
 
-def _with_samples(module: nn.Module, values: Tensor) -> Tensor:
-    """(n, i, *positions): torch allows a single sample without its axis."""
+def with_samples(module: nn.Module, values: Tensor) -> Tensor:
+    """Return (n, i, *positions): torch allows a single sample without its axis."""
     return values.unsqueeze(0) if values.dim() == spatial_axes(module) + 1 else values
 
 
 def _padded(module: nn.Module, values: Tensor) -> Tensor:
-    """The input (n, i, *positions) with the padding that the convolution gives it."""
+    """Pad the input (n, i, *positions) as the convolution does."""
     padding = _padding(module)
     if not any(padding):
         return values
@@ -221,7 +219,7 @@ def _padded(module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _reading(module: nn.Module, size: _Axes) -> list[_Window]:
-    """The padded input positions (n, i, ...) that each tap of a convolution reads."""
+    """Return the padded input positions (n, i, ...) that each tap of a convolution reads."""
     stride, dilation = cast(_Axes, module.stride), cast(_Axes, module.dilation)
     windows = []
     for tap in _taps(module):
@@ -234,7 +232,7 @@ def _reading(module: nn.Module, size: _Axes) -> list[_Window]:
 
 
 def _landing(module: nn.Module, given: _Axes, size: _Axes) -> Iterator[tuple[_Window, _Window]]:
-    """The input positions whose contribution by each tap lands in the output, and where it lands.
+    """Yield the input positions whose contribution by each tap lands in the output, and where.
 
     Input position x reaches output position ``x * stride + tap * dilation - padding``; the maps
     have ``given`` positions in the input and ``size`` in the output.
@@ -256,12 +254,12 @@ def _landing(module: nn.Module, given: _Axes, size: _Axes) -> Iterator[tuple[_Wi
 
 
 def _taps(module: nn.Module) -> product[_Axes]:
-    """Every tap as one index per spatial axis, row by row."""
+    """Return every tap as one index per spatial axis, row by row."""
     return product(*(range(size) for size in cast(_Axes, module.kernel_size)))
 
 
 def _padding(module: nn.Module) -> list[int]:
-    """Padding before and after each axis, last axis first, as ``F.pad`` wants it."""
+    """Return the padding before and after each axis, last axis first, as ``F.pad`` wants it."""
     kernel, dilation = cast(_Axes, module.kernel_size), cast(_Axes, module.dilation)
     pairs: list[tuple[int, int]] = []
     for axis, (size, spread) in enumerate(zip(kernel, dilation, strict=True)):

@@ -1,4 +1,4 @@
-"""Products of what the taps of a layer read, and the Cholesky factor that SparseGPT divides by."""
+"""Measure activation maps and unfolded inputs as matrices: ranks, nuclear norms, products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.layers import spatial_axes, unfolded
+from gp_prune.statistics.layers import unfolded, with_samples
 from gp_prune.statistics.sampling import MapBatch, SampledValues
 
 _LOWEST, _STEP, _GRID = -36.0, 0.3, 214
@@ -30,7 +30,6 @@ class MapRanks:
     """
 
     def __init__(self) -> None:
-        """No sample yet."""
         self._ranks = SampledValues()
 
     def add(self, batch: MapBatch) -> None:
@@ -46,7 +45,7 @@ class MapRanks:
         self._ranks.put(ranks.to(torch.float64), batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
-        """``map_rank`` (o, n)."""
+        """Return ``map_rank`` (o, n)."""
         ranks = self._ranks.result()
         return {} if ranks is None else {"map_rank": ranks.T.contiguous()}
 
@@ -59,7 +58,6 @@ class NuclearLosses:
     """
 
     def __init__(self) -> None:
-        """No sample yet."""
         self._losses = SampledValues()
 
     def add(self, batch: MapBatch) -> None:
@@ -69,13 +67,13 @@ class NuclearLosses:
         self._losses.put(torch.cat([nuclear_losses(some) for some in maps]), batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
-        """``nuclear_loss`` (o, n)."""
+        """Return ``nuclear_loss`` (o, n)."""
         losses = self._losses.result()
         return {} if losses is None else {"nuclear_loss": losses.T.contiguous()}
 
 
 def nuclear_losses(matrices: Tensor) -> Tensor:
-    r"""Nuclear norm of each matrix, less its nuclear norm without each of its rows.
+    r"""Return the nuclear norm of each matrix, less that without each of its rows.
 
     One singular value decomposition serves all rows. With left singular vectors u and singular
     values s, taking row o away is a rank-one change of M M^T, for which
@@ -105,10 +103,10 @@ def nuclear_losses(matrices: Tensor) -> Tensor:
     outside = (1 - share.sum(2, keepdim=True)).clamp(min=0)
     if left.shape[1] == left.shape[2]:
         outside = torch.zeros_like(outside)  # exactly, where the rows span everything
-    # Of 1 - gone, both parts are sums of positive terms: neither end loses digits by cancelling.
-    gone = share @ (energy / (energy + scale.square()))  # (n, o, grid)
+    # Of 1 - lost, both parts are sums of positive terms: neither end loses digits by cancelling.
+    lost = share @ (energy / (energy + scale.square()))  # (n, o, grid)
     kept = share @ (scale.square() / (energy + scale.square())) + outside
-    logarithm = torch.where(gone < 0.5, gone.clamp(max=0.5).neg().log1p(), kept.clamp(max=1).log())
+    logarithm = torch.where(lost < 0.5, lost.clamp(max=0.5).neg().log1p(), kept.clamp(max=1).log())
     losses: Tensor = -(logarithm @ scale) * (_STEP / math.pi) * largest.unsqueeze(1)
     return losses
 
@@ -133,7 +131,7 @@ class SecondMoments:
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:
-        """Nothing summed yet.
+        """Prepare.
 
         Raises:
             UserError: the matrix would be too large.
@@ -164,9 +162,7 @@ class SecondMoments:
         if isinstance(self._module, nn.Linear):
             parts = [(inputs, output)]
         else:  # a few samples at a time: every input value stands in up to k columns
-            axes = spatial_axes(self._module) + 1
-            inputs = inputs.unsqueeze(0) if inputs.dim() == axes else inputs
-            output = output.unsqueeze(0) if output.dim() == axes else output
+            inputs, output = (with_samples(self._module, values) for values in (inputs, output))
             each = self._taps * inputs.shape[1] * output[0, 0].numel()
             step = max(1, _MOST_VALUES_AT_ONCE // max(1, each))
             parts = list(zip(torch.split(inputs, step), torch.split(output, step), strict=True))
@@ -178,7 +174,7 @@ class SecondMoments:
             self._sum.baddbmm_(rows, rows.mT)
 
     def result(self) -> Tensor | None:
-        """Diagonal of the upper Cholesky factor of the inverse of the damped Gram matrix.
+        """Return the diagonal of the upper Cholesky factor of the inverse damped Gram matrix.
 
         The matrix is damped by :data:`DAMPING` times the mean of its diagonal (of all groups);
         a layer whose input is 0 throughout has the unit matrix. SparseGPT (Frantar and Alistarh,

@@ -1,4 +1,4 @@
-"""How alike the sampled maps of a class are to each other and to all other maps."""
+"""Measure activations by class: moments, mean maps, and how alike the maps of a class are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CANCELLED = {torch.float32: 0.05, torch.float64: 1e-5}
 
 
 def _sums_and_norms(maps: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sum and Euclidean norm of every map, both (n, channels), added up in ``precision``."""
+    """Return sum and Euclidean norm of every map, both (n, channels), added in ``precision``."""
     outer = 0 if maps.stride(0) >= maps.stride(1) else 1
     sums, norms = (maps.new_empty(maps.shape[:2], dtype=precision) for _ in range(2))
     count = max(1, _CACHED * maps.shape[outer] // max(1, maps.numel()))
@@ -34,7 +34,7 @@ def _sums_and_norms(maps: Tensor, precision: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def _by_group(maps: Tensor, groups: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and summed squared deviation of each channel in each group, both (channels, c).
+    """Return mean and summed squared deviation of each channel in each group, both (channels, c).
 
     Both come from one look at the values, as sums and sums of squares; the few channels where
     that cancels too many digits are looked at again, in two steps.
@@ -63,7 +63,6 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        """Nothing counted yet."""
         self.count = torch.zeros(0, dtype=torch.float64)  # (c,) values: samples times positions
         self.mean = torch.zeros(0, 0, dtype=torch.float64)  # (channels, c)
         self.squares = torch.zeros(0, 0, dtype=torch.float64)  # (channels, c)
@@ -102,11 +101,11 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """(channels, c) population variance; 0 for a group without values."""
+        """Return the population variance (channels, c); 0 for a group without values."""
         return self.squares / self.count.clamp(min=1)
 
     def rest(self) -> Moments:
-        """The moments of all other groups together, for each group."""
+        """Return the moments of all other groups together, for each group."""
         others = Moments()
         keep = 1 - torch.eye(
             self.count.shape[0], dtype=torch.float64, device=self.count.device
@@ -129,12 +128,11 @@ _MOST_VALUES = 2**26
 class Centroids:
     """Sums of the maps of each class at the sampled positions, over all samples.
 
-    The positions are those of ``activation``. A class without samples, or without samples outside
-    it, has mean maps of 0.
+    The positions are those of ``activation``; errors name the ``layer``. A class without samples,
+    or without samples outside it, has mean maps of 0.
     """
 
     def __init__(self, layer: str, positions: Positions) -> None:
-        """Nothing summed yet; ``layer`` is what errors name."""
         self._layer = layer
         self._positions = positions
         self._sums: Tensor | None = None  # (c, o, s)
@@ -178,7 +176,7 @@ class Centroids:
             self._count = functional.pad(self._count, (0, missing))
 
     def result(self, classes: int) -> dict[str, Tensor]:
-        """``class_map`` and ``rest_map`` (o, c, s), ``mean_map`` (o, s)."""
+        """Return ``class_map`` and ``rest_map`` (o, c, s), ``mean_map`` (o, s)."""
         if self._sums is None:
             return {}
         self._grow(classes)
@@ -194,7 +192,7 @@ class Centroids:
 
 
 def _sums_by_label(maps: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(c, o, s): the sum of the maps of each class.
+    """Return the sum (c, o, s) of the maps of each class.
 
     A sum of table rows by bags is what torch does fastest here: twice as fast as ``index_add``.
     """
@@ -218,7 +216,6 @@ class Kernels:
     """
 
     def __init__(self, maps: SampledMaps) -> None:
-        """Nothing sampled yet; ``maps`` keeps the positions of ``activation``."""
         self._maps = maps
         self._labels = SampledValues()
 
@@ -229,19 +226,19 @@ class Kernels:
         self._labels.put(batch.labels[batch.picks.rows], batch.picks.slots)
 
     def result(self, classes: int) -> dict[str, Tensor]:
-        """``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c)."""
+        """Return ``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c)."""
         maps, labels = self._maps.result(), self._labels.result()
         if maps is None or labels is None:
             return {}
         member = functional.one_hot(labels, classes).to(torch.float64)  # (n, c)
         step = max(1, _MOST_AT_ONCE // maps.shape[1] ** 2)
         parts = [_block_means(part, member) for part in torch.split(maps, step)]
-        within, rest, between = (torch.cat(found) for found in zip(*parts, strict=True))
+        within, rest, between = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
         return {"kernel_class": within, "kernel_rest": rest, "kernel_between": between}
 
 
 def _block_means(maps: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (o, c) of the kernel of ``maps`` (o, n, s) within, outside and across each class."""
+    """Average the kernel of ``maps`` (o, n, s) within, outside and across each class: (o, c)."""
     # Differences, not a product of matrices: that would cancel where maps are alike.
     distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
     kernel = (-distance.square() / 2).exp()  # (o, n, n)

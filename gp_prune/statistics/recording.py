@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.activation_tracer import Call, Site
+from gp_prune.statistics.activation_tracer import Call, Listener, Site
 from gp_prune.statistics.layers import as_maps, tap_energy
 from gp_prune.statistics.matrices import MapRanks, NuclearLosses, SecondMoments
 from gp_prune.statistics.moments import Centroids, Kernels, Moments
@@ -85,8 +85,8 @@ class _LayerStatistics:
         }
 
 
-class Recorder:
-    """A listener of :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` that measures.
+class Recorder(Listener):
+    """Measures what an :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` tells.
 
     Every tensor is read at the moment it appears and then let go, before anything can overwrite
     it, so that no more than one layer's maps are held at a time.
