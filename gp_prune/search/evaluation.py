@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from torch import nn
 
-from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
+from gp_prune.pruning import ChannelPlan, WeightPlan, compact, mask
 from gp_prune.runs.executors import JobQueue, Runner, run_with_journal
 from gp_prune.runs.jobs import Decoder, Job, Workbench
 from gp_prune.runs.journal import Journal, digest, reader
@@ -72,9 +72,6 @@ class Evaluation:
 
         Fine-tuning normalises by the statistics of its own mini-batches, so the running ones are
         measured once, after it.
-
-        Channel plans are removed for real; weight plans are held at zero by masks during
-        fine-tuning, so nothing regrows.
         """
         task, _ = workbench.task(self.task)
         model = pool_fast(self.pruned(workbench))
@@ -82,34 +79,32 @@ class Evaluation:
         return self.judge(model, workbench)
 
     def pruned(self, workbench: Workbench) -> nn.Module:
-        """Return a copy of the task's network that the plan was applied to."""
+        """Return a smaller copy of the task's network for a channel plan, else a masked copy."""
         task, architecture = workbench.task(self.task)
-        return pruned_copy(task.model, plan_from_json(self.plan), architecture)
+        plan = plan_from_json(self.plan)
+        if isinstance(plan, ChannelPlan):
+            return compact(task.model, plan, architecture)
+        masked = copy.deepcopy(task.model)
+        mask(masked, plan)
+        return masked
 
     def judge(self, model: nn.Module, workbench: Workbench) -> Outcome:
         """Recalibrate a fine-tuned copy and measure its errors."""
         task, _ = workbench.task(self.task)
         task.recalibrate(model)
-        raw, validation = self._validate(model, task, workbench)
+        scale = _Scale(task.validation, task.dense_error, task.trivial_error)
+        if self.samples:
+            scale = workbench.recall(
+                f"first {self.samples} validation samples of {self.task}",
+                lambda: _Scale.of(task, task.validation.select(slice(self.samples))),
+            )
+        raw, validation = scale.measure(task, model)
         if not self.test:
-            return Outcome(validation, None, _finite(raw))
+            return Outcome(validation, None, raw)
         # Read when a final report first asks for it.
-        scale = workbench.recall(f"test split of {self.task}", lambda: _scale(task, task.test()))
-        raw = task.error(model, scale.split)
-        test = relative(raw, scale.dense_error, scale.trivial_error)
-        return Outcome(validation, test, _finite(raw))
-
-    def _validate(self, model: nn.Module, task: Task, workbench: Workbench) -> tuple[float, float]:
-        """Return the error on the validation split, or its first samples: raw and relative."""
-        if not self.samples:
-            raw = task.error(model, task.validation)
-            return raw, relative(raw, task.dense_error, task.trivial_error)
-        scale = workbench.recall(
-            f"first {self.samples} validation samples of {self.task}",
-            lambda: _scale(task, task.validation.select(slice(self.samples))),
-        )
-        raw = task.error(model, scale.split)
-        return raw, relative(raw, scale.dense_error, scale.trivial_error)
+        scale = workbench.recall(f"test split of {self.task}", lambda: _Scale.of(task, task.test()))
+        raw, test = scale.measure(task, model)
+        return Outcome(validation, test, raw)
 
     def failed(self, reason: str) -> Outcome:
         """Return what counts where there is no result: the worst error that is finite."""
@@ -133,8 +128,31 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
-def _finite(raw: float) -> float:
-    return raw if math.isfinite(raw) else WORST_RAW
+class _Scale(NamedTuple):
+    """A split with the two errors that define its scale."""
+
+    split: Split
+    dense_error: float
+    trivial_error: float
+
+    @classmethod
+    def of(cls, task: Task, split: Split) -> _Scale:
+        return cls(split, task.error(task.model, split), task.trivial_error_on(split))
+
+    def measure(self, task: Task, model: nn.Module) -> tuple[float, float]:
+        """Return the error of a network, and its relative error; both are finite."""
+        raw = task.error(model, self.split)
+        finite = raw if math.isfinite(raw) else WORST_RAW
+        return finite, relative(raw, self.dense_error, self.trivial_error)
+
+
+def relative(error: float, dense: float, trivial: float) -> float:
+    """Return an error on the scale of its split, at most WORST_ERROR and always finite.
+
+    0 is the error of the dense network, 1 that of the best guess that looks at no input.
+    """
+    value = (error - dense) / (trivial - dense)
+    return min(value, WORST_ERROR) if math.isfinite(value) else WORST_ERROR
 
 
 def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
@@ -146,38 +164,6 @@ def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
     if data.get("kind") == "channel plan":
         return ChannelPlan.from_json(data)
     return WeightPlan.from_json(data)
-
-
-class _Scale(NamedTuple):
-    """A split with the two errors that define its scale."""
-
-    split: Split
-    dense_error: float
-    trivial_error: float
-
-
-def _scale(task: Task, split: Split) -> _Scale:
-    return _Scale(split, task.error(task.model, split), task.trivial_error_on(split))
-
-
-def pruned_copy(
-    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture
-) -> nn.Module:
-    """Return a smaller copy for a channel plan, a masked copy for a weight plan."""
-    if isinstance(plan, ChannelPlan):
-        return compact(model, plan, architecture)
-    masked = copy.deepcopy(model)
-    mask(masked, plan)
-    return masked
-
-
-def relative(error: float, dense: float, trivial: float) -> float:
-    """Return an error on the scale of its split, at most WORST_ERROR and always finite.
-
-    0 is the error of the dense network, 1 that of the best guess that looks at no input.
-    """
-    value = (error - dense) / (trivial - dense)
-    return min(value, WORST_ERROR) if math.isfinite(value) else WORST_ERROR
 
 
 class StackOutcome(NamedTuple):
@@ -246,12 +232,8 @@ class StackedEvaluation:
             member.judge(pool_fast(model), workbench)
             for member, model in zip(self.members, models, strict=True)
         ]
-        return StackOutcome(
-            tuple(member.key for member in self.members),
-            tuple(outcome.validation for outcome in outcomes),
-            tuple(outcome.test for outcome in outcomes),
-            tuple(outcome.raw for outcome in outcomes),
-        )
+        validation, test, raw, _ = zip(*outcomes, strict=True)
+        return StackOutcome(tuple(member.key for member in self.members), validation, test, raw)
 
     def failed(self, reason: str) -> StackOutcome:
         """Return no outcomes; the members may be tried one by one."""

@@ -64,45 +64,6 @@ class Generation:
     stopped: str = ""
 
 
-class StopRules:
-    """The rules that end a search early.
-
-    All but the time limit depend on the course of the search alone. So that a finished run stays
-    what it is when it is resumed, the caller writes down an end by the time limit and gives it to
-    ``stopped_before``.
-
-    Args:
-        config: the settings; 0 means that a rule never applies.
-        clock: returns the seconds.
-    """
-
-    def __init__(self, config: SearchConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._config = config
-        self._clock = clock
-        self._started = clock()
-
-    def room(self, wanted: int, evaluated: int) -> int:
-        """Return how many of the wanted behaviours may be tried after those evaluated so far."""
-        most = self._config.max_evaluations
-        return min(wanted, max(0, most - evaluated)) if most else wanted
-
-    def reached(self, evaluated: int, idle: int, *, stopped_before: bool = False) -> str:
-        """Return the rule that ends the search, as half a sentence; empty if none does.
-
-        Args:
-            evaluated: distinct behaviours evaluated so far.
-            idle: generations since the front last grew.
-            stopped_before: whether the run ended here before because its time was up.
-        """
-        config = self._config
-        if config.max_evaluations and evaluated >= config.max_evaluations:
-            return f"{evaluated} behaviours have been evaluated"
-        if config.stall and idle >= config.stall:
-            return f"the front has not grown for {idle} generations"
-        late = config.time_limit and self._clock() - self._started >= config.time_limit
-        return TIME_IS_UP if stopped_before or late else ""
-
-
 class Search:
     """One run of the evolutionary loop.
 
@@ -156,62 +117,69 @@ class Search:
 
     def generations(self) -> Iterator[Generation]:
         """Run the search and yield its state after every generation; see ``archive`` at the end."""
-        rules = StopRules(self.config, self._clock)
+        started = self._clock()
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
             rng = random.Random(derive_seed("generation", self.config.seed, number))
             generator = Generator(self.grammar, rng, self.limits)
             variation = Variation(generator, self.seeds)
             if number == 0:
-                fresh = self._first(generator, rules)
+                fresh = self._first(generator)
             else:
-                restart = self._restarts()
-                if restart:
+                random_trees = self.config.strategy == "random"
+                if not random_trees and 0 < self.config.restart <= self._unmoved.idle:
+                    self._unmoved.idle = 0
                     population = survivors(population, max(1, round(ELITE * len(population))))
-                drawn = self._draw(variation, population, restart)
-                room = rules.room(self.config.population, self.assessor.behaviours)
-                fresh = self.assessor.assess(drawn, room, population)
+                    random_trees = True
+                drawn = (
+                    iter(generator.individual, None)
+                    if random_trees
+                    else self._breed(variation, population)
+                )
+                fresh = self.assessor.assess(drawn, self._room(self.config.population), population)
             population = self._survivors(population + fresh)
             self._learn(fresh, population)
             report = self._report(number)
-            stopped = rules.reached(
-                self.assessor.behaviours, self.growth.idle,
-                stopped_before=self.journal.holds(_end_of_time(number)),
-            )  # fmt: skip
-            if stopped == TIME_IS_UP:
-                self.journal.event(_end_of_time(number))
+            stopped = self._stops(number, self._clock() - started)
             yield replace(report, stopped=stopped)
             if stopped:
                 return
 
-    def _first(self, generator: Generator, rules: StopRules) -> list[Individual]:
+    def _room(self, wanted: int) -> int:
+        """Return how many of the wanted behaviours may still be evaluated."""
+        most = self.config.max_evaluations
+        return min(wanted, max(0, most - self.assessor.behaviours)) if most else wanted
+
+    def _stops(self, number: int, seconds: float) -> str:
+        """Return the rule that ends the search, as half a sentence; empty if none does.
+
+        An end by the time limit is written down, so that a finished run that is resumed ends at
+        the same generation; all other rules depend on the course of the search alone.
+        """
+        config = self.config
+        evaluated, idle = self.assessor.behaviours, self.growth.idle
+        if config.max_evaluations and evaluated >= config.max_evaluations:
+            return f"{evaluated} behaviours have been evaluated"
+        if config.stall and idle >= config.stall:
+            return f"the front has not grown for {idle} generations"
+        end = {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
+        if self.journal.holds(end) or (config.time_limit and seconds >= config.time_limit):
+            self.journal.event(end)
+            return TIME_IS_UP
+        return ""
+
+    def _first(self, generator: Generator) -> list[Individual]:
         """Return the first population: seeds for at most half of it, random trees for the rest.
 
         All seeds are tried, so that the front and the comparison know the best of them, but only
         some breed: a population of published formulas would explore little else.
         """
-        seeds = self.assessor.assess(iter(self.seeds), rules.room(len(self.seeds), 0))
+        seeds = self.assessor.assess(iter(self.seeds), self._room(len(self.seeds)))
         count = min(len(seeds), self.config.population // 2)
         chosen = generator.rng.sample(seeds, count)
-        room = rules.room(self.config.population - count, self.assessor.behaviours)
         endless = iter(generator.individual, None)
+        room = self._room(self.config.population - count)
         return chosen + self.assessor.assess(endless, room, chosen)
-
-    def _restarts(self) -> bool:
-        """Tell whether the front has stalled so long that most of the population is replaced."""
-        config = self.config
-        if config.strategy == "random" or not 0 < config.restart <= self._unmoved.idle:
-            return False
-        self._unmoved.idle = 0
-        return True
-
-    def _draw(
-        self, variation: Variation, population: list[Individual], restart: bool
-    ) -> Iterator[Individual]:
-        """Draw offspring; random trees in a random search and after a restart."""
-        if restart or self.config.strategy == "random":
-            return iter(variation.generator.individual, None)
-        return self._breed(variation, population)
 
     def _breed(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
         """Yield offspring without end."""
@@ -301,11 +269,6 @@ class Search:
             }
         )
         self.journal.sync()
-
-
-def _end_of_time(number: int) -> dict[str, object]:
-    """Return what the journal holds if the time was up after a generation."""
-    return {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
 
 
 def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:

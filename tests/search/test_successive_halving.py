@@ -18,7 +18,7 @@ from gp_prune.pruning import Budget
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import NAME
 from gp_prune.search.archive import Archive, Candidate, Objectives, dominates, hypervolume
-from gp_prune.search.evaluation import Evaluation, pruned_copy
+from gp_prune.search.evaluation import Evaluation
 from gp_prune.search.grammar import Individual
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import choose_promoted, survivors
@@ -164,11 +164,11 @@ def test_few_samples_are_the_first_ones(lenet_bench: TaskScorer, task_cache: Pat
     expression = parse("sum[i,k](abs(W))", builtin_primitives())
     trial = lenet_bench.plan(expression, Conventions(), Budget("channels", 0.3))
     part = task.validation.select(slice(100))
-    model = pruned_copy(task.model, trial.plan, lenet_bench.architecture)
     workbench = Workbench(TaskSource(cache_dir=str(task_cache)))
     whole, first = (
         Evaluation(task.name, trial.plan.to_json(), 0, 0, samples=samples) for samples in (0, 100)
     )
+    model = whole.pruned(workbench)
     assert first.run(workbench).raw == task.error(model, part)
     assert whole.run(workbench).raw == task.error(model, task.validation)
     assert first.key != whole.key
