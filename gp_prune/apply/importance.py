@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.batches import calibration_batches, example_batch
+from gp_prune.apply.selection import calibration_batches, example_batch, score_layers
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import consumers, trace
+from gp_prune.pruning import trace
 from gp_prune.pruning.graph.architecture import Member
 from gp_prune.pruning.modules import Prunable, is_depthwise, weight_of
 from gp_prune.pruning.select.scores import join_member_scores
 from gp_prune.pruning.select.weights import flatten_scores
 from gp_prune.pruning.torch_methods import ImportanceScores, MetricUnstructured
-from gp_prune.statistics import Loss, collect
+from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of
 
 _AGAIN = 2  # the data may be gone through more than once
@@ -169,28 +169,26 @@ class _LayerScores:
     def __call__(self) -> dict[str, Tensor]:
         """The scores of all layers that the network runs."""
         if self._state != _state(self._model):
-            self._scores = self._measured()
+            self._scores = self._measure()
             self._state = _state(self._model)  # measuring itself may write and restore weights
         return self._scores
 
-    def _measured(self) -> dict[str, Tensor]:
-        inputs = self._inputs
+    def _measure(self) -> dict[str, Tensor]:
+        inputs, architecture = self._inputs, None
         if inputs is not None:
             inputs = example_batch(inputs, device_of(self._model))
-        outgoing = None
         if "outgoing" in self._metric.needs:
-            outgoing = consumers(trace(self._model, inputs))
-        records = collect(
+            architecture = trace(self._model, inputs)
+        return score_layers(
             self._model,
-            self._layers,
+            self._metric,
             self._data,
-            needs=self._metric.needs,
+            layers=self._layers,
+            architecture=architecture,
             loss=self._loss,
             seed=self._seed,
             example_inputs=inputs,
-            outgoing=outgoing,
         )
-        return {name: self._metric.scores(records.pop(name)) for name in list(records)}
 
 
 def _state(model: nn.Module) -> tuple[object, ...]:

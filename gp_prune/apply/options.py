@@ -173,6 +173,12 @@ class PruneOptions:
         keep = self._budget[1]
         return [keep ** (number / self.steps) for number in range(1, self.steps + 1)]
 
+    @property
+    def can_start_again(self) -> bool:
+        """Return whether little time is lost if pruning fails and is started again."""
+        once = self.steps == 1 and self.kind != LATENCY
+        return self.compact and once and not needs_data(self.metric)
+
     @cached_property
     def _budget(self) -> tuple[str, float]:
         """What is counted, and the share of it to keep."""

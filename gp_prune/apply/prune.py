@@ -17,20 +17,23 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.batches import calibration_batches, example_batch
 from gp_prune.apply.options import (
     IGNORED,
     LATENCY,
     OldBudgets,
     PruneOptions,
     match_layers,
-    needs_data,
     rename_old_budgets,
 )
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
-from gp_prune.apply.selection import select_next_channels, select_next_weights
+from gp_prune.apply.selection import (
+    calibration_batches,
+    example_batch,
+    score_layers,
+    select_next_channels,
+    select_next_weights,
+)
 from gp_prune.errors import UserError, pluralize
-from gp_prune.language.primitive import Operand
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
@@ -41,7 +44,6 @@ from gp_prune.pruning import (
     Pattern,
     WeightPlan,
     compact,
-    consumers,
     mask,
     measure,
     predict,
@@ -52,7 +54,7 @@ from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
-from gp_prune.statistics import Loss, Progress, collect_each, prunable_layers
+from gp_prune.statistics import Loss, Progress, prunable_layers
 from gp_prune.statistics.running import (
     Forward,
     call_model,
@@ -64,8 +66,6 @@ from gp_prune.statistics.running import (
 
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
-_SAME_WITHOUT_NORM = frozenset({"W", "b"})
-"""Operands that are the same whether a batch norm follows or not."""
 _SEARCH_TURNS = 11
 """Turns in which a candidate is timed beside the original while a cut is searched."""
 
@@ -217,7 +217,8 @@ class Pruner:
         self._tell("counting the network")
         before = self.count()
         pruned = None
-        if self._can_try_out_last():
+        if self.options.can_start_again:
+            # The very cut that is made is tried out, in place of some cut before there is a plan.
             with suppress(UserError, *FORWARD_ERRORS):
                 pruned = self._prune(before, try_out_first=False)
         pruned = pruned or self._prune(before, try_out_first=True)
@@ -321,22 +322,18 @@ class Pruner:
         if first:
             times = "" if self.options.steps == 1 else f", {self.options.steps} times"
             self._tell(f"scoring {pluralize(len(layers), 'layer')} with {metric.name}{times}")
-        operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
-        records = collect_each(
+        return score_layers(
             network,
-            layers,
+            metric,
             self._data,
-            needs=metric.needs,
+            layers=layers,
+            architecture=now,
             loss=self._loss,
             seed=self.options.seed,
             example_inputs=self._inputs,
-            outgoing=consumers(now) if "outgoing" in metric.needs else None,
             forward_fn=self._forward_fn,
             progress=self._batch_progress,
-            norms=not operands <= _SAME_WITHOUT_NORM,
         )
-        # One record after the other: together they are several times the network.
-        return {name: metric.scores(record) for name, record in records}
 
     def select(
         self,
@@ -455,19 +452,6 @@ class Pruner:
                     f"at zero (they differ by {share:.2g} of the largest); it uses them in a way "
                     "that cannot be followed, so use mode 'mask', or ignore the layers concerned"
                 )
-
-    def _can_try_out_last(self) -> bool:
-        """Whether to try out the cut that is made, in place of any before there is a plan.
-
-        Little is lost if it fails; tracing then finds out what can be cut.
-        """
-        options = self.options
-        return (
-            options.compact
-            and options.kind != LATENCY
-            and options.steps == 1
-            and not needs_data(options.metric)
-        )
 
     def _cut_so_far(
         self, plan: ChannelPlan | WeightPlan, architecture: Architecture

@@ -13,17 +13,25 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gp_prune._io import read_object, write_bytes, write_json
+from gp_prune._io import (
+    DamagedFileError,
+    read_checked,
+    read_object,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
+from gp_prune.apply.models import put_state
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.apply.weights import plain_state, put_state
 from gp_prune.errors import UserError, check_type
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
@@ -55,30 +63,29 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
             state that is not made of tensors.
     """
     target = check_folder(folder)
-    tensors, shared = plain_state(pruned.model)
-    weights = safetensors.torch.save(tensors)
+    tensors, shared = _plain_state(pruned.model)
     layout = json.dumps(pruned.architecture.to_json(), separators=(",", ":")).encode()
-    plan = {
-        "schema_version": _SCHEMA,
-        "kind": KIND,
-        "model": model,
-        "metric": pruned.metric,
-        "metric_digest": pruned.metric_digest,
-        "mode": pruned.mode,
-        "interface": list(pruned.interface),
-        "input_shapes": [list(shape) for shape in pruned.input_shapes],
-        "plan": pruned.plan.to_json(),
-        "shared": shared,
-        "architecture_sha256": hashlib.sha256(layout).hexdigest(),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-    }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
-            write_bytes(draft / WEIGHTS, weights)
+            digest = write_tensors(draft, WEIGHTS, tensors)
             write_bytes(draft / ARCHITECTURE, layout)
             write_json(draft / REPORT, pruned.report(model=model))
+            plan = {
+                "schema_version": _SCHEMA,
+                "kind": KIND,
+                "model": model,
+                "metric": pruned.metric,
+                "metric_digest": pruned.metric_digest,
+                "mode": pruned.mode,
+                "interface": list(pruned.interface),
+                "input_shapes": [list(shape) for shape in pruned.input_shapes],
+                "plan": pruned.plan.to_json(),
+                "shared": shared,
+                "architecture_sha256": hashlib.sha256(layout).hexdigest(),
+                "weights_sha256": digest,
+            }
             write_json(draft / PLAN, plan)
             draft.chmod(0o755)
             _replace(target, draft)
@@ -136,22 +143,31 @@ def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
     Raises:
         UserError: the folder is missing, incomplete or damaged, or is of another network.
     """
-    place = Path(folder).expanduser()
-    fields = read_object(_json(_content(place / PLAN), place / PLAN), str(place / PLAN), _FIELDS)
-    if fields["kind"] != KIND:
-        raise UserError(f"{str(place)!r} holds a {fields['kind']!r}, not a {KIND}")
-    if fields["schema_version"] != _SCHEMA:
-        raise UserError(
-            f"{str(place)!r} has schema version {fields['schema_version']}, this gp-prune reads "
-            f"{_SCHEMA}; use the version that wrote it"
+    path = Path(folder).expanduser()
+    with _say_what_is_damaged(path):
+        fields = read_object(_json(path / PLAN), str(path / PLAN), _FIELDS)
+        if fields["kind"] != KIND:
+            raise UserError(f"{str(path)!r} holds a {fields['kind']!r}, not a {KIND}")
+        if fields["schema_version"] != _SCHEMA:
+            raise UserError(
+                f"{str(path)!r} has schema version {fields['schema_version']}, this gp-prune reads "
+                f"{_SCHEMA}; use the version that wrote it"
+            )
+        plan, mode = _plan(fields["plan"]), fields["mode"]
+        if mode not in MODES or (mode == "compact" and isinstance(plan, WeightPlan)):
+            raise UserError(f"{str(path / PLAN)!r} has mode {mode!r}, which its plan cannot have")
+        # A digest that was cut short must not match by its first digits.
+        layout, weights = (
+            fields[f"{name}_sha256"].ljust(64) for name in ("architecture", "weights")
         )
-    plan, mode = _plan(fields["plan"]), fields["mode"]
-    if mode not in MODES or (mode == "compact" and isinstance(plan, WeightPlan)):
-        raise UserError(f"{str(place / PLAN)!r} has mode {mode!r}, which its plan cannot have")
-    layout = _checked(place / ARCHITECTURE, fields["architecture_sha256"])
-    architecture = Architecture.from_json(_json(layout, place / ARCHITECTURE))
-    state = _tensors(place / WEIGHTS, fields["weights_sha256"], fields["shared"])
-    return _replay(model, plan, architecture, mode, state, str(place))
+        architecture = Architecture.from_json(_json(path / ARCHITECTURE, layout))
+        state = read_tensors(path / WEIGHTS, weights)
+    for alias, name in fields["shared"].items():
+        check_type(name, str, f"what {alias!r} is shared with in {PLAN}")
+        if name not in state:
+            raise UserError(f"{PLAN} says that {alias!r} is {name!r}, which {WEIGHTS} has not")
+        state[alias] = state[name]
+    return _replay(model, plan, architecture, mode, state, str(path))
 
 
 def _replay(
@@ -177,6 +193,34 @@ def _replay(
     return pruned
 
 
+def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of a network as contiguous CPU tensors, and which entries are the same tensor.
+
+    Returns:
+        (entries by name, alias -> name of the entry that it is the same as).
+
+    Raises:
+        UserError: the network keeps a state that is not made of tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"the state {name!r} of the network is a {type(value).__name__}; only tensors can "
+                "be saved"
+            )
+        place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and place in first:
+            aliases[name] = first[place]
+            continue
+        first[place] = name
+        # A copy, because entries that share memory only in part cannot stand in one file.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+    return tensors, aliases
+
+
 def _replace(target: Path, draft: Path) -> None:
     """Put ``draft`` in the place of ``target``; if that fails the old folder is there again."""
     if not target.exists():
@@ -200,27 +244,24 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-def _content(path: Path) -> bytes:
+@contextmanager
+def _say_what_is_damaged(folder: Path) -> Iterator[None]:
+    """Turn the errors of reading into one sentence with a remedy."""
     try:
-        return path.read_bytes()
+        yield
+    except DamagedFileError as error:
+        raise UserError(f"{error}; prune the network again") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
-            f"{str(path)!r} cannot be read ({reason}); give a folder that 'gp-prune apply --out' "
-            "or save_pruned wrote"
+            f"{error.filename or str(folder)!r} cannot be read ({reason}); give a folder that "
+            "'gp-prune apply --out' or save_pruned wrote"
         ) from error
 
 
-def _checked(path: Path, digest: str) -> bytes:
-    content = _content(path)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(
-            f"{str(path)!r} is not what was saved (its SHA-256 differs); prune the network again"
-        )
-    return content
-
-
-def _json(content: bytes, path: Path) -> Any:
+def _json(path: Path, digest: str | None = None) -> Any:
+    """The content of a JSON file whose SHA-256 is ``digest``, where that is given."""
+    content = path.read_bytes() if digest is None else read_checked(path, digest)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -232,19 +273,6 @@ def _json(content: bytes, path: Path) -> Any:
 def _plan(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
     kind = WeightPlan if data.get("kind") == "weight plan" else ChannelPlan
     return kind.from_json(data)
-
-
-def _tensors(path: Path, digest: str, shared: dict[str, Any]) -> dict[str, Tensor]:
-    try:
-        tensors = safetensors.torch.load(_checked(path, digest))
-    except SafetensorError as error:
-        raise UserError(f"{str(path)!r} is no safetensors file; prune the network again") from error
-    for alias, name in shared.items():
-        check_type(name, str, f"what {alias!r} is shared with in {PLAN}")
-        if name not in tensors:
-            raise UserError(f"{PLAN} says that {alias!r} is {name!r}, which {path.name} has not")
-        tensors[alias] = tensors[name]
-    return tensors
 
 
 def _unusable(target: Path, error: OSError) -> UserError:

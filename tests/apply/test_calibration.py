@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gp_prune._compat import import_torchvision
-from gp_prune.apply.batches import as_batches
 from gp_prune.apply.data import NO_DATA, calibration, check_labels
 from gp_prune.apply.images import fit_image
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
+from gp_prune.statistics.batches import as_batch
 from gp_prune.tasks.data import load_data
 
 SIDES = st.integers(1, 20)
@@ -140,9 +140,9 @@ def test_labels_must_be_outputs() -> None:
         check_labels(maps, data)
 
 
-def test_as_batches() -> None:
+def test_items_of_data_as_batches() -> None:
     x, y = torch.zeros(2, 3), torch.tensor([0, 1])
-    pair, batch, alone, floats = as_batches([(x, y), Batch(x), x, [x, y.float()]])
+    pair, batch, alone, floats = map(as_batch, [(x, y), Batch(x), x, [x, y.float()]])
     assert pair.labels is y
     assert pair.target is y
     assert batch.target is None
@@ -150,4 +150,4 @@ def test_as_batches() -> None:
     assert floats.target is not None
     assert floats.labels is None
     with pytest.raises(UserError, match="yields str"):
-        list(as_batches(["x"]))
+        as_batch("x")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gp_prune.apply.prune import needs_data, prune
+from gp_prune.apply.options import needs_data
+from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.statistics import Batch

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.prune import prune
@@ -74,6 +75,17 @@ def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
         prune(perceptron, "taylor_weights", x[:2], keep_channels=0.5, data=data,
               loss=functional.cross_entropy).plan
         for data in ([(x, y)], (x, y), Batch(x, y, y))
+    ]  # fmt: skip
+    assert plans[0] == plans[1] == plans[2]
+
+
+def test_a_data_set_is_data_in_batches(perceptron: nn.Module) -> None:
+    x, y = torch.rand(40, 6), torch.arange(40) % 3
+    batches = [(x[:32], y[:32]), (x[32:], y[32:])]
+    plans = [
+        prune(perceptron, "taylor_weights", x[:2], keep_channels=0.5, data=data,
+              loss=functional.cross_entropy, steps=2).plan
+        for data in (batches, TensorDataset(x, y), iter(batches))
     ]  # fmt: skip
     assert plans[0] == plans[1] == plans[2]
 

@@ -198,7 +198,7 @@ def _edit(folder: Path, **changes: object) -> None:
     ("damage", "words"),
     [
         (lambda f: (f / "plan.json").unlink(), "No such file"),
-        (lambda f: (f / "weights.safetensors").unlink(), "No such file"),
+        (lambda f: (f / "weights.safetensors").unlink(), "is missing; prune the network again"),
         (lambda f: (f / "plan.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "plan.json").write_text("[]"), "must be an object"),
         (lambda f: (f / "plan.json").write_bytes(b"\xff\xfe\x00"), "not valid JSON"),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gp_prune.apply.batches import as_batches
 from gp_prune.apply.data import MEASURES, TuningData, own_data, tuning_data
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.prune import prune
@@ -130,7 +129,7 @@ def test_batches_of_a_data_loader_that_shuffles(cnn: LoadedModel, pruned: Pruned
     whole = tuning_data(cnn, samples=200)
     part = take(whole.train, torch.arange(120))
     loader = DataLoader(TensorDataset(part.inputs, part.target), batch_size=32, shuffle=True)
-    data = TuningData(**{**vars(whole), "train": as_batches(loader)})
+    data = TuningData(**{**vars(whole), "train": loader})
     found = []
     for seed in (1, 2):
         with torch.random.fork_rng():
