@@ -44,6 +44,7 @@ from gp_prune.autoencoder.schedule import (
 )
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
+from gp_prune.metric.metric import Metric
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
 from gp_prune.runs.folder import (
@@ -207,21 +208,9 @@ def autoencode(
             context = RunContext.of(decided, Workbench(source))
             check_labels(metric, context.data)
             chances = _probabilities(settings, schedule)
-            metric_facts = (
-                metric
-                if metric is None
-                else {
-                    "name": metric.name,
-                    "digest": metric.digest,
-                }
-            )
             facts = {
-                **settings.to_json(),
+                **_describe(settings, metric, context, chances),
                 "loss": decided.loss,
-                "metric": metric_facts,
-                "probabilities": list(chances),
-                "samples_digest": context.data.fingerprint(),
-                "versions": versions(),
                 "device": source.device,
             }
             digested = {
@@ -244,6 +233,22 @@ def autoencode(
             return result
     finally:
         runner.close()
+
+
+def _describe(
+    settings: AutoencodeSettings,
+    metric: Metric | None,
+    context: RunContext,
+    chances: tuple[float, ...],
+) -> dict[str, Any]:
+    """Return all that decides the result, as JSON."""
+    return {
+        **settings.to_json(),
+        "metric": None if metric is None else {"name": metric.name, "digest": metric.digest},
+        "probabilities": list(chances),
+        "samples_digest": context.data.fingerprint(),
+        "versions": versions(),
+    }
 
 
 def _choose_loss(settings: AutoencodeSettings) -> str:

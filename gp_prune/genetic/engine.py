@@ -343,7 +343,7 @@ class Engine:
         ]
 
     def _admit(self, request: RetrainingRequest, outcome: PlanOutcome, number: int) -> Elite | None:
-        """Number a retrained network; record the reason where there is none."""
+        """Return a retrained network under its number; record the reason where there is none."""
         start, masks, plan, epochs = request
         if outcome.failure:
             self._journal.event(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_samples_are_centroids_with_some_bits_flipped(
         inputs, labels = split.inputs, split.labels
         assert labels is not None
         assert inputs.shape == (samples, 200)
-        assert set(inputs.unique().tolist()) <= {0.0, 1.0}
+        assert set(torch.unique(inputs).tolist()) <= {0.0, 1.0}
         sizes = labels.bincount(minlength=clusters)
         assert sizes.max() - sizes.min() <= 1
     # Splits share the centroids: samples of a cluster differ in about 2 * 0.05 * 0.95 of the bits.
@@ -60,9 +61,9 @@ def test_no_two_samples_share_their_noise() -> None:
     split = RECIPES["binary-clusters"].draw("test", 0)
     inputs, labels = split.inputs, split.labels
     assert labels is not None
-    assert len(inputs.unique(dim=0)) == 1000
+    assert len(torch.unique(inputs, dim=0)) == 1000
     centroids = torch.stack([inputs[labels == c].median(0).values for c in range(10)])
-    assert len((inputs != centroids[labels]).unique(dim=0)) == 1000
+    assert len(torch.unique(inputs != centroids[labels], dim=0)) == 1000
 
 
 def test_the_second_recipe() -> None:
@@ -83,7 +84,7 @@ def test_images_are_those_of_the_tasks() -> None:
     assert choose_layout(data, 3).encoder == (64, 48, 24, 3)
 
 
-def own(folder: Path, **arrays: object) -> str:
+def own(folder: Path, **arrays: Any) -> str:
     path = folder / "own.npz"
     np.savez(path, **arrays)
     return str(path)
@@ -117,7 +118,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_of_no_use_is_refused(
-    tmp_path: Path, arrays: dict[str, object], reason: str
+    tmp_path: Path, arrays: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(UserError, match=reason):
         load(own(tmp_path, **arrays), 0, TaskSource())

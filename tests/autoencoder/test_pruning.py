@@ -163,7 +163,7 @@ def test_the_measured_network_is_the_one_that_is_trained() -> None:
         "encoder1", "encoder2", "latent", "decoder1", "decoder2", "output",
     ]  # fmt: skip
     pair.encoder.weights.zero_()
-    assert not net.encoder1.weight.any()
+    assert not net.get_parameter("encoder1.weight").any()
 
 
 def test_scores_that_are_not_finite_are_said_of_metric_and_layer() -> None:

@@ -17,7 +17,7 @@ from gp_prune.autoencoder import (
     autoencode,
 )
 from gp_prune.autoencoder.cells import CellResult, CellStep
-from gp_prune.autoencoder.data import FlatData
+from gp_prune.autoencoder.data import FlatData, FlatSamples
 from gp_prune.autoencoder.networks import Pair, read_pair
 from gp_prune.autoencoder.pruning import live_nodes, round_share, sparsity
 from gp_prune.errors import UserError
@@ -159,9 +159,14 @@ def test_a_cell_that_lost_its_pruning_is_not_the_best(
 def test_the_best_cell_is_chosen_by_validation_and_the_test_split_read_once(
     small: AutoencodeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = []
+    read: list[str] = []
     original = FlatData.test
-    monkeypatch.setattr(FlatData, "test", lambda self: read.append(self.name) or original(self))
+
+    def test(data: FlatData) -> FlatSamples:
+        read.append(data.name)
+        return original(data)
+
+    monkeypatch.setattr(FlatData, "test", test)
     result = autoencode(replace(small, epochs=3, seed=2), tmp_path / "run")
     assert len(read) == 1
     last = [row for row in result.history if row.generation == 3]

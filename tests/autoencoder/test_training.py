@@ -64,10 +64,10 @@ def test_an_epoch_is_what_autograd_and_adam_make_of_it(
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, betas=BETAS, foreach=False)
     for _ in range(2):  # the second goes on with the state of the first
         total = 0.0
-        for part in inputs[order].split(batch):
+        for part in torch.split(inputs[order], batch):
             optimizer.zero_grad()
             value = LOSSES[loss].of_outputs(net(part), part)
-            value.backward()
+            torch.autograd.backward(value)
             optimizer.step()
             total += float(value.detach()) * len(part)
         mean = train_epoch(
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_autograd(layout: AutoencoderLayout, loss: str, s
     inputs = samples(layout, 4, seed)
     pair = first_pair(layout, seed)
     net = module(pair.clone(), layout).double()
-    LOSSES[loss].of_outputs(net(inputs.double()), inputs.double()).backward()
+    torch.autograd.backward(LOSSES[loss].of_outputs(net(inputs.double()), inputs.double()))
     wanted = torch.cat(gradients(net))
     # After one step Adam's mean of the gradients is a known share of the gradient.
     train_epoch(

@@ -11,13 +11,13 @@ from gp_prune.genetic.selection import Fitness
 from gp_prune.genetic.settings import GeneticSettings
 
 
-def judge() -> Fitness:
+def fitness() -> Fitness:
     settings = GeneticSettings(lambdas=(1.0, 0.0, 100.0), tolerance=0.05, limit=0.01)
     return Fitness(settings, dense_error=0.01, trivial_error=0.9, unit=1.0)
 
 
 def elite(number: int, params: float, error: float) -> Elite:
-    return Elite(number, 1, [], GeneticPlan(), KeptShares(0.5, params), "w", error)
+    return Elite(number, 1, (), GeneticPlan(), KeptShares(0.5, params), "w", error)
 
 
 def archive() -> list[Elite]:
@@ -33,7 +33,7 @@ def test_what_follows_lies_between_the_last_that_holds_and_the_first_that_fails(
     everything = archive()
     first = [everything[0], everything[2], everything[6]]
     done = [elite(10, 0.5, 0.01), elite(11, 0.12, 0.015), elite(12, 0.007, 0.03)]
-    chosen = between(judge(), everything, first, done, count)
+    chosen = between(fitness(), everything, first, done, count)
     assert {e.number for e in chosen} <= {4, 5, 6}
     assert len(chosen) == min(3, count - len(first))
 
@@ -42,20 +42,20 @@ def test_nothing_follows_where_the_thinnest_holds() -> None:
     everything = archive()
     first = [everything[0], everything[7]]
     done = [elite(10, 0.5, 0.01), elite(11, 0.003, 0.015)]
-    assert between(judge(), everything, first, done, 6) == []
+    assert between(fitness(), everything, first, done, 6) == []
 
 
 def test_where_none_holds_those_that_keep_more_follow() -> None:
     everything = archive()
     first = [everything[3], everything[7]]
     done = [elite(10, 0.06, 0.04), elite(11, 0.003, 0.05)]
-    chosen = between(judge(), everything, first, done, 5)
+    chosen = between(fitness(), everything, first, done, 5)
     assert {e.number for e in chosen} == {1, 2, 3}
 
 
 def test_a_network_whose_last_retraining_failed_is_not_taken_again() -> None:
     everything = archive()
     first = [everything[0], everything[4]]
-    chosen = between(judge(), everything, first, [elite(10, 0.5, 0.01), first[1]], 20)
+    chosen = between(fitness(), everything, first, [elite(10, 0.5, 0.01), first[1]], 20)
     assert first[1] not in chosen
     assert {e.number for e in chosen} == {2, 3, 4}
