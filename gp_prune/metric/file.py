@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gp_prune._io import canonical_digest, read_object
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,29 +102,19 @@ def parse_fields(content: str) -> dict[str, Any]:
     """Parse the fields of a metric file and check that each is there, of its type, and known.
 
     Raises:
-        MetricError: the content is not JSON, has another schema, or a field is wrong; the
-            sentence does not name the file.
+        UserError: the content is not JSON, has another schema, or a field is wrong; the sentence
+            does not name the file.
     """
     try:
         data = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise MetricError(f"it is not valid JSON ({error}); it may be cut off") from None
-    if not isinstance(data, dict):
-        raise MetricError("it is not a JSON object")
-    _check_version(data.get("schema_version"))
-    for name, field_type in _FIELDS.items():
-        if name not in data:
-            raise MetricError(f"the field {name!r} is missing")
-        if not isinstance(data[name], field_type):
-            raise MetricError(f"the field {name!r} is not of type {field_type.__name__}")
-    unknown = sorted(set(data) - set(_FIELDS))
-    if unknown:
-        raise MetricError(f"the field {unknown[0]!r} is unknown; remove it")
-    return {
-        **data,
-        "invariances": check_invariances(data["invariances"]),
-        "probe_scores": _numbers(data["probe_scores"]),
-    }
+    if isinstance(data, dict):
+        _check_version(data.get("schema_version"))
+    fields = read_object(data, "the metric", _FIELDS)
+    fields["invariances"] = check_invariances(fields["invariances"])
+    fields["probe_scores"] = _to_floats(fields["probe_scores"])
+    return fields
 
 
 def check_invariances(names: list[Any] | tuple[Any, ...]) -> tuple[str, ...]:
@@ -165,8 +155,7 @@ def compute_digest(metric: Metric) -> str:
         "expression": metric.expression.to_json(),
         "conventions": metric.conventions.to_json(),
     }
-    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return "sha256:" + canonical_digest(meaning)
 
 
 def check_derived_fields(fields: dict[str, Any], metric: Metric) -> None:
@@ -198,7 +187,7 @@ def _check_version(version: Any) -> None:
         raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
 
 
-def _numbers(values: list[Any]) -> tuple[float, ...]:
+def _to_floats(values: list[Any]) -> tuple[float, ...]:
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise MetricError("probe_scores are not all numbers")
     try:

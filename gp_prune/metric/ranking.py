@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gp_prune._io import read_object
 from gp_prune.errors import UserError
 
 SCOPES = ("layer", "global", "row")
@@ -58,13 +59,9 @@ class Conventions:
 
     @classmethod
     def from_json(cls, data: Any) -> Conventions:
-        """Read the object of :meth:`to_json`; UserError names an unknown or missing field."""
-        if not isinstance(data, dict):
-            raise UserError("conventions must be an object")
-        wrong = sorted(set(data) ^ set(cls.__dataclass_fields__))
-        if wrong:
-            raise UserError(f"conventions have an unknown or missing field: {', '.join(wrong)}")
-        return cls(**data)
+        """Read the object of :meth:`to_json`; UserError names a field that is wrong."""
+        fields = dict.fromkeys(cls.__dataclass_fields__, object)
+        return cls(**read_object(data, "the field 'conventions'", fields))
 
 
 class DegenerateScores(UserError):

@@ -153,9 +153,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "nested": ("[" * 100_000, "is not valid JSON"),
     "nested objects": ('{"a":' * 100_000 + "1" + "}" * 100_000, "is not valid JSON"),
     "long number": ("1" * 10_000, "is not valid JSON"),
-    "a list": ("[]", "it is not a JSON object"),
-    "a number": ("1", "it is not a JSON object"),
-    "null": ("null", "it is not a JSON object"),
+    "a list": ("[]", "the metric must be an object, not "),
+    "a number": ("1", "the metric must be an object, not "),
+    "null": ("null", "the metric must be an object, not "),
     "no fields": ("{}", "schema_version is None, not 1"),
     "newer schema": (
         changed(schema_version=2),
@@ -165,9 +165,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "schema as text": (changed(schema_version="1"), "schema_version is '1', not 1"),
     "schema as truth": (changed(schema_version=True), "schema_version is True, not 1"),
     "schema as float": (changed(schema_version=1.0), "schema_version is 1.0, not 1"),
-    "unknown field": (changed(code="import os"), "the field 'code' is unknown; remove it"),
-    "wrong type": (changed(expression="abs(W)"), "the field 'expression' is not of type dict"),
-    "name as list": (changed(name=["l1"]), "the field 'name' is not of type str"),
+    "unknown field": (
+        changed(code="import os"),
+        "the metric has an unknown field 'code'; remove it",
+    ),
+    "wrong type": (changed(expression="abs(W)"), "field 'expression' .* must be an object"),
+    "name as list": (changed(name=["l1"]), "field 'name' .* must be a text"),
     "hostile name": (changed(name="../../etc/passwd"), "metric name '../../etc/passwd' is not"),
     "hostile description": (
         changed(description="\x1b[2Jgone"),
@@ -218,7 +221,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "conventions with more": (
         changed(conventions={**Conventions().to_json(), "x": 1}),
-        "unknown or missing field: x",
+        "'conventions' has an unknown field 'x'; remove it",
     ),
     "unknown invariance": (
         changed(invariances=["rotation"]),
@@ -230,7 +233,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "scores as truths": (changed(probe_scores=[True]), "probe_scores are not all numbers"),
     "huge score": (changed(probe_scores=[10**400]), "probe_scores are not all finite numbers"),
     **{
-        f"no {field}": (without(field), f"the field '{field}' is missing")
+        f"no {field}": (without(field), f"the metric has no field '{field}'; add it")
         for field in content()
         if field != "schema_version"
     },

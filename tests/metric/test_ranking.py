@@ -19,7 +19,7 @@ def test_round_trip(conventions: Conventions) -> None:
 
 
 @pytest.mark.parametrize("field", ["scope", "normaliser", "join"])
-@pytest.mark.parametrize("value", ["", "Layer", None, 1, ["layer"], {}, "sum "])
+@pytest.mark.parametrize("value", ["", "Layer", None, 1, ["layer"], ("layer",), {}, "sum "])
 def test_wrong_values(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"{field} is .*; it must be one of "):
         Conventions(**{field: value})
@@ -30,11 +30,11 @@ def test_wrong_values(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "conventions must be an object"),
-        ([], "conventions must be an object"),
-        ({}, "unknown or missing field: join, normaliser, scope"),
-        ({"scope": "layer", "join": "sum"}, "unknown or missing field: normaliser"),
-        ({**Conventions().to_json(), "extra": 1}, "unknown or missing field: extra"),
+        (None, "'conventions' must be an object, not NoneType"),
+        ([], "'conventions' must be an object, not list"),
+        ({}, "'conventions' has no field 'scope'; add it"),
+        ({"scope": "layer", "join": "sum"}, "'conventions' has no field 'normaliser'; add it"),
+        ({**Conventions().to_json(), "extra": 1}, "has an unknown field 'extra'; remove it"),
     ],
 )
 def test_wrong_objects(data: Any, message: str) -> None:
