@@ -108,12 +108,12 @@ def test_digits_are_the_same_where_their_file_is_not_found(monkeypatch: pytest.M
 
 
 def test_digits_are_the_same_every_time_and_leave_the_random_state_alone() -> None:
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)
     first, second = (load_data("digits", Path("unused")) for _ in range(2))
     assert first.fingerprint() == second.fingerprint()
     assert torch.equal(first.read_test().inputs, second.read_test().inputs)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    np.testing.assert_equal(np.random.get_state(legacy=False), numpy_state)
 
 
 def test_the_fingerprint_notices_one_pixel_and_one_label() -> None:
@@ -135,7 +135,7 @@ def test_mnist_files_are_read_and_the_official_test_set_is_the_test_split(
     assert [len(part.labels) for part in (data.train, data.validation, test)] == [48, 12, 20]
     assert data.train.inputs.shape[1:] == (1, 28, 28)
     assert data.train.inputs.dtype == torch.float32
-    assert (data.train.inputs.min(), data.train.inputs.max()) == (0, 1)
+    assert (float(data.train.inputs.min()), float(data.train.inputs.max())) == (0, 1)
     assert test.labels.tolist() == [*range(10), *range(10)]
     assert data.validation.labels.bincount(minlength=10).min() >= 1
 

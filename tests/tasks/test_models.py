@@ -49,7 +49,7 @@ def test_lenet_has_the_size_that_the_literature_gives() -> None:
 def test_the_lenet_of_caffe_has_the_size_that_the_literature_gives() -> None:
     model = caffe_lenet((1, 28, 28), 10)
     assert parameters(model) == 431_080
-    first, second = (layer.weight.numel() for layer in (model.conv1, model.conv2))
+    first, second = (model.get_parameter(f"conv{i}.weight").numel() for i in (1, 2))
     # Caffe's convolutions have no padding: 24x24 and 8x8 positions.
     assert cost.measure(model, torch.zeros(1, 1, 28, 28)).macs == (
         first * 24**2 + second * 8**2 + 800 * 500 + 500 * 10
@@ -58,7 +58,7 @@ def test_the_lenet_of_caffe_has_the_size_that_the_literature_gives() -> None:
 
 def test_the_widths_are_those_of_the_documentation() -> None:
     def widths(model: nn.Module) -> list[int]:
-        return [len(layer.weight) for layer in prunable_layers(model).values()]
+        return [len(model.get_parameter(f"{name}.weight")) for name in prunable_layers(model)]
 
     assert widths(lenet((1, 8, 8), 10)) == [6, 16, 120, 84, 10]
     assert widths(caffe_lenet((1, 8, 8), 10)) == [20, 50, 500, 10]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_recalibration_changes_nothing_but_the_statistics() -> None:
     recalibrate(model, inputs)
     assert torch.equal(torch.get_rng_state(), state)  # dropout was not active
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
-    assert (model[1].momentum, model[5].momentum) == (0.1, 0.3)
+    assert [model[i].momentum for i in (1, 5)] == [0.1, 0.3]
     for name, value in model.named_parameters():
         assert torch.equal(value, before.get_parameter(name))
 
@@ -76,7 +77,7 @@ def test_recalibration_restores_momentum_and_flags_after_an_exception() -> None:
     model = network()
     with pytest.raises(RuntimeError):
         recalibrate(model, torch.zeros(4, 3, 6, 6))
-    assert (model[1].momentum, model[5].momentum) == (0.1, 0.3)
+    assert [model[i].momentum for i in (1, 5)] == [0.1, 0.3]
     assert all(module.training for module in model.modules())
 
 
@@ -92,11 +93,11 @@ def test_recalibration_without_batch_norm_does_not_run_the_model() -> None:
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_given_batches_count_by_their_samples(sizes: list[int]) -> None:
     model, (inputs, target) = network(), samples(sum(sizes))
-    parts = zip(inputs.split(sizes), target.split(sizes), strict=True)
+    parts = zip(torch.split(inputs, sizes), torch.split(target, sizes), strict=True)
     recalibrate(model, [Batch(images, labels) for images, labels in parts])
-    means = [model[0](part).mean((0, 2, 3)) * len(part) for part in inputs.split(sizes)]
+    means = [model[0](part).mean((0, 2, 3)) * len(part) for part in torch.split(inputs, sizes)]
     torch.testing.assert_close(model[1].running_mean, torch.stack(means).sum(0) / sum(sizes))
-    assert (model[1].momentum, model[5].momentum) == (0.1, 0.3)
+    assert [model[i].momentum for i in (1, 5)] == [0.1, 0.3]
 
 
 @given(count=st.integers(1, 40), parts=st.integers(1, 5))
@@ -104,7 +105,7 @@ def test_equal_batches_give_the_same_in_both_forms(count: int, parts: int) -> No
     inputs = samples(count * parts)[0]
     whole, cut = network(), network()
     recalibrate(whole, inputs, batch_size=count)
-    recalibrate(cut, list(inputs.split(count)))
+    recalibrate(cut, list(torch.split(inputs, count)))
     assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), cut.buffers(), strict=True))
 
 
@@ -114,7 +115,8 @@ class TwoInputs(nn.Module):
         self.norm = nn.BatchNorm1d(3)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.norm(x - y)
+        normalised: Tensor = self.norm(x - y)
+        return normalised
 
 
 def test_every_way_to_call_a_network() -> None:
@@ -139,7 +141,13 @@ def test_data_sets_loaders_and_batches_measure_the_same() -> None:
     inputs, labels = samples(40)
     models = [network() for _ in range(5)]
     data = TensorDataset(inputs, labels)
-    forms = ([(inputs, labels)], data, (inputs, labels), DataLoader(data, 40), [Batch(inputs)])
+    forms: tuple[Any, ...] = (
+        [(inputs, labels)],
+        data,
+        (inputs, labels),
+        DataLoader(data, 40),
+        [Batch(inputs)],
+    )
     for model, form in zip(models, forms, strict=True):
         recalibrate(model, form)
     for other in models[1:]:

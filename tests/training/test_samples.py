@@ -17,12 +17,19 @@ from gp_prune.training.samples import (
     Samples,
     as_data,
     draw,
+    equal_parts,
     fingerprint,
     gather,
     in_order,
     shuffled,
     take,
 )
+
+
+def tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
 
 COUNTS, SEEDS = st.integers(1, 60), st.integers(0, 2**31)
 
@@ -31,29 +38,29 @@ COUNTS, SEEDS = st.integers(1, 60), st.integers(0, 2**31)
 def test_a_pass_takes_every_sample_once_in_a_seeded_order(count: int, size: int, seed: int) -> None:
     data = Samples(torch.arange(count), torch.arange(count) * 2)
     steps = list(shuffled(data, size, seed))
-    taken = torch.cat([batch.inputs for _, batch in steps])
+    taken = torch.cat([tensor(batch.inputs) for _, batch in steps])
     assert sorted(taken.tolist()) == list(range(count))
     assert torch.equal(torch.cat([batch.target for _, batch in steps]), taken * 2)
     assert max(len(batch.inputs) for _, batch in steps) <= max(size, 3 if size == 2 else 1)
     assert [done for done, _ in steps] == [i / len(steps) for i in range(len(steps))]
-    again = torch.cat([batch.inputs for _, batch in shuffled(data, size, seed)])
+    again = torch.cat([tensor(batch.inputs) for _, batch in shuffled(data, size, seed)])
     assert torch.equal(again, taken)
 
 
 @given(count=COUNTS, seed=SEEDS)
 def test_a_sequence_of_batches_comes_in_a_seeded_order(count: int, seed: int) -> None:
     batches = [Batch(torch.full((1,), float(i)), torch.zeros(1)) for i in range(count)]
-    order = [int(batch.inputs) for _, batch in shuffled(batches, 1, seed)]
+    order = [int(tensor(batch.inputs)) for _, batch in shuffled(batches, 1, seed)]
     assert sorted(order) == list(range(count))
-    assert order == [int(batch.inputs) for _, batch in shuffled(batches, 1, seed)]
-    assert [int(batch.inputs) for batch in in_order(batches, 1)] == list(range(count))
+    assert order == [int(tensor(batch.inputs)) for _, batch in shuffled(batches, 1, seed)]
+    assert [int(tensor(batch.inputs)) for batch in in_order(batches, 1)] == list(range(count))
 
 
 @given(count=COUNTS, size=st.integers(1, 70))
 def test_in_order(count: int, size: int) -> None:
     data = Samples({"a": torch.arange(count)}, torch.arange(count))
     batches = list(in_order(data, size))
-    assert torch.cat([batch.inputs["a"] for batch in batches]).tolist() == list(range(count))
+    assert torch.cat([dict(batch.inputs)["a"] for batch in batches]).tolist() == list(range(count))
     assert all(len(batch.target) == size for batch in batches[:-1])
 
 
@@ -121,7 +128,7 @@ def test_a_loader_gives_the_batches_that_it_gives() -> None:
     loader = DataLoader(Numbers(), batch_size=6)
     batches = list(in_order(as_data(loader), 2))
     assert batches[0].target.tolist() == list(range(6))
-    assert torch.equal(gather(loader).labels, torch.arange(20))
+    assert torch.equal(tensor(gather(loader).labels), torch.arange(20))
     assert [done for done, _ in shuffled(loader, 2, 0)] == [0.0, 0.25, 0.5, 0.75]
 
 
@@ -131,7 +138,7 @@ def test_samples_are_gathered_and_drawn(data: Data) -> None:
     assert len(gather(data)) == 20
     drawn = draw(data, 5, seed=1)
     assert len(drawn) == 5
-    assert torch.equal(drawn.inputs[:, 0].long(), drawn.target)
+    assert torch.equal(tensor(drawn.inputs)[:, 0].long(), drawn.target)
     if isinstance(data, Dataset):
         assert drawn.target.tolist() != [0, 1, 2, 3, 4]
 
@@ -147,9 +154,9 @@ def test_samples_that_do_not_fit_together_are_refused() -> None:
 
 def test_one_sample_has_no_first_axis_and_a_selection_is_of_the_same_class() -> None:
     data = Samples(torch.arange(6.0).reshape(3, 2), torch.arange(3))
-    assert data[1].inputs.tolist() == [2.0, 3.0]
+    assert tensor(data[1].inputs).tolist() == [2.0, 3.0]
     assert data.select(slice(2)).target.tolist() == [0, 1]
-    assert data.select(torch.tensor([2])).inputs.tolist() == [[4.0, 5.0]]
+    assert tensor(data.select(torch.tensor([2])).inputs).tolist() == [[4.0, 5.0]]
 
 
 def test_fingerprints_tell_contents_apart() -> None:
@@ -166,3 +173,11 @@ def test_fingerprints_tell_contents_apart() -> None:
     prints = [fingerprint(other) for other in others]
     assert fingerprint(data) == fingerprint(same)
     assert len({fingerprint(data), *prints}) == len(others) + 1
+
+
+@given(count=st.integers(1, 300), most=st.integers(1, 80))
+def test_equal_parts(count: int, most: int) -> None:
+    sizes = [len(part) for part in torch.arange(count).tensor_split(equal_parts(count, most))]
+    assert max(sizes) <= (3 if most == 2 and count % 2 else most)
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(2, most, count)

@@ -4,9 +4,12 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gp_prune.errors import UserError
 from gp_prune.training import FineTuning
+from gp_prune.training.settings import schedule
 
 
 def test_the_learning_rate_fits_the_optimiser() -> None:
@@ -43,3 +46,15 @@ def test_nesterov_needs_momentum() -> None:
     for more in ({"momentum": 0.0}, {"optimiser": "adamw"}):
         with pytest.raises(UserError, match="nesterov"):
             FineTuning(nesterov=True, **more)
+
+
+@given(warm_up=st.floats(0, 0.9), progress=st.floats(0, 1))
+def test_the_learning_rate_rises_and_falls_between_zero_and_one(
+    warm_up: float, progress: float
+) -> None:
+    value = schedule(progress, warm_up)
+    assert -1e-9 <= value <= 1 + 1e-9
+    assert schedule(warm_up, warm_up) == pytest.approx(1)
+    assert schedule(1, warm_up) == pytest.approx(0)
+    nearer = (progress + warm_up) / 2  # halfway to the peak
+    assert schedule(nearer, warm_up) >= value - 1e-9

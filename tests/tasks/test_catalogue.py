@@ -8,12 +8,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.tasks import TASK_NAMES, CacheWarning, Task, catalogue, load_task
+from gp_prune.tasks import TASK_NAMES, CacheWarning, Task, catalogue, is_trained, load_task
 from gp_prune.tasks.catalogue import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +85,7 @@ def test_fine_tuning_mends_a_damaged_copy_and_repeats_exactly(task: Task) -> Non
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in damaged.parameters():
-            parameter += parameter.std() * torch.randn(parameter.shape, generator=noise)
+            parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=noise))
     copies = [copy.deepcopy(damaged) for _ in range(3)]
     for model, seed in zip(copies, (5, 5, 6), strict=True):
         task.fine_tune(model, steps=40, seed=seed)
@@ -139,9 +140,9 @@ def test_a_second_load_trains_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert same(first.model, second.model)
     assert second.dense_error == first.dense_error
     assert not any(module.training for module in second.model.modules())
-    for other in ({"seed": 1}, {"name": "cnn-digits"}):
+    for name, seed in (("lenet-digits", 1), ("cnn-digits", 0)):
         with pytest.raises(AssertionError, match="trained"):
-            load_task(**{"name": "lenet-digits", "cache_dir": tmp_path, **other})
+            load_task(name, cache_dir=tmp_path, seed=seed)
     monkeypatch.setitem(catalogue._RECIPES, "lenet-digits", Recipe(2, 1e-3))
     with pytest.raises(AssertionError, match="trained"):
         load_task("lenet-digits", cache_dir=tmp_path)
@@ -220,7 +221,29 @@ def test_a_missing_data_set_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_the_default_folders_are_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        catalogue.platformdirs, "user_cache_path", lambda name, appauthor: Path("/cache") / name
+        platformdirs, "user_cache_path", lambda name, appauthor: Path("/cache") / name
     )
     assert catalogue._folder(None, "tasks") == Path("/cache/gp-prune/tasks")
     assert catalogue._folder("~/x", "tasks") == Path.home() / "x"
+
+
+def test_a_network_is_known_once_it_was_trained(task_cache: Path, tmp_path: Path) -> None:
+    load_task("lenet-digits", cache_dir=task_cache)
+    assert is_trained("lenet-digits", cache_dir=task_cache)
+    assert not is_trained("lenet-digits", cache_dir=task_cache, seed=1)
+    assert not is_trained("lenet-digits", cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_network_is_none(task_cache: Path, tmp_path: Path) -> None:
+    load_task("lenet-digits", cache_dir=task_cache)
+    folder = next(p.parent for p in task_cache.glob("lenet-digits-*/meta.json"))
+    copied = tmp_path / folder.name
+    copied.mkdir()
+    (copied / "meta.json").write_bytes((folder / "meta.json").read_bytes())
+    assert not is_trained("lenet-digits", cache_dir=tmp_path)
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown task 'lenet-digit'"):
+        is_trained("lenet-digit")

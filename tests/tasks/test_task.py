@@ -56,11 +56,11 @@ def test_the_model_comes_back_in_its_own_mode_and_was_judged_in_evaluation_mode(
     split = labelled([0, 1])
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.BatchNorm1d(2), nn.Dropout(0.9))
     model[2].eval()
-    statistics = model[2].running_mean.clone()
+    statistics = model.get_buffer("2.running_mean").clone()
     flags = [module.training for module in model.modules()]
     assert error("classification", model, split) == error("classification", model, split)
     assert [module.training for module in model.modules()] == flags
-    assert torch.equal(model[2].running_mean, statistics)
+    assert torch.equal(model.get_buffer("2.running_mean"), statistics)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

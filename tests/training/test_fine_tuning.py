@@ -77,11 +77,13 @@ def masked(granularity: str, seed: int = 0) -> tuple[nn.Sequential, Any, Any]:
     model = network(seed)
     architecture = trace(model, torch.zeros(1, 1, 6, 6))
     if granularity == "channels":
-        scores = {n: model.get_submodule(n).weight.detach().abs().flatten(1).sum(1)
+        scores = {n: model.get_parameter(f"{n}.weight").detach().abs().flatten(1).sum(1)
                   for n in architecture.scored_layers}  # fmt: skip
         plan: Any = select_channels(architecture, scores, Conventions(), Budget("channels", 0.5))
     else:
-        weights = {n: model.get_submodule(n).weight.detach() for n in architecture.prunable_layers}
+        weights = {
+            n: model.get_parameter(f"{n}.weight").detach() for n in architecture.prunable_layers
+        }
         scores = {n: w.abs().reshape(*w.shape[:2], -1) for n, w in weights.items()}
         plan = select_weights(model, architecture, scores, Conventions(), Budget("params", 0.4))
     mask(model, plan, architecture)
@@ -192,10 +194,15 @@ def test_flags_gradients_and_random_numbers_come_back(loss: Callable[..., Tensor
     model[1].train()
     teacher[3].train()
     model[0].requires_grad_(False)
-    model[4].weight.grad = torch.full_like(model[4].weight, 3.0)
+    weight = model.get_parameter("4.weight")
+    weight.grad = torch.full_like(weight, 3.0)
     models = (model, teacher)
     flags = [module.training for one in models for module in one.modules()]
-    taught, frozen, random = state(teacher), model[0].weight.clone(), torch.get_rng_state()
+    taught, frozen, random = (
+        state(teacher),
+        model.get_parameter("0.weight").clone(),
+        torch.get_rng_state(),
+    )
     try:
         how = plain(distill=0.5)
         fine_tune(model, data(), loss, how, validation=data(9, 1), teacher=teacher)
@@ -203,10 +210,10 @@ def test_flags_gradients_and_random_numbers_come_back(loss: Callable[..., Tensor
         assert str(error) == "broken loss"
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for one in models for module in one.modules()] == flags
-    assert torch.equal(model[4].weight.grad, torch.full_like(model[4].weight, 3.0))
+    assert weight.grad is not None and torch.equal(weight.grad, torch.full_like(weight, 3.0))
     assert all(p.grad is None for n, p in model.named_parameters() if n != "4.weight")
-    assert torch.equal(model[0].weight, frozen)
-    assert not model[0].weight.requires_grad
+    assert torch.equal(model.get_parameter("0.weight"), frozen)
+    assert not model.get_parameter("0.weight").requires_grad
     assert same(state(teacher), taught)
 
 
@@ -445,11 +452,12 @@ def test_errors_and_weights_that_are_no_numbers() -> None:
 
 def test_bad_arguments_are_one_sentence() -> None:
     frozen = network().requires_grad_(False)
-    for model, how, more, words in (
+    cases: tuple[tuple[nn.Module, FineTuning, dict[str, Any], str], ...] = (
         (frozen, plain(), {}, "every parameter of the network is frozen"),
         (network(), plain(distill=0.5), {}, "no teacher"),
         (network(), plain(patience=1), {}, "without validation samples"),
-    ):
+    )
+    for model, how, more, words in cases:
         with pytest.raises(UserError, match=words):
             tune(model, how, **more)
     for train, words in (
@@ -490,7 +498,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         inputs, target = data()
-        for chosen in torch.randperm(48).split(16):
+        for chosen in torch.split(torch.randperm(48), 16):
             yield Batch(inputs[chosen], target[chosen])
 
     def __length_hint__(self) -> int:
@@ -562,7 +570,7 @@ def test_sgd_is_torchs_own() -> None:
     plainly.train()
     for _ in range(3):
         optimiser.zero_grad()
-        functional.cross_entropy(plainly(inputs), target).backward()
+        torch.autograd.backward(functional.cross_entropy(plainly(inputs), target))
         optimiser.step()
         falling.step()
     torch.testing.assert_close(dict(model.state_dict()), dict(plainly.state_dict()))
