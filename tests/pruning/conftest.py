@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -251,7 +251,7 @@ def weight_scores() -> Callable[[nn.Module, Architecture], dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(3)
         scores = {}
         for name in architecture.prunable_layers:
-            layer = model.get_submodule(name)
+            layer: Any = model.get_submodule(name)
             if isinstance(layer, nn.Linear):
                 shape = (layer.out_features, layer.in_features, 1)
             else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning import compact, latency, mask, measure, predict
+from gp_prune.pruning import Architecture, compact, latency, mask, measure, predict
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 
 
@@ -32,7 +35,7 @@ from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("samples", [1, 5])
-def test_measured_macs_are_the_closed_form(layer, shape, macs, samples):
+def test_measured_macs_are_the_closed_form(layer: Any, shape: Any, macs: Any, samples: int) -> None:
     cost = measure(layer, torch.zeros(samples, *shape))
     assert cost.macs == macs
     assert cost.params == sum(p.numel() for p in layer.parameters())
@@ -43,7 +46,7 @@ def test_measured_macs_are_the_closed_form(layer, shape, macs, samples):
     ["lenet", "cnn-relu", "mlp-autoencoder", "conv-autoencoder-unflatten", "joined", "depthwise",
      "conv1d", "conv3d", "partly-grouped", "resnet18", "mobilenet_v2"],
 )  # fmt: skip
-def test_dense_prediction_is_the_measurement(name, network):
+def test_dense_prediction_is_the_measurement(name: str, network: Callable[[str], Any]) -> None:
     model, inputs, architecture = network(name)
     assert predict(architecture, {}) == measure(model, inputs)[:2]
     assert architecture.constant_macs == 0
@@ -51,7 +54,11 @@ def test_dense_prediction_is_the_measurement(name, network):
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_prediction_is_the_measurement_on_mobilenet(seed, network, random_plan):
+def test_prediction_is_the_measurement_on_mobilenet(
+    seed: int,
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model, inputs, architecture = network("mobilenet_v2")
     plan = random_plan(architecture, seed)
     found = measure(compact(model, plan, architecture), inputs)
@@ -68,12 +75,16 @@ class TestPredictRefuses:
             ({"11": 9}, "fixed .network output"),
         ],
     )
-    def test_impossible_widths(self, kept, message, network):
+    def test_impossible_widths(
+        self, kept: Any, message: str, network: Callable[[str], Any]
+    ) -> None:
         with pytest.raises(UserError, match=message):
             predict(network("lenet").architecture, kept)
 
 
-def test_nonzero_counts_masked_weights_as_zero(fresh, network):
+def test_nonzero_counts_masked_weights_as_zero(
+    fresh: Callable[..., Any], network: Callable[[str], Any]
+) -> None:
     model = fresh("mlp-autoencoder")
     architecture = network("mlp-autoencoder").architecture
     inputs = torch.zeros(2, 20)
@@ -92,8 +103,8 @@ class Draws(nn.Module):
 
 
 @pytest.mark.parametrize("function", [measure, latency])
-def test_flags_and_random_numbers_come_back(function):
-    model = nn.Sequential(nn.Linear(3, 3), Draws(), nn.BatchNorm1d(3)).train()
+def test_flags_and_random_numbers_come_back(function: Callable[..., Any]) -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 3), Draws(), nn.BatchNorm1d(3)).train()
     model[0].eval()
     state = torch.get_rng_state()
     function(model, torch.zeros(4, 3))

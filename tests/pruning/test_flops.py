@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ class Everything(nn.Module):
         rows = torch.einsum("nij,nkj->nik", rows, rows).softmax(-1) @ rows
         rows, _ = self.recurrent(rows)
         rows = self.bilinear(rows, rows.flip(1))
-        return self.last(torch.cat([rows, rows * 2], 1)).mean(1)
+        return self.last(torch.cat([rows, rows * 2], 1)).mean(1)  # type: ignore[no-any-return]
 
 
 def attention(x: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def attention(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("around", [nullcontext, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_total_is_that_of_torch(around, training: bool) -> None:
+def test_the_total_is_that_of_torch(around: Any, training: bool) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, x = Everything().train(training), torch.randn(2, 3, 10, 10)
@@ -63,7 +64,7 @@ def test_gradients_are_counted_too() -> None:
         with counter:
             layer(x).sum().backward()
         quick = isinstance(counter, FlopCounter)
-        totals.append(counter.total if quick else counter.get_total_flops())
+        totals.append(counter.total if quick else counter.get_total_flops())  # type: ignore[union-attr]
     assert totals[0] == totals[1] == 3 * 2 * 3 * 6 * 4
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.pruning import Achieved, Budget, ChannelPlan, mask, unmask
+from gp_prune.pruning import Achieved, Architecture, Budget, ChannelPlan, mask, unmask
 from gp_prune.pruning.surgery import set_to_zero
 
 
@@ -18,7 +20,7 @@ def plan(**removed: tuple[int, ...]) -> ChannelPlan:
     return ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5))
 
 
-def test_everything_that_carries_the_channel_is_zero(network):
+def test_everything_that_carries_the_channel_is_zero(network: Callable[[str], Any]) -> None:
     model, _, architecture = network("conv-autoencoder-unflatten")
     model = copy.deepcopy(model)
     mask(model, plan(**{"encoder.2": (0, 3), "decoder.0": (4,)}), architecture)
@@ -35,7 +37,11 @@ def test_everything_that_carries_the_channel_is_zero(network):
     assert grow[3].weight[:4].all()
 
 
-def test_masks_are_those_of_torch(fresh, network, random_plan):
+def test_masks_are_those_of_torch(
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model = fresh("cnn-relu")
     architecture = network("cnn-relu").architecture
     original = {key: value.clone() for key, value in model.state_dict().items()}
@@ -46,7 +52,11 @@ def test_masks_are_those_of_torch(fresh, network, random_plan):
         assert torch.equal(state.get(f"{key}_orig", state.get(key)), value)
 
 
-def test_unmask_keeps_the_zeros_and_the_keys(fresh, network, random_plan):
+def test_unmask_keeps_the_zeros_and_the_keys(
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model = fresh("cnn-relu")
     model[0].weight.requires_grad_(False)
     keys = list(model.state_dict())
@@ -63,7 +73,11 @@ def test_unmask_keeps_the_zeros_and_the_keys(fresh, network, random_plan):
     unmask(model)  # nothing left to do
 
 
-def test_a_masked_model_can_be_copied_and_trained(fresh, network, random_plan):
+def test_a_masked_model_can_be_copied_and_trained(
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model = fresh("lenet")
     architecture = network("lenet").architecture
     mask(model, random_plan(architecture, 2), architecture)
@@ -81,12 +95,14 @@ def test_a_masked_model_can_be_copied_and_trained(fresh, network, random_plan):
         assert not state[name.removesuffix("_mask")][gone].any()
 
 
-def test_channel_plan_needs_the_architecture(fresh):
+def test_channel_plan_needs_the_architecture(fresh: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="needs the architecture"):
         mask(fresh("lenet"), plan(**{"0": (1,)}))
 
 
-def test_refused_plans_leave_no_mask_behind(fresh, network):
+def test_refused_plans_leave_no_mask_behind(
+    fresh: Callable[..., Any], network: Callable[[str], Any]
+) -> None:
     model = nn.Sequential(*list(fresh("lenet"))[:4])
     with pytest.raises(UserError, match="no layer '7'"):
         mask(model, plan(**{"0": (1,), "3": (0,)}), network("lenet").architecture)
@@ -94,7 +110,12 @@ def test_refused_plans_leave_no_mask_behind(fresh, network):
 
 
 @pytest.mark.parametrize("name", ["cnn-relu", "conv-autoencoder", "grouped", "depthwise"])
-def test_zeros_set_for_good_are_those_of_the_masks(name, fresh, network, random_plan):
+def test_zeros_set_for_good_are_those_of_the_masks(
+    name: str,
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     architecture = network(name).architecture
     removed = random_plan(architecture, 0)
     masked, zeroed = fresh(name), fresh(name)

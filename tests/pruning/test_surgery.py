@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning import Budget, ChannelPlan, compact, mask, measure, predict, trace
+from gp_prune.pruning import (
+    Architecture,
+    Budget,
+    ChannelPlan,
+    compact,
+    mask,
+    measure,
+    predict,
+    trace,
+)
 from gp_prune.pruning.plan.channels import Achieved
 from gp_prune.statistics.running import tensors_of
 
@@ -30,11 +41,11 @@ def assert_same(one: object, other: object, tolerance: float = 1e-10) -> None:
         assert float((a - b).abs().max()) <= tolerance * max(float(a.abs().max()), 1e-30)
 
 
-def check_law(network, plan: ChannelPlan) -> None:
+def check_law(network: Any, plan: ChannelPlan) -> None:
     model, inputs, architecture = network
     masked = copy.deepcopy(model)
     mask(masked, plan, architecture)
-    smaller = compact(model, plan, architecture)
+    smaller: Any = compact(model, plan, architecture)
     with torch.no_grad():
         assert_same(masked(inputs), smaller(inputs))
     cost = measure(smaller, inputs)
@@ -44,7 +55,12 @@ def check_law(network, plan: ChannelPlan) -> None:
 @pytest.mark.parametrize("name", SMALL)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_masked_equals_compact(name, seed, network, random_plan):
+def test_masked_equals_compact(
+    name: str,
+    seed: int,
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     found = network(name)
     assert found.architecture.free
     check_law(found, random_plan(found.architecture, seed))
@@ -52,30 +68,39 @@ def test_masked_equals_compact(name, seed, network, random_plan):
 
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_masked_equals_compact_torchvision(name, seed, network, random_plan):
+def test_masked_equals_compact_torchvision(
+    name: str,
+    seed: int,
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     found = network(name)
     assert [group.fixed for group in found.architecture.groups if group.fixed] == ["network output"]
     check_law(found, random_plan(found.architecture, seed))
 
 
 @pytest.mark.slow
-def test_masked_equals_compact_vgg(network, random_plan):
+def test_masked_equals_compact_vgg(
+    network: Callable[[str], Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     found = network("vgg16_bn")
     check_law(found, random_plan(found.architecture, 0))
 
 
-def test_single_precision_too(fresh, random_plan):
+def test_single_precision_too(
+    fresh: Callable[..., Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     model = fresh("cnn-sigmoid").eval()
     inputs = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     architecture = trace(model, inputs)
     plan = random_plan(architecture, 4)
-    smaller = compact(model, plan, architecture)
+    smaller: Any = compact(model, plan, architecture)
     mask(model, plan, architecture)
     with torch.no_grad():
         assert_same(model(inputs), smaller(inputs), 1e-5)
 
 
-def test_every_free_group_can_go_down_to_one_channel(network):
+def test_every_free_group_can_go_down_to_one_channel(network: Callable[[str], Any]) -> None:
     for name in SMALL:
         found = network(name)
         removed = {g.name: tuple(range(1, g.size)) for g in found.architecture.free if g.size > 1}
@@ -83,7 +108,9 @@ def test_every_free_group_can_go_down_to_one_channel(network):
         check_law(found, plan)
 
 
-def test_model_is_untouched_and_flags_are_kept(fresh, random_plan):
+def test_model_is_untouched_and_flags_are_kept(
+    fresh: Callable[..., Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     model = fresh("conv-autoencoder")
     model.train()
     model.encoder.eval()
@@ -92,7 +119,7 @@ def test_model_is_untouched_and_flags_are_kept(fresh, random_plan):
     inputs = torch.zeros(2, 1, 8, 8)
     architecture = trace(model, inputs)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    smaller = compact(model, random_plan(architecture, 1), architecture)
+    smaller: Any = compact(model, random_plan(architecture, 1), architecture)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     flags = {key: value.requires_grad for key, value in model.named_parameters()}
     assert {key: value.requires_grad for key, value in smaller.named_parameters()} == flags
@@ -100,10 +127,10 @@ def test_model_is_untouched_and_flags_are_kept(fresh, random_plan):
     assert {key: module.training for key, module in smaller.named_modules()} == training
 
 
-def test_attributes_follow_the_weights(network):
+def test_attributes_follow_the_weights(network: Callable[[str], Any]) -> None:
     model, _, architecture = network("conv-autoencoder-unflatten")
     removed = {"encoder.0": (1,), "encoder.2": (0, 3), "grow.0": (0, 1, 2), "decoder.0": (4,)}
-    smaller = compact(
+    smaller: Any = compact(
         model, ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5)), architecture
     )
     assert (smaller.encoder[0].out_channels, smaller.encoder[2].in_channels) == (3, 3)
@@ -115,18 +142,22 @@ def test_attributes_follow_the_weights(network):
     assert smaller.decoder[0].weight.shape[:2] == (3, 4)
 
 
-def test_a_compact_network_trains(network, random_plan):
+def test_a_compact_network_trains(
+    network: Callable[[str], Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     model, inputs, architecture = network("cnn-relu")
-    smaller = compact(model, random_plan(architecture, 2), architecture).train()
+    smaller: Any = compact(model, random_plan(architecture, 2), architecture).train()
     smaller(inputs).square().sum().backward()
     for parameter in smaller.parameters():
         assert parameter.grad is not None
         assert parameter.grad.shape == parameter.shape
 
 
-def test_a_compact_network_can_be_pruned_again(network, random_plan):
+def test_a_compact_network_can_be_pruned_again(
+    network: Callable[[str], Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     model, inputs, architecture = network("joined")
-    smaller = compact(model, random_plan(architecture, 3), architecture)
+    smaller: Any = compact(model, random_plan(architecture, 3), architecture)
     again = trace(smaller, inputs)
     kept = random_plan(architecture, 3).kept(architecture)
     assert {group.name: group.size for group in again.groups} == kept
@@ -135,10 +166,14 @@ def test_a_compact_network_can_be_pruned_again(network, random_plan):
 
 
 @pytest.mark.parametrize("name", ["lenet", "cnn-relu", "conv-autoencoder-unflatten", "resnet18"])
-def test_replay_from_json_is_bit_equal(name, network, random_plan):
+def test_replay_from_json_is_bit_equal(
+    name: str,
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model, inputs, architecture = network(name)
     plan = random_plan(architecture, 7)
-    smaller = compact(model, plan, architecture)
+    smaller: Any = compact(model, plan, architecture)
     text, weights = json.dumps(plan.to_json()), smaller.state_dict()
 
     dense = copy.deepcopy(model)
@@ -156,34 +191,34 @@ class TestMismatches:
     def plan(self, **removed: tuple[int, ...]) -> ChannelPlan:
         return ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5))
 
-    def test_masked_model(self, fresh, network):
+    def test_masked_model(self, fresh: Callable[..., Any], network: Callable[[str], Any]) -> None:
         model = fresh("lenet")
-        nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
+        nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)  # type: ignore[no-untyped-call]
         with pytest.raises(UserError, match="unmask"):
             compact(model, self.plan(), network("lenet").architecture)
 
-    def test_unknown_group(self, network):
+    def test_unknown_group(self, network: Callable[[str], Any]) -> None:
         model, _, architecture = network("lenet")
         with pytest.raises(UserError, match="'elsewhere'"):
             compact(model, self.plan(elsewhere=(0,)), architecture)
 
-    def test_fixed_group(self, network):
+    def test_fixed_group(self, network: Callable[[str], Any]) -> None:
         model, _, architecture = network("lenet")
         with pytest.raises(UserError, match="network output"):
             compact(model, self.plan(**{"11": (0,)}), architecture)
 
     @pytest.mark.parametrize("channels", [(6,), (0, 1, 2, 3, 4, 5)])
-    def test_too_much(self, channels, network):
+    def test_too_much(self, channels: Any, network: Callable[[str], Any]) -> None:
         model, _, architecture = network("lenet")
         with pytest.raises(UserError, match="at least one must stay"):
             compact(model, self.plan(**{"0": channels}), architecture)
 
-    def test_another_network(self, network):
+    def test_another_network(self, network: Callable[[str], Any]) -> None:
         architecture = network("lenet").architecture
         with pytest.raises(UserError, match="no layer '9'"):
             compact(nn.Sequential(nn.Linear(3, 3)), self.plan(**{"9": (0,)}), architecture)
 
-    def test_pruned_twice(self, network):
+    def test_pruned_twice(self, network: Callable[[str], Any]) -> None:
         model, _, architecture = network("lenet")
         once = compact(model, self.plan(**{"0": (0,)}), architecture)
         with pytest.raises(UserError, match="has 5 entries on side 'out'"):

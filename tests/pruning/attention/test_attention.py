@@ -43,7 +43,7 @@ def attention(heads: int = 3, **options: Any) -> nn.MultiheadAttention:
 
 
 def opened(layer: nn.Module) -> OpenAttention:
-    found = open_attention(layer)
+    found: Any = open_attention(layer)
     assert isinstance(found, OpenAttention)
     return found
 
@@ -153,10 +153,10 @@ def test_gradients_are_the_same() -> None:
 
 
 def test_the_original_and_its_flags_stay() -> None:
-    model = nn.Sequential(nn.Linear(12, 12), nn.TransformerEncoderLayer(12, 3, 8)).eval()
+    model: Any = nn.Sequential(nn.Linear(12, 12), nn.TransformerEncoderLayer(12, 3, 8)).eval()
     model[1].self_attn.in_proj_weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    found = open_attention(model)
+    found: Any = open_attention(model)
     inner = found[1].self_attn
     assert isinstance(inner, OpenAttention) and not inner.training
     assert isinstance(model[1].self_attn, nn.MultiheadAttention)
@@ -190,7 +190,7 @@ def test_what_cannot_be_opened_safely_stays() -> None:
 
 def test_a_layer_used_twice_stays_one() -> None:
     layer = nn.MultiheadAttention(12, 3)
-    found = open_attention(nn.ModuleList([layer, layer]))
+    found: Any = open_attention(nn.ModuleList([layer, layer]))
     assert found[0] is found[1] and isinstance(found[0], OpenAttention)
 
 
@@ -201,7 +201,7 @@ def test_torchs_encoder_and_decoder(norm_first: bool, batch_first: bool, grad: b
     options = {"norm_first": norm_first, "batch_first": batch_first, "dropout": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch says why it will not nest tensors
-        model = nn.Transformer(16, 4, 2, 2, 24, **options).double().eval()
+        model = nn.Transformer(16, 4, 2, 2, 24, **options).double().eval()  # type: ignore[arg-type]
     source, target = torch.randn(2, 6, 16).double(), torch.randn(2, 5, 16).double()
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[1, 4:] = True
@@ -214,7 +214,7 @@ def test_torchs_encoder_and_decoder(norm_first: bool, batch_first: bool, grad: b
     with torch.set_grad_enabled(grad), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # masks of two types, nested prototypes
         expected = model(source, target, **masks)
-        found = open_attention(model)(source, target, **masks)
+        found: Any = open_attention(model)(source, target, **masks)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -238,12 +238,12 @@ class Fused(nn.Module):
         if attn_mask is not None:
             scores = scores + attn_mask
         x = self.attn_drop(scores.softmax(-1)) @ v
-        return self.proj(x.transpose(1, 2).reshape(n, positions, width))
+        return self.proj(x.transpose(1, 2).reshape(n, positions, width))  # type: ignore[no-any-return]
 
 
 def test_fused_attention_is_recognised_by_trying_it() -> None:
     layer = Fused().double().eval()
-    found = open_attention(layer)
+    found: Any = open_attention(layer)
     assert isinstance(found, FusedAttention)
     x = torch.randn(2, 5, 12).double()
     masking = torch.randn(5, 5).double()
@@ -263,7 +263,7 @@ def test_shifted_windows_are_the_same(
 
     layer = ShiftedWindowAttention(12, list(window), list(shift), 3).double()
     nn.init.normal_(layer.relative_position_bias_table)
-    found = open_attention(layer)
+    found: Any = open_attention(layer)
     assert isinstance(found, WindowAttention)
     assert found.state_dict().keys() == layer.state_dict().keys()
     x = torch.randn(2, *size, 12).double()
@@ -287,18 +287,18 @@ class Encoder(nn.Module):
             y = norm(x)
             x = x + self.attend(layer, y)
         x = x + self.mlp(self.norms[2](x))
-        return self.head(x.mean(tuple(range(1, x.dim() - 1))))
+        return self.head(x.mean(tuple(range(1, x.dim() - 1))))  # type: ignore[no-any-return]
 
     def attend(self, layer: nn.Module, y: Tensor) -> Tensor:
         if isinstance(layer, nn.MultiheadAttention | OpenAttention):
-            return layer(y, y, y, need_weights=False)[0]
-        return layer(y)
+            return layer(y, y, y, need_weights=False)[0]  # type: ignore[no-any-return]
+        return layer(y)  # type: ignore[no-any-return]
 
 
 def windows() -> nn.Module:
     from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-    return ShiftedWindowAttention(12, [4, 4], [2, 2], 3)
+    return ShiftedWindowAttention(12, [4, 4], [2, 2], 3)  # type: ignore[no-any-return]
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -342,7 +342,7 @@ def test_heads_are_channels(kind: str) -> None:
     for first, second in (((0,), (1, 2)), ((0, 2), ()), ((1,), (0,))):
         gone = {name: heads for name, heads in zip(names, (first, second), strict=True) if heads}
         plan = plan_of({**gone, "mlp.0": (0, 3, 11)})
-        smaller = compact(model, plan, architecture)
+        smaller: Any = compact(model, plan, architecture)
         masked = copy.deepcopy(model)
         mask(masked, plan, architecture)
         torch.testing.assert_close(masked(inputs), smaller(inputs), rtol=1e-9, atol=1e-9)
@@ -495,7 +495,7 @@ class Remembering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         token = self.first(self.token.expand(x.shape[0], -1, -1))
         self.kept["token"] = token.detach() if not torch.is_grad_enabled() else token
-        return self.second(torch.relu(self.first(x) + token))
+        return self.second(torch.relu(self.first(x) + token))  # type: ignore[no-any-return]
 
 
 def test_parameters_as_inputs_and_kept_results() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,7 +30,7 @@ class Winding(nn.Module):
         x = self.norm(self.first(x)).relu()
         x = (x + self.back(self.deep(x))).relu()
         x = torch.cat([x, self.side(x).relu()], 1)
-        return self.output(self.parts(x).relu().flatten(1))
+        return self.output(self.parts(x).relu().flatten(1))  # type: ignore[no-any-return]
 
 
 def inputs() -> Tensor:
@@ -62,7 +64,8 @@ def some(data: st.DataObject, architecture: Architecture) -> dict[str, tuple[int
 def test_after_cut_is_the_trace_of_the_compact_network(
     winding: tuple[nn.Module, Architecture], data: st.DataObject
 ) -> None:
-    model, whole = winding
+    model: Any = winding[0]
+    whole = winding[1]
     removed = some(data, whole)
     left = whole.after_cut(removed)
     smaller = compact(model, plan(removed), whole)

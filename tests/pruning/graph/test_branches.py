@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +58,7 @@ class WithHead(nn.Module):
 
 
 class TestAuxiliaryHead:
-    def test_it_follows_the_channels_it_reads(self):
+    def test_it_follows_the_channels_it_reads(self) -> None:
         model = WithHead()
         architecture = trace(model, IMAGES)
         sides = {(slot.module, slot.side) for slot in architecture.by_name["stem.0"].slots}
@@ -66,25 +68,25 @@ class TestAuxiliaryHead:
             "rest.2": "network output",
             "side.2": "network output",
         }
-        smaller = compact(model, plan_of(**{"stem.0": (1, 2), "rest.0": (0,)}), architecture)
+        smaller: Any = compact(model, plan_of(**{"stem.0": (1, 2), "rest.0": (0,)}), architecture)
         outputs = smaller.train()(torch.randn(2, 3, 6, 6))
         sum(output.square().sum() for output in outputs).backward()
         assert all(parameter.grad is not None for parameter in smaller.parameters())
 
-    def test_costs_count_its_parameters_but_no_macs(self):
+    def test_costs_count_its_parameters_but_no_macs(self) -> None:
         model = WithHead()
         architecture = trace(model, IMAGES)
         assert architecture.dense_costs == measure(model, IMAGES)[:2]
-        smaller = compact(model, plan_of(**{"stem.0": (1, 2)}), architecture)
+        smaller: Any = compact(model, plan_of(**{"stem.0": (1, 2)}), architecture)
         assert predict(architecture, {"stem.0": 4}) == measure(smaller, IMAGES)[:2]
 
-    def test_it_is_neither_scored_nor_read(self):
+    def test_it_is_neither_scored_nor_read(self) -> None:
         architecture = trace(WithHead(), IMAGES)
         assert architecture.scored_layers == ("stem.0", "rest.0")
         assert architecture.prunable_layers == ("stem.0", "rest.0", "rest.2")
         assert [reader.module for reader in consumers(architecture)["stem.0"]] == ["rest.0"]
 
-    def test_the_model_is_left_alone(self):
+    def test_the_model_is_left_alone(self) -> None:
         model = WithHead().eval()
         model.side.train()
         flags = {name: module.training for name, module in model.named_modules()}
@@ -92,7 +94,7 @@ class TestAuxiliaryHead:
         assert {name: module.training for name, module in model.named_modules()} == flags
         assert model.stem[1].num_batches_tracked == 0
 
-    def test_one_that_cannot_run_is_left_out(self):
+    def test_one_that_cannot_run_is_left_out(self) -> None:
         """In training mode this network wants a target, which the example inputs lack."""
         with pytest.warns(TraceWarning, match=r"\(side.0, side.2\) are not followed"):
             architecture = trace(WithHead(targets=True), IMAGES)
@@ -119,7 +121,7 @@ def run_scaled(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, object]:
 class TestForwardFunction:
     batch = {"x": torch.ones(3, 4), "y": torch.ones(3, 2)}  # noqa: RUF012
 
-    def test_trace_and_measure(self):
+    def test_trace_and_measure(self) -> None:
         model = Scaled()
         architecture = trace(model, self.batch, forward_fn=run_scaled)
         assert {group.name: group.fixed for group in architecture.groups} == {
@@ -130,11 +132,11 @@ class TestForwardFunction:
         assert cost == (4 * 6 + 6 * 3, 4 * 6 + 6 + 6 * 3 + 3, 4 * 6 + 6 + 6 * 3 + 3)
         assert latency(model, self.batch, repeats=2, forward_fn=run_scaled).batch == 3
 
-    def test_without_it_the_error_is_the_models_own(self):
+    def test_without_it_the_error_is_the_models_own(self) -> None:
         with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
             trace(Scaled(), self.batch)
 
-    def test_groups_may_be_cut(self):
+    def test_groups_may_be_cut(self) -> None:
         model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
         def forward(model: nn.Module, batch: dict[str, Tensor]) -> list[object]:
@@ -161,7 +163,7 @@ class Folded(nn.Module):
 class TestSizesInAttributes:
     inputs = torch.randn(2, 5, dtype=torch.float64)
 
-    def test_the_right_one_shrinks(self):
+    def test_the_right_one_shrinks(self) -> None:
         model = Folded().double()
         architecture = trace(model, self.inputs)
         group = architecture.by_name["first"]
@@ -171,11 +173,11 @@ class TestSizesInAttributes:
         plan = plan_of(first=(0, 4))
         smaller, masked = compact(model, plan, architecture), copy.deepcopy(model)
         mask(masked, plan, architecture)
-        assert (smaller.width, smaller.pixels, model.width) == (4, 6, 6)
+        assert (smaller.width, smaller.pixels, model.width) == (4, 6, 6)  # type: ignore[comparison-overlap]
         torch.testing.assert_close(smaller(self.inputs), masked(self.inputs))
         assert predict(architecture, {"first": 4}) == measure(smaller, self.inputs)[:2]
 
-    def test_json_and_another_network(self):
+    def test_json_and_another_network(self) -> None:
         architecture = trace(Folded().double(), self.inputs)
         again = Architecture.from_json(json.loads(json.dumps(architecture.to_json())))
         assert again == architecture
@@ -201,7 +203,7 @@ class Twice(nn.Module):
         return self.last(h)  # type: ignore[no-any-return]
 
 
-def test_a_layer_under_two_names_stays_one():
+def test_a_layer_under_two_names_stays_one() -> None:
     model, inputs = Twice().double(), torch.randn(3, 4, dtype=torch.float64)
     architecture = trace(model, inputs)
     assert architecture.by_name["first"].producers == ("first", "inner")
@@ -213,15 +215,17 @@ def test_a_layer_under_two_names_stays_one():
     assert predict(architecture, {"first": 4}) == measure(smaller, inputs)[:2]
 
 
-def test_googlenet_trains_after_a_cut(random_plan):
+def test_googlenet_trains_after_a_cut(
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", TorchvisionWarning)
         torch.manual_seed(0)
         model = import_torchvision().models.googlenet(num_classes=5, init_weights=False)
         inputs = torch.randn(2, 3, 32, 32)
         architecture = trace(model, inputs)
-        smaller = compact(model, random_plan(architecture, 0), architecture).train()
+        smaller: Any = compact(model, random_plan(architecture, 0), architecture).train()
         outputs = tensors_of(smaller(inputs))
     assert len(outputs) == 3
-    sum(output.square().mean() for output in outputs).backward()
+    torch.stack([output.square().mean() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in smaller.parameters())

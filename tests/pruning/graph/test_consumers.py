@@ -26,7 +26,7 @@ def each(width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def test_convolutions_and_a_flattened_map() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.ConvTranspose2d(2, 3, 2), nn.ReLU(),
         nn.Flatten(), nn.Linear(3 * 4, 5),
     )  # fmt: skip
@@ -34,18 +34,18 @@ def test_convolutions_and_a_flattened_map() -> None:
     assert found["0"] == (Consumer("3", each(2)),)
     assert found["3"] == (Consumer("6", ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))),)
     assert found["6"] == ()
-    record = collect(model, ["6"], (), needs={"outgoing"}, outgoing=found)["6"]
+    record: Any = collect(model, ["6"], (), needs={"outgoing"}, outgoing=found)["6"]
     assert record.outgoing.tolist() == [[0.0]] * 5
 
 
 def test_a_depthwise_layer_reads_but_not_itself() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3), nn.ReLU(), nn.Conv2d(3, 2, 1)
     )
     found = consumers(trace(model, torch.randn(1, 1, 3, 3)))
     assert found["0"] == (Consumer("2", each(3)), Consumer("4", each(3)))
     assert found["2"] == (Consumer("4", each(3)),)
-    record = collect(model, ["0"], (), needs={"outgoing"}, outgoing=found)["0"]
+    record: Any = collect(model, ["0"], (), needs={"outgoing"}, outgoing=found)["0"]
     own, behind = model[2].weight.detach(), model[4].weight.detach()
     expected = torch.stack(
         [torch.cat([own[q].flatten(), behind[:, q].flatten()]) for q in range(3)]
@@ -81,7 +81,7 @@ def test_concatenated_maps_are_read_at_their_places() -> None:
             self.head = nn.Conv2d(5, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.cat([self.a(x), self.b(x)], 1).relu())
+            return self.head(torch.cat([self.a(x), self.b(x)], 1).relu())  # type: ignore[no-any-return]
 
     found = consumers(trace(Joined(), torch.randn(1, 1, 2, 2)))
     assert found["a"] == (Consumer("head", ((0,), (1,))),)
@@ -89,7 +89,7 @@ def test_concatenated_maps_are_read_at_their_places() -> None:
 
 
 def test_a_linear_layer_that_makes_maps() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nn.Linear(2, 8), nn.ReLU(), nn.Unflatten(1, (2, 2, 2)), nn.ConvTranspose2d(2, 3, 2)
     )
     found = consumers(trace(model, torch.randn(1, 2)))
@@ -127,7 +127,7 @@ def entries_of(member: Member, channel: int) -> list[int]:
     return [e for e, c in zip(entries, member.channels.tolist(), strict=True) if c == channel]
 
 
-def silence(module: nn.Module, entries: tuple[int, ...]) -> None:
+def silence(module: Any, entries: tuple[int, ...]) -> None:
     """Set to zero every weight that reads these input entries."""
     by_row = getattr(module, "transposed", False) or getattr(module, "groups", 1) > 1
     for entry in entries:
@@ -140,7 +140,7 @@ def silence(module: nn.Module, entries: tuple[int, ...]) -> None:
 def disturb(module: nn.Module, entries: list[int]) -> None:
     """Change the output entries of a layer."""
     by_column = getattr(module, "transposed", False) and module.groups == 1
-    (module.weight.transpose(0, 1) if by_column else module.weight)[entries] += 0.1
+    (module.weight.transpose(0, 1) if by_column else module.weight)[entries] += 0.1  # type: ignore[index, operator]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "partly-grouped"])
@@ -150,5 +150,5 @@ def test_every_layer_has_outgoing_weights(name: str, network: Callable[[str], An
     records = collect(model, None, (), needs={"outgoing"}, example_inputs=inputs, outgoing=found)
     assert records.keys() == prunable_layers(model).keys()
     for layer, record in records.items():
-        assert record.outgoing.shape[0] == record.weight.shape[0]
-        assert bool(record.outgoing.any(1).all()) == bool(found.get(layer))
+        assert record.outgoing.shape[0] == record.weight.shape[0]  # type: ignore[union-attr]
+        assert bool(record.outgoing.any(1).all()) == bool(found.get(layer))  # type: ignore[union-attr]

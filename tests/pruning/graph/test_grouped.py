@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
+    Architecture,
     Budget,
     ChannelPlan,
     compact,
@@ -25,23 +28,25 @@ from gp_prune.pruning import (
 from gp_prune.pruning.plan.channels import Achieved
 
 
-def slots(architecture, name: str) -> dict[tuple[str, str], tuple[int, ...]]:
+def slots(architecture: Architecture, name: str) -> dict[tuple[str, str], tuple[int, ...]]:
     group = architecture.by_name[name]
     return {(slot.module, slot.side): slot.channels for slot in group.slots}
 
 
-def check_law(model: nn.Module, inputs: Tensor, plan: ChannelPlan, architecture) -> nn.Module:
+def check_law(
+    model: nn.Module, inputs: Tensor, plan: ChannelPlan, architecture: Architecture
+) -> nn.Module:
     masked = copy.deepcopy(model)
     mask(masked, plan, architecture)
-    smaller = compact(model, plan, architecture)
+    smaller: Any = compact(model, plan, architecture)
     with torch.no_grad():
         torch.testing.assert_close(masked(inputs), smaller(inputs), rtol=1e-9, atol=1e-9)
     cost = measure(smaller, inputs)
     assert (cost.macs, cost.params) == predict(architecture, plan.kept(architecture))
-    return smaller
+    return smaller  # type: ignore[no-any-return]
 
 
-def test_whole_groups_go_where_there_are_many(network):
+def test_whole_groups_go_where_there_are_many(network: Callable[[str], Any]) -> None:
     architecture = network("grouped").architecture
     assert slots(architecture, "0") == {
         ("0", "out"): (0, 0, 1, 1, 2, 2, 3, 3),
@@ -52,7 +57,7 @@ def test_whole_groups_go_where_there_are_many(network):
     }
 
 
-def test_offsets_go_where_groups_are_wide(network):
+def test_offsets_go_where_groups_are_wide(network: Callable[[str], Any]) -> None:
     architecture = network("grouped").architecture
     assert slots(architecture, "5") == {
         ("5", "out"): (0, 1, 2, 3) * 2, ("7", "in"): (0, 1, 2, 3) * 2,
@@ -62,17 +67,17 @@ def test_offsets_go_where_groups_are_wide(network):
     }  # fmt: skip
 
 
-def test_several_filters_per_channel_go_together(network):
+def test_several_filters_per_channel_go_together(network: Callable[[str], Any]) -> None:
     found = slots(network("grouped").architecture, "9")
     assert found["9", "out"] == found["11", "in"] == (0, 1, 2, 3, 4, 5)
     assert found["11", "out"] == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5)
 
 
-def test_attributes_follow(network):
+def test_attributes_follow(network: Callable[[str], Any]) -> None:
     model, _, architecture = network("grouped")
     removed = {"0": (1,), "5": (0, 2), "7": (5,)}
     plan = ChannelPlan(removed, Budget("channels", 0.5), Achieved(0.5, 0.5, 0.5))
-    smaller = compact(model, plan, architecture)
+    smaller: Any = compact(model, plan, architecture)
     assert (smaller[2].groups, smaller[2].in_channels, smaller[2].out_channels) == (3, 6, 9)
     assert smaller[2].weight.shape == (9, 2, 3, 3)
     assert smaller[2].bias.shape == (9,)
@@ -82,7 +87,7 @@ def test_attributes_follow(network):
     torch.testing.assert_close(smaller[7].weight, model[7].weight[rows][:, [1, 3]])
 
 
-def test_ties_reach_through_sums_and_concatenations(network):
+def test_ties_reach_through_sums_and_concatenations(network: Callable[[str], Any]) -> None:
     architecture = network("grouped-residual").architecture
     assert {group.name: group.size for group in architecture.free} == {"stem": 2, "narrow": 1}
     assert slots(architecture, "stem")["joined", "out"] == (0, 0, 1, 1, -1, -1)
@@ -97,7 +102,9 @@ def test_ties_reach_through_sums_and_concatenations(network):
     bias=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_the_law_for_any_grouped_convolution(groups, reads, makes, transposed, bias, seed):
+def test_the_law_for_any_grouped_convolution(
+    groups: int, reads: int, makes: int, transposed: bool, bias: bool, seed: int
+) -> None:
     """Also for those that sum several channels up, which stay whole on the reading side."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -128,7 +135,7 @@ def test_the_law_for_any_grouped_convolution(groups, reads, makes, transposed, b
     check_law(model, inputs, plan, architecture)
 
 
-def test_scores_of_a_group_are_those_of_all_its_entries(network):
+def test_scores_of_a_group_are_those_of_all_its_entries(network: Callable[[str], Any]) -> None:
     architecture = network("grouped").architecture
     scores = {
         layer: torch.arange(member.width, dtype=torch.float64)
@@ -142,7 +149,7 @@ def test_scores_of_a_group_are_those_of_all_its_entries(network):
     assert mean["5"].tolist() == [2.0 + c for c in range(4)]
 
 
-def test_a_grouped_convolution_reads_no_outputs_of_its_own(network):
+def test_a_grouped_convolution_reads_no_outputs_of_its_own(network: Callable[[str], Any]) -> None:
     found = consumers(network("grouped").architecture)
     assert [reader.module for reader in found["0"]] == ["2"]
     assert [reader.module for reader in found["2"]] == ["5"]
@@ -167,7 +174,7 @@ def shuffled(maps: Tensor) -> Tensor:
     return maps.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
 
 
-def test_what_is_inside_the_branches_of_a_shuffle_may_go():
+def test_what_is_inside_the_branches_of_a_shuffle_may_go() -> None:
     model, inputs = Mixing().double(), torch.randn(2, 3, 3, 3, dtype=torch.float64)
     architecture = trace(model, inputs)
     assert {group.name: group.size for group in architecture.free} == {"branch.0": 6, "head.0": 5}
@@ -180,15 +187,21 @@ def test_what_is_inside_the_branches_of_a_shuffle_may_go():
     check_law(model, inputs, plan, architecture)
 
 
-def test_shufflenet(network, random_plan):
+def test_shufflenet(
+    network: Callable[[str], Any], random_plan: Callable[[Architecture, int], ChannelPlan]
+) -> None:
     model, inputs, architecture = network("shufflenet_v2_x0_5")
     assert len(architecture.free) >= 16
     check_law(model, inputs, random_plan(architecture, 0), architecture)
 
 
 @pytest.mark.parametrize("name", ["grouped", "grouped-residual"])
-def test_a_cut_network_trains(name, network, random_plan):
+def test_a_cut_network_trains(
+    name: str,
+    network: Callable[[str], Any],
+    random_plan: Callable[[Architecture, int], ChannelPlan],
+) -> None:
     model, inputs, architecture = network(name)
-    smaller = compact(model, random_plan(architecture, 1), architecture).train()
+    smaller: Any = compact(model, random_plan(architecture, 1), architecture).train()
     smaller(inputs).square().sum().backward()
     assert all(parameter.grad is not None for parameter in smaller.parameters())

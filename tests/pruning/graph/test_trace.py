@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -34,13 +36,13 @@ class Wrapped(nn.Module):
         self.after = after or (lambda hidden, inputs: hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.second(self.between(self.first(x))), x)  # type: ignore[operator]
+        return self.after(self.second(self.between(self.first(x))), x)  # type: ignore[no-any-return, operator]
 
 
 IMAGES = torch.zeros(2, 3, 6, 6)
 
 
-def test_lenet_groups(network):
+def test_lenet_groups(network: Callable[[str], Any]) -> None:
     architecture = network("lenet").architecture
     assert sizes(architecture) == {"0": 6, "3": 16, "7": 24, "9": 18}
     assert fixed(architecture) == {"11": "network output"}
@@ -49,7 +51,9 @@ def test_lenet_groups(network):
     assert flattened.channels == tuple(q // 25 for q in range(400))
 
 
-def test_concatenation_splits_a_table_by_the_layers_it_passes(network):
+def test_concatenation_splits_a_table_by_the_layers_it_passes(
+    network: Callable[[str], Any],
+) -> None:
     architecture = network("joined").architecture
     assert sizes(architecture) == {"stem": 6, "right": 4}
     assert architecture.by_name["stem"].producers == ("stem", "left", "twice")
@@ -58,7 +62,7 @@ def test_concatenation_splits_a_table_by_the_layers_it_passes(network):
     assert fixed(architecture) == {"head": "network output", "side": "network output"}
 
 
-def test_unflattened_linear_layer_is_cut_by_whole_maps(network):
+def test_unflattened_linear_layer_is_cut_by_whole_maps(network: Callable[[str], Any]) -> None:
     architecture = network("conv-autoencoder-unflatten").architecture
     group = architecture.by_name["grow.0"]
     assert group.size == 6
@@ -67,7 +71,7 @@ def test_unflattened_linear_layer_is_cut_by_whole_maps(network):
     assert sides["unflatten", "reshape"] == tuple(range(6))
 
 
-def test_depthwise_and_grouped(network):
+def test_depthwise_and_grouped(network: Callable[[str], Any]) -> None:
     group = network("depthwise").architecture.by_name["0"]
     assert group.producers == ("0", "3")
     assert [slot.side for slot in group.slots] == ["out", "norm", "norm", "depthwise", "norm", "in"]
@@ -76,20 +80,20 @@ def test_depthwise_and_grouped(network):
     assert sizes(architecture) == {"0": 3, "2": 3, "4": 5}
 
 
-def test_resnet_residual_sums_are_one_group(network):
+def test_resnet_residual_sums_are_one_group(network: Callable[[str], Any]) -> None:
     group = network("resnet18").architecture.by_name["layer2.0.conv2"]
     assert group.producers == ("layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2")
 
 
 @pytest.mark.parametrize("name", ["lenet", "joined", "conv-autoencoder-unflatten", "mobilenet_v2"])
-def test_json_round_trip(name, network):
+def test_json_round_trip(name: str, network: Callable[[str], Any]) -> None:
     architecture = network(name).architecture
     again = Architecture.from_json(json.loads(json.dumps(architecture.to_json())))
     assert again == architecture
     assert again.digest() == architecture.digest()
 
 
-def test_json_is_read_strictly(network):
+def test_json_is_read_strictly(network: Callable[[str], Any]) -> None:
     data = network("lenet").architecture.to_json()
     with pytest.raises(UserError, match="unknown field 'colour'"):
         Architecture.from_json({**data, "colour": 1})
@@ -100,7 +104,7 @@ def test_json_is_read_strictly(network):
 
 
 class TestTheModelIsLeftAlone:
-    def test_state_flags_hooks_and_random_numbers(self, fresh):
+    def test_state_flags_hooks_and_random_numbers(self, fresh: Callable[..., Any]) -> None:
         model = fresh("joined")
         model.train()
         model.norm.eval()
@@ -116,7 +120,7 @@ class TestTheModelIsLeftAlone:
         assert all(p.grad is None for p in model.parameters())
         assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
-    def test_also_when_the_forward_pass_fails(self, fresh):
+    def test_also_when_the_forward_pass_fails(self, fresh: Callable[..., Any]) -> None:
         model = fresh("lenet").train()
         random_state = torch.get_rng_state()
         with pytest.raises(RuntimeError):
@@ -130,52 +134,54 @@ class TestSurroundings:
     """Nothing but the network itself may decide what is found."""
 
     @pytest.fixture
-    def plain(self, fresh):
+    def plain(self, fresh: Callable[..., Any]) -> Architecture:
         return trace(fresh("cnn-relu").eval(), torch.zeros(2, 3, 16, 16))
 
-    def test_frozen(self, plain, fresh):
+    def test_frozen(self, plain: Architecture, fresh: Callable[..., Any]) -> None:
         model = fresh("cnn-relu").requires_grad_(False)
         assert trace(model, torch.zeros(2, 3, 16, 16)) == plain
         assert not any(p.requires_grad for p in model.parameters())
 
-    def test_training_mode_other_weights_and_random_input(self, plain, fresh):
+    def test_training_mode_other_weights_and_random_input(
+        self, plain: Architecture, fresh: Callable[..., Any]
+    ) -> None:
         assert trace(fresh("cnn-relu", seed=5).train(), torch.ones(2, 3, 16, 16)) == plain
 
-    def test_no_grad(self, plain, fresh):
+    def test_no_grad(self, plain: Architecture, fresh: Callable[..., Any]) -> None:
         with torch.no_grad():
             assert trace(fresh("cnn-relu"), torch.zeros(2, 3, 16, 16)) == plain
 
-    def test_inference_mode(self, plain, fresh):
+    def test_inference_mode(self, plain: Architecture, fresh: Callable[..., Any]) -> None:
         model = fresh("cnn-relu")
         with torch.inference_mode():
             assert trace(model, torch.zeros(2, 3, 16, 16)) == plain
 
-    def test_batch_of_one(self, plain, fresh):
+    def test_batch_of_one(self, plain: Architecture, fresh: Callable[..., Any]) -> None:
         found = trace(fresh("cnn-relu"), torch.zeros(1, 3, 16, 16))
         assert found.groups == plain.groups
         assert found.dense_costs == plain.dense_costs
 
 
 class TestFixed:
-    def test_named_interface(self, fresh):
+    def test_named_interface(self, fresh: Callable[..., Any]) -> None:
         model = fresh("mlp-autoencoder")
         assert sizes(trace(model, torch.zeros(2, 20))) == {"0": 12, "2": 3, "4": 12}
         architecture = trace(model, torch.zeros(2, 20), interface=["2"])
         assert fixed(architecture) == {"2": "named interface", "6": "network output"}
 
-    def test_interface_that_does_not_exist(self, fresh):
+    def test_interface_that_does_not_exist(self, fresh: Callable[..., Any]) -> None:
         with pytest.raises(UserError, match="'latent' is not in the model"):
             trace(fresh("mlp-autoencoder"), torch.zeros(2, 20), interface=["latent"])
 
-    def test_interface_without_channels(self, fresh):
+    def test_interface_without_channels(self, fresh: Callable[..., Any]) -> None:
         with pytest.raises(UserError, match="'3' has no output channels"):
             trace(fresh("mlp-autoencoder"), torch.zeros(2, 20), interface=["3"])
 
-    def test_output_behind_other_operations(self):
+    def test_output_behind_other_operations(self) -> None:
         model = Wrapped(after=lambda h, x: functional.softmax(h.mean((2, 3)), 1))
         assert fixed(trace(model, IMAGES)) == {"second": "network output"}
 
-    def test_residual_around_the_input(self):
+    def test_residual_around_the_input(self) -> None:
         class Residual(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -200,19 +206,19 @@ class TestFixed:
             (lambda h: h.view(-1, 4, 6, 6), "does not run"),
         ],
     )
-    def test_what_spans_channels(self, between, reason):
+    def test_what_spans_channels(self, between: Any, reason: str) -> None:
         found = fixed(trace(Wrapped(between), IMAGES))
         assert reason in found["first"]
         assert found["second"] == "network output"
 
-    def test_only_the_group_that_fails_is_fixed(self):
+    def test_only_the_group_that_fails_is_fixed(self) -> None:
         model = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Softmax(1),
             nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3),
         )  # fmt: skip
         assert set(sizes(trace(model, IMAGES))) == {"0", "4"}
 
-    def test_free_parameter(self):
+    def test_free_parameter(self) -> None:
         class Scaled(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -223,7 +229,7 @@ class TestFixed:
 
         assert "free parameter" in fixed(trace(Wrapped(Scaled()), IMAGES))["first"]
 
-    def test_shared_parameters(self):
+    def test_shared_parameters(self) -> None:
         model = nn.Sequential(
             nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2)
         )
@@ -232,12 +238,12 @@ class TestFixed:
         assert "shares its parameters" in found["0"]
         assert "shares its parameters" in found["2"]
 
-    def test_computed_weight(self):
+    def test_computed_weight(self) -> None:
         model = Wrapped()
         parametrizations.weight_norm(model.first)
         assert "computed from other parameters" in fixed(trace(model, IMAGES))["first"]
 
-    def test_cost_that_is_no_sum_over_layers(self):
+    def test_cost_that_is_no_sum_over_layers(self) -> None:
         model = Gated()
         architecture = trace(model, torch.zeros(2, 3, 5))
         assert "not the sum" in fixed(architecture)["first"]
@@ -260,23 +266,23 @@ class Gated(nn.Module):
 
 
 class TestRefused:
-    def test_masked_model(self):
+    def test_masked_model(self) -> None:
         model = Wrapped()
-        nn.utils.prune.ln_structured(model.first, "weight", 0.5, n=1, dim=0)
+        nn.utils.prune.ln_structured(model.first, "weight", 0.5, n=1, dim=0)  # type: ignore[no-untyped-call]
         with pytest.raises(UserError, match=r"'first' carries a pruning mask; .* unmask"):
             trace(model, IMAGES)
 
-    def test_no_batch(self):
+    def test_no_batch(self) -> None:
         with pytest.raises(UserError, match="no batch of samples"):
             trace(Wrapped(), torch.zeros(0, 3, 6, 6))
 
-    def test_output_without_gradient(self):
+    def test_output_without_gradient(self) -> None:
         model = Wrapped(after=lambda h, x: h.argmax(1))
         with pytest.raises(UserError, match="does not depend on its parameters"):
             trace(model, IMAGES)
 
 
-def test_several_and_named_inputs():
+def test_several_and_named_inputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -291,12 +297,12 @@ def test_several_and_named_inputs():
     assert architecture.by_name["a"].producers == ("a", "b")
 
 
-def test_a_network_that_draws_numbers():
+def test_a_network_that_draws_numbers() -> None:
     model = Wrapped(nn.Sequential(nn.ReLU(), nn.Dropout(0.5)), lambda h, x: h + torch.randn_like(h))
     assert sizes(trace(model, IMAGES)) == {"first": 4}
 
 
-def test_unused_layers_are_only_counted(fresh):
+def test_unused_layers_are_only_counted(fresh: Callable[..., Any]) -> None:
     model = Wrapped()
     model.spare = nn.Linear(7, 7)
     architecture = trace(model, IMAGES)
@@ -304,12 +310,12 @@ def test_unused_layers_are_only_counted(fresh):
     assert "spare" not in architecture.prunable_layers
 
 
-def test_same_result_for_a_copy(network):
+def test_same_result_for_a_copy(network: Callable[[str], Any]) -> None:
     model, inputs, architecture = network("joined")
     assert trace(copy.deepcopy(model), inputs) == architecture
 
 
-def test_unflattening_that_splits_the_channels():
+def test_unflattening_that_splits_the_channels() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.Unflatten(1, (2, 2)), nn.Flatten(1, 2), nn.Conv2d(4, 2, 1)
     )
@@ -317,7 +323,7 @@ def test_unflattening_that_splits_the_channels():
     assert found["0"] == "'1' does not unflatten whole channels"
 
 
-def test_groups_that_only_go_together_are_fixed():
+def test_groups_that_only_go_together_are_fixed() -> None:
     """Pairs of channels share a place in a fixed reshape, which no table shows."""
 
     class Paired(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,12 +29,12 @@ plans = st.builds(
 
 
 @given(plan=plans)
-def test_round_trip(plan):
+def test_round_trip(plan: Any) -> None:
     assert ChannelPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 @given(one=plans, other=plans)
-def test_digest_is_that_of_what_is_removed(one, other):
+def test_digest_is_that_of_what_is_removed(one: Any, other: Any) -> None:
     assert (one.digest() == other.digest()) == (one.removed == other.removed)
 
 
@@ -56,7 +57,7 @@ def changed(path: str, value: object) -> dict[str, object]:
     for key in parents:
         place = place[key]
     place[last] = value
-    return data
+    return data  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -83,13 +84,13 @@ def changed(path: str, value: object) -> dict[str, object]:
         ("digest", 5, "'digest' of channel plan is 5"),
     ],
 )
-def test_damaged_files_are_refused(path, value, message):
+def test_damaged_files_are_refused(path: Any, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ChannelPlan.from_json(changed(path, value))
 
 
 @pytest.mark.parametrize("field", ["schema_version", "removed", "asked", "achieved", "digest"])
-def test_missing_fields_are_named(field):
+def test_missing_fields_are_named(field: str) -> None:
     data = PLAN.to_json()
     del data[field]
     with pytest.raises(UserError, match=f"no field '{field}'"):
@@ -97,6 +98,6 @@ def test_missing_fields_are_named(field):
 
 
 @pytest.mark.parametrize("data", [None, [], "plan", 3])
-def test_not_an_object(data):
+def test_not_an_object(data: Any) -> None:
     with pytest.raises(UserError, match="must be an object"):
         ChannelPlan.from_json(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gp_prune.pruning.torch_methods import MetricPattern
 TWO_OF_FOUR = Pattern(2, 4)
 LAYER = Conventions(scope="layer", normaliser="none")
 
-MAKE = {
+MAKE: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(8, 5),
     "conv": lambda: nn.Conv2d(8, 6, (2, 3)),
     "conv1d": lambda: nn.Conv1d(4, 3, 5),
@@ -32,7 +33,7 @@ MAKE = {
 }
 
 
-def model_of(kind: str, seed: int = 0) -> nn.Sequential:
+def model_of(kind: str, seed: int = 0) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(MAKE[kind]())
@@ -84,7 +85,9 @@ def own_blocks(scores: Tensor, layer: Any) -> Tensor:
     levels=st.sampled_from([0, 3]),
     scope=st.sampled_from(SCOPES),
 )
-def test_every_block_keeps_its_best(kind, pattern, seed, levels, scope):
+def test_every_block_keeps_its_best(
+    kind: str, pattern: Pattern, seed: int, levels: int, scope: str
+) -> None:
     model = model_of(kind)
     layer = model[0]
     scores = scores_of(layer, seed, levels)
@@ -95,7 +98,7 @@ def test_every_block_keeps_its_best(kind, pattern, seed, levels, scope):
     for o, k in np.ndindex(values.shape[0], values.shape[2]):
         for start in range(0, values.shape[1], pattern.m):
             block = values[o, start : start + pattern.m, k].tolist()
-            worst = sorted(range(pattern.m), key=lambda q, b=block: (b[q], q))
+            worst = [q for _, q in sorted((value, q) for q, value in enumerate(block))]
             stays = sorted(worst[pattern.m - pattern.n :])
             found = kept[o, start : start + pattern.m, k].nonzero().flatten().tolist()
             assert found == stays
@@ -104,7 +107,7 @@ def test_every_block_keeps_its_best(kind, pattern, seed, levels, scope):
 
 
 @given(seed=st.integers(0, 20))
-def test_permuted_outputs_and_blocks_permute_the_plan(seed):
+def test_permuted_outputs_and_blocks_permute_the_plan(seed: int) -> None:
     model = model_of("conv")
     scores = scores_of(model[0], seed)
     rows = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
@@ -118,7 +121,7 @@ def test_permuted_outputs_and_blocks_permute_the_plan(seed):
 
 
 @given(seed=st.integers(0, 20))
-def test_greater_scores_of_kept_weights_change_nothing(seed):
+def test_greater_scores_of_kept_weights_change_nothing(seed: int) -> None:
     model = model_of("grouped")
     scores = scores_of(model[0], seed)
     plan = select_weights(model, ["0"], {"0": scores}, LAYER, pattern=TWO_OF_FOUR)
@@ -145,7 +148,7 @@ class Mixed(nn.Module):
 NAMES = ["first", "depthwise", "wide", "last"]
 
 
-def test_layers_without_blocks_stay_whole_and_say_why():
+def test_layers_without_blocks_stay_whole_and_say_why() -> None:
     model = Mixed()
     scores = {"wide": scores_of(model.wide)}
     plan = select_weights(model, NAMES, scores, LAYER, pattern=TWO_OF_FOUR)
@@ -162,12 +165,12 @@ def test_layers_without_blocks_stay_whole_and_say_why():
     assert int((model.wide.weight == 0).sum()) == 24
 
 
-def test_no_layer_can_have_the_pattern():
+def test_no_layer_can_have_the_pattern() -> None:
     with pytest.raises(UserError, match=r"no layer can have the pattern 5:7 \(layer 'first'"):
         select_weights(Mixed(), NAMES, {}, LAYER, pattern=Pattern(5, 7))
 
 
-def test_round_trip_and_replay():
+def test_round_trip_and_replay() -> None:
     model = Mixed()
     scores = {"wide": scores_of(model.wide), "last": scores_of(model.last)}
     plan = select_weights(model, NAMES, scores, LAYER, pattern=Pattern(1, 2))
@@ -196,14 +199,14 @@ def test_round_trip_and_replay():
         ({"schema_version": 1}, "schema_version 1"),
     ],
 )
-def test_damaged_plans(change, message):
+def test_damaged_plans(change: Any, message: str) -> None:
     model = Mixed()
     plan = select_weights(model, NAMES, {"wide": scores_of(model.wide)}, LAYER, pattern=TWO_OF_FOUR)
     with pytest.raises(UserError, match=message):
         WeightPlan.from_json(plan.to_json() | change)
 
 
-def test_a_pattern_is_a_budget():
+def test_a_pattern_is_a_budget() -> None:
     model = model_of("linear")
     scores = {"0": scores_of(model[0])}
     plan = select_weights(model, ["0"], scores, LAYER, pattern=TWO_OF_FOUR)
@@ -215,7 +218,7 @@ def test_a_pattern_is_a_budget():
         select_weights(model, ["0"], scores, LAYER)
 
 
-def test_ties_are_those_within_a_block():
+def test_ties_are_those_within_a_block() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     scores = {"0": torch.tensor([[1.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])[:, :, None]}
     plan = select_weights(model, ["0"], scores, LAYER, pattern=TWO_OF_FOUR)
@@ -224,7 +227,7 @@ def test_ties_are_those_within_a_block():
 
 
 @given(st.integers(1, 99), st.integers(1, 99))
-def test_text_of_a_pattern(n, more):
+def test_text_of_a_pattern(n: int, more: int) -> None:
     pattern = Pattern(n, n + more)
     assert Pattern.parse(str(pattern)) == pattern
     assert Pattern.parse(f" {n} : {n + more} ") == pattern
@@ -234,13 +237,13 @@ def test_text_of_a_pattern(n, more):
 @pytest.mark.parametrize(
     "text", ["", "2", "2:", ":4", "2-4", "a:b", "2:4:8", "-2:4", "2.0:4", "²:4"]
 )
-def test_wrong_texts(text):
+def test_wrong_texts(text: str) -> None:
     with pytest.raises(UserError, match="is not valid; write how many of how many"):
         Pattern.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0:4", "4:4", "5:4"])
-def test_patterns_that_keep_nothing_or_everything(text):
+def test_patterns_that_keep_nothing_or_everything(text: str) -> None:
     with pytest.raises(UserError, match="keep at least one and remove at least one"):
         Pattern.parse(text)
 
@@ -249,7 +252,7 @@ class TestMethod:
     """The same by a method of torch.nn.utils.prune."""
 
     @pytest.mark.parametrize("kind", sorted(MAKE))
-    def test_equals_the_plan(self, kind):
+    def test_equals_the_plan(self, kind: str) -> None:
         model = model_of(kind)
         layer, scores = model[0], scores_of(model[0], levels=5)
         plan = select_weights(model, ["0"], {"0": scores}, LAYER, pattern=TWO_OF_FOUR)
@@ -257,32 +260,32 @@ class TestMethod:
         MetricPattern.apply(layer, "weight", TWO_OF_FOUR, importance_scores=own)
         assert torch.equal(layer.weight_mask != 0, torch.from_numpy(plan.kept["0"].unpack()))
         zero = layer.weight == 0
-        prune.remove(layer, "weight")
+        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
         assert torch.equal(layer.weight == 0, zero)
 
     @given(earlier=st.lists(st.booleans(), min_size=16, max_size=16), seed=st.integers(0, 20))
-    def test_pruned_weights_stay_pruned_and_count(self, earlier, seed):
-        layer = nn.Linear(8, 2)
+    def test_pruned_weights_stay_pruned_and_count(self, earlier: list[bool], seed: int) -> None:
+        layer: Any = nn.Linear(8, 2)
         before = torch.tensor(earlier).reshape(2, 8)
         if not before.sum() > 1:
             return
-        prune.custom_from_mask(layer, "weight", before)
+        prune.custom_from_mask(layer, "weight", before)  # type: ignore[no-untyped-call]
         scores = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
         MetricPattern.apply(layer, "weight", TWO_OF_FOUR, importance_scores=scores)
         for row in range(2):
             for start in (0, 4):
                 block = [q for q in range(start, start + 4) if before[row, q]]
-                best = sorted(block, key=lambda q, r=row: float(scores[r, q]))[-2:]
+                best = [q for _, q in sorted((float(scores[row, q]), q) for q in block)][-2:]
                 kept = layer.weight_mask[row, start : start + 4].nonzero().flatten() + start
                 assert kept.tolist() == sorted(best)
 
-    def test_refused(self):
-        layer = nn.Linear(6, 2)
+    def test_refused(self) -> None:
+        layer: Any = nn.Linear(6, 2)
         with pytest.raises(UserError, match=r"Linear cannot have the pattern 2:4 .*multiple of 4"):
             MetricPattern.apply(layer, "weight", TWO_OF_FOUR, importance_scores=torch.rand(2, 6))
         with pytest.raises(UserError, match="'bias' has no input"):
             MetricPattern.apply(layer, "bias", TWO_OF_FOUR, importance_scores=torch.rand(2))
-        layer = nn.Linear(8, 2)
+        layer: Any = nn.Linear(8, 2)  # type: ignore[no-redef]
         for scores, message in (
             (torch.full((2, 8), torch.nan), "NaN or infinite"),
             (torch.ones(2, 8), "rank nothing"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import Conventions
@@ -15,6 +18,7 @@ from gp_prune.pruning import (
     Architecture,
     Budget,
     ChannelGroup,
+    ChannelPlan,
     DegenerateScores,
     Slot,
     compact,
@@ -28,6 +32,7 @@ from gp_prune.pruning.select.channels import count_removed, find_nearest_step, m
 GLOBAL = Conventions(scope="global", normaliser="none")
 LOCAL = Conventions(scope="layer", normaliser="none")
 HALF = Budget("channels", 0.5)
+Lenet5 = tuple[nn.Module, Architecture]
 INPUT = torch.zeros(2, 1, 28, 28)
 
 
@@ -39,13 +44,13 @@ def bare(*widths: int) -> Architecture:
     return Architecture(tuple(groups), ())
 
 
-def kept(plan, architecture):
+def kept(plan: ChannelPlan, architecture: Architecture) -> list[int]:
     widths = plan.kept(architecture)
     return [widths[group.name] for group in architecture.free]
 
 
 @pytest.fixture(scope="module")
-def lenet5():
+def lenet5() -> Lenet5:
     """LeNet-5 with widths 6-16-120-84 and its architecture."""
     model = nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(),
@@ -55,7 +60,7 @@ def lenet5():
     return model, trace(model, INPUT)
 
 
-def everywhere(architecture, function):
+def everywhere(architecture: Architecture, function: Callable[..., Any]) -> dict[str, Tensor]:
     return {g.name: function(torch.arange(g.size, dtype=torch.float64)) for g in architecture.free}
 
 
@@ -80,14 +85,16 @@ class TestSilentFailuresOfTorchPruning:
             (lambda x: None, "wrong-shape"),
         ],
     )
-    def test_scores_that_rank_nothing(self, conventions, function, reason, lenet5):
+    def test_scores_that_rank_nothing(
+        self, conventions: Conventions, function: Callable[..., Any], reason: str, lenet5: Lenet5
+    ) -> None:
         _, architecture = lenet5
         with pytest.raises(DegenerateScores) as caught:
             select_channels(architecture, everywhere(architecture, function), conventions, HALF)
         assert (caught.value.reason, caught.value.layer) == (reason, "0")
         assert isinstance(caught.value, UserError)
 
-    def test_one_bad_layer_is_named(self, lenet5):
+    def test_one_bad_layer_is_named(self, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         scores = everywhere(architecture, torch.clone)
         for function, reason in ((torch.ones_like, "constant"), (torch.log, "non-finite")):
@@ -96,7 +103,7 @@ class TestSilentFailuresOfTorchPruning:
                 select_channels(architecture, bad, GLOBAL, HALF)
 
     @pytest.mark.parametrize("conventions", [GLOBAL, LOCAL])
-    def test_many_ties(self, conventions, lenet5):
+    def test_many_ties(self, conventions: Conventions, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         plan = select_channels(
             architecture, everywhere(architecture, lambda x: x % 2), conventions, HALF
@@ -105,7 +112,7 @@ class TestSilentFailuresOfTorchPruning:
         assert plan.ties == 1.0
         assert plan.met()
 
-    def test_not_normalised_across_layers(self, lenet5):
+    def test_not_normalised_across_layers(self, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         plan = select_channels(architecture, everywhere(architecture, torch.clone), GLOBAL, HALF)
         widths = kept(plan, architecture)
@@ -116,14 +123,14 @@ class TestSilentFailuresOfTorchPruning:
     @pytest.mark.parametrize(
         ("ratio", "widths"), [(0.9, [1, 2, 12, 8]), (0.99, [1, 1, 1, 1]), (0.5, [3, 8, 60, 42])]
     )
-    def test_high_local_ratios(self, ratio, widths, lenet5):
+    def test_high_local_ratios(self, ratio: float, widths: Any, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         scores = everywhere(architecture, torch.clone)
         plan = select_channels(architecture, scores, LOCAL, Budget("channels", 1 - ratio))
         assert kept(plan, architecture) == widths
 
     @pytest.mark.parametrize(("ratio", "total"), [(0.9, 23), (0.99, 4), (0.999, 4)])
-    def test_high_global_ratios(self, ratio, total, lenet5):
+    def test_high_global_ratios(self, ratio: float, total: int, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         scores = everywhere(architecture, torch.clone)
         plan = select_channels(architecture, scores, GLOBAL, Budget("channels", 1 - ratio))
@@ -131,11 +138,11 @@ class TestSilentFailuresOfTorchPruning:
         assert min(kept(plan, architecture)) == 1
 
     @pytest.mark.parametrize("keep", [0.0, -0.1, 1.01, float("nan"), "0.5", True])
-    def test_ratio_one_and_nonsense(self, keep):
+    def test_ratio_one_and_nonsense(self, keep: float) -> None:
         with pytest.raises(UserError, match="greater than 0 and at most 1"):
             Budget("channels", keep)
 
-    def test_lists_and_arrays_are_scores_too(self, lenet5):
+    def test_lists_and_arrays_are_scores_too(self, lenet5: Lenet5) -> None:
         _, architecture = lenet5
         tensors = everywhere(architecture, torch.sin)
         plan = select_channels(architecture, tensors, GLOBAL, HALF)
@@ -143,13 +150,13 @@ class TestSilentFailuresOfTorchPruning:
             scores = {name: kind(values) for name, values in tensors.items()}
             assert select_channels(architecture, scores, GLOBAL, HALF) == plan
 
-    def test_classifier_is_kept_without_being_named(self, lenet5):
+    def test_classifier_is_kept_without_being_named(self, lenet5: Lenet5) -> None:
         model, architecture = lenet5
         scores = everywhere(architecture, torch.clone)
         plan = select_channels(architecture, scores, GLOBAL, Budget("channels", 0.02))
         assert compact(model, plan, architecture)(INPUT).shape == (2, 10)
 
-    def test_frozen_parameters_and_no_grad(self, lenet5):
+    def test_frozen_parameters_and_no_grad(self, lenet5: Lenet5) -> None:
         model, architecture = lenet5
         plan = select_channels(architecture, everywhere(architecture, torch.sin), GLOBAL, HALF)
         flags = [p.requires_grad for p in model.parameters()]
@@ -163,7 +170,7 @@ class TestSilentFailuresOfTorchPruning:
         for parameter, flag in zip(model.parameters(), flags, strict=True):
             parameter.requires_grad_(flag)
 
-    def test_masked_model(self, fresh, network):
+    def test_masked_model(self, fresh: Callable[..., Any], network: Callable[[str], Any]) -> None:
         model = fresh("lenet")
         architecture = network("lenet").architecture
         plan = select_channels(architecture, everywhere(architecture, torch.sin), GLOBAL, HALF)
@@ -179,7 +186,7 @@ shares = st.floats(0.001, 1.0)
 
 
 @given(widths=widths, keep=shares, seed=st.integers(0, 999))
-def test_global_selection_equals_brute_force(widths, keep, seed):
+def test_global_selection_equals_brute_force(widths: Any, keep: float, seed: int) -> None:
     architecture = bare(*widths)
     scores = integer_scores(architecture, seed)
     try:
@@ -193,7 +200,8 @@ def test_global_selection_equals_brute_force(widths, keep, seed):
         for channel, score in enumerate(scores[group.name].tolist())
     )
     wanted = min(count_removed(sum(widths), keep), sum(widths) - len(widths))
-    left, removed = list(widths), {group.name: [] for group in architecture.free}
+    left = list(widths)
+    removed: dict[str, list[int]] = {group.name: [] for group in architecture.free}
     for _, position, channel in ranked:
         if wanted and left[position] > 1:
             left[position] -= 1
@@ -206,7 +214,7 @@ def test_global_selection_equals_brute_force(widths, keep, seed):
 
 
 @given(widths=widths, keep=shares, seed=st.integers(0, 999))
-def test_layer_selection_equals_brute_force(widths, keep, seed):
+def test_layer_selection_equals_brute_force(widths: Any, keep: float, seed: int) -> None:
     architecture = bare(*widths)
     scores = {
         name: v + torch.rand(len(v)) / 2 for name, v in integer_scores(architecture, seed).items()
@@ -238,13 +246,13 @@ def test_removed_count() -> None:
     costs=st.lists(st.integers(0, 50), min_size=1, max_size=20).map(lambda c: sorted(c)[::-1]),
     target=st.floats(-5, 60),
 )
-def test_nearest_step(costs, target):
+def test_nearest_step(costs: list[int], target: float) -> None:
     found = find_nearest_step(lambda n: costs[n], len(costs) - 1, target)
     assert abs(costs[found] - target) == min(abs(cost - target) for cost in costs)
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=9))
-def test_tie_share(values):
+def test_tie_share(values: list[int]) -> None:
     expected = sum(values.count(v) > 1 for v in values) / len(values)
     assert measure_ties(np.array(values, dtype=float)) == pytest.approx(expected)
 
@@ -252,7 +260,13 @@ def test_tie_share(values):
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.3, 0.05])
-def test_cost_budgets_are_met_as_nearly_as_possible(scope, kind, keep, network, channel_scores):
+def test_cost_budgets_are_met_as_nearly_as_possible(
+    scope: str,
+    kind: str,
+    keep: float,
+    network: Callable[[str], Any],
+    channel_scores: Callable[..., dict[str, Tensor]],
+) -> None:
     architecture = network("cnn-relu").architecture
     scores = channel_scores(architecture, 3)
     conventions = Conventions(scope=scope)
@@ -277,7 +291,9 @@ def test_cost_budgets_are_met_as_nearly_as_possible(scope, kind, keep, network, 
         assert max(part) - min(part) <= width
 
 
-def test_a_budget_that_cannot_be_met_is_reported(network, channel_scores):
+def test_a_budget_that_cannot_be_met_is_reported(
+    network: Callable[[str], Any], channel_scores: Callable[..., dict[str, Tensor]]
+) -> None:
     architecture = network("partly-grouped").architecture
     plan = select_channels(architecture, channel_scores(architecture), GLOBAL, Budget("macs", 0.01))
     assert kept(plan, architecture) == [1, 1, 1]
@@ -286,7 +302,9 @@ def test_a_budget_that_cannot_be_met_is_reported(network, channel_scores):
     assert plan.shortfall > 0.05
 
 
-def test_missing_scores_are_named(network, channel_scores):
+def test_missing_scores_are_named(
+    network: Callable[[str], Any], channel_scores: Callable[..., dict[str, Tensor]]
+) -> None:
     architecture = network("joined").architecture
     scores = channel_scores(architecture)
     assert set(scores) == set(architecture.scored_layers) == {"stem", "left", "right", "twice"}

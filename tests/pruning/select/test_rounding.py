@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,8 +60,8 @@ def allowed(size: int, multiple: int) -> set[int]:
     seed=st.integers(0, 99),
 )
 def test_every_width_is_a_multiple_or_whole_with_a_reason(
-    widths, keep, kind, conventions, round_to, seed
-):
+    widths: Any, keep: float, kind: str, conventions: Conventions, round_to: Any, seed: int
+) -> None:
     architecture = traced(*widths)
     plan = select_channels(
         architecture, scores_of(architecture, seed), conventions, Budget(kind, keep),
@@ -84,7 +86,9 @@ def test_every_width_is_a_multiple_or_whole_with_a_reason(
     round_to=st.integers(2, 5),
     seed=st.integers(0, 99),
 )
-def test_no_single_step_comes_nearer_to_the_budget(widths, keep, kind, round_to, seed):
+def test_no_single_step_comes_nearer_to_the_budget(
+    widths: Any, keep: float, kind: str, round_to: Any, seed: int
+) -> None:
     """The budget is met as nearly as one step more or less of any one group allows."""
     architecture = traced(*widths)
     plan = select_channels(
@@ -121,7 +125,9 @@ def test_no_single_step_comes_nearer_to_the_budget(widths, keep, kind, round_to,
     levels=st.sampled_from([2, 10**6]),
     seed=st.integers(0, 99),
 )
-def test_rounding_to_one_changes_nothing(widths, keep, kind, conventions, levels, seed):
+def test_rounding_to_one_changes_nothing(
+    widths: Any, keep: float, kind: str, conventions: Conventions, levels: int, seed: int
+) -> None:
     architecture = traced(*widths)
     arguments = (
         architecture, scores_of(architecture, seed, levels), conventions, Budget(kind, keep),
@@ -132,7 +138,7 @@ def test_rounding_to_one_changes_nothing(widths, keep, kind, conventions, levels
 
 
 @given(seed=st.integers(0, 99), round_to=st.integers(1, 8), keep=st.floats(0.1, 1))
-def test_the_worst_channels_go_whatever_the_width(seed, round_to, keep):
+def test_the_worst_channels_go_whatever_the_width(seed: int, round_to: Any, keep: float) -> None:
     architecture = traced(16, 11)
     scores = scores_of(architecture, seed)
     plan = select_channels(
@@ -143,7 +149,7 @@ def test_the_worst_channels_go_whatever_the_width(seed, round_to, keep):
         assert set(removed) == set(order[: len(removed)].tolist())
 
 
-def test_the_same_share_of_every_group():
+def test_the_same_share_of_every_group() -> None:
     architecture = traced(32, 24, 9, 4, 8)
     plan = select_channels(
         architecture, scores_of(architecture, 0), LOCAL, Budget("channels", 0.5), round_to=8
@@ -155,7 +161,7 @@ def test_the_same_share_of_every_group():
     }
 
 
-def test_a_group_that_need_not_be_cut_says_so():
+def test_a_group_that_need_not_be_cut_says_so() -> None:
     architecture = traced(12)
     plan = select_channels(
         architecture, scores_of(architecture, 0), LOCAL, Budget("params", 0.95), round_to=8
@@ -164,7 +170,7 @@ def test_a_group_that_need_not_be_cut_says_so():
     assert "no multiple of 8" in plan.whole["0"]
 
 
-def test_what_is_rounded_is_the_width_of_the_layers(network):
+def test_what_is_rounded_is_the_width_of_the_layers(network: Callable[[str], Any]) -> None:
     """A channel of a grouped convolution has several entries in every layer around it."""
     model, _, architecture = network("grouped")
     scores = scores_of(architecture, 3)
@@ -183,7 +189,7 @@ def test_what_is_rounded_is_the_width_of_the_layers(network):
 
 
 @pytest.mark.parametrize("round_to", [0, -8, 2.0, True, "8"])
-def test_no_whole_number(round_to):
+def test_no_whole_number(round_to: Any) -> None:
     architecture = traced(8)
     with pytest.raises(UserError, match=r"round_to is .* whole number of at least 1"):
         select_channels(

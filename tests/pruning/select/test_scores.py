@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from gp_prune.metric.ranking import JOINS, NORMALISERS, Conventions
 from gp_prune.pruning import (
@@ -55,11 +58,11 @@ class TestGroupScores:
             ("first", [1.0, 7.0], [2.0, -2.5]),
         ],
     )
-    def test_joins(self, join, a, c):
+    def test_joins(self, join: str, a: Any, c: Any) -> None:
         found = group_scores(PAIR, PAIR_SCORES, Conventions(normaliser="none", join=join))
         assert {name: values.tolist() for name, values in found.items()} == {"a": a, "c": c}
 
-    def test_scores_that_cancel_are_degenerate(self):
+    def test_scores_that_cancel_are_degenerate(self) -> None:
         scores = {**PAIR_SCORES, "a": [1.0, 2.0]}  # with those of b: 6 and 6
         with pytest.raises(DegenerateScores, match=r"'a' .*joined"):
             group_scores(PAIR, scores, Conventions(normaliser="none", join="sum"))
@@ -67,7 +70,7 @@ class TestGroupScores:
     @pytest.mark.parametrize(
         ("normaliser", "divisor"), [("sum", 10.0), ("mean", 2.5), ("max", 5.0)]
     )
-    def test_normalisers(self, normaliser, divisor):
+    def test_normalisers(self, normaliser: str, divisor: Any) -> None:
         architecture = bare(4)
         found = group_scores(
             architecture, {"a": [1.0, -5.0, 4.0, 0.0]}, Conventions(normaliser=normaliser)
@@ -76,19 +79,24 @@ class TestGroupScores:
 
     @pytest.mark.parametrize("normaliser", NORMALISERS)
     @pytest.mark.parametrize("scale", [1e-300, 1.0, 1.7e308])
-    def test_normalising_keeps_the_order_at_any_scale(self, normaliser, scale):
+    def test_normalising_keeps_the_order_at_any_scale(self, normaliser: str, scale: float) -> None:
         values = np.array([1.0, -1.0, 0.5, 0.25]) * scale
         found = group_scores(bare(4), {"a": values}, Conventions(normaliser=normaliser))["a"]
         assert np.argsort(found.numpy()).tolist() == [1, 3, 2, 0]
         assert bool(torch.isfinite(found).all())
 
-    def test_a_single_channel_is_not_constant(self):
+    def test_a_single_channel_is_not_constant(self) -> None:
         for value in (0.0, 3.0):
             plan = select_channels(bare(1, 2), {"a": [value], "b": [1.0, 2.0]}, Conventions(), HALF)
             assert "a" not in plan.removed
 
     @pytest.mark.parametrize("join", JOINS)
-    def test_real_groups(self, join, network, channel_scores):
+    def test_real_groups(
+        self,
+        join: str,
+        network: Callable[[str], Any],
+        channel_scores: Callable[..., dict[str, Tensor]],
+    ) -> None:
         architecture = network("resnet18").architecture
         scores = channel_scores(architecture, 1)
         found = group_scores(architecture, scores, Conventions(normaliser="none", join=join))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
+    Architecture,
     Budget,
     DegenerateScores,
     PackedMask,
@@ -48,7 +51,7 @@ class Tiny(nn.Module):
     keep=st.floats(0.01, 1),
     scope=st.sampled_from(["layer", "global"]),
 )
-def test_selection_equals_brute_force(values, keep, scope):
+def test_selection_equals_brute_force(values: list[int], keep: float, scope: str) -> None:
     parts = {"a": values[:6], "b": values[6:8], "c": values[8:]}
     shapes = {"a": (2, 3, 1), "b": (1, 2, 1), "c": (1, 1, 1)}
     scores = {n: torch.tensor(v, dtype=torch.float64).reshape(shapes[n]) for n, v in parts.items()}
@@ -75,7 +78,7 @@ def test_selection_equals_brute_force(values, keep, scope):
     assert plan.achieved.macs is None
 
 
-ROW_LAYERS = {
+ROW_LAYERS: dict[str, Callable[[], Any]] = {
     "linear": lambda: nn.Linear(6, 4),
     "conv": lambda: nn.Conv2d(3, 4, (2, 3)),
     "grouped": lambda: nn.Conv1d(4, 6, 3, groups=2),
@@ -91,7 +94,9 @@ ROW_LAYERS = {
     seed=st.integers(0, 9),
     levels=st.sampled_from([3, 1000]),
 )
-def test_scope_row_cuts_every_output_channel_alike(kind, keep, seed, levels):
+def test_scope_row_cuts_every_output_channel_alike(
+    kind: str, keep: float, seed: int, levels: int
+) -> None:
     layer = ROW_LAYERS[kind]()
     weight = layer.weight
     # Every weight by its own number, so that the dense form tells which one stands where.
@@ -111,7 +116,7 @@ def test_scope_row_cuts_every_output_channel_alike(kind, keep, seed, levels):
 
 
 @given(seed=st.integers(0, 20))
-def test_scope_row_does_not_see_the_scale_of_a_row(seed):
+def test_scope_row_does_not_see_the_scale_of_a_row(seed: int) -> None:
     model = nn.Sequential(nn.Linear(9, 5))
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(5, 9, 1, generator=generator, dtype=torch.float64)
@@ -122,20 +127,28 @@ def test_scope_row_does_not_see_the_scale_of_a_row(seed):
     assert plans[0].digest() == plans[1].digest()
 
 
-def test_scope_row_meets_a_budget_of_macs(network, weight_scores):
+def test_scope_row_meets_a_budget_of_macs(
+    network: Callable[[str], Any],
+    weight_scores: Callable[[nn.Module, Architecture], dict[str, Tensor]],
+) -> None:
     model, _, architecture = network("lenet")
     scores = weight_scores(model, architecture)
     plan = select_weights(model, architecture, scores, ROW, Budget("macs", 0.5))
     assert plan.achieved.macs == pytest.approx(0.5, abs=0.03)
 
 
-def test_scope_row_is_not_for_channels(network, channel_scores):
+def test_scope_row_is_not_for_channels(
+    network: Callable[[str], Any], channel_scores: Callable[..., dict[str, Tensor]]
+) -> None:
     architecture = network("lenet").architecture
     with pytest.raises(UserError, match="scope 'row' ranks the weights within an output channel"):
         select_channels(architecture, channel_scores(architecture), ROW, Budget("channels", 0.5))
 
 
-def test_ignored_layers_keep_all_weights(network, weight_scores):
+def test_ignored_layers_keep_all_weights(
+    network: Callable[[str], Any],
+    weight_scores: Callable[[nn.Module, Architecture], dict[str, Tensor]],
+) -> None:
     model, _, architecture = network("lenet")
     scores = weight_scores(model, architecture)
     first = architecture.prunable_layers[0]
@@ -148,7 +161,7 @@ def test_ignored_layers_keep_all_weights(network, weight_scores):
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12), data=st.data())
-def test_lowest_is_a_stable_ranking(values, data):
+def test_lowest_is_a_stable_ranking(values: list[int], data: Any) -> None:
     count = data.draw(st.integers(0, len(values)))
     expected = sorted(range(len(values)), key=lambda q: (values[q], q))[:count]
     marked = mark_lowest(np.array([values], dtype=float), count)[0]
@@ -157,7 +170,7 @@ def test_lowest_is_a_stable_ranking(values, data):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
-def test_existing_weights_of_grouped_layers(kind, groups):
+def test_existing_weights_of_grouped_layers(kind: Any, groups: int) -> None:
     layer = kind(8, 12, 1, groups=groups, bias=False).double()
     with torch.no_grad():
         layer.weight.copy_(torch.arange(1.0, layer.weight.numel() + 1).reshape(layer.weight.shape))
@@ -168,7 +181,7 @@ def test_existing_weights_of_grouped_layers(kind, groups):
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (2, 3)), nn.Linear(3, 4)])
-def test_existing_weights_of_plain_layers(layer):
+def test_existing_weights_of_plain_layers(layer: Any) -> None:
     dense = layer.weight.detach().reshape(4, 3, -1).numpy()
     assert np.array_equal(select_existing(dense, layer), layer.weight.detach().numpy().ravel())
 
@@ -182,8 +195,12 @@ def test_existing_weights_of_a_transposed_layer() -> None:
 @pytest.mark.parametrize("name", ["cnn-relu", "conv-autoencoder", "partly-grouped", "depthwise"])
 @pytest.mark.parametrize("conventions", [GLOBAL, LOCAL])
 def test_masked_network_has_exactly_the_weights_asked_for(
-    name, conventions, fresh, network, weight_scores
-):
+    name: str,
+    conventions: Conventions,
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    weight_scores: Callable[[nn.Module, Architecture], dict[str, Tensor]],
+) -> None:
     inputs, architecture = network(name)[1:]
     model = fresh(name).double()
     plan = select_weights(
@@ -207,7 +224,7 @@ def test_masked_network_has_exactly_the_weights_asked_for(
     assert measure(model, inputs).params == architecture.dense_costs[1]
 
 
-def test_macs_of_a_sparse_network(network):
+def test_macs_of_a_sparse_network(network: Callable[[str], Any]) -> None:
     model, _, architecture = network("lenet")
     scores = {}
     for name in architecture.prunable_layers:
@@ -222,7 +239,12 @@ def test_macs_of_a_sparse_network(network):
 
 @pytest.mark.parametrize("conventions", [GLOBAL, LOCAL])
 @pytest.mark.parametrize("keep", [0.1, 0.35, 0.8])
-def test_a_budget_of_macs_is_met(network, weight_scores, conventions, keep):
+def test_a_budget_of_macs_is_met(
+    network: Callable[[str], Any],
+    weight_scores: Callable[[nn.Module, Architecture], dict[str, Tensor]],
+    conventions: Conventions,
+    keep: float,
+) -> None:
     model, _, architecture = network("lenet")
     scores = weight_scores(model, architecture)
     plan = select_weights(model, architecture, scores, conventions, Budget("macs", keep))
@@ -234,7 +256,11 @@ def test_a_budget_of_macs_is_met(network, weight_scores, conventions, keep):
     assert by_params.achieved.macs == pytest.approx(plan.achieved.macs, abs=0.01)
 
 
-def test_round_trip_and_digest(fresh, network, weight_scores):
+def test_round_trip_and_digest(
+    fresh: Callable[..., Any],
+    network: Callable[[str], Any],
+    weight_scores: Callable[[nn.Module, Architecture], dict[str, Tensor]],
+) -> None:
     model, architecture = fresh("lenet"), network("lenet").architecture
     scores = weight_scores(model, architecture)
     plan = select_weights(model, architecture, scores, GLOBAL, FIFTH)
@@ -246,7 +272,7 @@ def test_round_trip_and_digest(fresh, network, weight_scores):
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 99))
-def test_packed_masks(shape, seed):
+def test_packed_masks(shape: Any, seed: int) -> None:
     kept = np.random.default_rng(seed).random(shape) < 0.5
     packed = PackedMask.pack(kept)
     assert np.array_equal(packed.unpack(), kept)
@@ -255,15 +281,15 @@ def test_packed_masks(shape, seed):
 
 class TestRefused:
     @pytest.mark.parametrize("kind", ["channels", "macs"])
-    def test_other_budgets(self, kind):
+    def test_other_budgets(self, kind: str) -> None:
         with pytest.raises(UserError, match=f"'{kind}' here; give a budget of kind 'params'"):
             select_weights(Tiny(), ["a"], {}, GLOBAL, Budget(kind, 0.5))
 
-    def test_missing_scores(self):
+    def test_missing_scores(self) -> None:
         with pytest.raises(UserError, match="'a' has no scores"):
             select_weights(Tiny(), ["a"], {}, GLOBAL, FIFTH)
 
-    def test_layers(self):
+    def test_layers(self) -> None:
         with pytest.raises(UserError, match="no layer 'z'"):
             select_weights(Tiny(), ["z"], {}, GLOBAL, FIFTH)
         with pytest.raises(UserError, match="without prunable weights"):
@@ -280,18 +306,18 @@ class TestRefused:
             (torch.rand(3, 2, 1), "wrong-shape"),
         ],
     )
-    def test_degenerate_scores(self, scores, reason):
+    def test_degenerate_scores(self, scores: Any, reason: str) -> None:
         with pytest.raises(DegenerateScores) as caught:
             select_weights(Tiny(), ["a"], {"a": scores}, GLOBAL, FIFTH)
         assert (caught.value.reason, caught.value.layer) == (reason, "a")
 
-    def test_masked_model(self):
+    def test_masked_model(self) -> None:
         model = Tiny()
-        prune.l1_unstructured(model.a, "weight", 1)
+        prune.l1_unstructured(model.a, "weight", 1)  # type: ignore[no-untyped-call]
         with pytest.raises(UserError, match="unmask"):
             select_weights(model, ["a"], {"a": torch.rand(2, 3, 1)}, GLOBAL, FIFTH)
 
-    def test_plan_of_another_network(self):
+    def test_plan_of_another_network(self) -> None:
         scores = {"a": torch.arange(6.0).reshape(2, 3, 1)}
         plan = select_weights(Tiny(), ["a"], scores, GLOBAL, FIFTH)
         other = Tiny()
@@ -311,7 +337,7 @@ class TestRefused:
             ({"extra": 1}, "unknown field 'extra'"),
         ],
     )
-    def test_damaged_masks(self, change, message):
+    def test_damaged_masks(self, change: Any, message: str) -> None:
         scores = {"a": torch.arange(6.0).reshape(2, 3, 1)}
         data = select_weights(Tiny(), ["a"], scores, GLOBAL, FIFTH).to_json()
         data["kept"]["a"] |= change
