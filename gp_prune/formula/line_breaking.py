@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from gp_prune.errors import UserError
+
 _TOKEN = re.compile(
     r"\\(?:operatorname|text|mathrm)\{[^{}]*\}|\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\S"
 )
@@ -83,12 +85,12 @@ def parse_latex(text: str) -> Row:
     """Return the structure of a formula.
 
     Raises:
-        ValueError: braces or delimiters do not pair.
+        UserError: braces or delimiters do not pair.
     """
     reader = _Reader(text)
     row = reader.row()
     if reader.tokens:
-        raise ValueError(f"{reader.tokens[-1]!r} closes nothing in the LaTeX {text!r}")
+        raise reader.error(f"{reader.tokens[-1]!r} closes nothing")
     return row
 
 
@@ -103,8 +105,15 @@ class _Reader:
     def take(self, expected: str = "") -> str:
         token: str = self.tokens.pop() if self.tokens else ""
         if not token or expected not in ("", token):
-            raise ValueError(f"expected {expected or 'more'} at {token!r} in {self.text!r}")
+            where = repr(token) if token else "the end"
+            raise self.error(f"expected {expected or 'more'} at {where}")
         return token
+
+    def error(self, reason: str) -> UserError:
+        return UserError(
+            f"the LaTeX '{self.text}' cannot be read: {reason}; correct the latex= of the operand "
+            "or operator that it is from"
+        )
 
     def row(self) -> Row:
         """Read all parts up to what closes the group."""

@@ -62,7 +62,7 @@ def latex_to_mathml(text: str) -> str:
     """Translate LaTeX as :mod:`gp_prune.formula.latex` prints it.
 
     Raises:
-        ValueError: braces or delimiters do not pair.
+        UserError: braces or delimiters do not pair.
     """
     root = ElementTree.Element("math", {"xmlns": _NAMESPACE, "display": "block"})
     root.append(_translate(parse_latex(text)))

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gp_prune.errors import UserError
 from gp_prune.formula.latex import latex
 from gp_prune.formula.line_breaking import parse_latex
 from gp_prune.formula.mathml import latex_to_mathml, mathml
@@ -103,5 +104,5 @@ def test_symbols_of_ones_own_are_escaped(symbol: str) -> None:
     "text", ["{a", "a}", r"\left(a", r"\frac{a}", r"a_", r"\lVert a", r"\left("]
 )
 def test_what_does_not_pair_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|closes nothing"):
+    with pytest.raises(UserError, match=r"(expected .*|closes nothing); correct the latex="):
         parse_latex(text)
