@@ -121,7 +121,7 @@ class Algebra:
         return [(product.ratio, self.product_of(replace(product, ratio=ONE)))]
 
     def _multiples(self, tree: Expression, ratio: Ratio) -> Terms:
-        return [(ratio.times(own), term) for own, term in self.terms(tree)]
+        return [(ratio.times(factor), term) for factor, term in self.terms(tree)]
 
     @staticmethod
     def _divides(divisor: Expression) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import sympy
 
 from gp_prune.formula.matching import bound_indices, match_written_out
-from gp_prune.formula.tree_builder import AxisPadding, TreeBuilder, sort_by_text
+from gp_prune.formula.tree_builder import AxisPadding, sort_by_text
 from gp_prune.language import symbols
 from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes
 from gp_prune.language.expression import Expression, ExpressionError, nearest_double
@@ -20,7 +20,7 @@ from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
 _SHOWN = 100
 
 Indices = Mapping[str, str]
-"""The name of the index that stands for each axis letter at a place of the formula."""
+"""The name of the index of each axis letter around a term."""
 
 
 class FormulaError(ExpressionError):
@@ -44,8 +44,8 @@ def from_sympy(formula: Any, axes: Axes, primitives: PrimitiveSet) -> Expression
         raise FormulaError(f"a formula is a sympy expression, not {type(formula).__name__}")
     try:
         reader = _Reader(formula, primitives)
-        found = reader.read(formula, {letter: letter for letter in axes})
-        return reader.padding.fit_axes(found, axes)
+        tree = reader.read(formula, {letter: letter for letter in axes})
+        return reader.build.fit_axes(tree, axes)
     except RecursionError:
         raise FormulaError("the formula is nested too deeply to be read") from None
     except FormulaError:
@@ -64,6 +64,10 @@ def free_axes(formula: Any) -> Axes:
 def _shown(term: Any) -> str:
     text = " ".join(str(term).split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _error(term: Any, text: str) -> FormulaError:
+    return FormulaError(f"the term {_shown(term)} {text}")
 
 
 def _is_length(term: Any) -> bool:
@@ -85,10 +89,9 @@ def _finite_double(number: Any) -> float:
 class _Reader:
     def __init__(self, formula: Any, primitives: PrimitiveSet) -> None:
         self.primitives = primitives
-        self.build = TreeBuilder(primitives)
-        self.patterns = self.build.patterns
         used = {str(base.label) for base in formula.atoms(sympy.IndexedBase)}
-        self.padding = AxisPadding(self.build, used)
+        self.build = AxisPadding(primitives, used)
+        self.patterns = self.build.patterns
         self.known: dict[Any, Expression] = {}
 
     def read(self, term: Any, indices: Indices) -> Expression:
@@ -100,18 +103,16 @@ class _Reader:
             except FormulaError:
                 raise
             except ExpressionError as error:
-                raise FormulaError(f"the term {_shown(term)} cannot be read: {error}") from None
+                raise _error(term, f"cannot be read: {error}") from None
         return self.known[key]
 
     def _read(self, term: Any, indices: Indices) -> Expression:
         if term.is_Number or term.is_NumberSymbol:
             return Expression.constant(_finite_double(term))
-        if isinstance(term, sympy.Indexed):
-            return self._operand(term, str(term.base.label), term.indices, indices)
-        if isinstance(term, sympy.Symbol):
-            if _is_length(term):
-                return self.padding.length(term.name[2:])
-            return self._operand(term, term.name, (), indices)
+        if _is_length(term):
+            return self.build.length(term.name[2:])
+        if isinstance(term, sympy.Indexed | sympy.Symbol):
+            return self._operand(term, indices)
         special = self._written_out(term, indices)
         if special is not None:
             return special
@@ -120,23 +121,25 @@ class _Reader:
                 return method(self, term, indices)
         return self._function(term, indices)
 
-    def _operand(self, term: Any, name: str, found: Sequence[Any], indices: Indices) -> Expression:
+    def _operand(self, term: Any, indices: Indices) -> Expression:
+        name, read_at = (term.name, ()) if term.is_Symbol else (str(term.base.label), term.indices)
         operand = self.primitives.operands.get(name)
         if operand is None:
             close = difflib.get_close_matches(name, self.primitives.operands, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise FormulaError(f"the term {_shown(term)} has the unknown operand {name!r}{hint}")
-        if len(found) != len(operand.axes):
-            raise FormulaError(
-                f"the term {_shown(term)} has {len(found)} indices, but operand {name!r} has the "
-                f"axes {operand.axes}"
+            raise _error(term, f"has the unknown operand {name!r}{hint}")
+        if len(read_at) != len(operand.axes):
+            raise _error(
+                term,
+                f"has {len(read_at)} indices, but operand {name!r} has the axes {operand.axes}",
             )
-        for letter, index in zip(operand.axes, found, strict=True):
+        for letter, index in zip(operand.axes, read_at, strict=True):
             if str(index) != indices.get(letter):
                 scope = ", ".join(indices.values()) or "none"
-                raise FormulaError(
-                    f"the term {_shown(term)} has the index {index} for the axis {letter}, which "
-                    f"is not in scope there (the indices in scope: {scope})"
+                raise _error(
+                    term,
+                    f"has the index {index} for the axis {letter}, which "
+                    f"is not in scope there (the indices in scope: {scope})",
                 )
         return Expression.of(operand)
 
@@ -156,9 +159,9 @@ class _Reader:
         """Apply an operator to values that may lack axes that it needs."""
         if isinstance(operator.shape, Signature):
             types: Sequence[Axes] = operator.shape.arguments
-            values = [self.padding.fit_axes(v, t) for v, t in zip(values, types, strict=True)]
+            values = [self.build.fit_axes(v, t) for v, t in zip(values, types, strict=True)]
         else:
-            values = [self.padding.add_axes(value, over) for value in values]
+            values = [self.build.add_axes(value, over) for value in values]
         return Expression.apply(operator, *values, over=over)
 
     def _function(self, term: Any, indices: Indices) -> Expression:
@@ -172,44 +175,43 @@ class _Reader:
             known = sorted(
                 kind.__name__ for kind in [*self.patterns.functions, *self.patterns.over]
             )
-            raise FormulaError(
-                f"the term {_shown(term)} is of {type(term).__name__}, which no operator computes; "
-                f"the known functions are {', '.join(known)}"
+            raise _error(
+                term,
+                f"is of {type(term).__name__}, which no operator computes; "
+                f"the known functions are {', '.join(known)}",
             )
         if isinstance(term, symbols.AlongAxes):
             letters = {name: letter for letter, name in indices.items()}
             along = [letters.get(symbol.name) for symbol in term.indices]
             if None in along:
-                raise FormulaError(f"the term {_shown(term)} runs along an index not in scope")
+                raise _error(term, "runs along an index not in scope")
             over = Axes(letter for letter in along if letter)
             return self._fixed(named, over, [self.read(term.body, indices)])
         body = self.read(term.body, self._inside(term, term.indices, indices))
         if isinstance(named.shape, Signature):
             return self._fixed(named, SCALAR, [body])
-        return self.padding.reduce(named, self._letters(term, term.indices), body)
+        return self.build.reduce(named, self._letters(term, term.indices), body)
 
     def _inside(self, term: Any, bound: Sequence[Any], indices: Indices) -> Indices:
         letters = [symbols.axis_of(symbol) for symbol in bound]
         if any(letter not in AXIS_MEANING for letter in letters):
-            raise FormulaError(
-                f"the term {_shown(term)} binds an index that is no axis letter with primes"
-            )
+            raise _error(term, "binds an index that is no axis letter with primes")
         return {**indices, **dict(zip(letters, (s.name for s in bound), strict=True))}
 
     def _letters(self, term: Any, bound: Sequence[Any]) -> Axes:
         try:
             return Axes([symbols.axis_of(symbol) for symbol in bound])
         except ValueError as error:
-            raise FormulaError(f"the term {_shown(term)} cannot be read: {error}") from None
+            raise _error(term, f"cannot be read: {error}") from None
 
     def _add(self, term: Any, indices: Indices) -> Expression:
         minus = [part for part in term.args if part.as_coeff_Mul()[0].is_negative]
         plus = [part for part in term.args if part not in minus]
         gained = sort_by_text(self.read(part, indices) for part in plus)
         lost = sort_by_text(self.read(-part, indices) for part in minus)
-        found = self.build.difference(gained, lost)
-        assert found is not None
-        return found
+        difference = self.build.difference(gained, lost)
+        assert difference is not None
+        return difference
 
     def _mul(self, term: Any, indices: Indices) -> Expression:
         coefficient, rest = term.as_coeff_Mul()
@@ -225,7 +227,7 @@ class _Reader:
         factors.sort(key=lambda factor: -factor[1] if factor[1].is_Rational else 0)
         values = [self._factor(b, e, indices, lengths) for b, e in factors]
         powers = {
-            letter: self.build.power(self.padding.length(letter), abs(exponent))
+            letter: self.build.power(self.build.length(letter), abs(exponent))
             for letter, exponent in sorted(lengths.items())
             if exponent
         }
@@ -262,7 +264,7 @@ class _Reader:
         for limit in term.limits:
             letter = symbols.axis_of(limit[0]).replace("p", "o")
             if [str(end) for end in limit[1:]] != ["1", f"N_{letter}"]:
-                raise FormulaError(f"the term {_shown(term)} sums over a part of an axis")
+                raise _error(term, "sums over a part of an axis")
         bound = bound_indices(term)
         merged = self._merged(term, indices)
         if merged is not None and not set(averaged) - {symbol.name for symbol in merged[1]}:
@@ -296,7 +298,7 @@ class _Reader:
         ways = sorted(parts, key=lambda name: name != inner)
         for name in sorted(ways, key=lambda name: not (value.axes - parts[name]).legal):
             if parts[name]:
-                value = self.padding.reduce(self.build.operator(name), parts[name], value)
+                value = self.build.reduce(self.build.operator(name), parts[name], value)
         return value
 
     def _pow(self, term: Any, indices: Indices) -> Expression:
@@ -335,7 +337,7 @@ class _Reader:
                 bound = bound_indices(base)
                 letters = self._letters(base, bound)
                 body = self.read(inner.base, self._inside(base, bound, indices))
-                norm = self.padding.reduce(self.build.operator("norm"), letters, body)
+                norm = self.build.reduce(self.build.operator("norm"), letters, body)
                 return self.build.power(norm, 2 * exponent)
         return self.build.power(self.read(base, indices), exponent)
 

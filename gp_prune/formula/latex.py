@@ -87,7 +87,7 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             else:
                 inside = self._print(sympy.Add(*whole))
                 texts.append(rf"\frac{{1}}{{{divisor}}} \left({inside}\right)")
-        lead = next((place for place, text in enumerate(texts) if not text.startswith("-")), 0)
+        lead = next((n for n, text in enumerate(texts) if not text.startswith("-")), 0)
         texts.insert(0, texts.pop(lead))
         return texts[0] + "".join(
             f" - {text[1:].lstrip()}" if text.startswith("-") else f" + {text}"
@@ -132,8 +132,8 @@ class _Printer(LatexPrinter):  # type: ignore[misc]
             front.insert(0, self._over_lengths(magnitude, lengths))
         elif magnitude != 1:
             front.insert(0, self._print(magnitude))
-        behind = [self._operand(sympy.Mul(*rest))] if rest else []
-        return ("- " if coefficient.is_negative else "") + " ".join(front + behind)
+        factors = [self._operand(sympy.Mul(*rest))] if rest else []
+        return ("- " if coefficient.is_negative else "") + " ".join(front + factors)
 
     def _over_lengths(self, coefficient: Any, lengths: list[Any]) -> str:
         r"""Print ``\frac{2}{3 N_{i} N_{k}}`` for a number and inverse lengths of axes."""

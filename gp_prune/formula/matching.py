@@ -69,7 +69,7 @@ _ROLES: dict[str, Any] = {
     "norm": sympy.sqrt(symbols.total(_X_O**2, _O)),
     "magnitudes": symbols.total(symbols.magnitude(_X_O), _O),
 }
-"""What an operator computes, by the form that it writes without a function of its own."""
+"""What an operator computes, by the form that it writes without a sympy function for it."""
 
 
 class Traits(NamedTuple):

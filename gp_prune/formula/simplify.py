@@ -45,14 +45,14 @@ def simplify(
     Args:
         expression: any tree.
         primitives: the vocabulary of the result.
-        time_limit: seconds after which the tree is given back as it is.
+        time_limit: seconds after which the tree is returned as it is.
     """
     simplifier = _Simplifier(primitives, time.monotonic() + time_limit)
     best = expression
     try:
         # What a rule makes of two parts may be simplified in turn, until nothing is gained.
-        while simplifier.better(found := simplifier.simplest(best).kept, best):
-            best = found
+        while simplifier.better(simpler := simplifier.simplest(best).kept, best):
+            best = simpler
     except _OutOfTime:
         return expression
     return best
@@ -82,8 +82,8 @@ class _Simplifier:
         if tree not in self.lengths:
             arguments = sum(self.length(argument) + 2 for argument in tree.arguments)
             brackets = 2 * len(tree.over) + 1 if tree.over else 0
-            own = len(str(tree)) if not tree.arguments else len(tree.name) + brackets
-            self.lengths[tree] = own + arguments
+            head = len(str(tree)) if not tree.arguments else len(tree.name) + brackets
+            self.lengths[tree] = head + arguments
         return self.lengths[tree]
 
     def better(self, tree: Expression, other: Expression) -> bool:
@@ -103,17 +103,16 @@ class _Simplifier:
         if not tree.arguments:
             return _Simplest(tree, tree)
         parts = [self.simplest(argument) for argument in tree.arguments]
-        found = self._ruled(Expression(tree.head, tree.over, [part.kept for part in parts]))
+        kept, narrow = self._ruled(Expression(tree.head, tree.over, [p.kept for p in parts]))
         if all(part.narrow is part.kept for part in parts):
-            return found
+            return _Simplest(kept, narrow)
         try:
             other = Expression(tree.head, tree.over, [part.narrow for part in parts])
         except ExpressionError:  # the operator needs an axis that a narrow form lacks
             constant = self._reduced(tree, parts[0].narrow)
-            forms = _Simplest(constant, constant) if constant else found
+            forms = _Simplest(constant, constant) if constant else _Simplest(kept, narrow)
         else:
             forms = self._ruled(other)
-        kept, narrow = found
         for form in forms:
             if form.axes is tree.axes and self.better(form, kept):
                 kept = form
@@ -135,11 +134,11 @@ class _Simplifier:
         """Return the simplest forms of a tree whose arguments are simple."""
         narrow = tree
         for rule in RULES:
-            for found in self._results(rule, tree):
-                if not self.better(found, tree):
+            for result in self._results(rule, tree):
+                if not self.better(result, tree):
                     continue
-                forms = self.simplest(found)
-                if found.axes is tree.axes:
+                forms = self.simplest(result)
+                if result.axes is tree.axes:
                     return forms
                 if self.better(forms.narrow, narrow):
                     narrow = forms.narrow
@@ -181,7 +180,7 @@ def _constants(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
     assert isinstance(head, Operator)
     if not isinstance(head.shape, Elementwise) or any(a.value is None for a in arguments):
         return
-    numbers = {f"x{place}": np.asarray(a.value) for place, a in enumerate(arguments)}
+    numbers = {f"x{n}": np.asarray(argument.value) for n, argument in enumerate(arguments)}
     writers = [lambda scope, name=name: symbols.indexed(name, ()) for name in numbers]
     formula = head.write(writers, Scope({}), SCALAR)
     yield Expression.constant(float(numeric.evaluate(formula, numbers, {}, "")))
@@ -243,8 +242,8 @@ def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
         if simplifier.ranges.of(low).high <= simplifier.ranges.of(high).low:
             yield other
         if simplifier.same(build.negate(one), other):
-            found = build.apply("magnitude", one)
-            yield found if role == "larger" else build.negate(found)
+            larger = build.apply("magnitude", one)
+            yield larger if role == "larger" else build.negate(larger)
     if simplifier.same(a, b):
         yield a
     if simplifier.role(a) == simplifier.role(b) == "negate":

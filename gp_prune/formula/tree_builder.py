@@ -113,18 +113,18 @@ def sort_by_text(values: Iterable[Expression]) -> list[Expression]:
     return sorted(values, key=str)
 
 
-class AxisPadding:
-    """Axes that are added and removed without changing a value.
+class AxisPadding(TreeBuilder):
+    """A builder that also adds and removes axes, which changes no value.
 
     Args:
-        build: builds trees of the vocabulary.
+        primitives: the vocabulary.
         used: names of operands that the formula has; zeros are made of these where possible, so
             that the tree needs no further measurement.
     """
 
-    def __init__(self, build: TreeBuilder, used: Collection[str]) -> None:
-        self._build = build
-        self._operands = build.primitives.operands
+    def __init__(self, primitives: PrimitiveSet, used: Collection[str]) -> None:
+        super().__init__(primitives)
+        self._operands = primitives.operands
         self._used = frozenset(used) & set(self._operands)
         self._needed = frozenset().union(*(self._operands[name].needs for name in self._used))
 
@@ -142,16 +142,16 @@ class AxisPadding:
             ),
         )
         carrier = self.remove_axes(Expression.of(operand), operand.axes - axes)
-        return self._build.apply("multiply", Expression.constant(0), carrier)
+        return self.apply("multiply", Expression.constant(0), carrier)
 
     def _zero_by_operator(self, axes: Axes) -> Expression:
         """Return a zero with axes that no operand has, by an operator of fixed types."""
-        for operator in self._build.primitives.operators.values():
+        for operator in self.primitives.operators.values():
             shape = operator.shape
             if isinstance(shape, Signature) and axes.issubset(shape.to):
                 value = Expression.apply(operator, *map(self.zero, shape.arguments))
                 value = self.remove_axes(value, shape.to - axes)
-                return self._build.apply("multiply", Expression.constant(0), value)
+                return self.apply("multiply", Expression.constant(0), value)
         raise ExpressionError(f"no operand has the axes {axes}")
 
     def add_axes(self, value: Expression, axes: Axes, over: Axes = SCALAR) -> Expression:
@@ -163,13 +163,13 @@ class AxisPadding:
         if not types:
             raise ExpressionError(f"no value has the axes {wanted}")
         zero = self.zero(types[0])
-        return zero if value.value == 0 else self._build.apply("add", value, zero)
+        return zero if value.value == 0 else self.apply("add", value, zero)
 
     def remove_axes(self, value: Expression, axes: Axes) -> Expression:
         """Return the value without axes along which it is constant."""
         for role in ("largest", "smallest", "mean"):
-            if axes and self._build.has(role) and (value.axes - axes).legal:
-                return self._build.apply(role, value, over=axes)
+            if axes and self.has(role) and (value.axes - axes).legal:
+                return self.apply(role, value, over=axes)
         return value
 
     def fit_axes(self, value: Expression, axes: Axes) -> Expression:
@@ -189,5 +189,4 @@ class AxisPadding:
 
     def length(self, letter: str) -> Expression:
         """Return the number of entries along an axis, as a scalar tree."""
-        total = self._build.operator("total")
-        return self.reduce(total, Axes(letter), Expression.constant(1))
+        return self.reduce(self.operator("total"), Axes(letter), Expression.constant(1))

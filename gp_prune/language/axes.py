@@ -35,7 +35,7 @@ class Axes:
         letters: axis letters in any order; commas and blanks are ignored (``"o,i,k"``).
 
     Raises:
-        ValueError: a letter is not an axis, or stands twice.
+        ValueError: a letter is not an axis, or is named twice.
     """
 
     __slots__ = ("letters",)
@@ -52,12 +52,10 @@ class Axes:
         if len(set(wanted)) != len(wanted):
             raise ValueError(f"axis named twice in {''.join(wanted)!r}; name each axis once")
         key = "".join(sorted(wanted, key=_ORDER.__getitem__))
-        found = cls._interned.get(key)
-        if found is None:
-            found = super().__new__(cls)
-            object.__setattr__(found, "letters", key)
-            cls._interned[key] = found
-        return found
+        if key not in cls._interned:
+            axes = cls._interned[key] = super().__new__(cls)
+            object.__setattr__(axes, "letters", key)
+        return cls._interned[key]
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Axes are immutable")
@@ -124,9 +122,7 @@ _LEGAL = frozenset(LEGAL_AXES)
 
 def broadcast(*types: Axes) -> Axes | None:
     """Return the type of an elementwise result: the union of the axes, None if it is not legal."""
-    union = Axes("")
-    for axes in types:
-        union = union | axes
+    union = Axes(set().union(*types))
     return union if union.legal else None
 
 

@@ -16,7 +16,7 @@ from gp_prune.language.primitive import Operand, Operator
 from gp_prune.language.record import LayerRecord
 
 ENTRY_BYTES = 1200
-"""What remembering a value takes beside its numbers: tensor, tree and place in the table. Measured;
+"""What remembering a value takes beside its numbers: tensor, tree and entry of the table. Measured;
 the values of channels are so short that this is most of it."""
 
 
@@ -83,8 +83,8 @@ class Interpreter:
         self._values[node] = value
         self._held += cost
         while self._held > self._limit:
-            _, gone = self._values.popitem(last=False)
-            self._held -= _cost(gone)
+            _, oldest = self._values.popitem(last=False)
+            self._held -= _cost(oldest)
         return value
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, NamedTuple, TypeVar
 
 from gp_prune.language.axes import SCALAR, Axes
 from gp_prune.language.expression import (
@@ -15,15 +16,17 @@ from gp_prune.language.expression import (
     ExpressionError,
     nearest_double,
 )
-from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<name>[A-Za-z][A-Za-z0-9_]*)|(?P<mark>[()\[\],]))"
 )
 
+_Item = TypeVar("_Item")
 
 _MAX_TOKENS = 8 * MAX_NODES
+_END = "the end of the text"
 
 
 class ParseError(ExpressionError):
@@ -31,13 +34,17 @@ class ParseError(ExpressionError):
 
 
 class _Token(NamedTuple):
-    kind: str
+    group: str
     text: str
-    position: int
+    where: str
+
+    @property
+    def shown(self) -> str:
+        return _quote(self.text) if self.text else _END
 
 
 def _tokens(text: str) -> list[_Token]:
-    found = []
+    tokens = []
     position = 0
     end = len(text.rstrip())
     while position < end:
@@ -45,84 +52,68 @@ def _tokens(text: str) -> list[_Token]:
         if match is None:
             at = position + len(text[position:]) - len(text[position:].lstrip())
             raise ParseError(f"unexpected {text[at]!r} at position {at}")
-        kind = str(match.lastgroup)
-        found.append(_Token(kind, match[kind], match.start(kind)))
+        group = str(match.lastgroup)
+        tokens.append(_Token(group, match[group], f"at position {match.start(group)}"))
         position = match.end()
-        if len(found) > _MAX_TOKENS:
+        if len(tokens) > _MAX_TOKENS:
             raise ParseError(f"the text has more than {_MAX_TOKENS} words at position {position}")
-    found.append(_Token("end", "", end))
-    return found
+    tokens.append(_Token("end", "", f"at position {end}"))
+    return tokens
 
 
 class _Parser:
     def __init__(self, text: str, primitives: PrimitiveSet) -> None:
-        self.tokens = _tokens(text)
+        self.tokens = iter(_tokens(text))
         self.primitives = primitives
-        self.next = 0
+        self.next = next(self.tokens)
 
     def take(self, expected: str | None = None) -> _Token:
-        token = self.tokens[self.next]
+        token = self.next
         if expected is not None and token.text != expected:
-            raise ParseError(
-                f"expected {expected!r}, not {_shown(token)}, at position {token.position}"
-            )
-        self.next += 1
+            raise ParseError(f"expected {expected!r}, not {token.shown}, {token.where}")
+        self.next = next(self.tokens, token)
         return token
 
-    def follows(self, mark: str) -> bool:
-        return self.tokens[self.next].text == mark
+    def items(self, read: Callable[[], _Item], closing: str) -> list[_Item]:
+        """Read items between commas, the first of them ahead, up to a closing mark."""
+        self.take()
+        items = [read()]
+        while self.next.text == ",":
+            self.take()
+            items.append(read())
+        self.take(closing)
+        return items
 
     def expression(self, depth: int = 0) -> Expression:
         token = self.take()
         if depth > MAX_HEIGHT:
-            raise ParseError(f"nested deeper than {MAX_HEIGHT} at position {token.position}")
-        if token.kind == "number":
-            return _built(token.position, None, value=float(token.text))
-        if token.kind != "name":
-            raise ParseError(
-                f"expected a number or a name, not {_shown(token)}, at position {token.position}"
-            )
-        over = self.brackets()
-        if not self.follows("("):
-            head = _operand(token.text, self.primitives, f"at position {token.position}")
-            return _built(token.position, head, over)
-        operator = _operator(token.text, self.primitives, f"at position {token.position}")
-        self.take("(")
-        arguments = [self.expression(depth + 1)]
-        while self.follows(","):
-            self.take(",")
-            arguments.append(self.expression(depth + 1))
-        self.take(")")
-        return _built(token.position, operator, over, arguments)
+            raise ParseError(f"nested deeper than {MAX_HEIGHT} {token.where}")
+        if token.group == "number":
+            return _build(token.where, None, value=float(token.text))
+        if token.group != "name":
+            raise ParseError(f"expected a number or a name, not {token.shown}, {token.where}")
+        over = self.brackets() if self.next.text == "[" else SCALAR
+        if self.next.text != "(":
+            return _build(token.where, _operand(token.text, self.primitives, token.where), over)
+        operator = _operator(token.text, self.primitives, token.where)
+        arguments = self.items(lambda: self.expression(depth + 1), ")")
+        return _build(token.where, operator, over, arguments)
 
     def brackets(self) -> Axes:
-        if not self.follows("["):
-            return SCALAR
-        start = self.take("[")
-        letters = [self.axis()]
-        while self.follows(","):
-            self.take(",")
-            letters.append(self.axis())
-        self.take("]")
+        where = self.next.where
         try:
-            return Axes(letters)
+            return Axes(self.items(self.axis, "]"))
         except ValueError as error:
-            raise ParseError(f"{error}, at position {start.position}") from None
+            raise ParseError(f"{error}, {where}") from None
 
     def axis(self) -> str:
-        token = self.tokens[self.next]
-        if token.kind != "name" or len(token.text) != 1:
-            raise ParseError(
-                f"axes are single letters, not {_shown(token)}, at position {token.position}"
-            )
-        return self.take().text
+        token = self.take()
+        if token.group != "name" or len(token.text) != 1:
+            raise ParseError(f"axes are single letters, not {token.shown}, {token.where}")
+        return token.text
 
 
-def _shown(token: _Token) -> str:
-    return _quoted(token.text) if token.text else "the end of the text"
-
-
-def _quoted(value: Any) -> str:
+def _quote(value: Any) -> str:
     """Return a value as a message shows it, cut where it is long or deep."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = 60
@@ -136,13 +127,11 @@ def parse(text: str, primitives: PrimitiveSet) -> Expression:
         ParseError: an unknown name, wrong arity or axes, or trailing text, with the position.
     """
     parser = _Parser(text, primitives)
-    found = parser.expression()
-    rest = parser.tokens[parser.next]
-    if rest.kind != "end":
-        raise ParseError(
-            f"text after the end of the expression: {_shown(rest)} at position {rest.position}"
-        )
-    return found
+    expression = parser.expression()
+    rest = parser.next
+    if rest.group != "end":
+        raise ParseError(f"text after the end of the expression: {rest.shown} {rest.where}")
+    return expression
 
 
 def from_json(data: Any, primitives: PrimitiveSet) -> Expression:
@@ -151,11 +140,10 @@ def from_json(data: Any, primitives: PrimitiveSet) -> Expression:
     Raises:
         ParseError: the data is not an expression; the message ends with the path to the node.
     """
-    return _node(data, primitives, "$", 0)
+    return _node(data, primitives, "at $", 0)
 
 
-def _node(data: Any, primitives: PrimitiveSet, path: str, depth: int) -> Expression:
-    where = f"at {path}"
+def _node(data: Any, primitives: PrimitiveSet, where: str, depth: int) -> Expression:
     if depth > MAX_HEIGHT:
         raise ParseError(f"nested deeper than {MAX_HEIGHT} {where}")
     if not isinstance(data, dict):
@@ -164,73 +152,68 @@ def _node(data: Any, primitives: PrimitiveSet, path: str, depth: int) -> Express
     if fields == {"constant"}:
         value = data["constant"]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParseError(f"constant {_quoted(value)} is not a number, {where}")
-        return _built(path, None, value=nearest_double(value))
+            raise ParseError(f"constant {_quote(value)} is not a number, {where}")
+        return _build(where, None, value=nearest_double(value))
     if fields == {"operand"}:
-        return _built(path, _operand(data["operand"], primitives, where))
+        return _build(where, _operand(data["operand"], primitives, where))
     if fields not in ({"operator", "arguments"}, {"operator", "over", "arguments"}):
         raise ParseError(
             f"a node has the fields constant, operand, or operator, (over,) arguments, "
-            f"not {_quoted(', '.join(sorted(map(str, fields))))}, {where}"
+            f"not {_quote(', '.join(sorted(map(str, fields))))}, {where}"
         )
     operator = _operator(data["operator"], primitives, where)
     if not isinstance(data["arguments"], list):
         raise ParseError(f"arguments are not a list, {where}")
     axes = _axes(data["over"], where) if "over" in data else SCALAR
     arguments = [
-        _node(argument, primitives, f"{path}.arguments[{position}]", depth + 1)
+        _node(argument, primitives, f"{where}.arguments[{position}]", depth + 1)
         for position, argument in enumerate(data["arguments"])
     ]
-    return _built(path, operator, axes, arguments)
+    return _build(where, operator, axes, arguments)
 
 
 def _axes(over: Any, where: str) -> Axes:
     if not isinstance(over, str) or not over:
-        raise ParseError(f"over is {_quoted(over)}, not axis letters such as 'i,k', {where}")
+        raise ParseError(f"over is {_quote(over)}, not axis letters such as 'i,k', {where}")
     try:
         axes = Axes(over)
     except ValueError as error:
         raise ParseError(f"{error}, {where}") from None
     if ",".join(axes) != over:
-        raise ParseError(f"over is {_quoted(over)}; write it {','.join(axes)!r}, {where}")
+        raise ParseError(f"over is {_quote(over)}; write it {','.join(axes)!r}, {where}")
     return axes
 
 
-def _built(
-    where: int | str, head: Any, over: Axes = SCALAR, arguments: Any = (), value: Any = None
+def _build(
+    where: str, head: Any, over: Axes = SCALAR, arguments: Any = (), value: Any = None
 ) -> Expression:
     try:
         return Expression(head, over, arguments, value)
     except ParseError:
         raise
     except ExpressionError as error:
-        place = f"at position {where}" if isinstance(where, int) else f"at {where}"
-        raise ParseError(f"{error}, {place}") from None
+        raise ParseError(f"{error}, {where}") from None
 
 
-def _operand(name: Any, primitives: PrimitiveSet, where: str) -> Any:
+def _operand(name: Any, primitives: PrimitiveSet, where: str) -> Operand:
     if isinstance(name, str) and name in primitives.operands:
         return primitives.operands[name]
     if isinstance(name, str) and name in primitives.operators:
-        raise ParseError(f"operator {_quoted(name)} stands without its arguments, {where}")
-    raise ParseError(f"unknown operand {_quoted(name)}{_hint(name, primitives)}, {where}")
+        raise ParseError(f"operator {_quote(name)} stands without its arguments, {where}")
+    raise ParseError(f"unknown operand {_quote(name)}{_hint(name, primitives)}, {where}")
 
 
-def _operator(name: Any, primitives: PrimitiveSet, where: str) -> Any:
+def _operator(name: Any, primitives: PrimitiveSet, where: str) -> Operator:
     if isinstance(name, str) and name in primitives.operators:
         return primitives.operators[name]
     if isinstance(name, str) and name in primitives.operands:
-        raise ParseError(f"operand {_quoted(name)} takes no arguments, {where}")
-    raise ParseError(f"unknown operator {_quoted(name)}{_hint(name, primitives)}, {where}")
+        raise ParseError(f"operand {_quote(name)} takes no arguments, {where}")
+    raise ParseError(f"unknown operator {_quote(name)}{_hint(name, primitives)}, {where}")
 
 
 def _hint(name: Any, primitives: PrimitiveSet) -> str:
     """Return the nearest known name, and how own primitives are added."""
-    known = [*primitives.operands, *primitives.operators]
-    close = (
-        difflib.get_close_matches(name, known, n=1)
-        if isinstance(name, str) and len(name) < 60
-        else []
-    )
+    word = name if isinstance(name, str) and len(name) < 60 else ""
+    close = get_close_matches(word, [*primitives.operands, *primitives.operators], n=1)
     nearest = f"did you mean {close[0]!r}? " if close else ""
     return f" ({nearest}primitives of your own are added with --primitives FILE.py)"

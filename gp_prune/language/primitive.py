@@ -227,12 +227,11 @@ def operand(
         if unknown:
             known = ", ".join(NEEDS)
             raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
-        symbol = latex or name
-        made = Operand(
-            name, type_, meaning, symbol, frozenset(needs), read, searchable, nonnegative
+        declared = Operand(
+            name, type_, meaning, latex or name, frozenset(needs), read, searchable, nonnegative
         )
-        _check_values(made, read)
-        return made
+        _check_values(declared, read)
+        return declared
 
     return declare
 
@@ -282,9 +281,9 @@ def operator(
         _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
-        made = Operator(name, shape, meaning, compute, symbol, laws, cost, latex, definition)
-        _check_values(made, compute)
-        return made
+        declared = Operator(name, shape, meaning, compute, symbol, laws, cost, latex, definition)
+        _check_values(declared, compute)
+        return declared
 
     return declare
 
@@ -316,7 +315,7 @@ def _check_shape(name: str, shape: Shape, laws: frozenset[str]) -> None:
         )
 
 
-def _check_values(made: Operand | Operator, function: Callable[..., Any]) -> None:
+def _check_values(declared: Operand | Operator, function: Callable[..., Any]) -> None:
     """Compute with a user's primitive at once.
 
     The built-in families are put through the same checks by the test suite instead, so that
@@ -326,7 +325,7 @@ def _check_values(made: Operand | Operator, function: Callable[..., Any]) -> Non
     if not module.startswith("gp_prune.primitives"):
         from gp_prune.language.checks import check
 
-        check(made)
+        check(declared)
 
 
 class PrimitiveSet:
@@ -344,15 +343,13 @@ class PrimitiveSet:
         self.operands: dict[str, Operand] = {}
         self.operators: dict[str, Operator] = {}
         for primitive in sorted(primitives, key=lambda primitive: primitive.name):
-            kind = "operand" if isinstance(primitive, Operand) else "operator"
-            if primitive.name in (self.operands if kind == "operand" else self.operators):
+            table: Any = self.operands if isinstance(primitive, Operand) else self.operators
+            if primitive.name in table:
+                word = type(primitive).__name__.lower()
                 raise PrimitiveError(
-                    f"{kind} {primitive.name!r} is declared twice; rename one of them"
+                    f"{word} {primitive.name!r} is declared twice; rename one of them"
                 )
-            if isinstance(primitive, Operand):
-                self.operands[primitive.name] = primitive
-            else:
-                self.operators[primitive.name] = primitive
+            table[primitive.name] = primitive
 
     def __iter__(self) -> Iterator[Operand | Operator]:
         yield from self.operands.values()

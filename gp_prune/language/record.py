@@ -49,7 +49,7 @@ class LayerRecord:
     """Raw measurements of one layer; every tensor is float64 and on one device.
 
     Shapes are written with the axis letters of :mod:`gp_prune.language.axes`. The weights of a
-    grouped layer stand in a full ``(o, i, k)`` tensor whose off-group entries are zero, so that a
+    grouped layer are in a full ``(o, i, k)`` tensor whose off-group entries are zero, so that a
     formula means the same for every layer.
     """
 
