@@ -21,6 +21,7 @@ from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric
 from gp_prune.statistics import collect
 from gp_prune.tasks import load_task
+from gp_prune.tasks.data import Split
 
 Array = NDArray[np.float64]
 LAYERS = {"conv1": "relu1", "conv2": "relu2", "linear1": "relu3"}
@@ -107,11 +108,8 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def lenet(task_cache: Path) -> Trained:
     task = load_task("lenet-digits", cache_dir=task_cache)
-    split = task.train._replace(
-        inputs=task.train.inputs[:SAMPLES],
-        target=task.train.target[:SAMPLES],
-        labels=task.train.labels[:SAMPLES],
-    )
+    train = task.train
+    split = Split(train.inputs[:SAMPLES], train.target[:SAMPLES], train.labels[:SAMPLES])
     needs = {need for name in TREES for need in Metric.load(name).needs}
     records = collect(task.model, list(LAYERS), task.batches(split, 128), needs=needs)
     maps, weights, x = {}, {}, split.inputs
