@@ -31,11 +31,11 @@ SAMPLES, BATCH, CLASSES = 24, 8, 3
 LAYERS = ("conv", "grouped", "up", "hidden", "out")
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     """Convolution with batch norm, grouped and transposed convolution, two linear layers."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = nn.Sequential(
+        model: Any = nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(2, 4, 3, padding=1),
                 norm=nn.BatchNorm2d(4),
@@ -79,7 +79,7 @@ def run(model: nn.Sequential, x: Tensor) -> tuple[Tensor, dict[str, dict[str, Te
     return x, seen
 
 
-def dense(module: nn.Module, weight: Tensor) -> Tensor:
+def dense(module: Any, weight: Tensor) -> Any:
     """(o, i, k), zero where a group has no weight."""
     if isinstance(module, nn.ConvTranspose2d):
         return weight.transpose(0, 1).flatten(2)
@@ -93,7 +93,7 @@ def dense(module: nn.Module, weight: Tensor) -> Tensor:
     return full
 
 
-def unfolded(module: nn.Module, x: Tensor) -> Tensor:
+def unfolded(module: Any, x: Tensor) -> Tensor:
     """(i, k, samples * positions): what every tap reads."""
     if isinstance(module, nn.Linear):
         return x.T.unsqueeze(1)
@@ -108,7 +108,7 @@ def unfolded(module: nn.Module, x: Tensor) -> Tensor:
     return columns.flip(1) if isinstance(module, nn.ConvTranspose2d) else columns
 
 
-def inverse_factor(module: nn.Module, columns: Tensor) -> Tensor:
+def inverse_factor(module: nn.Module, columns: Tensor) -> Any:
     """(i, k): SparseGPT's divisor, the diagonal of the Cholesky factor of the inverse Hessian."""
     rows = columns.flatten(0, 1)
     gram = rows @ rows.T
@@ -138,11 +138,11 @@ def synaptic_flow(model: nn.Sequential) -> dict[str, Tensor]:
     for value in positive.state_dict().values():
         value.abs_()
     flow = positive(torch.ones(1, 2, 5, 5, dtype=torch.float64)).sum()
-    weights = [positive.get_submodule(name).weight for name in LAYERS]
+    weights: Any = [positive.get_submodule(name).weight for name in LAYERS]
     return dict(zip(LAYERS, torch.autograd.grad(flow, weights), strict=True))
 
 
-def hessian_gradients(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def hessian_gradients(model: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """The gradient of the mean loss times its Hessian, over the weights of all layers."""
 
     def loss(*weights: Tensor) -> Tensor:
@@ -150,8 +150,8 @@ def hessian_gradients(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, T
         return functional.cross_entropy(torch.func.functional_call(model, named, (x,)), y)
 
     weights = tuple(model.get_submodule(name).weight.detach() for name in LAYERS)
-    gradient = torch.autograd.functional.jacobian(loss, weights)
-    _, change = torch.autograd.functional.vhp(loss, weights, gradient)
+    gradient = torch.autograd.functional.jacobian(loss, weights)  # type: ignore[no-untyped-call]
+    _, change = torch.autograd.functional.vhp(loss, weights, gradient)  # type: ignore[no-untyped-call]
     return dict(zip(LAYERS, change, strict=True))
 
 
@@ -201,11 +201,11 @@ def map_ranks(maps: Tensor) -> Tensor:
     return torch.from_numpy(np.linalg.matrix_rank(matrices).T.astype(float))
 
 
-def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
+def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     """Layer -> field -> value, each by its definition."""
     output, seen = run(model, x)
     modules = {name: model.get_submodule(name) for name in LAYERS}
-    parameters = [p for m in modules.values() for p in (m.weight, m.bias)]
+    parameters: Any = [p for m in modules.values() for p in (m.weight, m.bias)]
     parameters += [model.norm.weight, model.norm.bias]
     slopes = torch.autograd.grad(functional.cross_entropy(output, y), parameters)
     slope = {id(p): g for p, g in zip(parameters, slopes, strict=True)}
@@ -218,12 +218,12 @@ def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, dict[str, T
         raw = seen[name]["A"].detach()
         z, a = (seen[name][key].detach().reshape(SAMPLES, raw.shape[1], -1) for key in "ZA")
         columns = unfolded(module, seen[name]["input"].detach())
-        norm = model.norm if name == "conv" else None
+        norm: Any = model.norm if name == "conv" else None
         weight, gradient = (
             dense(module, module.weight.detach()),
             dense(module, slope[id(module.weight)]),
         )
-        reader = modules[following[name]].weight
+        reader: Any = modules[following[name]].weight
         found[name] = {
             "weight": weight,
             "gamma": weight.new_ones(len(weight)) if norm is None else norm.weight.detach(),
@@ -255,9 +255,9 @@ def measure(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, dict[str, T
 
 def fisher(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Mean over the batches of the squared gradient of a batch's mean loss."""
-    weights = [model.get_submodule(name).weight for name in LAYERS]
+    weights: Any = [model.get_submodule(name).weight for name in LAYERS]
     total = [torch.zeros_like(weight) for weight in weights]
-    parts = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+    parts = list(zip(x.split(BATCH), y.split(BATCH), strict=True))  # type: ignore[no-untyped-call]
     for images, labels in parts:
         slopes = torch.autograd.grad(functional.cross_entropy(model(images), labels), weights)
         total = [
@@ -319,7 +319,7 @@ def layers() -> list[tuple[LayerRecord, Tensors]]:
     model, (x, y) = network(), data()
     batches = [
         Batch(images, labels, labels)
-        for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True)
+        for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True)  # type: ignore[no-untyped-call]
     ]
     records = collect(
         model, None, batches, needs=frozenset(NEEDS), loss=functional.cross_entropy,

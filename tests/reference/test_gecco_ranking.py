@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -40,29 +40,30 @@ class Arguments(NamedTuple):
 
 
 def abs_snr(a: Arguments) -> float:
-    return abs(np.mean(a.P) - np.mean(a.Q)) / (np.std(a.P) + np.std(a.Q) + 1e-4)
+    return float(abs(np.mean(a.P) - np.mean(a.Q)) / (np.std(a.P) + np.std(a.Q) + 1e-4))
 
 
 def fdr(a: Arguments) -> float:
-    return (np.mean(a.P) - np.mean(a.Q)) ** 2 / (np.var(a.P) + np.var(a.Q) + 1e-4)
+    return float((np.mean(a.P) - np.mean(a.Q)) ** 2 / (np.var(a.P) + np.var(a.Q) + 1e-4))
 
 
 def sym_div(a: Arguments) -> float:
     p, q = np.var(a.P), np.var(a.Q)
-    return p / (q + 0.05) + q / (p + 0.05) + (np.mean(a.P) - np.mean(a.Q)) ** 2 / (p + q + 0.05)
+    mean = (np.mean(a.P) - np.mean(a.Q)) ** 2
+    return float(p / (q + 0.05) + q / (p + 0.05) + mean / (p + q + 0.05))
 
 
-def t_stats(a: Arguments) -> float:
+def t_stats(a: Arguments) -> Any:
     spread = np.var(a.P) / len(a.P) + np.var(a.Q) / len(a.Q)
     return abs(np.mean(a.P) - np.mean(a.Q)) / np.sqrt(spread + 1e-4)
 
 
-def function_1(a: Arguments) -> float:
+def function_1(a: Arguments) -> Any:
     p, q = np.var(a.P), np.var(a.Q)
     return sum(p + (q - x) ** 2 / (p + q + 0.05) for x in a.map_x)
 
 
-def function_2(a: Arguments) -> float:
+def function_2(a: Arguments) -> Any:
     p, q = np.var(a.P), np.var(a.Q)
     return sum(
         p / (q + 0.05)
@@ -72,12 +73,12 @@ def function_2(a: Arguments) -> float:
     )
 
 
-def function_3(a: Arguments) -> float:
+def function_3(a: Arguments) -> Any:
     p, q = np.var(a.P), np.var(a.Q)
     return sum((x - q) ** 2 / np.sqrt(p / len(a.P) + q / len(a.Q) + 1e-4) for x in a.map_x)
 
 
-def function_4(a: Arguments) -> float:
+def function_4(a: Arguments) -> Any:
     p, q = np.var(a.P), np.var(a.Q)
     gap = abs(np.mean(a.P) - np.mean(a.Q))
     return sum(p / (q / len(a.Q) + 0.05) + gap + 0.05 + x for x in a.map_q)
@@ -115,6 +116,8 @@ def lenet(task_cache: Path) -> Trained:
     maps, weights, x = {}, {}, split.inputs
     after = {step: layer for layer, step in LAYERS.items()}
     with torch.no_grad():
+        name: str
+        module: Any
         for name, module in task.model.named_children():
             x = module(x)
             if name in after:

@@ -17,7 +17,7 @@ def per_filter(scores: Array) -> list[float]:
     return [float(filter_.sum()) for filter_ in scores]
 
 
-def pruner_zero(t: Tensors) -> Array:
+def pruner_zero(t: Tensors) -> Any:
     size = np.abs(t["weight_grad"])
     return t["weight"] * t["weight"] * (size - size.min()) / (size.max() - size.min())
 
@@ -28,7 +28,7 @@ def taylor_2017(t: Tensors) -> Array:
     return np.asarray(scores / np.sqrt((scores**2).sum()))
 
 
-def group_hessian(t: Tensors) -> Array:
+def group_hessian(t: Tensors) -> Any:
     before = np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"])
     return before + np.einsum("oj,oj->o", t["outgoing"] ** 2, t["outgoing_fisher"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,11 @@ NORM = {"conv1": "norm"}
 FACTORS = (2.0**-12, 2.0**-4, 2.0**4, 2.0**12)
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     """ReLU after every hidden layer; the first convolution has a batch norm."""
     with torch.random.fork_rng():
         torch.manual_seed(8)
-        model = nn.Sequential(
+        model: Any = nn.Sequential(
             OrderedDict(
                 conv1=nn.Conv2d(2, 6, 3, padding=1),
                 norm=nn.BatchNorm2d(6),
@@ -58,30 +59,30 @@ def measured(model: nn.Sequential) -> Records:
     )  # fmt: skip
 
 
-def reads(model: nn.Sequential, layer: str, channels: Tensor) -> Tensor:
+def reads(model: Any, layer: str, channels: Tensor) -> Any:
     """The inputs of the reader of a layer that carry the given channels, in this order."""
     positions = model.get_submodule(READER[layer]).weight.shape[1] // len(channels)
     return (channels[:, None] * positions + torch.arange(positions)).flatten()
 
 
 @torch.no_grad()
-def permuted(layer: str, order: Tensor) -> nn.Sequential:
+def permuted(layer: str, order: Tensor) -> Any:
     """The same function, with the channels of a layer in another order."""
     model = network()
     for name in (layer, *([NORM[layer]] if layer in NORM else [])):
         for value in model.get_submodule(name).state_dict().values():
             if value.dim():
                 value.copy_(value[order].clone())
-    reader = model.get_submodule(READER[layer])
+    reader: Any = model.get_submodule(READER[layer])
     reader.weight.copy_(reader.weight[:, reads(model, layer, order)].clone())
     return model
 
 
 @torch.no_grad()
-def rescaled(layer: str, factor: float) -> nn.Sequential:
+def rescaled(layer: str, factor: float) -> Any:
     """The same function, with the output of a layer multiplied by a factor."""
-    model = network()
-    module = model.get_submodule(NORM.get(layer, layer))
+    model: Any = network()
+    module: Any = model.get_submodule(NORM.get(layer, layer))
     module.weight.mul_(factor)
     module.bias.mul_(factor)
     model.get_submodule(READER[layer]).weight.div_(factor)

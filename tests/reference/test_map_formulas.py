@@ -24,7 +24,7 @@ def ria(t: Tensors) -> Array:
     return scores
 
 
-def conjunctive(t: Tensors) -> Array:
+def conjunctive(t: Tensors) -> Any:
     """Share of the samples in which a node is not among the candidates for pruning."""
     node = t["activation"].mean(axis=2)  # (o, n)
     kept = np.zeros(len(node))

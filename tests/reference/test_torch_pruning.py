@@ -9,6 +9,7 @@ before it relates filters, while LAMP relates single weights.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +25,10 @@ from gp_prune.statistics import Batch, collect
 IMAGES = (12, 2, 6, 6)
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(13)
-        model = nn.Sequential(
+        model: Any = nn.Sequential(
             OrderedDict(
                 conv1=nn.Conv2d(2, 6, 3),
                 norm=nn.BatchNorm2d(6),
@@ -74,7 +75,7 @@ def theirs(importance: tp.importance.Importance, model: nn.Sequential, layer: st
     linear = isinstance(module, nn.Linear)
     prune = tp.prune_linear_out_channels if linear else tp.prune_conv_out_channels
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=data()[0])
-    channels = module.out_features if linear else module.out_channels
+    channels: Any = module.out_features if linear else module.out_channels
     scores: Tensor = importance(graph.get_pruning_group(module, prune, idxs=list(range(channels))))
     return scores
 
@@ -125,7 +126,7 @@ def test_lamp_of_whole_filters(layer: str) -> None:
 
 def test_fpgm_is_theirs_where_no_weight_is_negative() -> None:
     """Wrong 1 of 3: they compare magnitudes, so that the sign of a weight does not matter."""
-    model = network()
+    model: Any = network()
     importance = tp.importance.FPGMImportance(p=1, group_reduction="first", normalizer=None)
     before = theirs(importance, model, "conv1")
     assert not torch.allclose(ours("fpgm", model, "conv1"), before)
@@ -147,7 +148,7 @@ def test_group_taylor_without_batch_norm(layer: str) -> None:
 
 def test_group_taylor_of_theirs_leaves_batch_norms_out() -> None:
     """Wrong 2 of 3: it looks for the batch norm under the name of the group norm."""
-    model = network()
+    model: Any = network()
     differentiate(model)
     importance = tp.importance.GroupTaylorImportance("sum", normalizer=None, multivariable=True)
     before = theirs(importance, model, "conv1")

@@ -32,7 +32,7 @@ def geo_median(W: Array) -> list[float]:
 def group_norm(t: Tensors) -> list[float]:
     parts = zip(t["weight"], t["outgoing"], t["gamma"], strict=True)
     return [
-        (np.linalg.norm(w) ** 2 + np.linalg.norm(v) ** 2 + float(gamma) ** 2) / 3
+        float(np.linalg.norm(w) ** 2 + np.linalg.norm(v) ** 2 + float(gamma) ** 2) / 3
         for w, v, gamma in parts
     ]
 

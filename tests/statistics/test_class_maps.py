@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,25 +15,37 @@ from gp_prune.statistics import Batch, collect, moments
 ALL = {"outputs", "labels", "centroids", "kernels"}
 
 
+def labels_of(batch: Batch) -> Tensor:
+    assert batch.labels is not None
+    return batch.labels
+
+
 def test_mean_maps_of_all_samples(mixture: nn.Module, whole: Batch, parts: list[Batch]) -> None:
     """At the places of A, but over all samples: A of all samples shows where they are."""
+    labels = labels_of(whole)
     full = collect(mixture, None, [whole], needs=ALL, max_positions=5)
     records = collect(mixture, None, parts, needs=ALL, max_samples=2, max_positions=5)
     for name, record in records.items():
-        maps = full[name].activation  # (o, n, s): all ten samples
+        maps = full[name].require("activation")  # (o, n, s): all ten samples
         torch.testing.assert_close(record.mean_map, maps.mean(1))
         for label in range(3):
-            member = whole.labels == label
-            torch.testing.assert_close(record.class_map[:, label], maps[:, member].mean(1))
-            torch.testing.assert_close(record.rest_map[:, label], maps[:, ~member].mean(1))
+            member = labels == label
+            torch.testing.assert_close(
+                record.require("class_map")[:, label], maps[:, member].mean(1)
+            )
+            torch.testing.assert_close(
+                record.require("rest_map")[:, label], maps[:, ~member].mean(1)
+            )
     means = collect(mixture, None, parts, needs=ALL, max_positions=1000)["conv"]
-    torch.testing.assert_close(means.class_map.mean(2), means.class_mean)
-    torch.testing.assert_close(means.rest_map.mean(2), means.rest_mean)
+    torch.testing.assert_close(means.require("class_map").mean(2), means.class_mean)
+    torch.testing.assert_close(means.require("rest_map").mean(2), means.rest_mean)
 
 
 def plain_kernels(maps: Tensor, labels: Tensor, label: int) -> tuple[list[float], ...]:
     """Means over pairs of samples, channel by channel and pair by pair; maps (o, n, s)."""
-    within, rest, between = [], [], []
+    within: list[float] = []
+    rest: list[float] = []
+    between: list[float] = []
     for channel in maps:
         found: dict[tuple[bool, bool], list[float]] = {}
         for x, mine in zip(channel, labels == label, strict=True):
@@ -53,14 +66,18 @@ def test_kernels_of_sampled_maps(
 ) -> None:
     monkeypatch.setattr(moments, "_MOST_AT_ONCE", most)
     records = collect(mixture, None, parts, needs=ALL, max_samples=20, max_positions=4)
-    labels = torch.cat([batch.labels for batch in parts])
+    labels = torch.cat([labels_of(batch) for batch in parts])
     for record in records.values():
         for label in range(3):
-            within, rest, between = plain_kernels(record.activation, labels, label)
-            assert record.kernel_class[:, label].tolist() == pytest.approx(within)
-            assert record.kernel_rest[:, label].tolist() == pytest.approx(rest)
-            assert record.kernel_between[:, label].tolist() == pytest.approx(between)
-        squared = record.kernel_class + record.kernel_rest - 2 * record.kernel_between
+            within, rest, between = plain_kernels(record.require("activation"), labels, label)
+            assert record.require("kernel_class")[:, label].tolist() == pytest.approx(within)
+            assert record.require("kernel_rest")[:, label].tolist() == pytest.approx(rest)
+            assert record.require("kernel_between")[:, label].tolist() == pytest.approx(between)
+        squared = (
+            record.require("kernel_class")
+            + record.require("kernel_rest")
+            - 2 * record.require("kernel_between")
+        )
         assert bool((squared > -1e-12).all())
 
 
@@ -70,31 +87,32 @@ def test_kernels_see_the_samples_of_a() -> None:
     nn.init.ones_(layer.weight)
     x = torch.arange(40.0).double().reshape(-1, 1) / 10
     labels = torch.arange(40) % 3
-    data = [Batch(a, b, b) for a, b in zip(x.split(7), labels.split(7), strict=True)]
+    data = [Batch(a, b, b) for a, b in zip(x.split(7), labels.split(7), strict=True)]  # type: ignore[no-untyped-call]
     record = collect(layer, None, data, needs=ALL, max_samples=9)[""]
-    kept = (record.activation[0, :, 0] * 10).round().long() % 3
-    within, rest, between = plain_kernels(record.activation, kept, 1)
-    assert record.kernel_class[:, 1].tolist() == pytest.approx(within)
-    assert record.kernel_rest[:, 1].tolist() == pytest.approx(rest)
-    assert record.kernel_between[:, 1].tolist() == pytest.approx(between)
+    kept = (record.require("activation")[0, :, 0] * 10).round().long() % 3
+    within, rest, between = plain_kernels(record.require("activation"), kept, 1)
+    assert record.require("kernel_class")[:, 1].tolist() == pytest.approx(within)
+    assert record.require("kernel_rest")[:, 1].tolist() == pytest.approx(rest)
+    assert record.require("kernel_between")[:, 1].tolist() == pytest.approx(between)
 
 
 def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> None:
     labels = torch.tensor([0] * 9 + [4])
+    images: Any = whole.inputs
     data = [
-        Batch(whole.inputs[:9], labels[:9], labels[:9]),
-        Batch(whole.inputs[9:], labels[9:], labels[9:]),
+        Batch(images[:9], labels[:9], labels[:9]),
+        Batch(images[9:], labels[9:], labels[9:]),
     ]
     record = collect(mixture, ["conv"], data, needs=ALL)["conv"]
-    assert record.class_map.shape[1] == record.kernel_class.shape[1] == 5
-    assert not record.class_map[:, 1:4].any()
-    for values in (record.kernel_class, record.kernel_between):
+    assert record.require("class_map").shape[1] == record.require("kernel_class").shape[1] == 5
+    assert not record.require("class_map")[:, 1:4].any()
+    for values in (record.require("kernel_class"), record.require("kernel_between")):
         assert not values[:, 1:4].any()
-    rest = record.rest_map[:, 1:4]
-    torch.testing.assert_close(rest, record.mean_map.unsqueeze(1).expand_as(rest))
+    rest = record.require("rest_map")[:, 1:4]
+    torch.testing.assert_close(rest, record.require("mean_map").unsqueeze(1).expand_as(rest))
     alone = collect(mixture, ["conv"], data[:1], needs=ALL)["conv"]
-    assert not alone.rest_map.any() and not alone.kernel_rest.any()
-    assert bool(alone.kernel_class.all())
+    assert not alone.require("rest_map").any() and not alone.require("kernel_rest").any()
+    assert bool(alone.require("kernel_class").all())
 
 
 def test_too_many_mean_maps_are_refused(

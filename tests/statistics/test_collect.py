@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ class Zoo(nn.Module):
         self.tokens = nn.Linear(5, 4)
         self.out = nn.Linear(4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = functional.relu(self.bn(self.conv(x)), inplace=True)
         x = torch.tanh(self.depthwise(x))
         x = self.bare(self.grouped(x)).sigmoid()
@@ -68,7 +69,7 @@ def cut(images: Tensor, labels: Tensor, *cuts: int) -> Iterator[Batch]:
         yield Batch(part, classes, classes)
 
 
-def plain_maps(model: Zoo, x: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+def plain_maps(model: Zoo, x: Tensor) -> dict[str, tuple[Tensor, ...]]:
     """Layer -> input, output, Z and A, as (n, channels, s), written out by hand."""
     found = {}
 
@@ -101,7 +102,9 @@ def plain_maps(model: Zoo, x: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor,
     return found
 
 
-def collected(model: nn.Module, *cuts: int, samples: int = 12, **options) -> dict[str, LayerRecord]:
+def collected(
+    model: nn.Module, *cuts: int, samples: int = 12, **options: Any
+) -> dict[str, LayerRecord]:
     return collect(
         model,
         None,
@@ -166,7 +169,7 @@ def test_batch_norm_tensors_are_read() -> None:
     assert grouped.gamma.tolist() == [1] * 6 and grouped.beta.tolist() == [0] * 6
     torch.testing.assert_close(grouped.mu, model.bare.running_mean)
     assert line.mu is None and records["up"].mu is None
-    torch.testing.assert_close(records["up"].beta, model.up.bias.detach())
+    torch.testing.assert_close(records["up"].beta, model.up.get_parameter("bias").detach())
     assert not records["up"].has_batch_norm
     assert all(tensor.dtype == torch.float64 for tensor in tensors(conv).values())
 
@@ -176,15 +179,16 @@ def tensors(record: LayerRecord) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def assert_same(left: dict[str, LayerRecord], right: dict[str, LayerRecord], **close) -> None:
+def assert_same(left: dict[str, LayerRecord], right: dict[str, LayerRecord], **close: Any) -> None:
     assert list(left) == list(right)
     for name, record in left.items():
         mine, theirs = tensors(record), tensors(right[name])
         assert mine.keys() == theirs.keys()
         for field, value in mine.items():
-            torch.testing.assert_close(
-                value, theirs[field], msg=lambda text, f=field: f"{f}: {text}", **close
-            )
+            try:
+                torch.testing.assert_close(value, theirs[field], **close)
+            except AssertionError as error:
+                raise AssertionError(f"{field}: {error}") from None
 
 
 def without_batchwise() -> Zoo:
@@ -198,7 +202,7 @@ def without_batchwise() -> Zoo:
 @given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted))
 def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     model = without_batchwise()
-    sizes = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": STREAMED}
+    sizes: dict[str, Any] = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": STREAMED}
     whole = collected(model, **sizes)
     assert_same(
         collected(model, *cuts, **sizes),
@@ -218,17 +222,21 @@ def test_samples_and_positions_are_shared() -> None:
     full = collected(model, samples=20, max_samples=20, max_positions=1000)
     columns = [
         [n for n in range(20) for p in range(s.shape[2]) if torch.equal(f[:, n, p], s[:, q, 0])]
-        for s, f in ((small[x].inputs, full[x].inputs) for x in ("conv", "up", "out"))
+        for s, f in (
+            (small[x].require("inputs"), full[x].require("inputs")) for x in ("conv", "up", "out")
+        )
         for q in range(6)
     ]
     kept = [found[0] for found in columns[:6]]
     assert len(set(kept)) == 6
     assert [found[0] for found in columns] == kept * 3
-    torch.testing.assert_close(small["conv"].activation, small["conv"].pre_activation.relu())
+    torch.testing.assert_close(
+        small["conv"].activation, small["conv"].require("pre_activation").relu()
+    )
     only = collect(model, ["up"], cut(*data(20)), needs={"inputs"}, max_samples=6, max_positions=5)
-    assert torch.equal(only["up"].inputs, small["up"].inputs)
+    assert torch.equal(only["up"].require("inputs"), small["up"].require("inputs"))
     other = collected(model, samples=20, max_samples=6, max_positions=5, seed=1)
-    assert not torch.equal(other["up"].inputs, small["up"].inputs)
+    assert not torch.equal(other["up"].require("inputs"), small["up"].require("inputs"))
 
 
 @pytest.mark.parametrize("need", sorted(ALL))
@@ -268,10 +276,11 @@ def test_noise_does_not_depend_on_the_other_layers() -> None:
     model = zoo()
     every = collect(model, None, (), needs={"noise"}, seed=4)
     alone = collect(model, ["up"], (), needs={"noise"}, seed=4)
-    assert torch.equal(every["up"].noise, alone["up"].noise)
-    assert every["up"].noise.shape == every["up"].weight.shape
+    assert torch.equal(every["up"].require("noise"), alone["up"].require("noise"))
+    assert every["up"].require("noise").shape == every["up"].weight.shape
     assert not torch.equal(
-        collect(model, ["up"], (), needs={"noise"})["up"].noise, alone["up"].noise
+        collect(model, ["up"], (), needs={"noise"})["up"].require("noise"),
+        alone["up"].require("noise"),
     )
 
 
@@ -279,15 +288,18 @@ def test_classes_that_come_late_or_never() -> None:
     model, (images, _) = zoo(), data(4)
     labels = torch.tensor([0, 0, 3, 3])
     record = collect(model, ["out"], cut(images, labels, 1, 3), needs={"labels"})["out"]
-    assert record.class_count.tolist() == [2, 0, 0, 2]
-    assert record.rest_count.tolist() == [2, 4, 4, 2]
-    assert not record.class_mean[:, 1:3].any() and not record.class_var[:, 1:3].any()
+    assert record.require("class_count").tolist() == [2, 0, 0, 2]
+    assert record.require("rest_count").tolist() == [2, 4, 4, 2]
+    assert (
+        not record.require("class_mean")[:, 1:3].any()
+        and not record.require("class_var")[:, 1:3].any()
+    )
     alone = collect(model, ["out"], cut(images, labels * 0), needs={"labels"})["out"]
-    assert alone.rest_count.tolist() == [0] and not alone.rest_mean.any()
+    assert alone.require("rest_count").tolist() == [0] and not alone.require("rest_mean").any()
 
 
 # On a machine with a GPU, models that are there, too.
-PLACES = [("cpu", "cpu")]
+PLACES: list[tuple[str, str | None]] = [("cpu", "cpu")]
 PLACES += [("cuda", None), ("cuda", "cpu")] if torch.cuda.is_available() else []
 
 
@@ -296,9 +308,12 @@ def test_models_on_any_device_measure_the_same(place: str, target: str | None) -
     expected = collected(zoo(), 5)
     records = collected(zoo().to(place), 5, device=target)
     assert records["conv"].weight.device.type == (target or place)
+
+    def moved(record: LayerRecord) -> dict[str, Any]:
+        return {field: value.cpu() for field, value in tensors(record).items()}
+
     on_cpu = {
-        name: dataclasses.replace(record, **{k: v.cpu() for k, v in tensors(record).items()})
-        for name, record in records.items()
+        name: dataclasses.replace(record, **moved(record)) for name, record in records.items()
     }
     assert_same(on_cpu, expected, rtol=1e-8, atol=1e-10)
 

@@ -24,7 +24,7 @@ class Plain(nn.Module):
         self.hidden, self.norm = nn.Linear(4, 5), nn.BatchNorm1d(5)
         self.output = nn.Linear(5, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.output(self.norm(self.hidden(x)).relu())
 
 
@@ -49,7 +49,7 @@ def data(sizes: tuple[int, ...] = (5, 2, 4)) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(sum(sizes), 4, generator=generator)
     y = torch.arange(sum(sizes)) % 3
-    return [Batch(a, b, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
+    return [Batch(a, b, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]  # type: ignore[no-untyped-call]
 
 
 def assert_same(one: dict[str, LayerRecord], other: dict[str, LayerRecord]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class TwoInputs(nn.Module):
         super().__init__()
         self.layer = nn.Linear(2, 2)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor) -> Any:
         return self.layer(left - right)
 
 
@@ -55,7 +57,7 @@ class Frames(nn.Module):
         self.layer = nn.Conv2d(1, 1, 1)
         self.unused = nn.Linear(1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.layer(self.layer(x.flatten(0, 1))).relu()
 
 
@@ -76,14 +78,14 @@ def test_folded_samples_and_layers_used_twice() -> None:
         first = model.layer(images.flatten(0, 1))
         second = model.layer(first)
     both = torch.cat([first, second]).double()
-    torch.testing.assert_close(record.mu[0], both.mean())
+    torch.testing.assert_close(record.require("mu")[0], both.mean())
     torch.testing.assert_close(record.activation, first.double().reshape(1, 4, 12))
     uses = torch.stack([first, second.relu()], 1).double().reshape(4, -1)
-    torch.testing.assert_close(record.class_mean[0, 1], uses[labels == 1].mean())
-    assert record.class_count.tolist() == [2, 2]
+    torch.testing.assert_close(record.require("class_mean")[0, 1], uses[labels == 1].mean())
+    assert record.require("class_count").tolist() == [2, 2]
 
 
-def bad(model: nn.Module, batches: object, needs: set[str], **options: object) -> str:
+def bad(model: nn.Module, batches: Any, needs: set[str], **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         collect(model, options.pop("layers", None), batches, needs=needs, **options)
     return str(caught.value)
@@ -115,7 +117,7 @@ def test_non_finite_values_name_the_layer(value: float) -> None:
     images[2, 0, 0, 0] = value
     for need in ("inputs", "outputs", "labels"):
         assert "'conv'" in bad(network(), [Batch(images, labels, labels)], {need})
-    model = network()
+    model: Any = network()
     with torch.no_grad():
         model.up.weight[0, 0] = value
     images, labels = data(3)
@@ -133,7 +135,7 @@ class Moody(nn.Module):
         self.one = nn.Linear(1, 1)
         self.two = nn.Linear(1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if x.sum() < 0:
             return self.two(self.one(self.one(x).relu()))
         return self.one(x).relu()
@@ -152,7 +154,7 @@ class Wavering(nn.Module):
         super().__init__()
         self.layer = nn.Linear(1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.layer(x)
         return y.relu() if x.sum() > 0 else y
 
@@ -173,7 +175,7 @@ def test_rows_that_are_no_samples_are_refused() -> None:
 
 def test_a_layer_that_returns_no_tensor_is_refused() -> None:
     class Pair(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return super().forward(x), self.bias
 
     assert "'0' returns tuple" in bad(
@@ -188,7 +190,7 @@ def test_a_sample_without_its_axis(layer: nn.Module) -> None:
             super().__init__()
             self.layer = layer
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return self.layer(x[0]).relu()
 
     inputs = torch.ones(1, 3) if isinstance(layer, nn.Linear) else torch.ones(1, 1, 3)
@@ -203,9 +205,9 @@ def test_the_layer_may_be_called_by_keyword() -> None:
             super().__init__()
             self.layer = nn.Linear(2, 1)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return self.layer(input=x)
 
     inputs = torch.ones(3, 2)
     record = collect(Named(), None, [Batch(inputs)], needs={"inputs"})["layer"]
-    assert torch.equal(record.inputs, inputs.double().T.unsqueeze(-1))
+    assert torch.equal(record.require("inputs"), inputs.double().T.unsqueeze(-1))

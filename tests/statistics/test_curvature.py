@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -25,13 +26,13 @@ def plain_products(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     sizes = [weight.numel() for weight in weights]
 
     def objective(flat: Tensor) -> Tensor:
-        parts = flat.split(sizes)
+        parts = flat.split(sizes)  # type: ignore[no-untyped-call]
         named = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
         return functional.cross_entropy(functional_call(model, named, batch.inputs), batch.target)
 
     flat = torch.cat([weight.flatten() for weight in weights])
-    matrix = torch.autograd.functional.hessian(objective, flat)
-    product = matrix @ torch.autograd.functional.jacobian(objective, flat)
+    matrix = torch.autograd.functional.hessian(objective, flat)  # type: ignore[no-untyped-call]
+    product = matrix @ torch.autograd.functional.jacobian(objective, flat)  # type: ignore[no-untyped-call]
     return {
         name.removesuffix(".weight"): part.view_as(weight)
         for name, part, weight in zip(names, product.split(sizes), weights, strict=True)
@@ -58,8 +59,12 @@ def test_batches_that_come_once_are_kept(mixture: nn.Module, parts: list[Batch])
         yield from parts
 
     loss = functional.cross_entropy
-    found = collect(mixture, ["out"], once(), needs=HESSIAN, loss=loss)["out"].hessian_grad
-    again = collect(mixture, ["out"], parts, needs=HESSIAN, loss=loss)["out"].hessian_grad
+    found = collect(mixture, ["out"], once(), needs=HESSIAN, loss=loss)["out"].require(
+        "hessian_grad"
+    )
+    again = collect(mixture, ["out"], parts, needs=HESSIAN, loss=loss)["out"].require(
+        "hessian_grad"
+    )
     assert torch.equal(found, again)
 
 
@@ -70,17 +75,17 @@ def test_a_masked_weight_is_differentiated_as_it_is_used() -> None:
         batch = Batch(torch.randn(5, 3).double(), torch.tensor([0, 1, 1, 0, 1]))
     mask = torch.tensor([[0.0, 1, 1]]).expand(4, 3)
     with torch.no_grad():
-        model[0].weight *= mask
+        model[0].get_parameter("weight").mul_(mask)
     expected = plain_products(model, batch)["0"]
-    prune.custom_from_mask(model[0], "weight", mask)
+    prune.custom_from_mask(model[0], "weight", mask)  # type: ignore[no-untyped-call]
     record = collect(model, None, [batch], needs=HESSIAN, loss=functional.cross_entropy)["0"]
-    torch.testing.assert_close(record.hessian_grad[:, :, 0], expected)
+    torch.testing.assert_close(record.require("hessian_grad")[:, :, 0], expected)
 
 
 def test_weights_shared_by_two_layers_count_once() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+        model: Any = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
         x = torch.randn(5, 3).double()
     model[2].weight = model[0].weight
     bias = model[2].bias.detach()
@@ -90,11 +95,11 @@ def test_weights_shared_by_two_layers_count_once() -> None:
         return functional.mse_loss(functional.linear(hidden, weight, bias), x)
 
     weight = model[0].weight.detach()
-    gradient = torch.autograd.functional.jacobian(objective, weight)
-    _, expected = torch.autograd.functional.hvp(objective, weight, gradient)
+    gradient = torch.autograd.functional.jacobian(objective, weight)  # type: ignore[no-untyped-call]
+    _, expected = torch.autograd.functional.hvp(objective, weight, gradient)  # type: ignore[no-untyped-call]
     records = collect(model, None, [Batch(x, x)], needs=HESSIAN, loss=functional.mse_loss)
     for record in records.values():
-        torch.testing.assert_close(record.hessian_grad[:, :, 0], expected)
+        torch.testing.assert_close(record.require("hessian_grad")[:, :, 0], expected)
 
 
 def test_a_loss_without_curvature_gives_zero() -> None:
@@ -102,7 +107,7 @@ def test_a_loss_without_curvature_gives_zero() -> None:
     loss = lambda output, target: output.mean()  # noqa: E731
     x = torch.ones(3, 2)
     record = collect(layer, None, [Batch(x, x)], needs=HESSIAN, loss=loss)[""]
-    assert record.hessian_grad.tolist() == [[[0.0], [0.0]], [[0.0], [0.0]]]
+    assert record.require("hessian_grad").tolist() == [[[0.0], [0.0]], [[0.0], [0.0]]]
 
 
 class Attention(nn.Module):
@@ -110,7 +115,7 @@ class Attention(nn.Module):
         super().__init__()
         self.fc, self.fused = nn.Linear(2, 2), fused
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         values = self.fc(x)
         if self.fused:
             return functional.scaled_dot_product_attention(values, values, values)
@@ -126,7 +131,7 @@ def test_fused_attention_has_a_second_derivative() -> None:
             model = Attention(fused).double()
             batches = [Batch(x, x)]
             records = collect(model, None, batches, needs=HESSIAN, loss=functional.mse_loss)
-            found.append(records["fc"].hessian_grad)
+            found.append(records["fc"].require("hessian_grad"))
     assert found[0].abs().max() > 0
     torch.testing.assert_close(*found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,13 +14,13 @@ from gp_prune.statistics.batches import batch_size, split_batch
 from gp_prune.statistics.layers import to_dense
 
 
-def test_batches_are_averaged_squared(mixture: nn.Module, parts: list[Batch]) -> None:
+def test_batches_are_averaged_squared(mixture: Any, parts: list[Batch]) -> None:
     needs = {"fisher", "gradients"}
     records = collect(mixture, None, parts, needs=needs, loss=functional.cross_entropy)
     grads = []
     for batch in parts:
         mixture.zero_grad()
-        functional.cross_entropy(mixture(batch.inputs), batch.target).backward()
+        functional.cross_entropy(mixture(batch.inputs), batch.target).backward()  # type: ignore[no-untyped-call]
         grads.append({name: mixture.get_submodule(name).weight.grad.clone() for name in records})
     for name, record in records.items():
         layer = mixture.get_submodule(name)
@@ -44,7 +46,7 @@ def test_large_batches_are_cut_into_equal_parts_of_32() -> None:
     for rows in (slice(0, 24), slice(24, 47), slice(47, 70)):
         (grad,) = torch.autograd.grad(functional.mse_loss(layer(x[rows]), y[rows]), [layer.weight])
         expected += grad.square() / 3
-    torch.testing.assert_close(record.fisher[:, :, 0], expected)
+    torch.testing.assert_close(record.require("fisher")[:, :, 0], expected)
 
 
 def test_a_layer_that_runs_twice_adds_up_before_squaring() -> None:
@@ -55,20 +57,26 @@ def test_a_layer_that_runs_twice_adds_up_before_squaring() -> None:
     model = nn.Sequential(layer, nn.Tanh(), layer)
     loss = lambda output, target: (output - target).square().mean()  # noqa: E731
     record = collect(model, None, [Batch(x, x)], needs={"fisher"}, loss=loss)["0"]
-    (grad,) = torch.autograd.grad(loss(model(x), x), [layer.weight])
-    torch.testing.assert_close(record.fisher[:, :, 0], grad.square())
+    (grad,) = torch.autograd.grad(loss(model(x), x), [layer.weight])  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(record.require("fisher")[:, :, 0], grad.square())
 
 
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "dictionary"])
 def test_cutting_keeps_every_sample(kind: str) -> None:
     values = torch.arange(9)
-    inputs = {"tensor": values, "tuple": (values, -values), "dictionary": {"a": values}}[kind]
+    kinds: dict[str, Any] = {
+        "tensor": values,
+        "tuple": (values, -values),
+        "dictionary": {"a": values},
+    }
+    inputs = kinds[kind]
     whole = (Batch(inputs, values * 2, values), Batch(inputs))
     found = [part for batch in whole for part in split_batch(batch, 4)]
     assert [batch_size(batch.inputs) for batch in found] == [3, 3, 3] * 2
     first = [b.inputs if isinstance(b.inputs, Tensor) else next(iter(_values(b))) for b in found]
     assert torch.cat(first).tolist() == values.tolist() * 2
-    assert torch.cat([batch.labels for batch in found[:3]]).tolist() == values.tolist()
+    labels: list[Any] = [batch.labels for batch in found[:3]]
+    assert torch.cat(labels).tolist() == values.tolist()
     assert torch.cat([batch.target for batch in found[:3]]).tolist() == (values * 2).tolist()
     assert found[3].labels is None and found[3].target is None
 

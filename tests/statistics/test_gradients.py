@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,9 +53,10 @@ def test_batches_of_any_size_give_the_gradient_of_the_full_batch(cuts: list[int]
     model = network()
     records = collect(model, None, batches(*cuts), needs=GRADIENTS, loss=functional.cross_entropy)
     images, labels = data()
-    functional.cross_entropy(model(images), labels).backward()
+    functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
     for name, norm in (("0", "1"), ("3", None), ("5", "6"), ("9", None)):
-        record, layer = records[name], model.get_submodule(name)
+        record = records[name]
+        layer: Any = model.get_submodule(name)
         dense = to_dense(layer.weight.grad, layer)
         torch.testing.assert_close(record.weight_grad, dense)
         if norm is not None:
@@ -66,7 +69,8 @@ def test_batches_of_any_size_give_the_gradient_of_the_full_batch(cuts: list[int]
 
 
 def test_a_batch_norm_without_scale_has_the_gradient_of_a_scale_of_one() -> None:
-    bare, learned = network(), network()
+    bare: Any = network()
+    learned: Any = network()
     for model in (bare, learned):
         model[1].weight.data.fill_(1)
         model[1].bias.data.fill_(0)
@@ -81,13 +85,13 @@ def test_a_batch_norm_without_scale_has_the_gradient_of_a_scale_of_one() -> None
 
 
 def test_masked_and_reparametrised_weights_give_the_gradient_of_the_weight_in_use() -> None:
-    expected = network()
+    expected: Any = network()
     masked, normed = network(), network()
-    mask = torch.ones_like(masked[0].weight)
-    prune.custom_from_mask(masked[0], "weight", mask)
+    mask = torch.ones_like(masked[0].get_parameter("weight"))
+    prune.custom_from_mask(masked[0], "weight", mask)  # type: ignore[no-untyped-call]
     parametrizations.weight_norm(normed[0])
     images, labels = data()
-    functional.cross_entropy(expected(images), labels).backward()
+    functional.cross_entropy(expected(images), labels).backward()  # type: ignore[no-untyped-call]
     for model in (masked, normed):
         record = collect(
             model, ["0"], batches(4, 4), needs=GRADIENTS, loss=functional.cross_entropy
@@ -104,12 +108,12 @@ def test_a_shared_layer_sums_its_uses() -> None:
     record = collect(
         model, None, [Batch(inputs, target)], needs=GRADIENTS, loss=functional.mse_loss
     )
-    functional.mse_loss(model(inputs), target).backward()
-    torch.testing.assert_close(record["0"].weight_grad[..., 0], layer.weight.grad)
+    functional.mse_loss(model(inputs), target).backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(record["0"].require("weight_grad")[..., 0], layer.weight.grad)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_frozen_and_where_gradients_are_off(mode) -> None:
+def test_works_frozen_and_where_gradients_are_off(mode: Any) -> None:
     expected = collect(network(), None, batches(), needs=GRADIENTS, loss=functional.cross_entropy)
     model = network().requires_grad_(False)
     with mode():
@@ -124,12 +128,12 @@ def test_works_frozen_and_where_gradients_are_off(mode) -> None:
         assert not torch.is_grad_enabled()
     for name, record in records.items():
         torch.testing.assert_close(record.weight_grad, expected[name].weight_grad)
-        assert not record.weight_grad.requires_grad
+        assert not record.require("weight_grad").requires_grad
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_parameters_keep_their_own_gradients() -> None:
-    model = network()
+    model: Any = network()
     kept = torch.full_like(model[0].weight, 7)
     model[0].weight.grad = kept
     collect(model, None, batches(), needs=GRADIENTS, loss=functional.cross_entropy)
@@ -142,7 +146,7 @@ class Detached(nn.Module):
         super().__init__()
         self.layer = nn.Linear(1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         with torch.no_grad():
             return self.layer(x)
 
@@ -176,5 +180,8 @@ def test_layers_the_loss_does_not_reach_have_a_gradient_of_zero() -> None:
         needs=GRADIENTS,
         loss=lambda output, target: functional.mse_loss(output[0], target + 9),
     )
-    assert records["used"].weight_grad.all()
-    assert not records["idle"].weight_grad.any() and not records["idle"].beta_grad.any()
+    assert records["used"].require("weight_grad").all()
+    assert (
+        not records["idle"].require("weight_grad").any()
+        and not records["idle"].require("beta_grad").any()
+    )

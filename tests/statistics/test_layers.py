@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,9 +35,9 @@ def convolutions(draw: st.DrawFn) -> nn.Module:
     return made
 
 
-def dense_twin(layer: nn.Module, weight: Tensor) -> nn.Module:
+def dense_twin(layer: nn.Module, weight: Tensor) -> Any:
     """The layer without groups that has this dense weight (o, i, k)."""
-    twin = type(layer)(
+    twin: Any = type(layer)(
         layer.in_channels, layer.out_channels, layer.kernel_size, bias=False, dtype=torch.float64
     )
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
@@ -47,7 +49,7 @@ def dense_twin(layer: nn.Module, weight: Tensor) -> nn.Module:
 
 @settings(deadline=None, max_examples=60)
 @given(layer=convolutions())
-def test_a_layer_with_the_dense_weight_computes_the_same(layer: nn.Module) -> None:
+def test_a_layer_with_the_dense_weight_computes_the_same(layer: Any) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         inputs = torch.randn(2, layer.in_channels, *[4] * len(layer.kernel_size)).double()
@@ -69,8 +71,8 @@ def test_the_weight_is_a_copy() -> None:
 
 
 def test_masked_weights_follow_a_change_of_the_original() -> None:
-    layer = nn.Linear(3, 2)
-    prune.custom_from_mask(layer, "weight", torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
+    layer: Any = nn.Linear(3, 2)
+    prune.custom_from_mask(layer, "weight", torch.tensor([[1.0, 1, 1], [0, 0, 0]]))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight_orig.fill_(5.0)  # the plain attribute "weight" is stale now
     assert dense_weight(layer)[..., 0].tolist() == [[5, 5, 5], [0, 0, 0]]

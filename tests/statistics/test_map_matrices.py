@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -75,22 +77,26 @@ def test_whole_maps_of_the_sampled_samples(mixture: nn.Module, parts: list[Batch
     full = collect(mixture, None, parts, needs=NEEDS, max_positions=1000)
     sizes = {"conv": (6, 6), "depthwise": (4, 4), "grouped": (3, 3), "up": (5, 5)}
     for name, record in full.items():
-        maps = record.activation  # (o, n, positions)
+        maps = record.require("activation")  # (o, n, positions)
         rows, columns = sizes.get(name, (1, maps.shape[2]))
         for o, channel in enumerate(maps):
             for n, values in enumerate(channel):
                 rank = np.linalg.matrix_rank(values.reshape(rows, columns).numpy())
-                assert record.map_rank[o, n] == rank
+                assert record.require("map_rank")[o, n] == rank
         for n in range(maps.shape[1]):
-            torch.testing.assert_close(record.nuclear_loss[:, n], plain_losses(maps[:, n]))
+            torch.testing.assert_close(
+                record.require("nuclear_loss")[:, n], plain_losses(maps[:, n])
+            )
     few = collect(mixture, None, parts, needs=NEEDS, max_positions=2, max_samples=3)
     samples = [
-        next(n for n in range(10) if torch.equal(full["out"].activation[:, n], found))
-        for found in few["out"].activation.unbind(1)
+        next(n for n in range(10) if torch.equal(full["out"].require("activation")[:, n], found))
+        for found in few["out"].require("activation").unbind(1)
     ]
     for name, record in few.items():
-        assert torch.equal(record.map_rank, full[name].map_rank[:, samples])
-        torch.testing.assert_close(record.nuclear_loss, full[name].nuclear_loss[:, samples])
+        assert torch.equal(record.require("map_rank"), full[name].require("map_rank")[:, samples])
+        torch.testing.assert_close(
+            record.nuclear_loss, full[name].require("nuclear_loss")[:, samples]
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -98,11 +104,11 @@ def test_ranks_are_counted_in_the_precision_of_the_network(dtype: torch.dtype) -
     """A map of rank one plus noise of 1e-12 has rank one in float32 only."""
     outer = torch.outer(torch.arange(1.0, 6), torch.arange(1.0, 6)).double()
     noise = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double() * 1e-12
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)).to(dtype)
+    model: Any = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)).to(dtype)
     nn.init.ones_(model[0].weight)
     data = [Batch((outer + noise)[None, None].to(dtype))]
     record = collect(model, None, data, needs={"map_ranks"})["0"]
-    assert record.map_rank.item() == (5 if dtype == torch.float64 else 1)
+    assert record.require("map_rank").item() == (5 if dtype == torch.float64 else 1)
 
 
 def test_a_linear_layer_has_rank_zero_or_one() -> None:
@@ -112,7 +118,7 @@ def test_a_linear_layer_has_rank_zero_or_one() -> None:
     (record,) = collect(
         layer, None, [Batch(torch.tensor([[1.0, 0.0], [1e-30, 2.0]]))], needs={"map_ranks"}
     ).values()
-    assert record.map_rank.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+    assert record.require("map_rank").tolist() == [[1.0, 1.0], [0.0, 1.0]]
 
 
 def test_volumes_take_two_axes_as_rows() -> None:
@@ -120,7 +126,7 @@ def test_volumes_take_two_axes_as_rows() -> None:
     nn.init.ones_(layer.weight)
     x = torch.randn(2, 1, 3, 2, 4, generator=torch.Generator().manual_seed(0)).double()
     (record,) = collect(layer, None, [Batch(x)], needs={"map_ranks"}).values()
-    assert record.map_rank.tolist() == [[4.0, 4.0]]
+    assert record.require("map_rank").tolist() == [[4.0, 4.0]]
 
 
 def test_parts_do_not_matter(

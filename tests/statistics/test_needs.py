@@ -102,9 +102,9 @@ def test_readers_are_needed() -> None:
 
 def test_synaptic_flow_needs_only_a_shape() -> None:
     model = tiny()
-    taken = collect(model, None, tiny_batches(), needs={"synflow"})["0"].synflow_grad
+    taken = collect(model, None, tiny_batches(), needs={"synflow"})["0"].require("synflow_grad")
     given = collect(model, None, (), needs={"synflow"}, example_inputs=torch.zeros(5, 1, 3, 3))
-    assert torch.equal(taken, given["0"].synflow_grad)
+    assert torch.equal(taken, given["0"].require("synflow_grad"))
     with pytest.raises(UserError, match="the calibration data has no samples"):
         collect(model, None, (), needs={"synflow"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ def each(width: int) -> tuple[tuple[int, ...], ...]:
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_weights_by_input_are_the_columns_of_the_dense_weight(layer: nn.Module) -> None:
+def test_weights_by_input_are_the_columns_of_the_dense_weight(layer: Any) -> None:
     weight = layer.weight.detach().double()
     table, dense = by_input(weight, layer), to_dense(weight, layer)
     assert table.numel() == weight.numel()
@@ -50,7 +52,7 @@ class Branches(nn.Module):
         self.conv = nn.Conv2d(2, 3, 2)
         self.fc = nn.Linear(2 * 4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.first(x).tanh()
         return self.conv(x).mean((2, 3)) + self.fc(x.flatten(1))
 
@@ -62,10 +64,11 @@ def test_all_readers_stand_side_by_side() -> None:
     readers = {"first": [Consumer("conv", each(2)), Consumer("fc", ((0, 1, 2, 3), (4, 5, 6, 7)))]}
     needs, loss = {"outgoing", "gradients"}, functional.mse_loss
     records = collect(model, None, data(1, 3, 3), needs=needs, loss=loss, outgoing=readers)
-    x = torch.cat([batch.inputs for batch in data(1, 3, 3)])
-    functional.mse_loss(model(x), torch.cat([b.target for b in data(1, 3, 3)])).backward()
+    images: list[Any] = [batch.inputs for batch in data(1, 3, 3)]
+    x = torch.cat(images)
+    functional.mse_loss(model(x), torch.cat([b.target for b in data(1, 3, 3)])).backward()  # type: ignore[no-untyped-call]
     for field, read in (("outgoing", lambda p: p.detach()), ("outgoing_grad", lambda p: p.grad)):
-        conv, fc = read(model.conv.weight), read(model.fc.weight)
+        conv, fc = read(model.conv.weight), read(model.fc.weight)  # type: ignore[no-untyped-call]
         expected = [
             torch.cat([conv[:, q].flatten(), fc[:, 4 * q : 4 * q + 4].T.flatten()]) for q in (0, 1)
         ]
@@ -75,19 +78,19 @@ def test_all_readers_stand_side_by_side() -> None:
     alone = collect(model, ["first"], data(1, 3, 3), needs=needs, loss=loss, outgoing=readers)
     torch.testing.assert_close(alone["first"].outgoing_grad, records["first"].outgoing_grad)
     weights = collect(model, ["first"], (), needs={"outgoing"}, outgoing=readers)["first"]
-    assert torch.equal(weights.outgoing, records["first"].outgoing)
+    assert torch.equal(weights.require("outgoing"), records["first"].require("outgoing"))
     assert weights.outgoing_grad is None
 
 
 def test_channels_with_fewer_readers_are_filled_up_with_zeros() -> None:
-    model = nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 2))
+    model: Any = nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 2))
     readers = {"0": [Consumer("1", ((), (0,), (2, 1)))]}
     weight = model[1].weight.detach().double()
     record = collect(model, None, (), needs={"outgoing"}, outgoing=readers)["0"]
     expected = torch.zeros(3, 4).double()
     expected[1, :2] = weight[:, 0]
     expected[2] = torch.cat([weight[:, 2], weight[:, 1]])
-    assert torch.equal(record.outgoing, expected)
+    assert torch.equal(record.require("outgoing"), expected)
 
 
 def test_a_reader_that_does_not_run_has_no_gradient() -> None:
@@ -96,14 +99,14 @@ def test_a_reader_that_does_not_run_has_no_gradient() -> None:
             super().__init__()
             self.used, self.idle = nn.Linear(3, 3).double(), nn.Linear(3, 2).double()
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return self.used(x)
 
     record = collect(
         Lazy(), ["used"], data(3), needs={"outgoing", "gradients"}, loss=functional.mse_loss,
         outgoing={"used": [Consumer("idle", each(3))]},
     )["used"]  # fmt: skip
-    assert record.outgoing.all() and not record.outgoing_grad.any()
+    assert record.require("outgoing").all() and not record.require("outgoing_grad").any()
 
 
 def test_a_reader_that_is_not_in_the_model_is_named() -> None:

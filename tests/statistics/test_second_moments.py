@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -33,7 +35,7 @@ def images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).double()
 
 
-def by_probing(layer: nn.Module, inputs: Tensor) -> Tensor:
+def by_probing(layer: Any, inputs: Tensor) -> Any:
     """(i, k, n * positions): what every tap reads, as the layer's own output for one weight of 1.
 
     The output is linear in the weights, so its derivative by a weight is what the weight reads.
@@ -41,7 +43,7 @@ def by_probing(layer: nn.Module, inputs: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1]).T.unsqueeze(1)
     groups, transposed = layer.groups, "Transpose" in type(layer).__name__
-    weight = layer.weight
+    weight: Any = layer.weight
     inside = layer.in_channels // groups
     found = []
     for channel in range(layer.in_channels):
@@ -84,7 +86,7 @@ def test_transposed_layers_of_any_geometry(
     torch.testing.assert_close(unfolded(layer, inputs, layer(inputs)), by_probing(layer, inputs))
 
 
-def plain_factor(columns: Tensor, groups: int) -> Tensor:
+def plain_factor(columns: Tensor, groups: int) -> Any:
     """(i, k), from the block-diagonal Gram matrix of all inputs and taps and its inverse."""
     inputs, taps, _ = columns.shape
     rows = columns.flatten(0, 1)
@@ -101,7 +103,7 @@ def test_factor_equals_inverting(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     layer, shape = LAYERS[kind]
     layer, inputs = layer.double(), images(7, *shape)
     expected = plain_factor(by_probing(layer, inputs), getattr(layer, "groups", 1))
-    data = [Batch(part) for part in inputs.split(3)]
+    data = [Batch(part) for part in inputs.split(3)]  # type: ignore[no-untyped-call]
     for most in (1, 2**22):
         monkeypatch.setattr(matrices, "_MOST_VALUES_AT_ONCE", most)
         (record,) = collect(layer, None, data, needs={"second_moments"}).values()
@@ -112,14 +114,14 @@ def test_inputs_of_zero_give_one() -> None:
     (record,) = collect(
         nn.Conv2d(2, 3, 2), None, [Batch(torch.zeros(2, 2, 3, 3))], needs={"second_moments"}
     ).values()
-    assert record.inverse_factor.tolist() == [[1.0] * 4] * 2
+    assert record.require("inverse_factor").tolist() == [[1.0] * 4] * 2
 
 
 def test_dead_inputs_stay_finite() -> None:
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 0
     (record,) = collect(nn.Linear(3, 2), None, [Batch(x)], needs={"second_moments"}).values()
-    factor = record.inverse_factor[:, 0]
+    factor = record.require("inverse_factor")[:, 0]
     assert bool(torch.isfinite(factor).all())
     assert int(factor.argmax()) == 1  # the least read is divided by most
 
@@ -144,7 +146,7 @@ def test_equals_sparsegpt_up_to_its_factor() -> None:
     layer, x = nn.Linear(6, 2).double(), images(20, 6)
     h = torch.zeros(6, 6).double()
     seen = 0
-    for part in x.split(8):
+    for part in x.split(8):  # type: ignore[no-untyped-call]
         h *= seen / (seen + len(part))
         seen += len(part)
         scaled = (2 / seen) ** 0.5 * part.T
@@ -153,5 +155,5 @@ def test_equals_sparsegpt_up_to_its_factor() -> None:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     expected = torch.linalg.cholesky(inverse, upper=True).diagonal() * (2 / 20) ** 0.5
     (record,) = collect(layer, None, [Batch(x)], needs={"second_moments"}).values()
-    torch.testing.assert_close(record.inverse_factor[:, 0], expected)
+    torch.testing.assert_close(record.require("inverse_factor")[:, 0], expected)
     assert functional.relu(expected).all()

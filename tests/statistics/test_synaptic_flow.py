@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ FLOW = {"synflow"}
 
 def plain_flow(model: nn.Module, *shape: int) -> dict[str, Tensor]:
     """Layer -> gradient, by the steps of the paper's code on a copy."""
-    positive = copy.deepcopy(model).double().eval()
+    positive: Any = copy.deepcopy(model).double().eval()
     for value in positive.state_dict().values():
         value.abs_()
     positive(torch.ones(1, *shape, dtype=torch.float64)).sum().backward()
@@ -25,6 +26,7 @@ def plain_flow(model: nn.Module, *shape: int) -> dict[str, Tensor]:
         name: to_dense(module.weight.grad, module)
         for name, module in positive.named_modules()
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        and module.weight.grad is not None
     }
 
 
@@ -49,7 +51,7 @@ def deep() -> nn.Sequential:
 def test_float64_does_not_overflow() -> None:
     model = deep()
     record = collect(model, None, (), needs=FLOW, example_inputs=torch.zeros(1, 4))["0"]
-    assert float(record.synflow_grad.max()) > 1e50  # more than float32 can hold
+    assert float(record.require("synflow_grad").max()) > 1e50  # more than float32 can hold
     torch.testing.assert_close(record.synflow_grad, plain_flow(model, 4)["0"])
 
 
@@ -62,9 +64,9 @@ def test_flow_is_conserved() -> None:
             nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4, 2, bias=False),
         )  # fmt: skip
     records = collect(model, None, (), needs=FLOW, example_inputs=torch.zeros(2, 1, 5, 5))
-    totals = [float((r.weight.abs() * r.synflow_grad).sum()) for r in records.values()]
+    totals = [float((r.weight.abs() * r.require("synflow_grad")).sum()) for r in records.values()]
     assert totals == pytest.approx([totals[0]] * 3)
-    assert all(bool((record.synflow_grad >= 0).all()) for record in records.values())
+    assert all(bool((record.require("synflow_grad") >= 0).all()) for record in records.values())
 
 
 def test_inputs_of_several_kinds() -> None:
@@ -83,7 +85,7 @@ def test_inputs_of_several_kinds() -> None:
     inputs = {"tokens": torch.tensor([[1, 4], [0, 0]]), "scale": torch.zeros(2, 1, 1)}
     record = collect(model, None, (), needs=FLOW, example_inputs=inputs)["fc"]
     row = model.embed.weight.detach().double().abs()[[1, 4]].sum(0)
-    torch.testing.assert_close(record.synflow_grad[:, :, 0], row.expand(2, 3))
+    torch.testing.assert_close(record.require("synflow_grad")[:, :, 0], row.expand(2, 3))
 
 
 def test_a_model_that_cannot_run_in_float64_is_refused() -> None:
@@ -92,7 +94,7 @@ def test_a_model_that_cannot_run_in_float64_is_refused() -> None:
             super().__init__()
             self.fc = nn.Linear(2, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return self.fc(x.float())
 
     with pytest.raises(UserError, match="does not run in float64"):
@@ -102,6 +104,6 @@ def test_a_model_that_cannot_run_in_float64_is_refused() -> None:
 def test_a_flow_without_bounds_is_refused() -> None:
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
     for layer in model:
-        nn.init.constant_(layer.weight, 1e30)
+        nn.init.constant_(layer.get_parameter("weight"), 1e30)
     with pytest.raises(UserError, match=r"the sum of the positive network's outputs is inf"):
         collect(model, None, (), needs=FLOW, example_inputs=torch.zeros(1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -12,7 +14,7 @@ from torch.nn import functional
 from gp_prune.statistics.layers import tap_energy
 
 
-def unfolded(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+def unfolded(layer: Any, inputs: Tensor) -> Tensor:
     """(i, k) sums of squares by ``F.unfold``, which pads with zeros."""
     columns = functional.unfold(
         inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
@@ -45,14 +47,14 @@ def test_convolutions_equal_unfold(
     torch.testing.assert_close(tap_energy(layer, inputs, layer(inputs)), unfolded(layer, inputs))
 
 
-def by_tap(layer: nn.Module, inputs: Tensor) -> Tensor:
+def by_tap(layer: Any, inputs: Tensor) -> Any:
     """(i, k) through the layer itself: with one weight set to 1 the output is what it read.
 
     The output of a layer whose only weight is tap k of channel i is the values that this tap
     reads, so its squared norm is the answer. Works for padding modes and transposed layers;
     in a transposed layer a tap never adds two inputs into one output position.
     """
-    weight = layer.weight
+    weight: Any = layer.weight
     transposed = "Transpose" in type(layer).__name__
     channels, taps = layer.in_channels, weight[0, 0].numel()
     found = torch.zeros(channels, taps, dtype=torch.float64)
