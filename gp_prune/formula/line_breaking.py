@@ -100,9 +100,11 @@ class _Reader:
         self.tokens = _TOKEN.findall(text)[::-1]
 
     def follows(self, *marks: str) -> bool:
+        """Return whether the next token is one of the marks."""
         return bool(self.tokens) and self.tokens[-1] in marks
 
     def take(self, expected: str = "") -> str:
+        """Read the next token; UserError where it is missing or not the expected one."""
         token: str = self.tokens.pop() if self.tokens else ""
         if not token or expected not in ("", token):
             where = repr(token) if token else "the end"
@@ -110,6 +112,7 @@ class _Reader:
         return token
 
     def error(self, reason: str) -> UserError:
+        """Return the error of LaTeX that is not balanced."""
         return UserError(
             f"the LaTeX '{self.text}' cannot be read: {reason}; correct the latex= of the operand "
             "or operator that it is from"
@@ -160,6 +163,7 @@ class _Reader:
         return Sign(token)
 
     def group(self) -> Row:
+        """Read one part as a row."""
         part = self.part()
         return part if isinstance(part, Row) else Row((part,))
 

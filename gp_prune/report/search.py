@@ -130,7 +130,7 @@ def _explanation(result: SearchResult) -> str:
     budgets = ", ".join(f"{share:.0%}" for share in result.config.budgets)
     unit = "channels" if result.config.granularity == "channel" else "weights"
     return (
-        "error: 0 as the dense network, 1 as the best guess without looking; mean over the tasks\n"
+        "error: 0 as the dense network, 1 as the best constant guess; mean over the tasks\n"
         f"error, MACs, params: {ladder} of the {unit} kept; equal MACs, equal params: "
         f"errors at {budgets} of them kept\n"
         f"NAME_{result.config.scope}: a published metric under the conventions of this run"

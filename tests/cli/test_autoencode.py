@@ -74,17 +74,17 @@ def test_json_is_one_object(run: Run, data: str, tmp_path: Path, mode: str) -> N
 
 
 def test_equal_runs_leave_equal_files(run: Run, data: str, tmp_path: Path) -> None:
-    found = []
+    contents = []
     for name in ("one", "two"):
         assert run("--data", data, *FAST, "--out", tmp_path / name, "--quiet").exit_code == 0
-        found.append(
+        contents.append(
             {
                 str(p.relative_to(tmp_path / name)): p.read_bytes()
                 for p in (tmp_path / name).rglob("*")
                 if p.is_file()
             }
         )
-    assert found[0] == found[1]
+    assert contents[0] == contents[1]
 
 
 def test_an_interrupt_while_it_draws_says_how_to_go_on(
@@ -188,10 +188,10 @@ def test_pictures_of_all_shapes(data: str, tmp_path: Path) -> None:
     np.savez(colour, inputs=np.random.RandomState(0).rand(20, 3, 4, 4))
     np.savez(vector, inputs=np.random.RandomState(0).rand(20, 7))
     for number, path in enumerate((colour, vector)):
-        own = AutoencodeSettings(**{**settings.to_json(), "data": str(path), "primitives": ()})
+        chosen = AutoencodeSettings(**{**settings.to_json(), "data": str(path), "primitives": ()})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert len(write_plots(autoencode(own, tmp_path / str(number)))) == 4
+            assert len(write_plots(autoencode(chosen, tmp_path / str(number)))) == 4
 
 
 def test_a_schedule_needs_no_command_line(data: str, tmp_path: Path) -> None:

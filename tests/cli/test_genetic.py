@@ -206,11 +206,11 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(
     whole = result(*options, "--out", tmp_path / "whole")
     folder = tmp_path / "cut"
     for turns in (2, 7, 12):
-        place = ("--resume", folder) if (folder / "config.toml").exists() else ("--out", folder)
-        given = options if place[0] == "--out" else (
+        target = ("--resume", folder) if (folder / "config.toml").exists() else ("--out", folder)
+        given = options if target[0] == "--out" else (
             "--cache-dir", task_cache, "--quiet", "--json", "--no-plot", "--workers", 1
         )  # fmt: skip
-        with started("genetic", *given, *place) as process:
+        with started("genetic", *given, *target) as process:
             try:
                 wait_for_turns(folder / "journal.jsonl", turns, process)
             finally:

@@ -42,8 +42,8 @@ def test_list_vocabulary(run: Run) -> None:
     known = builtin_primitives()
     for option, names in (("operands", known.operands), ("operators", known.operators)):
         listed = json.loads(run("list", f"--{option}", "--json").stdout)[option]
-        found = [re.split(r"\W", next(iter(entry.values())))[0] for entry in listed]
-        assert found == list(names)
+        listed_names = [re.split(r"\W", next(iter(entry.values())))[0] for entry in listed]
+        assert listed_names == list(names)
         text = run("list", f"--{option}").stdout
         assert all(name in text for name in names)
 
@@ -163,8 +163,8 @@ def test_latex_simplified(run: Run, tmp_path: Path) -> None:
     simple = Metric.load("l1").latex() + "\n"
     assert run("latex", tmp_path / "long.json").stdout == simple  # sympy joins these anyway
     Metric.parse("sqrt(square(div(b, gamma)))", name="root").save(tmp_path / "root.json")
-    found = run("latex", "--simplify", tmp_path / "root.json").stdout
-    assert found == Metric.parse("abs(div(b, gamma))").latex() + "\n"
+    simplified = run("latex", "--simplify", tmp_path / "root.json").stdout
+    assert simplified == Metric.parse("abs(div(b, gamma))").latex() + "\n"
 
 
 def test_latex_table(run: Run) -> None:

@@ -45,13 +45,13 @@ def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None
     for axes in tree_types:
         for tree in random_trees(axes, 20, seed=341, least=3, most=8):
             text = latex(tree, PRIMITIVES)
-            found = broken(text)
-            wide += found != text
-            same = text if found == text else write_latex(parse_latex(text))
-            assert quotients_last(found) == quotients_last(same)
-            assert found.count("{") == found.count("}")
-            assert len(re.findall(r"[bB]igl", found)) == len(re.findall(r"[bB]igr", found))
-            parse_latex(re.sub(r"\\[bB]ig[lr]|\\penalty[0-9]+|\\Big/", " ", found))
+            opened = broken(text)
+            wide += opened != text
+            same = text if opened == text else write_latex(parse_latex(text))
+            assert quotients_last(opened) == quotients_last(same)
+            assert opened.count("{") == opened.count("}")
+            assert len(re.findall(r"[bB]igl", opened)) == len(re.findall(r"[bB]igr", opened))
+            parse_latex(re.sub(r"\\[bB]ig[lr]|\\penalty[0-9]+|\\Big/", " ", opened))
     assert wide > 50
 
 
@@ -113,8 +113,8 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_examples(text: str) -> None:
-    found = broken(text, 20.0).replace(r" \penalty950", "").replace(r"\penalty900", "|")
-    assert found == EXAMPLES[text]
+    opened = broken(text, 20.0).replace(r" \penalty950", "").replace(r"\penalty900", "|")
+    assert opened == EXAMPLES[text]
 
 
 def test_wide_formulas_are_paragraphs() -> None:

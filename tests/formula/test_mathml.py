@@ -80,8 +80,8 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_examples(text: str) -> None:
-    found = mathml(parse(text, PRIMITIVES), PRIMITIVES)
-    inside = found.removeprefix(f'<math xmlns="{SPACE[1:-1]}" display="block">')
+    markup = mathml(parse(text, PRIMITIVES), PRIMITIVES)
+    inside = markup.removeprefix(f'<math xmlns="{SPACE[1:-1]}" display="block">')
     assert inside.removesuffix("</math>") == EXAMPLES[text]
 
 

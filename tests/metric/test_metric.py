@@ -380,5 +380,7 @@ def test_scope_row_is_for_metrics_of_weights() -> None:
 
 
 def test_metrics_of_papers_that_rank_within_output_rows() -> None:
-    found = {name for name in bundled_metrics() if Metric.load(name).conventions.scope == "row"}
-    assert found == {"pruner_zero_weight", "wanda_weight"}
+    row_metrics = {
+        name for name in bundled_metrics() if Metric.load(name).conventions.scope == "row"
+    }
+    assert row_metrics == {"pruner_zero_weight", "wanda_weight"}

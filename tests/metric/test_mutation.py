@@ -50,12 +50,12 @@ def test_draws_distinct_units_that_are_alive(
     mutation: MetricMutation, drawn: Draw, seed: int
 ) -> None:
     scores, alive, count = drawn
-    found = mutation.to_prune(scores, alive, count, seeded(seed))
-    assert found.dtype == torch.int64
-    assert len(set(found.tolist())) == len(found) == count
-    assert alive[found].all()
+    units = mutation.to_prune(scores, alive, count, seeded(seed))
+    assert units.dtype == torch.int64
+    assert len(set(units.tolist())) == len(units) == count
+    assert alive[units].all()
     again = mutation.to_prune(scores, alive, count, seeded(seed))
-    assert torch.equal(found, again)
+    assert torch.equal(units, again)
 
 
 @given(mutations(), draws(), st.integers(0, 99))
@@ -70,8 +70,8 @@ def test_restoring_is_pruning_of_what_is_dead_with_the_scores_turned_round(
 @given(draws(), st.integers(0, 99))
 def test_at_temperature_zero_the_lowest_scores_go(drawn: Draw, seed: int) -> None:
     scores, alive, count = drawn
-    found = MetricMutation(L1, 0.0).to_prune(scores, alive, count, seeded(seed))
-    taken = scores[found].sort().values
+    units = MetricMutation(L1, 0.0).to_prune(scores, alive, count, seeded(seed))
+    taken = scores[units].sort().values
     assert torch.equal(taken, scores[alive].sort().values[:count])
 
 
@@ -81,8 +81,8 @@ def test_only_the_order_of_the_scores_counts(
 ) -> None:
     scores, alive, count = drawn
     ranks = torch.unique(scores, return_inverse=True)[1].double()
-    found = mutation.to_prune(scores, alive, count, seeded(seed))
-    assert torch.equal(found, mutation.to_prune(ranks * factor, alive, count, seeded(seed)))
+    units = mutation.to_prune(scores, alive, count, seeded(seed))
+    assert torch.equal(units, mutation.to_prune(ranks * factor, alive, count, seeded(seed)))
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 2.0])
@@ -116,8 +116,8 @@ def test_without_metric_or_at_infinite_temperature_the_scores_do_not_matter(
 ) -> None:
     alive = torch.ones(10, dtype=torch.bool)
     scores = torch.arange(10.0)
-    found = mutation.to_prune(scores, alive, 5, seeded())
-    assert torch.equal(found, random_mutation().to_prune(None, alive, 5, seeded()))
+    units = mutation.to_prune(scores, alive, 5, seeded())
+    assert torch.equal(units, random_mutation().to_prune(None, alive, 5, seeded()))
 
 
 def test_random_mutation_draws_every_set_of_units_alike() -> None:
@@ -175,5 +175,5 @@ def test_a_mutation_says_what_it_is() -> None:
 def test_the_scores_of_the_metric_lead_the_mutation() -> None:
     layer = synthetic_layer()
     scores = L1.scores(layer)
-    found = L1.as_mutation(0.0).to_prune(scores, torch.ones(4, dtype=torch.bool), 1, seeded())
-    assert int(found) == int(scores.argmin())
+    units = L1.as_mutation(0.0).to_prune(scores, torch.ones(4, dtype=torch.bool), 1, seeded())
+    assert int(units) == int(scores.argmin())

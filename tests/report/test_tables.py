@@ -133,13 +133,13 @@ def test_quality_of_every_state(plain: dict[str, Any]) -> None:
         **plain,
         "quality": quality(recalibrated=0.742, tuned=0.1, settings=how, history=history),
     }
-    found = rows(printed_pruning(report))
-    assert found["on 360 test samples of digits"] == ["error"]
-    assert found["before pruning"] == ["1.1 %"]
-    assert found["after pruning"] == ["87.2 %"]
-    assert found["after recalibration"] == ["74.2 %"]
-    assert found["after fine-tuning"] == ["10.0 %"]
-    assert found["fine-tuning"] == [
+    cells = rows(printed_pruning(report))
+    assert cells["on 360 test samples of digits"] == ["error"]
+    assert cells["before pruning"] == ["1.1 %"]
+    assert cells["after pruning"] == ["87.2 %"]
+    assert cells["after recalibration"] == ["74.2 %"]
+    assert cells["after fine-tuning"] == ["10.0 %"]
+    assert cells["fine-tuning"] == [
         "3 of 9 epochs, ended early; sgd, learning rate 0.01, 50.0 % distilled; kept the state "
         "after epoch 2"
     ]
@@ -150,10 +150,10 @@ def test_one_of_a_kind_and_heads(plain: dict[str, Any]) -> None:
     told = quality(samples=1, tuned=0.1, settings=FineTuning(epochs=1), history=history)
     report = copy.deepcopy({**plain, "quality": told})
     report["layers"][1]["unit"] = "heads"
-    found = rows(printed_pruning(report))
-    assert "on 1 test sample of digits" in found
-    assert found["fine-tuning"][0].startswith("1 of 1 epoch; ")
-    assert "2 (heads)" in found and "0" in found
+    cells = rows(printed_pruning(report))
+    assert "on 1 test sample of digits" in cells
+    assert cells["fine-tuning"][0].startswith("1 of 1 epoch; ")
+    assert "2 (heads)" in cells and "0" in cells
 
 
 def test_remarks_stand_below_the_totals(plain: dict[str, Any]) -> None:
@@ -163,11 +163,11 @@ def test_remarks_stand_below_the_totals(plain: dict[str, Any]) -> None:
 
 def test_quality_of_an_autoencoder_without_tuning(plain: dict[str, Any]) -> None:
     report = {**plain, "quality": quality(kind="mse", split="validation", pruned=float("inf"))}
-    found = rows(printed_pruning(report))
-    assert found["on 360 validation samples of digits"] == ["mean squared error"]
-    assert found["before pruning"] == ["0.011"]
-    assert found["after pruning"] == ["not finite"]
-    assert "after recalibration" not in found and "after fine-tuning" not in found
+    cells = rows(printed_pruning(report))
+    assert cells["on 360 validation samples of digits"] == ["mean squared error"]
+    assert cells["before pruning"] == ["0.011"]
+    assert cells["after pruning"] == ["not finite"]
+    assert "after recalibration" not in cells and "after fine-tuning" not in cells
 
 
 def test_latency(plain: dict[str, Any]) -> None:
@@ -182,11 +182,11 @@ def test_latency(plain: dict[str, Any]) -> None:
     report["achieved"]["latency"] = 0.62
     report["asked"] = {"kind": "latency", "keep": 0.6}
     text = printed_pruning(report)
-    found = rows(text)
-    assert found["before pruning"] == ["12.3", "12.1 to 1500", "2", "4", "cpu", "31"]
-    assert found["after pruning"] == ["1.00", "12.1 to 1500", "2", "4", "cpu", "31"]
-    assert found["asked"] == ["keep 60.0 % of the latency"]
-    assert found["achieved"][0].startswith(
+    cells = rows(text)
+    assert cells["before pruning"] == ["12.3", "12.1 to 1500", "2", "4", "cpu", "31"]
+    assert cells["after pruning"] == ["1.00", "12.1 to 1500", "2", "4", "cpu", "31"]
+    assert cells["asked"] == ["keep 60.0 % of the latency"]
+    assert cells["achieved"][0].startswith(
         "62.0 % of the latency (quartiles 60.0 % to 65.0 %), "
     )  # fmt: skip
 
@@ -194,7 +194,7 @@ def test_latency(plain: dict[str, Any]) -> None:
 def test_steps(plain: dict[str, Any]) -> None:
     step = {"asked": 0.7, "channels": 0.714, "weights": None, "macs": 0.6, "params": 0.62}
     report = {**plain, "steps": [step, {**step, "asked": 0.5, "channels": 0.5}]}
-    found = rows(printed_pruning(report))
-    assert found["step"] == ["channels asked", "channels", "MACs", "parameters"]
-    assert found["1"] == ["70.0 %", "71.4 %", "60.0 %", "62.0 %"]
-    assert found["2"] == ["50.0 %", "50.0 %", "60.0 %", "62.0 %"]
+    cells = rows(printed_pruning(report))
+    assert cells["step"] == ["channels asked", "channels", "MACs", "parameters"]
+    assert cells["1"] == ["70.0 %", "71.4 %", "60.0 %", "62.0 %"]
+    assert cells["2"] == ["50.0 %", "50.0 %", "60.0 %", "62.0 %"]
