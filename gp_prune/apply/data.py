@@ -125,7 +125,7 @@ def calibration(
     Args:
         loaded: the network.
         source: a data set (one of :data:`gp_prune.tasks.data.DATA_SETS`) or a folder that has one
-            folder of images per class, in alphabetical order of the classes. None stands for the
+            folder of images per class, in alphabetical order of the classes. None means the
             training samples of a task, and for no data where there is no task.
         samples: largest number of samples.
         seed: decides which samples are taken.
@@ -151,7 +151,7 @@ def calibration(
 
 
 def _choose(count: int, samples: int, seed: int) -> Tensor:
-    """Numbers of at most ``samples`` of ``count`` samples, in random order."""
+    """Return the numbers of at most ``samples`` of ``count`` samples, in random order."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples]
 
 
@@ -216,7 +216,7 @@ def tuning_data(
     Args:
         loaded: the network.
         source: a data set or a folder of images, as of
-            :func:`gp_prune.apply.data.calibration`; None stands for the data of the task.
+            :func:`gp_prune.apply.data.calibration`; None means the data of the task.
         share: share of the images for validation.
         samples: largest number of images, or of training samples of a task; all by default.
         seed: decides which images are taken, and for what.

@@ -112,26 +112,26 @@ def export_torch(
             :data:`TOLERANCE`, or the file cannot be written.
     """
     makers = {".pt2": _exported, ".ts": _scripted}
-    place = Path(path)
-    if place.suffix not in makers:
+    target = Path(path)
+    if target.suffix not in makers:
         raise UserError(
             f"{str(path)!r} does not end in {' or '.join(makers)}; name a .pt2 file for "
             "torch.export or a .ts file for TorchScript"
         )
     model, inputs = _plain(network, forward_fn), _on_cpu(example_inputs)
-    with _exporting("torch.export" if place.suffix == ".pt2" else "TorchScript"):
-        content, again = makers[place.suffix](model, inputs)
+    with _exporting("torch.export" if target.suffix == ".pt2" else "TorchScript"):
+        content, again = makers[target.suffix](model, inputs)
 
     def runner(tensors: list[Tensor]) -> list[Tensor]:
         left = iter(tensors)
         args, kwargs = _arguments(model, map_tensors(lambda _: next(left), inputs))
         return tensors_of(again(*args, **kwargs))
 
-    return _keep(place, content, _difference(model, inputs, runner), "the file read again")
+    return _keep(target, content, _difference(model, inputs, runner), "the file read again")
 
 
 def onnx_modules() -> list[Any]:
-    """The packages of the extra ``onnx``; UserError says how to install them."""
+    """Return the packages of the extra ``onnx``; UserError says how to install them."""
     try:
         return [importlib.import_module(name) for name in _EXTRA]
     except ImportError as error:
@@ -142,7 +142,7 @@ def onnx_modules() -> list[Any]:
 
 
 def _plain(network: PrunedModel | nn.Module, forward_fn: Forward | None) -> nn.Module:
-    """A copy on the CPU, in evaluation mode, its masks made permanent."""
+    """Return a copy on the CPU, in evaluation mode, its masks made permanent."""
     model = copy.deepcopy(network.model if isinstance(network, PrunedModel) else network).cpu()
     unmask(model)
     model.requires_grad_(False)
@@ -184,7 +184,7 @@ def _scripted(model: nn.Module, inputs: Any) -> tuple[bytes, nn.Module]:
 
 @contextmanager
 def _exporting(what: str) -> Iterator[None]:
-    """Errors of an exporter as one sentence; its own deprecations are nothing to a user."""
+    """Raise errors of an exporter as one sentence; do not show its own deprecations."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             for category in (DeprecationWarning, FutureWarning, TracerWarning):
@@ -202,7 +202,7 @@ def _exporting(what: str) -> Iterator[None]:
 
 
 def _difference(model: nn.Module, inputs: Any, runner: Runner) -> float:
-    """The largest difference of the outputs on the inputs and on random ones of their kind."""
+    """Return the largest difference of the outputs on the inputs and on random ones."""
     largest = 0.0
     with evaluation_mode(model), torch.no_grad():
         seed_generators(_SEED)
@@ -218,7 +218,7 @@ def _run(model: nn.Module, inputs: Any) -> Any:
 
 
 def _largest_share(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Infinity where the outputs cannot be compared."""
+    """Return the largest difference, infinity where the outputs cannot be compared."""
     if [tuple(t.shape) for t in expected] != [tuple(t.shape) for t in found]:
         return math.inf
     largest = 0.0

@@ -128,7 +128,7 @@ def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
 def _open(
     source: str, data_root: str | Path | None, *, download: bool
 ) -> tuple[str, Tensor, Callable[[int], Tensor]]:
-    """The name of a source, the labels of its images, and what reads one of them by number."""
+    """Return the name of a source, the labels of its images, and a reader of one by number."""
     if source in DATA_SETS:
         default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
         root = default if data_root is None else Path(data_root).expanduser()

@@ -35,7 +35,7 @@ def as_importance(
     conventions: Conventions | None = None,
     seed: int = 0,
 ) -> Callable[[Any], Tensor | None]:
-    """A metric of channels as ``importance=`` of ``torch_pruning.pruner.BasePruner``.
+    """Return a metric of channels as ``importance=`` of ``torch_pruning.pruner.BasePruner``.
 
     The layers are scored when the pruner first asks, and again when the network has changed since:
     after a step of pruning, and after training. Scores are divided by the metric's normaliser and
@@ -55,7 +55,7 @@ def as_importance(
     Returns:
         A function from a ``torch_pruning.Group`` to one score per channel of its root. It raises
         :class:`~gp_prune.pruning.DegenerateScores` where the metric ranks nothing, on which
-        Torch-Pruning by itself would prune nothing, or by position, without a word.
+        Torch-Pruning by itself would prune nothing, or by position, without a message.
 
     Raises:
         UserError: the metric ranks single weights, or lacks its data.
@@ -81,7 +81,7 @@ def importance_scores(
     conventions: Conventions | None = None,
     seed: int = 0,
 ) -> ImportanceScores:
-    """Scores of weights as ``importance_scores=`` of ``prune.global_unstructured``.
+    """Return scores of weights as ``importance_scores=`` of ``prune.global_unstructured``.
 
     Args:
         metric: a metric of single weights, or what :meth:`Metric.load` takes.
@@ -116,7 +116,7 @@ def importance_scores(
 
 
 def as_pruning_method(metric: Metric | str) -> type[MetricUnstructured]:
-    """What ``prune.global_unstructured`` takes as ``pruning_method=`` to rank a metric's scores.
+    """Return the ``pruning_method=`` of ``prune.global_unstructured`` that ranks a metric's scores.
 
     Together with :func:`importance_scores`, which measures them::
 
@@ -142,7 +142,7 @@ def as_pruning_method(metric: Metric | str) -> type[MetricUnstructured]:
 
 
 class _LayerScores:
-    """Layer name -> scores of a network as it is now, measured when it has changed."""
+    """Scores of a network as it is now, measured when it has changed."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class _LayerScores:
         self._state: tuple[object, ...] = ()
 
     def __call__(self) -> dict[str, Tensor]:
-        """The scores of all layers that the network runs."""
+        """Return the scores of all layers that the network runs."""
         if self._state != _state(self._model):
             self._scores = self._measure()
             self._state = _state(self._model)  # measuring itself may write and restore weights
@@ -192,7 +192,7 @@ class _LayerScores:
 
 
 def _state(model: nn.Module) -> tuple[object, ...]:
-    """Something that differs when a parameter or buffer is another or was written to."""
+    """Return a value that differs when a parameter or buffer is another or was written to."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return tuple(
         (name, id(t), 0 if t.is_inference() else t._version, tuple(t.shape)) for name, t in tensors
@@ -210,7 +210,7 @@ def _of_weights(metric: Metric | str) -> Metric:
 
 
 def _layer(parameter: tuple[nn.Module, str], names: dict[nn.Module, str]) -> str:
-    """The name of the layer whose weight a pair (module, parameter name) is."""
+    """Return the name of the layer whose weight a pair (module, parameter name) is."""
     module, field = parameter
     if module not in names or not isinstance(module, Prunable) or field != "weight":
         raise UserError(
@@ -244,7 +244,7 @@ class GroupImportance:
         self._conventions = conventions
 
     def __call__(self, group: Any) -> Tensor | None:
-        """The scores (channels of the group's root,), float64; higher = keep.
+        """Return the scores (channels of the group's root,), float64; higher = keep.
 
         Returns:
             None, which tells the pruner to leave the group alone, if no layer with scores of its
@@ -269,7 +269,7 @@ class GroupImportance:
         return torch.from_numpy(np.array(scores))
 
     def _members(self, group: Any, size: int) -> list[Member]:
-        """The layers that produce the channels of a group, in module order."""
+        """Return the layers that produce the channels of a group, in module order."""
         position = {root: channel for channel, root in enumerate(group[0].idxs)}
         names: dict[nn.Module, str] = {}
         for name, module in self._model.named_modules():
@@ -286,9 +286,9 @@ class GroupImportance:
                 )
             # A root of None says that Torch-Pruning has lost the way back to the root's channels.
             if position.keys() >= set(item.root_idxs):
-                found = zip(item.idxs, (position[root] for root in item.root_idxs), strict=True)
-                pairs.setdefault(names[layer], {}).update(dict.fromkeys(found))
-        order = {name: place for place, name in enumerate(names.values())}
+                numbered = zip(item.idxs, (position[root] for root in item.root_idxs), strict=True)
+                pairs.setdefault(names[layer], {}).update(dict.fromkeys(numbered))
+        order = {name: number for number, name in enumerate(names.values())}
         return [
             _member(self._model.get_submodule(layer), layer, np.array(list(pairs[layer])), size)
             for layer in sorted(pairs, key=order.__getitem__)
@@ -296,7 +296,7 @@ class GroupImportance:
 
 
 def _produces(item: Any) -> bool:
-    """Whether an item of a group is the output side of a layer that has scores."""
+    """Return whether an item of a group is the output side of a layer that has scores."""
     module = item.dep.target.module
     if not isinstance(module, Prunable):
         return False
@@ -304,7 +304,7 @@ def _produces(item: Any) -> bool:
 
 
 def _member(module: Any, layer: str, pairs: Any, size: int) -> Member:
-    """A layer's part in a group from its pairs (output entry, channel of the group)."""
+    """Return a layer's part in a group from its pairs (output entry, channel of the group)."""
     entries, channels = pairs[:, 0], pairs[:, 1]
     width = int(getattr(module, "out_channels", 0) or module.out_features)
     everything = np.arange(size)

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +21,30 @@ from torch import Tensor, nn
 
 from gp_prune._compat import import_torchvision
 from gp_prune.errors import UserError
-from gp_prune.statistics.running import random_state
+from gp_prune.statistics.running import random_state, to_device
 from gp_prune.tasks import TASK_NAMES, Task, load_task
 
 TIMM = "timm:"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
-class TimmModel(NamedTuple):
-    """A network of timm.
+class BuiltModel(NamedTuple):
+    """A network as a package or a user's function gives it.
 
     Attributes:
-        model: the network, in evaluation mode, with random weights.
-        input_shape: sizes of one input sample; None where timm does not say.
+        model: the network, of a package in evaluation mode; a user's function may give a tuple
+            (network, example inputs).
+        input_shape: sizes of one input sample, where they are known.
         imagenet: whether it expects images normalised with ImageNet's mean and deviation.
     """
 
-    model: nn.Module
-    input_shape: tuple[int, ...] | None
-    imagenet: bool
+    model: Any
+    input_shape: tuple[int, ...] | None = None
+    imagenet: bool = False
 
 
-def timm_model(name: str) -> TimmModel:
-    """The network that timm knows by that name, with or without a tag; nothing is downloaded.
+def build_timm_model(name: str) -> BuiltModel:
+    """Build the network that timm knows by that name, with or without a tag; download nothing.
 
     Raises:
         UserError: timm is not installed or has no such network, or cannot build it.
@@ -61,11 +62,11 @@ def timm_model(name: str) -> TimmModel:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     shape = config.get("input_size")
     imagenet = tuple(config.get("mean") or ()) == _IMAGENET_MEAN
-    return TimmModel(model.eval(), tuple(shape) if shape else None, imagenet)
+    return BuiltModel(model.eval(), tuple(shape) if shape else None, imagenet)
 
 
 def import_timm() -> ModuleType:
-    """The module ``timm``, also where torchvision's compiled operators do not fit.
+    """Import the module ``timm``, also where torchvision's compiled operators do not fit.
 
     Raises:
         UserError: timm is not installed.
@@ -144,7 +145,7 @@ def load_model(
     data_root: str | Path | None = None,
     download: bool = False,
 ) -> LoadedModel:
-    """The network of that name; nothing but a task's data set is ever downloaded.
+    """Load the network of that name; nothing but a task's data set is ever downloaded.
 
     Args:
         spec: a task name (its trained network), ``torchvision:NAME``, ``timm:NAME`` (where timm is
@@ -164,7 +165,7 @@ def load_model(
     Raises:
         UserError: there is no such network, it cannot be made, or an option does not apply to it.
     """
-    place = torch.device(device)
+    target = torch.device(device)
     if spec in TASK_NAMES:
         if input_shape is not None or weights is not None:
             raise UserError(
@@ -177,20 +178,23 @@ def load_model(
             data_root=data_root,
             download=download,
             seed=seed,
-            device=place,
+            device=target,
         )
         return LoadedModel(spec, task.model, task.example_inputs, task, "trained by gp-prune")
-    made = _make(spec, seed)
-    model, inputs = _unpacked(made.result, spec)
+    built = _build(spec, seed)
+    model, inputs = _unpack(built.model, spec)
     if inputs is None:
-        inputs = _random_inputs(input_shape or made.input_shape, seed)
+        inputs = _random_inputs(input_shape or built.input_shape or DEFAULT_SHAPE, seed)
     elif input_shape is not None:
         raise UserError(f"{spec!r} returns its own example inputs; leave out --input-shape")
-    origin = made.origin
+    origin = f"random weights from seed {seed}"
+    if not spec.startswith((TORCHVISION, TIMM)):
+        origin = f"as {spec.rpartition(':')[2]}() returns it"
     if weights is not None:
         load_weights(model, weights)
         origin = f"weights from {weights}"
-    return LoadedModel(spec, model.to(place), _moved(inputs, place), None, origin, made.imagenet)
+    inputs = to_device(tuple(inputs) if isinstance(inputs, list) else inputs, target)
+    return LoadedModel(spec, model.to(target), inputs, None, origin, built.imagenet)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -207,13 +211,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def put_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """``load_state_dict`` that names the first entry that does not fit.
+    """Load a state dict; UserError names the first entry that does not fit.
 
     Raises:
         UserError: an entry is missing, unknown or of another shape.
     """
-    own = model.state_dict()
-    for name, value in own.items():
+    current = model.state_dict()
+    for name, value in current.items():
         if name not in state:
             raise UserError(f"{what} lacks {name!r}; give the weights of this very network")
         if state[name].shape != value.shape:
@@ -221,16 +225,16 @@ def put_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
                 f"{what} has {name!r} of shape {tuple(state[name].shape)}, the network of shape "
                 f"{tuple(value.shape)}; give the weights of this network"
             )
-    for name in sorted(set(state) - set(own)):
+    for name in sorted(set(state) - set(current)):
         raise UserError(
             f"{what} has {name!r}, which the network has not; give the weights of this network"
         )
-    own.update(state)  # in place, so that the versions of the modules' formats stay with it
-    model.load_state_dict(own)
+    current.update(state)  # in place, so that the versions of the modules' formats stay with it
+    model.load_state_dict(current)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file, by name."""
+    """Return the tensors in a file, by name."""
     try:
         content = (
             safetensors.torch.load(path.read_bytes())
@@ -252,37 +256,21 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return content
 
 
-class _Made(NamedTuple):
-    """What a builder returned, and what is known about it (see :class:`LoadedModel`)."""
-
-    result: Any
-    origin: str
-    imagenet: bool = False
-    input_shape: tuple[int, ...] = DEFAULT_SHAPE
-
-
-def _make(spec: str, seed: int) -> _Made:
+def _build(spec: str, seed: int) -> BuiltModel:
     """Build the network of a package or of a user's file."""
     file, _, function = spec.rpartition(":")
-    drawn = f"random weights from seed {seed}"
-    if spec.startswith(TORCHVISION):
-        name = spec.removeprefix(TORCHVISION)
-        return _Made(_seeded(lambda: _torchvision_model(name), seed), drawn, True)
-    if spec.startswith(TIMM):
-        found = _seeded(lambda: timm_model(spec.removeprefix(TIMM)), seed)
-        return _Made(found.model, drawn, found.imagenet, found.input_shape or DEFAULT_SHAPE)
-    if file.endswith(".py"):
-        result = _seeded(lambda: _call_users_function(Path(file), function), seed)
-        return _Made(result, f"as {function}() returns it")
+    with random_state(seed):
+        if spec.startswith(TORCHVISION):
+            name = spec.removeprefix(TORCHVISION)
+            return BuiltModel(_build_torchvision_model(name), imagenet=True)
+        if spec.startswith(TIMM):
+            return build_timm_model(spec.removeprefix(TIMM))
+        if file.endswith(".py"):
+            return BuiltModel(_call_users_function(Path(file), function))
     raise _unknown(spec)
 
 
-def _seeded(make: Callable[[], Any], seed: int) -> Any:
-    with random_state(seed):
-        return make()
-
-
-def _torchvision_model(name: str) -> nn.Module:
+def _build_torchvision_model(name: str) -> nn.Module:
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:
@@ -308,7 +296,7 @@ def _call_users_function(file: Path, name: str) -> Any:
             raise UserError(_no_function(file, name, module))
         try:
             return function()
-        # SystemExit too, which would otherwise end the program without a word.
+        # SystemExit too, which would otherwise end the program without a message.
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"function {name!r} of {str(file)!r} fails: {_brief(error)}; it must take no "
@@ -318,13 +306,13 @@ def _call_users_function(file: Path, name: str) -> Any:
 
 def _run_file(file: Path) -> Any:
     module_name = f"gp_prune_user_model_{file.stem}"
-    found = importlib.util.spec_from_file_location(module_name, file)
-    if found is None or found.loader is None:
+    file_spec = importlib.util.spec_from_file_location(module_name, file)
+    if file_spec is None or file_spec.loader is None:
         raise UserError(f"model file {str(file)!r} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(file_spec)
     sys.modules[module_name] = module
     try:
-        found.loader.exec_module(module)
+        file_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(
             f"model file {str(file)!r} does not run: {_brief(error)}; mend the file"
@@ -334,7 +322,7 @@ def _run_file(file: Path) -> Any:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let a user's file import its neighbours, as it could when run by itself."""
+    """Let a user's file import its neighbours, as it can when it is run alone."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -343,19 +331,19 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _no_function(file: Path, name: str, module: Any) -> str:
-    own = [
+    functions = [
         key
         for key, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", "") == module.__name__
     ]
-    close = difflib.get_close_matches(name, own, n=1)
-    has = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(own) or 'none'}"
+    close = difflib.get_close_matches(name, functions, n=1)
+    has = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(functions) or 'none'}"
     return f"model file {str(file)!r} has no function {name!r}; {has}"
 
 
-def _unpacked(made: Any, spec: str) -> tuple[nn.Module, Any]:
-    """The module, and its example inputs or None."""
-    model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+def _unpack(built: Any, spec: str) -> tuple[nn.Module, Any]:
+    """Return the module, and its example inputs or None."""
+    model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise UserError(
             f"{spec!r} gives a {type(model).__name__}; it must give a torch.nn.Module, or a tuple "
@@ -367,16 +355,6 @@ def _unpacked(made: Any, spec: str) -> tuple[nn.Module, Any]:
 def _random_inputs(shape: tuple[int, ...], seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, *shape, generator=generator)
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, dict):
-        return {name: _moved(value, device) for name, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return tuple(_moved(value, device) for value in inputs)
-    return inputs
 
 
 def _unknown(spec: str) -> UserError:
@@ -391,6 +369,6 @@ def _unknown(spec: str) -> UserError:
 
 
 def _brief(error: BaseException) -> str:
-    """The kind of an error and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

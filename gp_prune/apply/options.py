@@ -59,8 +59,8 @@ class PruneOptions:
         ignore: names or patterns of further layers whose channels (or weights) stay.
         round_to: every group keeps a multiple of this number of channels.
         cut_residual: whether channels are cut across normalisations that span them.
-        mode: one of :data:`MODES`; None stands for compact for channels and mask for weights.
-        conventions: how the scores are used; None stands for those of the metric.
+        mode: one of :data:`MODES`; None means compact for channels and mask for weights.
+        conventions: how the scores are used; None means those of the metric.
         time_it: whether to measure the latency before and after.
         seed: seed of everything random.
 
@@ -181,7 +181,7 @@ class PruneOptions:
 
     @cached_property
     def _budget(self) -> tuple[str, float]:
-        """What is counted, and the share of it to keep."""
+        """Return what is counted, and the share of it to keep."""
         if self.pattern is not None:
             return self.pattern.budget.kind, self.pattern.budget.keep
         if self.pruning_ratio is not None:

@@ -370,7 +370,7 @@ class Pruner:
             ) from error
 
     def _time(self, network: nn.Module, now: Architecture, plan: ChannelPlan) -> float:
-        """Time after a cut of ``network``, as a share of the time of the whole network."""
+        """Return the time after a cut of ``network`` as a share of the whole network's time."""
         candidate = compact(network, plan, now)
         forward_fn = self._forward_fn
         turns = compare(
@@ -456,7 +456,7 @@ class Pruner:
     def _cut_so_far(
         self, plan: ChannelPlan | WeightPlan, architecture: Architecture
     ) -> tuple[nn.Module, Architecture]:
-        """The network after the earlier steps, and its channel groups."""
+        """Return the network after the earlier steps, and its channel groups."""
         if isinstance(plan, WeightPlan):
             return self._masked(plan, architecture), architecture
         if not plan.removed:
@@ -469,7 +469,7 @@ class Pruner:
         return masked
 
     def _report_step(self, number: int, share: float, plan: ChannelPlan | WeightPlan) -> PruneStep:
-        """What the step came to, told to the person where there are several."""
+        """Return what a step came to, and tell the person where there are several."""
         kind, steps = self.options.kind, self.options.steps
         step = PruneStep.of(share, plan)
         if steps > 1:

@@ -1,16 +1,15 @@
-"""What pruning a model gave: the network, the plan, and what it cost before and after."""
+"""The result of pruning: the network, the plan, what it cost before and after, and remarks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from gp_prune.apply.options import IGNORED
-from gp_prune.apply.remarks import remarks
 from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
     Achieved,
@@ -21,20 +20,28 @@ from gp_prune.pruning import (
     LayerCost,
     WeightPlan,
 )
+from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
 from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import measure_ties
 from gp_prune.pruning.select.scores import as_array
 from gp_prune.pruning.timing import Turns
 
+if TYPE_CHECKING:
+    from gp_prune.apply.tuning import Quality
+
 OTHER = "(normalisations and the rest)"
+_HOLLOW = 0.1
+"""Share of its channels below which little is left of a layer."""
+_NEAR = 0.1
+"""How near to the least latency a share of it lies, as a part of all that can be saved."""
 
 
 class LayerRow(NamedTuple):
     """One layer before and after.
 
     Attributes:
-        layer: dotted name; the last row is what stands outside the layers.
+        layer: dotted name; the last row is what is outside the layers.
         channels: output channels before.
         channels_kept: output channels after.
         macs: MACs per sample before.
@@ -66,7 +73,7 @@ def layer_rows(
     after: Cost,
     ignore: Collection[str] = (),
 ) -> tuple[LayerRow, ...]:
-    """A row per layer with weights, and one for the rest, so that columns add up to the totals.
+    """Return a row per layer with weights, and one for the rest, so that columns have the totals.
 
     Args:
         architecture: the traced network.
@@ -86,9 +93,9 @@ def layer_rows(
         macs, params = _cost(layer, whole, architecture.samples)
         macs_kept, params_kept = _cost(layer, kept, architecture.samples)
         if isinstance(plan, WeightPlan) and layer.name in plan.kept:
-            gone = int((~plan.kept[layer.name].unpack()).sum())
-            macs_kept -= gone * layer.positions // architecture.samples
-            params_kept -= gone
+            removed = int((~plan.kept[layer.name].unpack()).sum())
+            macs_kept -= removed * layer.positions // architecture.samples
+            params_kept -= removed
         scores = layer_scores.get(layer.name)
         ties = None if scores is None else measure_ties(as_array(scores, layer.name).ravel())
         fixed = reasons.get(layer.name, "")
@@ -102,7 +109,7 @@ def layer_rows(
 def _reasons(
     architecture: Architecture, plan: ChannelPlan | WeightPlan, ignore: Collection[str]
 ) -> dict[str, str]:
-    """Layer name -> why nothing of it goes."""
+    """Return layer name -> why nothing of it is removed."""
     if isinstance(plan, WeightPlan):
         return {**plan.whole, **dict.fromkeys(ignore, IGNORED)}
     reasons = {}
@@ -119,7 +126,7 @@ def _cost(layer: LayerCost, widths: Mapping[str, int], samples: int) -> tuple[in
 
 
 def _rest(rows: list[LayerRow], before: Cost, after: Cost) -> LayerRow:
-    """What the layers leave of the totals."""
+    """Return what the layers leave of the totals."""
     return LayerRow(
         OTHER,
         0,
@@ -180,14 +187,6 @@ class Shares(NamedTuple):
     latency: float | None = None
 
 
-class Reportable(Protocol):
-    """What can stand in a report."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class PrunedModel:
     """A pruned copy of a network and how it came about.
@@ -240,21 +239,21 @@ class PrunedModel:
     times: Turns | None = None
     latency: float | None = None
     latency_floor: float | None = None
-    quality: Reportable | None = None
+    quality: Quality | None = None
 
     @property
     def asked(self) -> Budget:
-        """The budget of the plan; where latency was asked for, the MACs that came to it."""
+        """Return the budget of the plan; where latency was asked for, the MACs that came to it."""
         return self.plan.asked
 
     @property
     def asked_share(self) -> float:
-        """The share to keep of what was asked for (see :attr:`counted`)."""
+        """Return the share to keep of what was asked for (see :attr:`counted`)."""
         return self.asked.keep if self.latency is None else self.latency
 
     @property
     def counted(self) -> str:
-        """What the budget counts: a field of :class:`Shares`."""
+        """Return what the budget counts: a field of :class:`Shares`."""
         if self.latency is not None:
             return "latency"
         by_weight = isinstance(self.plan, WeightPlan) and self.asked.kind == "params"
@@ -262,7 +261,7 @@ class PrunedModel:
 
     @property
     def achieved(self) -> Shares:
-        """The shares that are really kept."""
+        """Return the shares that are really kept."""
         macs = self.after.macs / self.before.macs if self.before.macs else 1.0
         params = self.after.params / self.before.params
         time = None if self.times is None else self.times.share
@@ -272,23 +271,24 @@ class PrunedModel:
 
     @property
     def achieved_share(self) -> float:
-        """The share kept of what the budget counts."""
+        """Return the share kept of what the budget counts."""
         share: float = getattr(self.achieved, self.counted)
         return share
 
     @property
     def met(self) -> bool:
-        """Whether the achieved share is within a tenth of the asked one, and 5 % of the network."""
+        """Return whether the achieved share is within a tenth of the asked one, and 5 % of all."""
         allowed = min(BUDGET_TOLERANCE, self.asked_share / 10)
         return abs(self.achieved_share - self.asked_share) <= allowed
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a person should know besides the numbers, in sentences."""
-        return remarks(self)
+        """Return what a person should know besides the numbers, in sentences."""
+        sentences = (_missed(self), _near_the_floor(self), _hollow(self), _not_faster(self))
+        return tuple(sentence for sentence in sentences if sentence)
 
     def report(self, *, model: str = "") -> dict[str, Any]:
-        """Everything but the network and the plan, as a JSON object.
+        """Return everything but the network and the plan as a JSON object.
 
         Args:
             model: how the network is called.
@@ -322,3 +322,89 @@ class PrunedModel:
             "plan_digest": self.plan.digest(),
             "seconds": round(self.seconds, 3),
         }
+
+
+def _missed(pruned: PrunedModel) -> str:
+    if pruned.met:
+        return ""
+    points = 100 * abs(pruned.achieved_share - pruned.asked_share)
+    return f"The budget is missed by {points:.1f} percentage points: {_why_missed(pruned)}."
+
+
+def _why_missed(pruned: PrunedModel) -> str:
+    plan = pruned.plan
+    if isinstance(plan, WeightPlan) and pruned.pattern is not None and plan.whole:
+        names = _named(list(plan.whole))
+        return (
+            f"{names} cannot have the pattern {pruned.pattern} and stay whole, as the table says; "
+            "a budget of parameters needs no pattern"
+        )
+    if pruned.round_to > 1:
+        return (
+            f"no widths that are multiples of {pruned.round_to} come nearer; a smaller --round-to "
+            "(round_to) may"
+        )
+    if pruned.latency is not None:
+        return (
+            "times vary from one measurement to the next; time larger example inputs, or on a "
+            "machine with nothing else to do"
+        )
+    if isinstance(plan, ChannelPlan) and not any(kept > 1 for kept in _kept(pruned, plan).values()):
+        return "nothing is left to cut but what the table says is kept whole"
+    return "no cut comes nearer with this ranking and with what the table says is kept whole"
+
+
+def _kept(pruned: PrunedModel, plan: ChannelPlan) -> dict[str, int]:
+    """Return the number of channels that each group that may be cut keeps."""
+    kept = plan.kept(pruned.architecture)
+    return {group.name: kept[group.name] for group in pruned.architecture.free}
+
+
+def _near_the_floor(pruned: PrunedModel) -> str:
+    floor, asked = pruned.latency_floor, pruned.latency
+    if floor is None or asked is None or asked - floor > _NEAR * (1 - floor):
+        return ""
+    achieved = pruned.achieved
+    assert achieved.channels is not None
+    return (
+        f"The smallest network of this kind, one channel or block per group, takes "
+        f"{100 * floor:.1f} % of the time, so {100 * asked:.1f} % leaves little of this one: "
+        f"{100 * achieved.channels:.1f} % of the channels that may be cut and "
+        f"{100 * achieved.macs:.1f} % of the MACs; ask for more, or time larger example inputs."
+    )
+
+
+def _hollow(pruned: PrunedModel) -> str:
+    """Name a layer that gives what a residual stream does not, where that could give something."""
+    plan, architecture = pruned.plan, pruned.architecture
+    if not isinstance(plan, ChannelPlan) or pruned.cut_residual:
+        return ""
+    if not any(group.fixed in CUT_ON_DEMAND for group in architecture.groups):
+        return ""
+    kept = _kept(pruned, plan)
+    hollow = [group for group in architecture.free if kept[group.name] < _HOLLOW * group.size]
+    if not hollow:
+        return ""
+    worst = min(hollow, key=lambda group: kept[group.name] / group.size)
+    others = f", and {len(hollow) - 1} more keep less than a tenth" if len(hollow) > 1 else ""
+    return (
+        f"Layer {worst.producers[0]!r} keeps {kept[worst.name]} of {worst.size} "
+        f"{'heads' if worst.has_heads else 'channels'}{others}: what a normalisation spans stays "
+        "whole, so other layers give what the budget asks for; ask for more, or let those channels "
+        "go, too, with --cut-residual (cut_residual=True)."
+    )
+
+
+def _not_faster(pruned: PrunedModel) -> str:
+    if pruned.mode == "compact":
+        return ""
+    by_weight = isinstance(pruned.plan, WeightPlan)
+    held = "zeros among the weights" if by_weight else "channels at zero"
+    return f"The masked network itself is not faster: it holds {held} and still computes them."
+
+
+def _named(names: list[str], most: int = 3) -> str:
+    """Return a text such as ``layer 'a'`` or ``layers 'a', 'b' and 4 more``."""
+    shown = ", ".join(map(repr, names[:most]))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{'layer' if len(names) == 1 else 'layers'} {shown}{more}"

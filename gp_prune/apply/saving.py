@@ -96,7 +96,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
 
 
 def check_folder(folder: str | Path, *, replace: bool = True) -> Path:
-    """The folder to write into, with links followed.
+    """Return the folder to write into, with links followed.
 
     Args:
         folder: what a person named.
@@ -130,7 +130,7 @@ def check_folder(folder: str | Path, *, replace: bool = True) -> Path:
 
 
 def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
-    """The pruned network in ``folder``, made from the original one by replay.
+    """Return the pruned network in ``folder``, made from the original one by replay.
 
     Args:
         folder: what :func:`save_pruned` wrote.
@@ -187,14 +187,14 @@ def _replay(
         mask(pruned, plan, architecture)
     put_state(pruned, state, f"the pruned network in {origin!r}")
     for _, module, name in masked_parameters(pruned):
-        # What a masked layer computes with is made anew at its next run; do so now, for readers.
+        # A masked layer sets the weight that it computes with when it runs; set it now.
         current = getattr(module, f"{name}_orig").detach() * getattr(module, f"{name}_mask")
         setattr(module, name, current)
     return pruned
 
 
 def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state of a network as contiguous CPU tensors, and which entries are the same tensor.
+    """Return the state of a network as contiguous CPU tensors, and the entries that are the same.
 
     Returns:
         (entries by name, alias -> name of the entry that it is the same as).
@@ -211,11 +211,11 @@ def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"the state {name!r} of the network is a {type(value).__name__}; only tensors can "
                 "be saved"
             )
-        place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
-        if value.numel() and place in first:
-            aliases[name] = first[place]
+        memory = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and memory in first:
+            aliases[name] = first[memory]
             continue
-        first[place] = name
+        first[memory] = name
         # A copy, because entries that share memory only in part cannot stand in one file.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
     return tensors, aliases
@@ -237,7 +237,7 @@ def _replace(target: Path, draft: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file says that it is the plan of a pruned network."""
+    """Return whether a file says that it is the plan of a pruned network."""
     with contextlib.suppress(ValueError):
         data = json.loads(path.read_bytes())
         return isinstance(data, dict) and data.get("kind") == KIND
@@ -260,7 +260,7 @@ def _say_what_is_damaged(folder: Path) -> Iterator[None]:
 
 
 def _json(path: Path, digest: str | None = None) -> Any:
-    """The content of a JSON file whose SHA-256 is ``digest``, where that is given."""
+    """Return the content of a JSON file whose SHA-256 is ``digest``, where that is given."""
     content = path.read_bytes() if digest is None else read_checked(path, digest)
     try:
         return json.loads(content)

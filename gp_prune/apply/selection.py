@@ -195,7 +195,7 @@ def select_next_channels(
 
 
 def _relative_share(kind: str, whole: Architecture, now: Architecture, share: float) -> float:
-    """The share of the present network that is ``share`` of the whole one; at most 1."""
+    """Return the share of the present network that is ``share`` of the whole one; at most 1."""
     counts = {
         "channels": (int(whole.sizes.sum()), int(now.sizes.sum())),
         "macs": (whole.dense_costs[0], now.dense_costs[0]),
@@ -270,7 +270,7 @@ def select_next_weights(
 def _rank_removed_last(
     model: nn.Module, earlier: WeightPlan, scores: Mapping[str, Tensor], normaliser: str
 ) -> dict[str, Tensor]:
-    """Normalised scores in which the weights that are removed already are the lowest of all.
+    """Return normalised scores in which the weights that are removed already are the lowest.
 
     A metric may well give a weight of zero more than another; it must not grow again.
     """

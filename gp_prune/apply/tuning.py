@@ -110,7 +110,7 @@ def tune_pruned(
         dense: the network that was pruned; judged, and the teacher for distillation.
         data: what to tune and judge on.
         settings: how to fine-tune; None leaves it out.
-        recalibration: whether to measure batch norms anew; nothing is done where there are none.
+        recalibration: whether to measure batch norms again; nothing is done where there are none.
         forward_fn: runs the networks where ``model(inputs)`` is not the way.
         checkpoint: folder in which the fine-tuning is kept after each epoch, to go on from.
         progress: called with a line for a person before each step and after each epoch.
@@ -159,7 +159,7 @@ def tune_pruned(
 
 
 def _held(pruned: PrunedModel, model: nn.Module) -> Held | None:
-    """What must stay zero where a person has made the masks permanent."""
+    """Return what must stay zero where a person has made the masks permanent."""
     if pruned.mode != "mask" or any(True for _ in masked_parameters(model)):
         return None
     return held_by(model, pruned.plan, pruned.architecture)
@@ -205,7 +205,7 @@ def _fine_tune(
 
 
 def _first(data: Data, most: int) -> Iterator[Batch]:
-    """At most ``most`` samples, in batches of about equal size; of given batches one at least."""
+    """Yield at most ``most`` samples in about equal batches; of given batches at least one."""
     if isinstance(data, Dataset):
         # A seeded choice: the samples may be in the order of their classes.
         generator = torch.Generator().manual_seed(0)

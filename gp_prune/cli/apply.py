@@ -205,7 +205,9 @@ Examples:
 @_old_budgets
 @click.option("--pattern", metavar="N:M", help="Of every M consecutive weights keep N.")
 @click.option("--scope", type=click.Choice(SCOPES), help="What is ranked together.")
-@click.option("--steps", type=int, default=1, help="Score and cut so many times.  [default: 1]")
+@click.option(
+    "--steps", type=int, default=1, metavar="N", help="Score and cut N times.  [default: 1]"
+)
 @click.option("--round-to", type=int, default=1, metavar="K", help="Keep multiples of K channels.")
 @click.option(
     "--ignore", metavar="NAME", multiple=True, help="Layer, or pattern (layer4.*), to leave whole."

@@ -147,7 +147,7 @@ def _tuning_data(command: ApplyCommand, loaded: LoadedModel) -> TuningData:
 def _calibration(
     command: ApplyCommand, loaded: LoadedModel, judging: TuningData | None
 ) -> Calibration:
-    """Calibration data if the metric measures anything, otherwise none.
+    """Return calibration data if the metric measures anything, otherwise none.
 
     Images on which the network is judged decide nothing about the cut.
     """

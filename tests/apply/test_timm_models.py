@@ -12,7 +12,7 @@ from torch import nn
 
 from gp_prune import prune
 from gp_prune.apply import models
-from gp_prune.apply.models import import_timm, load_model, timm_model
+from gp_prune.apply.models import build_timm_model, import_timm, load_model
 from gp_prune.errors import UserError
 
 needs_timm = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_inputs_are_what_timm_says() -> None:
     other = load_model("timm:resnet18.a1", input_shape=(1, 5, 5))
     assert tuple(other.example_inputs.shape) == (1, 1, 5, 5)
     assert not other.imagenet
-    assert timm_model("tiny").input_shape is None
+    assert build_timm_model("tiny").input_shape is None
     assert torch.equal(load_model("timm:tiny").model[0].weight, loaded.model[0].weight)
 
 
