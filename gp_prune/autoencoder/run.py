@@ -39,7 +39,6 @@ from gp_prune.autoencoder.schedule import (
     draw_events,
     draw_events_to,
     named_schedule,
-    no_events,
     probabilities,
 )
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
@@ -268,7 +267,7 @@ def _probabilities(settings: AutoencodeSettings, schedule: Schedule | None) -> t
 def _draw_events(settings: AutoencodeSettings, chances: tuple[float, ...]) -> PruningEvents:
     cells, seed = len(settings.grid), settings.seed
     if settings.operator == NONE:
-        return no_events(settings.epochs, cells)
+        return draw_events((0.0,) * settings.epochs, cells, seed)
     if settings.target_sparsity:
         return draw_events_to(settings.target_sparsity, chances, cells, seed)
     return draw_events(chances, cells, seed)

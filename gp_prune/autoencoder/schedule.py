@@ -90,11 +90,6 @@ class PruningEvents:
         return sum(map(sum, self.happens))
 
 
-def no_events(epochs: int, cells: int) -> PruningEvents:
-    """Return events that never happen."""
-    return PruningEvents(((False,) * cells,) * epochs)
-
-
 def draw_events(probabilities: tuple[float, ...], cells: int, seed: int) -> PruningEvents:
     """Draw independent events of all cells.
 

@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune.genetic.plan import CHANNELS, WEIGHTS, GeneLayout, GeneticPlan, KeptShares, Masks
+from gp_prune.genetic.plan import (
+    CHANNELS,
+    WEIGHTS,
+    GeneLayout,
+    GeneticPlan,
+    KeptShares,
+    Marks,
+    Masks,
+)
 from gp_prune.genetic.retraining import cut_network
-from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import ChannelGroup, DegenerateScores, consumers, trace
 from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, OUT
@@ -138,10 +144,20 @@ class MetricScores:
             example_inputs=example_inputs,
             outgoing=outgoing,
         )
-        places = _DensePlaces(model, plan, self._layout)
+        removed = self._layout.architecture.entries(dict(plan.removed))
+        stays, marks = channel_masks(model, removed), plan.marks()
         for name, metric in self._metrics.items():
             for layer in layers[name]:
-                self._score_layer(metric, records[layer], find_module(smaller, layer), places)
+                values = metric.scores(records[layer]).detach().cpu().numpy()
+                if metric.granularity == "weight":
+                    alive = marks[layer].ravel()
+                    here = stays.get((layer, "weight"))
+                    values = select_existing(values, find_module(smaller, layer))
+                    values = values[alive if here is None else alive[here.cpu().numpy().ravel()]]
+                else:
+                    alive = _alive_outputs(find_module(model, layer), layer, removed)
+                scores = self._layers.setdefault((name, layer), np.zeros(alive.size))
+                scores[alive] = values  # the others keep theirs
             self._score_genes(metric)
 
     def _layers_of(self, metric: Metric) -> list[str]:
@@ -151,19 +167,6 @@ class MetricScores:
         by_name = self._layout.architecture.by_name
         groups = [by_name[gene.name] for gene in self._layout.genes if gene.kind == CHANNELS]
         return list(dict.fromkeys(name for group in groups for name in group.producers))
-
-    def _score_layer(
-        self, metric: Metric, record: LayerRecord, module: nn.Module, places: _DensePlaces
-    ) -> None:
-        """Put the scores of a layer into their places among those of the dense one."""
-        values = metric.scores(record).detach().cpu().numpy()
-        if metric.granularity == "weight":
-            alive, size = places.weights(record.name)
-            values = select_existing(values, module)[places.alive_weights(record.name)]
-        else:
-            alive, size = places.outputs(record.name)
-        scores = self._layers.setdefault((metric.name, record.name), np.zeros(size))
-        scores[alive] = values
 
     def _score_genes(self, metric: Metric) -> None:
         """Join the scores of the layers of every gene that the metric ranks."""
@@ -200,34 +203,9 @@ class MetricScores:
             return np.zeros(group.size)
 
 
-class _DensePlaces:
-    """Finds the numbers of the network of a plan in the dense one."""
-
-    def __init__(self, model: nn.Module, plan: GeneticPlan, layout: GeneLayout) -> None:
-        self._model = model
-        self._entries = layout.architecture.entries(dict(plan.removed))
-        self._stays = channel_masks(model, self._entries)
-        self._marks = plan.marks()
-
-    def outputs(self, layer: str) -> tuple[NDArray[np.intp], int]:
-        """Return the output entries that stay, and the number of all."""
-        module = find_module(self._model, layer)
-        width = getattr(module, "out_channels", None) or module.out_features
-        assert isinstance(width, int)
-        keep = np.ones(width, dtype=bool)
-        for side in (OUT, DEPTHWISE_SIDE):
-            removed = self._entries.get((layer, side))
-            if removed is not None:
-                keep[removed] = False
-        return np.flatnonzero(keep), width
-
-    def weights(self, layer: str) -> tuple[NDArray[np.intp], int]:
-        """Return the places of the weights that are alive, and the number of all."""
-        marks = self._marks[layer].ravel()
-        return np.flatnonzero(marks), marks.size
-
-    def alive_weights(self, layer: str) -> NDArray[np.bool_]:
-        """Mark the weights of the smaller network that are alive."""
-        marks = self._marks[layer].ravel()
-        keep = self._stays.get((layer, "weight"))
-        return marks if keep is None else marks[keep.cpu().numpy().ravel()]
+def _alive_outputs(module: Any, layer: str, removed: Mapping[tuple[str, str], Any]) -> Marks:
+    """Mark the outputs (o,) of a dense layer that stay."""
+    alive = np.ones(getattr(module, "out_channels", None) or module.out_features, dtype=bool)
+    for side in (OUT, DEPTHWISE_SIDE):
+        alive[removed.get((layer, side), [])] = False
+    return alive

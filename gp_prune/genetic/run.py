@@ -169,16 +169,7 @@ def _load(
         raise UserError(
             "this run prunes a network in memory; go on with it from the program that began it"
         )
-    named = NamedModel(
-        settings.model,
-        settings.data or None,
-        settings.weights or None,
-        settings.input_shape or None,
-        settings.model_seed,
-        settings.validation_share,
-        settings.most or None,
-        source,
-    )
+    named = NamedModel(settings, source)
     prepared = named.load()
     return replace(named, digest=prepared.digest), prepared
 

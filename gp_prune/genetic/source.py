@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from torch import nn
 from gp_prune.apply.data import TuningData, tuning_data
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.errors import UserError
+from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.pruning import Architecture, trace
 from gp_prune.runs.jobs import TaskSource, Workbench, network_digest
 from gp_prune.statistics import Batch
@@ -98,28 +99,16 @@ class ModelSource(Protocol):
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A network that every worker can load by its name, as ``gp-prune apply`` does.
+    """The network that the settings name, which every worker can load.
 
     Attributes:
-        spec: task, ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FUNCTION``.
-        data: data set or folder of images; None for the data of a task.
-        weights: file with a state dict.
-        input_shape: sizes of one input sample.
-        model_seed: of random weights, and of a task's training.
-        validation_share: share of the images to judge on.
-        most: largest number of samples to train and judge on.
+        settings: name the network and its data.
         source: the folders.
         digest: of the network as the main process has loaded it; empty where that is not known.
     """
 
-    spec: str
-    data: str | None = None
-    weights: str | None = None
-    input_shape: tuple[int, ...] | None = None
-    model_seed: int = 0
-    validation_share: float = 0.2
-    most: int | None = None
-    source: TaskSource = field(default_factory=TaskSource)
+    settings: GeneticSettings
+    source: TaskSource
     digest: str = ""
 
     @property
@@ -136,8 +125,8 @@ class NamedModel:
         prepared = workbench.recall(f"model\0{self.key}", self.load)
         if self.digest and prepared.digest != self.digest:
             raise UserError(
-                f"a worker has other weights for {self.spec!r} than the main process; give both "
-                "the same files and cache folder"
+                f"a worker has other weights for {self.settings.model!r} than the main process; "
+                "give both the same files and cache folder"
             )
         return prepared
 
@@ -147,23 +136,19 @@ class NamedModel:
         Raises:
             UserError: they cannot be loaded.
         """
-        source = self.source
+        settings, source = self.settings, self.source
         loaded = load_model(
-            self.spec,
-            input_shape=self.input_shape,
-            weights=self.weights,
-            seed=self.model_seed,
-            device=source.device,
-            cache_dir=source.cache_dir,
-            data_root=source.data_root,
-            download=source.download,
+            settings.model,
+            input_shape=settings.input_shape or None,
+            weights=settings.weights or None,
+            seed=settings.model_seed,
+            **asdict(source),
         )
         data = tuning_data(
             loaded,
-            self.data,
-            share=self.validation_share,
-            samples=self.most,
-            seed=0,
+            settings.data or None,
+            share=settings.validation_share,
+            samples=settings.most or None,
             data_root=source.data_root,
             download=source.download,
         )

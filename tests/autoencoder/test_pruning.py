@@ -19,7 +19,7 @@ from gp_prune.autoencoder.pruning import (
     round_share,
     sparsity,
 )
-from gp_prune.autoencoder.schedule import draw_events, draw_events_to, no_events
+from gp_prune.autoencoder.schedule import draw_events, draw_events_to
 from gp_prune.autoencoder.training import LOSSES
 from gp_prune.errors import UserError
 from gp_prune.metric.mutation import MetricMutation, random_mutation
@@ -217,7 +217,3 @@ def test_events_to_a_sparsity_end_there(
     assert sorted(events.stays, reverse=True) == list(events.stays)
     alone = draw_events_to(target, chances, 1, seed)
     assert [row[0] for row in alone.happens] == [row[0] for row in events.happens]
-
-
-def test_no_events() -> None:
-    assert no_events(3, 2).count == 0

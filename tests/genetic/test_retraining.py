@@ -22,6 +22,7 @@ from gp_prune.genetic.retraining import (
     ShiftedImages,
     add_teacher_outputs,
 )
+from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import NamedModel, PreparedModel
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.training import FineTuning, Samples
@@ -34,7 +35,7 @@ Digits = tuple[NamedModel, PreparedModel, GeneLayout, Workbench]
 def digits(task_cache: Path) -> Digits:
     """The network of lenet-digits, its layout, and a worker's workbench."""
     tasks = TaskSource(str(task_cache))
-    source, bench = NamedModel("lenet-digits", source=tasks), Workbench(tasks)
+    source, bench = NamedModel(GeneticSettings(model="lenet-digits"), tasks), Workbench(tasks)
     prepared = source.prepare(bench)
     return source, prepared, GeneLayout(prepared.model, prepared.architecture, "auto"), bench
 
