@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, Job, R
@@ -118,18 +117,18 @@ class Journal(Generic[R]):
                     f"{digested[name]} changed since the run was begun; put back what it was or "
                     "start a new run in another folder"
                 )
-            place, before, now = _difference(name, self._begun.get(name), run.get(name))
+            entry, before, now = _difference(name, self._begun.get(name), run.get(name))
             raise UserError(
-                f"the run was begun with {place} = {before!r}, not {now!r}; put that back or "
+                f"the run was begun with {entry} = {before!r}, not {now!r}; put that back or "
                 "start a new run in another folder"
             )
 
     def known(self, key: str) -> R | None:
         """Return the recorded result of the job with a key, if there is one."""
-        place = self._lines.get(digest(key))
-        if place is None:
+        start = self._lines.get(digest(key))
+        if start is None:
             return None
-        self._reader.seek(place)
+        self._reader.seek(start)
         return self._interpret(json.loads(self._reader.readline()))
 
     def outcome(self, job: Job[R], result: R) -> None:
@@ -137,9 +136,9 @@ class Journal(Generic[R]):
         entry = {"event": "evaluation", "key": job.key, **result._asdict()}
         if not result.failure:
             del entry["failure"]
-        place = self._size
+        start = self._size
         self._write(entry)
-        self._lines[digest(job.key)] = place
+        self._lines[digest(job.key)] = start
 
     def event(self, entry: dict[str, Any]) -> None:
         """Record something that a person may want to read, once."""
@@ -194,15 +193,10 @@ class Journal(Generic[R]):
         finally:
             self._file.close()
 
-    def __enter__(self) -> Journal[R]:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

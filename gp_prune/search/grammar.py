@@ -1,8 +1,8 @@
 """The typed DEAP primitive set, generated from the vocabulary.
 
 Every production is one DEAP primitive: an operator with its bracketed axes and the types of its
-arguments. The types are the legal axis sets, each a class of its own, always walked in the order
-of their names, so that no run depends on the hash seed.
+arguments. The types are the legal axis sets, one class each, always walked in the order of their
+names, so that no run depends on the hash seed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Individual(gp.PrimitiveTree):  # type: ignore[misc]
     """A DEAP tree in prefix order, with its fitness.
 
     Attributes:
-        origin: the variation operator that made it; empty if none did.
+        origin: the variation operator that it comes from; empty for none.
     """
 
     def __init__(self, nodes: Collection[Any], origin: str = "") -> None:
@@ -68,7 +68,7 @@ class Production:
 
     @property
     def name(self) -> str:
-        """A name that is unique in the set."""
+        """Return a name that is unique in the set."""
         brackets = f"[{','.join(self.over)}]" if self.over else ""
         types = ",".join(axes.letters or "1" for axes in self.arguments)
         return f"{self.operator.name}{brackets}:{types}"
@@ -142,7 +142,7 @@ class Grammar:
                 self.operands[operand.name] = operand
 
     def _by_result(self) -> dict[Axes, dict[str, list[Production]]]:
-        """Productions by type of the result, then by operator, both in order of name."""
+        """Return the productions by type of the result, then by operator, in order of name."""
         table: dict[Axes, dict[str, list[Production]]] = {axes: {} for axes in self.types}
         for name in sorted(self.productions):
             production = self.productions[name]
@@ -150,16 +150,16 @@ class Grammar:
         return table
 
     def terminals(self, axes: Axes) -> list[Any]:
-        """The operand leaves of a type, in order of name (constants are drawn, not listed)."""
-        found = self.deap.terminals[self.classes[axes]]
-        return sorted(found, key=lambda terminal: str(terminal.name))
+        """Return the operand leaves of a type, in order of name; constants are not among them."""
+        terminals = self.deap.terminals[self.classes[axes]]
+        return sorted(terminals, key=lambda terminal: str(terminal.name))
 
     def constant(self, value: float) -> Constant:
-        """A leaf that holds a number."""
+        """Return a leaf that holds a number."""
         return Constant(value, self.classes[SCALAR])
 
     def to_expression(self, tree: Any) -> Expression:
-        """The expression of a DEAP tree."""
+        """Return the expression of a DEAP tree."""
         stack: list[Expression] = []
         for node in reversed(tree):
             if isinstance(node, Constant):
@@ -174,7 +174,7 @@ class Grammar:
         return expression
 
     def from_expression(self, expression: Expression) -> Individual:
-        """The DEAP tree of an expression.
+        """Return the DEAP tree of an expression.
 
         Raises:
             OutsideGrammar: it uses an operand or a production that this grammar leaves out.
@@ -199,7 +199,7 @@ class Grammar:
 
 
 def productions_of(operator: Operator) -> Iterator[Production]:
-    """Every typed use of an operator whose types are all legal."""
+    """Yield every typed use of an operator whose types are all legal."""
     shape = operator.shape
     if isinstance(shape, Signature):
         yield Production(operator, SCALAR, shape.arguments, shape.to)
@@ -217,7 +217,7 @@ def productions_of(operator: Operator) -> Iterator[Production]:
 
 
 def _brackets(shape: Reduction | Normaliser, axes: Axes) -> list[Axes]:
-    """The bracketed axes that a search tries on a value of a type."""
+    """Return the bracketed axes that a search tries on a value of a type."""
     subsets = [
         Axes("".join(chosen))
         for count in range(1, len(axes) + 1)
@@ -245,7 +245,7 @@ def _least_heights(operands: list[Operand], productions: list[Production]) -> di
 
 
 def _used_types(root: Axes, productions: list[Production], possible: set[Axes]) -> set[Axes]:
-    """Types that can stand in a complete tree of the root type."""
+    """Return the types that can occur in a complete tree of the root type."""
     by_result: dict[Axes, list[Production]] = defaultdict(list)
     for production in productions:
         by_result[production.result].append(production)

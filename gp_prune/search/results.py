@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +67,12 @@ def assemble(
         (c for c in entered if c.candidate is not None),
         key=lambda c: (comparison.mean(c.name, "validation"), c.expression.size, c.name),
     )
-    metrics = {
-        c.name: _metric(config, primitives, c, c.candidate, comparison)
-        for c in evolved
-        if c.candidate is not None
-    }
     return SearchResult(
         config=config,
         folder=folder,
         contenders=evolved + [c for c in entered if c.candidate is None],
         recommended=recommend(config, entered, comparison),
-        metrics=metrics,
+        metrics={c.name: _metric(config, primitives, c, comparison) for c in evolved},
         comparison=comparison,
         assessed=archive.assessed,
         behaviours=archive.behaviours,
@@ -86,23 +81,12 @@ def assemble(
 
 
 def _metric(
-    config: SearchConfig,
-    primitives: PrimitiveSet,
-    contender: Contender,
-    candidate: Candidate,
-    comparison: Comparison,
+    config: SearchConfig, primitives: PrimitiveSet, contender: Contender, comparison: Comparison
 ) -> Metric:
-    objectives = {
-        name: {
-            "macs": values[1],
-            "params": values[2],
-            **{
-                f"{column}_error": comparison.mean(contender.name, column, kind="ladder", task=name)
-                for column in ("validation", "test")
-            },
-        }
-        for name, values in candidate.by_task.items()
-    }
+    def error(column: str, task: str) -> float:
+        return comparison.mean(contender.name, column, kind="ladder", task=task)
+
+    assert contender.candidate is not None
     return Metric(
         name=contender.name,
         expression=contender.expression,
@@ -110,7 +94,15 @@ def _metric(
         primitives=primitives,
         description=f"{'tried' if contender.published else 'evolved'} on {', '.join(config.tasks)}",
         source=contender.published or f"gp-prune evolve, seed {config.seed}",
-        objectives=objectives,
+        objectives={
+            task: {
+                "macs": macs,
+                "params": params,
+                "validation_error": error("validation", task),
+                "test_error": error("test", task),
+            }
+            for task, (_, macs, params) in contender.candidate.by_task.items()
+        },
         provenance={"settings": settings_json(config), "versions": versions()},
     )
 
@@ -129,16 +121,24 @@ def write(result: SearchResult) -> None:
     """Write the metrics, the front and the comparison."""
     for metric in result.metrics.values():
         metric.save(result.folder / METRICS / f"{metric.name}.json")
-    write_text(result.folder / COMPARISON, _comparison_csv(result.comparison))
-    write_text(result.folder / FRONT, _front_csv(result))
-
-
-def _comparison_csv(comparison: Comparison) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Record)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(record) for record in comparison.records)
-    return text.getvalue()
+    comparison = result.comparison
+    columns = [field.name for field in fields(Record)]
+    _write_csv(result.folder / COMPARISON, columns, map(astuple, comparison.records))
+    kinds = sorted({record.kind for record in comparison.records} - {"ladder"})
+    rows = [
+        [
+            contender.name, int(contender is result.recommended),
+            str(contender.expression), contender.expression.size,
+            *ladder_objectives(result, contender),
+            *(
+                comparison.mean(contender.name, column, kind=kind)
+                for kind in kinds
+                for column in ("validation", "test")
+            ),
+        ]
+        for contender in result.contenders
+    ]  # fmt: skip
+    _write_csv(result.folder / FRONT, _front_columns(kinds), rows)
 
 
 def write_front_so_far(folder: Path, front: Sequence[Candidate]) -> None:
@@ -148,41 +148,23 @@ def write_front_so_far(folder: Path, front: Sequence[Candidate]) -> None:
         folder: the run folder.
         front: candidates, least error first.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = _columns(KINDS)
-    writer.writerow(columns)
-    for candidate in front:
-        formula = [str(candidate.expression), candidate.expression.size]
-        row: list[object] = ["", "", *formula, *candidate.objectives]
-        writer.writerow(row + [""] * (len(columns) - len(row)))
-    write_text(folder / FRONT, text.getvalue())
+    columns = _front_columns(KINDS)
+    rows = [["", "", str(c.expression), c.expression.size, *c.objectives] for c in front]
+    empty = [""] * len(columns)
+    _write_csv(folder / FRONT, columns, [row + empty[len(row) :] for row in rows])
 
 
-def _columns(kinds: Iterable[str]) -> list[str]:
+def _front_columns(kinds: Iterable[str]) -> list[str]:
     columns = ["name", "recommended", "formula", "size", "error", "macs", "params", "test_error"]
-    for kind in kinds:
-        columns += [f"equal_{kind}_validation", f"equal_{kind}_test"]
-    return columns
+    return columns + [f"equal_{kind}_{split}" for kind in kinds for split in ("validation", "test")]
 
 
-def _front_csv(result: SearchResult) -> str:
-    """Return one line for every formula of the front and every baseline."""
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    kinds = sorted({record.kind for record in result.comparison.records} - {"ladder"})
-    writer.writerow(_columns(kinds))
-    for contender in result.contenders:
-        name = contender.name
-        row: list[object] = [
-            name, int(contender is result.recommended),
-            str(contender.expression), contender.expression.size,
-        ]  # fmt: skip
-        row += ladder_objectives(result, contender)
-        for kind in kinds:
-            row += [result.comparison.mean(name, c, kind=kind) for c in ("validation", "test")]
-        writer.writerow(row)
-    return text.getvalue()
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def ladder_objectives(result: SearchResult, contender: Contender) -> list[float]:

@@ -12,6 +12,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, NamedTuple
 
 from gp_prune.language.axes import SCALAR, Axes
@@ -160,6 +161,22 @@ def is_finite_number(value: float) -> bool:
     return math.isfinite(value) and abs(value) <= 1e6
 
 
+def _retried(
+    change: Callable[[Variation, Individual], Individual],
+) -> Callable[[Variation, Individual], Individual]:
+    """Try a change until its child keeps the limits and differs from the parent, a few times."""
+
+    @wraps(change)
+    def mutate(variation: Variation, parent: Individual) -> Individual:
+        for _ in range(TRIES):
+            child = change(variation, parent)
+            if variation.generator.limits.hold(child) and not _same(child, parent):
+                return child
+        return Individual(parent)
+
+    return mutate
+
+
 class Variation:
     """The variation operators of one search.
 
@@ -216,114 +233,77 @@ class Variation:
                 return children
         return Individual(first), Individual(second)
 
+    @_retried
     def subtree(self, parent: Individual) -> Individual:
         """Replace a subtree by a random one of the same type."""
+        old = parent.searchSubtree(self._pick(parent))
+        axes = self._axes(parent[old.start])
+        room = self.generator.limits.size - len(parent) + (old.stop - old.start)
+        new = self.generator.subtree(axes, self.rng.randint(0, 4), size=room)
+        return _replace(parent, old, new)
 
-        def change() -> Individual:
-            old = parent.searchSubtree(self._pick(parent))
-            axes = self._axes(parent[old.start])
-            room = self.generator.limits.size - len(parent) + (old.stop - old.start)
-            fresh = self.generator.subtree(axes, self.rng.randint(0, 4), size=room)
-            return _replace(parent, old, fresh)
-
-        return self._attempt(parent, change)
-
+    @_retried
     def node(self, parent: Individual) -> Individual:
         """Replace one node by another of the same argument types and result."""
-
-        def change() -> Individual:
-            position = self.rng.randrange(len(parent))
-            node = parent[position]
-            fresh: Any
-            if node.arity == 0:
-                fresh = self.generator.leaf(self._axes(node))
-            else:
-                options = [
-                    other
-                    for other in self.grammar.deap.primitives[node.ret]
-                    if other.args == node.args and other.name != node.name
-                ]
-                fresh = self.rng.choice(options) if options else node
-            return _replace(parent, slice(position, position + 1), [fresh])
-
-        return self._attempt(parent, change)
+        position = self.rng.randrange(len(parent))
+        node = parent[position]
+        if node.arity == 0:
+            return _replace_node(parent, position, self.generator.leaf(self._axes(node)))
+        options = [
+            other
+            for other in self.grammar.deap.primitives[node.ret]
+            if other.args == node.args and other.name != node.name
+        ]
+        return _replace_node(parent, position, self.rng.choice(options)) if options else parent
 
     def constant_step(self, parent: Individual) -> Individual:
-        """Scale a constant by a log-normal factor; a tree without constants mutates a subtree.
+        """Scale a constant by a log-normal factor; a tree without constants mutates a subtree."""
+        has_constants = any(isinstance(node, Constant) for node in parent)
+        return self._scale_constant(parent) if has_constants else self.subtree(parent)
 
-        A constant that cannot be scaled (zero, or too large) is replaced by a new draw.
-        """
-        places = [position for position, node in enumerate(parent) if isinstance(node, Constant)]
-        if not places:
-            return self.subtree(parent)
+    @_retried
+    def _scale_constant(self, parent: Individual) -> Individual:
+        """Scale a constant; one that cannot be scaled (zero, or too large) is drawn again."""
+        position = self.rng.choice([p for p, n in enumerate(parent) if isinstance(n, Constant)])
+        value = three_digits(parent[position].value * self.rng.lognormvariate(0.0, 0.5))
+        if value == 0.0 or not is_finite_number(value):
+            value = draw_constant(self.rng)
+        return _replace_node(parent, position, self.grammar.constant(value))
 
-        def change() -> Individual:
-            position = self.rng.choice(places)
-            value = three_digits(parent[position].value * self.rng.lognormvariate(0.0, 0.5))
-            if value == 0.0 or not is_finite_number(value):
-                value = draw_constant(self.rng)
-            return _replace(parent, slice(position, position + 1), [self.grammar.constant(value)])
-
-        return self._attempt(parent, change)
-
+    @_retried
     def insert(self, parent: Individual) -> Individual:
         """Put a new operator above a subtree, which becomes one of its arguments."""
+        old = parent.searchSubtree(self._pick(parent))
+        axes = self._axes(parent[old.start])
+        production = self.generator.production(axes, self.generator.limits.height)
+        if production is None or axes not in production.arguments:
+            return parent
+        kept = self.rng.choice([p for p, type_ in enumerate(production.arguments) if type_ is axes])
+        new: list[Any] = [self.grammar.nodes[production.name]]
+        for position, type_ in enumerate(production.arguments):
+            new += parent[old] if position == kept else self.generator.subtree(type_, 1, size=10)
+        return _replace(parent, old, new)
 
-        def change() -> Individual:
-            old = parent.searchSubtree(self._pick(parent))
-            axes = self._axes(parent[old.start])
-            production = self.generator.production(axes, self.generator.limits.height)
-            if production is None or axes not in production.arguments:
-                return Individual(parent)
-            slots = [p for p, type_ in enumerate(production.arguments) if type_ is axes]
-            kept = self.rng.choice(slots)
-            fresh: list[Any] = [self.grammar.nodes[production.name]]
-            for position, type_ in enumerate(production.arguments):
-                fresh += (
-                    parent[old] if position == kept else self.generator.subtree(type_, 1, size=10)
-                )
-            return _replace(parent, old, fresh)
-
-        return self._attempt(parent, change)
-
+    @_retried
     def shrink(self, parent: Individual) -> Individual:
         """Replace a subtree by a smaller one of the same type inside it."""
+        old = parent.searchSubtree(self._pick(parent))
+        type_ = parent[old.start].ret
+        inner = [p for p in range(old.start + 1, old.stop) if parent[p].ret is type_]
+        if not inner:
+            return parent
+        return _replace(parent, old, parent[parent.searchSubtree(self.rng.choice(inner))])
 
-        def change() -> Individual:
-            old = parent.searchSubtree(self._pick(parent))
-            inner = [
-                position
-                for position in range(old.start + 1, old.stop)
-                if parent[position].ret is parent[old.start].ret
-            ]
-            if not inner:
-                return Individual(parent)
-            kept = parent.searchSubtree(self.rng.choice(inner))
-            return _replace(parent, old, parent[kept])
-
-        return self._attempt(parent, change)
-
+    @_retried
     def graft(self, parent: Individual) -> Individual:
         """Replace a subtree by a piece of a seed, of the same type."""
-
-        def change() -> Individual:
-            seed = self.rng.choice(self.seeds)
-            piece = seed.searchSubtree(self._pick(seed))
-            places = [p for p, node in enumerate(parent) if node.ret is seed[piece.start].ret]
-            if not places:
-                return Individual(parent)
-            old = parent.searchSubtree(self.rng.choice(places))
-            return _replace(parent, old, seed[piece])
-
-        return self._attempt(parent, change)
-
-    def _attempt(self, parent: Individual, change: Callable[[], Individual]) -> Individual:
-        """Return the first of a few changes that keeps the limits and differs from the parent."""
-        for _ in range(TRIES):
-            child = change()
-            if self.generator.limits.hold(child) and not _same(child, parent):
-                return child
-        return Individual(parent)
+        seed = self.rng.choice(self.seeds)
+        piece = seed.searchSubtree(self._pick(seed))
+        fitting = [p for p, node in enumerate(parent) if node.ret is seed[piece.start].ret]
+        if not fitting:
+            return parent
+        old = parent.searchSubtree(self.rng.choice(fitting))
+        return _replace(parent, old, seed[piece])
 
     def _pick(self, tree: Individual) -> int:
         """Return the position of a random node, an inner one nine times in ten."""
@@ -339,6 +319,10 @@ class Variation:
 def _replace(tree: Individual, old: slice, nodes: Sequence[Any]) -> Individual:
     """Return a new tree in which the nodes of a subtree are replaced."""
     return Individual([*list(tree)[: old.start], *nodes, *list(tree)[old.stop :]])
+
+
+def _replace_node(tree: Individual, position: int, node: Any) -> Individual:
+    return _replace(tree, slice(position, position + 1), [node])
 
 
 def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
