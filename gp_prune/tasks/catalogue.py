@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,12 @@ from torch import nn
 from gp_prune._io import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import one_thread, random_state
-from gp_prune.tasks import cache, task, training
+from gp_prune.tasks import cache
 from gp_prune.tasks.cache import CacheWarning, Entry
 from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data
 from gp_prune.tasks.models import MODELS, Kind
-from gp_prune.tasks.task import Task
+from gp_prune.tasks.task import Task, as_split
+from gp_prune.tasks.training import Descent, optimise
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
@@ -100,23 +102,25 @@ def load_task(
     model_name, data_name = name.split("-")
     target = torch.device(device)
     data = load_data(data_name, _folder(data_root, "data"), download=download)
-    network = MODELS[model_name]
-    train, validation = (_split(network.kind, s, target) for s in (data.train, data.validation))
+    kind = MODELS[model_name].kind
     with random_state(seed):
-        model = network.build(data.shape, data.classes).to(target)
-    folder, identity = _cache_entry(name, seed, target, data, cache_dir)
-    make = partial(_train, name, model, train, validation, seed)
-    dense_error = _restore_or(make, folder, identity, model)
-    return Task(
+        model = MODELS[model_name].build(data.shape, data.classes).to(target).eval()
+    task = Task(
         name=name,
-        kind=network.kind,
-        model=model.eval(),
-        train=train,
-        validation=validation,
-        interface=network.interface,
-        dense_error=dense_error,
-        trivial_error=task.trivial_error(network.kind, train, validation),
-        read_test=partial(_read_split, network.kind, data.read_test, target),
+        kind=kind,
+        model=model,
+        train=as_split(data.train, kind, target),
+        validation=as_split(data.validation, kind, target),
+        interface=MODELS[model_name].interface,
+        dense_error=math.nan,
+        trivial_error=math.nan,
+        read_test=partial(_read_split, kind, data.read_test, target),
+    )
+    folder, identity = _cache_entry(name, seed, target, data, cache_dir)
+    return replace(
+        task,
+        dense_error=_restore_or(partial(_train, task, seed), folder, identity, model),
+        trivial_error=task.trivial_error_on(task.validation),
     )
 
 
@@ -197,28 +201,21 @@ def _restore_or(
     return dense_error
 
 
-def _train(name: str, model: nn.Module, train: Split, validation: Split, seed: int) -> float:
+def _train(task: Task, seed: int) -> float:
     """Train the dense network of a task in place; return its validation error."""
-    how = recipe(name)
-    kind = MODELS[name.split("-")[0]].kind
+    how = recipe(task.name)
     with one_thread():
-        descent = training.Descent(
-            steps=how.epochs * max(1, len(train) // how.batch_size),
+        descent = Descent(
+            steps=how.epochs * max(1, len(task.train) // how.batch_size),
             learning_rate=how.learning_rate,
             batch_size=how.batch_size,
             seed=seed,
             warm_up=how.warm_up,
             weight_decay=how.weight_decay,
         )
-        training.optimise(model, train.inputs, train.target, partial(task.loss, kind), descent)
-    return task.error(kind, model, validation)
-
-
-def _split(kind: Kind, split: Split, device: torch.device) -> Split:
-    """Return a split on a device, with the target that a kind of task has."""
-    split = split.to(device)
-    return split if kind == "classification" else replace(split, target=split.inputs)
+        optimise(task.model, task.train.inputs, task.train.target, task.loss, descent)
+    return task.error(task.model, task.validation)
 
 
 def _read_split(kind: Kind, read: Callable[[], Split], device: torch.device) -> Split:
-    return _split(kind, read(), device)
+    return as_split(read(), kind, device)

@@ -6,63 +6,46 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
+from gp_prune.statistics.running import device_of
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.models import Kind
 from gp_prune.tasks.training import Descent, optimise, optimise_stacked
 from gp_prune.training import recalibrate
 from gp_prune.training.loss import evaluate, squared_errors, wrong_classes
-from gp_prune.training.samples import as_data, in_order
+from gp_prune.training.samples import as_data, gather, in_order
 
 _RECALIBRATION_SAMPLES = 2048
 _LEARNING_RATE = 5e-3
 _BATCH_SIZE = 64
-
-
 _EVALUATION_BATCH = 1000
 _EVALUATION_ELEMENTS = 250_000
 """Numbers in a batch, at most: with larger ones the allocator gives the memory of every layer back
 to the system and fetches it again, which takes more than half of the time of a small network."""
 
 
-def loss(kind: Kind, output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy (in nats) of a classification, or the mean squared error."""
-    if kind == "classification":
-        return functional.cross_entropy(output, target)
-    return functional.mse_loss(output, target)
-
-
-def error(kind: Kind, model: nn.Module, data: Any) -> float:
-    """Return the share of wrong classes in [0, 1], or the mean squared error per pixel.
-
-    The model runs in evaluation mode without gradients, and its training flags come back as they
-    were. A model whose outputs are not finite has a reconstruction error that is not finite.
+def as_split(data: Any, kind: Kind, device: torch.device) -> Split:
+    """Return labelled images in any form as a split, with the target that a kind of task has.
 
     Args:
-        kind: what the model is for.
-        model: the network.
-        data: the samples to judge on, see :func:`gp_prune.training.samples.as_data`.
+        data: (inputs, labels) as tensors, or a data set or data loader of torch.
+        kind: ``"classification"`` or ``"reconstruction"``.
+        device: where the split is put.
+
+    Raises:
+        UserError: there are no labels, or no images.
     """
-    data, size = as_data(data), _EVALUATION_BATCH
-    if isinstance(data, Split):
-        size = max(1, min(size, _EVALUATION_ELEMENTS // data.inputs[:1].numel()))
-    measure = wrong_classes if kind == "classification" else squared_errors
-    return evaluate(model, in_order(data, size), measure).error
-
-
-def trivial_error(kind: Kind, train: Split, judged: Split) -> float:
-    """Return the error on ``judged`` of the best prediction that looks at no input.
-
-    That is the most frequent class of the training labels, or the mean training image.
-    """
-    if kind == "classification":
-        frequent = train.labels.bincount().argmax()
-        return float(judged.labels.ne(frequent).double().mean())
-    mean = train.target.double().mean(0)
-    return float((judged.target.double() - mean).square().mean())
+    samples = gather(data)
+    inputs, labels = samples.inputs, samples.target if samples.labels is None else samples.labels
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1:
+        raise UserError("a task needs images with one label each; give (images, labels)")
+    inputs, labels = inputs.to(device), labels.to(device)
+    return Split(inputs, labels if kind == "classification" else inputs, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +56,8 @@ class Task:
         name: the name by which it is loaded, for instance ``"lenet-digits"``.
         kind: ``"classification"`` or ``"reconstruction"``.
         model: the trained dense network in evaluation mode; prune copies of it, not itself.
-        train: samples for statistics, fine-tuning and recalibration.
+        train: samples for statistics, fine-tuning and recalibration; see :func:`as_split` for the
+            forms in which they can be given.
         validation: samples that candidates are judged on.
         interface: layers that are never pruned, besides the network's output.
         dense_error: validation error of ``model``.
@@ -91,6 +75,13 @@ class Task:
     trivial_error: float
     read_test: Callable[[], Split]
 
+    def __post_init__(self) -> None:
+        """Bring data of another form into memory, on the device of the model."""
+        for part in ("train", "validation"):
+            if not isinstance(getattr(self, part), Split):
+                split = as_split(getattr(self, part), self.kind, device_of(self.model))
+                object.__setattr__(self, part, split)
+
     def test(self) -> Split:
         """Read the test split; for final reports alone.
 
@@ -106,27 +97,40 @@ class Task:
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy (in nats) or mean squared error of a batch."""
-        return loss(self.kind, output, target)
+        if self.kind == "classification":
+            return functional.cross_entropy(output, target)
+        return functional.mse_loss(output, target)
 
     def error(self, model: nn.Module, data: Any) -> float:
-        """Return the error rate in [0, 1] or the mean squared error per pixel of ``model``.
+        """Return the share of wrong classes in [0, 1], or the mean squared error per pixel.
 
-        The model's training flags come back as they were; outputs that are not finite make a
-        reconstruction error that is not finite.
+        The model runs in evaluation mode without gradients, and its training flags come back as
+        they were. Outputs that are not finite make a reconstruction error that is not finite.
 
         Args:
             model: a network of this task's inputs and outputs.
             data: a split, tensors, or a data set or data loader of torch.
         """
-        return error(self.kind, model, data)
+        data, size = as_data(data), _EVALUATION_BATCH
+        if isinstance(data, Split):
+            size = max(1, min(size, _EVALUATION_ELEMENTS // data.inputs[:1].numel()))
+        measure = wrong_classes if self.kind == "classification" else squared_errors
+        return evaluate(model, in_order(data, size), measure).error
 
     def relative_error(self, error: float) -> float:
         """Return an error scaled so that 0 is the dense network and 1 the trivial guess."""
         return (error - self.dense_error) / (self.trivial_error - self.dense_error)
 
     def trivial_error_on(self, split: Split) -> float:
-        """Return the error on ``split`` of the best prediction that looks at no input."""
-        return trivial_error(self.kind, self.train, split)
+        """Return the error on ``split`` of the best prediction that looks at no input.
+
+        That is the most frequent class of the training labels, or the mean training image.
+        """
+        if self.kind == "classification":
+            frequent = self.train.labels.bincount().argmax()
+            return float(split.labels.ne(frequent).double().mean())
+        mean = self.train.target.double().mean(0)
+        return float((split.target.double() - mean).square().mean())
 
     def batches(self, split: Split, size: int) -> Iterator[Batch]:
         """Yield the samples of a split in order, ``size`` at a time; the last batch may be smaller.

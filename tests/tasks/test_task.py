@@ -1,13 +1,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from gp_prune.tasks import Split
-from gp_prune.tasks.task import error, loss, trivial_error
+from gp_prune.errors import UserError
+from gp_prune.tasks import Split, Task
+from gp_prune.tasks.models import Kind
+
+
+def task(kind: Kind, train: Any, judged: Any = None) -> Task:
+    judged = train if judged is None else judged
+    return Task("mine", kind, nn.Linear(1, 1), train, judged, (), 0.0, 1.0, lambda: judged)
+
+
+def error(kind: Kind, model: nn.Module, split: Split) -> float:
+    return task(kind, split).error(model, split)
+
+
+def trivial_error(kind: Kind, train: Split, judged: Split) -> float:
+    return task(kind, train, judged).trivial_error_on(judged)
 
 
 class Constant(nn.Module):
@@ -69,10 +85,11 @@ def test_the_losses_are_those_of_their_definition() -> None:
     target = torch.tensor([1, 0])
     log_share = output.exp() / output.exp().sum(1, keepdim=True)
     expected = -(log_share[0, 1].log() + log_share[1, 0].log()) / 2
-    torch.testing.assert_close(loss("classification", output, target), expected)
+    torch.testing.assert_close(task("classification", labelled([0])).loss(output, target), expected)
     first, second = images(3), images(3, seed=1)
     torch.testing.assert_close(
-        loss("reconstruction", first, second), (first - second).pow(2).sum() / 48
+        task("reconstruction", labelled([0])).loss(first, second),
+        (first - second).pow(2).sum() / 48,
     )
 
 
@@ -86,3 +103,21 @@ def test_the_trivial_error_is_that_of_the_best_prediction_without_inputs() -> No
         "reconstruction", Split(first, first, labels), Split(second, second, labels)
     )
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_task_takes_data_sets_and_loaders() -> None:
+    inputs, labels = images(12), torch.arange(12) % 3
+    data = TensorDataset(inputs, labels)
+    for form in ((inputs, labels), data, DataLoader(data, 5), Subset(data, range(12))):
+        targets: dict[Kind, Tensor] = {"classification": labels, "reconstruction": inputs}
+        for kind, target in targets.items():
+            mine = task(kind, form, data)
+            assert torch.equal(mine.train.target, target)
+            assert torch.equal(mine.validation.inputs, inputs)
+            assert torch.equal(mine.train.labels, labels)
+    model = Constant(torch.tensor([0.1, 0.7, 0.2]))
+    for form in ((inputs, labels), data, DataLoader(data, 5)):
+        judged = task("classification", labelled([0, 1])).error(model, form)
+        assert judged == pytest.approx(2 / 3)
+    with pytest.raises(UserError, match="give \\(images, labels\\)"):
+        task("classification", (inputs, inputs))
