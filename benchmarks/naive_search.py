@@ -286,7 +286,7 @@ def masked_error(
             group["lr"] = learning_rate * schedule(step / steps, 0.0)
         optimiser.zero_grad()
         target = labels if task.kind == "classification" else inputs
-        task.loss(model(inputs), target).backward()
+        task.loss(model(inputs), target).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     task.recalibrate(model)
     return relative(loaded_error(model, bench, images), task.dense_error, task.trivial_error)

@@ -187,7 +187,10 @@ class Bench:
 
 def _batches(samples: Split) -> list[Batch]:
     inputs, labels = normalised(samples.inputs), samples.labels
-    return [Batch(x, y, y) for x, y in zip(inputs.split(64), labels.split(64), strict=True)]
+    return [
+        Batch(x, y, y)
+        for x, y in zip(torch.split(inputs, 64), torch.split(labels, 64), strict=True)
+    ]
 
 
 def _ranking(conventions: Conventions) -> str:

@@ -73,7 +73,8 @@ class ResNet(nn.Module):
         """(n, 3, h, w) to the logits (n, 10)."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits
 
 
 def resnet20() -> tuple[nn.Module, Tensor]:

@@ -28,6 +28,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def activations(x: Tensor) -> Tensor:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         first, second = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
-        maps = second(functional.max_pool2d(first(x), 2)).relu()
+        maps: Tensor = second(functional.max_pool2d(first(x), 2)).relu()
     return maps.flatten(2)
 
 
@@ -135,9 +136,9 @@ def compare(maps: Tensor, labels: Tensor, repeats: int) -> None:
         assert np.array_equal(np.argsort(scores["engine"]), np.argsort(scores[name]))
     samples, channels, positions = maps.shape
     print(f"{METRIC}: {channels} channels, {samples} samples, {positions} positions")
-    medians = {name: statistics.median(took) for name, took in times.items()}
-    for name, took in times.items():
-        spread = f"{1e3 * min(took):.2f} to {1e3 * max(took):.2f}"
+    medians = {name: statistics.median(all_times) for name, all_times in times.items()}
+    for name, all_times in times.items():
+        spread = f"{1e3 * min(all_times):.2f} to {1e3 * max(all_times):.2f}"
         print(f"  {name:7s} {1e3 * medians[name]:8.2f} ms  ({spread})")
     for slow in ("loop", "spare"):
         for fast in ("engine", "formula"):
@@ -147,7 +148,7 @@ def compare(maps: Tensor, labels: Tensor, repeats: int) -> None:
 
 def load_times() -> None:
     Metric.load("l1")  # imports sympy's share and the primitives
-    times = {name: seconds(lambda name=name: Metric.load(name))[0] for name in bundled_metrics()}
+    times = {name: seconds(partial(Metric.load, name))[0] for name in bundled_metrics()}
     slowest = max(times, key=lambda name: times[name])
     print(
         f"loading: {len(times)} metrics, median {1e3 * statistics.median(times.values()):.1f} ms, "

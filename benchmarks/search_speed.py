@@ -101,7 +101,8 @@ def per_network(
             taken, errors[place] = processor(lambda place=place, plan=one.plan: ways[place](plan))  # type: ignore[misc]
             seconds[place].append(taken)
         differences.append(abs(errors[0] - errors[3]))
-    return PerNetwork(*map(statistics.fmean, seconds), statistics.fmean(differences))
+    loaded, masked, small, fast = map(statistics.fmean, seconds)
+    return PerNetwork(loaded, masked, small, fast, statistics.fmean(differences))
 
 
 class Ours(NamedTuple):

@@ -80,7 +80,7 @@ def test_every_other_failure_is_raised_as_it_is(
         raise RuntimeError(message)
 
     declared = len(_compat._declared)
-    monkeypatch.setattr(_compat.importlib, "import_module", fail)
+    monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(RuntimeError, match=message):
         import_torchvision()
     assert len(_compat._declared) == declared
@@ -92,7 +92,7 @@ def test_a_module_that_torchvision_lacks_is_not_mistaken_for_torchvision(
     def fail(name: str) -> None:
         raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
 
-    monkeypatch.setattr(_compat.importlib, "import_module", fail)
+    monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(ModuleNotFoundError, match="PIL"):
         import_torchvision()
 

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import autoencoder_operators as benchmark
 import autoencoder_tables as tables
 import pytest
 from autoencoder_tables import Line
 
 
-def line(operator: str = "random", seed: int = 0, l1: float = 0.2, **more: object) -> Line:
-    values = {
+def line(operator: str = "random", seed: int = 0, l1: float = 0.2, **more: Any) -> Line:
+    values: dict[str, Any] = {
         "data": "binary-clusters", "mode": "canonical", "operator": operator, "schedule": "fixed",
         "seed": seed, "epochs": 3, "cells": 1, "sparsity": 0.5, "events": 2,
         "validation_loss": l1, "test_l1": l1, "trivial_l1": 0.3, "seconds": 1.0,
     }  # fmt: skip
-    return Line(**{**values, **more})  # type: ignore[arg-type]
+    return Line(**{**values, **more})
 
 
 def test_differences_are_paired_by_seed_and_schedule() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import autoencoder_tables
 import genetic_lenet_lines
@@ -71,6 +72,6 @@ def test_a_torn_last_line_is_made_again(tmp_path: Path, before: int) -> None:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.csv")), ids=lambda path: path.stem)
 def test_the_results_in_the_repository_can_be_read(path: Path) -> None:
-    lines = read(path, KINDS[path.stem])
+    lines: list[Any] = read(path, KINDS[path.stem])
     assert lines
     assert as_csv(lines) == path.read_text(encoding="utf-8")

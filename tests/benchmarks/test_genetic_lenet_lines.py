@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import genetic_lenet_lines as lines
 import pytest
@@ -29,11 +30,11 @@ RECORD = lines.Record(
         ({"emphasis": "front", "removed": 95.0, "conv_macs": 16.0}, False),
     ],
 )
-def test_what_holds(changes, holds):
+def test_what_holds(changes: dict[str, Any], holds: bool) -> None:
     assert replace(RECORD, **changes).holds is holds
 
 
-def test_a_comparison_counts_the_plans_until_the_same_hypervolume():
+def test_a_comparison_counts_the_plans_until_the_same_hypervolume() -> None:
     random = [(10, 0.1), (20, 0.2), (30, 0.3)]
     found = lines.Comparison.of("t", 1, random, [(5, 0.2), (12, 0.31), (30, 0.5)])
     assert (found.guided_evaluations, found.share) == (12, 0.4)
@@ -41,7 +42,7 @@ def test_a_comparison_counts_the_plans_until_the_same_hypervolume():
     assert (never.guided_evaluations, never.share) == (0, float("inf"))
 
 
-def test_the_newest_line_of_a_run_stays(tmp_path: Path):
+def test_the_newest_line_of_a_run_stays(tmp_path: Path) -> None:
     path = tmp_path / "found.csv"
     other = replace(RECORD, seed=1)
     lines.write_records(path, [other, RECORD, replace(RECORD, test=0.7)])

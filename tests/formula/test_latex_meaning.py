@@ -231,7 +231,7 @@ class Consumer:
             value = value + self.operand() if self.take("+") else value - self.after_minus()
         self.need(r"\rVert_2")
         dims = tuple(range(self.dots, self.dots + 3))
-        return np.sqrt((value**2).sum(axis=dims, keepdims=True))
+        return np.asarray(np.sqrt((value**2).sum(axis=dims, keepdims=True)))
 
     def after_minus(self) -> Array:
         self.need("-")

@@ -18,7 +18,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def solved(x: Tensor, d: Tensor) -> Tensor:
     centred = x - x.mean(1, keepdim=True)
     matrix = centred.mT @ centred + 1e-4 * torch.eye(x.shape[2], dtype=torch.float64)
-    return (d * torch.linalg.solve(matrix, d.mT).mT).sum(2)
+    solution: Tensor = (d * torch.linalg.solve(matrix, d.mT).mT).sum(2)
+    return solution
 
 
 def test_more_positions_than_samples() -> None:

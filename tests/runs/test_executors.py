@@ -150,7 +150,7 @@ class Misbehaving:
     def __init__(self, function: object, *args: object) -> None:
         self.reduced = (function, args)
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[object, ...]:
         return self.reduced
 
 

@@ -96,7 +96,11 @@ def test_a_workbench_keeps_what_was_used_last() -> None:
     made: list[int] = []
 
     def get(number: int) -> int:
-        return workbench.recall(str(number), lambda: made.append(number) or number)
+        def make() -> int:
+            made.append(number)
+            return number
+
+        return workbench.recall(str(number), make)
 
     for number in (*range(RECALLED), 0, RECALLED, 0, 1):
         assert get(number) == number

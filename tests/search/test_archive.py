@@ -96,9 +96,9 @@ def test_the_archive_counts_and_ranks_what_it_holds(
         }
         expected = sorted(smallest.values(), key=lambda c: (c.objectives[0], c.order))
         assert archive.front(most) == expected
-    for behaviour in {c.behaviour for c in everything}:
-        alike = [c for c in everything if c.behaviour == behaviour]
-        assert archive.smallest(behaviour) == min(alike, key=lambda c: c.order)
+    for kept in {c.behaviour for c in everything}:
+        alike = [c for c in everything if c.behaviour == kept]
+        assert archive.smallest(kept) == min(alike, key=lambda c: c.order)
 
 
 @given(
