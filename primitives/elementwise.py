@@ -53,11 +53,8 @@ class Div(RealFunction):
         return None
 
     @staticmethod
-    def numpy(a: Any, b: Any) -> Any:
-        import numpy as np
-
-        allowed = np.abs(b) > EPSILON
-        return np.where(allowed, a / np.where(allowed, b, 1.0), 0.0)
+    def written_out(a: Any, b: Any) -> Any:
+        return sympy.Piecewise((a / b, sympy.Abs(b) > EPSILON), (0, True))
 
 
 @operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", symbol=Div)
@@ -76,10 +73,8 @@ class Maximum(RealFunction):
     role = "larger"
 
     @staticmethod
-    def numpy(a: Any, b: Any) -> Any:
-        import numpy as np
-
-        return np.maximum(a, b)
+    def written_out(a: Any, b: Any) -> Any:
+        return sympy.Max(a, b)
 
 
 @operator(
@@ -98,10 +93,8 @@ class Minimum(RealFunction):
     role = "smaller"
 
     @staticmethod
-    def numpy(a: Any, b: Any) -> Any:
-        import numpy as np
-
-        return np.minimum(a, b)
+    def written_out(a: Any, b: Any) -> Any:
+        return sympy.Min(a, b)
 
 
 @operator(
@@ -154,10 +147,8 @@ class Sqrt(RealFunction):
         return rf"\left({text}\right)^{{{exp}}}" if exp else text
 
     @staticmethod
-    def numpy(x: Any) -> Any:
-        import numpy as np
-
-        return np.sqrt(np.abs(x))
+    def written_out(x: Any) -> Any:
+        return sympy.sqrt(sympy.Abs(x))
 
 
 @operator("sqrt", shape=UNARY, meaning="sqrt(|x|)", symbol=Sqrt, laws=["even", "nonnegative"])
@@ -174,10 +165,8 @@ class Log(RealFunction):
     role = "logarithm"
 
     @staticmethod
-    def numpy(x: Any) -> Any:
-        import numpy as np
-
-        return np.log(np.abs(x) + EPSILON)
+    def written_out(x: Any) -> Any:
+        return sympy.log(sympy.Abs(x) + EPSILON)
 
 
 @operator("log", shape=UNARY, meaning="log(|x| + 1e-12)", symbol=Log, laws=["even"])
@@ -195,10 +184,8 @@ class Exp(RealFunction):
     role = "exponential"
 
     @staticmethod
-    def numpy(x: Any) -> Any:
-        import numpy as np
-
-        return np.exp(np.minimum(x, EXP_LIMIT))
+    def written_out(x: Any) -> Any:
+        return sympy.exp(sympy.Min(x, EXP_LIMIT))
 
 
 @operator("exp", shape=UNARY, meaning="exp(min(x, 50))", symbol=Exp, laws=["nonnegative"])
@@ -232,8 +219,8 @@ class NotEqual(Indicator):
     role_arguments = ("x", 0)
 
     @staticmethod
-    def numpy(a: Any, b: Any) -> Any:
-        return (a != b).astype(float)
+    def written_out(a: Any, b: Any) -> Any:
+        return sympy.Piecewise((1, sympy.Ne(a, b)), (0, True))
 
 
 @operator(
@@ -254,8 +241,8 @@ class AtLeast(Indicator):
     latex = r"\left[#1 \geq #2\right]"
 
     @staticmethod
-    def numpy(a: Any, b: Any) -> Any:
-        return (a >= b).astype(float)
+    def written_out(a: Any, b: Any) -> Any:
+        return sympy.Piecewise((1, a >= b), (0, True))
 
 
 @operator("at_least", shape=BINARY, meaning="1 where a is at least b, else 0", symbol=AtLeast)

@@ -35,7 +35,7 @@ _ARITHMETIC: dict[type[sympy.Basic], Callable[..., Array]] = {
 }
 
 
-_REMEDY = "give the class a static method 'numpy', which computes it on arrays"
+_REMEDY = "give the class a static method 'numpy' (on arrays) or 'written_out' (in sympy)"
 
 
 @lru_cache(maxsize=1000)
@@ -44,10 +44,14 @@ def _function(kind: type[sympy.Basic], arity: int) -> Callable[..., Array]:
     function: Callable[..., Array] | None = getattr(kind, "numpy", None) or _ARITHMETIC.get(kind)
     if function is not None:
         return function
-    if not str(kind.__module__).startswith("sympy."):
-        raise ValueError(f"no numeric value is defined for {kind.__name__}; {_REMEDY}")
     names = sympy.symbols(f"x:{arity}", real=True)
-    function = sympy.lambdify(names, kind(*names, evaluate=False), modules=["scipy", "numpy"])
+    term = kind(*names, evaluate=False)
+    if not str(kind.__module__).startswith("sympy."):
+        write = getattr(kind, "written_out", None)
+        if write is None:
+            raise ValueError(f"no numeric value is defined for {kind.__name__}; {_REMEDY}")
+        term = write(*names)
+    function = sympy.lambdify(names, term, modules=["scipy", "numpy"])
     return function
 
 

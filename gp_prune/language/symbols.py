@@ -12,6 +12,8 @@ A function that an operator needs and sympy lacks is a class derived from :class
                           what the operator says in ``meaning``, and nothing where it is empty.
 ``numpy``                 static method: the same function on arrays, in plain numpy, with which
                           the torch function is compared.
+``written_out``           static method that may replace ``numpy``: the same function in functions
+                          of sympy, from which ``lambdify`` makes the numbers.
 ``keeps_sign``            never negative where no argument is.
 ``is_nonnegative``        never negative (an assumption of sympy).
 ``odd``, ``idempotent``   f(-x) = -f(x); f(f(x)) = f(x) along the same axes.
