@@ -20,7 +20,6 @@ from gp_prune.language.record import NEEDS
 from gp_prune.language.registry import builtin_primitives, primitive_set
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 from gp_prune.report.catalogue import operator_cost, passes
-from gp_prune.report.tables import make_console, print_facts, print_table
 
 _LIST_EXAMPLES = """\b
 Examples:
@@ -84,6 +83,8 @@ def _list_metrics(*, as_json: bool) -> None:
         [m.name, m.granularity, str(m.expression), " ".join(sorted(m.needs)), m.source]
         for m in metrics
     ]
+    from gp_prune.report.tables import make_console, print_table  # rich is slow to import
+
     print_table(make_console(sys.stdout), ["metric", "prunes", "formula", "needs", "source"], rows)
 
 
@@ -117,6 +118,8 @@ def _list_vocabulary(tables: dict[str, _Rows], *, as_json: bool) -> None:
         return
     for headings, *rows in tables.values():
         if rows:
+            from gp_prune.report.tables import make_console, print_table
+
             print_table(make_console(sys.stdout), headings, rows)
 
 
@@ -173,6 +176,8 @@ def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
     if as_json:
         print_json(facts)
     else:
+        from gp_prune.report.tables import make_console, print_facts
+
         print_facts(make_console(sys.stdout), _lines(facts))
 
 
