@@ -35,7 +35,7 @@ SMOKE = {
     "language/test_axes.py",
     "language/test_parser.py",
     "metric/test_ranking.py",
-    "pruning/test_masking.py",
+    "pruning/test_surgery.py",
     "search/test_archive.py",
     "test_docs.py",
 }

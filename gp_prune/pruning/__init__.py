@@ -5,8 +5,7 @@ May import ``statistics`` and the packages below it; open ``graph/trace.py`` fir
 
 from gp_prune.metric.ranking import DegenerateScores
 from gp_prune.pruning.cost import Cost, measure, predict
-from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot
-from gp_prune.pruning.graph.consumers import consumers
+from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot, consumers
 from gp_prune.pruning.graph.trace import trace
 from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
@@ -19,32 +18,9 @@ from gp_prune.pruning.timing import Latency, latency
 from gp_prune.pruning.torch_methods import MetricPattern, MetricUnstructured
 
 __all__ = [
-    "Achieved",
-    "AchievedWeights",
-    "Architecture",
-    "Budget",
-    "ChannelGroup",
-    "ChannelPlan",
-    "Cost",
-    "DegenerateScores",
-    "Latency",
-    "LayerCost",
-    "MetricPattern",
-    "MetricUnstructured",
-    "PackedMask",
-    "Pattern",
-    "Side",
-    "Slot",
-    "WeightPlan",
-    "compact",
-    "consumers",
-    "group_scores",
-    "latency",
-    "mask",
-    "measure",
-    "predict",
-    "select_channels",
-    "select_weights",
-    "trace",
-    "unmask",
-]
+    "Achieved", "AchievedWeights", "Architecture", "Budget", "ChannelGroup", "ChannelPlan",
+    "Cost", "DegenerateScores", "Latency", "LayerCost", "MetricPattern", "MetricUnstructured",
+    "PackedMask", "Pattern", "Side", "Slot", "WeightPlan", "compact", "consumers",
+    "group_scores", "latency", "mask", "measure", "predict", "select_channels",
+    "select_weights", "trace", "unmask",
+]  # fmt: skip

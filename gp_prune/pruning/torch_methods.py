@@ -40,7 +40,31 @@ class ImportanceScores(dict[tuple[nn.Module, str], Tensor]):
         return self[key]
 
 
-class MetricUnstructured(prune.BasePruningMethod):
+class _ScoreMethod(prune.BasePruningMethod):
+    @classmethod
+    def _attach(
+        cls, module: nn.Module, name: str, importance_scores: Tensor, *settings: Any
+    ) -> prune.BasePruningMethod:
+        """Prune one parameter of a module, in place, by a method with these settings."""
+        weight = getattr(module, name)
+        if importance_scores.shape != weight.shape:
+            raise UserError(
+                f"parameter {name!r} of {type(module).__name__} has shape {tuple(weight.shape)}, "
+                f"its importance scores {tuple(importance_scores.shape)}; give one score per weight"
+            )
+        present = getattr(module, f"{name}_mask", None)
+        mask = torch.ones_like(weight) if present is None else present.detach()
+        scores = importance_scores.detach().to(mask.device)
+        # Tried out first: where torch's own method fails, it leaves an older mask without its hook.
+        cls(*settings).compute_mask(scores, mask)  # type: ignore[no-untyped-call]
+        # Without gradients the masked weight stays a leaf tensor, so the model can be copied.
+        with torch.no_grad():
+            return super().apply(  # type: ignore[no-any-return, no-untyped-call]
+                module, name, *settings, importance_scores=scores
+            )
+
+
+class MetricUnstructured(_ScoreMethod):
     """Removes the weights with the lowest scores, in exact number.
 
     A negative score is less than a positive one. Of equal scores the earlier in the tensor goes
@@ -78,9 +102,9 @@ class MetricUnstructured(prune.BasePruningMethod):
                 or fewer weights remain than ``amount``.
         """
         remaining = default_mask.flatten() != 0
-        gone = torch.from_numpy(self._mark(_remaining_scores(t, default_mask)))
+        removed = torch.from_numpy(self._mark(_remaining_scores(t, default_mask)))
         mask = default_mask.clone(memory_format=torch.contiguous_format)
-        mask.view(-1)[remaining] = (~gone).to(mask.device, mask.dtype)
+        mask.view(-1)[remaining] = (~removed).to(mask.device, mask.dtype)
         return mask
 
     def _mark(self, scores: Scores) -> Any:
@@ -114,17 +138,10 @@ class MetricUnstructured(prune.BasePruningMethod):
         Raises:
             UserError: the scores have another shape, or see :meth:`compute_mask`.
         """
-        scores, mask = _match_scores(module, name, importance_scores)
-        # Tried out first: where torch's own method fails, it leaves an older mask without its hook.
-        cls(amount).compute_mask(scores, mask)
-        # Without gradients the masked weight stays a leaf tensor, so the model can be copied.
-        with torch.no_grad():
-            return super().apply(  # type: ignore[no-any-return, no-untyped-call]
-                module, name, amount, importance_scores=scores
-            )
+        return cls._attach(module, name, importance_scores, amount)
 
 
-class MetricPattern(prune.BasePruningMethod):
+class MetricPattern(_ScoreMethod):
     """Of every m consecutive weights along the input dimension keeps the n with the highest scores.
 
     Weights that an earlier method has pruned stay pruned and count among those of their block that
@@ -155,9 +172,9 @@ class MetricPattern(prune.BasePruningMethod):
         remaining = (default_mask != 0).cpu().numpy()
         scores = np.where(remaining, as_array(t, "importance_scores"), -np.inf)
         rows = view_by_output(scores, self.groups).swapaxes(2, 3)
-        gone = mark_lowest(rows.reshape(-1, self.pattern.m), self.pattern.m - self.pattern.n)
+        removed = mark_lowest(rows.reshape(-1, self.pattern.m), self.pattern.m - self.pattern.n)
         stays = np.empty(scores.shape, dtype=bool)
-        view_by_output(stays, self.groups).swapaxes(2, 3)[...] = ~gone.reshape(rows.shape)
+        view_by_output(stays, self.groups).swapaxes(2, 3)[...] = ~removed.reshape(rows.shape)
         return default_mask * torch.from_numpy(stays).to(default_mask.device, default_mask.dtype)
 
     @classmethod
@@ -185,13 +202,7 @@ class MetricPattern(prune.BasePruningMethod):
                 f"{type(module).__name__} cannot have the pattern {pattern} ({reason}); leave it "
                 "whole, or use another pattern"
             )
-        groups = transposed_groups(module)
-        scores, mask = _match_scores(module, name, importance_scores)
-        cls(pattern, groups).compute_mask(scores, mask)  # tried out first, as above
-        with torch.no_grad():
-            return super().apply(  # type: ignore[no-any-return, no-untyped-call]
-                module, name, pattern, groups, importance_scores=scores
-            )
+        return cls._attach(module, name, importance_scores, pattern, transposed_groups(module))
 
 
 def _remaining_scores(scores: Tensor, mask: Tensor) -> Scores:
@@ -217,16 +228,3 @@ def _refuse_constant(scores: Scores) -> None:
             f"all {scores.size} importance scores are equal, so they rank nothing; use another "
             "metric or trained weights"
         )
-
-
-def _match_scores(module: nn.Module, name: str, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scores of a parameter without gradient, and the mask that it has, or ones."""
-    weight = getattr(module, name)
-    if scores.shape != weight.shape:
-        raise UserError(
-            f"parameter {name!r} of {type(module).__name__} has shape {tuple(weight.shape)}, its "
-            f"importance scores {tuple(scores.shape)}; give one score per weight"
-        )
-    present = getattr(module, f"{name}_mask", None)
-    mask = torch.ones_like(weight) if present is None else present.detach()
-    return scores.detach().to(mask.device), mask

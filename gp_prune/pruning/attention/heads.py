@@ -277,11 +277,11 @@ def macs_per_head(model: nn.Module, inputs: Any, forward_fn: Forward | None = No
             stack.callback(module.register_forward_pre_hook(start).remove)
             stack.callback(module.register_forward_hook(stop).remove)
         call_model(model, inputs, forward_fn)
-    own = {
+    besides_linear = {
         name: spent[layer] - sum(spent[part] for part in _weighted_parts(layer))
         for name, layer in layers.items()
     }
-    return Counter({name: macs // layers[name].num_heads for name, macs in own.items()})
+    return Counter({name: macs // layers[name].num_heads for name, macs in besides_linear.items()})
 
 
 def _weighted_parts(layer: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""The architecture of a network that was cut already, and plans for it in the first one's terms."""
+"""Describe a network as channel groups and layer costs, in plain data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from gp_prune._io import canonical_digest, read_object
 from gp_prune.errors import UserError
 from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
-from gp_prune.pruning.modules import PARAMETER
+from gp_prune.statistics import Consumer
 
+# Sides of a slot, beside PARAMETER; see Slot.
 OUT = "out"
 IN = "in"
 DEPTHWISE_SIDE = "depthwise"
@@ -23,8 +24,6 @@ NORM_SIDE = "norm"
 RESHAPE = "reshape"
 HEADS = "heads"
 SIZE = "size"
-SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, PARAMETER, SIZE)
-"""What a slot can be: see :class:`Slot`."""
 
 Removed = Mapping[str, Sequence[int]]
 """Group name -> channels that go."""
@@ -46,11 +45,11 @@ class Slot:
             convolution; ``"norm"``: numbers per channel of a batch or instance norm or a PReLU;
             ``"reshape"``: the first size of an ``nn.Unflatten``; ``"heads"``: the heads of an
             opened attention layer; ``"parameter"``: a parameter of no layer, such as a position
-            embedding, whose name then stands for the module; ``"size"``: an attribute of a module
+            embedding, with its name in place of the module's; ``"size"``: an attribute of a module
             that holds the number of channels, with the attribute's name in place of the module's.
         channels: ``channels[q]`` is the channel of the group to which entry ``q`` of that side
             belongs, -1 where it belongs to another group or to none.
-        stream: a layer reads what the layers of its own stream make. A group has several where a
+        stream: a layer reads what the layers of the same stream make. A group has several where a
             grouped convolution ties what it reads to what it makes.
     """
 
@@ -67,7 +66,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Member:
-    """How the output entries of one producer belong to the channels of a group.
+    """The map from the output entries of one producer to the channels of a group.
 
     Attributes:
         layer: dotted name of the producer.
@@ -105,18 +104,18 @@ class ChannelGroup:
 
     @property
     def producers(self) -> tuple[str, ...]:
-        """Modules that produce the channels, depthwise convolutions included, in module order."""
+        """Return the modules that produce the channels, depthwise too, in module order."""
         return tuple(slot.module for slot in self.slots if slot.side in (OUT, DEPTHWISE_SIDE))
 
     @property
     def has_heads(self) -> bool:
-        """Whether the channels are the heads of attention layers."""
+        """Return whether the channels are the heads of attention layers."""
         return any(slot.side == HEADS for slot in self.slots)
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The producers with their index maps, in module order."""
-        found = []
+        """Return the producers with their index maps, in module order."""
+        members = []
         for slot in self.slots:
             if slot.side in (OUT, DEPTHWISE_SIDE):
                 entries = np.flatnonzero(slot.index >= 0)
@@ -124,9 +123,9 @@ class ChannelGroup:
                 counts = np.bincount(channels, minlength=self.size)
                 plain = np.array_equal(slot.index, np.arange(self.size))
                 width = len(slot.channels)
-                chosen = None if plain else entries
-                found.append(Member(slot.module, width, chosen, channels, counts))
-        return tuple(found)
+                mapped = None if plain else entries
+                members.append(Member(slot.module, width, mapped, channels, counts))
+        return tuple(members)
 
 
 @dataclass(frozen=True)
@@ -149,28 +148,28 @@ class Architecture:
 
     @cached_property
     def free(self) -> tuple[ChannelGroup, ...]:
-        """The groups that may be cut, in order."""
+        """Return the groups that may be cut, in order."""
         return tuple(group for group in self.groups if not group.fixed)
 
     @cached_property
     def by_name(self) -> dict[str, ChannelGroup]:
-        """The groups by name."""
+        """Return the groups by name."""
         return {group.name: group for group in self.groups}
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Number of channels of each free group (groups,)."""
+        """Return the number of channels of each free group (groups,)."""
         return np.array([group.size for group in self.free], dtype=np.int64)
 
     @cached_property
     def scored_layers(self) -> tuple[str, ...]:
-        """Names of the layers that need scores: the producers of the free groups."""
+        """Return the names of the layers that need scores: the producers of the free groups."""
         names = dict.fromkeys(name for group in self.free for name in group.producers)
         return tuple(names)
 
     @cached_property
     def prunable_layers(self) -> tuple[str, ...]:
-        """Names of the layers with weights that a plan may rank, in module order.
+        """Return the names of the layers with weights that a plan may rank, in module order.
 
         A layer that runs in training mode only has no positions, and is none of them.
         """
@@ -187,17 +186,17 @@ class Architecture:
         return np.array(kept, dtype=np.int64)
 
     def costs(self, kept: NDArray[np.int64]) -> tuple[int, int]:
-        """(MACs per sample, parameters) when free group ``g`` keeps ``kept[g]`` channels."""
+        """Return (MACs per sample, parameters) when free group ``g`` keeps ``kept[g]`` channels."""
         macs, params = self._table.evaluate(kept)
         return (macs + self.constant_macs) // self.samples, params + self.constant_params
 
     @cached_property
     def dense_costs(self) -> tuple[int, int]:
-        """(MACs per sample, parameters) of the whole network."""
+        """Return (MACs per sample, parameters) of the whole network."""
         return self.costs(self.sizes)
 
     def entries(self, removed: Removed) -> dict[tuple[str, str], NDArray[np.int64]]:
-        """Which entries of which module side go when ``removed`` channels of the groups go.
+        """Return which entries of which module side go when ``removed`` channels of the groups go.
 
         Args:
             removed: group name -> channels.
@@ -205,19 +204,19 @@ class Architecture:
         Returns:
             (module, side) -> sorted entries, without sides that lose nothing.
         """
-        found: dict[tuple[str, str], NDArray[np.int64]] = {}
+        entries: dict[tuple[str, str], NDArray[np.int64]] = {}
         for name, channels in removed.items():
             group = self.by_name[name]
             # One flag more than there are channels: index -1 (no channel) reads the last one.
-            gone = np.zeros(group.size + 1, dtype=bool)
-            gone[list(channels)] = True
+            goes = np.zeros(group.size + 1, dtype=bool)
+            goes[list(channels)] = True
             for slot in group.slots:
-                hit = np.flatnonzero(gone[slot.index])
+                hit = np.flatnonzero(goes[slot.index])
                 if not hit.size:
                     continue
                 key = (slot.module, slot.side)
-                found[key] = np.union1d(found[key], hit) if key in found else hit
-        return found
+                entries[key] = np.union1d(entries[key], hit) if key in entries else hit
+        return entries
 
     def after_cut(self, removed: Removed) -> Architecture:
         """Return the architecture of the network that :func:`gp_prune.pruning.compact` gives.
@@ -258,7 +257,7 @@ class Architecture:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """The architecture as a JSON object."""
+        """Return the architecture as a JSON object."""
         return {"schema_version": _SCHEMA, **json.loads(json.dumps(asdict(self)))}
 
     @classmethod
@@ -279,19 +278,84 @@ class Architecture:
         return cls(**fields)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON form: equal exactly for equal architectures."""
+        """Return the SHA-256 of the JSON form, which is equal for equal architectures only."""
         return canonical_digest(self.to_json())
 
 
+def consumers(architecture: Architecture) -> dict[str, tuple[Consumer, ...]]:
+    """Return the layers that read each layer's channels, for ``collect(..., outgoing=...)``.
+
+    Channels that the network ties together, such as those that a residual connection adds up,
+    are read by every layer that reads the group. A depthwise convolution reads its channels and
+    hands them on, so it is a consumer of every layer of the group but itself. A channel that is
+    flattened is read at every position. A grouped convolution ends what is read: what it makes
+    is tied to what it reads and yet read by others. Layers that run in training mode only are no
+    consumers.
+
+    Returns:
+        Name of every layer that produces channels -> its consumers in module order; none where
+        nothing with weights follows, as after the network's output.
+    """
+    tables: dict[str, dict[str, list[list[int]]]] = {}
+    idle = {layer.name for layer in architecture.layers if not layer.positions}
+    for group in architecture.groups:
+        for source in group.slots:
+            if source.side not in (OUT, DEPTHWISE_SIDE):
+                continue
+            written = _entries_by_channel(source, group.size)
+            readers = tables.setdefault(source.module, {})
+            for slot in group.slots:
+                same_stream = slot.stream == source.stream or SEVERAL in (
+                    slot.stream,
+                    source.stream,
+                )
+                reads = slot.side in (IN, DEPTHWISE_SIDE) and slot != source and same_stream
+                if not reads or slot.module in idle:
+                    continue
+                table = readers.setdefault(slot.module, [[] for _ in source.channels])
+                read = _entries_by_channel(slot, group.size)
+                for outputs, inputs in zip(written, read, strict=True):
+                    for entry, part in zip(outputs, _share_out(inputs, outputs), strict=True):
+                        table[entry].extend(part)
+    return {
+        name: tuple(
+            Consumer(module, tuple(tuple(entries) for entries in table))
+            for module, table in readers.items()
+        )
+        for name, readers in tables.items()
+    }
+
+
+def _entries_by_channel(slot: Slot, size: int) -> list[list[int]]:
+    entries: list[list[int]] = [[] for _ in range(size)]
+    for entry, channel in enumerate(slot.channels):
+        if channel >= 0:
+            entries[channel].append(entry)
+    return entries
+
+
+def _share_out(inputs: list[int], outputs: list[int]) -> list[list[int]]:
+    """Return which inputs of a channel read each of its outputs.
+
+    A channel of a grouped convolution or of attention has several outputs, which are read in
+    order, each as often as the others. Where a channel has fewer inputs than outputs, as after an
+    unflattened map, every output is read by all of them.
+    """
+    each, rest = divmod(len(inputs), len(outputs))
+    if rest or not each:
+        return [inputs for _ in outputs]
+    return [inputs[start : start + each] for start in range(0, len(inputs), each)]
+
+
 def _read_group(data: Any) -> ChannelGroup:
-    if isinstance(data, dict):  # files of before there was such a cut
+    if isinstance(data, dict):  # files from before there was such a cut
         data = {"crosses_normalisation": False, **data}
     fields = read_object(data, "channel group", {
         "name": str, "size": int, "slots": list, "fixed": str, "crosses_normalisation": bool,
     })  # fmt: skip
     slots = []
     for item in fields["slots"]:
-        if isinstance(item, dict):  # files of before there were several
+        if isinstance(item, dict):  # files from before there were several
             item = {"stream": 0, **item}
         slot = read_object(
             item, "slot", {"module": str, "side": str, "channels": list, "stream": int}

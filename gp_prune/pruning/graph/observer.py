@@ -225,7 +225,7 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
     except Exception as error:  # in training mode it may want targets, larger maps, or anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
-            f"layers that stand idle in evaluation mode ({', '.join(sorted(idle))}) are not "
+            f"layers that are idle in evaluation mode ({', '.join(sorted(idle))}) are not "
             f"followed, because the network does not run in training mode on these inputs "
             f"({reason}); if they read channels that are cut, it cannot be trained afterwards",
             TraceWarning,

@@ -1,4 +1,4 @@
-"""A channel plan: which channels go, what was asked for and what is achieved."""
+"""Hold a channel plan: which channels go, what was asked for and what is achieved."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ BUDGET_TOLERANCE = 0.05
 """Largest difference between asked and achieved shares that still counts as met."""
 
 _SCHEMA = 1
+_KIND = "channel plan"
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,16 @@ class ChannelPlan:
 
     @property
     def shortfall(self) -> float:
-        """Distance between the asked and the achieved share."""
+        """Return the distance between the asked and the achieved share."""
         achieved: float = getattr(self.achieved, self.asked.kind)
         return abs(achieved - self.asked.keep)
 
     def met(self, tolerance: float = BUDGET_TOLERANCE) -> bool:
-        """Whether the achieved share lies within ``tolerance`` of the asked one."""
+        """Return whether the achieved share lies within ``tolerance`` of the asked one."""
         return self.shortfall <= tolerance
 
     def kept(self, architecture: Architecture) -> dict[str, int]:
-        """Number of channels that each group of ``architecture`` keeps."""
+        """Return the number of channels that each group of ``architecture`` keeps."""
         return {
             group.name: group.size - len(self.removed.get(group.name, ()))
             for group in architecture.groups
@@ -140,14 +141,14 @@ class ChannelPlan:
                 )
 
     def digest(self) -> str:
-        """SHA-256 of what is removed: equal exactly for plans that give the same network."""
+        """Return the SHA-256 of what is removed: equal for plans that give the same network."""
         return canonical_digest({"removed": {name: list(c) for name, c in self.removed.items()}})
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as a JSON object."""
+        """Return the plan as a JSON object."""
         return {
             "schema_version": _SCHEMA,
-            "kind": "channel plan",
+            "kind": _KIND,
             "removed": {name: list(channels) for name, channels in sorted(self.removed.items())},
             "asked": asdict(self.asked),
             "achieved": asdict(self.achieved),
@@ -164,35 +165,47 @@ class ChannelPlan:
             UserError: a field is unknown, missing, of the wrong type or out of range, or the
                 digest does not fit the content.
         """
-        if isinstance(data, dict):  # files of before widths could be rounded
+        if isinstance(data, dict):  # files from before widths could be rounded
             data = {"whole": {}, **data}
-        fields = read_object(data, "channel plan", {
-            "schema_version": int, "kind": str, "removed": dict, "asked": dict, "achieved": dict,
-            "ties": float, "whole": dict, "digest": str,
-        })  # fmt: skip
-        check_header(fields, "channel plan", _SCHEMA)
+        fields = read_plan(data, _KIND, _SCHEMA, {"removed": dict})
         for name, channels in fields["removed"].items():
             check_type(channels, list, f"the removed channels of group {name!r}")
-        for name, reason in fields["whole"].items():
-            check_type(reason, str, f"the reason why group {name!r} is whole")
         achieved = read_object(
             fields["achieved"], "achieved", dict.fromkeys(("channels", "macs", "params"), float)
         )
         check_shares({**achieved, "ties": fields["ties"]})
         plan = cls(
             removed={name: tuple(channels) for name, channels in fields["removed"].items()},
-            asked=read_budget(fields["asked"]),
+            asked=fields["asked"],
             achieved=Achieved(**achieved),
             ties=fields["ties"],
             whole=fields["whole"],
         )
-        check_digest(plan.digest(), fields["digest"], "channel plan")
+        check_digest(plan.digest(), fields["digest"], _KIND)
         return plan
 
 
-def read_budget(data: Any) -> Budget:
-    """Read a budget from its JSON object; UserError if it is not one."""
-    return Budget(**read_object(data, "asked", {"kind": str, "keep": float}))
+def read_plan(data: Any, kind: str, schema: int, content: dict[str, type]) -> dict[str, Any]:
+    """Return the fields of a plan, of channels or weights, with its budget.
+
+    Args:
+        data: what was read.
+        kind: of the plan, ``"channel plan"`` or ``"weight plan"``.
+        schema: version of the file that is read.
+        content: name -> type of the fields that say what goes or stays.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong type.
+    """
+    fields = read_object(data, kind, {
+        "schema_version": int, "kind": str, **content, "asked": dict, "achieved": dict,
+        "ties": float, "whole": dict, "digest": str,
+    })  # fmt: skip
+    check_header(fields, kind, schema)
+    for name, reason in fields["whole"].items():
+        check_type(reason, str, f"the reason why {name!r} is whole")
+    asked = read_object(fields["asked"], "asked", {"kind": str, "keep": float})
+    return {**fields, "asked": Budget(**asked)}
 
 
 def check_shares(shares: dict[str, float]) -> None:

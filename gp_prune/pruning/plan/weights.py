@@ -1,4 +1,4 @@
-"""A weight plan: which single weights stay, one bit each."""
+"""Hold a weight plan: which single weights stay, one bit each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune._io import canonical_digest, check_digest, check_header, read_object
+from gp_prune._io import canonical_digest, check_digest, read_object
 from gp_prune.errors import UserError, check_type
 from gp_prune.pruning.modules import Conv, weight_of
-from gp_prune.pruning.plan.channels import Budget, check_shares, read_budget
+from gp_prune.pruning.plan.channels import Budget, check_shares, read_plan
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,29 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """A pattern from its text, such as ``2:4``.
+        """Read a pattern from its text, such as ``2:4``.
 
         Raises:
             UserError: the text is not two numbers n:m with 1 <= n < m.
         """
-        found = re.fullmatch(r"\s*([0-9]{1,6})\s*:\s*([0-9]{1,6})\s*", text)
-        if found is None:
+        match = re.fullmatch(r"\s*([0-9]{1,6})\s*:\s*([0-9]{1,6})\s*", text)
+        if match is None:
             raise UserError(
                 f"pattern {text!r} is not valid; write how many of how many consecutive weights "
                 "stay, like 2:4"
             )
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
     @property
     def budget(self) -> Budget:
-        """The share of weights that a layer keeps in which all blocks have the pattern."""
+        """Return the share of weights that a layer keeps in which all blocks have the pattern."""
         return Budget("params", self.n / self.m)
 
     def obstacle(self, module: nn.Module) -> str:
-        """Why a layer cannot have the pattern and stays whole; empty where it can have it.
+        """Return why a layer cannot have the pattern and stays whole; empty where it can have it.
 
         Args:
             module: a convolution, transposed convolution or linear layer.
@@ -102,7 +102,7 @@ class Pattern:
         return ""
 
     def to_json(self) -> dict[str, int]:
-        """The numbers as a JSON object."""
+        """Return the numbers as a JSON object."""
         return {"n": self.n, "m": self.m}
 
     @classmethod
@@ -112,6 +112,7 @@ class Pattern:
 
 
 _SCHEMA = 2
+_KIND = "weight plan"
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,12 @@ class PackedMask:
         return cls(tuple(kept.shape), np.packbits(kept.ravel()).tobytes())
 
     def unpack(self) -> NDArray[np.bool_]:
-        """The mask in the weight's shape."""
+        """Return the mask in the weight's shape."""
         flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=math.prod(self.shape))
         return flat.astype(bool).reshape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Shape, and bits as base64 of zlib."""
+        """Return the shape, and bits as base64 of zlib."""
         text = base64.b64encode(zlib.compress(self.bits, 9)).decode()
         return {"shape": list(self.shape), "bits": text}
 
@@ -208,12 +209,12 @@ class WeightPlan:
                 raise UserError(f"layer {name!r} of the weight plan is both whole and masked")
 
     def masks(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """(layer, ``"weight"``) -> bool tensor of the weight's shape, on the weight's device.
+        """Return (layer, ``"weight"``) -> bool tensor of the weight's shape, on its device.
 
         Raises:
             UserError: the model lacks a layer, or its weight has another shape.
         """
-        found = {}
+        masks = {}
         for name, packed in self.kept.items():
             weight = weight_of(model, name)
             if tuple(weight.shape) != packed.shape:
@@ -221,21 +222,21 @@ class WeightPlan:
                     f"the weight of layer {name!r} has shape {tuple(weight.shape)}, its mask "
                     f"{packed.shape}; use the network that the plan was made for"
                 )
-            found[name, "weight"] = torch.from_numpy(packed.unpack()).to(weight.device)
-        return found
+            masks[name, "weight"] = torch.from_numpy(packed.unpack()).to(weight.device)
+        return masks
 
     def digest(self) -> str:
-        """SHA-256 of the masks: equal exactly for plans that keep the same weights."""
+        """Return the SHA-256 of the masks: equal exactly for plans that keep the same weights."""
         return canonical_digest({
             name: [list(mask.shape), hashlib.sha256(mask.bits).hexdigest()]
             for name, mask in self.kept.items()
         })  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as a JSON object."""
+        """Return the plan as a JSON object."""
         return {
             "schema_version": _SCHEMA,
-            "kind": "weight plan",
+            "kind": _KIND,
             "kept": {name: mask.to_json() for name, mask in sorted(self.kept.items())},
             "asked": asdict(self.asked),
             "achieved": asdict(self.achieved),
@@ -253,11 +254,7 @@ class WeightPlan:
             UserError: a field is unknown, missing, of the wrong type or out of range, or the
                 digest does not fit the content.
         """
-        fields = read_object(data, "weight plan", {
-            "schema_version": int, "kind": str, "kept": dict, "asked": dict, "achieved": dict,
-            "ties": float, "pattern": object, "whole": dict, "digest": str,
-        })  # fmt: skip
-        check_header(fields, "weight plan", _SCHEMA)
+        fields = read_plan(data, _KIND, _SCHEMA, {"kept": dict, "pattern": object})
         read_object(fields["achieved"], "achieved", {"params": float, "macs": object})
         achieved = AchievedWeights(**fields["achieved"])
         if achieved.macs is not None:
@@ -265,16 +262,14 @@ class WeightPlan:
         check_shares({
             "params": achieved.params, "macs": achieved.macs or 0.0, "ties": fields["ties"]
         })  # fmt: skip
-        for name, reason in fields["whole"].items():
-            check_type(reason, str, f"why layer {name!r} stays whole")
         pattern = fields["pattern"]
         plan = cls(
             kept={name: PackedMask.from_json(m, name) for name, m in fields["kept"].items()},
-            asked=read_budget(fields["asked"]),
+            asked=fields["asked"],
             achieved=achieved,
             ties=fields["ties"],
             pattern=None if pattern is None else Pattern.from_json(pattern),
             whole=fields["whole"],
         )
-        check_digest(plan.digest(), fields["digest"], "weight plan")
+        check_digest(plan.digest(), fields["digest"], _KIND)
         return plan

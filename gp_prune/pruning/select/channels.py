@@ -109,8 +109,8 @@ def _choose_widths(
     owners, lost = _order_cuts(sizes, units, scores if scope == "global" else None)
 
     def after(steps: int) -> Widths:
-        gone = np.bincount(owners[:steps], lost[:steps], minlength=sizes.size)
-        return sizes - gone.astype(np.int64)
+        removed = np.bincount(owners[:steps], lost[:steps], minlength=sizes.size)
+        return sizes - removed.astype(np.int64)
 
     if budget.kind == "channels" and not rounded:
         return after(count_removed(int(sizes.sum()), budget.keep))

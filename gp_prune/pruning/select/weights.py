@@ -43,7 +43,7 @@ def select_weights(
 
     A pattern takes the place of the budget and of the scope: in every block of m weights the n
     with the highest scores stay. Layers that cannot be divided into blocks keep all weights and
-    stand in ``plan.whole`` with the reason; they need no scores.
+    are named in ``plan.whole`` with the reason; they need no scores.
 
     Args:
         model: the network; it is only read.
