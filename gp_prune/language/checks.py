@@ -43,6 +43,7 @@ def check(primitive: Operand | Operator) -> None:
         return
     for over, types in _uses(primitive):
         _check_use(primitive, over, types)
+        _check_traits(primitive, over, types)
     _check_laws(primitive)
 
 
@@ -157,6 +158,33 @@ def _compare(where: str, value: Tensor, formula: numeric.Array) -> None:
         raise PrimitiveError(f"{where}: its sympy form is not finite; protect it, too")
     if not np.allclose(value.numpy(), formula, rtol=1e-6, atol=1e-9 * (1 + np.abs(formula).max())):
         raise PrimitiveError(f"{where}: torch and sympy disagree; make them the same function")
+
+
+def _check_traits(operator: Operator, over: Axes, types: Sequence[Axes]) -> None:
+    """Check what the class of a function states about its values, on random numbers."""
+    function = operator.symbol
+    if not (isinstance(function, type) and issubclass(function, symbols.Notation)):
+        return
+    _, values = next(_inputs(types))
+    value = operator.apply(values, types, over)
+    low, high = function.bounds
+    holds = {
+        "is_nonnegative": lambda: bool((value >= 0).all()),
+        "keeps_sign": lambda: bool(
+            (operator.apply([v.abs() for v in values], types, over) >= 0).all()
+        ),
+        "is_indicator": lambda: bool(((value == 0) | (value == 1)).all()),
+        "odd": lambda: torch.allclose(operator.apply([-v for v in values], types, over), -value),
+        "idempotent": lambda: torch.allclose(operator.apply([value], types, over), value),
+    }
+    broken = [trait for trait in holds if getattr(function, trait) is True and not holds[trait]()]
+    if not bool(((value >= low) & (value <= high)).all()):
+        broken.append("bounds")
+    if broken:
+        raise PrimitiveError(
+            f"operator {operator.name!r}: {function.__name__} states {broken[0]!r}, "
+            "which does not hold on random numbers; correct it or leave it out"
+        )
 
 
 def _check_laws(operator: Operator) -> None:

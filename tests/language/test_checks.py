@@ -241,6 +241,26 @@ def test_bad_operand_is_refused(read: Callable[[LayerRecord], Tensor], message: 
         operand("bad", axes="o", meaning="planted")(read)
 
 
+@pytest.mark.parametrize(
+    ("trait", "value"),
+    [
+        ("is_nonnegative", True),
+        ("keeps_sign", True),
+        ("is_indicator", True),
+        ("odd", True),
+        ("idempotent", True),
+        ("bounds", (-0.5, 0.5)),
+    ],
+)
+def test_a_function_that_is_not_what_its_class_states(trait: str, value: object) -> None:
+    stated = {"nargs": 1, "written_out": staticmethod(lambda x: x**2 - 1), trait: value}
+    function = type("Parabola", (symbols.RealFunction,), stated)
+    with pytest.raises(PrimitiveError, match=f"'bad': Parabola states '{trait}', which does not"):
+        make(lambda x: x * x - 1, function)
+    del stated[trait]
+    assert make(lambda x: x * x - 1, type("Parabola", (symbols.RealFunction,), stated))
+
+
 NORMALISERS = [p.name for p in BUILTIN if isinstance(getattr(p, "shape", None), Normaliser)]
 
 
