@@ -295,7 +295,7 @@ def _definition(kind: type, operator: Operator | None) -> str | None:
     if operator.definition is not None:
         return operator.definition
     name = _name(kind, operator) or rf"\operatorname{{{kind.__name__}}}"
-    return rf"{_filled(name, 'abcd')}\colon \text{{{escaped(operator.meaning)}}}"
+    return rf"{_filled(name, 'abcd')}\colon \text{{{escape(operator.meaning)}}}"
 
 
 def _name(kind: type, operator: Operator | None) -> str:
@@ -303,7 +303,7 @@ def _name(kind: type, operator: Operator | None) -> str:
     stated = getattr(kind, "latex", "") or (operator.latex if operator else "")
     if stated or operator is None or not issubclass(kind, symbols.Notation):
         return stated
-    return rf"\operatorname{{{escaped(operator.name)}}}"
+    return rf"\operatorname{{{escape(operator.name)}}}"
 
 
 def _filled(template: str, arguments: Sequence[str]) -> str:
@@ -318,6 +318,6 @@ _ESCAPES = {
 }  # fmt: skip
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return plain text as LaTeX."""
     return "".join(_ESCAPES.get(letter, letter) for letter in text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from gp_prune.formula.latex import definitions, escaped
+from gp_prune.formula.latex import definitions, escape
 from gp_prune.formula.line_breaking import (
     QUOTIENT,
     TEXT_WIDTH,
@@ -42,12 +42,12 @@ def standalone(metrics: Iterable[Metric], body: str = "") -> str:
 
 def _section(metric: Metric) -> str:
     index = ",".join(metric.expression.axes)
-    lines = [f"\\section*{{{escaped(metric.name)}}}"]
+    lines = [f"\\section*{{{escape(metric.name)}}}"]
     if metric.description:
         first, rest = metric.description[0], metric.description[1:]
-        lines.append(f"{escaped(first.upper() + rest)}.")
+        lines.append(f"{escape(first.upper() + rest)}.")
     if metric.source:
-        lines.append(f"Source: {escaped(metric.source)}.")
+        lines.append(f"Source: {escape(metric.source)}.")
     score = f"\\mathrm{{score}}_{{{index}}} = {metric.latex()}"
     lines += [
         f"A higher score keeps the {metric.granularity}:",
@@ -78,8 +78,8 @@ def _signs(metrics: Iterable[Metric]) -> list[str]:
     operands = {n.name: n.head for n in nodes if isinstance(n.head, Operand)}
     # The axes of subtrees too: pairwise distances have an index that no operand has.
     letters = {letter for node in nodes for letter in node.axes}
-    lines = [f"${operands[n].latex}$: {escaped(operands[n].meaning)};" for n in sorted(operands)]
-    lines += [f"${a}$: {escaped(AXIS_MEANING[a])};" for a in AXIS_MEANING if a in letters]
+    lines = [f"${operands[n].latex}$: {escape(operands[n].meaning)};" for n in sorted(operands)]
+    lines += [f"${a}$: {escape(AXIS_MEANING[a])};" for a in AXIS_MEANING if a in letters]
     if not lines:
         return []
     return ["{\\raggedright\\noindent", *lines[:-1], lines[-1].removesuffix(";") + ".\\par}"]
@@ -140,10 +140,10 @@ def _stacked(metrics: Sequence[Metric], names: Sequence[str]) -> tuple[str, list
         rows.append(_row(_name(metric), str(metric.expression.size), *means, closed=False))
         text = paragraph(metric.latex(), TEXT_WIDTH - 15)
         rows.append(_row(rf"\multicolumn{{{count + 1}}}{{{formula}}}{{{text}}}"))
-    words = [escaped(name).replace(r"\_", r"\\") for name in names]
+    words = [escape(name).replace(r"\_", r"\\") for name in names]
     heads = [rf"\shortstack[r]{{{lines}}}" for lines in words]
     tasks = sorted({task for metric in metrics for task in metric.objectives})
-    over = f"means over {escaped(', '.join(tasks))}"
+    over = f"means over {escape(', '.join(tasks))}"
     note = [
         rf"\multicolumn{{{count + 1}}}{{r@{{}}}}{{{over}}} \\",
         rf"\cmidrule(l){{3-{count + 1}}}",
@@ -173,7 +173,7 @@ def _mean(objectives: Mapping[str, Any], name: str) -> str:
 
 
 def _name(metric: Metric) -> str:
-    return rf"\texttt{{{escaped(metric.name)}}}"
+    return rf"\texttt{{{escape(metric.name)}}}"
 
 
 def _row(*cells: str, closed: bool = True) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.apply.tuning import Quality
-from gp_prune.formula.latex import escaped
+from gp_prune.formula.latex import escape
 from gp_prune.report.catalogue import markdown_math
 from gp_prune.report.tables import (
     make_console,
@@ -83,8 +83,8 @@ def test_markdown_math() -> None:
     assert markdown_math(r"\frac{a}{b}_{\!\epsilon}") == r"$\frac{a}{b}_{\epsilon}$"
 
 
-def test_escaped() -> None:
-    assert escaped("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+def test_escape() -> None:
+    assert escape("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The ridge form where solving with the matrix itself would fail."""
+"""Operators on filters: the ridge form where solving with the matrix itself would fail."""
 
 from __future__ import annotations
 
