@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from gp_prune.autoencoder import AutoencodeSettings, autoencode
 from gp_prune.autoencoder import run as whole
 from gp_prune.autoencoder.population import GenerationReport
-from gp_prune.cli import main
 from gp_prune.errors import UserError
 
 Run = Callable[..., Result]
@@ -36,16 +35,9 @@ def data(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def run() -> Run:
-    """``run("--epochs", 3)``: the result; a traceback fails the test."""
-
-    def invoke(*arguments: object) -> Result:
-        result = CliRunner().invoke(main, ["autoencode", *map(str, arguments)])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
+def run(run: Run) -> Run:
+    """``run("--epochs", 3)``: the result of ``gp-prune autoencode``."""
+    return lambda *arguments: run("autoencode", *arguments)
 
 
 def test_a_run_prints_its_cells_and_draws(run: Run, data: str, tmp_path: Path) -> None:
