@@ -26,12 +26,17 @@ from gp_prune.statistics.running import (
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
 
-class Used(NamedTuple):
+class _Used(NamedTuple):
     """A tensor that the forward pass used as ``weight`` or ``bias`` of a module."""
 
     module: nn.Module
     field: str
     tensor: Tensor
+
+    @property
+    def key(self) -> _Key:
+        """Tell the module and the field from others."""
+        return id(self.module), self.field
 
 
 class Gradients:
@@ -66,7 +71,7 @@ class Gradients:
             if name in layers or (norms and is_batch_norm(module))
         ]
         self._with_squares = squares
-        self._used: dict[_Key, dict[int, Used]] = {}
+        self._used: dict[tuple[_Key, int], _Used] = {}  # by identity of the tensor, too
         self._sums: dict[_Key, Tensor] = {}
         self._squares: dict[_Key, Tensor] = {}
         self._open: dict[_Key, Tensor] = {}  # summed over the parts of the present batch
@@ -92,17 +97,17 @@ class Gradients:
         for field in self.fields:
             tensor = getattr(module, field, None)
             if isinstance(tensor, Tensor):
-                self._keep(Used(module, field, tensor))
+                self._keep(_Used(module, field, tensor))
 
-    def _keep(self, used: Used) -> None:
-        self._used.setdefault((id(used.module), used.field), {})[id(used.tensor)] = used
+    def _keep(self, used: _Used) -> None:
+        self._used[used.key, id(used.tensor)] = used
 
     def _rescale(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         shape = (1, output.shape[1]) + (1,) * (output.dim() - 2)
         scale = torch.ones_like(output[0].reshape(output.shape[1], -1)[:, 0]).requires_grad_()
         shift = torch.zeros_like(scale).requires_grad_()
         for field, tensor in (("weight", scale), ("bias", shift)):
-            self._keep(Used(module, field, tensor))
+            self._keep(_Used(module, field, tensor))
         return output * scale.reshape(shape) + shift.reshape(shape)
 
     def add(self, value: Tensor, samples: int, *, last: bool = True) -> None:
@@ -116,29 +121,13 @@ class Gradients:
         Raises:
             UserError: the loss is not one finite number, or does not depend on any layer.
         """
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise UserError(
-                "the loss did not return a single number; return the mean over the batch"
-            )
-        if not bool(torch.isfinite(value)):
-            raise UserError(
-                f"the loss is {float(value.detach())} on a batch; check the data and the model"
-            )
-        if not value.requires_grad:
-            raise UserError(
-                "the loss does not depend on the model's weights; check that neither the model "
-                "nor the loss switches gradients off"
-            )
-        used = [item for group in self._used.values() for item in group.values()]
-        grads = iter(self._differentiate(value.reshape(()), used))
-        for key, group in self._used.items():
-            total: Tensor | None = None
-            for item in group.values():
-                grad = next(grads)
-                part = torch.zeros_like(item.tensor) if grad is None else grad
-                part = part.to(torch.float64)
-                total = part if total is None else total + part
-            assert total is not None
+        _check_loss(value)
+        used = list(self._used.values())
+        totals: dict[_Key, Tensor] = {}
+        for item, grad in zip(used, self._differentiate(value.reshape(()), used), strict=True):
+            part = (torch.zeros_like(item.tensor) if grad is None else grad).to(torch.float64)
+            totals[item.key] = totals[item.key] + part if item.key in totals else part
+        for key, total in totals.items():
             self._add(self._sums, key, samples * total)
             if self._with_squares:
                 self._add(self._open, key, samples * total)
@@ -155,7 +144,7 @@ class Gradients:
         self._open_samples = 0
         self._batches += 1
 
-    def _differentiate(self, value: Tensor, used: Sequence[Used]) -> Sequence[Tensor | None]:
+    def _differentiate(self, value: Tensor, used: Sequence[_Used]) -> Sequence[Tensor | None]:
         """Return what is summed for each of the tensors: the gradient of ``value`` by it."""
         return torch.autograd.grad(value, [item.tensor for item in used], allow_unused=True)
 
@@ -178,6 +167,21 @@ class Gradients:
         """Return the mean over the batches of the squared gradient of a batch's mean loss."""
         total = self._squares.get((id(module), field))
         return None if total is None else total / self._batches
+
+
+def _check_loss(value: Any) -> None:
+    """Raise UserError unless the loss is one finite number that depends on the weights."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise UserError("the loss did not return a single number; return the mean over the batch")
+    if not bool(torch.isfinite(value)):
+        raise UserError(
+            f"the loss is {float(value.detach())} on a batch; check the data and the model"
+        )
+    if not value.requires_grad:
+        raise UserError(
+            "the loss does not depend on the model's weights; check that neither the model "
+            "nor the loss switches gradients off"
+        )
 
 
 class HessianGradients(Gradients):
@@ -204,7 +208,7 @@ class HessianGradients(Gradients):
         with super().attached(), sdpa_kernel(SDPBackend.MATH):
             yield
 
-    def _differentiate(self, value: Tensor, used: Sequence[Used]) -> list[Tensor | None]:
+    def _differentiate(self, value: Tensor, used: Sequence[_Used]) -> list[Tensor | None]:
         tensors = [item.tensor for item in used]
         try:
             first = torch.autograd.grad(value, tensors, allow_unused=True, create_graph=True)
@@ -223,7 +227,7 @@ class HessianGradients(Gradients):
                 f"({str(error).splitlines()[0]}); leave out what needs the Hessian (Hg)"
             ) from error
 
-    def _along(self, item: Used) -> Tensor:
+    def _along(self, item: _Used) -> Tensor:
         direction = self._direction.mean(item.module, item.field)
         assert direction is not None
         return direction.to(item.tensor)

@@ -153,12 +153,7 @@ class SecondMoments:
         self._sum: Tensor | None = None  # (groups, columns, columns)
 
     def add(self, inputs: Tensor, output: Tensor) -> None:
-        """Add one use of the layer.
-
-        Args:
-            inputs: what the layer was called with.
-            output: what it returned.
-        """
+        """Add one use of the layer: what it was called with, and what it returned."""
         if isinstance(self._module, nn.Linear):
             parts = [(inputs, output)]
         else:  # a few samples at a time: every input value stands in up to k columns

@@ -215,20 +215,7 @@ def _run_pass(
     recorder: Recorder | None = None,
     tracer: ActivationTracer | None = None,
 ) -> None:
-    """Run the model forward over the data, and backward where gradients are wanted.
-
-    Args:
-        model: the model, in evaluation mode.
-        parts: parts of batches, see :func:`~gp_prune.statistics.batches.in_parts`.
-        forward: runs the model on the inputs of a batch.
-        loss: mean loss over a batch, for gradients.
-        gradients: measures in backward passes, if given.
-        recorder: measures in forward passes, if given.
-        tracer: tells the recorder what happens.
-
-    Raises:
-        UserError: gradients are wanted and the data has no targets, or a measurement fails.
-    """
+    """Run the model forward over the data, and backward where gradients are wanted."""
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients is not None))
         if gradients is not None:  # before the tracer, which must see the rescaled batch norms
@@ -280,12 +267,7 @@ def _look_around(
 ) -> _Surroundings:
     """Find what follows each layer, by running the model or, without inputs, by tracing it.
 
-    Args:
-        model: the model, in evaluation mode.
-        chosen: the layers.
-        inputs: what it runs on, or None.
-        forward: runs it.
-        named: whether the layers were asked for by name, so that each must run.
+    Layers that were asked for by name (``named``) must run; others are left out if they do not.
     """
     if inputs is None:
         return _Surroundings(chosen, pair_without_data(model, chosen), {}, None)

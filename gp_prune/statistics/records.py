@@ -154,11 +154,7 @@ class Measured:
     flow: Gradients | None = None
 
     def take_record(self, name: str, device: torch.device) -> LayerRecord:
-        """Return the record of one layer, and forget what no other layer's record needs.
-
-        Args:
-            name: dotted name of the layer.
-            device: where the tensors go.
+        """Return the record of a layer on a device, and forget what no other record needs.
 
         Raises:
             UserError: a value is not finite.
@@ -221,16 +217,10 @@ class Measured:
     def _outgoing(
         self, name: str, weight: Tensor, read: Callable[[nn.Module], Tensor | None]
     ) -> Tensor:
-        """Return what reads each output channel of a layer, consumer after consumer.
+        """Return what ``read`` gives of the consumers of each output channel, side by side (o, j).
 
-        Args:
-            name: the layer.
-            weight: its weight (o, i, k).
-            read: a consumer -> numbers in the layout of its weight, or None for zeros.
-
-        Returns:
-            (o, j), float64; rows of channels that fewer weights read are filled up with zeros,
-            and where nothing is read, there is one column of zeros.
+        Rows of channels that fewer weights read are filled up with zeros; where nothing is read,
+        there is one column of zeros.
         """
         channels = weight.shape[0]
         blocks = [weight.new_zeros(channels, 0)]
