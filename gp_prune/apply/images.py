@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -130,9 +129,7 @@ def _open(
 ) -> tuple[str, Tensor, Callable[[int], Tensor]]:
     """Return the name of a source, the labels of its images, and a reader of one by number."""
     if source in DATA_SETS:
-        default = platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
-        root = default if data_root is None else Path(data_root).expanduser()
-        train = load_data(source, root, download=download).train
+        train = load_data(source, data_root, download=download).train
         return source, train.labels, train.inputs.__getitem__
     folder = Path(source).expanduser()
     if not folder.is_dir():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
@@ -21,6 +18,7 @@ from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks.data import DATA_SETS, load_data
 from gp_prune.training import Samples
+from gp_prune.training.samples import tensor_digest
 
 SPLITS = ("train", "validation", "test")
 
@@ -122,13 +120,9 @@ class FlatData:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over train and validation samples."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation):
-            for tensor in (split.inputs, split.labels):
-                if tensor is not None:
-                    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                    digest.update(tensor.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        parts = (self.train, self.validation)
+        tensors = (tensor for part in parts for tensor in (part.inputs, part.labels))
+        return tensor_digest(tensor for tensor in tensors if tensor is not None)
 
 
 def load(name: str, seed: int, source: TaskSource, limit: int = 0) -> FlatData:
@@ -166,12 +160,7 @@ def load(name: str, seed: int, source: TaskSource, limit: int = 0) -> FlatData:
 
 
 def _read_images(name: str, source: TaskSource) -> tuple[tuple[int, ...], _ReadSplit]:
-    root = (
-        platformdirs.user_cache_path("gp-prune", appauthor=False) / "data"
-        if source.data_root is None
-        else Path(source.data_root).expanduser()
-    )
-    images = load_data(name, root, download=source.download)
+    images = load_data(name, source.data_root, download=source.download)
 
     def read(split: str) -> FlatSamples:
         samples = images.read_test() if split == "test" else getattr(images, split)

@@ -6,8 +6,6 @@ train the same task at the same time both leave a whole entry.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +32,6 @@ class Entry(NamedTuple):
 
     weights: dict[str, Tensor]
     dense_error: float
-
-
-def key(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object that says all that decides the weights."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> Entry | None:

@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import nn
 
-from gp_prune._io import DamagedFileError
+from gp_prune._io import DamagedFileError, canonical_digest
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import one_thread, random_state
 from gp_prune.tasks import cache
 from gp_prune.tasks.cache import CacheWarning, Entry
-from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data
+from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data, user_folder
 from gp_prune.tasks.models import MODELS, Kind
 from gp_prune.tasks.task import Task, as_split
 from gp_prune.tasks.training import Descent, optimise
@@ -101,7 +100,7 @@ def load_task(
     check_task_name(name)
     model_name, data_name = name.split("-")
     target = torch.device(device)
-    data = load_data(data_name, _folder(data_root, "data"), download=download)
+    data = load_data(data_name, data_root, download=download)
     kind = MODELS[model_name].kind
     with random_state(seed):
         model = MODELS[model_name].build(data.shape, data.classes).to(target).eval()
@@ -139,7 +138,7 @@ def is_trained(
         UserError: as :func:`load_task`.
     """
     check_task_name(name)
-    data = load_data(name.split("-")[1], _folder(data_root, "data"), download=download)
+    data = load_data(name.split("-")[1], data_root, download=download)
     folder, identity = _cache_entry(name, seed, torch.device(device), data, cache_dir)
     try:
         return cache.read(folder, identity) is not None
@@ -156,12 +155,6 @@ def check_task_name(name: str) -> None:
     raise UserError(f"unknown task {name!r}{hint}; choose one of {', '.join(TASK_NAMES)}")
 
 
-def _folder(given: str | Path | None, default: str) -> Path:
-    if given is not None:
-        return Path(given).expanduser()
-    return platformdirs.user_cache_path("gp-prune", appauthor=False) / default
-
-
 def _cache_entry(
     name: str, seed: int, device: torch.device, data: DataSet, cache_dir: str | Path | None
 ) -> tuple[Path, dict[str, Any]]:
@@ -175,7 +168,7 @@ def _cache_entry(
         "torch": torch.__version__,
         "device": device.type,
     }
-    folder = _folder(cache_dir, "tasks") / f"{name}-{cache.key(identity)[:16]}"
+    folder = user_folder(cache_dir, "tasks") / f"{name}-{canonical_digest(identity)[:16]}"
     return folder, identity
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import torch
 from torch import Tensor
 
@@ -86,7 +87,14 @@ class DataSet:
         return tensor_digest(tensor for part in parts for tensor in (part.inputs, part.labels))
 
 
-def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
+def user_folder(given: str | Path | None, default: str) -> Path:
+    """Return a folder that a person names, or one in the user's cache folder."""
+    if given is not None:
+        return Path(given).expanduser()
+    return platformdirs.user_cache_path("gp-prune", appauthor=False) / default
+
+
+def load_data(name: str, root: str | Path | None = None, *, download: bool = False) -> DataSet:
     """Load the data set of that name.
 
     CIFAR-10 is read from its official binary version (``cifar-10-batches-bin``) where that folder
@@ -94,8 +102,9 @@ def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
 
     Args:
         name: one of :data:`DATA_SETS`.
-        data_root: folder that holds torchvision's data sets; not touched for ``digits``.
-        download: whether torchvision may fetch a missing data set into ``data_root``.
+        root: folder that holds torchvision's data sets, by default one in the user's cache folder;
+            not touched for ``digits``.
+        download: whether torchvision may fetch a missing data set into ``root``.
 
     Raises:
         UserError: the name is unknown, or the files are missing or damaged.
@@ -104,7 +113,7 @@ def load_data(name: str, data_root: Path, *, download: bool = False) -> DataSet:
         train, validation = _read_digits("train"), _read_digits("validation")
         return DataSet("digits", train, validation, partial(_read_digits, "test"))
     if name in _VISION_SETS:
-        return _load_vision(name, data_root, download=download)
+        return _load_vision(name, user_folder(root, "data"), download=download)
     raise UserError(f"unknown data set {name!r}; choose one of {', '.join(DATA_SETS)}")
 
 

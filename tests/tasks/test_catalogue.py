@@ -16,6 +16,7 @@ from torch import nn
 from gp_prune.errors import UserError
 from gp_prune.tasks import TASK_NAMES, CacheWarning, Task, catalogue, is_trained, load_task
 from gp_prune.tasks.catalogue import Recipe
+from gp_prune.tasks.data import user_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
@@ -223,8 +224,8 @@ def test_the_default_folders_are_in_the_users_cache(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         platformdirs, "user_cache_path", lambda name, appauthor: Path("/cache") / name
     )
-    assert catalogue._folder(None, "tasks") == Path("/cache/gp-prune/tasks")
-    assert catalogue._folder("~/x", "tasks") == Path.home() / "x"
+    assert user_folder(None, "tasks") == Path("/cache/gp-prune/tasks")
+    assert user_folder("~/x", "tasks") == Path.home() / "x"
 
 
 def test_a_network_is_known_once_it_was_trained(task_cache: Path, tmp_path: Path) -> None:
