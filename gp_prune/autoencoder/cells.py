@@ -19,7 +19,7 @@ from gp_prune.autoencoder.networks import (
     read_pair,
     write_pair,
 )
-from gp_prune.autoencoder.pruning import PruningOperator, prune, sparsity
+from gp_prune.autoencoder.pruning import PruningOperator, measure_sparsity, prune
 from gp_prune.autoencoder.settings import AutoencodeSettings
 from gp_prune.autoencoder.training import (
     LOSSES,
@@ -163,7 +163,7 @@ class CellStep:
             selection_loss=least,
             train_loss=train_loss,
             validation_loss=context.validation_loss(pair),
-            sparsity=sparsity(pair),
+            sparsity=measure_sparsity(pair),
             uncut=uncut,
         )
 

@@ -149,7 +149,7 @@ class Pair(NamedTuple):
         return Pair(self.encoder.clone(), self.decoder.clone())
 
 
-def first_pair(layout: AutoencoderLayout, seed: int, device: str = "cpu") -> Pair:
+def create_pair(layout: AutoencoderLayout, seed: int, device: str = "cpu") -> Pair:
     """Create a pair, initialised as torch does it; equal for equal seeds on every device."""
     halves = []
     with random_state(seed):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gp_prune.autoencoder.cells import CellResult, CellStep, Parent, RunContext
-from gp_prune.autoencoder.networks import FOLDER, first_pair, pair_path, write_pair
+from gp_prune.autoencoder.networks import FOLDER, create_pair, pair_path, write_pair
 from gp_prune.autoencoder.schedule import PruningEvents
 from gp_prune.autoencoder.settings import CANONICAL, AutoencodeSettings
 from gp_prune.runs.executors import Runner, run_with_journal
@@ -126,7 +126,7 @@ class Population:
         self.cells: list[Cell] = []
         for number in range(len(self._grid)):
             seed = derive_seed(settings.seed, "first pair", number)
-            pair = first_pair(context.layout, seed, str(context.data.train.inputs.device))
+            pair = create_pair(context.layout, seed, str(context.data.train.inputs.device))
             state = write_pair(self._folder, pair)
             self.cells.append(Cell(state, settings.learning_rate, context.validation_loss(pair)))
 
@@ -174,7 +174,7 @@ class Population:
         if self._settings.updates == "synchronous" or len(order) == 1:
             return [order]
         self._random("order", generation).shuffle(order)
-        return waves(order, self._grid)
+        return group_into_waves(order, self._grid)
 
     def _step(self, generation: int, cell: int) -> CellStep:
         happens = self._events.happens[generation - 1][cell]
@@ -248,7 +248,9 @@ class Population:
         )
 
 
-def waves(order: Sequence[int], neighbours: Sequence[tuple[int, ...]]) -> list[list[int]]:
+def group_into_waves(
+    order: Sequence[int], neighbours: Sequence[tuple[int, ...]]
+) -> list[list[int]]:
     """Group cells that may be updated at the same time although they are visited in turn.
 
     A cell reads its neighbours as they are when its turn comes, so it comes after those of them

@@ -152,7 +152,7 @@ def prune(
         if operator.unit == NODE:
             _cut_nodes(half, names, scores, goal, operator, generator)
         else:
-            matched = matched_weights(half.widths, goal) if stays is not None else None
+            matched = count_matched_weights(half.widths, goal) if stays is not None else None
             _cut_weights(half, names, scores, goal, matched, operator, generator)
         half.apply_mask()
         if operator.regrow:
@@ -164,7 +164,7 @@ def round_share(size: int, share: float) -> int:
     return max(1, math.floor(size * share + 0.5))
 
 
-def matched_weights(widths: tuple[int, ...], share: float) -> list[int]:
+def count_matched_weights(widths: tuple[int, ...], share: float) -> list[int]:
     """Return the weights that stay in each layer when that share of the hidden nodes does.
 
     Args:
@@ -175,12 +175,12 @@ def matched_weights(widths: tuple[int, ...], share: float) -> list[int]:
     return [i * o for i, o in pairwise(left)]
 
 
-def live_nodes(half: Half) -> list[Tensor]:
+def find_live_nodes(half: Half) -> list[Tensor]:
     """Return for every hidden layer (nodes,) whether each is alive."""
     return [layer.bias.bool() for layer in half.layers(half.mask)[:-1]]
 
 
-def sparsity(pair: Pair) -> float:
+def measure_sparsity(pair: Pair) -> float:
     """Return the share of the weights that are zero, biases not counted."""
     layers = [layer.weight for half in pair for layer in half.layers()]
     zeros = sum(int((weight == 0).sum()) for weight in layers)
@@ -196,7 +196,7 @@ def _cut_nodes(
     generator: torch.Generator,
 ) -> None:
     masks = half.layers(half.mask)
-    for number, alive in enumerate(live_nodes(half)):
+    for number, alive in enumerate(find_live_nodes(half)):
         name, left = names[number], round_share(alive.numel(), goal)
         units = operator.draw(name, scores.get(name), alive, left, generator)
         masks[number].weight[units] = 0

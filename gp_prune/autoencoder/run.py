@@ -29,17 +29,17 @@ from gp_prune.autoencoder.population import GenerationReport, HistoryRow, Popula
 from gp_prune.autoencoder.pruning import (
     check_labels,
     choose_unit,
-    live_nodes,
+    find_live_nodes,
     load_metric,
-    sparsity,
+    measure_sparsity,
 )
 from gp_prune.autoencoder.schedule import (
     PruningEvents,
     Schedule,
     draw_events,
     draw_events_to,
+    evaluate_schedule,
     named_schedule,
-    probabilities,
 )
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
@@ -122,7 +122,7 @@ class AutoencodeResult:
         return {
             name: (int(alive.sum()), alive.numel())
             for side, half in zip(SIDES, self.best, strict=True)
-            for name, alive in zip(self.layout.names(side), live_nodes(half), strict=False)
+            for name, alive in zip(self.layout.names(side), find_live_nodes(half), strict=False)
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _probabilities(settings: AutoencodeSettings, schedule: Schedule | None) -> t
     if schedule is None:
         solutions = len(settings.grid[0])
         schedule = named_schedule(settings.schedule, settings.probability, solutions)
-    return probabilities(schedule, settings.epochs)
+    return evaluate_schedule(schedule, settings.epochs)
 
 
 def _draw_events(settings: AutoencodeSettings, chances: tuple[float, ...]) -> PruningEvents:
@@ -304,6 +304,6 @@ def _conclude(
         test_loss=evaluate(best, test, loss, relu),
         test_l1=float(functional.l1_loss(reconstruct(best, test, relu), test)),
         trivial_l1=float((test - median).abs().double().mean()),
-        sparsity=sparsity(best),
+        sparsity=measure_sparsity(best),
         pictures=data.validation.inputs[:_PICTURES],
     )

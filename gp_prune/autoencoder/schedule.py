@@ -56,7 +56,7 @@ def named_schedule(name: str, probability: float, solutions: int = 1) -> Schedul
     return partial(_FORMULAS[name], p=probability, n=solutions)
 
 
-def probabilities(schedule: Schedule, epochs: int) -> tuple[float, ...]:
+def evaluate_schedule(schedule: Schedule, epochs: int) -> tuple[float, ...]:
     """Return the values of a schedule after epochs 1 to ``epochs``.
 
     Raises:

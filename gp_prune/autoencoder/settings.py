@@ -56,7 +56,7 @@ def torus_shape(cells: int) -> tuple[int, int]:
     raise UserError(f"{cells} cells make no torus; take a number such as 4, 6 or 9, or a ring")
 
 
-def neighbourhood(cell: int, cells: int, topology: str, radius: int) -> tuple[int, ...]:
+def find_neighbours(cell: int, cells: int, topology: str, radius: int) -> tuple[int, ...]:
     """Return the cells that a cell chooses from: itself, then its neighbours by distance, number.
 
     On a ring these are the ``radius`` cells to either side, on a torus those at most ``radius``
@@ -180,6 +180,6 @@ class AutoencodeSettings(Settings):
         if self.mode == CANONICAL:
             return [(0,)]
         return [
-            neighbourhood(cell, self.cells, self.topology, self.radius)
+            find_neighbours(cell, self.cells, self.topology, self.radius)
             for cell in range(self.cells)
         ]

@@ -23,7 +23,7 @@ from gp_prune.genetic.retraining import (
     load_network,
     state_path,
 )
-from gp_prune.genetic.selection import REFERENCE, Fitness, nondominated
+from gp_prune.genetic.selection import REFERENCE, Fitness, select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.variation import Individual, Variation
@@ -143,7 +143,7 @@ class Engine:
         for number in range(1, self.settings.rounds + 1):
             self._score_parents(parents)
             tried = yield from self._converge(parents, number)
-            chosen = self.fitness.elites(tried, self.settings.elites)
+            chosen = self.fitness.select_elites(tried, self.settings.elites)
             requests = [
                 RetrainingRequest(i.elite, i.masks, i.plan, self.settings.epochs) for i in chosen
             ]
@@ -153,7 +153,7 @@ class Engine:
                 self._see(elite.error, elite.shares)
             able = [elite for elite in fresh if self.fitness.is_tolerable(elite)]
             self._adapt_reach(len(able), len(fresh))
-            parents = self.fitness.parents([*parents, *able], self.settings.elites)
+            parents = self.fitness.select_parents([*parents, *able], self.settings.elites)
             yield self._report(number, None)
             merit = min(map(self.fitness.merit_of, able), default=best)
             idle, best = (0, merit) if merit < best else (idle + 1, best)
@@ -242,10 +242,10 @@ class Engine:
 
     def _breed(self, population: Sequence[Individual], rng: random.Random) -> Individual:
         """Create one offspring of a population."""
-        first = self.fitness.parent(population, rng)
+        first = self.fitness.select_parent(population, rng)
         if rng.random() >= self.settings.crossover_rate:
             return self.variation.child([first], rng)
-        winner, loser = self.fitness.better(first, rng.choice(population))
+        winner, loser = self.fitness.compare(first, rng.choice(population))
         child = self.variation.child((winner, loser), rng)
         if winner is loser and not self.settings.pareto:
             child.replaces = None  # else the best would make way for any of its own offspring
@@ -291,7 +291,7 @@ class Engine:
         self, pool: Sequence[Individual], born: Sequence[Individual], rng: random.Random
     ) -> list[Individual]:
         """Select the next generation, and adapt the mutation rates to who survives."""
-        population = self.fitness.survivors(pool, rng)
+        population = self.fitness.select_survivors(pool, rng)
         alive = {id(individual) for individual in population}
         self.variation.learn((child, id(child) in alive) for child in born)
         return population
@@ -367,7 +367,7 @@ class Engine:
             generation=generation,
             evaluations=self.evaluations,
             hypervolume=hypervolume(self._seen, REFERENCE),
-            front=tuple(nondominated(self.archive)),
+            front=tuple(select_nondominated(self.archive)),
             kind=self.prepared.data.kind,
         )
         self._journal.event({

@@ -32,7 +32,9 @@ def retrain_finalists(engine: Engine) -> list[Elite]:
         return polish(engine, shortlist(engine, count))
     first = shortlist(engine, -(-count // 2))
     done = polish(engine, first)
-    return done + polish(engine, between(engine.fitness, engine.archive[1:], first, done, count))
+    return done + polish(
+        engine, choose_between(engine.fitness, engine.archive[1:], first, done, count)
+    )
 
 
 def shortlist(engine: Engine, count: int) -> list[Elite]:
@@ -68,7 +70,7 @@ def _spread(
     return chosen
 
 
-def between(
+def choose_between(
     fitness: Fitness, archive: Sequence[Elite], first: Sequence[Elite], done: Sequence[Elite],
     count: int,
 ) -> list[Elite]:  # fmt: skip

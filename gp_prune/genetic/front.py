@@ -59,7 +59,7 @@ class StoredBytes(NamedTuple):
     csr: int
 
 
-def stored_bytes(model: nn.Module) -> StoredBytes:
+def count_stored_bytes(model: nn.Module) -> StoredBytes:
     """Count the bytes of the parameters of a network.
 
     A tensor is stored sparsely as a matrix of its first dimension by all others.
@@ -274,7 +274,7 @@ def measure_entries(
             cost=measure(model, prepared.loaded.example_inputs),
             conv_macs=layout.macs(elite.plan, "conv"),
             macs=layout.macs(elite.plan, "all"),
-            size=stored_bytes(model),
+            size=count_stored_bytes(model),
             conv_time=times,
             channels=dict(
                 zip(groups, elite.plan.widths(prepared.architecture).tolist(), strict=True)

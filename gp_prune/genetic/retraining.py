@@ -52,13 +52,13 @@ def cut_network(model: nn.Module, plan: GeneticPlan, architecture: Architecture)
     """Return a copy of ``model`` without the channels of a plan, its other pruned weights zero."""
     smaller = compact(model, plan.channel_plan(architecture), architecture)
     with torch.no_grad():
-        for (layer, name), mask in weight_masks(model, plan, architecture).items():
+        for (layer, name), mask in find_weight_masks(model, plan, architecture).items():
             weight: Tensor = getattr(smaller.get_submodule(layer), name)
             weight.mul_(mask.to(weight.device, weight.dtype))
     return smaller
 
 
-def weight_masks(
+def find_weight_masks(
     model: nn.Module, plan: GeneticPlan, architecture: Architecture
 ) -> dict[tuple[str, str], Tensor]:
     """Return (layer, ``"weight"``) -> bool mask of the weight's shape in the network of the plan.
@@ -82,7 +82,7 @@ def weight_masks(
     return masks
 
 
-def positions(model: nn.Module, plan: GeneticPlan, architecture: Architecture) -> State:
+def find_positions(model: nn.Module, plan: GeneticPlan, architecture: Architecture) -> State:
     """Find every number of the plan's network in the flat tensors of the dense one.
 
     Args:
@@ -115,7 +115,7 @@ def put_back(
     Args:
         state: dense shapes; what the plan removes keeps its values.
         trained: the network of the plan.
-        places: what :func:`positions` returns for the plan.
+        places: what :func:`find_positions` returns for the plan.
         plan: the plan; its zeros are not put back.
     """
     marks = plan.marks()
@@ -279,7 +279,7 @@ class RetrainPlan(PlanJob):
             self._tune(smaller, prepared, workbench)
         except UserError as error:
             return self.failed(str(error))
-        places = positions(model, self.plan, prepared.architecture)
+        places = find_positions(model, self.plan, prepared.architecture)
         dense = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         digest = save_state(put_back(dense, smaller, places, self.plan), Path(self.folder))
         return PlanOutcome(prepared.error(smaller), digest)
@@ -309,7 +309,7 @@ class RetrainPlan(PlanJob):
             validation=prepared.data.validation,
             error=lambda network, _: prepared.error(network),
             teacher=teacher,
-            held=weight_masks(prepared.model, self.plan, prepared.architecture),
+            held=find_weight_masks(prepared.model, self.plan, prepared.architecture),
         )
 
 

@@ -17,7 +17,7 @@ from gp_prune.genetic.engine import Engine, RoundStatus
 from gp_prune.genetic.finalists import retrain_baselines, retrain_finalists
 from gp_prune.genetic.front import FrontEntry, GeneticResult, measure_entries
 from gp_prune.genetic.retraining import PlanOutcome
-from gp_prune.genetic.selection import nondominated
+from gp_prune.genetic.selection import select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import (
     InMemoryModel,
@@ -115,7 +115,7 @@ def prune_genetically(
             "a network in memory cannot travel to other processes; use one worker, or name a file "
             "and a function that makes it (FILE.py:FUNCTION)"
         )
-    pool = mutation_pool(settings)
+    pool = load_mutations(settings)
     runner: Runner
     runner = make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
     try:
@@ -136,7 +136,7 @@ def prune_genetically(
         runner.close()
 
 
-def mutation_pool(settings: GeneticSettings) -> list[MetricMutation]:
+def load_mutations(settings: GeneticSettings) -> list[MetricMutation]:
     """Return the mutations that the settings name.
 
     Raises:
@@ -207,7 +207,7 @@ def _prune(engine: Engine, folder: Path, progress: Report, timed: bool) -> Genet
         history.append((status.evaluations, status.hypervolume))
         progress(GeneticProgress("prune", status.round, status.of, status))
     progress(GeneticProgress("polish", 0, 1))
-    finalists = nondominated(retrain_finalists(engine))
+    finalists = select_nondominated(retrain_finalists(engine))
     names = [f"p{number:02d}" for number in range(1, len(finalists) + 1)]
     baselines: dict[str, list[Elite | None]] = {}
     if settings.baselines:

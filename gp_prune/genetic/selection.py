@@ -32,14 +32,14 @@ class _Judged(Protocol):
 N = TypeVar("N", bound=_Judged)
 
 
-def nondominated(networks: Sequence[Elite]) -> list[Elite]:
+def select_nondominated(networks: Sequence[Elite]) -> list[Elite]:
     """Return those that no other one dominates, the least error first; of equal ones the first."""
     vectors = {id(n): (n.error, n.shares.macs, n.shares.params) for n in networks}
     ordered = sorted(networks, key=lambda network: vectors[id(network)])
     return [ordered[n] for n in find_nondominated([vectors[id(e)] for e in ordered])]
 
 
-def compromises(networks: Sequence[N], count: int) -> list[N]:
+def choose_compromises(networks: Sequence[N], count: int) -> list[N]:
     """Choose the best of ``count`` compromises between MACs and parameters, each network once."""
     left = list({id(network): network for network in networks}.values())
     chosen: list[N] = []
@@ -144,7 +144,7 @@ class Fitness:
         total = by_macs + by_params or 1.0
         return macs * by_macs / total, params * by_params / total
 
-    def survivors(self, pool: Sequence[Individual], rng: random.Random) -> list[Individual]:
+    def select_survivors(self, pool: Sequence[Individual], rng: random.Random) -> list[Individual]:
         """Select those that make the next generation."""
         count = min(self._settings.population, len(pool))
         selection = self._settings.selects
@@ -161,11 +161,11 @@ class Fitness:
             chosen.append(rest.pop(draw(rest, rng)))
         return chosen
 
-    def parent(self, population: Sequence[Individual], rng: random.Random) -> Individual:
+    def select_parent(self, population: Sequence[Individual], rng: random.Random) -> Individual:
         """Select one that breeds: the better of two that are drawn."""
-        return self.better(rng.choice(population), rng.choice(population))[0]
+        return self.compare(rng.choice(population), rng.choice(population))[0]
 
-    def better(self, one: Individual, other: Individual) -> tuple[Individual, Individual]:
+    def compare(self, one: Individual, other: Individual) -> tuple[Individual, Individual]:
         """Return the winner and the loser of two: by dominance, then by crowding distance."""
         if other.fitness.dominates(one.fitness):
             return other, one
@@ -174,7 +174,7 @@ class Fitness:
         crowding = [getattr(i.fitness, "crowding_dist", 0.0) for i in (one, other)]
         return (other, one) if crowding[1] > crowding[0] else (one, other)
 
-    def elites(self, tried: Sequence[Individual], count: int) -> list[Individual]:
+    def select_elites(self, tried: Sequence[Individual], count: int) -> list[Individual]:
         """Choose those to retrain: changed ones, and within reach if any are.
 
         For the front they are the best compromises between MACs and parameters, from MACs alone to
@@ -185,13 +185,13 @@ class Fitness:
         if not able:
             return sorted(changed, key=lambda i: i.error)[:count]
         if self._settings.pareto:
-            return compromises(able, count)
+            return choose_compromises(able, count)
         return sorted(able, key=lambda i: i.fitness.values)[:count]
 
-    def parents(self, elites: Sequence[Elite], count: int) -> list[Elite]:
+    def select_parents(self, elites: Sequence[Elite], count: int) -> list[Elite]:
         """Choose the networks from which the next round starts."""
         if self._settings.pareto:
-            return compromises(elites, count)
+            return choose_compromises(elites, count)
         distinct = {id(elite): elite for elite in elites}
         return sorted(distinct.values(), key=self.merit_of)[:count]
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.autoencoder.population import waves
-from gp_prune.autoencoder.settings import neighbourhood, torus_shape
+from gp_prune.autoencoder.population import group_into_waves
+from gp_prune.autoencoder.settings import find_neighbours, torus_shape
 from gp_prune.errors import UserError
 
 
@@ -14,7 +14,7 @@ def test_on_a_ring_neighbours_are_the_nearest_numbers(
     cells: int, radius: int, data: st.DataObject
 ) -> None:
     cell = data.draw(st.integers(0, cells - 1))
-    found = neighbourhood(cell, cells, "ring", radius)
+    found = find_neighbours(cell, cells, "ring", radius)
     wanted = {(cell + step) % cells for step in range(-radius, radius + 1)}
     assert found[0] == cell
     assert len(set(found)) == len(found)
@@ -34,14 +34,14 @@ def test_on_a_torus_neighbours_are_so_many_steps_away(
             row, column = divmod(other, columns)
             reached |= {(row + 1) % rows * columns + column, (row - 1) % rows * columns + column}
             reached |= {row * columns + (column + s) % columns for s in (1, -1)}
-    found = neighbourhood(cell, cells, "torus", radius)
+    found = find_neighbours(cell, cells, "torus", radius)
     assert found[0] == cell
     assert sorted(found) == sorted(reached)
 
 
 def test_a_torus_of_nine_has_five_in_a_neighbourhood() -> None:
     assert torus_shape(9) == (3, 3)
-    assert neighbourhood(4, 9, "torus", 1) == (4, 1, 3, 5, 7)
+    assert find_neighbours(4, 9, "torus", 1) == (4, 1, 3, 5, 7)
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 7, 11])
@@ -58,7 +58,7 @@ def test_waves_give_what_one_visit_after_the_other_gives(
     topology: str, size: int, radius: int, order: object
 ) -> None:
     cells = size * size
-    grid = [neighbourhood(cell, cells, topology, radius) for cell in range(cells)]
+    grid = [find_neighbours(cell, cells, topology, radius) for cell in range(cells)]
     visits = list(range(cells))
     order.shuffle(visits)  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def test_waves_give_what_one_visit_after_the_other_gives(
         one_by_one[cell] = "(" + ",".join(one_by_one[n] for n in grid[cell]) + ")"
 
     at_once = [str(cell) for cell in range(cells)]
-    found = waves(visits, grid)
+    found = group_into_waves(visits, grid)
     for wave in found:
         made = {cell: "(" + ",".join(at_once[n] for n in grid[cell]) + ")" for cell in wave}
         for cell, value in made.items():

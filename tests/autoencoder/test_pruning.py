@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from gp_prune import Metric
 from gp_prune.autoencoder.data import FlatSamples
-from gp_prune.autoencoder.networks import AutoencoderLayout, Pair, first_pair, module
+from gp_prune.autoencoder.networks import AutoencoderLayout, Pair, create_pair, module
 from gp_prune.autoencoder.pruning import (
     PruningOperator,
-    live_nodes,
-    matched_weights,
+    count_matched_weights,
+    find_live_nodes,
+    measure_sparsity,
     prune,
     round_share,
-    sparsity,
 )
 from gp_prune.autoencoder.schedule import draw_events, draw_events_to
 from gp_prune.autoencoder.training import LOSSES
@@ -63,13 +63,13 @@ def live_weights(pair: Pair) -> list[int]:
 def test_every_operator_removes_the_amount_of_every_layer_exactly(
     which: tuple[str, str], amount: float, events: int
 ) -> None:
-    pair = first_pair(LAYOUT, 1)
+    pair = create_pair(LAYOUT, 1)
     sizes = [20 * 12, 15 * 20, 4 * 15, 15 * 4, 20 * 15, 12 * 20]
     for number in range(1, events + 1):
         cut(pair, operator(*which, amount), seed=number)
         left = (1 - amount) ** number
         if which[1] == "node":
-            alive = [int(nodes.sum()) for half in pair for nodes in live_nodes(half)]
+            alive = [int(nodes.sum()) for half in pair for nodes in find_live_nodes(half)]
             assert alive == [round_share(size, left) for size in (20, 15, 15, 20)]
         else:
             assert live_weights(pair) == [round_share(size, left) for size in sizes]
@@ -81,11 +81,13 @@ def test_every_operator_removes_the_amount_of_every_layer_exactly(
 def test_all_operators_end_with_as_many_weights_in_every_layer(
     which: tuple[str, str], stays: float, seed: int
 ) -> None:
-    pair = first_pair(LAYOUT, seed)
+    pair = create_pair(LAYOUT, seed)
     cut(pair, operator(*which), seed, stays)
-    wanted = matched_weights(LAYOUT.encoder, stays) + matched_weights(LAYOUT.decoder, stays)
+    wanted = count_matched_weights(LAYOUT.encoder, stays) + count_matched_weights(
+        LAYOUT.decoder, stays
+    )
     assert live_weights(pair) == wanted
-    assert sparsity(pair) == pytest.approx(1 - sum(wanted) / (2 * (240 + 300 + 60)))
+    assert measure_sparsity(pair) == pytest.approx(1 - sum(wanted) / (2 * (240 + 300 + 60)))
     before = [half.mask.clone() for half in pair]
     cut(pair, operator(*which), seed + 1, stays)  # it is there already
     assert all(torch.equal(half.mask, mask) for half, mask in zip(pair, before, strict=True))
@@ -96,12 +98,12 @@ def test_all_operators_end_with_as_many_weights_in_every_layer(
 def test_code_and_output_are_kept_and_dead_nodes_have_no_weights(
     which: tuple[str, str], amount: float, seed: int
 ) -> None:
-    pair = first_pair(LAYOUT, seed)
+    pair = create_pair(LAYOUT, seed)
     cut(pair, operator(*which, amount), seed)
     for half in pair:
         layers, masks = half.layers(), half.layers(half.mask)
         assert masks[-1].bias.all()
-        for place, alive in enumerate(live_nodes(half)):
+        for place, alive in enumerate(find_live_nodes(half)):
             assert alive.any()
             assert not layers[place].weight[~alive].any()
             assert not layers[place].bias[~alive].any()
@@ -109,11 +111,11 @@ def test_code_and_output_are_kept_and_dead_nodes_have_no_weights(
 
 
 def test_at_temperature_zero_the_least_nodes_go() -> None:
-    pair = first_pair(LAYOUT, 3)
+    pair = create_pair(LAYOUT, 3)
     sums = [layer.weight.abs().sum(1) for layer in pair.encoder.layers()]
     mutation = MetricMutation(Metric.load("l1"), 0.0, 0.25)
     cut(pair, PruningOperator(mutation, "node", 20, False))
-    for alive, scores in zip(live_nodes(pair.encoder), sums, strict=False):
+    for alive, scores in zip(find_live_nodes(pair.encoder), sums, strict=False):
         assert scores[~alive].max() < scores[alive].min()
 
 
@@ -124,16 +126,16 @@ def first_activations(pair: Pair) -> torch.Tensor:
 
 
 def test_the_variance_operator_takes_the_nodes_that_vary_least() -> None:
-    pair = first_pair(LAYOUT, 5)
+    pair = create_pair(LAYOUT, 5)
     spread = first_activations(pair).std(0)
     mutation = MetricMutation(Metric.load("activation_variance"), 0.0, 0.25)
     cut(pair, PruningOperator(mutation, "node", 50, False))
-    alive = live_nodes(pair.encoder)[0]
+    alive = find_live_nodes(pair.encoder)[0]
     assert spread[~alive].max() <= spread[alive].min()
 
 
 def test_the_conjunctive_operator_takes_the_nodes_that_are_low_on_every_sample() -> None:
-    pair = first_pair(LAYOUT, 5)
+    pair = create_pair(LAYOUT, 5)
     layer = pair.encoder.layers()[0]
     layer.bias[[2, 7, 11]] = torch.tensor([-9.0, -9.0, -9.0])
     values = first_activations(pair)
@@ -142,13 +144,13 @@ def test_the_conjunctive_operator_takes_the_nodes_that_are_low_on_every_sample()
     assert 3 <= int(always_low.sum()) <= 5
     mutation = MetricMutation(Metric.load("conjunctive_activation"), 0.0, 0.25)
     cut(pair, PruningOperator(mutation, "node", 50, False))
-    alive = live_nodes(pair.encoder)[0]
+    alive = find_live_nodes(pair.encoder)[0]
     assert int((~alive).sum()) == 5
     assert not alive[always_low].any()
 
 
 def test_with_regrowth_weights_are_zero_once_and_nothing_is_masked() -> None:
-    pair = first_pair(LAYOUT, 3)
+    pair = create_pair(LAYOUT, 3)
     for number in range(3):
         cut(pair, operator("random", "node", 0.25, regrow=True), number)
         assert all(half.mask.all() for half in pair)
@@ -157,7 +159,7 @@ def test_with_regrowth_weights_are_zero_once_and_nothing_is_masked() -> None:
 
 
 def test_the_measured_network_is_the_one_that_is_trained() -> None:
-    pair = first_pair(LAYOUT, 3)
+    pair = create_pair(LAYOUT, 3)
     net = module(pair, LAYOUT)
     assert [name for name, part in net.named_children() if hasattr(part, "weight")] == [
         "encoder1", "encoder2", "latent", "decoder1", "decoder2", "output",
@@ -175,13 +177,13 @@ def test_scores_that_are_not_finite_are_said_of_metric_and_layer() -> None:
         pytest.raises(UserError, match="metric 'mine' does not rank the units of layer 'encoder1'"),
     ):
         patch.setattr(Metric, "scores", lambda self, record: scores[: len(record.weight)])
-        cut(first_pair(LAYOUT, 1), how)
+        cut(create_pair(LAYOUT, 1), how)
 
 
 def test_labels_that_are_missing_are_missed() -> None:
     with pytest.raises(UserError, match="labels"):
         prune(
-            first_pair(LAYOUT, 0), LAYOUT, operator("class_map_energy", "node"),
+            create_pair(LAYOUT, 0), LAYOUT, operator("class_map_energy", "node"),
             FlatSamples(TRAIN.inputs), LOSSES["l1"], 0, None,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from gp_prune.autoencoder import (
 from gp_prune.autoencoder.cells import CellResult, CellStep
 from gp_prune.autoencoder.data import FlatData, FlatSamples
 from gp_prune.autoencoder.networks import Pair, read_pair
-from gp_prune.autoencoder.pruning import live_nodes, round_share, sparsity
+from gp_prune.autoencoder.pruning import find_live_nodes, measure_sparsity, round_share
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import Workbench
@@ -73,7 +73,7 @@ def test_no_pruned_weight_is_ever_used_again(
         for step, before, made, after in steps:
             check_held(before, after)
             assert (after.encoder.events > before.encoder.events) == step.prunes
-            assert made.sparsity == sparsity(after)
+            assert made.sparsity == measure_sparsity(after)
         net = result.module().state_dict()
         zeros = sum(int((t == 0).sum()) for name, t in net.items() if name.endswith("weight"))
         total = sum(t.numel() for name, t in net.items() if name.endswith("weight"))
@@ -111,7 +111,7 @@ def test_without_a_target_every_event_removes_the_amount(
     assert any(step.prunes for step, *_ in steps)
     for _, _, _, after in steps:
         for half in after:
-            (alive,) = live_nodes(half)
+            (alive,) = find_live_nodes(half)
             assert int(alive.sum()) == round_share(30, 0.8**half.events)
 
 

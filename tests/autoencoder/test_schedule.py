@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.autoencoder.schedule import SCHEDULES, named_schedule, probabilities
+from gp_prune.autoencoder.schedule import SCHEDULES, evaluate_schedule, named_schedule
 from gp_prune.errors import UserError
 
 FORMULAS = {
@@ -47,17 +47,17 @@ def test_how_schedules_begin_and_end(p: float, T: int) -> None:
 
 
 def test_after_prunes_behind_the_last_epoch_alone() -> None:
-    assert probabilities(named_schedule("after", 0.7), 5) == (0, 0, 0, 0, 0.7)
+    assert evaluate_schedule(named_schedule("after", 0.7), 5) == (0, 0, 0, 0, 0.7)
 
 
 def test_a_schedule_of_ones_own() -> None:
-    assert probabilities(lambda t, T: (t == 2) / 2, 3) == (0, 0.5, 0)
+    assert evaluate_schedule(lambda t, T: (t == 2) / 2, 3) == (0, 0.5, 0)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_what_is_no_probability_is_refused(value: float) -> None:
     with pytest.raises(UserError, match="after epoch 1 of 3"):
-        probabilities(lambda t, T: value, 3)
+        evaluate_schedule(lambda t, T: value, 3)
 
 
 def test_wrong_requests_are_refused() -> None:

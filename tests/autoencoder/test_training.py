@@ -13,7 +13,7 @@ from gp_prune.autoencoder.networks import (
     AutoencoderLayout,
     Half,
     Pair,
-    first_pair,
+    create_pair,
     module,
     reconstruct,
 )
@@ -59,7 +59,7 @@ def test_an_epoch_is_what_autograd_and_adam_make_of_it(
 ) -> None:
     inputs = samples(layout, count, seed)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    pair = first_pair(layout, seed)
+    pair = create_pair(layout, seed)
     net = module(pair.clone(), layout)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, betas=BETAS, foreach=False)
     for _ in range(2):  # the second goes on with the state of the first
@@ -85,7 +85,7 @@ def test_an_epoch_is_what_autograd_and_adam_make_of_it(
 @given(layout=layouts, loss=st.sampled_from(sorted(LOSSES)), seed=st.integers(0, 999))
 def test_gradients_are_those_of_autograd(layout: AutoencoderLayout, loss: str, seed: int) -> None:
     inputs = samples(layout, 4, seed)
-    pair = first_pair(layout, seed)
+    pair = create_pair(layout, seed)
     net = module(pair.clone(), layout).double()
     torch.autograd.backward(LOSSES[loss].of_outputs(net(inputs.double()), inputs.double()))
     wanted = torch.cat(gradients(net))
@@ -103,7 +103,7 @@ def test_what_is_masked_stays_zero_in_every_step(
     layout: AutoencoderLayout, seed: int, share: float
 ) -> None:
     inputs = samples(layout, 6, seed)
-    pair = first_pair(layout, seed)
+    pair = create_pair(layout, seed)
     for half in pair:
         half.mask = (torch.rand(half.mask.shape) >= share).float()
         half.apply_mask()
@@ -121,7 +121,7 @@ def test_losses_of_pairs_are_those_of_the_networks(
     layout: AutoencoderLayout, seed: int, loss: str
 ) -> None:
     inputs = samples(layout, 300, seed)
-    pairs = [first_pair(layout, seed + n) for n in range(3)]
+    pairs = [create_pair(layout, seed + n) for n in range(3)]
     table = cross_losses(
         [p.encoder for p in pairs], [p.decoder for p in pairs], inputs, LOSSES[loss],
         layout.code_relu,
@@ -138,7 +138,7 @@ def test_losses_of_pairs_are_those_of_the_networks(
 
 def test_a_loss_that_is_not_finite_is_said() -> None:
     layout = AutoencoderLayout((3, 2), (2, 3), False)
-    pair = first_pair(layout, 0)
+    pair = create_pair(layout, 0)
     pair.encoder.weights[:] = float("nan")
     with pytest.raises(UserError, match=r"learning rate 0\.1; lower it"):
         train_epoch(
@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_is_said() -> None:
 def test_first_weights_depend_on_the_seed_alone() -> None:
     layout = AutoencoderLayout((5, 4, 2), (2, 4, 5), True)
     state = torch.random.get_rng_state()
-    one, two, other = first_pair(layout, 1), first_pair(layout, 1), first_pair(layout, 2)
+    one, two, other = create_pair(layout, 1), create_pair(layout, 1), create_pair(layout, 2)
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(one.encoder.weights, two.encoder.weights)
     assert not torch.equal(one.encoder.weights, other.encoder.weights)

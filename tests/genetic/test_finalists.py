@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gp_prune.genetic.elite import Elite
-from gp_prune.genetic.finalists import between
+from gp_prune.genetic.finalists import choose_between
 from gp_prune.genetic.plan import GeneticPlan, KeptShares
 from gp_prune.genetic.selection import Fitness
 from gp_prune.genetic.settings import GeneticSettings
@@ -33,7 +33,7 @@ def test_what_follows_lies_between_the_last_that_holds_and_the_first_that_fails(
     everything = archive()
     first = [everything[0], everything[2], everything[6]]
     done = [elite(10, 0.5, 0.01), elite(11, 0.12, 0.015), elite(12, 0.007, 0.03)]
-    chosen = between(fitness(), everything, first, done, count)
+    chosen = choose_between(fitness(), everything, first, done, count)
     assert {e.number for e in chosen} <= {4, 5, 6}
     assert len(chosen) == min(3, count - len(first))
 
@@ -42,20 +42,20 @@ def test_nothing_follows_where_the_thinnest_holds() -> None:
     everything = archive()
     first = [everything[0], everything[7]]
     done = [elite(10, 0.5, 0.01), elite(11, 0.003, 0.015)]
-    assert between(fitness(), everything, first, done, 6) == []
+    assert choose_between(fitness(), everything, first, done, 6) == []
 
 
 def test_where_none_holds_those_that_keep_more_follow() -> None:
     everything = archive()
     first = [everything[3], everything[7]]
     done = [elite(10, 0.06, 0.04), elite(11, 0.003, 0.05)]
-    chosen = between(fitness(), everything, first, done, 5)
+    chosen = choose_between(fitness(), everything, first, done, 5)
     assert {e.number for e in chosen} == {1, 2, 3}
 
 
 def test_a_network_whose_last_retraining_failed_is_not_taken_again() -> None:
     everything = archive()
     first = [everything[0], everything[4]]
-    chosen = between(fitness(), everything, first, [elite(10, 0.5, 0.01), first[1]], 20)
+    chosen = choose_between(fitness(), everything, first, [elite(10, 0.5, 0.01), first[1]], 20)
     assert first[1] not in chosen
     assert {e.number for e in chosen} == {2, 3, 4}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.genetic.front import Convolutions, compare_convolutions, stored_bytes
+from gp_prune.genetic.front import Convolutions, compare_convolutions, count_stored_bytes
 
 MakeNetwork = Callable[[str], tuple[nn.Module, Tensor]]
 
@@ -22,12 +22,12 @@ def test_sparse_bytes_are_those_of_torch() -> None:
     sparse = layer.weight.detach().to_sparse_csr()
     indices = [part.int() for part in (sparse.crow_indices(), sparse.col_indices())]
     expected = sum(part.nbytes for part in (*indices, sparse.values(), layer.bias))
-    assert stored_bytes(layer).csr == expected
-    assert stored_bytes(layer).dense == 4 * (30 * 40 + 30)
+    assert count_stored_bytes(layer).csr == expected
+    assert count_stored_bytes(layer).dense == 4 * (30 * 40 + 30)
 
 
 def test_a_dense_matrix_is_stored_as_it_is() -> None:
-    found = stored_bytes(nn.Linear(5, 6))
+    found = count_stored_bytes(nn.Linear(5, 6))
     assert found.csr == found.dense == 4 * 36
 
 

@@ -157,7 +157,7 @@ def test_weights_find_their_way_back(case: Case, seed: int, share: float) -> Non
     layout, model, _ = case
     plan = layout.plan(drawn(layout, seed, share))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    places = retraining.positions(model, plan, layout.architecture)
+    places = retraining.find_positions(model, plan, layout.architecture)
     smaller = retraining.cut_network(model, plan, layout.architecture)
     back = retraining.put_back(state, smaller, places, plan)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
@@ -185,7 +185,7 @@ def test_the_memory_format_of_a_network_does_not_matter(networks: MakeNetwork) -
         with torch.no_grad():
             for parameter in smaller.parameters():
                 parameter.mul_(-2)
-        places = retraining.positions(each, plan, layout.architecture)
+        places = retraining.find_positions(each, plan, layout.architecture)
         found.append(retraining.put_back(each.state_dict(), smaller, places, plan))
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 

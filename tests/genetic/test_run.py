@@ -20,7 +20,7 @@ from gp_prune.errors import UserError
 from gp_prune.genetic.front import GeneticResult
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.retraining import RetrainPlan
-from gp_prune.genetic.run import GeneticProgress, mutation_pool, prune_genetically
+from gp_prune.genetic.run import GeneticProgress, load_mutations, prune_genetically
 from gp_prune.report.genetic import result_lines
 from gp_prune.report.plots import plot_front
 from gp_prune.runs.jobs import TaskSource
@@ -343,15 +343,15 @@ def test_another_network_does_not_go_on_with_a_run(tmp_path: Path) -> None:
 
 
 def test_the_pool_is_what_the_settings_name() -> None:
-    names = [m.name for m in mutation_pool(replace(SMALL, mutations=("l1", "random")))]
+    names = [m.name for m in load_mutations(replace(SMALL, mutations=("l1", "random")))]
     assert names == ["l1", "random"]
-    default = {mutation.name for mutation in mutation_pool(SMALL)}
+    default = {mutation.name for mutation in load_mutations(SMALL)}
     assert {"l1", "magnitude"} <= default
     assert "random" not in default
     with pytest.raises(UserError, match="named twice"):
-        mutation_pool(replace(SMALL, mutations=("l1", "l1")))
+        load_mutations(replace(SMALL, mutations=("l1", "l1")))
     with pytest.raises(UserError, match="unknown metric"):
-        mutation_pool(replace(SMALL, mutations=("nothing",)))
+        load_mutations(replace(SMALL, mutations=("nothing",)))
 
 
 def test_a_pool_must_reach_every_gene(pruned: Prune) -> None:

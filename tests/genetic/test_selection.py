@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.plan import GeneLayout, KeptShares
-from gp_prune.genetic.selection import Fitness, compromises, nondominated
+from gp_prune.genetic.selection import Fitness, choose_compromises, select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.variation import Individual, WeightedFitness
 
@@ -43,7 +43,7 @@ def test_nsga2_keeps_the_front_that_fits(dense: Dense, vectors: list[Vector]) ->
     pool = individuals(dense, vectors)
     for individual in pool:
         fitness.assign(individual)
-    chosen = fitness.survivors(pool, random.Random(0))
+    chosen = fitness.select_survivors(pool, random.Random(0))
     assert len(chosen) == min(4, len(pool))
     values = [individual.fitness.values for individual in pool]
 
@@ -70,7 +70,7 @@ def test_the_best_survives_every_selection(
     for individual in pool:
         fitness.assign(individual)
         assert isinstance(individual.fitness, WeightedFitness)
-    chosen = fitness.survivors(pool, random.Random(seed))
+    chosen = fitness.select_survivors(pool, random.Random(seed))
     assert len({id(individual) for individual in chosen}) == len(chosen) == min(3, len(pool))
     best = min(individual.fitness.values for individual in pool)
     assert chosen[0].fitness.values == best
@@ -89,7 +89,7 @@ def test_what_is_out_of_reach_stands_behind_all_others(dense: Dense) -> None:
             fitness.assign(individual)
         assert fitness.within_reach(good)
         assert not fitness.within_reach(lost)
-        chosen = fitness.survivors([lost, start, good], random.Random(0))
+        chosen = fitness.select_survivors([lost, start, good], random.Random(0))
         assert not any(individual is lost for individual in chosen)
 
 
@@ -102,12 +102,12 @@ def test_the_elite_are_compromises_between_macs_and_parameters(dense: Dense) -> 
     for individual in tried:
         individual.plan = layout.plan(masks)
         fitness.assign(individual)
-    assert [i.shares.macs for i in fitness.elites(tried, 3)] == [0.1, 0.3, 0.9]
-    (one,) = fitness.elites(tried, 1)
+    assert [i.shares.macs for i in fitness.select_elites(tried, 3)] == [0.1, 0.3, 0.9]
+    (one,) = fitness.select_elites(tried, 1)
     assert one.shares.macs in (0.1, 0.3, 0.9)
     # Where none is within reach, the least error is all there is to go by.
     fitness.reach = 1e-9
-    assert [i.error for i in fitness.elites(tried, 2)] == [0.1, 0.1]
+    assert [i.error for i in fitness.select_elites(tried, 2)] == [0.1, 0.1]
 
 
 def test_fronts_of_networks(dense: Dense) -> None:
@@ -118,6 +118,6 @@ def test_fronts_of_networks(dense: Dense) -> None:
         Elite(n, 1, first.masks, first.plan, KeptShares(*pair), "", error)
         for n, (pair, error) in enumerate(zip(shares, errors, strict=True))
     ]
-    assert [elite.number for elite in nondominated(elites)] == [0, 1, 2]
-    assert [elite.number for elite in compromises(elites, 2)] == [2, 1]
-    assert len(compromises(elites, 9)) == 5
+    assert [elite.number for elite in select_nondominated(elites)] == [0, 1, 2]
+    assert [elite.number for elite in choose_compromises(elites, 2)] == [2, 1]
+    assert len(choose_compromises(elites, 9)) == 5
