@@ -21,6 +21,7 @@ from gp_prune.pruning.select.weights import flatten_scores
 from gp_prune.pruning.torch_methods import ImportanceScores, MetricUnstructured
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of
+from gp_prune.training.samples import Data
 
 _AGAIN = 2  # the data may be gone through more than once
 
@@ -30,7 +31,7 @@ def as_importance(
     model: nn.Module,
     example_inputs: Any = None,
     *,
-    data: Iterable[Any] = (),
+    data: Data = (),
     loss: Loss | None = None,
     conventions: Conventions | None = None,
     seed: int = 0,
@@ -76,7 +77,7 @@ def importance_scores(
     parameters: Iterable[tuple[nn.Module, str]] | None = None,
     example_inputs: Any = None,
     *,
-    data: Iterable[Any] = (),
+    data: Data = (),
     loss: Loss | None = None,
     conventions: Conventions | None = None,
     seed: int = 0,
@@ -149,7 +150,7 @@ class _LayerScores:
         metric: Metric,
         model: nn.Module,
         example_inputs: Any,
-        data: Iterable[Any],
+        data: Data,
         loss: Loss | None,
         seed: int,
         layers: Sequence[str] | None = None,

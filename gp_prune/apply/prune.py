@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -63,6 +63,7 @@ from gp_prune.statistics.running import (
     seed_generators,
     tensors_of,
 )
+from gp_prune.training.samples import Data
 
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
@@ -75,7 +76,7 @@ def prune(
     metric: Metric | str,
     example_inputs: Any,
     *,
-    data: Iterable[Any] = (),
+    data: Data = (),
     loss: Loss | None = None,
     pruning_ratio: float | None = None,
     keep_channels: float | None = None,
@@ -111,9 +112,9 @@ def prune(
         metric: a metric, or what :meth:`Metric.load` takes.
         example_inputs: a batch that the model can be called with: a tensor (samples, ...), a tuple
             of arguments or a dictionary of named ones.
-        data: calibration batches, for metrics that measure something: items of
-            :class:`~gp_prune.statistics.Batch`, pairs (inputs, target), dictionaries of named
-            arguments (which the loss gets, too), or inputs alone.
+        data: calibration data, for metrics that measure something: a data set of torch, a data
+            loader, or batches: items of :class:`~gp_prune.statistics.Batch`, pairs (inputs,
+            target), dictionaries of named arguments (which the loss gets, too), or inputs alone.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
         pruning_ratio: share to remove, of the channels that may be cut, or of the weights.
         keep_channels: share to keep of the channels that may be cut.
@@ -194,7 +195,7 @@ class Pruner:
         options: PruneOptions,
         example_inputs: Any,
         *,
-        data: Iterable[Any] = (),
+        data: Data = (),
         loss: Loss | None = None,
         forward_fn: Forward | None = None,
         progress: Callable[[str], None] | None = None,

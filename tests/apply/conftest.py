@@ -31,7 +31,8 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm1(self.first(x)).relu()
         x = (x + self.norm2(self.second(x))).relu()
-        return self.output(self.third(x).relu().mean((2, 3)))
+        output: torch.Tensor = self.output(self.third(x).relu().mean((2, 3)))
+        return output
 
 
 def fill(model: nn.Module, seed: int = 0) -> nn.Module:

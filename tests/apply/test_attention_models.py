@@ -12,7 +12,7 @@ from torch import nn
 from gp_prune import prune
 from gp_prune.apply.models import load_model
 from gp_prune.apply.saving import load_pruned, save_pruned
-from gp_prune.pruning import compact, mask
+from gp_prune.pruning import ChannelPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.architecture import HEADS
 
@@ -54,6 +54,7 @@ def test_a_transformer_can_be_pruned_saved_and_loaded(
     again = load_pruned(tmp_path / "out", encoder())
     assert torch.equal(again(INPUTS), pruned.model(INPUTS))
     opened = open_attention(model)
+    assert isinstance(pruned.plan, ChannelPlan)
     smaller = compact(opened, pruned.plan, pruned.architecture)
     mask(opened, pruned.plan, pruned.architecture)
     torch.testing.assert_close(opened(INPUTS), smaller(INPUTS), rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -125,7 +125,8 @@ class Shared(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.enter(x).relu()
         x = self.again(self.twice(x).relu()).relu()
-        return self.output(self.back(self.wide(x).relu()))
+        output: torch.Tensor = self.output(self.back(self.wide(x).relu()))
+        return output
 
 
 @pytest.mark.parametrize("metric", ["l1", "mean_activation", "taylor_weights"])
@@ -159,7 +160,7 @@ def test_weights_that_are_not_finite(
     residual: nn.Module, images: torch.Tensor, batches: Pairs, metric: str, value: float
 ) -> None:
     with torch.no_grad():
-        residual.get_submodule("second").weight[1, 0, 0, 0] = value
+        residual.get_parameter("second.weight")[1, 0, 0, 0] = value
     before = copy.deepcopy(residual.state_dict())
     with pytest.raises(UserError) as caught:
         prune(
@@ -184,7 +185,7 @@ def test_shares_out_of_range(
 def test_a_share_of_one_keeps_everything(
     residual: nn.Module, images: torch.Tensor, kind: str, keep: float
 ) -> None:
-    pruned = prune(residual, "l1", images, **{f"keep_{kind}": keep})
+    pruned = prune(residual, "l1", images, **cast("dict[str, Any]", {f"keep_{kind}": keep}))
     assert same(pruned.model, residual.state_dict())
     assert pruned.met and pruned.model is not residual
 

@@ -13,7 +13,7 @@ from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.ranking import Conventions
-from gp_prune.pruning import Budget, select_channels, trace
+from gp_prune.pruning import Budget, ChannelPlan, select_channels, trace
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.statistics import collect_each
 
@@ -27,8 +27,9 @@ class LastIsSpecial(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x).relu()
-        place = torch.arange(hidden.shape[1])
-        return self.last(torch.where(place == 15, 2 * hidden, hidden))
+        number = torch.arange(hidden.shape[1])
+        output: torch.Tensor = self.last(torch.where(number == 15, 2 * hidden, hidden))
+        return output
 
 
 class Counting(nn.Module):
@@ -42,7 +43,8 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.average.data.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
         self.first.weight.data.mul_(1.0001)
-        return self.last(self.first(x).relu())
+        output: torch.Tensor = self.last(self.first(x).relu())
+        return output
 
 
 def test_a_cut_that_changes_more_than_zeros_is_refused() -> None:
@@ -57,7 +59,7 @@ def test_a_cut_that_changes_more_than_zeros_is_refused() -> None:
     except UserError as error:
         assert "gives other outputs than with the channels at zero" in str(error)
     else:  # tracing has found it out, and keeps the channels whole
-        assert not pruned.plan.removed
+        assert isinstance(pruned.plan, ChannelPlan) and not pruned.plan.removed
 
 
 class Fused(nn.Module):
@@ -73,7 +75,8 @@ class Fused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x).relu().view(-1, self.width)
         mixed = self.second(hidden).relu()[:, self.order]
-        return self.last(self.third(mixed).relu())
+        output: torch.Tensor = self.last(self.third(mixed).relu())
+        return output
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -97,7 +100,7 @@ def test_trying_out_the_cut_itself_comes_to_the_plan_of_trying_out_first(scope: 
 @pytest.mark.parametrize("way", [{"mode": "mask"}, {"steps": 2}, {"keep_latency": 1.0}])
 def test_other_ways_to_prune_try_out_first(way: dict[str, Any]) -> None:
     told: list[str] = []
-    budget = {} if "keep_latency" in way else {"keep_params": 0.5}
+    budget: dict[str, Any] = {} if "keep_latency" in way else {"keep_params": 0.5}
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     prune(model, "l1", torch.zeros(2, 6), progress=told.append, **way, **budget)
     assert sum("finding the channels" in line for line in told) == 1
@@ -132,11 +135,10 @@ class WantsTargets(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         hidden = self.first(x).relu()
-        if self.training:
-            if target is None:
-                raise ValueError("targets should not be none when in training mode")
-            return self.side(hidden)
-        return self.last(hidden)
+        if self.training and target is None:
+            raise ValueError("targets should not be none when in training mode")
+        output: Tensor = self.side(hidden) if self.training else self.last(hidden)
+        return output
 
 
 def test_layers_that_cannot_be_followed_are_named() -> None:

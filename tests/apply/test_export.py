@@ -17,6 +17,8 @@ from gp_prune.apply import export
 from gp_prune.apply.export import TOLERANCE, export_onnx, export_torch
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
+from gp_prune.pruning import WeightPlan
+from gp_prune.statistics.running import tensors_of
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -43,8 +45,12 @@ def manners() -> nn.Module:
         return Manners()
 
 
+def _load_script(path: Path) -> Any:
+    return torch.jit.load(path)  # type: ignore[no-untyped-call]
+
+
 def run_onnx(path: Path, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    import onnxruntime
+    onnxruntime = importlib.import_module("onnxruntime")
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
@@ -82,10 +88,8 @@ def test_masked_zeros_are_in_the_file(perceptron: nn.Module, tmp_path: Path) -> 
         onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "a.onnx").graph.initializer
     ]
     zeros = sum(int((values == 0).sum()) for values in numbers if values.ndim == 2)
-    assert zeros == sum(
-        int((~mask.unpack()).sum())
-        for mask in pruned.plan.kept.values()  # type: ignore[union-attr]
-    )
+    assert isinstance(pruned.plan, WeightPlan)
+    assert zeros == sum(int((~mask.unpack()).sum()) for mask in pruned.plan.kept.values())
 
 
 @needs_onnx
@@ -111,7 +115,7 @@ def test_torch_files(
     assert export_torch(pruned, path, images) <= TOLERANCE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        loaded = torch.export.load(path).module() if suffix == ".pt2" else torch.jit.load(path)
+        loaded: Any = torch.export.load(path).module() if suffix == ".pt2" else _load_script(path)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), pruned.model(images))
 
@@ -147,7 +151,8 @@ class Choosy(nn.Module):
         self.a = nn.Linear(3, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.a(x) if float(x.sum()) > 0 else self.a(-x) + 1
+        output: torch.Tensor = self.a(x) if float(x.sum()) > 0 else self.a(-x) + 1
+        return output
 
 
 @pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=needs_onnx), ".pt2", ".ts"])
@@ -168,7 +173,7 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path: Path, suffix: str) ->
 def test_a_file_that_computes_something_else_is_not_kept(
     residual: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = export.tensors_of
+    real = tensors_of
     monkeypatch.setattr(export, "tensors_of", lambda value: [t * 1.001 for t in real(value)])
     with pytest.raises(UserError, match=r"not written.*differ"):
         export_onnx(residual, tmp_path / "a.onnx", images)
@@ -181,7 +186,7 @@ def test_missing_extra(
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(export.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(UserError, match=r"'onnx'.*gp-prune\[onnx\]"):
         export_onnx(residual, tmp_path / "a.onnx", images)
 

@@ -73,7 +73,8 @@ class Branches(nn.Module):
         x = self.depthwise(x).relu()
         y = self.grouped(x).relu()
         y = y + self.back(self.side(y).relu())
-        return self.out(y.mean((2, 3)))
+        output: torch.Tensor = self.out(y.mean((2, 3)))
+        return output
 
 
 class Attention(nn.Module):
@@ -94,7 +95,8 @@ class Attention(nn.Module):
         )
         mixed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
         x = x + self.project(mixed.transpose(1, 2).reshape(samples, tokens, -1))
-        return self.out(x.mean(1))
+        output: torch.Tensor = self.out(x.mean(1))
+        return output
 
 
 IMAGES = (2, 3, 16, 16)
@@ -122,11 +124,7 @@ def magnitude(**options: Any) -> Any:
 
 
 def widths(model: nn.Module) -> list[int]:
-    return [
-        module.weight.shape[0]  # type: ignore[misc]
-        for module in model.modules()
-        if isinstance(module, ROOT_TYPES)
-    ]
+    return [module.weight.shape[0] for module in model.modules() if isinstance(module, ROOT_TYPES)]
 
 
 def inputs_of(name: str) -> Tensor:
@@ -266,10 +264,11 @@ def test_several_entries_of_a_layer_are_one_channel() -> None:
     )
     inputs = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     graph = tp.DependencyGraph().build_dependency(model, inputs)
-    group = graph.get_pruning_group(model[3], tp.prune_conv_out_channels, [0, 1, 2, 3])
+    group = graph.get_pruning_group(
+        model.get_submodule("3"), tp.prune_conv_out_channels, [0, 1, 2, 3]
+    )
     first, depthwise = (
-        model[i].weight.detach().double().abs().flatten(1).sum(1)  # type: ignore[operator, union-attr]
-        for i in (0, 3)
+        model.get_parameter(f"{i}.weight").detach().double().abs().flatten(1).sum(1) for i in (0, 3)
     )
     for join, expected in {
         "sum": first.reshape(4, 4).sum(1) + depthwise,
@@ -317,13 +316,13 @@ def test_scores_follow_the_network_through_the_steps() -> None:
     assert passes >= 1
     pruning.step()
     assert count == 2 * passes
-    group = next(iter(pruning.DG.get_all_groups(ignored_layers=[model[15]])))
+    group = next(iter(pruning.DG.get_all_groups(ignored_layers=[model.get_submodule("15")])))
     importance(group)
     again = count
     importance(group)
     assert count == again
     with torch.no_grad():
-        model[0].weight.add_(1)
+        model.get_parameter("0.weight").add_(1)
     importance(group)
     assert count > again
 
@@ -390,12 +389,12 @@ class TestRefusedImportance:
             pruner(model, inputs, other, ["15"]).step()
 
 
-def weights(model: nn.Module) -> list[tuple[nn.Module, str]]:
+def weights(model: nn.Module) -> list[tuple[Any, str]]:
     return [(module, "weight") for module in model.modules() if isinstance(module, ROOT_TYPES)]
 
 
 def masks(model: nn.Module) -> Tensor:
-    return torch.cat([module.weight_mask.flatten() for module, _ in weights(model)])  # type: ignore[union-attr, operator, misc]
+    return torch.cat([module.weight_mask.flatten() for module, _ in weights(model)])
 
 
 @pytest.mark.parametrize("text", ["W", "abs(W)", "neg(abs(W))"])
@@ -404,7 +403,7 @@ def test_global_unstructured_removes_the_lowest(name: str, text: str) -> None:
     """By a reference that sorts all weights; scores of W are negative for half of them."""
     model = seeded(SMALL[name][0])
     metric = Metric.parse(text, conventions=Conventions("global", "none", "mean"))
-    everything = torch.cat([module.weight.detach().flatten() for module, _ in weights(model)])  # type: ignore[union-attr, operator, misc]
+    everything = torch.cat([module.weight.detach().flatten() for module, _ in weights(model)])
     sign = {"W": everything, "abs(W)": everything.abs(), "neg(abs(W))": -everything.abs()}[text]
     gone = sign.sort(stable=True).indices[: round(0.3 * len(sign))]
     prune.global_unstructured(
@@ -427,17 +426,17 @@ def test_global_unstructured_is_the_plan_of_select_weights() -> None:
         weights(model), as_pruning_method(metric), importance_scores(metric, model), amount=0.5
     )
     for name, found in plan.masks(model).items():
-        mask = model.get_submodule(name[0]).weight_mask
-        assert torch.equal(mask != 0, found)
+        layer: Any = model.get_submodule(name[0])
+        assert torch.equal(layer.weight_mask != 0, found)
 
 
 def test_on_top_of_masks_the_rest_counts_and_counts_exactly() -> None:
     model, metric = seeded(Branches), Metric.load("magnitude")
     for module, name in weights(model)[:3]:
-        prune.random_unstructured(module, name, 0.5)
-    prune.identity(model.out, "weight")
+        prune.random_unstructured(module, name, 0.5)  # type: ignore[no-untyped-call]
+    prune.identity(model.out, "weight")  # type: ignore[no-untyped-call]
     already = [getattr(module, "weight_mask", None) for module, _ in weights(model)]
-    total = sum(module.weight.numel() for module, _ in weights(model))  # type: ignore[union-attr, operator, misc]
+    total = sum(module.weight.numel() for module, _ in weights(model))
     remaining = total - sum(int((mask == 0).sum()) for mask in already if mask is not None)
     prune.global_unstructured(
         weights(model),
@@ -448,9 +447,9 @@ def test_on_top_of_masks_the_rest_counts_and_counts_exactly() -> None:
     assert int(masks(model).sum()) == remaining - 100
     for (module, _), before in zip(weights(model), already, strict=True):
         if before is not None:
-            assert not module.weight_mask[before == 0].any()  # type: ignore[index, union-attr]
+            assert not module.weight_mask[before == 0].any()
     for module, name in weights(model):
-        prune.remove(module, name)
+        prune.remove(module, name)  # type: ignore[no-untyped-call]
     assert not prune.is_pruned(model)
 
 
@@ -463,8 +462,9 @@ def test_scores_have_the_layout_of_the_weights() -> None:
     scores = importance_scores(
         Metric.parse("W", conventions=Conventions("global", "none", "mean")), model
     )
-    for (module, _), found in scores.items():
-        torch.testing.assert_close(found, module.weight.detach().double())
+    for (module, name), found in scores.items():
+        weight = module.get_parameter(name).detach()
+        torch.testing.assert_close(found, weight.double())
 
 
 class TestRefusedScores:
@@ -475,14 +475,18 @@ class TestRefusedScores:
 
     def test_parameters_that_are_no_weights_of_layers(self) -> None:
         model = seeded(vgg)
-        for parameter in ((model[0], "bias"), (model[1], "weight"), (nn.Linear(2, 2), "weight")):
+        for parameter in (
+            (model.get_submodule("0"), "bias"),
+            (model.get_submodule("1"), "weight"),
+            (nn.Linear(2, 2), "weight"),
+        ):
             with pytest.raises(UserError, match="has no scores; give the weights"):
                 importance_scores("magnitude", model, [parameter])
 
     def test_scores_that_are_not_finite(self) -> None:
         model = seeded(autoencoder)
         with torch.no_grad():
-            model[0].weight[0, 0] = torch.nan
+            model.get_parameter("0.weight")[0, 0] = torch.nan
         with pytest.raises(UserError):
             importance_scores("magnitude", model)
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,11 @@ from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import load_pruned, save_pruned
 from gp_prune.apply.tuning import Quality, tune_pruned
 from gp_prune.errors import UserError
-from gp_prune.pruning import unmask
+from gp_prune.pruning import WeightPlan, unmask
 from gp_prune.pruning.modules import masked_parameters
-from gp_prune.statistics import Batch
 from gp_prune.training import FineTuning
 from gp_prune.training.loss import evaluate
-from gp_prune.training.samples import take
+from gp_prune.training.samples import draw, in_order
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_neither_leaves_the_network_as_it_is(cnn: LoadedModel, pruned: PrunedMod
 
 @pytest.mark.parametrize("budget", [{"keep_channels": 0.5}, {"keep_params": 0.3}])
 def test_masks_hold_and_the_tuned_network_is_saved(
-    cnn: LoadedModel, tmp_path: Path, budget: dict[str, float]
+    cnn: LoadedModel, tmp_path: Path, budget: dict[str, Any]
 ) -> None:
     metric = "l1" if "keep_channels" in budget else "magnitude"
     masked = prune(cnn.model, metric, cnn.example_inputs, mode="mask", **budget)
@@ -108,7 +108,7 @@ def test_masks_hold_and_the_tuned_network_is_saved(
     assert quality.tuned is not None and quality.tuned < quality.pruned
     save_pruned(tuned, tmp_path / "out")
     loaded = load_pruned(tmp_path / "out", cnn.model)
-    inputs = take(tuning_data(cnn).validation, torch.arange(20)).inputs
+    inputs = draw(tuning_data(cnn).validation, 20, 0).inputs
     with torch.no_grad():
         assert torch.equal(loaded.eval()(inputs), tuned.model.eval()(inputs))
     assert json.loads((tmp_path / "out" / "report.json").read_text())["quality"]
@@ -121,13 +121,14 @@ def test_permanent_zeros_stay_too(cnn: LoadedModel) -> None:
         masked, cnn.model, tuning_data(cnn, samples=200), FineTuning(epochs=1, weight_decay=0.1)
     )
     assert quality.tuned is not None and quality.tuned < quality.pruned
+    assert isinstance(masked.plan, WeightPlan)
     for (layer, _), keep in masked.plan.masks(masked.model).items():
-        assert not tuned.model.get_submodule(layer).weight[~keep].count_nonzero()
+        assert not tuned.model.get_parameter(f"{layer}.weight")[~keep].count_nonzero()
 
 
 def test_batches_of_a_data_loader_that_shuffles(cnn: LoadedModel, pruned: PrunedModel) -> None:
     whole = tuning_data(cnn, samples=200)
-    part = take(whole.train, torch.arange(120))
+    part: Any = draw(whole.train, 120, 0)
     loader = DataLoader(TensorDataset(part.inputs, part.target), batch_size=32, shuffle=True)
     data = TuningData(**{**vars(whole), "train": loader})
     found = []
@@ -177,7 +178,7 @@ def test_own_batches_and_own_way_to_call() -> None:
     assert calls and quality.split == "validation" and quality.samples == 30
     assert quality.recalibrated is None  # there is no batch norm
     assert quality.tuned is not None and quality.tuned < quality.pruned - 0.1
-    batches: list[Batch] = [take(data.validation, torch.arange(30))]
+    batches = in_order(data.validation, 30)
     assert evaluate(tuned.model, batches, MEASURES["error"]).error == quality.tuned
 
 

@@ -82,10 +82,11 @@ def test_one_batch_alone_is_data(perceptron: nn.Module) -> None:
 def test_a_data_set_is_data_in_batches(perceptron: nn.Module) -> None:
     x, y = torch.rand(40, 6), torch.arange(40) % 3
     batches = [(x[:32], y[:32]), (x[32:], y[32:])]
+    kinds: list[Any] = [batches, TensorDataset(x, y), iter(batches)]
     plans = [
         prune(perceptron, "taylor_weights", x[:2], keep_channels=0.5, data=data,
               loss=functional.cross_entropy, steps=2).plan
-        for data in (batches, TensorDataset(x, y), iter(batches))
+        for data in kinds
     ]  # fmt: skip
     assert plans[0] == plans[1] == plans[2]
 
@@ -121,9 +122,9 @@ def test_weights_of_ignored_layers_stay(perceptron: nn.Module) -> None:
     assert isinstance(pruned.plan, WeightPlan)
     assert set(pruned.plan.kept) == {"a", "c"}
     assert {row.layer: row.fixed for row in pruned.rows}["b"] == IGNORED
-    zeros = (pruned.model.get_submodule("b").weight == 0).sum()
-    assert not zeros
-    total = sum(perceptron.get_submodule(name).weight.numel() for name in "ac")
+    whole: Any = pruned.model.get_submodule("b")
+    assert not (whole.weight == 0).sum()
+    total = sum(perceptron.get_parameter(f"{name}.weight").numel() for name in "ac")
     left = sum(int(pruned.plan.kept[name].unpack().sum()) for name in "ac")
     assert left == round(0.25 * total)
 
@@ -173,7 +174,9 @@ class Request(nn.Module):
 def test_forward_fn_gives_the_same_plan(
     residual: nn.Module, images: torch.Tensor, batches: Pairs, metric: str, steps: int
 ) -> None:
-    budget = {"keep_params": 0.4} if metric in ("grasp", "synflow") else {"keep_macs": 0.4}
+    budget: dict[str, Any] = (
+        {"keep_params": 0.4} if metric in ("grasp", "synflow") else {"keep_macs": 0.4}
+    )
     plain = prune(
         residual, metric, images, data=batches, loss=functional.cross_entropy, steps=steps, **budget
     )
@@ -244,7 +247,8 @@ class Attentive(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(x, x, x, need_weights=False)[0]
-        return x + self.down(self.up(x).relu())
+        output: torch.Tensor = x + self.down(self.up(x).relu())
+        return output
 
 
 def test_attention_is_opened_and_loaded(tmp_path: Path) -> None:
@@ -262,11 +266,13 @@ def test_attention_is_opened_and_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["channels", "macs", "params", "latency"])
 def test_old_names_of_budgets_warn(residual: nn.Module, images: torch.Tensor, name: str) -> None:
-    new = prune(residual, "l1", images, **{f"keep_{name}": 1.0})
+    budget: dict[str, Any] = {f"keep_{name}": 1.0}
+    new = prune(residual, "l1", images, **budget)
     with pytest.warns(
         DeprecationWarning, match=f"{name}=.* is now keep_{name}=.* until 0.2"
     ) as told:
-        old = prune(residual, "l1", images, **{name: 1.0})
+        budget = {name: 1.0}
+        old = prune(residual, "l1", images, **budget)
     assert told[0].filename == __file__
     assert (old.counted, old.asked_share) == (new.counted, new.asked_share) == (name, 1.0)
 

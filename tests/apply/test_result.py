@@ -27,13 +27,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stream = self.embed(x)
         stream = stream + self.down(self.up(self.norm(stream)).relu())
-        return self.head(self.norm(stream))
+        output: torch.Tensor = self.head(self.norm(stream))
+        return output
 
 
 def seeded(make: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return make().eval()
+        output: nn.Module = make().eval()
+        return output
 
 
 def said(pruned: PrunedModel) -> str:
@@ -62,7 +64,10 @@ def test_heads_are_called_heads() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.norm(x)
-            return self.head(self.norm(x + self.attention(y, y, y, need_weights=False)[0]))
+            output: torch.Tensor = self.head(
+                self.norm(x + self.attention(y, y, y, need_weights=False)[0])
+            )
+            return output
 
     pruned = prune(seeded(Attending), "l1", torch.zeros(2, 5, 32), keep_channels=0.06)
     assert "keeps 1 of 16 heads" in said(pruned)
