@@ -58,28 +58,37 @@ def _front_table(result: SearchResult, *, with_formulas: bool) -> Table:
     header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in budgets)]
     table.add_row(*header, style="dim")
     for contender in result.contenders:
-        best = contender is result.recommended
+        row = _figures(result, contender)
+        pairs = [row["ladder"], *(row[f"equal_{budget}"] for budget in budgets)]
+        ladder, *equal = (f"{pair['validation']:.3f}/{pair['test']:.3f}" for pair in pairs)
+        kept = [f"{row['ladder'][name]:.3f}" for name in ("macs", "params")]
+        mark = MARK if row["recommended"] else ""
+        texts = [mark, str(row["size"]), ladder, *kept, *equal, row["name"], row["formula"]]
         # As Text, because in a plain string rich takes [i,k] for markup.
-        cells = [Text(cell) for cell in _front_row(result, contender, budgets)]
-        table.add_row(*cells[: len(table.columns)], style="bold green" if best else "")
+        cells = [Text(text) for text in texts[: len(table.columns)]]
+        table.add_row(*cells, style="bold green" if row["recommended"] else "")
     return table
 
 
-def _front_row(result: SearchResult, contender: Contender, budgets: Sequence[str]) -> list[str]:
+def _figures(result: SearchResult, contender: Contender) -> dict[str, Any]:
+    """Return what was measured of a formula as a JSON object."""
     validation, macs, params, test = ladder_objectives(result, contender)
-    row = [
-        MARK if contender is result.recommended else "",
-        str(contender.expression.size),
-        f"{validation:.3f}/{test:.3f}",
-        f"{macs:.3f}",
-        f"{params:.3f}",
-    ]
-    for budget in budgets:
-        pair = [
-            result.comparison.mean(contender.name, c, kind=budget) for c in ("validation", "test")
-        ]
-        row.append(f"{pair[0]:.3f}/{pair[1]:.3f}")
-    return [*row, contender.name, str(contender.expression)]
+    equal = {
+        f"equal_{budget}": {
+            split: result.comparison.mean(contender.name, split, kind=budget)
+            for split in ("validation", "test")
+        }
+        for budget in _budgets(result)
+    }
+    return {
+        "name": contender.name,
+        "formula": str(contender.expression),
+        "size": contender.expression.size,
+        "evolved": contender.candidate is not None,
+        "recommended": contender is result.recommended,
+        "ladder": {"validation": validation, "test": test, "macs": macs, "params": params},
+        **equal,
+    }
 
 
 def _task_table(result: SearchResult, *, brief: bool) -> Table:
@@ -221,31 +230,13 @@ def _budgets(result: SearchResult) -> list[str]:
 
 def result_json(result: SearchResult) -> dict[str, Any]:
     """Return the result as a JSON object: front, baselines, recommendation and verdict."""
-    budgets = _budgets(result)
-    rows = []
-    for contender in result.contenders:
-        validation, macs, params, test = ladder_objectives(result, contender)
-        row: dict[str, Any] = {
-            "name": contender.name,
-            "formula": str(contender.expression),
-            "size": contender.expression.size,
-            "evolved": contender.candidate is not None,
-            "recommended": contender is result.recommended,
-            "ladder": {"validation": validation, "test": test, "macs": macs, "params": params},
-        }
-        for budget in budgets:
-            row[f"equal_{budget}"] = {
-                column: result.comparison.mean(contender.name, column, kind=budget)
-                for column in ("validation", "test")
-            }
-        rows.append(row)
     return {
         "folder": str(result.folder),
         "assessed": result.assessed,
         "behaviours": result.behaviours,
         "recommended": result.recommended.name,
         "verdict": verdict(result),
-        "contenders": rows,
+        "contenders": [_figures(result, contender) for contender in result.contenders],
     }
 
 
