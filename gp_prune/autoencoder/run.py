@@ -44,8 +44,7 @@ from gp_prune.autoencoder.schedule import (
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.dask import DaskCluster
-from gp_prune.runs.executors import Runner, make_runner
+from gp_prune.runs.executors import make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
     open_run_folder,
@@ -198,9 +197,7 @@ def autoencode(
     source = source or TaskSource()
     metric = load_metric(settings)
     unit = choose_unit(settings, metric)
-    runner: Runner = (
-        make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
-    )
+    runner = make_runner(source, workers, cluster=cluster)
     try:
         with one_thread(), open_run_folder(folder, reader(CellResult)) as journal:
             decided = replace(settings, loss=_choose_loss(settings), unit=unit)

@@ -28,8 +28,7 @@ from gp_prune.genetic.source import (
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import RANDOM, MetricMutation, random_mutation
-from gp_prune.runs.dask import DaskCluster
-from gp_prune.runs.executors import Runner, make_runner
+from gp_prune.runs.executors import make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
     open_run_folder,
@@ -116,8 +115,7 @@ def prune_genetically(
             "and a function that makes it (FILE.py:FUNCTION)"
         )
     pool = load_mutations(settings)
-    runner: Runner
-    runner = make_runner(source, workers) if cluster is None else DaskCluster(source, cluster)
+    runner = make_runner(source, workers, cluster=cluster)
     try:
         with one_thread(), open_run_folder(folder, reader(PlanOutcome)) as journal:
             progress(GeneticProgress("load", 0, 1))

@@ -239,21 +239,30 @@ class WorkerPool:
         self.host.close()
 
 
-def make_runner(source: TaskSource, workers: int, limits: ResourceLimits | None = None) -> Runner:
+def make_runner(
+    source: TaskSource,
+    workers: int,
+    limits: ResourceLimits | None = None,
+    cluster: str | None = None,
+) -> Runner:
     """Return a runner; one worker means this very process, if nothing is limited.
 
     Args:
         source: where the tasks are.
         workers: number of processes.
         limits: what one job may use; a limit needs a process that can be ended.
+        cluster: address of a Dask scheduler whose workers take the place of the processes.
 
     Raises:
-        UserError: the number of workers is not positive.
+        UserError: the number of workers is not positive, or the cluster cannot be used.
     """
+    if cluster is not None:
+        from gp_prune.runs.dask import DaskCluster
+
+        return DaskCluster(source, cluster, limits)
     if workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
-    limits = limits or ResourceLimits()
-    if workers == 1 and not limits.limited:
+    if workers == 1 and (limits is None or not limits.limited):
         return InProcess(source)
     return WorkerPool(source, workers, limits)
 

@@ -10,7 +10,6 @@ from typing import Any
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.registry import primitive_set
 from gp_prune.metric.metric import Metric, bundled_metrics
-from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.executors import Runner, make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
@@ -93,11 +92,7 @@ def evolve(
         check_task_name(name)
     primitives = primitive_set(*config.primitives)
     earlier = None if reuse is None else EarlierRun(Path(reuse))
-    runner: Runner
-    if cluster is None:
-        runner = make_runner(source, workers, config.limits)
-    else:
-        runner = DaskCluster(source, cluster, config.limits)
+    runner = make_runner(source, workers, config.limits, cluster)
     try:
         with one_thread(), open_run_folder(folder, outcome_reader()) as journal:
             scorers = _prepare(config, source, runner, progress)

@@ -1,4 +1,4 @@
-"""Searches whose evaluations are made up, so that they take no time."""
+"""Searches whose evaluations are synthetic, so that they take no time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gp_prune.statistics.running import derive_seed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
-class MadeUp:
+class SyntheticRunner:
     """A runner that takes the error from the plan, with noise that fine-tuning adds."""
 
     def __init__(self) -> None:
@@ -45,10 +45,12 @@ class MadeUp:
         pass
 
 
-class Imagined:
-    """What a search with made-up evaluations did."""
+class Simulation:
+    """A search with synthetic evaluations, after its end."""
 
-    def __init__(self, search: Search, runner: MadeUp, generations: list[Generation]) -> None:
+    def __init__(
+        self, search: Search, runner: SyntheticRunner, generations: list[Generation]
+    ) -> None:
         self.search = search
         self.runner = runner
         self.generations = generations
@@ -61,8 +63,8 @@ def lenet_bench(task_cache: Path) -> TaskScorer:
 
 
 @pytest.fixture
-def imagine(lenet_bench: TaskScorer) -> Callable[..., Imagined]:
-    """`imagine(folder, **settings)`: a search with made-up evaluations and its journal there."""
+def simulate(lenet_bench: TaskScorer) -> Callable[..., Simulation]:
+    """`simulate(folder, **settings)`: a search with synthetic evaluations and its journal there."""
 
     def run(
         folder: Path,
@@ -70,7 +72,7 @@ def imagine(lenet_bench: TaskScorer) -> Callable[..., Imagined]:
         clock: Callable[[], float] = lambda: 0.0,
         lent: dict[str, Outcome] | None = None,
         **settings: Any,
-    ) -> Imagined:
+    ) -> Simulation:
         config = SearchConfig(
             **{
                 "tasks": ("lenet-digits",), "calibration": 64, "population": 8, "generations": 4,
@@ -81,12 +83,12 @@ def imagine(lenet_bench: TaskScorer) -> Callable[..., Imagined]:
         primitives = builtin_primitives()
         published = reference_metrics(primitives)
         seeds = [m for m in published if m.expression.axes is config.root][:12]
-        runner = MadeUp()
+        runner = SyntheticRunner()
         folder.mkdir(exist_ok=True)
         with Journal(folder, outcome_reader()) as journal:
             journal.lend(lent or {})
             evaluator = Evaluator(runner, journal, stack=1)
             search = Search(config, primitives, [lenet_bench], seeds, evaluator, journal, clock)
-            return Imagined(search, runner, list(search.generations()))
+            return Simulation(search, runner, list(search.generations()))
 
     return run

@@ -137,16 +137,16 @@ def generations(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("most", [3, 9, 20, 31])
-def test_evaluations_end_exactly(imagine: Callable[..., Any], tmp_path: Path, most: int) -> None:
-    run = imagine(tmp_path, max_evaluations=most, generations=50)
+def test_evaluations_end_exactly(simulate: Callable[..., Any], tmp_path: Path, most: int) -> None:
+    run = simulate(tmp_path, max_evaluations=most, generations=50)
     last = run.generations[-1]
     assert last.behaviours == most
     assert last.stopped == f"{most} behaviours have been evaluated"
     assert all(not generation.stopped for generation in run.generations[:-1])
 
 
-def test_stall_is_a_function_of_the_journal(imagine: Callable[..., Any], tmp_path: Path) -> None:
-    run = imagine(tmp_path, stall=2, restart=0, generations=60, population=4)
+def test_stall_is_a_function_of_the_journal(simulate: Callable[..., Any], tmp_path: Path) -> None:
+    run = simulate(tmp_path, stall=2, restart=0, generations=60, population=4)
     volumes = [entry["hypervolume"] for entry in generations(tmp_path)]
     assert run.generations[-1].stopped == "the front has not grown for 2 generations"
     growth = Growth()
@@ -157,31 +157,31 @@ def test_stall_is_a_function_of_the_journal(imagine: Callable[..., Any], tmp_pat
     assert idle[-1] == 2 and max(idle[:-1]) < 2
 
 
-def test_the_time_limit_stays_what_it_was(imagine: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_time_limit_stays_what_it_was(simulate: Callable[..., Any], tmp_path: Path) -> None:
     seconds = itertools.count(step=10)
-    run = imagine(tmp_path, time_limit=25.0, clock=lambda: float(next(seconds)))
+    run = simulate(tmp_path, time_limit=25.0, clock=lambda: float(next(seconds)))
     assert [g.number for g in run.generations] == [0, 1, 2]
     assert run.generations[-1].stopped == "the time limit is reached"
     journal = (tmp_path / NAME).read_bytes()
-    resumed = imagine(tmp_path, time_limit=25.0, clock=lambda: 0.0)
+    resumed = simulate(tmp_path, time_limit=25.0, clock=lambda: 0.0)
     assert resumed.generations == run.generations
     assert (tmp_path / NAME).read_bytes() == journal
 
 
 @pytest.mark.parametrize("strategy", ["evolve", "random"])
 def test_a_longer_run_begins_as_the_shorter_one(
-    imagine: Callable[..., Any], tmp_path: Path, strategy: str
+    simulate: Callable[..., Any], tmp_path: Path, strategy: str
 ) -> None:
     for name, count in (("short", 3), ("long", 7)):
-        imagine(tmp_path / name, generations=count, strategy=strategy, restart=2)
+        simulate(tmp_path / name, generations=count, strategy=strategy, restart=2)
     assert generations(tmp_path / "long")[:4] == generations(tmp_path / "short")
 
 
 def test_random_search_has_the_same_budget_and_start(
-    imagine: Callable[..., Any], tmp_path: Path
+    simulate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    evolved = imagine(tmp_path / "evolve")
-    drawn = imagine(tmp_path / "random", strategy="random")
+    evolved = simulate(tmp_path / "evolve")
+    drawn = simulate(tmp_path / "random", strategy="random")
     assert generations(tmp_path / "random")[0] == generations(tmp_path / "evolve")[0]
     assert [g.behaviours for g in drawn.generations] == [g.behaviours for g in evolved.generations]
     assert drawn.generations[-1].front != evolved.generations[-1].front
@@ -189,10 +189,10 @@ def test_random_search_has_the_same_budget_and_start(
 
 
 def test_a_stalled_front_brings_immigrants(
-    imagine: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    simulate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gp_prune.runs.evolution.LEAST_GROWTH", 10.0)
-    run = imagine(tmp_path, restart=2, generations=5)
+    run = simulate(tmp_path, restart=2, generations=5)
     rates = [entry["rates"] for entry in generations(tmp_path)]
     # Generation 0 grows, 1 and 2 do not; 3 is random, so nothing is learnt about the operators.
     assert rates[2] == rates[3] != rates[1]

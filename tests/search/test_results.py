@@ -82,12 +82,12 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_reuse_gives_the_same_run_with_fewer_evaluations(
-    imagine: Callable[..., Any], tmp_path: Path
+    simulate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    imagine(tmp_path / "short", generations=2)
+    simulate(tmp_path / "short", generations=2)
     known = outcomes(tmp_path / "short")
-    fresh = imagine(tmp_path / "fresh", generations=4)
-    warm = imagine(tmp_path / "warm", generations=4, lent=known)
+    fresh = simulate(tmp_path / "fresh", generations=4)
+    warm = simulate(tmp_path / "warm", generations=4, lent=known)
     assert warm.generations == fresh.generations
     assert (tmp_path / "warm" / NAME).read_bytes() == (tmp_path / "fresh" / NAME).read_bytes()
     assert len(warm.runner.evaluations) == len(fresh.runner.evaluations) - len(known)
@@ -95,11 +95,11 @@ def test_reuse_gives_the_same_run_with_fewer_evaluations(
 
 
 def test_runs_of_other_seeds_share_what_was_not_fine_tuned(
-    imagine: Callable[..., Any], tmp_path: Path
+    simulate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    imagine(tmp_path / "first", seed=0)
-    fresh = imagine(tmp_path / "fresh", seed=1)
-    warm = imagine(tmp_path / "warm", seed=1, lent=outcomes(tmp_path / "first"))
+    simulate(tmp_path / "first", seed=0)
+    fresh = simulate(tmp_path / "fresh", seed=1)
+    warm = simulate(tmp_path / "warm", seed=1, lent=outcomes(tmp_path / "first"))
     assert warm.generations == fresh.generations
     # At least the published metrics are common to both.
     spared = len(fresh.runner.evaluations) - len(warm.runner.evaluations)

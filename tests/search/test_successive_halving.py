@@ -113,8 +113,8 @@ def lines(folder: Path, event: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["event"] == event]
 
 
-def test_only_the_promoted_are_fine_tuned(imagine: Callable[..., Any], tmp_path: Path) -> None:
-    run = imagine(tmp_path, promote=(0.25,), fine_tune_steps=30)
+def test_only_the_promoted_are_fine_tuned(simulate: Callable[..., Any], tmp_path: Path) -> None:
+    run = simulate(tmp_path, promote=(0.25,), fine_tune_steps=30)
     tuned = {e.plan["digest"] for e in run.runner.evaluations if e.steps == 30}
     cheap = {e.plan["digest"] for e in run.runner.evaluations if e.steps == 0}
     assert tuned < cheap
@@ -126,8 +126,8 @@ def test_only_the_promoted_are_fine_tuned(imagine: Callable[..., Any], tmp_path:
     assert all(e.seed == 0 for e in run.runner.evaluations if not e.steps)
 
 
-def test_the_front_is_that_of_the_complete(imagine: Callable[..., Any], tmp_path: Path) -> None:
-    archive = imagine(tmp_path, population=12).search.archive
+def test_the_front_is_that_of_the_complete(simulate: Callable[..., Any], tmp_path: Path) -> None:
+    archive = simulate(tmp_path, population=12).search.archive
     complete = {
         tuple(line["objectives"])
         for line in lines(tmp_path, "candidate")
@@ -138,8 +138,8 @@ def test_the_front_is_that_of_the_complete(imagine: Callable[..., Any], tmp_path
     assert all(c.rung == 1 for c in archive.front())
 
 
-def test_three_rungs_halve_twice(imagine: Callable[..., Any], tmp_path: Path) -> None:
-    run = imagine(tmp_path, rung_steps=(0, 5), promote=(0.5, 0.5), population=16, generations=2)
+def test_three_rungs_halve_twice(simulate: Callable[..., Any], tmp_path: Path) -> None:
+    run = simulate(tmp_path, rung_steps=(0, 5), promote=(0.5, 0.5), population=16, generations=2)
     by_steps = {
         steps: len({e.plan["digest"] for e in run.runner.evaluations if e.steps == steps})
         for steps in (0, 5, 30)
@@ -149,13 +149,13 @@ def test_three_rungs_halve_twice(imagine: Callable[..., Any], tmp_path: Path) ->
 
 
 def test_cheap_rungs_judge_on_few_samples(
-    imagine: Callable[..., Any], tmp_path: Path, lenet_bench: TaskScorer
+    simulate: Callable[..., Any], tmp_path: Path, lenet_bench: TaskScorer
 ) -> None:
     held = len(lenet_bench.task.validation.inputs)
-    few = imagine(tmp_path / "few", rung_samples=held - 1).runner.evaluations
+    few = simulate(tmp_path / "few", rung_samples=held - 1).runner.evaluations
     assert {(e.steps, e.samples) for e in few} == {(0, held - 1), (30, 0)}
     for number, most in enumerate((held, 0)):
-        every = imagine(tmp_path / f"all{number}", rung_samples=most).runner.evaluations
+        every = simulate(tmp_path / f"all{number}", rung_samples=most).runner.evaluations
         assert {e.samples for e in every} == {0}
 
 
@@ -174,20 +174,20 @@ def test_few_samples_are_the_first_ones(lenet_bench: TaskScorer, task_cache: Pat
     assert first.key != whole.key
 
 
-def test_without_cheap_rungs_all_are_complete(imagine: Callable[..., Any], tmp_path: Path) -> None:
-    run = imagine(tmp_path, rung_steps=(), promote=())
+def test_without_cheap_rungs_all_are_complete(simulate: Callable[..., Any], tmp_path: Path) -> None:
+    run = simulate(tmp_path, rung_steps=(), promote=())
     assert {e.steps for e in run.runner.evaluations} == {30}
     assert run.generations[-1].complete == run.generations[-1].behaviours
 
 
 def test_the_hash_seed_and_the_journal_do_not_matter(
-    imagine: Callable[..., Any], tmp_path: Path
+    simulate: Callable[..., Any], tmp_path: Path
 ) -> None:
-    first = imagine(tmp_path / "a")
+    first = simulate(tmp_path / "a")
     content = (tmp_path / "a" / NAME).read_bytes()
-    imagine(tmp_path / "b")
+    simulate(tmp_path / "b")
     assert (tmp_path / "b" / NAME).read_bytes() == content
-    again = imagine(tmp_path / "a")
+    again = simulate(tmp_path / "a")
     assert again.runner.evaluations == []
     assert again.generations == first.generations
     assert (tmp_path / "a" / NAME).read_bytes() == content
