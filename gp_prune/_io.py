@@ -73,7 +73,7 @@ def write_tensors(
     """Write tensors as one safetensors file, as one step, and return its SHA-256.
 
     Args:
-        folder: where to; made if it is missing.
+        folder: where to; created if it is missing.
         name: of the file; ``{:.16}`` in it stands for the first 16 digits of the SHA-256.
         tensors: what to write, on the CPU; no two may share memory.
         metadata: text for the header; give one entry at most, because the order of several
@@ -151,7 +151,7 @@ def write_artifact(
     leaves a whole artifact, the old one or the new one.
 
     Args:
-        folder: where to; made if it is missing. Other files in it are left alone.
+        folder: where to; created if it is missing. Other files in it are left alone.
         names: what the files are called.
         facts: a JSON object.
         tensors: see :func:`write_tensors`.
@@ -221,7 +221,7 @@ def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, A
 
 
 def canonical_digest(data: Any) -> str:
-    """SHA-256 (hexadecimal) of the canonical JSON text: sorted keys, no blanks, ASCII."""
+    """Return the SHA-256 of the canonical JSON text: sorted keys, no blanks, ASCII."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -48,16 +48,11 @@ def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def make_optimiser(parameters: list[nn.Parameter], settings: FineTuning) -> torch.optim.Optimizer:
     """Return the optimiser of ``settings``, at its highest learning rate."""
-    decay = settings.weight_decay
+    rate, decay = settings.rate, settings.weight_decay
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=decay,
-    )
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    momentum, nesterov = settings.momentum, settings.nesterov
+    return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

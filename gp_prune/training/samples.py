@@ -92,12 +92,11 @@ def as_data(data: Any) -> Data:
         return Samples(*as_batch(data))
     if isinstance(data, TensorDataset) and len(data.tensors) in (2, 3):
         return Samples(*data.tensors)
-    if isinstance(data, Dataset) and (
-        isinstance(data, IterableDataset) or not hasattr(data, "__len__")
-    ):
+    unsized = isinstance(data, Dataset) and not hasattr(data, "__len__")
+    if unsized or isinstance(data, IterableDataset):
         raise UserError(
-            f"the data is a {type(data).__name__}, whose samples cannot be picked by "
-            "number; give a data loader of it with a batch size"
+            f"the data is a {type(data).__name__}, whose samples cannot be picked by number; give "
+            "a data loader of it with a batch size"
         )
     if isinstance(data, Dataset | Iterable) and not isinstance(data, Iterator):
         return data
@@ -108,7 +107,7 @@ def as_data(data: Any) -> Data:
 
 
 def _are_tensors(data: Any) -> bool:
-    """Whether data is a tuple (inputs, target) or (inputs, target, labels) of tensors."""
+    """Return whether data is a tuple (inputs, target) or (inputs, target, labels) of tensors."""
     fits = isinstance(data, tuple) and len(data) in (2, 3)
     return fits and all(isinstance(part, Tensor) for part in data)
 
