@@ -51,7 +51,11 @@ def _function(kind: type[sympy.Basic], arity: int) -> Callable[..., Array]:
         if write is None:
             raise ValueError(f"no numeric value is defined for {kind.__name__}; {_REMEDY}")
         term = write(*names)
-    function = sympy.lambdify(names, term, modules=["scipy", "numpy"])
+    function = sympy.lambdify(names, term, modules="numpy")
+    try:
+        function(*[np.ones(1)] * arity)
+    except (NameError, TypeError):  # numpy lacks it; scipy is slow to import
+        function = sympy.lambdify(names, term, modules=["scipy", "numpy"])
     return function
 
 
