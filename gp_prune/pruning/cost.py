@@ -93,7 +93,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Untracked:
-    """In place of the counter's hooks on every module: only the total is wanted."""
+    """Replaces the hooks of the counter on every module: only the total is wanted."""
 
     parents = frozenset({"Global"})
 

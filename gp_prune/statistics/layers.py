@@ -23,7 +23,7 @@ PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the convolutions, transposed convolutions and linear layers of a model.
 
-    A module that stands in the model under several names appears once, under its first name.
+    A module that the model has under several names appears once, under its first name.
 
     Returns:
         Dotted module name -> module, in the order in which the modules were registered.

@@ -156,7 +156,7 @@ class SecondMoments:
         """Add one use of the layer: what it was called with, and what it returned."""
         if isinstance(self._module, nn.Linear):
             parts = [(inputs, output)]
-        else:  # a few samples at a time: every input value stands in up to k columns
+        else:  # a few samples at a time: every input value is in up to k columns
             inputs, output = (with_samples(self._module, values) for values in (inputs, output))
             each = self._taps * inputs.shape[1] * output[0, 0].numel()
             step = max(1, _MOST_VALUES_AT_ONCE // max(1, each))

@@ -92,7 +92,7 @@ def collect_each(
 
     Args:
         model: any model; it is called with the inputs of each batch, on its own device.
-        layers: names of the layers; None stands for all that
+        layers: names of the layers; None means all that
             :func:`~gp_prune.statistics.prunable_layers` finds. With data or example inputs,
             layers that the model does not use in evaluation mode are then left out.
         batches: the calibration data; never touched if no need asks for it.
@@ -102,7 +102,7 @@ def collect_each(
         seed: seed of the sampled samples and positions and of the noise.
         max_samples: greatest number of samples (n) in sampled maps; the same for all layers.
         max_positions: greatest number of positions (s) per layer in sampled maps.
-        device: where the records go; None stands for the model's device.
+        device: where the records go; None means the model's device.
         example_inputs: what the model can be called with, to pair batch norms, and for
             ``"synflow"``, without data.
         outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
@@ -143,22 +143,22 @@ def collect_each(
         example_inputs = to_device(example_inputs, home)
         if needs or norms:
             named = layers is not None
-            found = _look_around(model, chosen, example_inputs, forward, named=named)
+            surroundings = _look_around(model, chosen, example_inputs, forward, named=named)
         else:
-            found = _Surroundings(chosen, dict.fromkeys(chosen), {}, None)
-        modules = _with_consumers(model, found.layers, consumers)
-        measured = Measured(needs, modules, found.norm_modules(model), consumers, seed)
+            surroundings = _Surroundings(chosen, dict.fromkeys(chosen), {}, None)
+        modules = _with_consumers(model, surroundings.layers, consumers)
+        measured = Measured(needs, modules, surroundings.norm_modules(model), consumers, seed)
         if needs & _DATA_NEEDS:
             sampling = Sampling(seed, max_samples, max_positions)
-            _first_pass(model, found, measured, stream, sampling, loss, forward)
+            _first_pass(model, surroundings, measured, stream, sampling, loss, forward)
         if measured.gradients is not None and "hessian" in needs:
             measured.curvature = HessianGradients(model, measured.gradients)
-            parts = in_parts(read_data(second_pass=True), None, found.at_once)
+            parts = in_parts(read_data(second_pass=True), None, surroundings.at_once)
             _run_pass(model, parts, forward, loss, measured.curvature)
         if example_inputs is not None and "synflow" in needs:
-            measured.flow = synaptic_flow(model, found.layers, example_inputs, forward)
+            measured.flow = synaptic_flow(model, surroundings.layers, example_inputs, forward)
     target = home if device is None else torch.device(device)
-    for name in found.layers:
+    for name in surroundings.layers:
         with torch.inference_mode(False):
             record = measured.take_record(name, target)
         yield name, record
@@ -183,7 +183,7 @@ collect = _into_dict(collect_each)
 
 def _first_pass(
     model: nn.Module,
-    found: _Surroundings,
+    surroundings: _Surroundings,
     measured: Measured,
     stream: Iterable[Batch],
     sampling: Sampling,
@@ -194,15 +194,17 @@ def _first_pass(
     needs, tracer = measured.needs, None
     if needs & RECORDED_NEEDS:
         unknown = {n for n, norm in measured.norms.items() if not has_running_statistics(norm)}
-        measured.recorder = Recorder(found.layers, found.sites, unknown, needs, sampling)
-        tracer = ActivationTracer(model, found.layers, measured.recorder)
+        measured.recorder = Recorder(
+            surroundings.layers, surroundings.sites, unknown, needs, sampling
+        )
+        tracer = ActivationTracer(model, surroundings.layers, measured.recorder)
     if needs & LOSS_NEEDS:
         layers = dict(measured.modules)
         if "hessian" in needs:  # the gradient along which it differentiates is that by all layers
             layers |= prunable_layers(model)
         measured.gradients = Gradients(model, layers, squares="fisher" in needs)
     most = _FISHER_BATCH if "fisher" in needs else None
-    parts = in_parts(stream, most, found.at_once if needs & LOSS_NEEDS else None)
+    parts = in_parts(stream, most, surroundings.at_once if needs & LOSS_NEEDS else None)
     _run_pass(model, parts, forward, loss, measured.gradients, measured.recorder, tracer)
 
 

@@ -91,7 +91,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def derive_seed(*parts: object, bits: int = 31) -> int:
-    """Return a seed of so many bits that depends on all parts, in order, and on nothing else."""
+    """Return a seed of ``bits`` bits that depends on all parts, in order, and on nothing else."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
