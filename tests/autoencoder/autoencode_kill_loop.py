@@ -1,4 +1,4 @@
-"""Kills runs at random moments and resumes them; run by test_autoencode_resume.py as a program.
+"""Kills runs at random moments and resumes them; run by test_resume.py as a program.
 
 A warm process forks the runs, so that a run takes a fraction of a second; each is a real process
 that works on a run folder and is killed by SIGKILL. Prints the number of kills.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from gp_prune.autoencoder import AutoencodeSettings, autoencode
+from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.runs.folder import CONFIG
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gp_prune.autoencoder import AutoencodeSettings
+from gp_prune import AutoencodeSettings
 
 
 @pytest.fixture(scope="session")

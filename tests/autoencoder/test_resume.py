@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gp_prune.autoencoder import AutoencodeSettings, autoencode
+from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.errors import UserError
 

@@ -11,15 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gp_prune.autoencoder import (
-    SCHEDULES,
-    AutoencodeSettings,
-    autoencode,
-)
+from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.autoencoder.cells import CellResult, CellStep
 from gp_prune.autoencoder.data import FlatData, FlatSamples
 from gp_prune.autoencoder.networks import Pair, read_pair
 from gp_prune.autoencoder.pruning import find_live_nodes, measure_sparsity, round_share
+from gp_prune.autoencoder.schedule import SCHEDULES
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import Workbench

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gp_prune.autoencoder import AutoencodeSettings, autoencode
+from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.errors import UserError
 
 

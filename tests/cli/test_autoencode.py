@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from gp_prune.autoencoder import AutoencodeSettings, autoencode
+from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.autoencoder import run as whole
 from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.errors import UserError
