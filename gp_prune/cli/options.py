@@ -205,7 +205,7 @@ def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
         click.option("--data-root", help="Folder with torchvision's data sets."),
         click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set."),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu",
-                     show_default=True),
+                     show_default=True, help="Device to compute on."),
         json_option,
         quiet_option,
     ]  # fmt: skip
