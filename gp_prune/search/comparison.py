@@ -140,21 +140,21 @@ def contenders(
         metric = by_name[baseline]
         entries.append(Contender(baseline, metric.expression, metric.conventions))
         if metric.conventions != config.conventions:
-            entries.append(_at_home(config, metric))
+            entries.append(_under_conventions(config, metric))
     tried = [(archive.get(expression), metric) for expression, metric in known.items()]
     # Errors compare within a rung only, and the better ones have risen.
     scored = [
         (-c.rung, c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason
     ]
     if scored:
-        entries.append(_at_home(config, min(scored)[-1]))
+        entries.append(_under_conventions(config, min(scored)[-1]))
     unique: dict[str, Contender] = {}
     for contender in entries:
         unique.setdefault(contender.name, contender)
     return list(unique.values())
 
 
-def _at_home(config: SearchConfig, metric: Metric) -> Contender:
+def _under_conventions(config: SearchConfig, metric: Metric) -> Contender:
     """Return a published metric under the conventions of the run."""
     return Contender(f"{metric.name}_{config.scope}", metric.expression, config.conventions)
 

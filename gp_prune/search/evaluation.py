@@ -331,7 +331,7 @@ class Evaluator:
         self._start_round()
 
     def _start_round(self) -> None:
-        self._progress: Callable[[int], None] = lambda done: None
+        self._progress: Callable[[int], None] | None = None
         self._wanted: dict[str, None] = {}
         self._members: dict[str, tuple[Evaluation, ...]] = {}
         self._jobs = JobQueue(self._runner, self._journal, self._tell)
@@ -351,7 +351,8 @@ class Evaluator:
             self._jobs.submit(job)
 
     def _tell(self, done: int, of: int) -> None:
-        self._progress(sum(len(self._members[key]) for key in self._jobs.results))
+        if self._progress is not None:
+            self._progress(sum(len(self._members[key]) for key in self._jobs.results))
 
     def collect(self) -> dict[str, Outcome]:
         """Wait for all that was submitted since the last call; return the outcomes by key.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jobs_of_tests import Add, Sum, Touch
 
-from gp_prune.runs.executors import make_runner, run_with_journal
-from gp_prune.runs.jobs import RECALLED, TaskSource, Workbench
+from gp_prune.runs.executors import JobQueue, make_runner, run_with_journal
+from gp_prune.runs.jobs import RECALLED, Job, TaskSource, Workbench
 from gp_prune.runs.journal import NAME, Journal, reader
 
 JOBS = [Add((n, n + 1)) for n in range(6)]
@@ -79,6 +80,35 @@ def test_progress_of_a_list_knows_the_end(tmp_path: Path) -> None:
         runner = make_runner(TaskSource(), 1)
         run_with_journal([*JOBS, *JOBS], runner, journal, lambda *state: heard.append(state))
     assert heard == [(n + 1, len(JOBS)) for n in range(len(JOBS))]
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def submit(self, job: Job[Any]) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_has_not_begun_is_cancelled_when_the_body_raises(tmp_path: Path) -> None:
+    runner = _Waiting()
+    with (
+        Journal(tmp_path, reader(Sum)) as journal,
+        pytest.raises(ZeroDivisionError),
+        JobQueue(runner, journal) as queue,
+    ):
+        for job in JOBS:
+            queue.submit(job)
+        raise ZeroDivisionError
+    assert len(runner.futures) == len(JOBS)
+    assert all(future.cancelled() for future in runner.futures)
 
 
 def test_a_job_that_kills_its_worker_fails_by_name() -> None:
