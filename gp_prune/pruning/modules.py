@@ -66,36 +66,27 @@ def find_part(model: nn.Module, name: str, side: str) -> Any:
     """
     if side != PARAMETER:
         return find_module(model, name)
-    owner, leaf = find_parameter(model, name)
+    owner, leaf = find_owner(model, name, side)
     return owner._parameters[leaf]
 
 
-def find_parameter(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def find_owner(model: nn.Module, name: str, side: str) -> tuple[nn.Module, str]:
     """Return the module that holds the parameter ``name``, and its name there.
 
+    Where ``side`` is not ``"parameter"``, ``name`` is an attribute that is a whole number.
+
     Raises:
-        UserError: the model has no such parameter.
+        UserError: the model has no such parameter or number.
     """
     path, _, leaf = name.rpartition(".")
     owner = find_module(model, path)
-    if owner._parameters.get(leaf) is None:
+    if side == PARAMETER:
+        missing, what = owner._parameters.get(leaf) is None, "parameter"
+    else:
+        missing, what = type(vars(owner).get(leaf)) is not int, "number"
+    if missing:
         raise UserError(
-            f"the model has no parameter {name!r}; give the network that the plan was made for"
-        )
-    return owner, leaf
-
-
-def find_attribute(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the module that has the whole number ``name`` as an attribute, and its name there.
-
-    Raises:
-        UserError: the model has no such attribute.
-    """
-    path, _, leaf = name.rpartition(".")
-    owner = find_module(model, path)
-    if type(vars(owner).get(leaf)) is not int:
-        raise UserError(
-            f"the model has no number {name!r}; give the network that the plan was made for"
+            f"the model has no {what} {name!r}; give the network that the plan was made for"
         )
     return owner, leaf
 

@@ -31,9 +31,8 @@ from gp_prune.pruning.graph.architecture import (
 from gp_prune.pruning.modules import (
     PARAMETER,
     channel_dim,
-    find_attribute,
     find_module,
-    find_parameter,
+    find_owner,
     find_part,
     is_grouped,
     is_transposed,
@@ -146,7 +145,7 @@ def _find_entries(
 
 def _width(model: nn.Module, name: str, side: str) -> int:
     if side == SIZE:
-        return int(getattr(*find_attribute(model, name)))
+        return int(getattr(*find_owner(model, name, side)))
     return side_width(find_part(model, name, side), side)
 
 
@@ -173,10 +172,10 @@ def remove_entries(model: nn.Module, entries: Entries) -> None:
     done = set()  # grouped convolutions, which lose both sides at once
     for (name, side), removed in entries.items():
         if side == PARAMETER:
-            owner, leaf = find_parameter(model, name)
+            owner, leaf = find_owner(model, name, side)
             _cut_parameter(owner, leaf, channel_dim(owner.get_parameter(leaf)), removed)
         elif side == SIZE:
-            owner, leaf = find_attribute(model, name)
+            owner, leaf = find_owner(model, name, side)
             setattr(owner, leaf, getattr(owner, leaf) - len(removed))
         elif name not in done:
             module = find_module(model, name)
@@ -295,7 +294,7 @@ def _zeros(
         if side in (SIZE, RESHAPE, HEADS):
             continue
         if side == PARAMETER:
-            owner, leaf = find_parameter(model, name)
+            owner, leaf = find_owner(model, name, side)
             dim = channel_dim(owner.get_parameter(leaf))
             yield (name.rpartition(".")[0], leaf), dim, removed
             continue

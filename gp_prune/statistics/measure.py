@@ -106,7 +106,7 @@ def collect_each(
         example_inputs: what the model can be called with, to pair batch norms, and for
             ``"synflow"``, without data.
         outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
-            :func:`gp_prune.pruning.graph.consumers` finds them; a layer that is missing has none.
+            :func:`gp_prune.pruning.consumers` finds them; a layer that is missing has none.
         forward_fn: ``forward_fn(model, inputs)`` runs the model where ``model(inputs)``,
             ``model(*inputs)`` or ``model(**inputs)`` is not the way.
         progress: ``progress(done, total)``, called after each batch of each pass; ``total`` is

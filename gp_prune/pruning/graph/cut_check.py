@@ -22,7 +22,7 @@ from gp_prune.pruning.modules import (
     Spanning,
     all_close,
     find_module,
-    find_parameter,
+    find_owner,
     sample_count,
 )
 from gp_prune.pruning.surgery import Entries, remove_entries, set_to_zero, side_width
@@ -163,7 +163,7 @@ def _masked(model: nn.Module, smaller: nn.Module, entries: Entries) -> Iterator[
     """
     with ExitStack() as stack:
         for name in (name for name, side in entries if side == PARAMETER):
-            owner, leaf = find_parameter(model, name)
+            owner, leaf = find_owner(model, name, PARAMETER)
             values = owner.get_parameter(leaf).data
             stack.callback(values.copy_, values.clone())
         set_to_zero(model, entries)
