@@ -7,7 +7,7 @@ A function that an operator needs and sympy lacks is a class derived from :class
 ========================  =====================================================================
 ``latex``                 its name in LaTeX (``\operatorname{median}``), or a template in which
                           ``#1``, ``#2`` are the arguments; of a reduction or normaliser ``#1``
-                          is the body and ``#2`` are the indices. By default the name of the class.
+                          is the body and ``#2`` are the indices. By default the operator's name.
 ``definition``            LaTeX of what it means, for ``gp-prune latex --standalone``; by default
                           what the operator says in ``meaning``, and nothing where it is empty.
 ``numpy``                 static method: the same function on arrays, in plain numpy, with which
@@ -203,9 +203,10 @@ class BoundArguments(Notation, sympy.Expr):  # type: ignore[misc]
     @property
     def bound(self) -> list[tuple[Any, tuple[sympy.Symbol, ...]]]:
         """Return each argument with the indices that are bound in it."""
-        letters = dict.fromkeys("".join(self.binds))
-        indices = dict(zip(letters, self.args[len(self.binds) :], strict=True))
-        return [(x, tuple(indices[a] for a in b)) for x, b in zip(self.args, self.binds)]  # noqa: B905
+        bound = dict.fromkeys("".join(self.binds))
+        indices = dict(zip(bound, self.args[len(self.binds) :], strict=True))
+        pairs = zip(self.args, self.binds, strict=False)  # the indices follow the arguments
+        return [(x, tuple(indices[letter] for letter in letters)) for x, letters in pairs]
 
     @property
     def free_symbols(self) -> set[Any]:

@@ -154,3 +154,28 @@ def test_the_functions_of_built_in_operators_are_found_by_name() -> None:
     assert str(Metric.from_sympy(symbols.Div(b, symbols.Exp(b))).expression) == "div(b, exp(b))"
     with pytest.raises(AttributeError, match="no attribute 'Quotient'"):
         _ = symbols.Quotient
+
+
+INNER = r"""
+import torch
+from gp_prune import BoundArguments, Signature, operator
+
+class Inner(BoundArguments):
+    binds = ("s", "s")
+    latex = r"\langle #1, #2 \rangle"
+    numpy = staticmethod(lambda x, y: (x * y).sum(-1))
+
+@operator("inner", shape=Signature("os", "ocs", to="oc"), meaning="inner product", symbol=Inner)
+def inner(x, y):
+    return torch.einsum("os,ocs->oc", x, y)
+"""
+
+
+def test_a_function_of_fixed_types_with_a_template(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(INNER)
+    own = primitive_set(file)
+    metric = Metric.parse("sum[c](inner(mA, mP))", primitives=own)
+    assert metric.latex() == r"\sum_{c} \langle m^{A}_{o,\cdot}, m^{P}_{o,c,\cdot} \rangle"
+    assert Metric.from_sympy(metric.sympy(), primitives=own).expression == metric.expression
+    assert metric.simplified() is metric
