@@ -27,6 +27,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy, and the order of imports with import-linter."""
+    session.run("mypy", "--strict", "tests", "benchmarks", external=True)
     # primitives/ and evolved_metrics/ are part of the package only when it is installed, so both
     # tools look at a copy that is laid out as an installed package.
     with tempfile.TemporaryDirectory() as folder:
