@@ -8,10 +8,9 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from gp_prune._io import write_bytes
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError
 from gp_prune.pruning import unmask
+from gp_prune.pruning.modules import largest_difference
 from gp_prune.statistics.running import (
     CalledModel,
     Forward,
@@ -208,28 +208,13 @@ def _difference(model: nn.Module, inputs: Any, runner: Runner) -> float:
         seed_generators(_SEED)
         for given in (inputs, map_tensors(random_like, inputs)):
             expected = tensors_of(_run(model, given))
-            largest = max(largest, _largest_share(expected, runner(tensors_of(given))))
+            largest = max(largest, largest_difference(expected, runner(tensors_of(given))))
     return largest
 
 
 def _run(model: nn.Module, inputs: Any) -> Any:
     args, kwargs = _arguments(model, inputs)
     return model(*args, **kwargs)
-
-
-def _largest_share(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Return the largest difference, infinity where the outputs cannot be compared."""
-    if [tuple(t.shape) for t in expected] != [tuple(t.shape) for t in found]:
-        return math.inf
-    largest = 0.0
-    for one, other in zip(expected, found, strict=True):
-        if not one.numel():
-            continue
-        a, b = one.to(torch.float64), other.to(torch.float64)
-        scale = float(a.abs().amax()) or 1.0
-        share = float((a - b).abs().amax()) / scale
-        largest = max(largest, share if math.isfinite(share) else math.inf)
-    return largest
 
 
 def _keep(path: Path, content: bytes, difference: float, what: str) -> float:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -52,6 +51,7 @@ from gp_prune.pruning import (
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
+from gp_prune.pruning.modules import largest_difference
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Loss, Progress, prunable_layers
@@ -170,14 +170,7 @@ def prune(
     if device is not None and torch.device(device) != device_of(model):
         model = copy.deepcopy(model).to(device)
     return Pruner(
-        model,
-        options,
-        example_inputs,
-        data=data,
-        loss=loss,
-        forward_fn=forward_fn,
-        progress=progress,
-        batch_progress=batch_progress,
+        model, options, example_inputs, data, loss, forward_fn, progress, batch_progress
     ).prune()
 
 
@@ -194,7 +187,6 @@ class Pruner:
         model: nn.Module,
         options: PruneOptions,
         example_inputs: Any,
-        *,
         data: Data = (),
         loss: Loss | None = None,
         forward_fn: Forward | None = None,
@@ -441,18 +433,14 @@ class Pruner:
                 seed_generators(self.options.seed)
                 output = call_model(network, self._inputs, self._forward_fn)
             outputs.append([tensor for tensor in tensors_of(output) if tensor.is_floating_point()])
-        for one, other in zip(*outputs, strict=True):
-            if not one.numel() or not bool(one.isfinite().all()):
-                continue
-            scale = float(one.abs().amax()) or 1.0
-            same_shape = one.shape == other.shape
-            share = float((one - other).abs().amax()) / scale if same_shape else math.inf
-            if not share <= _TOLERANCE:
-                raise UserError(
-                    "the network without the channels gives other outputs than with the channels "
-                    f"at zero (they differ by {share:.2g} of the largest); it uses them in a way "
-                    "that cannot be followed, so use mode 'mask', or ignore the layers concerned"
-                )
+        finite = [pair for pair in zip(*outputs, strict=True) if bool(pair[0].isfinite().all())]
+        share = largest_difference([one for one, _ in finite], [other for _, other in finite])
+        if share > _TOLERANCE:
+            raise UserError(
+                "the network without the channels gives other outputs than with the channels at "
+                f"zero (they differ by {share:.2g} of the largest); it uses them in a way that "
+                "cannot be followed, so use mode 'mask', or ignore the layers concerned"
+            )
 
     def _cut_so_far(
         self, plan: ChannelPlan | WeightPlan, architecture: Architecture

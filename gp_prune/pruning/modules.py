@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -154,6 +155,22 @@ def sample_count(example_inputs: Any) -> int:
             return int(tensor.shape[0])
         break
     raise UserError("example_inputs hold no batch of samples; give a tensor (samples, ...)")
+
+
+def largest_difference(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """Return the largest difference of outputs, as a share of the largest value of their tensor.
+
+    It is infinite where the shapes differ or an output is not finite.
+    """
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in outputs]:
+        return math.inf
+    largest = 0.0
+    for one, other in zip(expected, outputs, strict=True):
+        if one.numel():
+            a, b = one.to(torch.float64), other.to(torch.float64)
+            share = float((a - b).abs().amax()) / (float(a.abs().amax()) or 1.0)
+            largest = max(largest, share if math.isfinite(share) else math.inf)
+    return largest
 
 
 def all_close(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
