@@ -1,6 +1,6 @@
 """gp-prune: genetic programming that discovers pruning metrics.
 
-The public names are imported when they are first used, so that ``import gp_prune`` costs nothing.
+The public names are imported when they are first used, so that ``import gp_prune`` is cheap.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The vocabulary: operands and operators, one file per family; each file only declares."""
+"""Declare the vocabulary of formulas: operands and operators, one file per family.
+
+``operands``, ``elementwise``, ``reductions``, ``normalisers``, and ``filters`` (filters as points).
+"""

@@ -1,4 +1,5 @@
 """Say what a formula is: axes, primitives, typed trees, and their value on a layer.
 
-May import ``errors``, ``_io`` and ``_compat`` alone; open ``expression.py`` first.
+May import ``errors``, ``_io`` and ``_compat`` alone; open ``expression.py`` first;
+``interpreter.py`` computes the values of a tree on a layer.
 """

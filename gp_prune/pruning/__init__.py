@@ -1,6 +1,7 @@
 """Turn scores into a smaller network: trace, select, mask or cut, and count the cost.
 
-May import ``statistics`` and the packages below it; open ``graph/trace.py`` first.
+May import ``statistics`` and the packages below it; open ``graph/trace.py`` first. Scores are
+joined in ``select/scores.py``, channels chosen in ``select/channels.py`` and cut in ``surgery.py``.
 """
 
 from gp_prune.metric.ranking import DegenerateScores
