@@ -101,7 +101,7 @@ def kill_a_worker(children: Callable[[int], list[int]]) -> Callable[[], int]:
 
     def kill() -> int:
         started = children(os.getpid())
-        found = [p for p in started if b"evolution.worker" in _of_process(p, "cmdline")]
+        found = [p for p in started if b"runs.processes" in _of_process(p, "cmdline")]
         assert found, "no worker process to kill"
         os.kill(found[0], signal.SIGKILL)
         return found[0]
