@@ -93,14 +93,20 @@ def has_meaning(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def functions(path: Path) -> Iterator[tuple[int, bool, bool]]:
-    """Yield for each function: its lines, whether it is public, whether it has a docstring."""
+    """Yield for each function: its lines, whether it is public, whether it has a docstring.
+
+    The methods of a class inside primitives/ override methods that their base class documents.
+    """
+    overrides = "primitives" in path.parts
 
     def walk(node: ast.AST, public: bool) -> Iterator[tuple[int, bool, bool]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (child.end_lineno or 0) - child.lineno + 1
                 open_to_all = public and not child.name.startswith("_")
-                yield lines, open_to_all, ast.get_docstring(child) is not None or has_meaning(child)
+                documented = ast.get_docstring(child) is not None or has_meaning(child)
+                is_override = overrides and isinstance(node, ast.ClassDef) and bool(node.bases)
+                yield lines, open_to_all, documented or is_override
                 yield from walk(child, False)
             elif isinstance(child, ast.ClassDef):
                 yield from walk(child, public and not child.name.startswith("_"))

@@ -24,7 +24,7 @@ from gp_prune.metric.metric import Metric, MetricError, bundled_metrics
 
 Trees = Callable[..., list[Expression]]
 Differ = Callable[[Any, Any, float], bool]
-Fitness = Callable[[Expression], bool]
+Predicate = Callable[[Expression], bool]
 PRIMITIVES = builtin_primitives()
 LAYER = synthetic_layer()
 
@@ -33,7 +33,7 @@ def back(tree: Expression) -> Expression:
     return from_sympy(to_sympy(tree), tree.axes, PRIMITIVES)
 
 
-def check(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
+def check(trees: list[Expression], differ: Differ, hangs: Predicate) -> None:
     """Values and types are the same, but for a few trees that hang on rounding."""
     pairs = [(tree, back(tree)) for tree in trees]
     assert [str(tree) for tree, found in pairs if found.axes is not tree.axes] == []
@@ -43,7 +43,7 @@ def check(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
 
 
 def test_random_trees_round_trip(
-    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Fitness
+    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 24, seed=301) + random_trees(axes, 6, 302, 4, 9)
@@ -58,7 +58,7 @@ def test_many_random_trees_round_trip(
     random_trees: Trees,
     tree_types: tuple[Axes, ...],
     differ: Differ,
-    hangs_on_rounding: Fitness,
+    hangs_on_rounding: Predicate,
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 60, seed) + random_trees(axes, 20, seed + 1, 4, 9)

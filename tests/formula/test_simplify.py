@@ -25,7 +25,7 @@ from gp_prune.metric.metric import Metric, bundled_metrics
 
 Trees = Callable[..., list[Expression]]
 Differ = Callable[[Any, Any, float], bool]
-Fitness = Callable[[Expression], bool]
+Predicate = Callable[[Expression], bool]
 PRIMITIVES = builtin_primitives()
 LAYERS = [synthetic_layer(seed) for seed in (0, 7, 30)]
 
@@ -145,7 +145,7 @@ def test_the_epsilon_and_the_limit_do_show() -> None:
         assert float(evaluate(parse(text, PRIMITIVES), LAYERS[0])) == pytest.approx(value)
 
 
-def check(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
+def check(trees: list[Expression], differ: Differ, hangs: Predicate) -> None:
     apart = []
     for tree in trees:
         found = simplify(tree, PRIMITIVES)
@@ -159,7 +159,7 @@ def check(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
 
 
 def test_random_trees_keep_their_values(
-    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Fitness
+    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 25, seed=311) + random_trees(axes, 8, 312, 4, 9)
@@ -173,7 +173,7 @@ def test_many_random_trees_keep_their_values(
     random_trees: Trees,
     tree_types: tuple[Axes, ...],
     differ: Differ,
-    hangs_on_rounding: Fitness,
+    hangs_on_rounding: Predicate,
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 100, seed) + random_trees(axes, 30, seed + 1, 4, 9)

@@ -24,7 +24,7 @@ from gp_prune.language.registry import builtin_primitives
 
 Trees = Callable[..., list[Expression]]
 Differ = Callable[[Any, Any, float], bool]
-Fitness = Callable[[Expression], bool]
+Predicate = Callable[[Expression], bool]
 PRIMITIVES = builtin_primitives()
 
 
@@ -41,7 +41,7 @@ def agree(tree: Expression, differ: Differ) -> bool:
     return not differ(value, numbers(to_sympy(tree), OPERANDS, SIZES, tree.axes.letters), 1e-4)
 
 
-def check_agreement(trees: list[Expression], differ: Differ, hangs: Fitness) -> None:
+def check_agreement(trees: list[Expression], differ: Differ, hangs: Predicate) -> None:
     """All trees agree but for a few that hang on rounding."""
     apart = [tree for tree in trees if not agree(tree, differ)]
     wrong = [str(tree) for tree in apart if not hangs(tree)]
@@ -50,7 +50,7 @@ def check_agreement(trees: list[Expression], differ: Differ, hangs: Fitness) -> 
 
 
 def test_torch_equals_sympy(
-    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Fitness
+    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 60, seed=61) + random_trees(axes, 20, 62, 4, 9)
@@ -64,7 +64,7 @@ def test_torch_equals_sympy_for_many(
     random_trees: Trees,
     tree_types: tuple[Axes, ...],
     differ: Differ,
-    hangs_on_rounding: Fitness,
+    hangs_on_rounding: Predicate,
 ) -> None:
     for axes in tree_types:
         trees = random_trees(axes, 400, seed) + random_trees(axes, 100, seed, 4, 9)
