@@ -67,7 +67,7 @@ class Line:
 
 
 def key_of(line: Line) -> tuple[str, str, str, str, int]:
-    """What makes a line the same run."""
+    """Return what makes a line the same run."""
     return line.data, line.mode, line.operator, line.schedule, line.seed
 
 
@@ -153,7 +153,7 @@ def paired(lines: Sequence[Line], operator: str, other: str) -> list[float]:
 
 
 def _beside(lines: Sequence[Line]) -> str:
-    """The best schedule of each operator beside the paper's, and the paper's sweep."""
+    """Return the best schedule of each operator beside the paper's, and the paper's sweep."""
     rows = [["", "operator", "best schedule here (by validation)", "L1 here", "L1 in the paper"]]
     for mode in dict.fromkeys(line.mode for line in lines):
         own = [line for line in lines if line.mode == mode]

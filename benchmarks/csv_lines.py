@@ -14,7 +14,7 @@ Line = TypeVar("Line")
 
 
 def read(path: Path, kind: type[Line]) -> list[Line]:
-    """The lines of a file; none if it is not there. A torn last line is left out."""
+    """Return the lines of a file; none if it is not there. A torn last line is left out."""
     if not path.exists():
         return []
     kinds = get_type_hints(kind)
@@ -23,7 +23,7 @@ def read(path: Path, kind: type[Line]) -> list[Line]:
 
 
 def as_csv(lines: Iterable[Any], *, header: bool = True) -> str:
-    """What :func:`read` reads."""
+    """Return what :func:`read` reads."""
     rows = [asdict(line) for line in lines]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")

@@ -64,7 +64,7 @@ TASKS = ("lenet-digits", "lenet-mnist")
 
 
 def run(settings: GeneticSettings, folder: Path, source: TaskSource, workers: int) -> GeneticResult:
-    """A run, or what is left of it to do."""
+    """Run a setting, or what is left of it to do."""
     resume = (folder / CONFIG).exists()
 
     def tell(now: GeneticProgress) -> None:

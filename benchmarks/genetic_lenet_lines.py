@@ -56,7 +56,7 @@ class Record:
 
     @classmethod
     def of(cls, emphasis: str, seed: int, result: GeneticResult) -> Record:
-        """What a run came to.
+        """Return what a run came to.
 
         Of the points that are as small as is asked for, the one with the least validation error;
         where none is, the recommended one, or the one of the least error.
@@ -124,7 +124,7 @@ class Comparison:
         random: Sequence[tuple[int, float]],
         guided: Sequence[tuple[int, float]],
     ) -> Comparison:
-        """What the two courses (evaluations, hypervolume) say.
+        """Return what the two courses (evaluations, hypervolume) say.
 
         ``guided_evaluations`` is 0 where the guided run never comes as far as the random one.
         """
@@ -161,7 +161,7 @@ def _newest(lines: Sequence[Line]) -> list[Line]:
 
 
 def records_table(lines: Sequence[Record]) -> str:
-    """The runs by emphasis, beside the paper's figures."""
+    """Return the runs by emphasis, beside the paper's figures."""
     rows = [
         "# Caffe's LeNet on MNIST, pruned by the genetic pruner",
         "",
@@ -193,14 +193,14 @@ def records_table(lines: Sequence[Record]) -> str:
 
 
 def _median(lines: Sequence[Comparison], name: str) -> str:
-    """A row of the table: the median and the greatest share of some pairs of runs."""
+    """Return a row of the table: the median and the greatest share of some pairs of runs."""
     shares = [line.share for line in lines]
     share = f"{statistics.median(shares):.2f} (most {max(shares):.2f})"
     return f"| {lines[0].task} | {name} | {lines[0].random_evaluations} | | | {share} | |"
 
 
 def comparisons_table(lines: Sequence[Comparison]) -> str:
-    """The pairs of runs by task, with the median of each."""
+    """Return the pairs of runs by task, with the median of each."""
     rows = [
         "# Mutations guided by metrics and random ones",
         "",

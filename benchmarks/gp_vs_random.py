@@ -67,7 +67,7 @@ def volumes(result: SearchResult) -> tuple[float, float]:
 
 
 def settings(task: str, seed: int, given: argparse.Namespace) -> SearchConfig:
-    """A search of which only the ladder is looked at, so its final comparison is short."""
+    """Return a search of which only the ladder is looked at, so its final comparison is short."""
     return SearchConfig(
         tasks=(task,), population=given.population, generations=given.generations, seed=seed,
         front_size=given.front, budgets=(0.5,), final_steps=1, final_seeds=1,
@@ -88,7 +88,7 @@ def searched(config: SearchConfig, given: argparse.Namespace) -> Line:
 
 
 def report(lines: list[Line]) -> str:
-    """A Markdown table: means and spreads by task, and paired tests over the seeds."""
+    """Return a Markdown table: means and spreads by task, and paired tests over the seeds."""
     rows = [
         "| task | seeds | evolve | random | difference | evolve wins | paired t | Wilcoxon | "
         "difference by validation errors |",
@@ -124,7 +124,7 @@ def _gains(pairs: dict[str, list[float]]) -> list[float]:
 
 
 def chance(value: float) -> str:
-    """The p of a test, as it stands in a table."""
+    """Return the p of a test, as it stands in a table."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
@@ -164,7 +164,7 @@ of crowding distance; a mutation that changes how cuts spread over the layers.
 
 
 def options(description: str, out: str, seeds: int) -> argparse.ArgumentParser:
-    """The options of a comparison of searches over tasks and seeds."""
+    """Return the options of a comparison of searches over tasks and seeds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results") / out)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))

@@ -23,7 +23,7 @@ class LimitedSource(TaskSource):
     judging: int = 5_000
 
     def load(self, name: str) -> Task:
-        """The task of that name, limited."""
+        """Return the task of that name, limited."""
         task = super().load(name)
         train = task.train.select(slice(self.training))
         validation = task.validation.select(slice(self.judging))

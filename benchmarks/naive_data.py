@@ -24,7 +24,7 @@ class Loadable(NamedTuple):
 
 
 def loadable(task: Task, data_root: str | None) -> Loadable:
-    """The splits of a task as data sets of torch.
+    """Return the splits of a task as data sets of torch.
 
     MNIST and FashionMNIST are torchvision's, with ``ToTensor`` as the transform, which decodes an
     image whenever it is taken; of other data sets the tensors are taken as they are.

@@ -149,7 +149,7 @@ class Shelf:
         self.errors = {k.plan: k.error for k in lines if k == self.known(k.plan, k.error)}
 
     def error(self, plan: str, measure: Callable[[], float]) -> float:
-        """The error under a plan, measured where it is not known."""
+        """Return the error under a plan, measured where it is not known."""
         if plan not in self.errors:
             self.errors[plan] = measure()
             if self.path is not None:
@@ -240,7 +240,7 @@ class Naive:
         return error, macs, params
 
     def error(self, plan: ChannelPlan) -> float:
-        """The error of a masked copy; of a compact one where the naive way is not timed."""
+        """Return the error of a masked copy; of a compact one where the naive way is not timed."""
         started = time.process_time()
         if not self.time_first or self.timed < self.time_first:
             error = masked_error(self.config, self.bench, self.images, plan)
@@ -264,7 +264,7 @@ def first_front(population: Sequence[Formula]) -> list[Objectives]:
 
 
 def ranked(bench: TaskScorer) -> list[tuple[str, LayerRecord]]:
-    """The layers whose channels can be removed."""
+    """Return the layers whose channels can be removed."""
     names = {member.layer for group in bench.architecture.free for member in group.members}
     return [(name, layer) for name, layer in bench.layers.items() if name in names]
 
@@ -272,7 +272,7 @@ def ranked(bench: TaskScorer) -> list[tuple[str, LayerRecord]]:
 def masked_error(
     config: SearchConfig, bench: TaskScorer, images: Loadable, plan: ChannelPlan
 ) -> float:
-    """The relative error of a masked copy after fine-tuning, as a researcher writes it."""
+    """Measure a masked copy after fine-tuning, as a researcher writes it."""
     task = bench.task
     model = masked_copy(bench, plan)
     steps, size, learning_rate = config.fine_tune_steps, 64, 5e-3
@@ -293,7 +293,7 @@ def masked_error(
 
 
 def loaded_error(model: nn.Module, bench: TaskScorer, images: Loadable) -> float:
-    """The error on the validation split, from a DataLoader."""
+    """Measure the error on the validation split, from a DataLoader."""
     wrong, squares = 0, 0.0
     model.eval()
     with torch.no_grad():
@@ -309,7 +309,7 @@ def loaded_error(model: nn.Module, bench: TaskScorer, images: Loadable) -> float
 
 
 def tuned_error(config: SearchConfig, bench: TaskScorer, model: nn.Module) -> float:
-    """The same of a pruned copy, with batches that are slices of one tensor."""
+    """Return the same of a pruned copy, with batches that are slices of one tensor."""
     task = bench.task
     task.recalibrate(model)
     task.fine_tune(model, steps=config.fine_tune_steps, seed=trial_seed(config, bench))
@@ -319,14 +319,14 @@ def tuned_error(config: SearchConfig, bench: TaskScorer, model: nn.Module) -> fl
 
 
 def masked_copy(bench: TaskScorer, plan: ChannelPlan) -> nn.Module:
-    """A copy of the task's network with zeros in the place of what a plan removes."""
+    """Return a copy of the task's network with zeros in the place of what a plan removes."""
     model = copy.deepcopy(bench.task.model)
     mask(model, plan, bench.architecture)
     return model
 
 
 def smaller(bench: TaskScorer, plan: ChannelPlan) -> nn.Module:
-    """The task's network without what a plan removes."""
+    """Return the task's network without what a plan removes."""
     return compact(bench.task.model, plan, bench.architecture)
 
 

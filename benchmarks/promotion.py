@@ -90,7 +90,7 @@ def searched(config: SearchConfig, source: TaskSource, fine_tuned: float) -> Lin
 
 
 def report(lines: list[Line]) -> str:
-    """A Markdown table: means over the seeds, and a paired test."""
+    """Return a Markdown table: means over the seeds, and a paired test."""
     rows = [
         "| task | seeds | behaviours | seconds | test hypervolume | difference | all win | "
         "paired t |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"

@@ -59,11 +59,11 @@ class Augmented:
         self.samples, self.protocol, self.seed = samples, protocol, seed
 
     def __len__(self) -> int:
-        """Number of mini-batches."""
+        """Return the number of mini-batches."""
         return self.protocol.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """The mini-batches; samples repeat only when all have been used."""
+        """Yield the mini-batches; samples repeat only when all have been used."""
         generator = torch.Generator().manual_seed(self.seed)
         size, count = self.protocol.batch_size, len(self.samples.labels)
         order = torch.empty(0, dtype=torch.int64)
@@ -117,7 +117,7 @@ class Bench:
         self._models: dict[str, tuple[nn.Module, Tensor, float]] = {}
 
     def network(self, name: str) -> tuple[nn.Module, Tensor, float]:
-        """The dense network, an example input and the test accuracy."""
+        """Return the dense network, an example input and the test accuracy."""
         if name not in self._models:
             model, inputs = NETWORKS[name]()
             load_published(model, self.weights[name])
@@ -180,7 +180,7 @@ class Bench:
         return accuracy(pruned.model, self.test)
 
     def write(self) -> None:
-        """The lines as CSV, and the page made from them."""
+        """Return the lines as CSV, and the page made from them."""
         write_text(self.out / f"{NAME}.csv", as_csv(self.lines))
         write_text(self.out / f"{NAME}.md", markdown(self.lines, self.protocol))
 

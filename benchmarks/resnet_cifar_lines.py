@@ -41,7 +41,7 @@ class Protocol:
     padding: int = 4
 
     def tuning(self, seed: int) -> FineTuning:
-        """The settings of fine-tuning; what counts as an epoch is all of its mini-batches."""
+        """Return the settings of fine-tuning; one epoch is all of its mini-batches."""
         return FineTuning(
             epochs=1,
             optimiser="sgd",
@@ -53,7 +53,7 @@ class Protocol:
         )
 
     def text(self) -> str:
-        """The protocol in words."""
+        """Return the protocol in words."""
         return (
             f"One shot to {self.macs:.0%} of the MACs. Metrics that measure something see "
             f"{self.calibration} training images; batch norms are recalibrated on "
@@ -110,7 +110,7 @@ class Line:
 
 
 def markdown(lines: Sequence[Line], protocol: Protocol) -> str:
-    """A page with a table per network: mean ± standard deviation over the seeds."""
+    """Return a page with a table per network: mean ± standard deviation over the seeds."""
     lines = [line for line in lines if line.steps == protocol.steps]
     networks = list(dict.fromkeys(line.network for line in lines))
     parts = ["# CIFAR-10 networks pruned one shot\n", f"Made by `{COMMAND}`.\n", protocol.text()]

@@ -86,7 +86,7 @@ class PerNetwork(NamedTuple):
 def per_network(
     config: SearchConfig, bench: TaskScorer, images: Loadable, tried: Sequence[Tried], count: int
 ) -> PerNetwork:
-    """The four ways in turn, on networks that the naive loop tried."""
+    """Time the four ways in turn, on networks that the naive loop tried."""
     ways: list[Callable[[ChannelPlan], float]] = [
         lambda plan: masked_error(config, bench, images, plan),
         lambda plan: tuned_error(config, bench, masked_copy(bench, plan)),
@@ -287,7 +287,7 @@ def write_course(path: Path, seed: int, courses: dict[str, list[tuple[float, int
 
 
 def listed(text: str, number: Callable[[str], N]) -> tuple[N, ...]:
-    """The numbers between commas; none in an empty text."""
+    """Return the numbers between commas; none in an empty text."""
     return tuple(number(part) for part in text.split(",") if part)
 
 

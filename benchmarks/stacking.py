@@ -115,7 +115,7 @@ def _now(device: str) -> float:
 
 
 def report(lines: list[Line]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     rows = [
         "# Fine-tuning in stacks against one by one",
         "",

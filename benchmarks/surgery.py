@@ -69,7 +69,7 @@ def resnet50() -> nn.Module:
 
 
 def peak_mb() -> float:
-    """The largest resident memory of this process so far, in MB."""
+    """Return the largest resident memory of this process so far, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -84,7 +84,7 @@ def run_forward() -> None:
 
 
 def run_statistics(name: str) -> None:
-    """What :func:`gp_prune.prune` does before it has scores: trace, measure, score."""
+    """Do what :func:`gp_prune.prune` does before it has scores: trace, measure, score."""
     model, metric = resnet50(), Metric.load(name)
     inputs = torch.zeros(1, 3, SIZE, SIZE)
     architecture = trace(model, inputs)

@@ -45,7 +45,7 @@ def build() -> nn.Module:
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """The digits bundled with scikit-learn as (n, 1, 8, 8) images, and their labels."""
+    """Return the digits bundled with scikit-learn as (n, 1, 8, 8) images, and their labels."""
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images / 16).float().reshape(-1, 1, 8, 8), torch.tensor(labels)
 

@@ -43,7 +43,7 @@ class TorchvisionWarning(UserWarning):
 
 
 def import_torchvision() -> ModuleType:
-    """The module ``torchvision``, imported without its compiled operators if it must be.
+    """Import ``torchvision``, without its compiled operators if it must be.
 
     The plain import is tried first. Only when it fails because the operator ``nms`` is missing are
     ``nms`` and ``qnms`` declared (without an implementation) and the import tried once more; every
