@@ -31,7 +31,7 @@ from torch.nn import functional
 from gp_prune import Metric, prune
 from gp_prune._io import write_text
 from gp_prune.apply.result import PrunedModel
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.statistics import Batch
 from gp_prune.tasks.data import Split, load_data
 from gp_prune.training import fine_tune, recalibrate

@@ -41,7 +41,7 @@ from limited_tasks import LimitedSource
 from naive_data import Loadable, loadable, same
 from naive_search import Naive, Tried, masked_copy, masked_error, smaller, tuned_error
 
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.pruning import ChannelPlan
 from gp_prune.runs.executors import InProcess, Runner, make_runner
 from gp_prune.runs.jobs import TaskSource

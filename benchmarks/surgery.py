@@ -38,8 +38,8 @@ from torch.nn import functional
 
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.prune import prune
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, consumers, measure, select_channels, trace
 from gp_prune.statistics import Batch, collect_each
 

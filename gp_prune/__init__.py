@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from gp_prune.genetic.run import GeneticPruner as GeneticPruner
     from gp_prune.genetic.settings import GeneticSettings as GeneticSettings
     from gp_prune.language import symbols as symbols
-    from gp_prune.language.primitive import Elementwise as Elementwise
-    from gp_prune.language.primitive import Normaliser as Normaliser
-    from gp_prune.language.primitive import Reduction as Reduction
-    from gp_prune.language.primitive import Signature as Signature
+    from gp_prune.language.axes import Elementwise as Elementwise
+    from gp_prune.language.axes import Normaliser as Normaliser
+    from gp_prune.language.axes import Reduction as Reduction
+    from gp_prune.language.axes import Signature as Signature
     from gp_prune.language.primitive import operand as operand
     from gp_prune.language.primitive import operator as operator
+    from gp_prune.language.primitive import primitive_set as primitive_set
     from gp_prune.language.record import LayerRecord as LayerRecord
     from gp_prune.language.record import synthetic_layer as synthetic_layer
-    from gp_prune.language.registry import primitive_set as primitive_set
     from gp_prune.language.symbols import AlongAxes as AlongAxes
     from gp_prune.language.symbols import BoundArguments as BoundArguments
     from gp_prune.language.symbols import Call as Call
     from gp_prune.language.symbols import OverAxes as OverAxes
     from gp_prune.language.symbols import RealFunction as RealFunction
+    from gp_prune.metric.file import Conventions as Conventions
     from gp_prune.metric.metric import Metric as Metric
     from gp_prune.metric.mutation import MetricMutation as MetricMutation
     from gp_prune.metric.mutation import random_mutation as random_mutation
-    from gp_prune.metric.ranking import Conventions as Conventions
     from gp_prune.runs.jobs import TaskSource as TaskSource
     from gp_prune.search.config import SearchConfig as SearchConfig
     from gp_prune.search.run import evolve as evolve
@@ -62,18 +62,16 @@ _PUBLIC = {
     "gp_prune.autoencoder.settings": ("AutoencodeSettings",),
     "gp_prune.genetic.run": ("GeneticPruner",),
     "gp_prune.genetic.settings": ("GeneticSettings",),
-    "gp_prune.language.primitive": (
-        "Elementwise", "Normaliser", "Reduction", "Signature", "operand", "operator",
-    ),
+    "gp_prune.language.axes": ("Elementwise", "Normaliser", "Reduction", "Signature"),
+    "gp_prune.language.primitive": ("operand", "operator", "primitive_set"),
     "gp_prune.language.record": ("LayerRecord", "synthetic_layer"),
-    "gp_prune.language.registry": ("primitive_set",),
     "gp_prune.language.symbols": (
         "AlongAxes", "BoundArguments", "Call", "OverAxes", "RealFunction",
         "symbols",  # the module itself
     ),
+    "gp_prune.metric.file": ("Conventions",),
     "gp_prune.metric.metric": ("Metric",),
     "gp_prune.metric.mutation": ("MetricMutation", "random_mutation"),
-    "gp_prune.metric.ranking": ("Conventions",),
     "gp_prune.runs.jobs": ("TaskSource",),
     "gp_prune.search.config": ("SearchConfig",),
     "gp_prune.search.run": ("evolve",),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOVED = {
     "gp_prune.axes": "gp_prune.language.axes",
     "gp_prune.binding": "gp_prune.language.symbols",
-    "gp_prune.discovery": "gp_prune.language.registry",
+    "gp_prune.discovery": "gp_prune.language.primitive",
     "gp_prune.layer": "gp_prune.language.record",
     "gp_prune.primitive": "gp_prune.language.primitive",
     "gp_prune.symbols": "gp_prune.language.symbols",

@@ -114,3 +114,22 @@ def check_type(value: Any, kind: type, what: str) -> None:
     wrong_bool = isinstance(value, bool) and kind not in (bool, object)
     if wrong_bool or not isinstance(value, accepted):
         raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_TYPE_NAMES[kind]}")
+
+
+class DegenerateScores(UserError):
+    """Report scores that rank nothing.
+
+    Attributes:
+        reason: ``"non-finite"``, ``"wrong-shape"`` or ``"constant"``.
+        layer: the layer or channel group.
+    """
+
+    def __init__(self, reason: str, layer: str, detail: str) -> None:
+        super().__init__(f"scores of layer {layer!r} are degenerate ({reason}): {detail}")
+        self.reason = reason
+        self.layer = layer
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[DegenerateScores], tuple[str, str, str]]:
+        """Pickle all three arguments; by default an exception is pickled by its message alone."""
+        return DegenerateScores, (self.reason, self.layer, self.detail)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 
 from gp_prune.language import symbols
-from gp_prune.language.primitive import Elementwise, operator
+from gp_prune.language.axes import Elementwise
+from gp_prune.language.primitive import operator
 from gp_prune.language.symbols import EPSILON, EXP_LIMIT, RealFunction
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 
-from gp_prune.language.primitive import Signature, operator
+from gp_prune.language.axes import Signature
+from gp_prune.language.primitive import operator
 from gp_prune.language.symbols import BoundArguments, OverAxes, difference, total
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gp_prune.language.primitive import Normaliser, operator
+from gp_prune.language.axes import Normaliser
+from gp_prune.language.primitive import operator
 from gp_prune.language.symbols import EPSILON, AlongAxes, difference, magnitude, mean, total
 from gp_prune.primitives.elementwise import AtLeast, Div
 from gp_prune.primitives.reductions import Dims, MaxOver, MinOver, StdOver

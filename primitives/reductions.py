@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 
 from gp_prune.language import symbols
-from gp_prune.language.primitive import Reduction, operator
+from gp_prune.language.axes import Reduction
+from gp_prune.language.primitive import operator
 from gp_prune.language.symbols import OverAxes
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ import torch
 from hypothesis import settings
 
 from gp_prune.language.axes import CHANNEL, Axes
-from gp_prune.language.expression import Expression
-from gp_prune.language.interpreter import Interpreter, evaluate
+from gp_prune.language.expression import Expression, Interpreter, evaluate
 from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 
 # One thread per test process: the processes of pytest-xdist share the cores, and sums then have
@@ -34,7 +33,7 @@ SMOKE = {
     "formula/test_latex.py",
     "language/test_axes.py",
     "language/test_parser.py",
-    "metric/test_ranking.py",
+    "metric/test_file.py",
     "pruning/test_surgery.py",
     "search/test_archive.py",
     "test_docs.py",
@@ -120,7 +119,7 @@ def _of_process(process: int, file: str) -> bytes:
 @pytest.fixture(scope="session")
 def random_trees() -> Callable[..., list[Expression]]:
     """`random_trees(axes, count, seed)`: trees of a type over all searchable operands."""
-    from gp_prune.language.registry import builtin_primitives
+    from gp_prune.language.primitive import builtin_primitives
     from gp_prune.search.grammar import Grammar
     from gp_prune.search.variation import Generator
 
@@ -141,7 +140,7 @@ def random_trees() -> Callable[..., list[Expression]]:
 @pytest.fixture(scope="session")
 def tree_types() -> tuple[Axes, ...]:
     """Every type that a tree over the built-in operands can have."""
-    from gp_prune.language.registry import builtin_primitives
+    from gp_prune.language.primitive import builtin_primitives
     from gp_prune.search.grammar import Grammar
 
     return Grammar(builtin_primitives(), CHANNEL, NEEDS).types

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gp_prune.apply.selection import calibration_batches, example_batch, score_layers
 from gp_prune.errors import UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import trace
 from gp_prune.pruning.graph.architecture import Member
 from gp_prune.pruning.modules import Prunable, is_depthwise, weight_of

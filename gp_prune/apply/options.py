@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import NEEDS
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 
 if TYPE_CHECKING:
     from gp_prune.pruning.plan.weights import Pattern

@@ -33,8 +33,8 @@ from gp_prune.apply.selection import (
     select_next_weights,
 )
 from gp_prune.errors import UserError, pluralize
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import (
     Architecture,
     ChannelPlan,

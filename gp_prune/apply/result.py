@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from gp_prune.apply.options import IGNORED
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import (
     Achieved,
     Architecture,

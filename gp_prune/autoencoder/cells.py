@@ -29,7 +29,7 @@ from gp_prune.autoencoder.training import (
     evaluate,
     train_epoch,
 )
-from gp_prune.language.registry import primitive_set
+from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import Workbench
 from gp_prune.statistics.running import derive_seed

@@ -20,7 +20,7 @@ from gp_prune.autoencoder.networks import SIDES, AutoencoderLayout, Half, Pair, 
 from gp_prune.autoencoder.settings import NODE, NONE, RANDOM, WEIGHT, AutoencodeSettings
 from gp_prune.autoencoder.training import Reconstruction
 from gp_prune.errors import UserError
-from gp_prune.language.registry import primitive_set
+from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation, random_mutation
 from gp_prune.pruning import DegenerateScores, consumers, trace

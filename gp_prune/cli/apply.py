@@ -20,8 +20,8 @@ from gp_prune.cli.options import (
     read_metrics,
 )
 from gp_prune.errors import UserError
+from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import SCOPES
 
 _OF_PRUNING = (
     *BUDGETS, "steps", "ignore", "round_to", "cut_residual", "mode", "time_it", "seed",

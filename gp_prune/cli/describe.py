@@ -9,15 +9,9 @@ from typing import Any
 import click
 
 from gp_prune.cli.options import json_option, primitives_option, print_json, read_metrics
-from gp_prune.language.primitive import (
-    Normaliser,
-    Operator,
-    PrimitiveSet,
-    Reduction,
-    Signature,
-)
+from gp_prune.language.axes import Normaliser, Reduction, Signature
+from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
 from gp_prune.language.record import NEEDS
-from gp_prune.language.registry import builtin_primitives, primitive_set
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 from gp_prune.report.catalogue import operator_cost, passes
 

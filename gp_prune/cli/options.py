@@ -15,7 +15,7 @@ import click
 
 from gp_prune.cli.group import INTERRUPTED
 from gp_prune.errors import UserError
-from gp_prune.language.registry import primitive_set
+from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:

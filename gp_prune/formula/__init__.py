@@ -1,4 +1,4 @@
 """Treat a tree as mathematics: sympy and back, simplification, LaTeX, MathML.
 
-May import ``language``; open ``to_sympy.py`` first.
+May import ``language``; open ``latex.py`` first.
 """

@@ -13,9 +13,9 @@ import sympy
 from gp_prune.formula.matching import bound_indices, match_written_out
 from gp_prune.formula.tree_builder import AxisPadding, sort_by_text
 from gp_prune.language import symbols
-from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes
+from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes, Signature
 from gp_prune.language.expression import Expression, ExpressionError, nearest_double
-from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
+from gp_prune.language.primitive import Operator, PrimitiveSet
 
 _SHOWN = 100
 

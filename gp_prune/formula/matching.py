@@ -16,15 +16,9 @@ from typing import Any, NamedTuple
 import sympy
 
 from gp_prune.language import symbols
-from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes
+from gp_prune.language.axes import AXIS_MEANING, SCALAR, Axes, Elementwise, Normaliser, Signature
 from gp_prune.language.expression import Expression
-from gp_prune.language.primitive import (
-    Elementwise,
-    Normaliser,
-    Operator,
-    PrimitiveSet,
-    Signature,
-)
+from gp_prune.language.primitive import Operator, PrimitiveSet
 from gp_prune.language.symbols import Scope
 
 _PLAIN = (sympy.Add, sympy.Mul, sympy.Pow, sympy.Sum)

@@ -18,9 +18,9 @@ import numpy as np
 from gp_prune.formula.algebra import Algebra, Ranges
 from gp_prune.formula.tree_builder import TreeBuilder
 from gp_prune.language import numeric, symbols
-from gp_prune.language.axes import SCALAR
+from gp_prune.language.axes import SCALAR, Elementwise
 from gp_prune.language.expression import Expression, ExpressionError, canonical
-from gp_prune.language.primitive import Elementwise, Operator, PrimitiveSet
+from gp_prune.language.primitive import Operator, PrimitiveSet
 from gp_prune.language.symbols import Scope
 
 TIME_LIMIT = 2.0

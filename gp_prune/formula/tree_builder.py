@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
 from gp_prune.formula.matching import OperatorPatterns
-from gp_prune.language.axes import LEGAL_AXES, SCALAR, Axes
+from gp_prune.language.axes import LEGAL_AXES, SCALAR, Axes, Signature
 from gp_prune.language.expression import Expression, ExpressionError
-from gp_prune.language.primitive import Operator, PrimitiveSet, Signature
+from gp_prune.language.primitive import Operator, PrimitiveSet
 from gp_prune.language.record import NEEDS
 
 _NEEDS = list(NEEDS)  # the cheap ones first

@@ -22,7 +22,7 @@ from gp_prune.genetic.engine import Engine
 from gp_prune.genetic.retraining import cut_network
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import PreparedModel
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning.cost import Cost, measure
 from gp_prune.pruning.modules import Conv
 from gp_prune.pruning.timing import compare

@@ -25,7 +25,7 @@ from gp_prune.genetic.source import (
     NamedModel,
     PreparedModel,
 )
-from gp_prune.language.registry import primitive_set
+from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import RANDOM, MetricMutation, random_mutation
 from gp_prune.runs.executors import make_runner

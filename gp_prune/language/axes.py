@@ -1,4 +1,4 @@
-"""Name the axes of values; their set is the type of a value.
+"""Name the axes of values, whose set is the type of a value; say what functions do to types.
 
 Every tensor of gp-prune keeps its axes in one canonical order, so a set of letters says all
 there is to say about its layout: ``Axes("ki o")`` is the layout ``(o, i, k)``.
@@ -6,7 +6,8 @@ there is to say about its layout: ``Axes("ki o")`` is the layout ``(o, i, k)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
 
@@ -134,3 +135,66 @@ def removable(axes: Axes) -> tuple[Axes, ...]:
         for chosen in combinations(axes.letters, count)
         if (axes - Axes(chosen)).legal
     )
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """A function of single entries; the result has the union of the arguments' axes."""
+
+    arity: int
+    bracketed = False
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """Return the type of the result, or None where the union is not a legal type."""
+        return broadcast(*arguments)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A function that removes the axes named in brackets: ``sum[i,k](x)``."""
+
+    arity = 1
+    bracketed = True
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """Return the type of the result, or None where an axis is absent or the rest not legal."""
+        (argument,) = arguments
+        if not over or not over.issubset(argument):
+            return None
+        rest = argument - over
+        return rest if rest.legal else None
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """A function that relates each entry to the others along the axes named in brackets."""
+
+    arity = 1
+    bracketed = True
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """Return the type of the argument, or None where a bracketed axis is absent."""
+        (argument,) = arguments
+        return argument if over and over.issubset(argument) else None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function of fixed types: ``Signature("oik", to="op")``."""
+
+    arguments: tuple[Axes, ...]
+    to: Axes
+    bracketed = False
+
+    def __init__(self, *arguments: str, to: str) -> None:
+        object.__setattr__(self, "arguments", tuple(Axes(letters) for letters in arguments))
+        object.__setattr__(self, "to", Axes(to))
+
+    @property
+    def arity(self) -> int:
+        """Return the number of arguments."""
+        return len(self.arguments)
+
+    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
+        """Return the declared type, or None where the arguments have other types."""
+        return self.to if tuple(arguments) == self.arguments else None

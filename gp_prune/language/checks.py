@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 
 from gp_prune.language import numeric, symbols
-from gp_prune.language.axes import LEGAL_AXES, Axes
-from gp_prune.language.primitive import (
-    Elementwise,
-    Normaliser,
-    Operand,
-    Operator,
-    PrimitiveError,
-    Reduction,
-    Signature,
-)
+from gp_prune.language.axes import LEGAL_AXES, Axes, Elementwise, Normaliser, Reduction, Signature
+from gp_prune.language.primitive import Operand, Operator, PrimitiveError
 from gp_prune.language.record import synthetic_layer
 from gp_prune.language.symbols import Scope
 

@@ -2,21 +2,28 @@
 
 A family of primitives is a Python file that declares them with :func:`operand` and
 :func:`operator`. A declaration is checked when it is made; the decorated function becomes an
-:class:`Operand` or :class:`Operator`, and :class:`PrimitiveSet` collects them from modules. There
-is no global registry: a set is a value that is passed along.
+:class:`Operand` or :class:`Operator`, and :class:`PrimitiveSet` collects them from the built-in
+families and from users' files. There is no global registry: a set is a value that is passed along.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gp_prune.errors import UserError
-from gp_prune.language.axes import Axes, broadcast
+from gp_prune.language.axes import Axes, Elementwise, Normaliser, Reduction, Signature
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.language.symbols import Call, Scope
+from gp_prune.language.symbols import Call, Notation, Scope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,72 +44,12 @@ _UNARY_LAWS = frozenset(LAWS) - {"commutative"}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
+FAMILIES = "gp_prune.primitives"
+"""The package whose modules are the built-in families."""
+
 
 class PrimitiveError(UserError):
     """A declaration of an operand or operator is not valid."""
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """A function of single entries; the result has the union of the arguments' axes."""
-
-    arity: int
-    bracketed = False
-
-    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """Return the type of the result, or None where the union is not a legal type."""
-        return broadcast(*arguments)
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """A function that removes the axes named in brackets: ``sum[i,k](x)``."""
-
-    arity = 1
-    bracketed = True
-
-    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """Return the type of the result, or None where an axis is absent or the rest not legal."""
-        (argument,) = arguments
-        if not over or not over.issubset(argument):
-            return None
-        rest = argument - over
-        return rest if rest.legal else None
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """A function that relates each entry to the others along the axes named in brackets."""
-
-    arity = 1
-    bracketed = True
-
-    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """Return the type of the argument, or None where a bracketed axis is absent."""
-        (argument,) = arguments
-        return argument if over and over.issubset(argument) else None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A function of fixed types: ``Signature("oik", to="op")``."""
-
-    arguments: tuple[Axes, ...]
-    to: Axes
-    bracketed = False
-
-    def __init__(self, *arguments: str, to: str) -> None:
-        object.__setattr__(self, "arguments", tuple(Axes(letters) for letters in arguments))
-        object.__setattr__(self, "to", Axes(to))
-
-    @property
-    def arity(self) -> int:
-        """Return the number of arguments."""
-        return len(self.arguments)
-
-    def result(self, over: Axes, arguments: Sequence[Axes]) -> Axes | None:
-        """Return the declared type, or None where the arguments have other types."""
-        return self.to if tuple(arguments) == self.arguments else None
 
 
 Shape = Elementwise | Reduction | Normaliser | Signature
@@ -322,7 +269,7 @@ def _check_values(declared: Operand | Operator, function: Callable[..., Any]) ->
     printing a formula does not have to load torch.
     """
     module = getattr(function, "__module__", None) or ""
-    if not module.startswith("gp_prune.primitives"):
+    if not module.startswith(FAMILIES):
         from gp_prune.language.checks import check
 
         check(declared)
@@ -358,3 +305,81 @@ class PrimitiveSet:
     def extended(self, more: Iterable[Operand | Operator]) -> PrimitiveSet:
         """Return a set of these and more primitives."""
         return PrimitiveSet([*self, *more])
+
+
+def declared_in(module: ModuleType) -> list[Operand | Operator]:
+    """Return the primitives that a module declares, in the order of the file, each once.
+
+    They are values of the module or elements of its lists and tuples.
+    """
+    values = [
+        element
+        for value in vars(module).values()
+        for element in (value if isinstance(value, list | tuple) else [value])
+    ]
+    primitives = [value for value in values if isinstance(value, Operand | Operator)]
+    return list({id(primitive): primitive for primitive in primitives}.values())
+
+
+@cache
+def _families() -> list[ModuleType]:
+    package = importlib.import_module(FAMILIES)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{FAMILIES}.{name}") for name in names]
+
+
+@cache
+def builtin_primitives() -> PrimitiveSet:
+    """Return all primitives of the built-in families."""
+    return PrimitiveSet(primitive for module in _families() for primitive in declared_in(module))
+
+
+@cache
+def builtin_functions() -> dict[str, type[Notation]]:
+    """Return the sympy functions of the built-in families by name."""
+    return {
+        name: value
+        for module in _families()
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Notation)
+        and value.__module__ == module.__name__
+    }
+
+
+def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
+    """Run a user's Python file as a module and return its primitives.
+
+    Raises:
+        PrimitiveError: the file is missing, does not run, or declares no primitive.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PrimitiveError(f"primitive file {str(path)!r} does not exist; give a Python file")
+    name = f"gp_prune_user_primitives_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PrimitiveError(f"primitive file {str(path)!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        primitives = declared_in(module)
+        if not primitives:
+            raise PrimitiveError("it declares no primitive; use @operand or @operator")
+    except PrimitiveError as error:
+        del sys.modules[name]
+        raise PrimitiveError(f"primitive file {str(path)!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PrimitiveError(
+            f"primitive file {str(path)!r} does not run: {type(error).__name__}: {error}"
+        ) from error
+    return primitives
+
+
+def primitive_set(*files: str | Path) -> PrimitiveSet:
+    """Return the built-in primitives and those of users' files."""
+    base = builtin_primitives()
+    more = [primitive for file in files for primitive in primitives_from_file(file)]
+    return base.extended(more) if more else base

@@ -52,7 +52,7 @@ _EXACT_BITS = 64
 def __getattr__(name: str) -> Any:
     """Return a function of a built-in operator by its name, such as ``symbols.Div``."""
     if not name.startswith("_"):
-        from gp_prune.language.registry import builtin_functions
+        from gp_prune.language.primitive import builtin_functions
 
         if name in (functions := builtin_functions()):
             return functions[name]

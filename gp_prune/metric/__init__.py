@@ -1,5 +1,5 @@
 """Define the metric that users hold: a formula with its conventions, source and provenance.
 
 May import ``language`` and ``formula``; open ``metric.py`` first.
-``ranking.py`` holds the conventions of a ranking; the ranking itself is in ``pruning/select``.
+``file.py`` holds the conventions of a ranking; the ranking itself is in ``pruning/select``.
 """

@@ -16,12 +16,12 @@ from gp_prune._io import write_json
 from gp_prune.language.axes import CHANNEL, WEIGHT
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.parser import from_json, parse
-from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.language.primitive import PrimitiveSet, builtin_primitives
 from gp_prune.language.record import LayerRecord, synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.metric.file import (
     COPIED_FIELDS,
     INVARIANCES,
+    Conventions,
     MetricError,
     bundled_metrics,
     check_derived_fields,
@@ -31,7 +31,6 @@ from gp_prune.metric.file import (
     read_content,
     to_fields,
 )
-from gp_prune.metric.ranking import Conventions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -180,7 +179,7 @@ class Metric:
         Raises:
             MetricError: the formula does not give the scores that its file records.
         """
-        from gp_prune.language.interpreter import evaluate
+        from gp_prune.language.expression import evaluate
 
         self._verify_probe_scores  # noqa: B018  (verified once, before the first score)
         return partial(evaluate, self.expression)
@@ -202,7 +201,7 @@ class Metric:
 
     def sympy(self) -> Any:
         """Return the formula as an exact sympy expression."""
-        from gp_prune.formula.to_sympy import to_sympy
+        from gp_prune.formula.latex import to_sympy
 
         return to_sympy(self.expression)
 
@@ -352,6 +351,6 @@ class Metric:
 
 def probe(expression: Expression) -> tuple[float, ...]:
     """Return the scores of a formula on the synthetic layer, flattened."""
-    from gp_prune.language.interpreter import evaluate
+    from gp_prune.language.expression import evaluate
 
     return tuple(evaluate(expression, synthetic_layer()).flatten().tolist())

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gp_prune.errors import UserError
+from gp_prune.errors import DegenerateScores, UserError
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import DegenerateScores
 
 RANDOM = "random"
 """The name of the mutation that draws uniformly."""

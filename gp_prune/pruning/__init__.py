@@ -4,7 +4,7 @@ May import ``statistics`` and the packages below it; open ``graph/trace.py`` fir
 joined in ``select/scores.py``, channels chosen in ``select/channels.py`` and cut in ``surgery.py``.
 """
 
-from gp_prune.metric.ranking import DegenerateScores
+from gp_prune.errors import DegenerateScores
 from gp_prune.pruning.cost import Cost, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot, consumers
 from gp_prune.pruning.graph.trace import trace

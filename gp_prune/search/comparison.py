@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression, canonical
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessor import ladder_evaluation

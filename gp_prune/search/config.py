@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gp_prune.errors import UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.runs.folder import MOST_SEED, Settings
 from gp_prune.runs.processes import ResourceLimits
 
@@ -62,7 +62,7 @@ class SearchConfig(Settings):
         budgets: shares of MACs, and of parameters, kept in the final comparison; empty means the
             default of the granularity.
         scope: ``"global"``, ``"layer"`` or ``"row"`` ranking, see
-            :class:`~gp_prune.metric.ranking.Conventions`.
+            :class:`~gp_prune.metric.file.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
         join: how the scores of coupled layers become one.
         fine_tune_steps: mini-batches of fine-tuning of a candidate that was promoted to the top.

@@ -16,17 +16,17 @@ from typing import Any
 from deap import base, gp
 
 from gp_prune.errors import UserError
-from gp_prune.language.axes import LEGAL_AXES, SCALAR, Axes
-from gp_prune.language.expression import Expression
-from gp_prune.language.primitive import (
+from gp_prune.language.axes import (
+    LEGAL_AXES,
+    SCALAR,
+    Axes,
     Elementwise,
     Normaliser,
-    Operand,
-    Operator,
-    PrimitiveSet,
     Reduction,
     Signature,
 )
+from gp_prune.language.expression import Expression
+from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
 
 
 class ObjectivesFitness(base.Fitness):  # type: ignore[misc]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gp_prune.language.primitive import PrimitiveSet
-from gp_prune.language.registry import primitive_set
+from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.runs.executors import Runner, make_runner
 from gp_prune.runs.folder import (

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
-from gp_prune.language.axes import SCALAR, Axes
-from gp_prune.language.primitive import Elementwise, Normaliser, Reduction
+from gp_prune.language.axes import SCALAR, Axes, Elementwise, Normaliser, Reduction
 from gp_prune.search.grammar import Constant, Grammar, Individual, Production
 
 CROSSOVER = "crossover"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import Budget, ChannelPlan, select_channels, trace
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.statistics import collect_each

@@ -18,8 +18,8 @@ from torch.nn.utils import prune
 from gp_prune._compat import TorchvisionWarning, import_torchvision
 from gp_prune.apply.importance import as_importance, as_pruning_method, importance_scores
 from gp_prune.errors import UserError
+from gp_prune.metric.file import JOINS, Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import JOINS, Conventions
 from gp_prune.pruning import Budget, DegenerateScores, group_scores, select_weights, trace
 
 Make = Callable[[], nn.Module]

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import gp_prune
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import DegenerateScores
 from gp_prune.statistics import Batch
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.apply.result import PrunedModel
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import measure, timing
 
 

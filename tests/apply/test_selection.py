@@ -16,8 +16,8 @@ from gp_prune.apply.options import needs_data
 from gp_prune.apply.prune import prune
 from gp_prune.apply.saving import load_pruned, save_pruned
 from gp_prune.errors import UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.metric.ranking import Conventions
 from gp_prune.pruning import ChannelPlan, WeightPlan
 from gp_prune.statistics import Batch
 

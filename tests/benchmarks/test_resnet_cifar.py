@@ -12,7 +12,7 @@ from resnet_cifar_lines import Line, Protocol, markdown
 from resnets import resnet20
 
 from gp_prune import Metric
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.tasks.data import Split
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"

@@ -127,7 +127,7 @@ def test_metric_file_and_own_primitives(run: Run, spec: str, tmp_path: Path) -> 
         "@operator('double', shape=Elementwise(1), meaning='2 x', symbol=lambda x: 2 * x)\n"
         "def double(x):\n    return 2 * x\n"
     )
-    from gp_prune.language.registry import primitive_set
+    from gp_prune.language.primitive import primitive_set
 
     metric = gp_prune.Metric.parse(
         "double(sum[i,k](abs(W)))",

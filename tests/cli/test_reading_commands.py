@@ -11,8 +11,8 @@ import pytest
 from click.testing import Result
 
 from gp_prune.formula.line_breaking import displayed
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 
 Run = Callable[..., Result]

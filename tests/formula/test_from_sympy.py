@@ -12,14 +12,13 @@ import torch
 
 from gp_prune.errors import UserError
 from gp_prune.formula.from_sympy import FormulaError, from_sympy
-from gp_prune.formula.to_sympy import to_sympy
+from gp_prune.formula.latex import to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import CHANNEL, LEGAL_AXES, WEIGHT, Axes
-from gp_prune.language.expression import Expression
-from gp_prune.language.interpreter import evaluate
+from gp_prune.language.expression import Expression, evaluate
 from gp_prune.language.parser import parse
+from gp_prune.language.primitive import builtin_primitives, primitive_set
 from gp_prune.language.record import synthetic_layer
-from gp_prune.language.registry import builtin_primitives, primitive_set
 from gp_prune.metric.metric import Metric, MetricError, bundled_metrics
 
 Trees = Callable[..., list[Expression]]

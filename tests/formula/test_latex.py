@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from gp_prune.formula.latex import definitions, latex
-from gp_prune.formula.to_sympy import to_sympy
+from gp_prune.formula.latex import definitions, latex, to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import Axes
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_functions, builtin_primitives
+from gp_prune.language.primitive import builtin_functions, builtin_primitives
 from gp_prune.metric.metric import Metric, bundled_metrics
 
 PRIMITIVES = builtin_primitives()

@@ -19,7 +19,7 @@ from gp_prune.formula.line_breaking import (
 from gp_prune.language.axes import Axes
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric, bundled_metrics
 
 PRIMITIVES = builtin_primitives()

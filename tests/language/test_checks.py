@@ -13,7 +13,7 @@ from torch import Tensor
 from gp_prune.language import symbols
 from gp_prune.language.axes import Axes
 from gp_prune.language.checks import SIZES, check
-from gp_prune.language.interpreter import evaluate
+from gp_prune.language.expression import evaluate
 from gp_prune.language.numeric import evaluate as evaluate_formula
 from gp_prune.language.primitive import (
     Elementwise,
@@ -24,11 +24,11 @@ from gp_prune.language.primitive import (
     Reduction,
     Shape,
     Signature,
+    builtin_primitives,
     operand,
     operator,
 )
 from gp_prune.language.record import LayerRecord, synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.language.symbols import Call
 
 UNARY = Elementwise(1)
@@ -275,7 +275,7 @@ def test_an_operand_that_is_said_not_to_be_negative() -> None:
 @pytest.mark.parametrize("over", ["o", "i", "k", "ik", "oik"])
 def test_normaliser_by_name_equals_torch(name: str, over: str) -> None:
     """Where the argument is long, the formula names the normaliser instead of writing it out."""
-    from gp_prune.formula.to_sympy import to_sympy
+    from gp_prune.formula.latex import to_sympy
     from gp_prune.language.parser import parse
 
     part = "mul(tanh(W), maximum(add(W, exp(G)), sub(b, Xn)))"

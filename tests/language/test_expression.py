@@ -16,13 +16,12 @@ from gp_prune.language.expression import (
     Expression,
     ExpressionError,
     canonical,
+    evaluate,
     format_constant,
 )
-from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import Elementwise, Operator, operator
+from gp_prune.language.primitive import Elementwise, Operator, builtin_primitives, operator
 from gp_prune.language.record import synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 
 Trees = Callable[..., list[Expression]]
 PRIMITIVES = builtin_primitives()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gp_prune.language.axes import Axes
 from gp_prune.language.expression import Expression, ExpressionError
 from gp_prune.language.parser import ParseError, from_json, parse
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 
 PRIMITIVES = builtin_primitives()
 

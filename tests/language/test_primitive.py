@@ -22,11 +22,11 @@ from gp_prune.language.primitive import (
     Reduction,
     Shape,
     Signature,
+    builtin_primitives,
     operand,
     operator,
 )
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.language.registry import builtin_primitives
 
 UNARY = Elementwise(1)
 

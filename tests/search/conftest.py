@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.executors import completed
 from gp_prune.runs.jobs import Job, TaskSource
 from gp_prune.runs.journal import Journal

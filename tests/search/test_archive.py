@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.processes import resident_memory
 from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thin
 from gp_prune.search.grammar import Individual

@@ -11,9 +11,14 @@ from deap import gp
 from gp_prune.language.axes import CHANNEL, LEGAL_AXES, SCALAR, WEIGHT, Axes
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import Elementwise, Operator, PrimitiveSet, Reduction
+from gp_prune.language.primitive import (
+    Elementwise,
+    Operator,
+    PrimitiveSet,
+    Reduction,
+    builtin_primitives,
+)
 from gp_prune.language.record import NEEDS
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.search.grammar import Constant, Grammar, OutsideGrammar, productions_of
 

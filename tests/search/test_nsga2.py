@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gp_prune.errors import UserError
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.pruning import Budget
 from gp_prune.runs.evolution import LEAST_GROWTH, Growth
 from gp_prune.runs.executors import InProcess

@@ -19,7 +19,7 @@ from run_folders import content
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gp_prune.language.parser import parse
-from gp_prune.language.registry import builtin_primitives
-from gp_prune.metric.ranking import Conventions
+from gp_prune.language.primitive import builtin_primitives
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Budget
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import NAME

@@ -16,8 +16,8 @@ import pytest
 
 from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes
 from gp_prune.language.parser import parse
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.search.grammar import Constant, Grammar, Individual
 from gp_prune.search.variation import Generator, Limits, Variation, draw_constant, three_digits
@@ -364,7 +364,7 @@ def test_same_seed_same_trees(root: Axes) -> None:
 PROGRAM = """
 import hashlib, random
 from gp_prune.language.axes import CHANNEL, WEIGHT
-from gp_prune.language.registry import builtin_primitives
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.search.grammar import Grammar
 from gp_prune.search.variation import Generator, Variation

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from gp_prune.errors import UserError
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import LOSS_NEEDS, NEEDS, synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.metric.metric import Metric
 from gp_prune.statistics import Batch, collect
 

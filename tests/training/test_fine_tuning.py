@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Budget, mask, select_channels, select_weights, trace, unmask
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.pruning.surgery import channel_masks

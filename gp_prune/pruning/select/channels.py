@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning.graph.architecture import HEADS, RESHAPE, SIZE, Architecture, ChannelGroup
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.select.scores import Scores, join_scores

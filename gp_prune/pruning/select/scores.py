@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions, DegenerateScores
+from gp_prune.errors import DegenerateScores, UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning.graph.architecture import Architecture, Member
 
 Scores = NDArray[np.float64]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning.graph.architecture import Architecture
 from gp_prune.pruning.modules import Conv, find_module, is_transposed, refuse_masked, weight_of
 from gp_prune.pruning.plan.channels import Budget

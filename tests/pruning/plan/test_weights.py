@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import SCOPES, Conventions
+from gp_prune.metric.file import SCOPES, Conventions
 from gp_prune.pruning import Budget, Pattern, WeightPlan, mask, select_weights
 from gp_prune.pruning.select.weights import select_existing
 from gp_prune.pruning.torch_methods import MetricPattern

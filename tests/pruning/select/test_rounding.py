@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import Conventions
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, compact, select_channels, trace
 
 GLOBAL = Conventions(scope="global", normaliser="none")

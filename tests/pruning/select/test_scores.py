@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gp_prune.metric.ranking import JOINS, NORMALISERS, Conventions
+from gp_prune.metric.file import JOINS, NORMALISERS, Conventions
 from gp_prune.pruning import (
     Architecture,
     Budget,

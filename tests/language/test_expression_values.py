@@ -14,12 +14,10 @@ from torch import Tensor
 
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.checks import SIZES
-from gp_prune.language.expression import Expression
-from gp_prune.language.interpreter import ENTRY_BYTES, Interpreter, evaluate
+from gp_prune.language.expression import ENTRY_BYTES, Expression, Interpreter, evaluate
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import Operand, Operator
+from gp_prune.language.primitive import Operand, Operator, builtin_primitives
 from gp_prune.language.record import LayerRecord, MissingMeasurement, synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 from gp_prune.runs.processes import resident_memory
 
 Trees = Callable[..., list[Expression]]

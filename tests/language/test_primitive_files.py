@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from gp_prune.formula.latex import latex
-from gp_prune.language.interpreter import evaluate
+from gp_prune.language.expression import evaluate
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import PrimitiveError
+from gp_prune.language.primitive import (
+    PrimitiveError,
+    builtin_primitives,
+    primitive_set,
+    primitives_from_file,
+)
 from gp_prune.language.record import synthetic_layer
-from gp_prune.language.registry import builtin_primitives, primitive_set, primitives_from_file
 
 GOOD = """
 import sympy

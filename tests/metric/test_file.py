@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.metric.ranking import JOINS, NORMALISERS, SCOPES, Conventions
+from gp_prune.metric.file import JOINS, NORMALISERS, SCOPES, Conventions
 
 EVERY = [Conventions(*values) for values in itertools.product(SCOPES, NORMALISERS, JOINS)]
 

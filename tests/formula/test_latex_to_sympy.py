@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import sympy
 
-from gp_prune.formula.latex import formula_latex
-from gp_prune.formula.to_sympy import to_sympy
+from gp_prune.formula.latex import formula_latex, to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.checks import SIZES
-from gp_prune.language.expression import Expression, ExpressionError
-from gp_prune.language.interpreter import evaluate
+from gp_prune.language.expression import Expression, ExpressionError, evaluate
 from gp_prune.language.numeric import evaluate as numbers
 from gp_prune.language.parser import parse
+from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import synthetic_layer
-from gp_prune.language.registry import builtin_primitives
 
 Trees = Callable[..., list[Expression]]
 Differ = Callable[[Any, Any, float], bool]
@@ -168,7 +166,7 @@ def test_hostile_trees_are_written_at_once(text: str) -> None:
 
 
 def test_a_formula_too_large_to_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gp_prune.formula.to_sympy.MAX_TERMS", 500)
+    monkeypatch.setattr("gp_prune.formula.latex.MAX_TERMS", 500)
     levels = 30
     text = "mul(W, sum[p](pairwise_distance(" * levels + "W" + ")))" * levels
     with pytest.raises(ExpressionError, match="of 'pairwise_distance' has more than 500 terms"):
