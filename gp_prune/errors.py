@@ -74,7 +74,7 @@ def one_of(*choices: str) -> Rule:
 
 
 def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> None:
-    """Check the fields of an object; of a tuple, every entry.
+    """Check the fields of an object; of one whose default is a tuple, every entry.
 
     Args:
         settings: the object.
@@ -86,9 +86,12 @@ def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> N
     """
     for name, rule in rules.items():
         field = getattr(settings, name)
-        for value in field if isinstance(field, tuple) else (field,):
+        default = getattr(type(settings), name, None)
+        # A list is what JSON has in the place of a tuple.
+        several = isinstance(default, tuple) and isinstance(field, tuple | list)
+        for value in field if several else (field,):
             if not rule.accepts(value):
-                verb = "holds" if isinstance(field, tuple) else "is"
+                verb = "holds" if several else "is"
                 raise UserError(f"{name}{of} {verb} {value!r}; it must be {rule.words}")
 
 

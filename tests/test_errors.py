@@ -49,6 +49,17 @@ def test_a_refusal_names_field_value_and_remedy() -> None:
         check_fields(Fields(shares=(1.0, 2.0)), rules, " of x")
 
 
+def test_a_list_stands_for_a_tuple_and_a_tuple_for_no_number() -> None:
+    rules = {"count": whole(1), "shares": number(above=0, most=1)}
+    several: Any = [0.5, 2.0]
+    check_fields(Fields(shares=several[:1]), rules)
+    with pytest.raises(UserError, match=r"^shares holds 2\.0; it must be"):
+        check_fields(Fields(shares=several), rules)
+    single: Any = (1,)
+    with pytest.raises(UserError, match=r"^count is \(1,\); it must be a whole number"):
+        check_fields(Fields(count=single), rules)
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "words"),
     [
