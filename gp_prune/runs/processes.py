@@ -36,7 +36,7 @@ HEADER = 8
 
 _LOOK_SECONDS = 0.05
 
-# Isolated (-I), so that no module of the working directory is imported in the place of Python's.
+# Safe paths (-P), so that no module of the working directory is imported in the place of Python's.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from gp_prune.runs.processes import serve; serve()"
@@ -123,7 +123,7 @@ class Worker:
         # In a new group: Ctrl-C reaches the main process alone, which then ends its workers.
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, json.dumps(sys.path)],
+            [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

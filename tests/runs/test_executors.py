@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import signal
@@ -53,6 +54,16 @@ def test_a_worker_imports_nothing_from_the_working_directory(
         assert worker.call(abs, -1) == 1
     finally:
         worker.end()
+
+
+def test_a_worker_heeds_the_environment_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "1"):
+        monkeypatch.setenv("PYTHONFAULTHANDLER", value)
+        worker = Worker()
+        try:
+            assert worker.call(faulthandler.is_enabled) is bool(value)
+        finally:
+            worker.end()
 
 
 def test_an_exception_of_the_function_is_raised_here(worker: Worker) -> None:
