@@ -20,8 +20,8 @@ from gp_prune.pruning import (
     LayerCost,
     WeightPlan,
 )
+from gp_prune.pruning.cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
-from gp_prune.pruning.layer_cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import measure_ties
 from gp_prune.pruning.select.scores import as_array

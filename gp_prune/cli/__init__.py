@@ -1,14 +1,144 @@
-"""Provide the command line ``gp-prune``.
+"""Provide the command line ``gp-prune``; report all failures in the same way.
 
-May import every package; open this file first.
+May import every package; open this file first. A command is imported when it is used.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
+
 import click
 
 from gp_prune import __version__
-from gp_prune.cli.group import CommandGroup, LazyCommand
+from gp_prune.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class LazyCommand(NamedTuple):
+    """Name a command that is not imported yet.
+
+    Attributes:
+        path: ``module:attribute`` of the click command.
+        help: one line for the list of commands, so that listing imports nothing.
+    """
+
+    path: str
+    help: str
+
+
+class CommandGroup(click.Group):
+    """Run commands by name, and import them when they are used.
+
+    An error of the user (:class:`~gp_prune.errors.UserError` or wrong use of the command line) is
+    one sentence on stderr and exit code 2; an interrupt is one line and exit code 130; a reader
+    that closes the pipe ends the program quietly. Any other exception is a fault of the program
+    and shows its traceback.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = dict(lazy)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order in which they were given."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command of that name; None if there is none."""
+        if cmd_name not in self.lazy:
+            return None
+        module, _, attribute = self.lazy[cmd_name].path.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command as click does; suggest the nearest name where there is no such one."""
+        close = difflib.get_close_matches(args[0], self.lazy, n=1)
+        if args[0] not in self.lazy and close:
+            ctx.fail(f"no command {args[0]!r}, did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write names and short helps, without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.lazy.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; end the process unless ``standalone_mode`` is false."""
+        call = dict(args=args, prog_name=prog_name, complete_var=complete_var, **extra)
+        if not standalone_mode:
+            return super().main(standalone_mode=False, **call)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal that lacks a character shows "?" and the result is not lost.
+                stream.reconfigure(errors="replace")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = self._run(call)
+        sys.exit(code)
+
+    def _run(self, call: Mapping[str, Any]) -> int:
+        """Run, and return the exit code of every expected end."""
+        try:
+            code = super().main(standalone_mode=False, **call)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except UserError as error:
+            return _fail(str(error))
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "gp-prune"
+            return _fail(error.format_message(), hint=f"see '{path} --help'")
+        except click.ClickException as error:
+            return _fail(error.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("gp-prune: interrupted", err=True)
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Python flushes stdout once more when it exits; discard that.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+
+
+def _fail(message: str, hint: str = "") -> int:
+    sentence = " ".join(message.split())
+    if hint:
+        sentence = f"{sentence.rstrip('.')}; {hint}"
+    click.echo(f"gp-prune: error: {sentence}", err=True)
+    return BAD_INPUT
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line, without its place in the code."""
+    click.echo(f"gp-prune: warning: {' '.join(str(message).split())}", err=True)
+
 
 COMMANDS = {
     "evolve": LazyCommand(

@@ -274,15 +274,13 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     command = ApplyCommand(pruning=pruning, tuning=tuning, **given)
     # Torch is imported only now, when the arguments are known to be in order.
     from gp_prune.cli.apply_run import run
-    from gp_prune.report.console import measuring
+    from gp_prune.report.console import make_console, measuring, print_pruning
 
     with measuring(quiet=command.quiet) as batches_done:
         report = run(command, batches_done)
     if as_json:
         print_json(report)
         return
-    from gp_prune.report.tables import make_console, print_pruning
-
     print_pruning(make_console(sys.stdout), report)
     if command.out is not None:
         click.echo(

@@ -77,7 +77,7 @@ def _list_metrics(*, as_json: bool) -> None:
         [m.name, m.granularity, str(m.expression), " ".join(sorted(m.needs)), m.source]
         for m in metrics
     ]
-    from gp_prune.report.tables import make_console, print_table  # rich is slow to import
+    from gp_prune.report.console import make_console, print_table  # rich is slow to import
 
     print_table(make_console(sys.stdout), ["metric", "prunes", "formula", "needs", "source"], rows)
 
@@ -112,7 +112,7 @@ def _list_vocabulary(tables: dict[str, _Rows], *, as_json: bool) -> None:
         return
     for headings, *rows in tables.values():
         if rows:
-            from gp_prune.report.tables import make_console, print_table
+            from gp_prune.report.console import make_console, print_table
 
             print_table(make_console(sys.stdout), headings, rows)
 
@@ -170,7 +170,7 @@ def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
     if as_json:
         print_json(facts)
     else:
-        from gp_prune.report.tables import make_console, print_facts
+        from gp_prune.report.console import make_console, print_facts
 
         print_facts(make_console(sys.stdout), _lines(facts))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gp_prune.cli.group import INTERRUPTED
+from gp_prune.cli import INTERRUPTED
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric

@@ -5,10 +5,9 @@ joined in ``select/scores.py``, channels chosen in ``select/channels.py`` and cu
 """
 
 from gp_prune.errors import DegenerateScores
-from gp_prune.pruning.cost import Cost, measure, predict
+from gp_prune.pruning.cost import Cost, LayerCost, Side, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot, consumers
 from gp_prune.pruning.graph.trace import trace
-from gp_prune.pruning.layer_cost import LayerCost, Side
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
 from gp_prune.pruning.select.channels import select_channels

@@ -11,8 +11,14 @@ from rich.console import Console
 from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.autoencoder.run import AutoencodeResult
 from gp_prune.autoencoder.settings import CANONICAL
-from gp_prune.report.console import show_progress
-from gp_prune.report.tables import MARK, make_console, percent, print_facts, print_table
+from gp_prune.report.console import (
+    MARK,
+    make_console,
+    percent,
+    print_facts,
+    print_table,
+    show_progress,
+)
 
 _LINES = 10
 """Lines of a whole run in a log."""

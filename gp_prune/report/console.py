@@ -1,23 +1,270 @@
-"""Show the progress of long work on stderr: nothing, plain lines, or bars on a terminal."""
+"""Show tables, summaries and progress on a terminal, or as plain lines of text elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
-from gp_prune.report.tables import make_console
+from gp_prune.errors import pluralize
 
 P = TypeVar("P")
 BarState = tuple[str, int, int, str]
 """Stage, steps done, steps in total, and a note."""
+
+SILENT_S = 5.0
+"""Seconds until the first plain line, and between two."""
+
+PLAIN_WIDTH = 120
+"""Characters per line where the output is not a terminal."""
+
+MARK = ">>>>"
+"""Marks the recommended row of a table."""
+
+_UNITS = {
+    "channels": "channels", "weights": "weights", "macs": "MACs", "params": "parameters",
+    "latency": "latency",
+}  # fmt: skip
+_STATES = {
+    "dense": "before pruning", "pruned": "after pruning",
+    "recalibrated": "after recalibration", "tuned": "after fine-tuning",
+}  # fmt: skip
+
+
+def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
+    """Return a console that prints text unchanged: brackets in formulas are no markup."""
+    width = None if stream.isatty() else plain_width
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def quantity(number: int) -> str:
+    """Format a count with three digits and a prefix: ``9.63 M``; exact below ten thousand."""
+    if abs(number) < 10_000:
+        return str(number)
+    value, prefix = float(number), ""
+    for prefix in ("k", "M", "G", "T"):  # noqa: B007 - the last one reached is used
+        value /= 1000
+        if abs(value) < 999.5:
+            break
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f} {prefix}"
+
+
+def percent(share: float) -> str:
+    """Format a share as a percentage with one decimal: ``50.1 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def new_table(title: str, headings: Iterable[str], *, padding: int = 1) -> Table:
+    """Return a table without lines or rows.
+
+    Args:
+        title: the line above it.
+        headings: of the columns; a column is flush right if its heading starts with ``>``.
+        padding: blanks between two columns.
+    """
+    table = Table(title=title, title_justify="left", box=None, padding=(0, padding, 0, 0))
+    _add_columns(table, headings, no_wrap=True)
+    return table
+
+
+def _add_columns(table: Table, headings: Iterable[str], **options: Any) -> None:
+    for heading in headings:
+        flush = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=flush, **options)  # type: ignore[arg-type]
+
+
+def render(console: Console, *parts: RenderableType) -> list[str]:
+    """Return what a console prints as lines, without the blanks that fill a line."""
+    with console.capture() as captured:
+        console.print(Group(*parts))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def print_table(console: Console, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; a column is flush right if its heading starts with ``>``."""
+    table = Table(
+        box=SIMPLE_HEAD if console.is_terminal else None,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 1 if console.is_terminal else 2, 0, 0),
+    )
+    _add_columns(table, headings, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _print(console, table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, long values folded under themselves."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(Text(name), Text(value))
+    _print(console, grid)
+
+
+def _print(console: Console, content: Table) -> None:
+    if console.is_terminal:
+        console.print(content)
+    else:
+        console.file.writelines(f"{line}\n" for line in render(console, content))
+
+
+def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the report of :meth:`gp_prune.apply.result.PrunedModel.report`.
+
+    The layers are followed by steps, latency and quality where the report has them, and the totals.
+    """
+    by_weight = report["achieved"]["weights"] is not None
+    print_table(
+        console,
+        ["layer", ">channels", ">kept", ">MACs", ">kept", ">params", ">kept", ">ties",
+         "kept whole"],
+        [_layer_cells(row) for row in report["layers"] if row["macs"] or row["params"]],
+    )  # fmt: skip
+    for headings, rows in (_steps(report), _times(report), _states(report)):
+        if rows:
+            console.print()
+            print_table(console, headings, rows)
+    console.print()
+    print_facts(console, _totals(report, by_weight))
+    for line in report.get("remarks") or ():
+        console.print(Text(line))
+
+
+def _layer_cells(row: Mapping[str, Any]) -> list[str]:
+    outside = not row["channels"]
+    return [
+        f"{row['layer']} (heads)" if row.get("unit") == "heads" else row["layer"],
+        "" if outside else str(row["channels"]),
+        "" if outside else str(row["channels_kept"]),
+        quantity(row["macs"]),
+        quantity(row["macs_kept"]),
+        quantity(row["params"]),
+        quantity(row["params_kept"]),
+        _share(row["ties"]),
+        row["fixed"],
+    ]
+
+
+_Part = tuple[list[str], list[list[str]]]
+"""Headings and rows of a table."""
+
+
+def _steps(report: Mapping[str, Any]) -> _Part:
+    """Return the target and the result of each step, where there were several."""
+    steps = report.get("steps") or []
+    units = [unit for unit in _UNITS if any(step.get(unit) is not None for step in steps)]
+    names = ["step", f"{_UNITS[report['asked']['kind']]} asked", *(_UNITS[u] for u in units)]
+    rows = [
+        [str(number), percent(step["asked"]), *(_share(step.get(unit)) for unit in units)]
+        for number, step in enumerate(steps, start=1)
+    ]
+    return [f">{name}" for name in names], rows if len(rows) > 1 else []
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else percent(value)
+
+
+def _times(report: Mapping[str, Any]) -> _Part:
+    """Return the time of a forward pass before and after, where it was measured."""
+    times = report.get("latency") or {}
+    rows = [
+        [
+            _STATES[state],
+            _milliseconds(time["median_s"]),
+            f"{_milliseconds(time['lower_s'])} to {_milliseconds(time['upper_s'])}",
+            str(time["batch"]),
+            str(time["threads"]),
+            time["device"],
+            str(time["repeats"]),
+        ]
+        for state, key in (("dense", "before"), ("pruned", "after"))
+        if (time := times.get(key))
+    ]
+    headings = ["latency (ms)", ">median", ">quartiles", ">batch", ">threads", "device", ">passes"]
+    return headings, rows
+
+
+def _milliseconds(seconds: float) -> str:
+    """Format a time in milliseconds with three digits."""
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:.0f}" if milliseconds >= 999.5 else f"{milliseconds:#.3g}".rstrip(".")
+
+
+def _states(report: Mapping[str, Any]) -> _Part:
+    """Return the error of the network in each state, where it was measured."""
+    quality = report.get("quality") or {}
+    is_rate = quality.get("kind") == "error"
+    rows = []
+    for state, title in _STATES.items():
+        value = quality.get(state)
+        if value is not None:
+            rows.append([title, percent(value) if is_rate else f"{value:.4g}"])
+        elif state in ("dense", "pruned") and quality:
+            rows.append([title, "not finite"])
+    samples = pluralize(quality.get("samples") or 0, f"{quality.get('split')} sample")
+    error = ">error" if is_rate else ">mean squared error"
+    return [f"on {samples} of {quality.get('data')}", error], rows
+
+
+def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how the network was fine-tuned, if it was."""
+    tuning = (report.get("quality") or {}).get("fine_tuning")
+    if not tuning:
+        return []
+    history = tuning["history"]
+    end = ", ended early" if history["stopped_early"] else ""
+    epochs = f"{len(history['epochs'])} of {pluralize(tuning['epochs'], 'epoch')}{end}"
+    distilled = f", {percent(tuning['distill'])} distilled" if tuning["distill"] else ""
+    optimiser = f"{tuning['optimiser']}, learning rate {tuning['learning_rate']:g}{distilled}"
+    kept = f"the state after epoch {history['best']}" if history["best"] else "the state before"
+    return [("fine-tuning", f"{epochs}; {optimiser}; kept {kept}")]
+
+
+def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]:
+    asked, before, after = report["asked"], report["before"], report["after"]
+    achieved = report["achieved"]
+    asked_unit = _UNITS[asked["kind"]]
+    cut_unit = "weights" if by_weight else "channels"
+    shares = {
+        cut_unit: f"{percent(achieved[cut_unit])} of the {cut_unit} that may be cut",
+        "MACs": f"{percent(achieved['macs'])} of the MACs",
+        "parameters": f"{percent(achieved['params'])} of the parameters",
+    }
+    if achieved.get("latency") is not None:
+        spread = report["latency"]["share"]
+        shares["latency"] = (
+            f"{percent(achieved['latency'])} of the latency (quartiles {percent(spread['lower'])} "
+            f"to {percent(spread['upper'])})"
+        )
+    in_order = [shares.pop(asked_unit), *shares.values()]  # what was asked for comes first
+    counted = "measured" if report["mode"] == "compact" else "without what is masked"
+    weights = f" ({report['weights']})" if report.get("weights") else ""
+    return [
+        ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
+        ("model", f"{report['model']}{weights}"),
+        *([("data", report["data"])] if report.get("data") else []),
+        ("asked", f"keep {percent(asked['keep'])} of the {asked_unit}"),
+        ("achieved", ", ".join(in_order)),
+        ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({counted})"),
+        ("parameters", f"{before['params']:,} -> {after['params']:,}"),
+        *_tuning(report),
+        ("tied scores", percent(report["ties"])),
+        ("time", f"{report['seconds']:.1f} s"),
+    ]
 
 
 @contextmanager
@@ -77,10 +324,6 @@ def _stage_bars(
                 bar.update(rows[stage], completed=done, total=total, note=note)
 
         yield show
-
-
-SILENT_S = 5.0
-"""Seconds until the first plain line, and between two."""
 
 
 @contextmanager

@@ -14,8 +14,16 @@ from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import RoundStatus
 from gp_prune.genetic.front import FrontEntry, GeneticResult
 from gp_prune.genetic.run import GeneticProgress
-from gp_prune.report.console import BarState, show_progress
-from gp_prune.report.tables import MARK, make_console, new_table, percent, quantity, render
+from gp_prune.report.console import (
+    MARK,
+    BarState,
+    make_console,
+    new_table,
+    percent,
+    quantity,
+    render,
+    show_progress,
+)
 
 _TITLES = {
     "load": "network", "prune": "rounds", "polish": "retraining", "compare": "baselines",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gp_prune._io import write_bytes
 from gp_prune.errors import UserError
-from gp_prune.report.tables import percent, quantity
+from gp_prune.report.console import percent, quantity
 
 if TYPE_CHECKING:
     from gp_prune.autoencoder.population import HistoryRow

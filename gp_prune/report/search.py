@@ -11,8 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gp_prune.report.console import BarState, show_progress
-from gp_prune.report.tables import MARK, make_console, new_table, render
+from gp_prune.report.console import MARK, BarState, make_console, new_table, render, show_progress
 from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import Contender, Record
 from gp_prune.search.nsga2 import Generation

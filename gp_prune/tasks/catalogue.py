@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gp_prune.tasks.training import Descent, optimise
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
 
-TASK_NAMES: tuple[str, ...] = tuple(f"{model}-{data}" for data in DATA_SETS for model in MODELS)
+TASK_NAMES: tuple[str, ...] = tuple(starmap("{1}-{0}".format, product(DATA_SETS, MODELS)))
 """Every name that :func:`load_task` knows; those that need no files come first."""
 
 

@@ -32,7 +32,7 @@ _VISION_SETS = {
 """For each name: torchvision's class, and the folder in the data root where its files stand."""
 
 _CIFAR_FOLDER = "cifar-10-batches-bin"
-_CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_TRAIN = tuple(map("data_batch_{}.bin".format, range(1, 6)))
 _CIFAR_TEST = ("test_batch.bin",)
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # a byte with the label, then the red, green and blue planes

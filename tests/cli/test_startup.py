@@ -15,8 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gp_prune
-from gp_prune.cli import COMMANDS
-from gp_prune.cli.group import CommandGroup, LazyCommand
+from gp_prune.cli import COMMANDS, CommandGroup, LazyCommand
 from gp_prune.errors import UserError
 from gp_prune.search.config import SearchConfig
 from gp_prune.tasks import load_task

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gp_prune._io import canonical_digest, read_object
 from gp_prune.errors import UserError
-from gp_prune.pruning.layer_cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
+from gp_prune.pruning.cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
 from gp_prune.statistics import Consumer
 
 # Sides of a slot, beside PARAMETER; see Slot.

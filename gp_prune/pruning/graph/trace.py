@@ -17,6 +17,7 @@ from torch import nn
 from gp_prune.errors import UserError
 from gp_prune.pruning.attention.heads import macs_per_head, replace_with_heads
 from gp_prune.pruning.attention.modules import HeadAttention
+from gp_prune.pruning.cost import ATTENTION, DENSE, DEPTHWISE, NORM, LayerCost, Side
 from gp_prune.pruning.graph.architecture import (
     HEADS,
     IN,
@@ -31,7 +32,6 @@ from gp_prune.pruning.graph.architecture import (
 from gp_prune.pruning.graph.cut_check import FAILS, CutCheck, verify_groups
 from gp_prune.pruning.graph.grouping import build_groups
 from gp_prune.pruning.graph.observer import GraphObserver, adds_branches
-from gp_prune.pruning.layer_cost import ATTENTION, DENSE, DEPTHWISE, NORM, LayerCost, Side
 from gp_prune.pruning.modules import (
     PARAMETER,
     Conv,
