@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gp_prune.errors import UserError
 
@@ -128,3 +128,25 @@ class MovedModuleFinder(MetaPathFinder, Loader):
             for name, value in vars(importlib.import_module(new)).items()
             if not name.startswith("__") or name == "__getattr__"
         )
+
+
+def find_renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` by which a module has earlier names, with a deprecation warning.
+
+    Args:
+        module: its full name.
+        names: earlier name -> full name of what it stands for.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, new = names[name].rpartition(".")
+        warnings.warn(
+            f"{module}.{name} is {names[name]} now, and the old name goes in version 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(home), new)
+
+    return find

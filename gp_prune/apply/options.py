@@ -88,7 +88,7 @@ class PruneOptions:
     def __post_init__(self) -> None:
         """Check the fields, each alone and then together."""
         for name, rule in _RULES.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 check_fields(self, {name: rule}, of=f" (--{name.replace('_', '-')})")
         self._check_budget()
         self.ranking.check_granularity(self.metric.granularity)

@@ -4,6 +4,9 @@ May import ``statistics`` and the packages below it; open ``graph/trace.py`` fir
 joined in ``select/scores.py``, channels chosen in ``select/channels.py`` and cut in ``surgery.py``.
 """
 
+from typing import TYPE_CHECKING
+
+from gp_prune._compat import find_renamed
 from gp_prune.errors import DegenerateScores
 from gp_prune.pruning.cost import Cost, LayerCost, Side, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot, consumers
@@ -24,3 +27,6 @@ __all__ = [
     "group_scores", "latency", "mask", "measure", "predict", "select_channels",
     "select_weights", "trace", "unmask",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = find_renamed(__name__, {"readers": "gp_prune.pruning.consumers"})

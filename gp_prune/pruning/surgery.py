@@ -159,7 +159,9 @@ def side_width(module: Any, side: str) -> int:
         return int(module.shape[channel_dim(module)])
     if isinstance(module, nn.LayerNorm):
         return int(module.normalized_shape[-1])
-    return next((int(getattr(module, name)) for name in _WIDTHS[side] if hasattr(module, name)), 0)
+    return next(
+        (int(getattr(module, name)) for name in _WIDTHS.get(side, ()) if hasattr(module, name)), 0
+    )
 
 
 def remove_entries(model: nn.Module, entries: Entries) -> None:

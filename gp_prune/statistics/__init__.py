@@ -5,6 +5,9 @@ May import ``metric`` and the packages below it; open ``measure.py`` first.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from gp_prune._compat import find_renamed
 from gp_prune.statistics.batches import Batch, Loss, Progress
 from gp_prune.statistics.layers import dense_weight, prunable_layers
 from gp_prune.statistics.measure import collect, collect_each
@@ -23,3 +26,6 @@ __all__ = [
     "dense_weight",
     "prunable_layers",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = find_renamed(__name__, {"Reader": "gp_prune.statistics.Consumer"})

@@ -42,8 +42,11 @@ def as_split(data: Any, kind: Kind, device: torch.device) -> Split:
     """
     samples = gather(data)
     inputs, labels = samples.inputs, samples.target if samples.labels is None else samples.labels
-    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1:
-        raise UserError("a task needs images with one label each; give (images, labels)")
+    fits = isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or not fits:
+        raise UserError(
+            "a task needs images with one whole number each as label; give (images, labels)"
+        )
     inputs, labels = inputs.to(device), labels.to(device)
     return Split(inputs, labels if kind == "classification" else inputs, labels)
 

@@ -98,7 +98,9 @@ def as_data(data: Any) -> Data:
             f"the data is a {type(data).__name__}, whose samples cannot be picked by number; give "
             "a data loader of it with a batch size"
         )
-    if isinstance(data, Dataset | Iterable) and not isinstance(data, Iterator):
+    if isinstance(data, Dataset | Iterable) and not isinstance(
+        data, Iterator | Tensor | str | bytes
+    ):
         return data
     raise UserError(
         f"the data is a {type(data).__name__}, which cannot be read once per epoch; "
@@ -127,13 +129,15 @@ def take(data: Dataset[Any], indices: Tensor) -> Batch:
         indices: (n,) numbers of samples.
 
     Raises:
-        UserError: the samples cannot be put together.
+        UserError: the samples cannot be put together, or there is none.
     """
     if isinstance(data, Samples):
         return data[indices]
     if isinstance(data, Subset):
         return take(data.dataset, torch.as_tensor(data.indices)[indices])
     numbers = indices.tolist()
+    if not numbers:
+        raise UserError(f"the {type(data).__name__} has no samples; give data that has some")
     several = getattr(data, "__getitems__", None)
     items = several(numbers) if several else [data[number] for number in numbers]
     if isinstance(items, Batch):

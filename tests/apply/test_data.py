@@ -312,6 +312,16 @@ def test_images_that_are_judged_on_calibrate_nothing(tmp_path: Path) -> None:
     assert len(trained) >= 150  # digits are hardly ever the same
 
 
+class Nothing(Dataset[Any]):
+    """A data set without samples."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError(index)
+
+
 def test_own_data_that_does_not_fit_together_is_one_sentence() -> None:
     x, y = torch.zeros(30, 4), torch.zeros(30, dtype=torch.int64)
     cases = [
@@ -323,6 +333,9 @@ def test_own_data_that_does_not_fit_together_is_one_sentence() -> None:
         ([((x, x), y), ((x,), y)], "cannot be put together"),
         (7, "the data is a int"),
         (None, "the data is a NoneType"),
+        (x, "the data is a Tensor"),
+        ("digits", "the data is a str"),
+        (Nothing(), "the Nothing has no samples"),
         ([], "has no batch"),
         ([3], "yields int"),
     ]

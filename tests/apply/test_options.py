@@ -47,6 +47,16 @@ def test_a_ratio_is_a_budget_like_others(residual: nn.Module, images: torch.Tens
         prune(residual, "l1", images)
 
 
+@pytest.mark.parametrize("name", ["steps", "round_to"])
+@pytest.mark.parametrize("value", [None, (2,), 0, 1.0])
+def test_a_number_of_another_type_is_refused(
+    residual: nn.Module, images: torch.Tensor, name: str, value: Any
+) -> None:
+    options: Any = {name: value}
+    with pytest.raises(UserError, match=f"^{name} .* it must be a whole number, at least 1"):
+        prune(residual, "l1", images, keep_channels=0.5, **options)
+
+
 @pytest.mark.parametrize("option", [{"round_to": 8}, {"cut_residual": True}])
 def test_options_about_channels_mean_nothing_to_weights(
     residual: nn.Module, images: torch.Tensor, option: dict[str, Any]

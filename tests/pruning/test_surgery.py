@@ -27,7 +27,7 @@ from gp_prune.pruning import (
     trace,
     unmask,
 )
-from gp_prune.pruning.surgery import set_to_zero
+from gp_prune.pruning.surgery import set_to_zero, side_width
 from gp_prune.statistics.running import tensors_of
 
 SMALL = [
@@ -336,3 +336,7 @@ def test_zeros_set_for_good_are_those_of_the_masks(
     set_to_zero(zeroed, architecture.entries(removed.removed))
     expected = masked.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in zeroed.state_dict().items())
+
+
+def test_a_side_that_a_module_does_not_have_has_no_width() -> None:
+    assert side_width(nn.Linear(3, 5), "norm") == side_width(nn.Linear(3, 5), "unknown") == 0

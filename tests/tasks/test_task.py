@@ -119,5 +119,6 @@ def test_a_task_takes_data_sets_and_loaders() -> None:
     for form in ((inputs, labels), data, DataLoader(data, 5)):
         judged = task("classification", labelled([0, 1])).error(model, form)
         assert judged == pytest.approx(2 / 3)
-    with pytest.raises(UserError, match="give \\(images, labels\\)"):
-        task("classification", (inputs, inputs))
+    for wrong in (inputs, labels.double()):
+        with pytest.raises(UserError, match="give \\(images, labels\\)"):
+            task("classification", (inputs, wrong))

@@ -253,6 +253,18 @@ def test_fused_attention_is_recognised_by_trying_it() -> None:
     assert open_attention(other) is other
 
 
+class Pair(Fused):
+    """Returns the weights, too, or None in their place."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Any:
+        return super().forward(x, attn_mask), None
+
+
+def test_attention_that_returns_no_tensor_stays() -> None:
+    layer = Pair()
+    assert open_attention(layer) is layer
+
+
 @pytest.mark.parametrize("window", [(4, 4), (4, 3)])
 @pytest.mark.parametrize("shift", [(0, 0), (2, 1), (0, 1), (2, 0)])
 @pytest.mark.parametrize("size", [(8, 9), (5, 7), (3, 3), (4, 9)])
