@@ -100,9 +100,9 @@ class _Parser:
         return _build(token.where, operator, over, arguments)
 
     def brackets(self) -> Axes:
-        where = self.next.where
+        where, letters = self.next.where, self.items(self.axis, "]")
         try:
-            return Axes(self.items(self.axis, "]"))
+            return Axes(letters)
         except ValueError as error:
             raise ParseError(f"{error}, {where}") from None
 
