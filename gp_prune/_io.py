@@ -9,17 +9,23 @@ import contextlib
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gp_prune.errors import UserError, check_type
+from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+_TYPE_NAMES = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
+    list: "a list", dict: "an object",
+}  # fmt: skip
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -194,6 +200,24 @@ def read_artifact(
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, f"is not what was written ({error})") from error
     return parsed, read_tensors(folder / facts[names.field], digest)
+
+
+def check_type(value: Any, kind: type, what: str) -> None:
+    """Check that a value read from JSON or TOML has a type.
+
+    Args:
+        value: what was read.
+        kind: the type; ``float`` also takes a whole number, ``object`` anything, and true and
+            false are of type ``bool`` alone.
+        what: what the value is called in the message.
+
+    Raises:
+        UserError: it has another type.
+    """
+    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    wrong_bool = isinstance(value, bool) and kind not in (bool, object)
+    if wrong_bool or not isinstance(value, accepted):
+        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_TYPE_NAMES[kind]}")
 
 
 def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Every message is one sentence that names the thing, the value and the remedy.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -93,30 +92,6 @@ def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> N
             if not rule.accepts(value):
                 verb = "holds" if several else "is"
                 raise UserError(f"{name}{of} {verb} {value!r}; it must be {rule.words}")
-
-
-_TYPE_NAMES = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
-    list: "a list", dict: "an object",
-}  # fmt: skip
-
-
-def check_type(value: Any, kind: type, what: str) -> None:
-    """Check that a value read from JSON or TOML has a type.
-
-    Args:
-        value: what was read.
-        kind: the type; ``float`` also takes a whole number, ``object`` anything, and true and
-            false are of type ``bool`` alone.
-        what: what the value is called in the message.
-
-    Raises:
-        UserError: it has another type.
-    """
-    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
-    wrong_bool = isinstance(value, bool) and kind not in (bool, object)
-    if wrong_bool or not isinstance(value, accepted):
-        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_TYPE_NAMES[kind]}")
 
 
 class DegenerateScores(UserError):

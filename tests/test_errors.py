@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gp_prune.errors import Rule, UserError, check_fields, check_type, number, one_of, whole
+from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
 
 
 @pytest.mark.parametrize(
@@ -58,22 +58,3 @@ def test_a_list_stands_for_a_tuple_and_a_tuple_for_no_number() -> None:
     single: Any = (1,)
     with pytest.raises(UserError, match=r"^count is \(1,\); it must be a whole number"):
         check_fields(Fields(count=single), rules)
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "words"),
-    [
-        (True, int, "x is True; it must be a whole number"),
-        (1, bool, "x is 1; it must be true or false"),
-        (False, float, "x is False; it must be a number"),
-        ("1", list, "x is '1'; it must be a list"),
-    ],
-)
-def test_a_wrong_type_is_named(value: Any, kind: type, words: str) -> None:
-    with pytest.raises(UserError, match=f"^{words}$"):
-        check_type(value, kind, "x")
-
-
-def test_a_number_may_be_whole_and_an_object_anything() -> None:
-    check_type(1, float, "x")
-    check_type(True, object, "x")

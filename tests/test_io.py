@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from gp_prune._io import (
     ArtifactNames,
     DamagedFileError,
+    check_type,
     read_artifact,
     read_tensors,
     write_artifact,
@@ -121,3 +123,22 @@ def test_facts_that_are_not_what_was_written_are_damage(tmp_path: Path, text: st
     write_text(tmp_path / "facts.json", text)
     with pytest.raises(DamagedFileError, match=r"facts\.json"):
         read_artifact(tmp_path, NAMES, read_number)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "words"),
+    [
+        (True, int, "x is True; it must be a whole number"),
+        (1, bool, "x is 1; it must be true or false"),
+        (False, float, "x is False; it must be a number"),
+        ("1", list, "x is '1'; it must be a list"),
+    ],
+)
+def test_a_wrong_type_is_named(value: Any, kind: type, words: str) -> None:
+    with pytest.raises(UserError, match=f"^{words}$"):
+        check_type(value, kind, "x")
+
+
+def test_a_number_may_be_whole_and_an_object_anything() -> None:
+    check_type(1, float, "x")
+    check_type(True, object, "x")

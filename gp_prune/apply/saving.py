@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gp_prune._io import (
     DamagedFileError,
+    check_type,
     read_checked,
     read_object,
     read_tensors,
@@ -32,7 +33,7 @@ from gp_prune._io import (
 from gp_prune.apply.models import put_state
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.errors import UserError, check_type
+from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.modules import masked_parameters

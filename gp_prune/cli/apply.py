@@ -17,9 +17,9 @@ from gp_prune.cli.options import (
     primitives_option,
     print_json,
     quiet_option,
-    read_metrics,
 )
 from gp_prune.errors import UserError
+from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
 
@@ -267,7 +267,7 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     example inputs. Without a budget half of the channels (or weights) are removed. Give the
     --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
     """
-    (ranks,) = read_metrics([metric], primitive_files)
+    ranks = Metric.load(metric, primitive_set(*primitive_files))
     pruning = _prune_options(ranks, given)
     tuning = {name: given.pop(name) for name in _OF_TUNING}
     tuning = {name: value for name, value in tuning.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gp_prune.cli.options import json_option, primitives_option, print_json, read_metrics
+from gp_prune.cli.options import json_option, primitives_option, print_json
 from gp_prune.language.axes import Normaliser, Reduction, Signature
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
 from gp_prune.language.record import NEEDS
@@ -166,7 +166,7 @@ def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
 
     METRIC is the name of a bundled metric or a metric file.
     """
-    facts = _facts(*read_metrics([metric], primitive_files))
+    facts = _facts(Metric.load(metric, primitive_set(*primitive_files)))
     if as_json:
         print_json(facts)
     else:
@@ -248,7 +248,8 @@ def latex(
     comment lines. A table needs the packages amsmath, array, booktabs and, for more than 15
     metrics, longtable; long formulas are broken over lines.
     """
-    chosen = read_metrics(metrics, primitive_files)
+    primitives = primitive_set(*primitive_files)
+    chosen = [Metric.load(name, primitives) for name in metrics]
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
     if standalone or table:

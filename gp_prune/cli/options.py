@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,6 @@ import click
 
 from gp_prune.cli import INTERRUPTED
 from gp_prune.errors import UserError
-from gp_prune.language.primitive import primitive_set
-from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:
     from gp_prune.runs.folder import Settings
@@ -55,22 +53,6 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is no list of sizes; write it like 3,64,64", param, ctx)
         return tuple(int(part) for part in parts)
-
-
-def read_metrics(names: Sequence[str], primitive_files: Sequence[str]) -> list[Metric]:
-    """Read bundled metrics or metric files, in the vocabulary of the given primitive files.
-
-    Raises:
-        UserError: there is no such metric, or it is not valid.
-    """
-    primitives = primitive_set(*primitive_files)
-    for name in names:
-        if "(" in name and not Path(name).exists():
-            raise UserError(
-                f"{name!r} is a formula, but this takes the name of a bundled metric or a metric "
-                "file; write the file with gp_prune.Metric.parse(text, name=...).save(path)"
-            )
-    return [Metric.load(name, primitives) for name in names]
 
 
 def print_json(data: Any, *, allow_nan: bool = False) -> None:

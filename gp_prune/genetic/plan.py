@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gp_prune._io import check_digest, check_header, read_object
-from gp_prune.errors import UserError, check_type
+from gp_prune._io import check_digest, check_header, check_type, read_object
+from gp_prune.errors import UserError
 from gp_prune.pruning import (
     Achieved,
     Architecture,

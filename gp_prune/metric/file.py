@@ -137,6 +137,11 @@ def read_content(name_or_path: str | Path) -> str:
         return str(bundled[text].read_text(encoding="utf-8"))
     path = Path(name_or_path)
     if path.suffix != ".json" and not _exists(path):
+        if "(" in text:
+            raise MetricError(
+                f"{text!r} is a formula, but this takes the name of a bundled metric or a metric "
+                "file; write the file with gp_prune.Metric.parse(text, name=...).save(path)"
+            )
         close = difflib.get_close_matches(text, bundled, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MetricError(

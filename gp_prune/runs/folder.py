@@ -13,8 +13,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from gp_prune._io import write_text
-from gp_prune.errors import UserError, check_type
+from gp_prune._io import check_type, write_text
+from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import Journal

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gp_prune._io import canonical_digest, check_digest, check_header, read_object
-from gp_prune.errors import UserError, check_type
+from gp_prune._io import canonical_digest, check_digest, check_header, check_type, read_object
+from gp_prune.errors import UserError
 from gp_prune.pruning.graph.architecture import Architecture
 
 BUDGET_KINDS = ("channels", "macs", "params")

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune._io import canonical_digest, check_digest, read_object
-from gp_prune.errors import UserError, check_type
+from gp_prune._io import canonical_digest, check_digest, check_type, read_object
+from gp_prune.errors import UserError
 from gp_prune.pruning.modules import Conv, weight_of
 from gp_prune.pruning.plan.channels import Budget, check_shares, read_plan
 
