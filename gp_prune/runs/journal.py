@@ -23,6 +23,8 @@ from gp_prune.runs.jobs import Decoder, Job, R
 
 NAME = "journal.jsonl"
 _SYNC_SECONDS = 0.5
+_LOCKED_BYTE = 2**31 - 2
+"""Windows locks bytes of a file; this one is far beyond the end of a journal."""
 
 
 class Journal(Generic[R]):
@@ -293,6 +295,8 @@ def _lock(file: FileIO, path: Path) -> None:
         import msvcrt
 
         def take() -> None:
+            # The same byte in every run, and none of a line: Windows refuses to read locked ones.
+            os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
+from io import FileIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gp_prune.errors import UserError
+from gp_prune.runs import journal as journals
 from gp_prune.runs.journal import NAME, Journal, reader
 from gp_prune.search.evaluation import Evaluation, Outcome
 
@@ -102,6 +107,32 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     ):
         Journal(tmp_path, reader(Outcome))
     Journal(tmp_path, reader(Outcome)).close()
+
+
+def test_on_windows_every_run_locks_the_same_byte_and_lines_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a lock is on bytes from the position of the file on, and refuses to read them."""
+    locked: list[int] = []
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        locked.append(os.lseek(descriptor, 0, os.SEEK_CUR))
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    lock = journals._lock
+
+    def lock_as_on_windows(file: FileIO, path: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "platform", "win32")
+            lock(file, path)
+
+    monkeypatch.setattr(journals, "_lock", lock_as_on_windows)
+    for number in (1, 2):
+        with Journal(tmp_path, reader(Outcome)) as journal:
+            journal.outcome(evaluation(number), Outcome(0.5, None, 0.1))
+            assert all(journal.known(evaluation(n).key) for n in range(1, number + 1))
+    assert len(set(locked)) == 1 and len(locked) == 2
+    assert locked[0] > (tmp_path / NAME).stat().st_size + 2**20
 
 
 def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
