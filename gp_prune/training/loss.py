@@ -126,11 +126,16 @@ class Objective:
         """Return the loss, without distillation, as a mean over all samples of ``data``.
 
         Raises:
-            UserError: there is no sample.
+            UserError: there is no sample, or no target.
         """
 
         def measure(output: Any, batch: Batch) -> tuple[float, int]:
             size = batch_size(batch.inputs)
+            if batch.target is None:
+                raise UserError(
+                    "the validation data has inputs alone; give batches with a target, "
+                    "(inputs, target), or an error of your own"
+                )
             return size * float(self.loss(output, to_device(batch.target, self.device))), size
 
         batches = in_order(as_data(data), self.settings.batch_size)

@@ -469,6 +469,9 @@ def test_bad_arguments_are_one_sentence() -> None:
     ):
         with pytest.raises(UserError, match=words):
             fine_tune(network(), train, functional.cross_entropy, plain())
+    for validation in ([Batch(data()[0])], (data()[0], None)):
+        with pytest.raises(UserError, match="validation data has inputs alone"):
+            tune(network(), validation=validation)
     with pytest.raises(UserError, match=r"gives shape \(48,\)"):
         fine_tune(network(), data(), lambda o, t: o.sum(1), plain(batch_size=48))
 
