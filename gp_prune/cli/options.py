@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -56,8 +57,9 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 def print_json(data: Any, *, allow_nan: bool = False) -> None:
-    """Print a JSON object on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=allow_nan))
+    """Print a JSON object on stdout; in ASCII unless its encoding has every character."""
+    has_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(data, indent=2, ensure_ascii=not has_all, allow_nan=allow_nan))
 
 
 @dataclass(frozen=True)

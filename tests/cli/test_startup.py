@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import gp_prune
 from gp_prune.cli import COMMANDS, CommandGroup, LazyCommand
+from gp_prune.cli.options import print_json
 from gp_prune.errors import UserError
 from gp_prune.search.config import SearchConfig
 from gp_prune.tasks import load_task
@@ -219,3 +222,17 @@ def test_interrupt_is_one_line() -> None:
     done = python(code)
     assert done.returncode == 128 + signal.SIGINT
     assert done.stderr.split() == ["gp-prune:", "interrupted"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_json_loses_no_character_in_any_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding=encoding, errors="replace")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print_json({"name": "\u2264 \xe9"})
+    stdout.flush()
+    text = written.getvalue().decode(encoding)
+    assert json.loads(text) == {"name": "\u2264 \xe9"}
+    assert ("\u2264" in text) is (encoding == "utf-8")
