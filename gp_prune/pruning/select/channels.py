@@ -115,10 +115,12 @@ def _choose_widths(
     if budget.kind == "channels" and not rounded:
         return after(count_removed(int(sizes.sum()), budget.keep))
 
-    def cost(kept: Widths) -> int:
-        if budget.kind == "channels":
-            return int(kept.sum())
-        return architecture.costs(kept)[0 if budget.kind == "macs" else 1]
+    def cost(kept: Widths) -> float:
+        if not rounded:
+            return architecture.costs(kept)[0 if budget.kind == "macs" else 1]
+        # The shares that are reported: of two widths as near as each other, their rounding decides.
+        share: float = getattr(Achieved.of(architecture, kept), budget.kind)
+        return share
 
     target = budget.keep * cost(sizes)
     kept = after(find_nearest_step(lambda steps: cost(after(steps)), owners.size, target))

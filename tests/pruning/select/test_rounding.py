@@ -149,6 +149,17 @@ def test_the_worst_channels_go_whatever_the_width(seed: int, round_to: Any, keep
         assert set(removed) == set(order[: len(removed)].tolist())
 
 
+@pytest.mark.parametrize("keep", [0.55, 0.65])
+def test_of_two_widths_the_nearer_share_is_taken(keep: float) -> None:
+    architecture = traced(10, 20, 30)  # 60 channels, of which an odd number is asked
+    middle = round(60 * keep)
+    nearer = min(middle - 1, middle + 1, key=lambda width: abs(width / 60 - keep))
+    plan = select_channels(
+        architecture, scores_of(architecture, 0), GLOBAL, Budget("channels", keep), round_to=2
+    )
+    assert sum(plan.kept(architecture)[group.name] for group in architecture.free) == nearer
+
+
 def test_the_same_share_of_every_group() -> None:
     architecture = traced(32, 24, 9, 4, 8)
     plan = select_channels(
