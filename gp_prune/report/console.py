@@ -10,7 +10,6 @@ from typing import IO, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -304,6 +303,8 @@ def show_progress(
 def _stage_bars(
     console: Console, titles: Mapping[str, str]
 ) -> Iterator[Callable[[str, int, int, str], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # slow to import
+
     one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
         TextColumn("{task.description:>12}"),
@@ -355,6 +356,8 @@ def measuring(
 
         yield line
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("gp-prune: measuring"),
         BarColumn(bar_width=24),
