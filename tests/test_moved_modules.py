@@ -43,3 +43,9 @@ def test_an_old_name_gives_the_same_object_with_a_warning(old: str, new: str) ->
 def test_other_names_are_not_found() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"gp_prune\.nothing"):
         importlib.import_module("gp_prune.nothing")
+
+
+def test_the_old_name_of_a_base_of_normalisers() -> None:
+    symbols = importlib.import_module("gp_prune.language.symbols")
+    with pytest.warns(DeprecationWarning, match=r"symbols\.Along is called AlongAxes"):
+        assert symbols.Along is symbols.AlongAxes

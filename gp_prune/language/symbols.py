@@ -30,6 +30,7 @@ around it, so that no index of a printed formula is captured by another.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -51,6 +52,13 @@ _EXACT_BITS = 64
 
 def __getattr__(name: str) -> Any:
     """Return a function of a built-in operator by its name, such as ``symbols.Div``."""
+    if name == "Along":
+        warnings.warn(
+            "symbols.Along is called AlongAxes; the old name goes in version 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return AlongAxes
     if not name.startswith("_"):
         from gp_prune.language.primitive import builtin_functions
 
