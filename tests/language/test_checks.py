@@ -11,19 +11,15 @@ import torch
 from torch import Tensor
 
 from gp_prune.language import symbols
-from gp_prune.language.axes import Axes
+from gp_prune.language.axes import Axes, Elementwise, Normaliser, Reduction, Signature
 from gp_prune.language.checks import SIZES, check
 from gp_prune.language.expression import evaluate
 from gp_prune.language.numeric import evaluate as evaluate_formula
 from gp_prune.language.primitive import (
-    Elementwise,
-    Normaliser,
     Operand,
     Operator,
     PrimitiveError,
-    Reduction,
     Shape,
-    Signature,
     builtin_primitives,
     operand,
     operator,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gp_prune.language.axes import SCALAR, Axes
+from gp_prune.language.axes import SCALAR, Axes, Elementwise
 from gp_prune.language.expression import (
     MAX_HEIGHT,
     MAX_NODES,
@@ -20,7 +20,7 @@ from gp_prune.language.expression import (
     format_constant,
 )
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import Elementwise, Operator, builtin_primitives, operator
+from gp_prune.language.primitive import Operator, builtin_primitives, operator
 from gp_prune.language.record import synthetic_layer
 
 Trees = Callable[..., list[Expression]]

@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gp_prune.language.axes import LEGAL_AXES, Axes
-from gp_prune.language.primitive import (
+from gp_prune.language.axes import (
+    LEGAL_AXES,
+    Axes,
     Elementwise,
     Normaliser,
+    Reduction,
+    Signature,
+)
+from gp_prune.language.primitive import (
     Operand,
     Operator,
     PrimitiveError,
     PrimitiveSet,
-    Reduction,
     Shape,
-    Signature,
     builtin_primitives,
     operand,
     operator,

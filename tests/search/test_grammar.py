@@ -8,16 +8,10 @@ from collections.abc import Callable
 import pytest
 from deap import gp
 
-from gp_prune.language.axes import CHANNEL, LEGAL_AXES, SCALAR, WEIGHT, Axes
+from gp_prune.language.axes import CHANNEL, LEGAL_AXES, SCALAR, WEIGHT, Axes, Elementwise, Reduction
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import (
-    Elementwise,
-    Operator,
-    PrimitiveSet,
-    Reduction,
-    builtin_primitives,
-)
+from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.search.grammar import Constant, Grammar, OutsideGrammar, productions_of
