@@ -245,6 +245,11 @@ def _check_name(name: str, meaning: str) -> None:
 
 
 def _check_shape(name: str, shape: Shape, laws: frozenset[str]) -> None:
+    if isinstance(shape, type):
+        raise PrimitiveError(
+            f"operator {name!r}: shape= is the class {shape.__name__}; "
+            f"give an object of it, such as {shape.__name__}(...)"
+        )
     if shape.arity < 1:
         raise PrimitiveError(f"operator {name!r}: it needs at least one argument")
     if isinstance(shape, Signature):

@@ -162,3 +162,11 @@ def test_apply_reduces_by_name() -> None:
     total = builtin_primitives().operators["sum"]
     x = torch.arange(24.0).reshape(2, 3, 4)  # (o, i, k)
     assert torch.equal(total.apply([x], [Axes("oik")], Axes("ok")), x.sum(2).sum(0))
+
+
+@pytest.mark.parametrize("shape", [Elementwise, Reduction, Normaliser])
+def test_a_class_in_place_of_a_shape_is_refused(shape: Any) -> None:
+    with pytest.raises(
+        PrimitiveError, match=rf"operator 'twice': shape= is the class {shape.__name__}; "
+    ):
+        operator("twice", shape=shape, meaning="2 x", symbol=lambda x: 2 * x)(lambda x: 2 * x)
