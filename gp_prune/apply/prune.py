@@ -1,6 +1,6 @@
 """Prune any model by a metric, to a budget: trace, score, select, cut and check.
 
-:func:`prune` takes the arguments of a person; :meth:`Pruner.prune` is the pipeline itself.
+:func:`prune` takes the arguments of a user; ``Pruner._prune`` is the pipeline itself, step by step.
 """
 
 from __future__ import annotations
