@@ -76,11 +76,12 @@ def measured(maps: Tensor, labels: Tensor) -> LayerRecord:
     centroids.add(MapBatch(maps, 8, Picks([], []), labels))
     rest = moments.rest()
     nothing = torch.zeros(maps.shape[1], dtype=torch.float64)
+    maps_of_classes: Any = centroids.result(CLASSES)
     return LayerRecord(
         name="conv2", weight=nothing.reshape(-1, 1, 1), bias=nothing, has_batch_norm=False,
         gamma=nothing + 1, beta=nothing,
         class_mean=moments.mean, class_var=moments.variance,
-        rest_mean=rest.mean, rest_var=rest.variance, **centroids.result(CLASSES),
+        rest_mean=rest.mean, rest_var=rest.variance, **maps_of_classes,
     )  # fmt: skip
 
 

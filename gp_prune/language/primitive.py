@@ -149,6 +149,8 @@ def operand(
     map_norms             nuclear_loss (o, n)
     ====================  ======================================================================
 
+    What a record holds in ``values`` and ``coverage`` is for the engine alone.
+
     Args:
         name: the name in formulas.
         axes: axis letters of the tensor, one of :data:`gp_prune.language.axes.LEGAL_AXES`.

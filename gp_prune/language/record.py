@@ -7,13 +7,16 @@ A :class:`LayerRecord` is what :mod:`gp_prune.statistics` measures and what the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gp_prune.language.expression import Expression
 
 
 NEEDS: dict[str, str] = {
@@ -42,6 +45,27 @@ LOSS_NEEDS = frozenset({"gradients", "fisher", "hessian", "output_gradients"})
 
 class MissingMeasurement(UserError):
     """An operand needs a measurement that was not taken or that the model does not offer."""
+
+
+class Coverage(NamedTuple):
+    """How much of the data the measurement of a field saw.
+
+    Attributes:
+        samples: samples that were seen.
+        of_samples: samples that the data has.
+        positions: positions of each map that were seen; 1 where there are no maps.
+        of_positions: positions that a map has.
+    """
+
+    samples: int
+    of_samples: int
+    positions: int = 1
+    of_positions: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Return whether everything was seen."""
+        return self.samples == self.of_samples and self.positions == self.of_positions
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,10 @@ class LayerRecord:
     map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
     nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
     outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
+    values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
+    """Subtrees of formulas whose value is known already, from all samples and positions."""
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    """Field, or text of a known subtree -> how much of the data it was measured on."""
 
     def require(self, field: str) -> Tensor:
         """Return the tensor in ``field``.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
+from gp_prune.language.expression import Expression
 from gp_prune.language.record import LOSS_NEEDS, NEEDS, LayerRecord
 from gp_prune.statistics.activation_tracer import (
     ActivationTracer,
@@ -58,6 +59,8 @@ def collect_each(
     batches: Iterable[Batch],
     *,
     needs: AbstractSet[str] = frozenset(),
+    expressions: Sequence[Expression] = (),
+    max_memory: int | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     max_samples: int = MAX_SAMPLES,
@@ -98,6 +101,9 @@ def collect_each(
         batches: the calibration data; never touched if no need asks for it.
         needs: a subset of :data:`gp_prune.language.record.NEEDS`; only what they ask for is
             measured.
+        expressions: formulas that will be evaluated on the records; what they need is measured.
+        max_memory: bytes that may be held beside the forward and the backward pass; None means
+            :data:`gp_prune.statistics.sampling.MAX_MEMORY`.
         loss: mean loss over a batch, for gradients of any kind (not for ``"synflow"``).
         seed: seed of the sampled samples and positions and of the noise.
         max_samples: greatest number of samples (n) in sampled maps; the same for all layers.
@@ -118,12 +124,16 @@ def collect_each(
         Name and record of each layer, in the order of ``layers``.
 
     Raises:
-        ValueError: a need is unknown, or ``max_samples`` or ``max_positions`` is less than 1.
+        ValueError: a need is unknown, or ``max_memory``, ``max_samples`` or ``max_positions``
+            is less than 1.
         UserError: a layer is unknown or unused, data is missing (no samples, labels, targets,
             loss or consumers), a measurement would be too large, or something measured is not
             finite.
     """
+    needs = frozenset(needs).union(*(expression.needs for expression in expressions))
     _check_request(needs, loss, outgoing, max_samples, max_positions)
+    if max_memory is not None and max_memory < 1:
+        raise ValueError(f"max_memory is {max_memory}; it must be at least 1 byte")
     chosen = _choose_layers(model, layers)
     consumers = outgoing if outgoing is not None and "outgoing" in needs else {}
     if "hessian" in needs and isinstance(batches, Iterator):

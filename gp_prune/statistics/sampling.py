@@ -15,6 +15,9 @@ from torch import Tensor
 
 from gp_prune.statistics.running import derive_seed
 
+MAX_MEMORY = 2 * 10**9
+"""Bytes that may be held beside the forward and the backward pass, by default."""
+
 MAX_SAMPLES = 64
 """Samples (n) that are kept, the same for all layers."""
 
