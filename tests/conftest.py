@@ -52,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of a first answer."""
     folder = Path(__file__).resolve().parent
     for item in items:
-        if item.path.relative_to(folder).as_posix() in SMOKE:
+        listed = item.path.relative_to(folder).as_posix() in SMOKE
+        if listed and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.smoke)
 
 

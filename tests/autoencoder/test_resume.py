@@ -50,7 +50,9 @@ def test_k_generations_and_then_the_rest_are_the_whole_run(
     assert content(tmp_path / "parts") == before, "a finished run stays as it is"
 
 
-@pytest.mark.parametrize("updates", ["synchronous", "asynchronous"])
+@pytest.mark.parametrize(
+    "updates", ["synchronous", pytest.param("asynchronous", marks=pytest.mark.slow)]
+)
 def test_the_number_of_workers_changes_nothing(
     small: AutoencodeSettings, tmp_path: Path, updates: str
 ) -> None:

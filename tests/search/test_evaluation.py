@@ -243,8 +243,14 @@ def test_real_networks_have_the_errors_that_they_have_alone(
 
 @pytest.fixture(
     scope="module",
-    params=[SMALL, replace(SMALL, rung_steps=(), promote=())],
-    ids=["some rise", "all are fine-tuned"],
+    params=[
+        pytest.param(SMALL, id="some rise"),
+        pytest.param(
+            replace(SMALL, rung_steps=(), promote=()),
+            id="all are fine-tuned",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def small_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, task_cache: Path

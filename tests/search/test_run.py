@@ -103,6 +103,7 @@ def test_same_seed_same_result(small_run: SearchResult, tmp_path: Path, task_cac
     assert content(again.folder) == content(small_run.folder)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_result(
     small_run: SearchResult, tmp_path: Path, task_cache: Path
 ) -> None:

@@ -30,8 +30,18 @@ def test_the_output_has_the_shape_that_the_task_needs(
     assert set(MODELS[name].interface) <= set(prunable_layers(model))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param(
+            name,
+            shape,
+            marks=[pytest.mark.slow] if (name, shape) == ("autoencoder", (3, 32, 32)) else [],
+        )
+        for name in MODELS
+        for shape in SHAPES
+    ],
+)
 def test_all_hidden_channels_can_be_cut(name: str, shape: tuple[int, int, int]) -> None:
     kind = MODELS[name]
     model = kind.build(shape, 10).eval()
