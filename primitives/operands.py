@@ -89,8 +89,18 @@ FIELDS = [
     _field("kPQ", "oc", "kernel_between", "kernels", "k^{PQ}",
            "mean RBF kernel of a map of A in a class and one in the others", nonnegative=True),
     _field("G2", "oik", "fisher", "fisher", r"\overline{G^{2}}",
-           "squared gradient of a small batch, mean over batches (empirical Fisher)",
+           "squared gradient by the weights, mean over mini-batches of 32 samples "
+           "(empirical Fisher)", nonnegative=True),
+    _field("WG2", "o", "filter_square", "fisher", r"\overline{\langle W, G \rangle^{2}}",
+           "squared sum of W G over the filter, mean over mini-batches of 32 samples",
            nonnegative=True),
+    _field("Ggamma2", "o", "gamma_square", "fisher", r"\overline{(G^{\gamma})^{2}}",
+           "squared Ggamma, mean over mini-batches of 32 samples", nonnegative=True),
+    _field("Gbeta2", "o", "beta_square", "fisher", r"\overline{(G^{\beta})^{2}}",
+           "squared Gbeta, mean over mini-batches of 32 samples", nonnegative=True),
+    _field("Ggammabeta", "o", "gamma_beta_product", "fisher",
+           r"\overline{G^{\gamma} G^{\beta}}",
+           "Ggamma times Gbeta, mean over mini-batches of 32 samples"),
     _field("Hg", "oik", "hessian_grad", "hessian", "H G",
            "Hessian of the loss times its gradient (GraSP)"),
     _field("R", "oik", "synflow_grad", "synflow", "R",
@@ -109,5 +119,6 @@ FIELDS = [
     _field("GV", "oj", "outgoing_grad", "outgoing gradients", "G^{+}",
            "gradient of the loss by the weights V"),
     _field("GV2", "oj", "outgoing_fisher", "outgoing fisher", r"\overline{(G^{+})^{2}}",
-           "mean squared gradient of batches of 32 samples by the weights V (empirical Fisher)"),
+           "squared gradient by the weights V, mean over mini-batches of 32 samples "
+           "(empirical Fisher)", nonnegative=True),
 ]

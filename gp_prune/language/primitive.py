@@ -139,7 +139,8 @@ def operand(
     noise                 noise (o, i, k)
     outgoing              outgoing (o, j); outgoing_grad with gradients, outgoing_fisher with fisher
     synflow               synflow_grad (o, i, k)
-    fisher                fisher (o, i, k)
+    fisher                fisher (o, i, k); filter_square, gamma_square, beta_square,
+                          gamma_beta_product (o)
     hessian               hessian_grad (o, i, k)
     output_gradients      output_grad (o, n, s)
     second_moments        inverse_factor (i, k)

@@ -102,7 +102,7 @@ class LayerRecord:
     outgoing: Tensor | None = None  # (o, j), "outgoing": weights that read the channel, 0 if none
     outgoing_grad: Tensor | None = None  # (o, j), "outgoing" and "gradients": their gradient
     synflow_grad: Tensor | None = None  # (o, i, k), "synflow": gradient of the summed output
-    fisher: Tensor | None = None  # (o, i, k), "fisher": mean squared gradient of small batches
+    fisher: Tensor | None = None  # (o, i, k), "fisher": squared gradient, mean over mini-batches
     hessian_grad: Tensor | None = None  # (o, i, k), "hessian": Hessian times gradient of the loss
     output_grad: Tensor | None = None  # (o, n, s), "output_gradients": as pre_activation
     inverse_factor: Tensor | None = None  # (i, k), "second_moments": Cholesky factor's diagonal
@@ -115,6 +115,10 @@ class LayerRecord:
     map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
     nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
     outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
+    filter_square: Tensor | None = None  # (o,), "fisher": squared sum of weight times gradient
+    gamma_square: Tensor | None = None  # (o,), "fisher": squared gradient by gamma
+    beta_square: Tensor | None = None  # (o,), "fisher": squared gradient by beta
+    gamma_beta_product: Tensor | None = None  # (o,), "fisher": gradient by gamma times by beta
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
     """Subtrees of formulas whose value is known already, from all samples and positions."""
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
@@ -203,4 +207,8 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         map_rank=(numbers(o, n) * 3).floor(),
         nuclear_loss=numbers(o, n),
         outgoing_fisher=numbers(o, j),
+        filter_square=numbers(o),
+        gamma_square=numbers(o),
+        beta_square=numbers(o),
+        gamma_beta_product=signed(o) / 4,
     )

@@ -120,6 +120,17 @@ def _check_labels(labels: Tensor, size: int) -> None:
         )
 
 
+def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
+    """Return some samples of a batch."""
+    if start == 0 and stop == batch_size(batch.inputs):
+        return batch
+
+    def part(value: Any) -> Any:
+        return map_tensors(lambda t: t[start:stop] if t.dim() else t, value)
+
+    return Batch(*(part(field) for field in batch))
+
+
 def split_batch(batch: Batch, most: int | None) -> list[Batch]:
     """Cut a batch into equal parts of at most ``most`` samples; None keeps it whole."""
     parts = 1 if most is None else -(-batch_size(batch.inputs) // most)
@@ -135,15 +146,21 @@ def split_batch(batch: Batch, most: int | None) -> list[Batch]:
 def in_parts(
     batches: Iterable[Batch], most: int | None, at_once: int | None
 ) -> Iterator[tuple[Batch, bool]]:
-    """Yield parts of batches, each with whether its batch ends with it.
+    """Yield parts of batches, each with whether its mini-batch ends with it.
 
     Args:
         batches: the data.
-        most: largest number of samples in a batch; larger ones become several.
+        most: samples in a mini-batch, which runs from one batch into the next where these are
+            small; only the last one may have less. None makes every batch one.
         at_once: largest number of samples in a part.
     """
-    for whole in batches:
-        for batch in split_batch(whole, most):
-            *parts, last = split_batch(batch, at_once)
+    seen = 0  # samples of the present mini-batch
+    for batch in batches:
+        size, start = batch_size(batch.inputs), 0
+        while start < size:
+            stop = size if most is None else min(size, start + most - seen)
+            *parts, last = split_batch(slice_batch(batch, start, stop), at_once)
+            seen = (seen + stop - start) % (most or size)
+            start = stop
             yield from ((part, False) for part in parts)
-            yield last, True
+            yield last, most is None or seen == 0

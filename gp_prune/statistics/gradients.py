@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.layers import is_batch_norm, prunable_layers
+from gp_prune.statistics.layers import is_batch_norm, prunable_layers, sum_by_output
 from gp_prune.statistics.running import (
     CalledModel,
     Forward,
@@ -24,6 +24,9 @@ from gp_prune.statistics.running import (
 )
 
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
+
+MINI_BATCH = 32
+"""Samples over which a gradient is averaged before it is squared."""
 
 
 class _Used(NamedTuple):
@@ -63,7 +66,7 @@ class Gradients:
             model: the model that will run.
             layers: name -> module of ``model``; those whose gradients are wanted.
             norms: whether gradients by batch norms are wanted, too.
-            squares: whether the squared gradient of each batch is summed, too.
+            squares: whether the squared gradient of each mini-batch is summed, too.
         """
         self._modules = [
             module
@@ -74,10 +77,11 @@ class Gradients:
         self._used: dict[tuple[_Key, int], _Used] = {}  # by identity of the tensor, too
         self._sums: dict[_Key, Tensor] = {}
         self._squares: dict[_Key, Tensor] = {}
-        self._open: dict[_Key, Tensor] = {}  # summed over the parts of the present batch
+        self._products: dict[_Key, Tensor] = {}
+        self._weights: dict[int, Tensor] = {}  # by identity of the module
+        self._open: dict[_Key, Tensor] = {}  # summed over the parts of the present mini-batch
         self._open_samples = 0
         self._samples = 0
-        self._batches = 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -111,12 +115,12 @@ class Gradients:
         return output * scale.reshape(shape) + shift.reshape(shape)
 
     def add(self, value: Tensor, samples: int, *, last: bool = True) -> None:
-        """Differentiate the mean loss of the batch whose forward pass has just run.
+        """Differentiate the mean loss of the samples whose forward pass has just run.
 
         Args:
-            value: the mean loss over the batch, or over a part of it.
-            samples: size of the batch, or of the part.
-            last: whether the batch ends here.
+            value: the mean loss over a mini-batch, or over a part of it.
+            samples: size of the mini-batch, or of the part.
+            last: whether the mini-batch ends here; the last one also ends with the data.
 
         Raises:
             UserError: the loss is not one finite number, or does not depend on any layer.
@@ -131,18 +135,34 @@ class Gradients:
             self._add(self._sums, key, samples * total)
             if self._with_squares:
                 self._add(self._open, key, samples * total)
-        self._used.clear()
         self._samples += samples
-        self._open_samples += samples
-        if last:
-            self._close_batch()
+        if self._with_squares:
+            self._weights.update(
+                {id(u.module): u.tensor.detach() for u in used if u.field == "weight"}
+            )
+            self._open_samples += samples
+            if last:
+                self._close_batch()
+        self._used.clear()
 
     def _close_batch(self) -> None:
+        """Square the gradient of the mini-batch; it counts by its samples."""
         for key, total in self._open.items():
-            self._add(self._squares, key, (total / self._open_samples).square())
+            self._add(self._squares, key, total.square() / self._open_samples)
+        for module in self._modules:
+            scale, shift = self._open_by_channel(module)
+            if scale is not None:
+                for name, product in (("scale", scale.square()), ("both", scale * shift)):
+                    self._add(self._products, (id(module), name), product / self._open_samples)
         self._open.clear()
         self._open_samples = 0
-        self._batches += 1
+
+    def _open_by_channel(self, module: nn.Module) -> tuple[Tensor | None, Tensor | float]:
+        """Return the gradients by scale and shift of each channel; of a layer, by its filters'."""
+        scale, shift = (self._open.get((id(module), field)) for field in ("weight", "bias"))
+        if scale is not None and not is_batch_norm(module):
+            scale = sum_by_output(self._weights[id(module)] * scale, module)
+        return scale, 0.0 if shift is None else shift
 
     def _differentiate(self, value: Tensor, used: Sequence[_Used]) -> Sequence[Tensor | None]:
         """Return what is summed for each of the tensors: the gradient of ``value`` by it."""
@@ -164,9 +184,28 @@ class Gradients:
         return None if total is None else total / self._samples
 
     def mean_square(self, module: nn.Module, field: str) -> Tensor | None:
-        """Return the mean over the batches of the squared gradient of a batch's mean loss."""
-        total = self._squares.get((id(module), field))
-        return None if total is None else total / self._batches
+        """Return the squared gradient of a mini-batch's mean loss, mean over the samples."""
+        return self._mean_over_batches(self._squares, (id(module), field))
+
+    def mean_scale_square(self, module: nn.Module) -> Tensor | None:
+        """Return the squared gradient by each channel's scale (o,), as :meth:`mean_square`.
+
+        The scale of a layer's channel is a common factor of its weights, which is 1.
+        """
+        return self._mean_over_batches(self._products, (id(module), "scale"))
+
+    def mean_scale_times_shift(self, module: nn.Module) -> Tensor | None:
+        """Return the gradient by a channel's scale times that by its shift or bias (o,), likewise.
+
+        Where there is no bias, that is 0.
+        """
+        return self._mean_over_batches(self._products, (id(module), "both"))
+
+    def _mean_over_batches(self, sums: dict[_Key, Tensor], key: _Key) -> Tensor | None:
+        if self._open_samples:
+            self._close_batch()
+        total = sums.get(key)
+        return None if total is None else total / self._samples
 
 
 def _check_loss(value: Any) -> None:

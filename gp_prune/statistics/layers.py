@@ -91,6 +91,14 @@ def to_dense(weight: Tensor, module: nn.Module) -> Tensor:
     return dense.reshape(groups * o, groups * i, k)
 
 
+def sum_by_output(weight: Tensor, module: nn.Module) -> Tensor:
+    """Sum a tensor in the layout of a layer's weight, see :func:`to_dense`, over all but axis o."""
+    if not isinstance(module, TRANSPOSED):
+        return weight.flatten(1).sum(1)
+    blocks = weight.reshape(int(module.groups), -1, weight.shape[1], weight[0, 0].numel())
+    return blocks.sum((1, 3)).flatten()
+
+
 def effective_weight(module: nn.Module) -> Tensor:
     """Return the weight that the next forward pass of a layer would use, in torch's layout.
 

@@ -30,7 +30,12 @@ from gp_prune.statistics.activation_tracer import (
     pair_without_data,
 )
 from gp_prune.statistics.batches import Batch, Loss, Progress, batch_size, check_batches, in_parts
-from gp_prune.statistics.gradients import Gradients, HessianGradients, synaptic_flow
+from gp_prune.statistics.gradients import (
+    MINI_BATCH,
+    Gradients,
+    HessianGradients,
+    synaptic_flow,
+)
 from gp_prune.statistics.layers import prunable_layers
 from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder
 from gp_prune.statistics.records import Consumer, Measured, has_running_statistics
@@ -48,9 +53,6 @@ _DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
 
 _GRAPH_BYTES = 2**29
 """About what autograd may keep at a time: larger batches go through a backward pass in parts."""
-
-_FISHER_BATCH = 32
-"""Largest number of samples over which a gradient is averaged before it is squared."""
 
 
 def collect_each(
@@ -81,9 +83,9 @@ def collect_each(
     all samples in one batch, and no more than one layer's maps are held at a time (where there is
     a loss, also what autograd keeps of as many samples as fit 0.5 GB). The model, torch's random
     state and gradient mode are the same afterwards, also after an exception. Two needs are
-    exceptions: ``"fisher"`` is the mean over batches, which it cuts into equal parts of at most 32
-    samples, so its value depends on the batches; and ``"hessian"`` takes a second pass, so batches
-    that can be iterated only once are kept in memory.
+    exceptions: ``"fisher"`` squares the gradients of mini-batches, each of 32 samples in the order
+    of the data, so its value depends on that order; and ``"hessian"`` takes a second pass, so
+    batches that can be iterated only once are kept in memory.
 
     Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
     batch (see :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either
@@ -213,7 +215,7 @@ def _first_pass(
         if "hessian" in needs:  # the gradient along which it differentiates is that by all layers
             layers |= prunable_layers(model)
         measured.gradients = Gradients(model, layers, squares="fisher" in needs)
-    most = _FISHER_BATCH if "fisher" in needs else None
+    most = MINI_BATCH if "fisher" in needs else None
     parts = in_parts(stream, most, surroundings.at_once if needs & LOSS_NEEDS else None)
     _run_pass(model, parts, forward, loss, measured.gradients, measured.recorder, tracer)
 

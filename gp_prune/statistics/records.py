@@ -122,6 +122,21 @@ def _gradients(
     }
 
 
+def _squares(
+    module: nn.Module, norm: nn.Module | None, weight: Tensor, gradients: Gradients
+) -> Fields:
+    """Return the mean squares and products of gradients by scale, shift and filter, all (o,)."""
+    owner = module if norm is None else norm
+    found = {
+        "filter_square": gradients.mean_scale_square(module),
+        "gamma_square": gradients.mean_scale_square(owner),
+        "beta_square": gradients.mean_square(owner, "bias"),
+        "gamma_beta_product": gradients.mean_scale_times_shift(owner),
+    }
+    zeros = weight.new_zeros(weight.shape[0])
+    return {field: zeros if value is None else value for field, value in found.items()}
+
+
 def _is_finite(value: Tensor) -> bool:
     """Return whether all numbers are finite; their sum tells sooner, unless it overflows."""
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
@@ -192,6 +207,7 @@ class Measured:
         by_weight: Fields = {}
         if gradients is not None and "fisher" in self.needs:
             by_weight["fisher"] = gradients.mean_square(module, "weight")
+            fields |= _squares(module, self.norms[name], weight, gradients)
         if self.curvature is not None:
             by_weight["hessian_grad"] = self.curvature.mean(module, "weight")
         if self.flow is not None:

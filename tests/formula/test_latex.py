@@ -137,12 +137,12 @@ REFERENCE = {
     "mmd": r"\frac{1}{N_{c}} \sum_{c} \left(k^{PP}_{o,c} - 2 k^{PQ}_{o,c} + k^{QQ}_{o,c}\right)",
     "obd": r"\frac{1}{2} \sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
     "obd_weight": r"\frac{\overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}}{2}",
-    "pruner_zero": r"\sum_{i,k} \frac{\left|G_{o,i,k}\right| - \min_{o',i',k'} "
-    r"\left|G_{o',i',k'}\right|}{\max_{o',i',k'} \left|G_{o',i',k'}\right| - \min_{o',i',k'} "
-    r"\left|G_{o',i',k'}\right|}_{\!\epsilon} W_{o,i,k}^{2}",
-    "pruner_zero_weight": r"\frac{\left|G_{o,i,k}\right| - \min_{o',i',k'} "
-    r"\left|G_{o',i',k'}\right|}{\max_{o',i',k'} \left|G_{o',i',k'}\right| - \min_{o',i',k'} "
-    r"\left|G_{o',i',k'}\right|}_{\!\epsilon} W_{o,i,k}^{2}",
+    "pruner_zero": r"\sum_{i,k} \frac{\sqrt{\overline{G^{2}}_{o,i,k}} - \min_{o',i',k'} "
+    r"\sqrt{\overline{G^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}} - "
+    r"\min_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
+    "pruner_zero_weight": r"\frac{\sqrt{\overline{G^{2}}_{o,i,k}} - \min_{o',i',k'} "
+    r"\sqrt{\overline{G^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}} - "
+    r"\min_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
     "random": r"U_{o}",
     "random_weight": r"U_{o,i,k}",
     "ria": r"\sum_{i,k} \left(\frac{\left|W_{o,i,k}\right|}{\sum_{o'} "
@@ -173,12 +173,13 @@ REFERENCE = {
     r"\partial Z_{o,n,s}\right|}{\sqrt{\sum_{o'} \frac{1}{N_{n}^{2}} \left(\sum_{n} "
     r"\left|\frac{1}{N_{s}} \sum_{s} Z_{o',n,s} \partial "
     r"Z_{o',n,s}\right|\right)^{2}}}_{\!\epsilon}",
-    "taylor_bn": r"\left(G^{\beta}_{o} \beta_{o} + G^{\gamma}_{o} \gamma_{o}\right)^{2}",
+    "taylor_bn": r"\overline{(G^{\beta})^{2}}_{o} \beta_{o}^{2} + \overline{(G^{\gamma})^{2}}_{o} "
+    r"\gamma_{o}^{2} + 2 \overline{G^{\gamma} G^{\beta}}_{o} \beta_{o} \gamma_{o}",
     "taylor_gate": r"\frac{1}{N_{n}} \sum_{n} \left(\sum_{s} Z_{o,n,s} \partial "
     r"Z_{o,n,s}\right)^{2}",
-    "taylor_sum": r"\left(\sum_{i,k} G_{o,i,k} W_{o,i,k}\right)^{2}",
-    "taylor_weight": r"G_{o,i,k}^{2} W_{o,i,k}^{2}",
-    "taylor_weights": r"\sum_{i,k} G_{o,i,k}^{2} W_{o,i,k}^{2}",
+    "taylor_sum": r"\overline{\langle W, G \rangle^{2}}_{o}",
+    "taylor_weight": r"\overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
+    "taylor_weights": r"\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
     "wanda": r"\sum_{i,k} \left|W_{o,i,k}\right| \lVert X \rVert_{i,k}",
     "wanda_weight": r"\left|W_{o,i,k}\right| \lVert X \rVert_{i,k}",
 }

@@ -27,7 +27,8 @@ from gp_prune.statistics import Batch, collect
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
 
-SAMPLES, BATCH, CLASSES = 24, 8, 3
+SAMPLES, BATCH, CLASSES = 40, 8, 3
+MINI_BATCH = 32  # over which a gradient is averaged before it is squared, whatever the batches
 LAYERS = ("conv", "grouped", "up", "hidden", "out")
 
 
@@ -209,7 +210,7 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     parameters += [model.norm.weight, model.norm.bias]
     slopes = torch.autograd.grad(functional.cross_entropy(output, y), parameters)
     slope = {id(p): g for p, g in zip(parameters, slopes, strict=True)}
-    squares = fisher(model, x, y)
+    squares = squares_by_batch(model, x, y)
     by_output = sample_gradients(model, x, y)
     flow, curved = synaptic_flow(model), hessian_gradients(model, x, y)
     following = dict(zip(LAYERS, (*LAYERS[1:], "out"), strict=True))
@@ -238,12 +239,13 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
             "pre_activation": z.transpose(0, 1),
             "activation": a.transpose(0, 1),
             "output_grad": by_output[name],
-            "fisher": dense(module, squares[name]),
+            **squares[name],
+            "fisher": dense(module, squares[name]["fisher"]),
             "hessian_grad": dense(module, curved[name]),
             "synflow_grad": dense(module, flow[name]),
             "outgoing": by_reader(reader.detach(), name),
             "outgoing_grad": by_reader(slope[id(reader)], name),
-            "outgoing_fisher": by_reader(squares[following[name]], name),
+            "outgoing_fisher": by_reader(squares[following[name]]["fisher"], name),
             "map_rank": map_ranks(raw),
             "nuclear_loss": nuclear_losses(a),
             **class_statistics(a.transpose(0, 1), y),
@@ -253,17 +255,29 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def fisher(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Mean over the batches of the squared gradient of a batch's mean loss."""
-    weights: Any = [model.get_submodule(name).weight for name in LAYERS]
-    total = [torch.zeros_like(weight) for weight in weights]
-    parts = list(zip(x.split(BATCH), y.split(BATCH), strict=True))  # type: ignore[no-untyped-call]
-    for images, labels in parts:
-        slopes = torch.autograd.grad(functional.cross_entropy(model(images), labels), weights)
-        total = [
-            sum_ + slope.square() / len(parts) for sum_, slope in zip(total, slopes, strict=True)
-        ]
-    return dict(zip(LAYERS, total, strict=True))
+def squares_by_batch(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Squares and products of the gradients of mini-batches, mean by their samples."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in LAYERS}
+    for images, labels in zip(x.split(MINI_BATCH), y.split(MINI_BATCH), strict=True):  # type: ignore[no-untyped-call]
+        model.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        for name in LAYERS:
+            layer = model.get_submodule(name)
+            by_filter = (dense(layer, layer.weight) * dense(layer, layer.weight.grad)).sum((1, 2))
+            norm = model.norm if name == "conv" else None
+            by_gamma = by_filter if norm is None else norm.weight.grad
+            by_beta = (layer if norm is None else norm).bias.grad
+            squares = {
+                "fisher": layer.weight.grad**2,
+                "filter_square": by_filter**2,
+                "gamma_square": by_gamma**2,
+                "beta_square": by_beta**2,
+                "gamma_beta_product": by_gamma * by_beta,
+            }
+            for field, value in squares.items():
+                part = value.detach() * len(images) / len(x)
+                found[name][field] = found[name].get(field, 0) + part
+    return found
 
 
 def sample_gradients(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -306,6 +320,8 @@ def random_layer(seed: int = 3) -> LayerRecord:
         mean_map=normal(o, s), kernel_class=normal(o, c).abs(), kernel_rest=normal(o, c).abs(),
         kernel_between=normal(o, c).abs(), map_rank=normal(o, n).abs().floor(),
         nuclear_loss=normal(o, n).abs(), outgoing_fisher=normal(o, j).square(),
+        filter_square=normal(o).square(), gamma_square=normal(o).square(),
+        beta_square=normal(o).square(), gamma_beta_product=normal(o),
     )  # fmt: skip
 
 

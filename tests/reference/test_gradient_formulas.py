@@ -18,7 +18,7 @@ def per_filter(scores: Array) -> list[float]:
 
 
 def pruner_zero(t: Tensors) -> Any:
-    size = np.abs(t["weight_grad"])
+    size = np.sqrt(t["fisher"])
     return t["weight"] * t["weight"] * (size - size.min()) / (size.max() - size.min())
 
 
@@ -39,12 +39,9 @@ def group_taylor(t: Tensors) -> Array:
     return np.asarray(abs(own) + abs(behind))
 
 
-def taylor_bn(t: Tensors) -> list[float]:
-    fields = (t[name] for name in ("gamma", "gamma_grad", "beta", "beta_grad"))
-    return [
-        (gamma * by_gamma + beta * by_beta) ** 2
-        for gamma, by_gamma, beta, by_beta in zip(*fields, strict=True)
-    ]
+def taylor_bn(t: Tensors) -> Any:
+    squares = t["gamma"] ** 2 * t["gamma_square"] + t["beta"] ** 2 * t["beta_square"]
+    return squares + 2 * t["gamma"] * t["beta"] * t["gamma_beta_product"]
 
 
 def snip(t: Tensors) -> Array:
@@ -71,9 +68,9 @@ FORMULAS: dict[str, Callable[[Tensors], Any]] = {
         np.mean([float((z * dz).sum()) ** 2 for z, dz in zip(maps, slopes, strict=True)])
         for maps, slopes in zip(t["pre_activation"], t["output_grad"], strict=True)
     ],
-    "taylor_sum": lambda t: np.einsum("oik,oik->o", t["weight"], t["weight_grad"]) ** 2,
-    "taylor_weight": lambda t: (t["weight"] * t["weight_grad"]) ** 2,
-    "taylor_weights": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["weight_grad"] ** 2),
+    "taylor_sum": lambda t: t["filter_square"],
+    "taylor_weight": lambda t: t["weight"] ** 2 * t["fisher"],
+    "taylor_weights": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"]),
 }
 
 

@@ -9,44 +9,76 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gp_prune.metric.metric import Metric
 from gp_prune.statistics import Batch, collect
 from gp_prune.statistics.batches import batch_size, split_batch
-from gp_prune.statistics.layers import to_dense
+from gp_prune.statistics.layers import dense_weight, prunable_layers, to_dense
+
+Squares = dict[str, dict[str, Tensor]]
 
 
-def test_batches_are_averaged_squared(mixture: Any, parts: list[Batch]) -> None:
-    needs = {"fisher", "gradients"}
-    records = collect(mixture, None, parts, needs=needs, loss=functional.cross_entropy)
-    grads = []
-    for batch in parts:
-        mixture.zero_grad()
-        functional.cross_entropy(mixture(batch.inputs), batch.target).backward()  # type: ignore[no-untyped-call]
-        grads.append({name: mixture.get_submodule(name).weight.grad.clone() for name in records})
-    for name, record in records.items():
-        layer = mixture.get_submodule(name)
-        squares = torch.stack([to_dense(grad[name], layer).square() for grad in grads]).mean(0)
-        assert bool(squares.any())
-        torch.testing.assert_close(record.fisher, squares)
-        mean = sum(
-            to_dense(grad[name], layer) * batch_size(batch.inputs)
-            for grad, batch in zip(grads, parts, strict=True)
-        )
-        torch.testing.assert_close(record.weight_grad, mean / 10)
+def squares_of(model: Any, rows: list[slice], whole: Batch) -> Squares:
+    """Layer -> field -> mean over some samples each, by ordinary backward passes."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in prunable_layers(model)}
+    inputs: Any = whole.inputs
+    norms = {"conv": model.norm}
+    for some in rows:
+        model.zero_grad()
+        functional.cross_entropy(model(inputs[some]), whole.target[some]).backward()  # type: ignore[no-untyped-call]
+        for name, layer in prunable_layers(model).items():
+            weight, slope = dense_weight(layer), to_dense(layer.weight.grad, layer)  # type: ignore[arg-type]
+            norm = norms.get(name)
+            by_filter = (weight * slope).sum((1, 2))
+            by_scale = by_filter if norm is None else norm.weight.grad
+            owner: Any = layer if norm is None else norm
+            by_shift = torch.zeros_like(by_scale) if owner.bias is None else owner.bias.grad
+            for field, value in (
+                ("fisher", slope**2),
+                ("filter_square", by_filter**2),
+                ("gamma_square", by_scale**2),
+                ("beta_square", by_shift**2),
+                ("gamma_beta_product", by_scale * by_shift),
+            ):
+                share = len(inputs[some]) / len(inputs)
+                found[name][field] = found[name].get(field, 0) + share * value
+    return found
 
 
-def test_large_batches_are_cut_into_equal_parts_of_32() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layer = nn.Linear(3, 2).double()
-        x, y = torch.randn(70, 3).double(), torch.randn(70, 2).double()
-    record = collect(
-        layer, None, [Batch(x, y)], needs={"fisher"}, loss=functional.mse_loss
-    )[""]  # fmt: skip
-    expected = torch.zeros(2, 3).double()
-    for rows in (slice(0, 24), slice(24, 47), slice(47, 70)):
-        (grad,) = torch.autograd.grad(functional.mse_loss(layer(x[rows]), y[rows]), [layer.weight])
-        expected += grad.square() / 3
-    torch.testing.assert_close(record.require("fisher")[:, :, 0], expected)
+def assert_equal(records: dict[str, Any], expected: Squares) -> None:
+    assert records.keys() == expected.keys()
+    for name, fields in expected.items():
+        for field, value in fields.items():
+            assert bool(value.any()) or field in ("beta_square", "gamma_beta_product")
+            torch.testing.assert_close(getattr(records[name], field), value, msg=f"{name} {field}")
+
+
+@pytest.mark.parametrize("cuts", [(), (3, 4), (16,), (1, 40, 41, 66), tuple(range(70))])
+def test_gradients_are_squared_per_32_samples_whatever_the_batches(
+    mixture: Any, cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(70, 2, 6, 6, generator=generator).double()
+    y = torch.randint(0, 3, (70,), generator=generator)
+    expected = squares_of(mixture, [slice(0, 32), slice(32, 64), slice(64, 70)], Batch(x, y))
+    batches = [Batch(*b) for b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True)]
+    options: Any = {"needs": {"fisher"}, "loss": functional.cross_entropy}
+    assert_equal(collect(mixture, None, batches, **options), expected)
+    monkeypatch.setattr("gp_prune.statistics.measure._GRAPH_BYTES", 2**17)  # in small parts
+    assert_equal(collect(mixture, None, batches, **options), expected)
+
+
+def test_the_mini_batch_gate_of_molchanov_is_his_batch_norm(mixture: Any, whole: Batch) -> None:
+    """A gate of 1 after the batch norm has the gradient that taylor_bn squares."""
+    gate = torch.ones(mixture.norm.num_features).double().requires_grad_()
+    hook = mixture.norm.register_forward_hook(
+        lambda module, args, output: output * gate[:, None, None]
+    )
+    loss = functional.cross_entropy(mixture(whole.inputs), whole.target)
+    (slope,) = torch.autograd.grad(loss, [gate])
+    hook.remove()
+    options: Any = {"needs": {"fisher"}, "loss": functional.cross_entropy}
+    record = collect(mixture, ["conv"], [whole], **options)["conv"]
+    torch.testing.assert_close(Metric.load("taylor_bn").scores(record), slope**2)
 
 
 def test_a_layer_that_runs_twice_adds_up_before_squaring() -> None:

@@ -17,7 +17,6 @@ from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.statistics import Batch, Consumer, collect
 
 ALL = frozenset(NEEDS)
-STREAMED = ALL - {"fisher"}  # the mean over batches depends on the batches
 
 
 class Zoo(nn.Module):
@@ -202,7 +201,7 @@ def without_batchwise() -> Zoo:
 @given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted))
 def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     model = without_batchwise()
-    sizes: dict[str, Any] = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": STREAMED}
+    sizes: dict[str, Any] = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": ALL}
     whole = collected(model, **sizes)
     assert_same(
         collected(model, *cuts, **sizes),
@@ -212,7 +211,7 @@ def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     )
     assert {field for record in whole.values() for field in tensors(record)} == {
         field.name for field in dataclasses.fields(LayerRecord)
-    } - {"name", "has_batch_norm", "values", "coverage", "fisher", "outgoing_fisher"}
+    } - {"name", "has_batch_norm", "values", "coverage"}
 
 
 def test_samples_and_positions_are_shared() -> None:
@@ -250,7 +249,13 @@ def test_only_what_is_asked_for_is_measured(need: str) -> None:
         "noise": {"noise"},
         "outgoing": {"outgoing"},
         "synflow": {"synflow_grad"},
-        "fisher": {"fisher"},
+        "fisher": {
+            "fisher",
+            "filter_square",
+            "gamma_square",
+            "beta_square",
+            "gamma_beta_product",
+        },
         "hessian": {"hessian_grad"},
         "output_gradients": {"output_grad"},
         "second_moments": {"inverse_factor"},

@@ -21,7 +21,7 @@ FORWARD = {"inputs", "outputs", "labels", "second_moments", "centroids", "kernel
 PASSES = {
     **dict.fromkeys({*FORWARD, "map_norms"}, (3, 0)),
     **dict.fromkeys({"gradients", "output_gradients"}, (3, 3)),
-    "fisher": (4, 4),  # of 40 samples, the middle batch is cut in two
+    "fisher": (4, 4),  # the first mini-batch of 32 ends within the second of three batches
     "hessian": (6, 9),  # one run backward in the first pass, two in the second
     "synflow": (1, 1),
     "noise": (0, 0),
