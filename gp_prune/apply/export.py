@@ -150,7 +150,7 @@ def _plain(network: PrunedModel | nn.Module, forward_fn: Forward | None) -> nn.M
 
 
 def _on_cpu(example_inputs: Any) -> Any:
-    moved = map_tensors(lambda tensor: tensor.detach().cpu(), example_inputs)
+    moved = map_tensors(lambda tensor: tensor.detach().cpu().contiguous(), example_inputs)
     return tuple(moved) if isinstance(moved, list) else moved
 
 

@@ -33,7 +33,7 @@ from gp_prune.pruning.select.scores import as_array, guard, normalise
 from gp_prune.statistics import Batch, Forward, Loss, Progress, collect_each
 from gp_prune.statistics.batches import as_batch
 from gp_prune.statistics.layers import to_dense
-from gp_prune.statistics.running import map_tensors
+from gp_prune.statistics.running import to_device
 from gp_prune.training.samples import as_data, in_order
 
 _BATCH = 32
@@ -49,8 +49,8 @@ TimeShare = Callable[[ChannelPlan], float]
 
 
 def example_batch(example_inputs: Any, device: torch.device) -> Any:
-    """Return the example inputs on a device; a list of arguments becomes a tuple."""
-    moved = map_tensors(lambda tensor: tensor.to(device), example_inputs)
+    """Return the example inputs on a device, contiguous; a list of arguments becomes a tuple."""
+    moved = to_device(example_inputs, device)
     return tuple(moved) if isinstance(moved, list) else moved
 
 

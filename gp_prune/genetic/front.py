@@ -32,6 +32,7 @@ from gp_prune.statistics.running import (
     evaluation_mode,
     one_thread,
     tensors_of,
+    to_device,
 )
 
 FRONT, JSON = "front.csv", "result.json"
@@ -289,7 +290,8 @@ def timing_batch(prepared: PreparedModel) -> Tensor | None:
         return None
     repeats = -(-TIMED_BATCH // len(inputs))
     batch = inputs.repeat(repeats, *(1 for _ in inputs.shape[1:]))[:TIMED_BATCH]
-    return batch.to(device_of(prepared.model))
+    moved: Tensor = to_device(batch, device_of(prepared.model))
+    return moved
 
 
 @dataclass(frozen=True, eq=False)

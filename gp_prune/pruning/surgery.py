@@ -73,7 +73,20 @@ def compact(model: nn.Module, plan: ChannelPlan, architecture: Architecture) -> 
     entries = _find_entries(model, plan, architecture)
     smaller = copy.deepcopy(model)
     remove_entries(smaller, entries)
+    if entries:
+        _make_contiguous(smaller)
     return smaller
+
+
+def _make_contiguous(model: nn.Module) -> None:
+    """Lay parameters out as torch does by default, in place.
+
+    With ``channels_last`` and odd widths torch computes gradients of some convolutions beyond the
+    end of their memory.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim >= 4 and not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
 
 
 def mask(

@@ -81,10 +81,17 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Return inputs or targets on a device, usable by autograd also from inference mode."""
+    """Return inputs or targets on a device, contiguous, usable by autograd from inference mode.
+
+    Every batch enters through here. Images that were permuted to (n, c, h, w) have the strides of
+    torch's ``channels_last``, with which torch computes gradients of some convolutions of odd
+    widths beyond the end of their memory.
+    """
 
     def move(tensor: Tensor) -> Tensor:
         moved = tensor.to(device)
+        if moved.layout is torch.strided:
+            moved = moved.contiguous()
         return moved.clone() if moved.is_inference() else moved
 
     return map_tensors(move, value)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
-from gp_prune.statistics.running import device_of
+from gp_prune.statistics.running import device_of, to_device
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.models import Kind
 from gp_prune.tasks.training import Descent, optimise, optimise_stacked
@@ -47,7 +47,7 @@ def as_split(data: Any, kind: Kind, device: torch.device) -> Split:
         raise UserError(
             "a task needs images with one whole number each as label; give (images, labels)"
         )
-    inputs, labels = inputs.to(device), labels.to(device)
+    inputs, labels = to_device((inputs, labels), device)
     return Split(inputs, labels if kind == "classification" else inputs, labels)
 
 

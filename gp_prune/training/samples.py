@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, de
 from gp_prune.errors import UserError, pluralize
 from gp_prune.statistics import Batch, Inputs
 from gp_prune.statistics.batches import as_batch, batch_size
-from gp_prune.statistics.running import map_tensors, tensors_of
+from gp_prune.statistics.running import map_tensors, tensors_of, to_device
 
 _FEW = 16
 """Samples by which data sets that are read lazily are told apart."""
@@ -62,9 +62,8 @@ class Samples(Dataset[Batch]):
         return type(self)(*self[index])
 
     def to(self, device: torch.device) -> Self:
-        """Return the samples on a device."""
-        parts = (self.inputs, self.target, self.labels)
-        return type(self)(*map_tensors(lambda tensor: tensor.to(device), parts))
+        """Return the samples on a device, contiguous."""
+        return type(self)(*to_device((self.inputs, self.target, self.labels), device))
 
 
 Data = Dataset[Any] | Iterable[Any]
