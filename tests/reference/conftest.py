@@ -8,8 +8,10 @@ and made-up ones.
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import consumers, trace
 from gp_prune.statistics import Batch, collect
+
+# Modules that several tests read, and the formulas of the tests beside one another.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
