@@ -19,17 +19,21 @@ UNARY = Elementwise(1)
 BINARY = Elementwise(2)
 
 
-@operator("add", shape=BINARY, meaning="a + b", symbol=lambda a, b: a + b, laws=["commutative"])
+@operator(
+    "add", shape=BINARY, meaning="a + b", infix="+", symbol=lambda a, b: a + b, laws=["commutative"]
+)
 def add(a: Tensor, b: Tensor) -> Tensor:
     return a + b
 
 
-@operator("sub", shape=BINARY, meaning="a - b", symbol=lambda a, b: a - b)
+@operator("sub", shape=BINARY, meaning="a - b", infix="-", symbol=lambda a, b: a - b)
 def sub(a: Tensor, b: Tensor) -> Tensor:
     return a - b
 
 
-@operator("mul", shape=BINARY, meaning="a b", symbol=lambda a, b: a * b, laws=["commutative"])
+@operator(
+    "mul", shape=BINARY, meaning="a b", infix="*", symbol=lambda a, b: a * b, laws=["commutative"]
+)
 def mul(a: Tensor, b: Tensor) -> Tensor:
     return a * b
 
@@ -58,7 +62,7 @@ class Div(RealFunction):
         return sympy.Piecewise((a / b, sympy.Abs(b) > EPSILON), (0, True))
 
 
-@operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", symbol=Div)
+@operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", infix="/", symbol=Div)
 def div(a: Tensor, b: Tensor) -> Tensor:
     allowed = b.abs() > EPSILON
     return (a / b.where(allowed, 1.0)).where(allowed, 0.0)
@@ -105,7 +109,14 @@ def minimum(a: Tensor, b: Tensor) -> Tensor:
     return a.minimum(b)
 
 
-@operator("neg", shape=UNARY, meaning="-x", symbol=lambda x: -x, laws=["involution", "negation"])
+@operator(
+    "neg",
+    shape=UNARY,
+    meaning="-x",
+    infix="-x",
+    symbol=lambda x: -x,
+    laws=["involution", "negation"],
+)
 def neg(x: Tensor) -> Tensor:
     return -x
 
@@ -121,7 +132,14 @@ def magnitude(x: Tensor) -> Tensor:
     return x.abs()
 
 
-@operator("square", shape=UNARY, meaning="x^2", symbol=symbols.square, laws=["even", "nonnegative"])
+@operator(
+    "square",
+    shape=UNARY,
+    meaning="x^2",
+    infix="x^2",
+    symbol=symbols.square,
+    laws=["even", "nonnegative"],
+)
 def square(x: Tensor) -> Tensor:
     return x * x
 

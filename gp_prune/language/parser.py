@@ -16,11 +16,12 @@ from gp_prune.language.expression import (
     ExpressionError,
     nearest_double,
 )
+from gp_prune.language.infix import BINARY, PREFIX, SQUARE, SUM
 from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<name>[A-Za-z][A-Za-z0-9_]*)|(?P<mark>[()\[\],]))"
+    r"\s*(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+    r"|(?P<name>[A-Za-z][A-Za-z0-9_]*)|(?P<mark>[-+*/^()\[\],]))"
 )
 
 _Item = TypeVar("_Item")
@@ -62,9 +63,12 @@ def _tokens(text: str) -> list[_Token]:
 
 
 class _Parser:
+    """Read a formula by recursive descent; the tokens of the text are consumed from the left."""
+
     def __init__(self, text: str, primitives: PrimitiveSet) -> None:
         self.tokens = iter(_tokens(text))
         self.primitives = primitives
+        self.signs = {o.infix: o for o in primitives.operators.values() if o.infix}
         self.next = next(self.tokens)
 
     def take(self, expected: str | None = None) -> _Token:
@@ -84,12 +88,57 @@ class _Parser:
         self.take(closing)
         return items
 
-    def expression(self, depth: int = 0) -> Expression:
-        token = self.take()
+    def expression(self, depth: int = 0, level: int = SUM) -> Expression:
+        """Read operands with signs between them that bind at least as strongly as ``level``."""
+        left = self.signed(depth)
+        while (binds := BINARY.get(self.next.text, 0)) >= level:
+            token = self.take()
+            right = self.expression(depth, binds + 1)
+            left = self.apply(token.text, token, left, right)
+        return left
+
+    def signed(self, depth: int) -> Expression:
+        """Read an operand with the signs before it and the power after it."""
         if depth > MAX_HEIGHT:
-            raise ParseError(f"nested deeper than {MAX_HEIGHT} {token.where}")
+            raise ParseError(f"nested deeper than {MAX_HEIGHT} {self.next.where}")
+        signs = []
+        while self.next.text in ("-", "+"):
+            signs.append(self.take())
+        is_number = self.next.group == "number"
+        operand = self.operand(depth)
+        if self.next.text == "^":
+            operand = self.square(operand)
+        elif signs and is_number:
+            sign = signs.pop()
+            operand = _build(sign.where, None, value=float(sign.text + repr(operand.value)))
+        for sign in reversed(signs):
+            if sign.text == "-":
+                operand = self.apply(PREFIX, sign, operand)
+        return operand
+
+    def square(self, operand: Expression) -> Expression:
+        """Read the exponent 2; there is no other."""
+        token, exponent = self.take(), self.take()
+        if exponent.group != "number" or float(exponent.text) != 2:
+            raise ParseError(
+                "the only power is ^2 (write others as products, or with sqrt, exp and log), "
+                f"not {exponent.shown}, {exponent.where}"
+            )
+        return self.apply(SQUARE, token, operand)
+
+    def apply(self, sign: str, token: _Token, *arguments: Expression) -> Expression:
+        if sign not in self.signs:
+            raise ParseError(f"no operator is written {token.shown}, {token.where}")
+        return _build(token.where, self.signs[sign], SCALAR, arguments)
+
+    def operand(self, depth: int) -> Expression:
+        token = self.take()
         if token.group == "number":
             return _build(token.where, None, value=float(token.text))
+        if token.text == "(":
+            inside = self.expression(depth + 1)
+            self.take(")")
+            return inside
         if token.group != "name":
             raise ParseError(f"expected a number or a name, not {token.shown}, {token.where}")
         over = self.brackets() if self.next.text == "[" else SCALAR
@@ -121,7 +170,12 @@ def _quote(value: Any) -> str:
 
 
 def parse(text: str, primitives: PrimitiveSet) -> Expression:
-    """Read the text form of an expression, for example ``sum[i,k](abs(W))``.
+    """Read an expression, for example ``sum[i,k](abs(W))`` or ``sum[i,k](abs(W) * G)^2 / b``.
+
+    The text form applies operators by name, as ``mul(W, G)``; the infix form has signs in the
+    places of ``add``, ``sub``, ``mul``, ``div``, ``neg`` and ``square``, with the precedence of
+    mathematics. Both mean the same trees and may be mixed. A sign in front of a number belongs to
+    the number.
 
     Raises:
         ParseError: an unknown name, wrong arity or axes, or trailing text, with the position.

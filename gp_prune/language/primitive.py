@@ -82,6 +82,7 @@ class Operator:
     cost: float = 1.0
     latex: str = ""
     definition: str | None = None
+    infix: str = ""
 
     def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
         """Compute this operator on tensors of the given types, aligned by axis name.
@@ -196,6 +197,7 @@ def operator(
     cost: float = 1.0,
     latex: str = "",
     definition: str | None = None,
+    infix: str = "",
 ) -> Callable[[Callable[..., Tensor]], Operator]:
     """Declare a function that formulas may apply.
 
@@ -215,6 +217,7 @@ def operator(
         latex: the LaTeX of ``symbol`` where that is a function of sympy; sympy's by default. A
             class of your own says it itself.
         definition: LaTeX of what that function means; by default what ``meaning`` says.
+        infix: its sign in the infix form, one of :data:`gp_prune.language.infix.SIGNS`.
 
     Raises:
         PrimitiveError: the declaration is not valid; for a user's own file also when the
@@ -231,7 +234,9 @@ def operator(
         _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
-        declared = Operator(name, shape, meaning, compute, symbol, laws, cost, latex, definition)
+        declared = Operator(
+            name, shape, meaning, compute, symbol, laws, cost, latex, definition, infix
+        )
         _check_values(declared, compute)
         return declared
 

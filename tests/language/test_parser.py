@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from gp_prune.language.axes import Axes
 from gp_prune.language.expression import Expression, ExpressionError
+from gp_prune.language.infix import write_infix
 from gp_prune.language.parser import ParseError, from_json, parse
-from gp_prune.language.primitive import builtin_primitives
+from gp_prune.language.primitive import PrimitiveSet, builtin_primitives
+from gp_prune.metric.metric import Metric, bundled_metrics
 
 PRIMITIVES = builtin_primitives()
 
@@ -27,6 +30,61 @@ def test_round_trips(
         for tree in random_trees(axes, 60, seed=41, most=9):
             assert parse(str(tree), PRIMITIVES) == tree
             assert from_json(json.loads(json.dumps(tree.to_json())), PRIMITIVES) == tree
+
+
+@pytest.mark.parametrize("name", bundled_metrics())
+def test_bundled_formulas_round_trip_in_infix_form(name: str) -> None:
+    tree = Metric.load(name).expression
+    assert parse(write_infix(tree), PRIMITIVES) == tree
+
+
+def test_random_trees_round_trip_in_infix_form(
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...]
+) -> None:
+    each = -(-2000 // len(tree_types))
+    for axes in tree_types:
+        for tree in random_trees(axes, each, seed=43, most=9):
+            assert parse(write_infix(tree), PRIMITIVES) == tree, str(tree)
+
+
+INFIX = {
+    "sum[i,k](abs(W) * G)^2 / (b + 1e-4)": "div(square(sum[i,k](mul(abs(W), G))), add(b, 0.0001))",
+    "b - gamma - beta": "sub(sub(b, gamma), beta)",
+    "b - (gamma - beta)": "sub(b, sub(gamma, beta))",
+    "b / gamma * beta": "mul(div(b, gamma), beta)",
+    "b + gamma * beta": "add(b, mul(gamma, beta))",
+    "-b^2": "neg(square(b))",
+    "(-b)^2": "square(neg(b))",
+    "-b * gamma": "mul(neg(b), gamma)",
+    "-2^2": "neg(square(2))",
+    "(-2)^2": "square(-2)",
+    "-(2)": "neg(2)",
+    "b-1": "sub(b, 1)",
+    "b - -1": "sub(b, -1)",
+    "b + -gamma": "add(b, neg(gamma))",
+    "+b": "b",
+    "maximum(b, -gamma + 1)": "maximum(b, add(neg(gamma), 1))",
+}
+
+
+@pytest.mark.parametrize("text", INFIX)
+def test_infix_means_what_mathematics_means(text: str) -> None:
+    tree = parse(text, PRIMITIVES)
+    assert str(tree) == INFIX[text]
+    assert parse(write_infix(tree), PRIMITIVES) == tree
+
+
+def test_infix_is_written_without_needless_brackets() -> None:
+    for text in ("(b + gamma)^2 * beta", "b - (gamma - beta)", "-(b * gamma)", "b * -gamma"):
+        assert write_infix(parse(text, PRIMITIVES)) == text
+
+
+def test_signs_follow_from_the_vocabulary() -> None:
+    larger = PRIMITIVES.operators["maximum"]
+    own = PrimitiveSet([*PRIMITIVES.operands.values(), replace(larger, infix="*")])
+    assert str(parse("b * gamma", own)) == "maximum(b, gamma)"
+    with pytest.raises(ParseError, match=r"no operator is written '\+', at position 2"):
+        parse("b + gamma", own)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -81,11 +139,21 @@ WRONG_TEXTS = {
     "b b": "text after the end of the expression: 'b' at position 2",
     "2b": "text after the end of the expression: 'b' at position 1",
     "1e5e5": "text after the end of the expression: 'e5' at position 3",
-    "(b)": "expected a number or a name, not '(', at position 0",
-    "b + b": "unexpected '+' at position 2",
+    "(b": "expected ')', not the end of the text, at position 2",
+    "()": "expected a number or a name, not ')', at position 1",
+    "b +": "expected a number or a name, not the end of the text, at position 3",
+    "b * / b": "expected a number or a name, not '/', at position 4",
+    "W * X": "operator 'mul' does not accept axes {o,i,k}, {i,n,s}, at position 2",
+    "b^3": "the only power is ^2 (write others as products, or with sqrt, exp and log), not '3', "
+    "at position 2",
+    "b^b": "not 'b', at position 2",
+    "b^2^2": "text after the end of the expression: '^' at position 3",
+    "b ** 2": "expected a number or a name, not '*', at position 3",
+    "gamma / bta": "unknown operand 'bta' (did you mean 'beta'?",
+    "-" * 200 + "b": "height 101; at most 2000 and 100 are allowed, at position 99",
     "nan": "unknown operand 'nan'",
     "inf": "unknown operand 'inf'",
-    "-inf": "unexpected '-' at position 0",
+    "-inf": "unknown operand 'inf'",
     "mul(b, 1e999)": "constant inf is not a finite number, at position 7",
     "٣": "unexpected '٣' at position 0",
     "__import__('os').system('x')": "unexpected '_' at position 0",
@@ -93,7 +161,7 @@ WRONG_TEXTS = {
     "lambda: 0": "unexpected ':' at position 6",
     "b; b": "unexpected ';' at position 1",
     "abs(\x00)": "unexpected '\\x00' at position 4",
-    "(" * 10_000: "expected a number or a name, not '(', at position 0",
+    "(" * 10_000: "nested deeper than 100 at position 101",
     "abs(" * 10_000: "the text has more than 16000 words at position",
     "abs(" * 200: "nested deeper than 100 at position 404",
     "x" * 100_000: "unknown operand 'xxx",
@@ -130,7 +198,7 @@ def test_damaged_text_is_a_tree_or_a_parse_error(data: st.DataObject) -> None:
     text = "add(sum[i,k](mul(W, 2.5e-3)), min_max[o](mean[n,s](A)))"
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, len(text)))
-    put = data.draw(st.sampled_from(["", "(", ")", "[", "]", ",", "W", "sum", "1", "e", ".", " "]))
+    put = data.draw(st.sampled_from(["", *"()[],+-*/^1e. ", "W", "sum"]))
     with contextlib.suppress(ParseError):
         parse(text[:start] + put + text[stop:], PRIMITIVES)
 
