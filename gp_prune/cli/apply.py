@@ -261,11 +261,11 @@ Examples:
 def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: Any) -> None:
     """Prune MODEL by METRIC, and print what each layer loses.
 
-    METRIC is the name of a bundled metric or a metric file. MODEL is a task such as lenet-digits
-    (its trained network and data), torchvision:NAME or timm:NAME (random weights unless --weights
-    is given) or FILE.py:FUNCTION, where the function returns a torch module, or the module and its
-    example inputs. Without a budget half of the channels (or weights) are removed. Give the
-    --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
+    METRIC is the name of a bundled metric, a metric file or a formula. MODEL is a task such as
+    lenet-digits (its trained network and data), torchvision:NAME or timm:NAME (random weights
+    unless --weights is given) or FILE.py:FUNCTION, where the function returns a torch module, or
+    the module and its example inputs. Without a budget half of the channels (or weights) are
+    removed. Give the --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
     """
     ranks = Metric.load(metric, primitive_set(*primitive_files))
     pruning = _prune_options(ranks, given)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from gp_prune.cli.options import json_option, primitives_option, print_json
 from gp_prune.language.axes import Normaliser, Reduction, Signature
+from gp_prune.language.infix import write_infix
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
@@ -164,7 +166,7 @@ Examples:
 def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
     """Show the formula, conventions, needs and provenance of a metric.
 
-    METRIC is the name of a bundled metric or a metric file.
+    METRIC is the name of a bundled metric, a metric file or a formula.
     """
     facts = _facts(Metric.load(metric, primitive_set(*primitive_files)))
     if as_json:
@@ -181,6 +183,7 @@ def _facts(metric: Metric) -> dict[str, Any]:
         "name": metric.name,
         "description": metric.description,
         "text": str(metric.expression),
+        "infix": write_infix(metric.expression),
         "simplified": "" if simpler is metric else str(simpler.expression),
         "latex": metric.latex(),
         "granularity": metric.granularity,
@@ -224,6 +227,7 @@ Examples:
   gp-prune latex l1
   gp-prune latex --standalone l1 taylor_bn > metrics.tex
   gp-prune latex --table --simplify l1 run/metrics/*.json
+  gp-prune latex --infix 'sum[i,k](abs(W)) * std[n,s](A)'
 """
 
 
@@ -234,24 +238,33 @@ Examples:
     "--simplify", is_flag=True, help="Print a simpler formula of the same values, if any."
 )
 @click.option("--standalone", is_flag=True, help="Print a document that explains the symbols.")
+@click.option("--mathml", "form", flag_value="mathml", help="Print MathML, for a web page.")
+@click.option("--sympy", "form", flag_value="sympy", help="Print the formula of sympy.")
+@click.option("--text", "form", flag_value="text", help="Print the text form, add(b, gamma).")
+@click.option("--infix", "form", flag_value="infix", help="Print the infix form, b + gamma.")
 @primitives_option
 def latex(
     metrics: tuple[str, ...],
+    form: str | None,
     table: bool,
     simplify: bool,
     standalone: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
-    """Print formulas as LaTeX.
+    """Print formulas as LaTeX, or in another form.
 
-    METRIC is the name of a bundled metric or a metric file. Several formulas are separated by
-    comment lines. A table needs the packages amsmath, array, booktabs and, for more than 15
-    metrics, longtable; long formulas are broken over lines.
+    METRIC is the name of a bundled metric, a metric file or a formula. Several formulas are
+    separated by comment lines. A table needs the packages amsmath, array, booktabs and, for more
+    than 15 metrics, longtable; long formulas are broken over lines.
     """
     primitives = primitive_set(*primitive_files)
     chosen = [Metric.load(name, primitives) for name in metrics]
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
+    if form is not None and (standalone or table):
+        raise click.UsageError(
+            f"--{form} prints single formulas; leave out --standalone and --table"
+        )
     if standalone or table:
         from gp_prune.report import latex_document
 
@@ -260,5 +273,18 @@ def latex(
         return
     for metric in chosen:
         if len(chosen) > 1:
-            click.echo(f"% {metric.name}")
-        click.echo(metric.latex())
+            click.echo(_COMMENTS[form].format(metric.name))
+        click.echo(_FORMS[form](metric))
+
+
+_FORMS: dict[str | None, Callable[[Metric], str]] = {
+    None: Metric.latex,
+    "mathml": Metric.mathml,
+    "sympy": lambda metric: str(metric.sympy()),
+    "text": lambda metric: str(metric.expression),
+    "infix": lambda metric: write_infix(metric.expression),
+}
+_COMMENTS = {
+    None: "% {}", "mathml": "<!-- {} -->", "sympy": "# {}", "text": "# {}", "infix": "# {}",
+}  # fmt: skip
+"""The line that names one of several formulas."""

@@ -237,9 +237,12 @@ def can_plot(plot: bool | None) -> bool:
 
 
 def resolve_path(text: str, names: Collection[str] = ()) -> str:
-    """Return the absolute path of an existing file or folder; a known name or other text as it is.
+    """Return the absolute path of an existing file or folder; a name or other text as it is.
 
     Runs keep absolute paths, so that they can be resumed from another folder.
     """
-    is_path = text not in names and Path(text).exists()
+    try:
+        is_path = text not in names and Path(text).exists()
+    except OSError:  # a formula may be longer than a path
+        is_path = False
     return str(Path(text).resolve()) if is_path else text

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -125,6 +127,24 @@ def bundled_metrics(*folders: str) -> dict[str, Any]:
     }
 
 
+def is_formula(text: str | Path, operands: Collection[str]) -> bool:
+    """Return whether a text is a formula rather than the name or the path of a metric.
+
+    Names of bundled metrics, texts that end with .json and existing files come first. A formula
+    has a bracket or a sign that names lack, or all of its words are operands.
+
+    Args:
+        text: what a user gave as a metric.
+        operands: the names of the operands that a formula may read.
+    """
+    if isinstance(text, Path) or text in bundled_metrics() or text.endswith(".json"):
+        return False
+    if _exists(Path(text)):
+        return False
+    words = re.findall(r"[A-Za-z]\w*", text)
+    return bool(set(text) & set("()[]+*^")) or (bool(words) and set(words) <= set(operands))
+
+
 def read_content(name_or_path: str | Path) -> str:
     """Read the content of a bundled metric (``"l1"``) or of a file.
 
@@ -137,16 +157,11 @@ def read_content(name_or_path: str | Path) -> str:
         return str(bundled[text].read_text(encoding="utf-8"))
     path = Path(name_or_path)
     if path.suffix != ".json" and not _exists(path):
-        if "(" in text:
-            raise MetricError(
-                f"{text!r} is a formula, but this takes the name of a bundled metric or a metric "
-                "file; write the file with gp_prune.Metric.parse(text, name=...).save(path)"
-            )
         close = difflib.get_close_matches(text, bundled, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MetricError(
             f"unknown metric {text!r}; {hint}'gp-prune list' shows the bundled ones, "
-            "or give the path of a metric file"
+            "or give the path of a metric file or a formula"
         )
     try:
         return path.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from gp_prune._io import write_json
+from gp_prune._io import canonical_digest, write_json
 from gp_prune.language.axes import CHANNEL, WEIGHT
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.parser import from_json, parse
@@ -27,6 +27,7 @@ from gp_prune.metric.file import (
     check_derived_fields,
     check_invariances,
     compute_digest,
+    is_formula,
     parse_fields,
     read_content,
     to_fields,
@@ -263,11 +264,20 @@ class Metric:
 
     @classmethod
     def load(cls, name_or_path: str | Path, primitives: PrimitiveSet | None = None) -> Metric:
-        """Load a bundled metric by its name (``"l1"``) or another by the path of its file.
+        """Load a bundled metric by its name (``"l1"``), a file by its path, or read a formula.
+
+        A formula has the conventions of a new metric, and a name that follows from its tree.
 
         Raises:
-            MetricError: there is no such metric, or its file is not valid.
+            MetricError: there is no such metric, its file is not valid, or the type of a formula
+                is not that of a metric.
+            ParseError: the formula is not an expression.
         """
+        primitives = primitives or builtin_primitives()
+        if is_formula(name_or_path, primitives.operands):
+            expression = parse(str(name_or_path), primitives)
+            name = f"formula_{canonical_digest(expression.to_json())[:8]}"
+            return cls(name, expression, primitives=primitives)
         return cls.from_text(read_content(name_or_path), str(name_or_path), primitives)
 
     @classmethod

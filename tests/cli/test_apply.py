@@ -186,7 +186,7 @@ def damaged(tmp_path: Path) -> Path:
     [
         (["l11", "{spec}"], ["unknown metric 'l11'", "did you mean 'l1'"]),
         (["nowhere/m.json", "{spec}"], ["nowhere/m.json", "No such file"]),
-        (["sum[i,k](abs(W))", "{spec}"], ["is a formula", "metric file"]),
+        (["sum[i,k](absolute(W))", "{spec}"], ["unknown operator 'absolute'", "at position 9"]),
         (["{tmp}/damaged.json", "{spec}"], ["damaged.json", "refused"]),
         (["l1", "torchvision:resnet19"], ["'resnet19'", "'torchvision:resnet18'"]),
         (["l1", "resnet18"], ["did you mean 'torchvision:resnet18'"]),

@@ -131,6 +131,22 @@ def test_latex_of_one_metric_is_the_formula_alone(run: Run) -> None:
     assert run("latex", "l1").stdout == Metric.load("l1").latex() + "\n"
 
 
+def test_a_formula_stands_in_place_of_a_name(run: Run) -> None:
+    assert run("latex", "sum[i,k](abs(W))").stdout == run("latex", "l1").stdout
+    assert run("latex", "--infix", "mul(b, add(b, gamma))").stdout == "b * (b + gamma)\n"
+    assert run("latex", "--text", "b * (b + gamma)").stdout == "mul(b, add(b, gamma))\n"
+    assert "infix        b * (b + gamma)" in run("show", "b * (b + gamma)").stdout
+
+
+def test_other_forms_of_a_formula(run: Run) -> None:
+    assert run("latex", "--mathml", "l1").stdout.startswith("<math")
+    assert run("latex", "--sympy", "l1").stdout == f"{Metric.load('l1').sympy()}\n"
+    assert run("latex", "--infix", "l1", "taylor_weight").stdout.startswith(
+        "# l1\nsum[i,k](abs(W))\n# "
+    )
+    assert run("latex", "--mathml", "l1", "l2").stdout.startswith("<!-- l1 -->\n<math")
+
+
 def test_latex_of_several_metrics(run: Run) -> None:
     lines = run("latex", "l1", "l2").stdout.splitlines()
     assert lines == ["% l1", Metric.load("l1").latex(), "% l2", Metric.load("l2").latex()]

@@ -270,9 +270,36 @@ def test_metrics_that_are_not_there(tmp_path: Path) -> None:
         Metric.load(tmp_path / "none.json")
     with pytest.raises(MetricError, match="cannot be read: Is a directory"):
         Metric.load(tmp_path)
-    for text in ("sum[i,k](abs(W))" * 100, "a\0b", "a\0b.json", ""):
-        with pytest.raises(MetricError, match=r"unknown metric|cannot be read|is a formula"):
+    for text in ("a" * 1000, "a\0b", "a\0b.json", "", "runs/best", "-", "l1/W"):
+        with pytest.raises(MetricError, match=r"unknown metric|cannot be read"):
             Metric.load(text)
+
+
+def test_a_formula_is_loaded_where_a_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = (
+        "sum[i,k](abs(W) * G)^2 / (b + 1e-4)",
+        "gamma",
+        "beta/gamma",
+        "-b",
+        "W",
+        "abs( gamma )",
+    )
+    for text in texts:
+        metric = Metric.load(text)
+        assert metric.expression == Metric.parse(text).expression
+        assert metric == Metric.load(str(metric.expression)), "the name follows from the tree"
+    assert len({Metric.load(text).name for text in texts}) == len(texts)
+    with pytest.raises(ParseError, match=r"did you mean 'gamma'.*at position 6"):
+        Metric.load("beta+(gama)")
+    with pytest.raises(MetricError, match=r"a metric has axes \{o\}"):
+        Metric.load("sum[o](gamma)")
+    Metric.load("l2").save(tmp_path / "gamma")
+    assert Metric.load("gamma").name == "l2", "a file goes first"
+    Metric.load("l2").save(tmp_path / "a+b")
+    assert Metric.load("a+b").name == "l2"
 
 
 def test_changed_scores_are_refused_at_the_first_scoring(tmp_path: Path) -> None:
