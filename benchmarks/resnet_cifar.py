@@ -144,7 +144,7 @@ class Bench:
         started = time.process_time()
         pruned = prune(
             model, metric, inputs, data=_batches(calibration), loss=functional.cross_entropy,
-            keep_macs=self.protocol.macs, conventions=conventions, seed=seed,
+            keep_macs=self.protocol.macs, conventions=conventions, seed=seed, min_share=0,
         )  # fmt: skip
         seconds = time.process_time() - started
         plan = pruned.plan.digest()

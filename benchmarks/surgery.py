@@ -147,7 +147,7 @@ def our_plan(model: nn.Module, inputs: Tensor, *, try_out: bool = False) -> Any:
 
 
 def our_prune(model: nn.Module, inputs: Tensor) -> nn.Module:
-    return prune(model, "l1", inputs, keep_macs=KEEP).model
+    return prune(model, "l1", inputs, keep_macs=KEEP, min_share=0).model
 
 
 def their_prune(model: nn.Module, inputs: Tensor, ratio: float) -> nn.Module:
@@ -158,6 +158,7 @@ def their_prune(model: nn.Module, inputs: Tensor, ratio: float) -> nn.Module:
         inputs,
         importance=tp.importance.MagnitudeImportance(p=1),
         pruning_ratio=ratio,
+        min_share=0,
         ignored_layers=[model.fc],
     )
     pruner.step()

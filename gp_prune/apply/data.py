@@ -52,11 +52,13 @@ class Calibration(NamedTuple):
         name: what they are, for a person to read.
         batches: the samples; empty when there are none.
         loss: mean loss of a batch, None when there are no samples.
+        classes: number of classes in the source, where that is known.
     """
 
     name: str
     batches: Sequence[Batch]
     loss: Loss | None
+    classes: int | None = None
 
 
 NO_DATA = Calibration("", (), None)
@@ -77,6 +79,7 @@ class TuningData:
         loss: ``loss(output, target)``, a mean over the batch.
         train_images: (images,) numbers of the images of ``train`` in their source, from which
             calibration samples may come; None where the data are no images of a source.
+        note: what a person should know of the data and the network, a sentence or nothing.
     """
 
     name: str
@@ -87,6 +90,7 @@ class TuningData:
     kind: ErrorKind
     loss: Loss
     train_images: Tensor | None = None
+    note: str = ""
 
     def evaluate(
         self,
@@ -95,14 +99,15 @@ class TuningData:
         *,
         batch_size: int = _EVALUATION_BATCH,
         forward_fn: Forward | None = None,
+        measure: Measure | None = None,
     ) -> Evaluation:
-        """Return the error of a network on some of the samples.
+        """Return the error of a network on some of the samples, by default that of ``kind``.
 
         Raises:
             UserError: there is no sample, or output and labels (or target) cannot be compared.
         """
         batches = in_order(samples, batch_size)
-        return evaluate(model, batches, MEASURES[self.kind], forward_fn=forward_fn)
+        return evaluate(model, batches, measure or MEASURES[self.kind], forward_fn=forward_fn)
 
 
 def calibration(
@@ -142,7 +147,8 @@ def calibration(
         images = open_images(loaded, source, data_root=data_root, download=download)
         allowed = torch.arange(len(images)) if among is None else among
         chosen = allowed[_choose(len(allowed), samples, seed)]
-        return _in_batches(images.name, Samples(*take(images, chosen)), _loss(loaded))
+        data = _in_batches(images.name, Samples(*take(images, chosen)), _loss(loaded))
+        return data._replace(classes=images.classes)
     task = loaded.task
     if task is None:
         return NO_DATA
@@ -174,13 +180,16 @@ def cross_entropy(output: Any, target: Tensor) -> Tensor:
     return functional.cross_entropy(main_output(output), target)
 
 
-def check_labels(loaded: LoadedModel, data: Calibration) -> None:
+def check_labels(loaded: LoadedModel, data: Calibration) -> str:
     """Raise UserError unless cross entropy can compare the network's outputs with the labels.
 
     The network's output must have the shape (samples, classes) with a class for every label.
+
+    Returns:
+        What to say where the network has more outputs than there are classes; else nothing.
     """
     if data.loss is None or loaded.reconstructs:
-        return
+        return ""
     with evaluation_mode(loaded.model), torch.no_grad():
         shape = tuple(main_output(call_model(loaded.model, loaded.example_inputs)).shape)
     if len(shape) != 2:
@@ -194,6 +203,13 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> None:
             f"data {data.name!r} has labels up to {largest}, but {loaded.name!r} has "
             f"{shape[1]} outputs; labels must be less than the number of outputs, use other data"
         )
+    if data.classes is None or data.classes >= shape[1]:
+        return ""
+    return (
+        f"The network has {shape[1]} outputs and {data.name!r} has {data.classes} classes, so the "
+        f"classes, in alphabetical order, are compared with the first {data.classes} outputs, "
+        "which may mean something else; give a network with a head for these classes."
+    )
 
 
 def tuning_data(
@@ -238,7 +254,8 @@ def tuning_data(
     images = open_images(loaded, source, data_root=data_root, download=download)
     train, validation = split_indices(len(images), share, seed, images.labels, most=samples)
     loss = _loss(loaded)
-    check_labels(loaded, Calibration(images.name, (Batch((), labels=images.labels),), loss))
+    labels = Calibration(images.name, (Batch((), labels=images.labels),), loss, images.classes)
+    note = check_labels(loaded, labels)
     held_out = Subset(images, validation.tolist())
     return TuningData(
         name=images.name,
@@ -249,6 +266,7 @@ def tuning_data(
         kind="mse" if loaded.reconstructs else "error",
         loss=loss,
         train_images=train,
+        note=note,
     )
 
 

@@ -47,6 +47,11 @@ class Images(Dataset[Batch]):
         """Return the number of images."""
         return len(self.labels)
 
+    @property
+    def classes(self) -> int:
+        """Return the number of classes that have an image."""
+        return len(set(self.labels.tolist()))
+
     def __getitems__(self, indices: list[int]) -> Batch:
         """Read the images with these numbers."""
         inputs = torch.stack([self._read(index) for index in indices])

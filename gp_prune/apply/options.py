@@ -9,7 +9,7 @@ import difflib
 import fnmatch
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
@@ -37,8 +37,11 @@ _RULES = {
     **dict.fromkeys(BUDGETS[1:], Rule(_KEPT.accepts, f"the share to keep, {_KEPT.words}")),
     "steps": whole(1),
     "round_to": whole(1),
+    "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
 }
+MIN_SHARE = 0.1
+"""Share of its channels that every layer keeps at least where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,6 +61,10 @@ class PruneOptions:
         interface: layers whose channels stay.
         ignore: names or patterns of further layers whose channels (or weights) stay.
         round_to: every group keeps a multiple of this number of channels.
+        min_share: share of its channels that every layer keeps at least; None means
+            :data:`MIN_SHARE`, or the share of the channels to keep where that is less.
+        keep_share: names or patterns of layers -> the share of their channels to keep, whatever
+            their scores.
         cut_residual: whether channels are cut across normalisations that span them.
         mode: one of :data:`MODES`; None means compact for channels and mask for weights.
         conventions: how the scores are used; None means those of the metric.
@@ -79,6 +86,8 @@ class PruneOptions:
     interface: Sequence[str] = ()
     ignore: Sequence[str] = ()
     round_to: int = 1
+    min_share: float | None = None
+    keep_share: Mapping[str, float] = field(default_factory=dict)
     cut_residual: bool = False
     mode: str | None = None
     conventions: Conventions | None = None
@@ -93,14 +102,34 @@ class PruneOptions:
         self._check_budget()
         self.ranking.check_granularity(self.metric.granularity)
         self._check_mode()
-        if self.by_weight and (self.round_to > 1 or self.cut_residual):
-            option = "round_to" if self.round_to > 1 else "cut_residual"
+        of_channels = {
+            "round_to": self.round_to > 1,
+            "min_share": self.min_share,
+            "keep_share": self.keep_share,
+            "cut_residual": self.cut_residual,
+        }
+        option = next((name for name, given in of_channels.items() if given), None)
+        if self.by_weight and option:
             raise UserError(
                 f"metric {self.metric.name!r} ranks single weights, and {option} is about "
                 "channels; leave it out, or use a metric of channels"
             )
+        self._check_keep_share()
         if isinstance(self.ignore, str):
             raise UserError(f"the layers to ignore are {self.ignore!r}; give a list of names")
+
+    def _check_keep_share(self) -> None:
+        if not isinstance(self.keep_share, Mapping):
+            raise UserError(
+                f"keep_share is {self.keep_share!r}; give a dictionary of layers and the shares of "
+                "their channels to keep, such as {'layer4.*': 0.8}"
+            )
+        for name, share in self.keep_share.items():
+            if not _KEPT.accepts(share):
+                raise UserError(
+                    f"the share to keep of {name!r} (--keep-share) is {share!r}; it must be "
+                    f"{_KEPT.words}"
+                )
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -156,6 +185,16 @@ class PruneOptions:
     def ranking(self) -> Conventions:
         """Return how the scores are used."""
         return self.conventions or self.metric.conventions
+
+    @property
+    def floor(self) -> float:
+        """Return the share of its channels that every layer keeps at least.
+
+        Where nothing is said a budget of channels below a tenth is a floor that a person asks for.
+        """
+        if self.min_share is not None:
+            return self.min_share
+        return min(MIN_SHARE, self._budget[1]) if self.kind == "channels" else MIN_SHARE
 
     @property
     def kind(self) -> str:
@@ -222,12 +261,15 @@ def rename_old_budgets(
     return merged
 
 
-def match_layers(names: Sequence[str], layers: Collection[str]) -> tuple[str, ...]:
+def match_layers(
+    names: Sequence[str], layers: Collection[str], wanted: str = "layer to ignore"
+) -> tuple[str, ...]:
     """Return the layers that names or patterns (``*``, ``?``, ``[...]``) mean.
 
     Args:
         names: what to look for.
         layers: the names of all layers with weights.
+        wanted: what is looked for, for the message.
 
     Raises:
         UserError: one matches no layer.
@@ -241,7 +283,7 @@ def match_layers(names: Sequence[str], layers: Collection[str]) -> tuple[str, ..
             shown = ", ".join([*layers][:6]) or "none"
             more = f" and {len(layers) - 6} more" if len(layers) > 6 else ""
             hint = f"did you mean {close[0]!r}?" if close else f"the layers are {shown}{more}"
-            raise UserError(f"no layer to ignore is called {name!r}; {hint}")
+            raise UserError(f"no {wanted} is called {name!r}; {hint}")
         matched.update(dict.fromkeys(matches))
     return tuple(matched)
 

@@ -26,6 +26,7 @@ from gp_prune.apply.options import (
 )
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.selection import (
+    Bounds,
     calibration_batches,
     example_batch,
     score_layers,
@@ -55,6 +56,7 @@ from gp_prune.pruning.modules import largest_difference
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Loss, Progress, prunable_layers
+from gp_prune.statistics.layers import is_batch_norm
 from gp_prune.statistics.running import (
     Forward,
     call_model,
@@ -67,6 +69,8 @@ from gp_prune.training.samples import Data
 
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
+_OF_BATCH_NORM = frozenset({"gamma", "beta", "Ggamma", "Gbeta"})
+"""Operands that are parameters of a batch norm, and of the layer itself where there is none."""
 _SEARCH_TURNS = 11
 """Turns in which a candidate is timed beside the original while a cut is searched."""
 
@@ -88,6 +92,8 @@ def prune(
     interface: Sequence[str] = (),
     ignore: Sequence[str] = (),
     round_to: int = 1,
+    min_share: float | None = None,
+    keep_share: Mapping[str, float] | None = None,
     cut_residual: bool = False,
     mode: str | None = None,
     conventions: Conventions | None = None,
@@ -129,6 +135,10 @@ def prune(
         ignore: names or patterns (``layer4.*``) of further layers whose channels, or single
             weights, are all kept.
         round_to: every group keeps a multiple of this number of channels.
+        min_share: share of its channels that every layer keeps at least, a tenth by default; 0
+            keeps at least one channel. It is of no meaning for single weights.
+        keep_share: names or patterns of layers -> the share of their channels to keep, whatever
+            their scores; the other layers give the rest of the budget.
         cut_residual: also cut channels that a layer or group norm spans; masked and compact
             networks then differ.
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
@@ -161,6 +171,8 @@ def prune(
         interface=interface,
         ignore=ignore,
         round_to=round_to,
+        min_share=min_share,
+        keep_share={} if keep_share is None else keep_share,
         cut_residual=cut_residual,
         mode=mode,
         conventions=conventions,
@@ -221,12 +233,14 @@ class Pruner:
         """Trace, score, select, cut and check."""
         options, steps = self.options, list[PruneStep]()
         architecture = self.trace(try_out=try_out_first)
+        bounds = Bounds.of(options, architecture)
         network, now, plan = self._model, architecture, None
         for share in options.shares:
             if plan is not None:
                 network, now = self._cut_so_far(plan, architecture)
             scores = self.score(network, now, first=plan is None)
-            plan = self.select(network, now, architecture, scores, share, plan)
+            reached = bounds.step(len(steps) + 1, options.steps)
+            plan = self.select(network, now, architecture, scores, share, plan, reached)
             steps.append(self._report_step(len(steps) + 1, share, plan))
         assert plan is not None
         pruned = self.cut(plan, architecture)
@@ -252,6 +266,9 @@ class Pruner:
             ignore=self._ignore,
             round_to=options.round_to,
             cut_residual=options.cut_residual,
+            min_share=0.0 if options.by_weight else options.floor,
+            keep_share=dict(options.keep_share),
+            notes=self._notes(architecture),
             pattern=None if options.pattern is None else str(options.pattern),
             steps=tuple(steps),
             times=times,
@@ -336,11 +353,13 @@ class Pruner:
         scores: Mapping[str, Tensor],
         share: float,
         earlier: ChannelPlan | WeightPlan | None,
+        bounds: Bounds,
     ) -> ChannelPlan | WeightPlan:
         """Return what goes, in channels or weights of the whole network.
 
         ``network`` with the groups ``now`` is what the earlier steps left, ``scores`` are measured
-        on it, and ``share`` of the whole network is kept. DegenerateScores names the metric.
+        on it, and ``share`` of the whole network is kept, within ``bounds``. DegenerateScores names
+        the metric.
         """
         options = self.options
         try:
@@ -351,7 +370,14 @@ class Pruner:
                 )
             assert not isinstance(earlier, WeightPlan)
             plan, self.latency_floor = select_next_channels(
-                now, whole, scores, share, earlier, options, partial(self._time, network, now)
+                now,
+                whole,
+                scores,
+                share,
+                earlier,
+                options,
+                partial(self._time, network, now),
+                bounds,
             )
             return plan
         except DegenerateScores as error:
@@ -456,6 +482,17 @@ class Pruner:
         masked = copy.deepcopy(self._model)
         mask(masked, plan, architecture)
         return masked
+
+    def _notes(self, architecture: Architecture) -> tuple[str, ...]:
+        """Return what to say of the network beside the cut."""
+        metric = self.options.metric
+        read = [n.name for n in metric.expression.nodes() if n.name in _OF_BATCH_NORM]
+        if not read or any(is_batch_norm(module) for module in self._model.modules()):
+            return ()
+        return (
+            f"Metric {metric.name!r} reads batch norms ({', '.join(dict.fromkeys(read))}), and the "
+            "network has none: their scale counts as 1 and the bias as their shift.",
+        )
 
     def _report_step(self, number: int, share: float, plan: ChannelPlan | WeightPlan) -> PruneStep:
         """Return what a step came to, and tell the person where there are several."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from gp_prune.apply.options import IGNORED
+from gp_prune.apply.selection import describe_smallest
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import (
     Achieved,
@@ -23,7 +24,7 @@ from gp_prune.pruning import (
 from gp_prune.pruning.cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
-from gp_prune.pruning.select.channels import measure_ties
+from gp_prune.pruning.select.channels import least_width, measure_ties
 from gp_prune.pruning.select.scores import as_array
 from gp_prune.pruning.timing import Turns
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 OTHER = "(normalisations and the rest)"
 _HOLLOW = 0.1
 """Share of its channels below which little is left of a layer."""
+_UNEVEN = 0.5
+"""A layer has collapsed when it keeps less than this part of the share that all keep together."""
 _NEAR = 0.1
 """How near to the least latency a share of it lies, as a part of all that can be saved."""
 
@@ -209,6 +212,9 @@ class PrunedModel:
         ignore: further layers that were kept whole by name or pattern.
         round_to: the multiple of channels that every group keeps.
         cut_residual: whether channels were cut across normalisations that span them.
+        min_share: share of its channels that every layer keeps at least.
+        keep_share: layers or patterns -> the share of their channels that was to be kept.
+        notes: what is to be said of the network and the data, in sentences.
         pattern: the pattern of single weights, such as ``"2:4"``, or None.
         steps: what each step aimed at and came to; one where the network was scored once.
         times: latency before and after, where it was measured.
@@ -234,6 +240,9 @@ class PrunedModel:
     ignore: tuple[str, ...] = ()
     round_to: int = 1
     cut_residual: bool = False
+    min_share: float = 0.0
+    keep_share: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     pattern: str | None = None
     steps: tuple[PruneStep, ...] = ()
     times: Turns | None = None
@@ -284,7 +293,14 @@ class PrunedModel:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Return what a person should know besides the numbers, in sentences."""
-        sentences = (_missed(self), _near_the_floor(self), _hollow(self), _not_faster(self))
+        sentences = (
+            _missed(self),
+            _near_the_floor(self),
+            _collapsed(self),
+            *self.notes,
+            _at_chance(self),
+            _not_faster(self),
+        )
         return tuple(sentence for sentence in sentences if sentence)
 
     def report(self, *, model: str = "") -> dict[str, Any]:
@@ -306,6 +322,8 @@ class PrunedModel:
             "ignore": list(self.ignore),
             "round_to": self.round_to,
             "cut_residual": self.cut_residual,
+            "min_share": self.min_share,
+            "keep_share": dict(self.keep_share),
             "pattern": self.pattern,
             "asked": {"kind": self.counted, "keep": self.asked_share},
             "achieved": self.achieved._asdict(),
@@ -349,8 +367,15 @@ def _why_missed(pruned: PrunedModel) -> str:
             "times vary from one measurement to the next; time larger example inputs, or on a "
             "machine with nothing else to do"
         )
-    if isinstance(plan, ChannelPlan) and not any(kept > 1 for kept in _kept(pruned, plan).values()):
-        return "nothing is left to cut but what the table says is kept whole"
+    if isinstance(plan, ChannelPlan):
+        kept, groups = _kept(pruned, plan), pruned.architecture.free
+        if not any(width > 1 for width in kept.values()):
+            return "nothing is left to cut but what the table says is kept whole"
+        if all(kept[g.name] <= least_width(g.size, pruned.min_share) for g in groups):
+            return (
+                f"every layer keeps the {100 * pruned.min_share:g} % of its channels that it must; "
+                "a smaller --min-share (min_share) lets more go, 0 all but one"
+            )
     return "no cut comes nearer with this ranking and with what the table says is kept whole"
 
 
@@ -367,31 +392,70 @@ def _near_the_floor(pruned: PrunedModel) -> str:
     achieved = pruned.achieved
     assert achieved.channels is not None
     return (
-        f"The smallest network of this kind, one channel or block per group, takes "
+        f"The smallest network of this kind ({describe_smallest(pruned.min_share)}) takes "
         f"{100 * floor:.1f} % of the time, so {100 * asked:.1f} % leaves little of this one: "
         f"{100 * achieved.channels:.1f} % of the channels that may be cut and "
         f"{100 * achieved.macs:.1f} % of the MACs; ask for more, or time larger example inputs."
     )
 
 
-def _hollow(pruned: PrunedModel) -> str:
-    """Name a layer that gives what a residual stream does not, where that could give something."""
+def _collapsed(pruned: PrunedModel) -> str:
+    """Name the layer that keeps the least, where that is little, and say why and what helps."""
     plan, architecture = pruned.plan, pruned.architecture
-    if not isinstance(plan, ChannelPlan) or pruned.cut_residual:
-        return ""
-    if not any(group.fixed in CUT_ON_DEMAND for group in architecture.groups):
+    if not isinstance(plan, ChannelPlan):
         return ""
     kept = _kept(pruned, plan)
-    hollow = [group for group in architecture.free if kept[group.name] < _HOLLOW * group.size]
-    if not hollow:
+    blocked = not pruned.cut_residual and any(
+        group.fixed in CUT_ON_DEMAND for group in architecture.groups
+    )
+    limit = 1.0 if blocked else _UNEVEN * plan.achieved.channels
+    thin = [
+        group
+        for group in architecture.free
+        if _is_thin(kept[group.name], group.size) and kept[group.name] < limit * group.size
+    ]
+    if not thin:
         return ""
-    worst = min(hollow, key=lambda group: kept[group.name] / group.size)
-    others = f", and {len(hollow) - 1} more keep less than a tenth" if len(hollow) > 1 else ""
-    return (
+    worst = min(thin, key=lambda group: kept[group.name] / group.size)
+    others = f", and {len(thin) - 1} more keep little more than a tenth" if len(thin) > 1 else ""
+    keeps = (
         f"Layer {worst.producers[0]!r} keeps {kept[worst.name]} of {worst.size} "
-        f"{'heads' if worst.has_heads else 'channels'}{others}: what a normalisation spans stays "
-        "whole, so other layers give what the budget asks for; ask for more, or let those channels "
-        "go, too, with --cut-residual (cut_residual=True)."
+        f"{'heads' if worst.has_heads else 'channels'}{others}"
+    )
+    if blocked:
+        return (
+            f"{keeps}: what a normalisation spans stays whole, so other layers give what the "
+            "budget asks for; ask for more, or let those channels go, too, with --cut-residual "
+            "(cut_residual=True)."
+        )
+    of_all = f"where {100 * plan.achieved.channels:.1f} % of all channels that may be cut stay"
+    if pruned.min_share < _HOLLOW:
+        return (
+            f"{keeps}, {of_all}: a network seldom recovers from that; a larger --min-share "
+            "(min_share) keeps more of every layer."
+        )
+    return (
+        f"{keeps}, {of_all}: the metric would take even more, but for --min-share (min_share) "
+        f"{pruned.min_share:g}; look at the layer, or rank each layer alone with --scope layer."
+    )
+
+
+def _is_thin(kept: int, size: int) -> bool:
+    """Return whether about a tenth of the channels are left, or fewer."""
+    floor = least_width(size, _HOLLOW)
+    return kept < _HOLLOW * size or (kept == floor and size >= 1 / _HOLLOW)
+
+
+def _at_chance(pruned: PrunedModel) -> str:
+    """Say that the network knew nothing before it was pruned, so that no error means anything."""
+    quality = pruned.quality
+    if quality is None or quality.chance is None or not quality.dense >= quality.chance:
+        return ""
+    error = "error" if quality.kind == "error" else "mean squared error"
+    return (
+        f"The network was at chance level before it was pruned: its {error} is "
+        f"{quality.dense:.3g}, and always giving the same answer has {quality.constant:.3g}; "
+        "give trained weights (--weights), or look at the data."
     )
 
 

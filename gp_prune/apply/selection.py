@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import length_hint
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gp_prune.apply.options import LATENCY, PruneOptions, missing_data, needs_data
+from gp_prune.apply.options import (
+    LATENCY,
+    PruneOptions,
+    match_layers,
+    missing_data,
+    needs_data,
+)
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import Operand
 from gp_prune.metric.metric import Metric
@@ -29,6 +35,7 @@ from gp_prune.pruning import (
     select_channels,
     select_weights,
 )
+from gp_prune.pruning.select.channels import least_width
 from gp_prune.pruning.select.scores import as_array, guard, normalise
 from gp_prune.statistics import Batch, Forward, Loss, Progress, collect_each
 from gp_prune.statistics.batches import as_batch
@@ -152,6 +159,54 @@ def score_layers(
     return {name: metric.scores(record) for name, record in records}
 
 
+class Bounds(NamedTuple):
+    """What channel groups keep whatever their scores.
+
+    Attributes:
+        least: group name -> fewest channels that it keeps.
+        shares: group name -> share of its channels that it keeps.
+    """
+
+    least: Mapping[str, int]
+    shares: Mapping[str, float]
+
+    @classmethod
+    def of(cls, options: PruneOptions, architecture: Architecture) -> Bounds:
+        """Return the bounds that options set for a network.
+
+        A layer that several patterns match has the share of its own name, else of the last
+        pattern. Of layers whose channels are tied together the largest share counts.
+
+        Raises:
+            UserError: a name or pattern matches no layer, or none that may be cut.
+        """
+        layers = dict.fromkeys(layer for group in architecture.groups for layer in group.producers)
+        fixed = {layer: g.fixed for g in architecture.groups if g.fixed for layer in g.producers}
+        wanted: dict[str, float] = {}
+        exact: dict[str, float] = {}
+        for name, share in options.keep_share.items():
+            matched = match_layers([name], layers, "layer with a share to keep")
+            if all(layer in fixed for layer in matched):
+                raise UserError(
+                    f"the share to keep of {name!r} means nothing, because {matched[0]!r} is kept "
+                    f"whole ({fixed[matched[0]]}); leave it out"
+                )
+            (exact if name in layers else wanted).update(dict.fromkeys(matched, share))
+        wanted.update(exact)
+        shares = {}
+        for group in architecture.free:
+            given = [wanted[layer] for layer in group.producers if layer in wanted]
+            if given:
+                shares[group.name] = max(given)
+        least = {group.name: least_width(group.size, options.floor) for group in architecture.free}
+        return cls(least, shares)
+
+    def step(self, number: int, steps: int) -> Bounds:
+        """Return the bounds after a step; shares fall as that of the budget does."""
+        shares = {name: share ** (number / steps) for name, share in self.shares.items()}
+        return self._replace(shares=shares)
+
+
 def select_next_channels(
     now: Architecture,
     whole: Architecture,
@@ -160,6 +215,7 @@ def select_next_channels(
     earlier: ChannelPlan | None,
     options: PruneOptions,
     time_share: TimeShare,
+    bounds: Bounds,
 ) -> tuple[ChannelPlan, float | None]:
     """Choose the channels that go in one step.
 
@@ -171,18 +227,36 @@ def select_next_channels(
         earlier: what went in the earlier steps; None in the first.
         options: the budget and the ranking.
         time_share: measures a cut, for a budget of latency.
+        bounds: what the groups keep whatever their scores.
 
     Returns:
         The plan, and for a budget of latency the share of time that the smallest network takes.
     """
+    shares = {
+        group.name: min(
+            1.0, bounds.shares[group.name] * whole.by_name[group.name].size / group.size
+        )
+        for group in now.free
+        if group.name in bounds.shares
+    }
 
     def select(kind: str, keep: float) -> ChannelPlan:
-        budget = Budget(kind, keep)
-        return select_channels(now, scores, options.ranking, budget, round_to=options.round_to)
+        return select_channels(
+            now,
+            scores,
+            options.ranking,
+            Budget(kind, keep),
+            round_to=options.round_to,
+            least=bounds.least,
+            keep_shares=shares,
+        )
 
     floor = None
     if options.kind == LATENCY:
-        plan, floor = _search_latency(lambda keep: select("macs", keep), time_share, share)
+        smallest = describe_smallest(options.floor)
+        plan, floor = _search_latency(
+            lambda keep: select("macs", keep), time_share, share, smallest
+        )
     else:
         plan = select(options.kind, _relative_share(options.kind, whole, now, share))
     if earlier is None:
@@ -205,8 +279,15 @@ def _relative_share(kind: str, whole: Architecture, now: Architecture, share: fl
     return min(1.0, share * (first / present)) if present else 1.0
 
 
+def describe_smallest(floor: float) -> str:
+    """Say what is left in the smallest network when every layer keeps this share at least."""
+    if not floor:
+        return "one channel or block per group"
+    return f"{100 * floor:g} % of the channels of each layer, as --min-share (min_share) says"
+
+
 def _search_latency(
-    select: Callable[[float], ChannelPlan], time_share: TimeShare, share: float
+    select: Callable[[float], ChannelPlan], time_share: TimeShare, share: float, smallest: str
 ) -> tuple[ChannelPlan, float]:
     """Find the cut whose measured time is nearest to a share, by bisection over shares of MACs.
 
@@ -217,8 +298,8 @@ def _search_latency(
     floor = reached = time_share(best)
     if floor > share + _CLOSE:
         raise UserError(
-            f"{share:.3f} of the latency cannot be reached: the smallest network of this kind, "
-            f"one channel or block per group, still takes {floor:.3f} of the time; ask for more, "
+            f"{share:.3f} of the latency cannot be reached: the smallest network of this kind "
+            f"({smallest}) still takes {floor:.3f} of the time; ask for more, "
             "time larger example inputs, or give keep_macs or keep_params"
         )
     low, high = 0.0, 1.0

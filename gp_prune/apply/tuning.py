@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from gp_prune.apply.data import ErrorKind, SplitName, TuningData
+from gp_prune.apply.data import MEASURES, ErrorKind, SplitName, TuningData
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError, pluralize
 from gp_prune.pruning import measure
@@ -31,6 +32,7 @@ from gp_prune.training import (
     held_by,
     recalibrate,
 )
+from gp_prune.training.loss import Measure
 from gp_prune.training.samples import Data, equal_parts, in_order, sample_count, take
 
 RECALIBRATION_SAMPLES = 2048
@@ -54,6 +56,9 @@ class Quality:
         tuned: after fine-tuning; None if there was none.
         settings: how it was fine-tuned.
         history: the course of the fine-tuning.
+        constant: error of the best answer that is always the same.
+        chance: largest error of a network that knows something, two standard errors below
+            ``constant``; None where it is not known.
     """
 
     kind: ErrorKind
@@ -66,6 +71,8 @@ class Quality:
     tuned: float | None = None
     settings: FineTuning | None = None
     history: History | None = None
+    constant: float | None = None
+    chance: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as a JSON object; an error that is not finite is None."""
@@ -77,6 +84,7 @@ class Quality:
             for name, value in (
                 ("dense", self.dense), ("pruned", self.pruned),
                 ("recalibrated", self.recalibrated), ("tuned", self.tuned),
+                ("constant", self.constant),
             )
         }  # fmt: skip
         return {
@@ -139,8 +147,10 @@ def tune_pruned(
         states["tuned"] = model
     tell(f"judging on the {data.split} samples of {data.name}")
     report = data.read_report()
+    guess = _ConstantAnswer(data.kind)
     results = {
-        name: data.evaluate(state, report, forward_fn=forward_fn) for name, state in states.items()
+        name: data.evaluate(state, report, forward_fn=forward_fn, measure=guess.watch(name))
+        for name, state in states.items()
     }
     quality = Quality(
         kind=data.kind,
@@ -149,13 +159,64 @@ def tune_pruned(
         samples=results["dense"].samples,
         settings=settings,
         history=history,
+        constant=guess.error,
+        chance=guess.chance,
         **{name: result.error for name, result in results.items()},
     )
     (example,) = _first(report, 1)
     inputs = to_device(example.inputs, device_of(model))
     nonzero = measure(model, inputs, forward_fn=forward_fn).nonzero
     after = pruned.after._replace(nonzero=nonzero)
-    return replace(pruned, model=model, after=after, quality=quality), quality
+    notes = tuple(dict.fromkeys((*pruned.notes, *([data.note] if data.note else []))))
+    return replace(pruned, model=model, after=after, quality=quality, notes=notes), quality
+
+
+class _ConstantAnswer:
+    """Work out the error of always giving one answer, from the samples that a network is judged on.
+
+    Of classes the answer is the most frequent one, of numbers their mean per entry.
+    """
+
+    def __init__(self, kind: ErrorKind) -> None:
+        self._kind = kind
+        self._labels: Counter[int] = Counter()
+        self._sums = [0.0, 0.0, 0.0]  # samples, sum of the targets, sum of their squares
+
+    def watch(self, state: str) -> Measure:
+        """Return the measure of a state; that of the dense network looks at the targets."""
+        measure = MEASURES[self._kind]
+        if state != "dense":
+            return measure
+
+        def watched(output: Any, batch: Batch) -> tuple[float, int]:
+            result = measure(output, batch)  # which checks the batch
+            if self._kind == "error":
+                labels = batch.target if batch.labels is None else batch.labels
+                self._labels.update(labels.tolist())
+            else:
+                target = batch.target.detach().to("cpu", torch.float64)
+                for number, part in enumerate((torch.ones(len(target)), target, target.square())):
+                    self._sums[number] = self._sums[number] + part.sum(0)
+            return result
+
+        return watched
+
+    @property
+    def error(self) -> float:
+        """Return the error of the constant answer."""
+        if self._kind == "error":
+            return 1 - max(self._labels.values()) / self._labels.total()
+        count, total, squares = map(torch.as_tensor, self._sums)
+        return max(0.0, float((squares / count - (total / count).square()).mean()))
+
+    @property
+    def chance(self) -> float | None:
+        """Return two standard errors less; None where every sample has the same class."""
+        error = self.error
+        if self._kind != "error":
+            return error
+        spread = math.sqrt(error * (1 - error) / self._labels.total())
+        return error - 2 * spread if len(self._labels) > 1 else None
 
 
 def _held(pruned: PrunedModel, model: nn.Module) -> Held | None:

@@ -24,7 +24,7 @@ from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
 
 _OF_PRUNING = (
-    *BUDGETS, "steps", "ignore", "round_to", "cut_residual", "mode", "time_it", "seed",
+    *BUDGETS, "steps", "ignore", "round_to", "min_share", "cut_residual", "mode", "time_it", "seed",
 )  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
@@ -149,6 +149,7 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
             raise UserError(f"give one budget, not {_flag(old)} and {_flag(new)} together")
         given[new] = share
     pruning = {name: given.pop(name) for name in _OF_PRUNING}
+    pruning["keep_share"] = _layer_shares(given.pop("keep_share"))
     pattern, scope = given.pop("pattern"), given.pop("scope")
     if pattern is not None:
         if scope is not None:
@@ -164,6 +165,20 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
     if scope is not None:
         pruning["conventions"] = replace(metric.conventions, scope=scope)
     return PruneOptions(metric=metric, **pruning)
+
+
+def _layer_shares(texts: Sequence[str]) -> dict[str, float]:
+    """Read LAYER=SHARE; UserError shows the text that is something else."""
+    shares = {}
+    for text in texts:
+        layer, _, share = text.rpartition("=")
+        try:
+            shares[layer] = float(share)
+        except ValueError:
+            layer = ""
+        if not layer:
+            raise UserError(f"--keep-share is {text!r}; write LAYER=SHARE, such as 'layer4.*=0.8'")
+    return shares
 
 
 def _old_budgets(command: Callable[..., None]) -> Callable[..., None]:
@@ -211,6 +226,18 @@ Examples:
 @click.option("--round-to", type=int, default=1, metavar="K", help="Keep multiples of K channels.")
 @click.option(
     "--ignore", metavar="NAME", multiple=True, help="Layer, or pattern (layer4.*), to leave whole."
+)
+@click.option(
+    "--min-share",
+    type=float,
+    metavar="S",
+    help="Every layer keeps this share of its channels at least; 0: one channel.  [default: 0.1]",
+)
+@click.option(
+    "--keep-share",
+    metavar="LAYER=S",
+    multiple=True,
+    help="Keep this share of the channels of a layer, or of a pattern ('layer4.*=0.8').",
 )
 @click.option(
     "--cut-residual",

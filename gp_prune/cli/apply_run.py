@@ -64,7 +64,7 @@ def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) 
         download=command.download,
     )
     judging = _tuning_data(command, loaded) if command.judges else None
-    data = _calibration(command, loaded, judging)
+    data, note = _calibration(command, loaded, judging)
     pruned = Pruner(
         loaded.model,
         replace(command.pruning, interface=loaded.interface),
@@ -74,6 +74,8 @@ def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) 
         progress=command.tell,
         batch_progress=batches_done,
     ).prune()
+    if note:
+        pruned = replace(pruned, notes=(*pruned.notes, note))
     if judging is not None:
         pruned, _ = tune_pruned(
             pruned,
@@ -146,8 +148,8 @@ def _tuning_data(command: ApplyCommand, loaded: LoadedModel) -> TuningData:
 
 def _calibration(
     command: ApplyCommand, loaded: LoadedModel, judging: TuningData | None
-) -> Calibration:
-    """Return calibration data if the metric measures anything, otherwise none.
+) -> tuple[Calibration, str]:
+    """Return calibration data if the metric measures anything, otherwise none, and a remark.
 
     Images on which the network is judged decide nothing about the cut.
     """
@@ -164,7 +166,7 @@ def _calibration(
             command.tell(
                 f"{metric.name} measures nothing, so {' and '.join(unread)} {verb} not read"
             )
-        return NO_DATA
+        return NO_DATA, ""
     if command.data is not None or loaded.task is not None:
         command.tell(f"reading {command.data or 'training samples of ' + command.model}")
     data = calibration(
@@ -176,9 +178,7 @@ def _calibration(
         download=command.download,
         among=None if judging is None else judging.train_images,
     )
-    if metric.needs & LOSS_NEEDS:
-        check_labels(loaded, data)
-    return data
+    return data, check_labels(loaded, data) if metric.needs & LOSS_NEEDS else ""
 
 
 def _write(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-SCOPES = ("layer", "global", "row")
+SCOPES = ("layer", "global", "isomorphic", "row")
 NORMALISERS = ("none", "sum", "mean", "max")
 JOINS = ("sum", "mean", "max", "first")
 
@@ -67,6 +67,8 @@ class Conventions:
     Attributes:
         scope: ``"layer"`` ranks within each layer (group of coupled layers) and cuts the same
             share everywhere; ``"global"`` ranks all channels (or weights) of the network together;
+            ``"isomorphic"`` ranks those of groups of one structure together and cuts the same share
+            of each structure (for metrics of channels alone; Fang et al. 2024);
             ``"row"`` ranks the weights of each output channel and cuts the same share of each, as
             Wanda does (for metrics of single weights alone).
         normaliser: what the scores of a layer are divided by before a global ranking: their
@@ -94,6 +96,11 @@ class Conventions:
         Args:
             granularity: ``"channel"`` or ``"weight"``.
         """
+        if self.scope == "isomorphic" and granularity == "weight":
+            raise UserError(
+                "scope 'isomorphic' ranks groups of channels of one structure together, and single "
+                "weights have none; use scope 'layer', 'global' or 'row', or a metric of channels"
+            )
         if self.scope == "row" and granularity == "channel":
             raise UserError(
                 "scope 'row' ranks the weights within an output channel, so no channels can be "

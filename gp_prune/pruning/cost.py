@@ -197,6 +197,7 @@ class LayerCost:
         inputs: width of the input side; what one output reads where whole groups of a grouped
             convolution go, 1 for ``"depthwise"`` and ``"norm"``.
         outputs: width of the output side.
+        type: name of the module's class; empty where it is not known.
     """
 
     name: str
@@ -207,6 +208,7 @@ class LayerCost:
     bias: bool
     inputs: Side
     outputs: Side
+    type: str = ""
 
 
 class CostTable:

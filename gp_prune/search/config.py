@@ -61,7 +61,7 @@ class SearchConfig(Settings):
             the default of the granularity.
         budgets: shares of MACs, and of parameters, kept in the final comparison; empty means the
             default of the granularity.
-        scope: ``"global"``, ``"layer"`` or ``"row"`` ranking, see
+        scope: ``"global"``, ``"layer"``, ``"isomorphic"`` or ``"row"`` ranking, see
             :class:`~gp_prune.metric.file.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
         join: how the scores of coupled layers become one.

@@ -13,8 +13,10 @@ from torch.utils.data import TensorDataset
 
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.prune import prune
+from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import load_pruned, save_pruned
 from gp_prune.errors import UserError
+from gp_prune.metric.file import Conventions
 from gp_prune.pruning import WeightPlan
 from gp_prune.statistics import Batch
 
@@ -301,3 +303,85 @@ def test_a_budget_by_both_names_is_refused(residual: nn.Module, images: torch.Te
 def test_names_that_were_never_there(residual: nn.Module, images: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'flops'"):
         prune(residual, "l1", images, flops=0.5)  # type: ignore[call-arg]
+
+
+def widths(pruned: PrunedModel) -> dict[str, int]:
+    return {row.layer: row.channels_kept for row in pruned.rows}
+
+
+def uneven() -> nn.Sequential:
+    """Return a network whose layer 0 has the lowest scores by far."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = nn.Linear(6, 50)
+        first.weight.data *= 0.001
+        return nn.Sequential(
+            first, nn.ReLU(), nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 30),
+            nn.ReLU(), nn.Linear(30, 4),
+        ).eval()  # fmt: skip
+
+
+PLAIN = Conventions("global", "none", "mean")
+ROW = torch.zeros(2, 6)
+
+
+def test_every_layer_keeps_a_tenth_unless_it_is_switched_off() -> None:
+    def cut(**options: Any) -> PrunedModel:
+        return prune(uneven(), "l1", ROW, keep_channels=0.5, conventions=PLAIN, **options)
+
+    assert widths(cut())["0"] == 5 and widths(cut())["2"] + widths(cut())["4"] == 55
+    assert widths(cut(min_share=0.25))["0"] == 13
+    assert widths(cut(min_share=0))["0"] == 1
+    assert "Layer '0' keeps 1 of 50 channels, where 50.0 % of all" in cut(min_share=0).remarks[0]
+    assert "Layer '0' keeps 5 of 50 channels" in cut().remarks[0]
+    # A floor of a tenth means a tenth of the whole network, not of what the step before left.
+    assert widths(cut(steps=3))["0"] == 5
+    assert cut().report()["min_share"] == 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("scope", ["layer", "global", "isomorphic"])
+def test_layers_keep_the_share_that_is_given(scope: str, steps: int) -> None:
+    pruned = prune(
+        uneven(), "l1", ROW, keep_channels=0.5, conventions=Conventions(scope, "none", "mean"),
+        keep_share={"[02]": 0.3, "0": 0.8}, steps=steps,
+    )  # fmt: skip
+    # The name of a layer counts more than a pattern, and layer 4 gives the rest of the budget.
+    assert widths(pruned) | {"2": 12, "0": 40, "4": 8} == widths(pruned)
+    assert pruned.met and pruned.achieved.channels == 0.5
+    assert pruned.report()["keep_share"] == {"[02]": 0.3, "0": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"min_share": 1.5}, "min_share (--min-share) is 1.5; it must be a number, at least 0"),
+        ({"min_share": -0.1}, "min_share (--min-share) is -0.1"),
+        ({"min_share": "a"}, "min_share (--min-share) is 'a'"),
+        ({"keep_share": {"0": 0}}, "the share to keep of '0' (--keep-share) is 0; it must be"),
+        ({"keep_share": {"0": "half"}}, "is 'half'"),
+        ({"keep_share": 0.5}, "keep_share is 0.5; give a dictionary"),
+        ({"keep_share": {"9": 0.5}}, "no layer with a share to keep is called '9'"),
+        ({"keep_share": {"6": 0.5}}, "the share to keep of '6' means nothing, because '6' is kept"),
+    ],
+)
+def test_floors_and_shares_that_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        prune(uneven(), "l1", ROW, keep_channels=0.5, **options)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("option", [{"min_share": 0.2}, {"keep_share": {"0": 0.5}}])
+def test_floors_are_of_channels(option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is about channels; leave it out"):
+        prune(uneven(), "magnitude", ROW, keep_params=0.5, **option)
+
+
+def test_a_metric_of_batch_norms_on_a_network_without_any_is_told() -> None:
+    x, y = torch.rand(8, 6), torch.arange(8) % 4
+    options: Any = {"data": [(x, y)], "loss": functional.cross_entropy, "keep_channels": 0.5}
+    told = " ".join(prune(uneven(), "taylor_bn", ROW, **options).remarks)
+    assert "'taylor_bn' reads batch norms (" in told and "the network has none" in told
+    with_norm = nn.Sequential(nn.Linear(6, 50), nn.BatchNorm1d(50), *[*uneven()][1:])
+    told = " ".join(prune(with_norm.eval(), "taylor_bn", ROW, **options).remarks)
+    assert "batch norms" not in told

@@ -115,7 +115,7 @@ def test_a_latency_near_the_least_is_told(monkeypatch: Any, keep: float, near: b
         return 0.3 + 0.7 * measure(net, inputs).macs / full
 
     monkeypatch.setattr(timing, "timed_pass", timed_pass)
-    pruned = prune(model, "l1", x, keep_latency=keep)
+    pruned = prune(model, "l1", x, keep_latency=keep, min_share=0)
     assert pruned.latency_floor == pytest.approx(0.3 + 0.7 / 64)
     assert pruned.met
     assert ("The smallest network of this kind" in said(pruned)) is near

@@ -206,5 +206,35 @@ def test_json_has_no_number_that_is_not_finite() -> None:
     quality = Quality("mse", "validation", "mine", 20, 0.25, math.inf, None, math.nan)
     assert quality.to_json() == {
         "kind": "mse", "split": "validation", "data": "mine", "samples": 20, "dense": 0.25,
-        "pruned": None, "recalibrated": None, "tuned": None, "fine_tuning": None,
+        "pruned": None, "recalibrated": None, "tuned": None, "constant": None, "fine_tuning": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("known", "told"), [(True, False), (False, True)])
+def test_a_network_at_chance_level_is_told(known: bool, told: bool) -> None:
+    """Labels that the inputs give away, or that they say nothing about."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(300, 5, generator=generator)
+    labels = inputs.argmax(1) if known else torch.randint(0, 5, (300,), generator=generator)
+    layers = nn.Linear(5, 30, bias=False), nn.Linear(30, 5, bias=False)
+    for layer in layers:
+        nn.init.eye_(layer.weight)
+    model = nn.Sequential(*layers)
+    small = prune(model, "l1", inputs[:2], keep_channels=0.5)
+    tuned, quality = tune_pruned(small, model, own_data((inputs, labels)))
+    (judged,) = in_order(own_data((inputs, labels)).validation, 60)
+    assert judged.labels is not None
+    share = float(torch.bincount(judged.labels).max()) / 60
+    assert quality.constant == pytest.approx(1 - share)
+    assert ("at chance level before it was pruned" in " ".join(tuned.remarks)) is told
+
+
+def test_a_network_that_repeats_no_better_than_a_mean_is_told() -> None:
+    inputs = torch.randn(100, 6, generator=torch.Generator().manual_seed(0)) + 3
+    model = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 6)).requires_grad_(False)
+    small = prune(model, "l1", inputs[:2], keep_channels=0.5)
+    data = own_data((inputs, inputs), kind="mse")
+    tuned, quality = tune_pruned(small, model, data)
+    ((_, target, _),) = in_order(data.validation, 20)
+    assert quality.constant == pytest.approx(float(target.var(0, correction=0).mean()), rel=1e-5)
+    assert "its mean squared error is" in " ".join(tuned.remarks)

@@ -311,3 +311,33 @@ def test_a_budget_by_its_old_and_its_new_name(run: Run, spec: str) -> None:
     result = run("apply", "l1", spec, "--macs", 0.5, "--keep-macs", 0.5)
     assert result.exit_code == 2
     assert "not --macs and --keep-macs together" in result.stderr
+
+
+def test_a_network_with_more_outputs_than_classes_is_told(
+    run: Run, spec: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(30):
+            image = Image.new("L", (8, 8), 100 * number + index)
+            image.save(tmp_path / "images" / name / f"{index}.png")
+    options = ("--data", tmp_path / "images", "--json", "--judge")
+    told = " ".join(report_of(run("apply", "l1", spec, *options))["remarks"])
+    assert "The network has 10 outputs and" in told and "has 2 classes" in told
+    told = " ".join(report_of(run("apply", "taylor_bn", spec, *options[:3]))["remarks"])
+    assert told.count("has 2 classes") == 1
+    told = " ".join(
+        report_of(run("apply", "taylor_bn", spec, "--data", "digits", "--json"))["remarks"]
+    )
+    assert "classes" not in told
+
+
+def test_floors_and_shares_on_the_command_line(run: Run, spec: str) -> None:
+    options = ("--keep-share", "0=0.75", "--min-share", 0.5, "--keep-channels", 0.6, "--json")
+    report = report_of(run("apply", "l1", spec, "--scope", "isomorphic", *options))
+    kept = {row["layer"]: row["channels_kept"] for row in report["layers"]}
+    assert (kept["0"], kept["3"]) == (12, 12)
+    assert report["keep_share"] == {"0": 0.75} and report["min_share"] == 0.5
+    for text in ("0", "=1", "0=many", ""):
+        result = run("apply", "l1", spec, "--keep-share", text)
+        assert result.exit_code == 2 and f"--keep-share is {text!r}" in result.stderr

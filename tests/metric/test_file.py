@@ -44,11 +44,14 @@ def test_wrong_objects(data: Any, message: str) -> None:
 
 @pytest.mark.parametrize("granularity", ["channel", "weight"])
 @pytest.mark.parametrize("conventions", EVERY, ids=str)
-def test_only_single_weights_are_ranked_within_a_row(
+def test_only_weights_are_ranked_by_row_and_only_channels_by_structure(
     conventions: Conventions, granularity: str
 ) -> None:
     if conventions.scope == "row" and granularity == "channel":
         with pytest.raises(UserError, match="no channels can be ranked in it; use scope 'layer'"):
+            conventions.check_granularity(granularity)
+    elif conventions.scope == "isomorphic" and granularity == "weight":
+        with pytest.raises(UserError, match="single weights have none; use scope 'layer'"):
             conventions.check_granularity(granularity)
     else:
         conventions.check_granularity(granularity)

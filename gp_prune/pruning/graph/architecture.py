@@ -162,6 +162,18 @@ class Architecture:
         return np.array([group.size for group in self.free], dtype=np.int64)
 
     @cached_property
+    def structures(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Return the structure of each free group: side and type of all its modules, in order.
+
+        Groups with the same structure are isomorphic: they are ranked together in that scope.
+        """
+        types = {layer.name: layer.type or layer.kind for layer in self.layers}
+        return tuple(
+            tuple((slot.side, types.get(slot.module, "")) for slot in group.slots)
+            for group in self.free
+        )
+
+    @cached_property
     def scored_layers(self) -> tuple[str, ...]:
         """Return the names of the layers that need scores: the producers of the free groups."""
         names = dict.fromkeys(name for group in self.free for name in group.producers)
@@ -365,9 +377,11 @@ def _read_group(data: Any) -> ChannelGroup:
 
 
 def _read_layer(data: Any) -> LayerCost:
+    if isinstance(data, dict):  # files from before the type was kept
+        data = {"type": "", **data}
     fields = read_object(data, "layer cost", {
         "name": str, "kind": str, "positions": int, "taps": int, "groups": int, "bias": bool,
-        "inputs": dict, "outputs": dict,
+        "inputs": dict, "outputs": dict, "type": str,
     })  # fmt: skip
     for side in ("inputs", "outputs"):
         read = read_object(fields[side], side, {"constant": int, "terms": list})

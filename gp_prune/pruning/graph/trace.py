@@ -358,7 +358,8 @@ def _layer_costs(
             count = parameter.numel() // side_width(parameter, which)
             width = side(name, parameter, which)
             costs.append(LayerCost(name, NORM, 0, count, 1, False, Side(1), width))
-    return costs
+    types = {name: type(module).__name__ for name, module in model.named_modules()}
+    return [replace(cost, type=types.get(cost.name, "")) for cost in costs]
 
 
 def _weighted_cost(name: str, module: Any, positions: int, side: Any) -> LayerCost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +28,20 @@ def select_channels(
     budget: Budget,
     *,
     round_to: int = 1,
+    least: Mapping[str, int] | None = None,
+    keep_shares: Mapping[str, float] | None = None,
 ) -> ChannelPlan:
     """Choose the channels to remove: those with the lowest scores, in exact number.
 
     Scope ``"layer"`` removes the same share of every group; scope ``"global"`` ranks all channels
-    together. Equal scores are ordered by group (module order), then by channel: the earlier goes
-    first. The best channel of every group always stays; what a group cannot give, the next in
-    line gives. A budget of MACs or parameters is met as nearly as one channel more or less
-    allows. Where one channel is a large part of the network, or even the smallest network is too
-    big, ``plan.met()`` is false.
+    together; scope ``"isomorphic"`` ranks those of groups of one structure together and removes
+    the same share of every structure (Fang et al. 2024, "Isomorphic Pruning for Vision Models";
+    see :attr:`~gp_prune.pruning.graph.architecture.Architecture.structures`). Equal scores are
+    ordered by group (module order), then by channel: the earlier goes first. The best channel
+    of every group always stays; what a group cannot give, the next in line gives. A budget of
+    MACs or parameters is met as nearly as one channel more or less allows. Where one channel is
+    a large part of the network, or even the smallest network is too big, ``plan.met()`` is
+    false.
 
     Args:
         architecture: the traced network.
@@ -46,6 +51,9 @@ def select_channels(
         round_to: every layer that loses channels keeps a multiple of this, and at least as many.
             A group that cannot do so, or not so near to the budget, stays whole; ``plan.whole``
             says which and why. The budget is met as nearly as steps of this size allow.
+        least: group name -> fewest channels that it keeps; 1 by default.
+        keep_shares: group name -> share of its channels to keep, whatever their scores; the other
+            groups give what is left of the budget.
 
     Raises:
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
@@ -58,18 +66,17 @@ def select_channels(
         raise UserError(f"the network has no channels that may be cut ({reasons or 'no layers'})")
     scores = join_scores(architecture, layer_scores, conventions)
     units = _find_units(architecture, round_to)
-    kept = _choose_widths(architecture, scores, units, conventions.scope, budget)
+    bounds = _find_bounds(architecture, units, least or {}, keep_shares or {})
+    kept = _choose_widths(architecture, scores, bounds, conventions.scope, budget)
     removed = {}
     for group, values, stay in zip(architecture.free, scores, kept.tolist(), strict=True):
         if stay < group.size:
             worst = np.argsort(values, kind="stable")[: group.size - stay]
             removed[group.name] = tuple(np.sort(worst).tolist())
-    if conventions.scope == "global":
-        ties = measure_ties(np.concatenate(scores))
-    else:
-        total = sum(values.size for values in scores)
-        ties = sum(measure_ties(values) * values.size for values in scores) / total
-    whole = _explain_whole(architecture.free, units, kept, round_to)
+    ranked = _ranked_together(architecture, conventions.scope)
+    counts = [count_ties(np.concatenate([scores[g] for g in part])[None]) for part in ranked]
+    ties = sum(counts) / int(architecture.sizes.sum())
+    whole = _explain_whole(architecture.free, bounds, kept, round_to)
     return ChannelPlan(removed, budget, Achieved.of(architecture, kept), float(ties), whole)
 
 
@@ -92,28 +99,83 @@ def _entries(group: ChannelGroup) -> int:
     return math.gcd(*(int((slot.index == 0).sum()) for slot in sides)) or 1
 
 
+class _Bounds(NamedTuple):
+    """Widths that the free groups may keep, each (groups,): multiples of a unit, or the highest.
+
+    Attributes:
+        units: what divides the width of a group that loses channels.
+        least: the smallest width.
+        most: the largest width; less than the group has where its share is given.
+    """
+
+    units: Widths
+    least: Widths
+    most: Widths
+
+
+def _find_bounds(
+    architecture: Architecture,
+    units: Sequence[int],
+    least: Mapping[str, int],
+    keep_shares: Mapping[str, float],
+) -> _Bounds:
+    lowest, highest = [], []
+    for group, unit in zip(architecture.free, units, strict=True):
+        low = min(group.size, -(-max(1, least.get(group.name, 1)) // unit) * unit)
+        high, share = group.size, keep_shares.get(group.name)
+        if share is not None:
+            low = high = _nearest_width(group.size, unit, 1, share)
+        lowest.append(low)
+        highest.append(high)
+    return _Bounds(np.array(units), np.array(lowest), np.array(highest))
+
+
+def _nearest_width(size: int, unit: int, least: int, share: float) -> int:
+    """Return the width nearest to a share of a group, or the smaller of two."""
+    if unit == 1:
+        return max(least, size - count_removed(size, share))
+    nearest = size
+    for width in reversed(range(unit, size, unit)):
+        if width >= least and abs(width - share * size) <= abs(nearest - share * size):
+            nearest = width
+    return nearest
+
+
+def _ranked_together(architecture: Architecture, scope: str) -> list[list[int]]:
+    """Return the numbers of the free groups whose channels are ranked together."""
+    everyone = range(len(architecture.free))
+    if scope == "global":
+        return [[*everyone]]
+    structures = architecture.structures if scope == "isomorphic" else everyone
+    parts: dict[Any, list[int]] = {}
+    for number, structure in zip(everyone, structures, strict=True):
+        parts.setdefault(structure, []).append(number)
+    return [*parts.values()]
+
+
 def _choose_widths(
     architecture: Architecture,
     scores: Sequence[Scores],
-    units: tuple[int, ...],
+    bounds: _Bounds,
     scope: str,
     budget: Budget,
 ) -> Widths:
-    """Return the widths nearest to the budget where group ``g`` keeps multiples of ``units[g]``."""
-    sizes, rounded = architecture.sizes, max(units) > 1
-    if budget.kind == "channels" and scope == "layer":
-        pairs = zip(sizes.tolist(), units, strict=True)
-        if rounded:
-            return np.array([_nearest_multiple(s, unit, budget.keep * s) for s, unit in pairs])
-        return np.array([size - count_removed(size, budget.keep) for size, _ in pairs])
-    owners, lost = _order_cuts(sizes, units, scores if scope == "global" else None)
+    """Return the widths within the bounds that are nearest to the budget."""
+    sizes, rounded = architecture.sizes, int(bounds.units.max()) > 1
+    given = bool((bounds.most < sizes).any())
+    if budget.kind == "channels" and scope == "layer" and not given:
+        rows = zip(sizes.tolist(), bounds.units.tolist(), bounds.least.tolist(), strict=True)
+        return np.array([_nearest_width(*row, budget.keep) for row in rows])
+    ranked = None if scope == "layer" else _ranked_together(architecture, scope)
+    owners, lost = _order_cuts(bounds, scores, ranked)
 
     def after(steps: int) -> Widths:
         removed = np.bincount(owners[:steps], lost[:steps], minlength=sizes.size)
-        return sizes - removed.astype(np.int64)
+        return bounds.most - removed.astype(np.int64)
 
     if budget.kind == "channels" and not rounded:
-        return after(count_removed(int(sizes.sum()), budget.keep))
+        count = count_removed(int(sizes.sum()), budget.keep) - int((sizes - bounds.most).sum())
+        return after(max(0, count))
 
     def cost(kept: Widths) -> float:
         if not rounded:
@@ -125,73 +187,78 @@ def _choose_widths(
     target = budget.keep * cost(sizes)
     kept = after(find_nearest_step(lambda steps: cost(after(steps)), owners.size, target))
     if rounded:
-        kept = _refine(kept, sizes, units, lambda widths: abs(cost(widths) - target))
+        kept = _refine(kept, bounds, lambda widths: abs(cost(widths) - target))
     return kept
 
 
 def _order_cuts(
-    sizes: Widths, units: Sequence[int], scores: Sequence[Scores] | None
+    bounds: _Bounds, scores: Sequence[Scores], ranked: list[list[int]] | None
 ) -> tuple[Widths, Widths]:
-    """Order every cut from the whole groups down to the least widths.
+    """Order every cut from the largest widths down to the least.
 
-    A cut is made where its middle channel would go by itself: by its score among all channels, or,
-    without scores, when the same share of every group has gone.
+    A cut is made where its middle channel would go by itself: by its score among the channels that
+    are ranked together, or, where each group is ranked alone (None), when the same share of every
+    group has gone. The same share of everything that is ranked together goes.
 
     Returns:
         The group that loses channels at each step, and how many it loses, both (steps,).
     """
     owners, lost, keys = [], [], []
-    for group, (size, unit) in enumerate(zip(sizes.tolist(), units, strict=True)):
-        after = np.arange(size % unit or unit, size - unit + 1, unit)
+    for group, (unit, least, size) in enumerate(zip(*(b.tolist() for b in bounds), strict=True)):
+        after = np.arange(size % unit or unit, size - least + 1, unit)
         before = np.concatenate([[0], after[:-1]]) if after.size else after
         owners.append(np.full(after.size, group))
         lost.append(after - before)
-        if scores is None:
+        if ranked is None:
             keys.append((before + after) / 2 / size)
         else:
             keys.append(np.sort(scores[group])[(before + after) // 2])
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return np.concatenate(owners)[order], np.concatenate(lost)[order]
+    owner, loss, key = np.concatenate(owners), np.concatenate(lost), np.concatenate(keys)
+    if ranked is not None and len(ranked) > 1:
+        key = _share_gone(owner, loss, key, bounds.most, ranked)
+    order = np.argsort(key, kind="stable")
+    return owner[order], loss[order]
 
 
-def _nearest_multiple(size: int, unit: int, wanted: float) -> int:
-    """Return the width nearest to ``wanted``, or the smaller of two, that a group may keep."""
-    nearest = size
-    for width in reversed(range(unit, size, unit)):
-        if abs(width - wanted) <= abs(nearest - wanted):
-            nearest = width
-    return nearest
+def _share_gone(
+    owner: Widths, loss: Widths, key: Scores, sizes: Widths, ranked: list[list[int]]
+) -> Scores:
+    """Return the share of the channels ranked together that has gone in the middle of each cut."""
+    share = np.zeros(key.size)
+    for groups in ranked:
+        cuts = np.flatnonzero(np.isin(owner, groups))
+        cuts = cuts[np.argsort(key[cuts], kind="stable")]
+        share[cuts] = (loss[cuts].cumsum() - loss[cuts] / 2) / sizes[groups].sum()
+    return share
 
 
-def _refine(
-    kept: Widths, sizes: Widths, units: Sequence[int], distance: Callable[[Widths], float]
-) -> Widths:
+def _refine(kept: Widths, bounds: _Bounds, distance: Callable[[Widths], float]) -> Widths:
     """Change single groups by single steps while that reduces the distance to the budget."""
     best, least = kept, distance(kept)
     while True:
-        near = [(distance(widths), n, widths) for n, widths in enumerate(_near(best, sizes, units))]
+        near = [(distance(widths), n, widths) for n, widths in enumerate(_near(best, bounds))]
         nearest = min(near, key=lambda item: item[:2], default=None)
         if nearest is None or nearest[0] >= least:
             return best
         least, _, best = nearest
 
 
-def _near(kept: Widths, sizes: Widths, units: Sequence[int]) -> Iterator[Widths]:
-    for group, unit in enumerate(units):
+def _near(kept: Widths, bounds: _Bounds) -> Iterator[Widths]:
+    for group, (unit, least, most) in enumerate(zip(*(b.tolist() for b in bounds), strict=True)):
         width = int(kept[group])
-        for other in ((width - 1) // unit * unit, min(width + unit, int(sizes[group]))):
-            if other >= unit and other != width:
+        for other in ((width - 1) // unit * unit, min(width + unit, most)):
+            if least <= other != width:
                 changed = kept.copy()
                 changed[group] = other
                 yield changed
 
 
 def _explain_whole(
-    groups: Sequence[ChannelGroup], units: Sequence[int], kept: Widths, round_to: int
+    groups: Sequence[ChannelGroup], bounds: _Bounds, kept: Widths, round_to: int
 ) -> dict[str, str]:
     """Return why the rounding keeps groups whole."""
     reasons = {}
-    for group, unit, width in zip(groups, units, kept.tolist(), strict=True):
+    for group, unit, width in zip(groups, bounds.units.tolist(), kept.tolist(), strict=True):
         if unit > 1 and group.size <= unit:
             reasons[group.name] = (
                 f"it has {group.size} channels, and {unit} are the least that "
@@ -208,6 +275,11 @@ def _explain_whole(
 def count_removed(size: int, keep: float) -> int:
     """Return how many of ``size`` go when the share ``keep`` stays: rounded half up, never all."""
     return min(size - 1, math.floor((1 - keep) * size + 0.5 + _ROUNDING_SLACK))
+
+
+def least_width(size: int, share: float) -> int:
+    """Return the fewest of ``size`` channels that are at least this share of them, never none."""
+    return max(1, math.ceil(share * size - _ROUNDING_SLACK))
 
 
 def measure_ties(values: Scores) -> float:

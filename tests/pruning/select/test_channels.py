@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch_pruning as tp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (
     Architecture,
     Budget,
     ChannelGroup,
     ChannelPlan,
     DegenerateScores,
+    LayerCost,
+    Side,
     Slot,
     compact,
     mask,
@@ -27,7 +32,12 @@ from gp_prune.pruning import (
     select_channels,
     trace,
 )
-from gp_prune.pruning.select.channels import count_removed, find_nearest_step, measure_ties
+from gp_prune.pruning.select.channels import (
+    count_removed,
+    find_nearest_step,
+    least_width,
+    measure_ties,
+)
 
 GLOBAL = Conventions(scope="global", normaliser="none")
 LOCAL = Conventions(scope="layer", normaliser="none")
@@ -320,3 +330,109 @@ def test_nothing_to_cut() -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(UserError, match=r"no channels that may be cut .*network output"):
         select_channels(trace(model, torch.zeros(2, 3)), {}, GLOBAL, HALF)
+
+
+class TestBounds:
+    """What groups keep whatever their scores."""
+
+    @given(
+        widths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+        keep=st.floats(0.05, 1),
+        floor=st.floats(0, 1),
+        round_to=st.sampled_from([1, 1, 4]),
+        scope=st.sampled_from(["layer", "global", "isomorphic"]),
+        data=st.data(),
+    )
+    def test_every_bound_holds_and_the_rest_meets_the_budget(
+        self,
+        widths: list[int],
+        keep: float,
+        floor: float,
+        round_to: int,
+        scope: str,
+        data: st.DataObject,
+    ) -> None:
+        architecture = bare(*widths)
+        scores = {g.name: np.random.default_rng(g.size).random(g.size) for g in architecture.free}
+        given_to = data.draw(st.sampled_from([None, *[g.name for g in architecture.free]]))
+        shares = {} if given_to is None else {given_to: data.draw(st.floats(0.1, 1))}
+        least = {g.name: least_width(g.size, floor) for g in architecture.free}
+        conventions = Conventions(scope, "none")
+        budget = Budget("channels", keep)
+        plan = select_channels(
+            architecture, scores, conventions, budget,
+            round_to=round_to, least=least, keep_shares=shares,
+        )  # fmt: skip
+        after = plan.kept(architecture)
+        for group in architecture.free:
+            width = after[group.name]
+            assert width == group.size or width % round_to == 0
+            if group.name in shares:
+                assert abs(width - shares[group.name] * group.size) <= max(1, round_to)
+            else:
+                assert width >= least[group.name] >= floor * group.size - 1e-6
+        free = [g for g in architecture.free if g.name not in shares]
+        slack = [g for g in free if least[g.name] < after[g.name] < g.size]
+        if scope != "layer" and round_to == 1 and slack:
+            wanted = sum(widths) - count_removed(sum(widths), keep)
+            assert sum(after.values()) == wanted
+
+    def test_isomorphic_groups_give_the_same_share_by_their_scores(self) -> None:
+        convolution = LayerCost("", "dense", 1, 9, 1, True, Side(1), Side(1), "Conv2d")
+        linear = replace(convolution, type="Linear")
+        plain = bare(10, 10, 20)
+        named = zip([convolution] * 2 + [linear], "abc", strict=True)
+        architecture = replace(plain, layers=tuple(replace(c, name=n) for c, n in named))
+        scores = {
+            "a": torch.arange(10.0), "b": torch.arange(10.0) + 5.5, "c": torch.arange(20.0) * 1e6,
+        }  # fmt: skip
+        plan = select_channels(architecture, scores, Conventions("isomorphic", "none"), HALF)
+        # Of a and b together the ten lowest go: 0 to 7 of a, and 5.5 and 6.5 of b.
+        assert kept(plan, architecture) == [2, 8, 10]
+        assert len(set(architecture.structures)) == 2
+        assert kept(select_channels(architecture, scores, GLOBAL, HALF), architecture) == [1, 1, 18]
+
+
+@pytest.mark.parametrize("name", ["resnet", "inverted"])
+def test_isomorphic_widths_are_those_of_torch_pruning(name: str) -> None:
+    """Torch-Pruning joins the groups of one structure by itself; the scores are the same."""
+
+    def block(width: int, *, depthwise: bool) -> nn.Module:
+        groups = width if depthwise else 1
+        return nn.Sequential(
+            nn.Conv2d(12, width, 1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=groups), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, 12, 1), nn.BatchNorm2d(12),
+        )  # fmt: skip
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 12, 3, padding=1)
+            self.blocks = nn.ModuleList(
+                block(width, depthwise=name == "inverted") for width in (16, 24, 40)
+            )
+            self.head = nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            for part in self.blocks:
+                h = h + part(h)
+            output: Tensor = self.head(h.mean((2, 3)))
+            return output
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, x = Residual().eval(), torch.randn(1, 3, 8, 8)
+    metric = replace(Metric.load("l1"), conventions=Conventions("isomorphic", "mean", "mean"))
+    ours = metric.prune(model, x, pruning_ratio=0.5, min_share=0).model
+    importance = metric.as_importance(model, x)
+    tp.pruner.BasePruner(
+        model, x, importance, global_pruning=True, isomorphic=True, pruning_ratio=0.5,
+        ignored_layers=[model.head],
+    ).step()  # fmt: skip
+    widths = [
+        [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
+        for network in (ours, model)
+    ]
+    assert widths[0] == widths[1] and widths[0][1:] != [8, 8, 6, 12, 12, 6, 20, 20, 6]
