@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from real_networks import CLASSES, NETWORKS, Network, trained
 from torch import Tensor
 from torch.nn import functional
-from whole_layers import measure
+from whole_layers import MINI_BATCH, measure
 
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import builtin_primitives
@@ -35,7 +35,8 @@ Fields = dict[str, Array]
 Scores = dict[str, dict[str, Array]]
 """Metric -> layer -> scores."""
 
-BATCH = 32
+BATCH = 24
+"""Samples in a batch; mini-batches, whose gradients are squared, run across batches."""
 
 FORMULAS: dict[str, Callable[[Fields], Any]] = {
     **test_class_formulas.FORMULAS,
@@ -74,6 +75,10 @@ OPERANDS: dict[str, tuple[str, Callable[[Fields], Any]]] = {
     "kQQ": ("sum[c](kQQ)", lambda t: t["kernel_rest"].sum(1)),
     "kPQ": ("sum[c](kPQ)", lambda t: t["kernel_between"].sum(1)),
     "G2": ("sum[i,k](G2)", lambda t: t["fisher"].sum((1, 2))),
+    "WG2": ("WG2", lambda t: t["filter_square"]),
+    "Ggamma2": ("Ggamma2", lambda t: t["gamma_square"]),
+    "Gbeta2": ("Gbeta2", lambda t: t["beta_square"]),
+    "Ggammabeta": ("Ggammabeta", lambda t: t["gamma_beta_product"]),
     "Hg": ("l2[i,k](Hg)", lambda t: _norm(t["hessian_grad"])),
     "R": ("sum[i,k](R)", lambda t: t["synflow_grad"].sum((1, 2))),
     "dZ": ("l2[n,s](dZ)", lambda t: _norm(t["output_grad"])),
@@ -157,7 +162,7 @@ def _sizes(images: int, size: int) -> list[Any]:
 
 @pytest.fixture(
     params=[
-        *_sizes(60, 8),
+        *_sizes(64, 8),
     ]
 )
 def case(request: pytest.FixtureRequest) -> Case:
@@ -258,7 +263,7 @@ def test_discriminant_information_is_below_the_number_of_classes(case: Case) -> 
 
 
 PER_BATCH = frozenset({"fisher"})
-"""Needs that are defined by the mini-batches."""
+"""Needs that are defined by the mini-batches; their order does not matter."""
 
 
 def test_the_order_of_the_samples_does_not_matter(case: Case) -> None:
@@ -267,7 +272,7 @@ def test_the_order_of_the_samples_does_not_matter(case: Case) -> None:
     images, labels = case.network.images, case.network.labels
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))
     shuffled = list(zip(images[order].split(BATCH), labels[order].split(BATCH), strict=True))
-    again = case.network.batches(BATCH)[::-1]
+    again = case.network.batches(MINI_BATCH)[::-1]
     for metrics, batches in ((others, shuffled), (by_batch, again)):
         before = score(case.network, metrics)
         after = score(case.network, metrics, batches=batches)

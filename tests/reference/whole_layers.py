@@ -20,8 +20,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn import functional
 
-SQUARED_OVER = 32
-"""Largest number of samples whose gradients are averaged before they are squared."""
+MINI_BATCH = 32
+"""Samples, in the order of the data, whose gradients are averaged before they are squared."""
 
 Fields = dict[str, Any]
 
@@ -30,7 +30,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
     """Layer -> field -> array, float64."""
     layers = network.layers()
     found: dict[str, Fields] = {name: _parameters(network, name) for name in layers}
-    slopes, squares = _weight_gradients(network, batch_size)
+    slopes, single = _mean_gradients(network)
     curved, flow = _hessian_gradients(network, batch_size, slopes), _synaptic_flow(network)
     maps = _maps(network, batch_size)
     for name, module in layers.items():
@@ -45,7 +45,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
             if norm is None
             else slopes[f"{norm}.weight"],
             "beta_grad": bias if norm is None else slopes[f"{norm}.bias"],
-            "fisher": dense(module, squares[f"{name}.weight"]),
+            **_squares(network, name, single),
             "hessian_grad": dense(module, curved[f"{name}.weight"]),
             "synflow_grad": dense(module, flow[f"{name}.weight"]),
             "inputs": _flat(before),
@@ -61,12 +61,10 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
             values = _flat(maps[name, "raw"])
             fields["mu"], fields["var"] = values.mean((1, 2)), values.var((1, 2), correction=0)
     for name in layers:
-        for field, tensors in (
-            ("outgoing", {n: m.weight for n, m in layers.items()}),
-            ("outgoing_grad", {n: slopes[f"{n}.weight"] for n in layers}),
-            ("outgoing_fisher", {n: squares[f"{n}.weight"] for n in layers}),
-        ):
-            found[name][field] = _read_by(network, name, tensors)
+        for field, kind in (
+            ("outgoing", "weight"), ("outgoing_grad", "weight_grad"), ("outgoing_fisher", "fisher"),
+        ):  # fmt: skip
+            found[name][field] = _read_by(network, name, {n: found[n][kind] for n in layers})
     return {
         name: {field: np.asarray(value, np.float64) for field, value in fields.items()}
         for name, fields in found.items()
@@ -104,13 +102,14 @@ def _parameters(network: Network, name: str) -> Fields:
 
 
 def _read_by(network: Network, name: str, tensors: dict[str, Tensor]) -> Tensor:
-    """(o, j): what belongs to the weights that read each channel; a column of 0 if none does."""
-    layers, rows = network.layers(), []
-    outputs = len(layers[name].weight)
-    for q in range(outputs):
+    """(o, j): what belongs to the weights that read each channel; a column of 0 if none does.
+
+    ``tensors`` has an (o, i, k) for every layer.
+    """
+    rows = []
+    for q in range(len(tensors[name])):
         parts = [
-            part(dense(layers[reader], tensors[reader]), q).flatten()
-            for reader, part in network.readers[name].items()
+            part(tensors[reader], q).flatten() for reader, part in network.readers[name].items()
         ]
         rows.append(torch.cat(parts) if parts else torch.zeros(1))
     return torch.stack(rows)
@@ -173,22 +172,37 @@ def _gradient(network: Network, images: Tensor, labels: Tensor) -> dict[str, Ten
     return {name: slope.double() for name, slope in zip(named, slopes, strict=True)}
 
 
-def _weight_gradients(
-    network: Network, batch_size: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The gradient of the mean loss over all samples; the mean of the squares of small batches."""
-    total = {n: torch.zeros_like(p).double() for n, p in network.model.named_parameters()}
-    squares, batches = {n: torch.zeros_like(p) for n, p in total.items()}, 0
-    for images, labels in network.batches(batch_size):
-        parts = -(-len(labels) // SQUARED_OVER)
-        for some, classes in zip(
-            images.tensor_split(parts), labels.tensor_split(parts), strict=True
-        ):
-            batches += 1
-            for name, slope in _gradient(network, some, classes).items():
-                total[name] += slope * len(classes) / len(network.labels)
-                squares[name] += slope.square()
-    return total, {name: value / batches for name, value in squares.items()}
+def _mean_gradients(network: Network) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """The gradient of the mean loss over all samples, and that of every mini-batch."""
+    batches = network.batches(MINI_BATCH)
+    single = [_gradient(network, images, labels) for images, labels in batches]
+    shares = [len(labels) / len(network.labels) for _, labels in batches]
+    total = {
+        name: sum((s * row[name] for s, row in zip(shares, single, strict=True)), torch.zeros(()))
+        for name in single[0]
+    }
+    return total, single
+
+
+def _squares(network: Network, name: str, single: list[dict[str, Tensor]]) -> Fields:
+    """Squares and products of the gradients of the mini-batches, mean weighted by samples."""
+    module, norm = network.layers()[name], network.norms.get(name)
+    weight, found = dense(module, module.weight), dict[str, Any]()
+    for (_, labels), slopes in zip(network.batches(MINI_BATCH), single, strict=True):
+        gradient = dense(module, slopes[f"{name}.weight"])
+        of_filter = (weight * gradient).sum((1, 2))
+        gamma = of_filter if norm is None else slopes[f"{norm}.weight"]
+        beta = slopes.get(f"{name}.bias" if norm is None else f"{norm}.bias", 0 * gamma)
+        products = {
+            "fisher": gradient**2,
+            "filter_square": of_filter**2,
+            "gamma_square": gamma**2,
+            "beta_square": beta**2,
+            "gamma_beta_product": gamma * beta,
+        }
+        for field, value in products.items():
+            found[field] = found.get(field, 0) + value * len(labels) / len(network.labels)
+    return found
 
 
 def _hessian_gradients(
