@@ -130,6 +130,7 @@ class RidgeForm(BoundArguments):
     meaning="d^T (S + 1e-4 I)^-1 d over the positions, S the scatter of the maps x over samples",
     symbol=RidgeForm,
     cost=50,
+    by_channel=True,
 )
 def ridge_form(x: Tensor, d: Tensor) -> Tensor:
     import torch

@@ -37,7 +37,7 @@ class SumShare(AlongAxes):
         return Div(call.argument(0), total(magnitude(call.body), *call.bound))
 
 
-@operator("by_sum", shape=ALONG, meaning="x / sum of |x|", symbol=SumShare, cost=2)
+@operator("by_sum", shape=ALONG, meaning="x / sum of |x|", symbol=SumShare, cost=2, growth=-1)
 def by_sum(x: Tensor, dims: Dims) -> Tensor:
     return _protected(x, x.abs().sum(dims, keepdim=True))
 
@@ -130,6 +130,7 @@ class TailSum(AlongAxes):
     meaning="sum of all entries that are at least x",
     symbol=TailSum,
     cost=20,
+    growth=1,
 )
 def tail_sum(x: Tensor, dims: Dims) -> Tensor:
     import torch

@@ -31,6 +31,7 @@ def _field(
         needs=needs.split(),
         searchable=searchable,
         nonnegative=nonnegative,
+        source=field,
     )
     return declare(lambda layer: layer.require(field))
 
@@ -63,7 +64,7 @@ FIELDS = [
            "gradient of the loss by gamma (sum of W G without batch norm)"),
     _field("Gbeta", "o", "beta_grad", "gradients", r"G^{\beta}",
            "gradient of the loss by beta (by the bias without batch norm)"),
-    _field("X", "ins", "inputs", "inputs", "X", "input of the layer, a seeded sample"),
+    _field("X", "ins", "inputs", "inputs", "X", "input of the layer"),
     _field("Xn", "ik", "input_norm", "inputs", r"\lVert X \rVert",
            "l2 norm of the unfolded input per input channel and tap", nonnegative=True),
     _field("Z", "ons", "pre_activation", "outputs", "Z", "output before the activation function"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import sympy
 
 from gp_prune.language import symbols
 from gp_prune.language.axes import Reduction
-from gp_prune.language.primitive import operator
+from gp_prune.language.primitive import Merge, State, operator
 from gp_prune.language.symbols import OverAxes
 
 if TYPE_CHECKING:
@@ -19,15 +20,40 @@ OVER = Reduction()
 Dims = tuple[int, ...]
 
 
+def _added(left: State, right: State) -> State:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def _only(state: State) -> Tensor:
+    (value,) = state
+    return value
+
+
+def _entries(x: Tensor, dims: Dims) -> Tensor:
+    """Return how many entries are reduced to one."""
+    return x.new_tensor(math.prod(x.shape[dim] for dim in dims))
+
+
 @operator(
-    "sum", shape=OVER, meaning="sum", symbol=lambda call: symbols.total(call.body, *call.bound)
+    "sum",
+    shape=OVER,
+    meaning="sum",
+    symbol=lambda call: symbols.total(call.body, *call.bound),
+    merge=Merge(lambda x, dims: (x.sum(dims),), _added, _only),
+    growth=1,
 )
 def total(x: Tensor, dims: Dims) -> Tensor:
     return x.sum(dims)
 
 
 @operator(
-    "mean", shape=OVER, meaning="mean", symbol=lambda call: symbols.mean(call.body, *call.bound)
+    "mean",
+    shape=OVER,
+    meaning="mean",
+    symbol=lambda call: symbols.mean(call.body, *call.bound),
+    merge=Merge(
+        lambda x, dims: (_entries(x, dims), x.sum(dims)), _added, lambda state: state[1] / state[0]
+    ),
 )
 def mean(x: Tensor, dims: Dims) -> Tensor:
     return x.mean(dims)
@@ -46,7 +72,13 @@ class MaxOver(OverAxes):
         return x.max(axis=dims)
 
 
-@operator("max", shape=OVER, meaning="largest value", symbol=MaxOver)
+@operator(
+    "max",
+    shape=OVER,
+    meaning="largest value",
+    symbol=MaxOver,
+    merge=Merge(lambda x, dims: (x.amax(dims),), lambda a, b: (_only(a).maximum(_only(b)),), _only),
+)
 def largest(x: Tensor, dims: Dims) -> Tensor:
     return x.amax(dims)
 
@@ -64,7 +96,13 @@ class MinOver(OverAxes):
         return x.min(axis=dims)
 
 
-@operator("min", shape=OVER, meaning="smallest value", symbol=MinOver)
+@operator(
+    "min",
+    shape=OVER,
+    meaning="smallest value",
+    symbol=MinOver,
+    merge=Merge(lambda x, dims: (x.amin(dims),), lambda a, b: (_only(a).minimum(_only(b)),), _only),
+)
 def smallest(x: Tensor, dims: Dims) -> Tensor:
     return x.amin(dims)
 
@@ -82,7 +120,33 @@ class VarOver(OverAxes):
         return x.var(axis=dims)
 
 
-@operator("var", shape=OVER, meaning="population variance", symbol=VarOver)
+def _spread(x: Tensor, dims: Dims) -> State:
+    """Return number, mean and summed squared deviation of the entries."""
+    count, middle = _entries(x, dims), x.mean(dims, keepdim=True)
+    squares = (x - middle).square_().sum(dims)
+    return count, middle.reshape(squares.shape), squares
+
+
+def _joined_spread(left: State, right: State) -> State:
+    """Join as Chan, Golub and LeVeque (1983) do, without subtracting large numbers."""
+    (count, middle, squares), (more, other, rest) = left, right
+    share = more / (count + more)
+    gap = other - middle
+    return count + more, middle + gap * share, squares + rest + gap.square() * count * share
+
+
+def _variance(state: State) -> Tensor:
+    count, _, squares = state
+    return squares / count
+
+
+@operator(
+    "var",
+    shape=OVER,
+    meaning="population variance",
+    symbol=VarOver,
+    merge=Merge(_spread, _joined_spread, _variance),
+)
 def var(x: Tensor, dims: Dims) -> Tensor:
     return x.var(dims, correction=0)
 
@@ -100,7 +164,13 @@ class StdOver(OverAxes):
         return x.std(axis=dims)
 
 
-@operator("std", shape=OVER, meaning="population standard deviation", symbol=StdOver)
+@operator(
+    "std",
+    shape=OVER,
+    meaning="population standard deviation",
+    symbol=StdOver,
+    merge=Merge(_spread, _joined_spread, lambda state: _variance(state).sqrt()),
+)
 def std(x: Tensor, dims: Dims) -> Tensor:
     return x.std(dims, correction=0)
 
@@ -110,6 +180,8 @@ def std(x: Tensor, dims: Dims) -> Tensor:
     shape=OVER,
     meaning="sum of magnitudes",
     symbol=lambda call: symbols.total(symbols.magnitude(call.body), *call.bound),
+    merge=Merge(lambda x, dims: (x.abs().sum(dims),), _added, _only),
+    growth=1,
 )
 def l1(x: Tensor, dims: Dims) -> Tensor:
     return x.abs().sum(dims)
@@ -120,6 +192,8 @@ def l1(x: Tensor, dims: Dims) -> Tensor:
     shape=OVER,
     meaning="square root of the sum of squares",
     symbol=lambda call: sympy.sqrt(symbols.total(call.body**2, *call.bound)),
+    merge=Merge(lambda x, dims: ((x * x).sum(dims),), _added, lambda state: _only(state).sqrt()),
+    growth=0.5,
 )
 def l2(x: Tensor, dims: Dims) -> Tensor:
     return (x * x).sum(dims).sqrt()

@@ -17,7 +17,8 @@ import torch
 from hypothesis import settings
 
 from gp_prune.language.axes import CHANNEL, Axes
-from gp_prune.language.expression import Expression, Interpreter, evaluate
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import Interpreter, evaluate
 from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 
 # One thread per test process: the processes of pytest-xdist share the cores, and sums then have

@@ -37,6 +37,7 @@ def check(primitive: Operand | Operator) -> None:
         _check_use(primitive, over, types)
         _check_traits(primitive, over, types)
     _check_laws(primitive)
+    _check_merge(primitive)
 
 
 def _check_operand(operand: Operand) -> None:
@@ -195,3 +196,30 @@ def _check_laws(operator: Operator) -> None:
     for law in sorted(operator.laws):
         if not holds[law]():
             raise PrimitiveError(f"operator {operator.name!r} does not keep its law {law!r}")
+
+
+def _check_merge(operator: Operator) -> None:
+    """Check that a reduction is the same when it is put together from parts of the samples."""
+    merge = operator.merge
+    if merge is None:
+        return
+    types = Axes("ons")
+    for name, (values,) in _inputs([types]):
+        for over in (Axes("n"), Axes("ns"), Axes("ons")):
+            dims = tuple(types.index(letter) for letter in over)
+            parts = values.split([1, 3, 1], dim=types.index("n"))  # type: ignore[no-untyped-call]
+            first, second, third = (merge.start(part, dims) for part in parts)
+            expected = operator.compute(values, dims)
+            for state in (
+                merge.join(merge.join(first, second), third),
+                merge.join(third, merge.join(second, first)),
+            ):
+                value = merge.finish(state)
+                close = 1e-9 * (1 + float(expected.abs().max()))
+                if value.shape != expected.shape or not torch.allclose(
+                    value, expected, 1e-9, close
+                ):
+                    raise PrimitiveError(
+                        f"operator {operator.name!r} on {name}: what merge= puts together from "
+                        "parts of the samples differs from its value on all of them"
+                    )

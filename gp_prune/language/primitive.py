@@ -55,6 +55,27 @@ class PrimitiveError(UserError):
 Shape = Elementwise | Reduction | Normaliser | Signature
 
 
+State = tuple["Tensor", ...]
+"""What is known of a reduction after some of the samples."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How a reduction over all samples is put together from reductions over some of them.
+
+    The result must not depend on how the samples were cut, up to rounding.
+
+    Attributes:
+        start: ``start(x, dims)`` gives what is to be known of some samples, in float64.
+        join: ``join(state, state)`` gives what is known of both together.
+        finish: ``finish(state)`` gives the value of the reduction.
+    """
+
+    start: Callable[[Tensor, tuple[int, ...]], State]
+    join: Callable[[State, State], State]
+    finish: Callable[[State], Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Operand:
     """A named tensor of a layer; see :func:`operand` for the fields."""
@@ -67,6 +88,7 @@ class Operand:
     read: Callable[[LayerRecord], Tensor] = field(repr=False)
     searchable: bool = True
     nonnegative: bool = False
+    source: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +105,9 @@ class Operator:
     latex: str = ""
     definition: str | None = None
     infix: str = ""
+    merge: Merge | None = None
+    growth: float = 0.0
+    by_channel: bool = False
 
     def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
         """Compute this operator on tensors of the given types, aligned by axis name.
@@ -122,6 +147,7 @@ def operand(
     needs: Iterable[str] = (),
     searchable: bool = True,
     nonnegative: bool = False,
+    source: str | None = None,
 ) -> Callable[[Callable[[LayerRecord], Tensor]], Operand]:
     """Declare a tensor of a layer that formulas may use.
 
@@ -161,6 +187,9 @@ def operand(
         needs: measurements it takes, keys of :data:`gp_prune.language.record.NEEDS`.
         searchable: whether a search may use it (pure noise may not).
         nonnegative: whether it is never below 0 on any layer; its root prints without bars.
+        source: the field of the record that the operand is, where it is one and nothing else. A
+            formula can then be evaluated while the data streams by; other operands that read
+            activations or gradients get them of all samples at once, which takes memory.
 
     Raises:
         PrimitiveError: the declaration is not valid.
@@ -178,8 +207,11 @@ def operand(
         if unknown:
             known = ", ".join(NEEDS)
             raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
+        if source is not None and source not in LayerRecord.__dataclass_fields__:
+            raise PrimitiveError(f"operand {name!r}: a layer record has no field {source!r}")
         declared = Operand(
-            name, type_, meaning, latex or name, frozenset(needs), read, searchable, nonnegative
+            *(name, type_, meaning, latex or name, frozenset(needs), read),
+            *(searchable, nonnegative, source),
         )
         _check_values(declared, read)
         return declared
@@ -198,6 +230,9 @@ def operator(
     latex: str = "",
     definition: str | None = None,
     infix: str = "",
+    merge: Merge | None = None,
+    growth: float = 0.0,
+    by_channel: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Operator]:
     """Declare a function that formulas may apply.
 
@@ -218,6 +253,14 @@ def operator(
             class of your own says it itself.
         definition: LaTeX of what that function means; by default what ``meaning`` says.
         infix: its sign in the infix form, one of :data:`gp_prune.language.infix.SIGNS`.
+        merge: for a :class:`Reduction`: how it is put together from parts of the samples. Without
+            it, all samples are held in memory where a formula reduces over them.
+        growth: for a :class:`Reduction` or :class:`Normaliser`: the power of the number of entries
+            with which its value grows (1 for a sum, 0 for a mean). Where memory allows no more than
+            a sample of the entries, the value is scaled up by it.
+        by_channel: for a :class:`Signature` whose result has the axis o: whether a channel of the
+            result depends on the same channel of the arguments alone, so that channels can be
+            computed one after the other.
 
     Raises:
         PrimitiveError: the declaration is not valid; for a user's own file also when the
@@ -234,8 +277,11 @@ def operator(
         _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
+        if merge is not None and not isinstance(shape, Reduction):
+            raise PrimitiveError(f"operator {name!r}: merge= is for reductions")
         declared = Operator(
-            name, shape, meaning, compute, symbol, laws, cost, latex, definition, infix
+            *(name, shape, meaning, compute, symbol, laws, cost, latex, definition),
+            *(infix, merge, growth, by_channel),
         )
         _check_values(declared, compute)
         return declared

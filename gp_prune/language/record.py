@@ -43,6 +43,18 @@ LOSS_NEEDS = frozenset({"gradients", "fisher", "hessian", "output_gradients"})
 """Needs for which the data must have targets, and a loss compares the output with them."""
 
 
+MAP_FIELDS: dict[str, str] = {
+    "inputs": "inputs",
+    "pre_activation": "outputs",
+    "activation": "outputs",
+    "output_grad": "output_gradients",
+    "map_rank": "map_ranks",
+    "nuclear_loss": "map_norms",
+}
+"""Fields of a record that have a value for each sample (axis n), with the need that asks for them:
+a formula that reads them can be evaluated on some samples after the others."""
+
+
 class MissingMeasurement(UserError):
     """An operand needs a measurement that was not taken or that the model does not offer."""
 

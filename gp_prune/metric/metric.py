@@ -180,7 +180,7 @@ class Metric:
         Raises:
             MetricError: the formula does not give the scores that its file records.
         """
-        from gp_prune.language.expression import evaluate
+        from gp_prune.language.interpreter import evaluate
 
         self._verify_probe_scores  # noqa: B018  (verified once, before the first score)
         return partial(evaluate, self.expression)
@@ -361,6 +361,6 @@ class Metric:
 
 def probe(expression: Expression) -> tuple[float, ...]:
     """Return the scores of a formula on the synthetic layer, flattened."""
-    from gp_prune.language.expression import evaluate
+    from gp_prune.language.interpreter import evaluate
 
     return tuple(evaluate(expression, synthetic_layer()).flatten().tolist())

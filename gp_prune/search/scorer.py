@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.language.expression import Expression, Interpreter
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import Interpreter
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import (

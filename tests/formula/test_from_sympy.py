@@ -15,7 +15,8 @@ from gp_prune.formula.from_sympy import FormulaError, from_sympy
 from gp_prune.formula.latex import to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import CHANNEL, LEGAL_AXES, WEIGHT, Axes
-from gp_prune.language.expression import Expression, evaluate
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives, primitive_set
 from gp_prune.language.record import synthetic_layer

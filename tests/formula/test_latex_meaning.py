@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from gp_prune.formula.latex import latex
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.checks import SIZES
-from gp_prune.language.expression import Expression, evaluate
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operand, builtin_primitives
 from gp_prune.language.record import LayerRecord, synthetic_layer

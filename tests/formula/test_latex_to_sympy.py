@@ -14,7 +14,8 @@ from gp_prune.formula.latex import formula_latex, to_sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.checks import SIZES
-from gp_prune.language.expression import Expression, ExpressionError, evaluate
+from gp_prune.language.expression import Expression, ExpressionError
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.numeric import evaluate as numbers
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gp_prune.formula.simplify import simplify
 from gp_prune.language.axes import Axes
-from gp_prune.language.expression import Expression, canonical, evaluate
+from gp_prune.language.expression import Expression, canonical
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
 from gp_prune.language.record import synthetic_layer

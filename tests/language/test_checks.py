@@ -13,7 +13,7 @@ from torch import Tensor
 from gp_prune.language import symbols
 from gp_prune.language.axes import Axes, Elementwise, Normaliser, Reduction, Signature
 from gp_prune.language.checks import SIZES, check
-from gp_prune.language.expression import evaluate
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.numeric import evaluate as evaluate_formula
 from gp_prune.language.primitive import (
     Operand,

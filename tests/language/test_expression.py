@@ -16,9 +16,9 @@ from gp_prune.language.expression import (
     Expression,
     ExpressionError,
     canonical,
-    evaluate,
     format_constant,
 )
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operator, builtin_primitives, operator
 from gp_prune.language.record import synthetic_layer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gp_prune.formula.latex import latex
-from gp_prune.language.expression import evaluate
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import (
     PrimitiveError,

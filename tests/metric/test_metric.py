@@ -17,7 +17,8 @@ import torch
 
 from gp_prune.errors import UserError
 from gp_prune.language.axes import CHANNEL, WEIGHT
-from gp_prune.language.expression import Expression, ExpressionError, evaluate
+from gp_prune.language.expression import Expression, ExpressionError
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import ParseError
 from gp_prune.language.primitive import builtin_primitives, primitive_set
 from gp_prune.language.record import LayerRecord, MissingMeasurement, synthetic_layer

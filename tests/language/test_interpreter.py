@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.checks import SIZES
-from gp_prune.language.expression import ENTRY_BYTES, Expression, Interpreter, evaluate
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import ENTRY_BYTES, Interpreter, evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operand, Operator, builtin_primitives
 from gp_prune.language.record import LayerRecord, MissingMeasurement, synthetic_layer
