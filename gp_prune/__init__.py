@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gp_prune.apply.prune import prune as prune
     from gp_prune.apply.saving import load_pruned as load_pruned
     from gp_prune.apply.saving import save_pruned as save_pruned
+    from gp_prune.apply.scoring import LayerScores as LayerScores
+    from gp_prune.apply.scoring import score_layers as score_layers
     from gp_prune.apply.tuning import tune_pruned as tune_pruned
     from gp_prune.autoencoder.run import autoencode as autoencode
     from gp_prune.autoencoder.settings import AutoencodeSettings as AutoencodeSettings
@@ -57,6 +59,7 @@ _PUBLIC = {
     "gp_prune.apply.export": ("export_onnx", "export_torch"),
     "gp_prune.apply.prune": ("prune",),
     "gp_prune.apply.saving": ("load_pruned", "save_pruned"),
+    "gp_prune.apply.scoring": ("LayerScores", "score_layers"),
     "gp_prune.apply.tuning": ("tune_pruned",),
     "gp_prune.autoencoder.run": ("autoencode",),
     "gp_prune.autoencoder.settings": ("AutoencodeSettings",),

@@ -45,6 +45,10 @@ def whole(least: int, most: int | None = None) -> Rule:
     )
 
 
+SEED = whole(0, 2**63 - 1)
+"""The rule for every seed: torch takes none that is much larger."""
+
+
 def number(
     *,
     least: float = -math.inf,
@@ -70,6 +74,18 @@ def number(
 def one_of(*choices: str) -> Rule:
     """Return the rule for one of some texts."""
     return Rule(lambda value: value in choices, f"one of {', '.join(choices)}")
+
+
+def check_value(name: str, value: object, rule: Rule) -> None:
+    """Raise UserError unless a value is what its rule says.
+
+    Args:
+        name: what the value is, for the message.
+        value: the value.
+        rule: what it must be.
+    """
+    if not rule.accepts(value):
+        raise UserError(f"{name} is {value!r}; it must be {rule.words}")
 
 
 def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> None:

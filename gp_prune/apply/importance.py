@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.selection import calibration_batches, example_batch, score_layers
+from gp_prune.apply.scoring import as_metric, calibration_batches, example_batch, measure_scores
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
@@ -61,7 +61,7 @@ def as_importance(
     Raises:
         UserError: the metric ranks single weights, or lacks its data.
     """
-    metric = Metric.load(metric) if isinstance(metric, str) else metric
+    metric = as_metric(metric)
     if metric.granularity != "channel":
         raise UserError(
             f"metric {metric.name!r} ranks single weights, Torch-Pruning removes channels; use a "
@@ -164,23 +164,23 @@ class _LayerScores:
         self._inputs = example_inputs
         self._data = calibration_batches(metric, data, passes=_AGAIN)
         self._layers = layers
-        self._scores: dict[str, Tensor] = {}
+        self._scores: Mapping[str, Tensor] = {}
         self._state: tuple[object, ...] = ()
 
-    def __call__(self) -> dict[str, Tensor]:
+    def __call__(self) -> Mapping[str, Tensor]:
         """Return the scores of all layers that the network runs."""
         if self._state != _state(self._model):
             self._scores = self._measure()
             self._state = _state(self._model)  # measuring itself may write and restore weights
         return self._scores
 
-    def _measure(self) -> dict[str, Tensor]:
+    def _measure(self) -> Mapping[str, Tensor]:
         inputs, architecture = self._inputs, None
         if inputs is not None:
             inputs = example_batch(inputs, device_of(self._model))
         if "outgoing" in self._metric.needs:
             architecture = trace(self._model, inputs)
-        return score_layers(
+        return measure_scores(
             self._model,
             self._metric,
             self._data,
@@ -189,7 +189,7 @@ class _LayerScores:
             loss=self._loss,
             seed=self._seed,
             example_inputs=inputs,
-        )
+        ).scores
 
 
 def _state(model: nn.Module) -> tuple[object, ...]:
@@ -201,7 +201,7 @@ def _state(model: nn.Module) -> tuple[object, ...]:
 
 
 def _of_weights(metric: Metric | str) -> Metric:
-    metric = Metric.load(metric) if isinstance(metric, str) else metric
+    metric = as_metric(metric)
     if metric.granularity != "weight":
         raise UserError(
             f"metric {metric.name!r} ranks channels, torch.nn.utils.prune single weights; use a "

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gp_prune._compat import import_torchvision
 from gp_prune.errors import UserError
-from gp_prune.statistics.running import random_state, to_device
+from gp_prune.statistics.running import as_device, random_state, to_device
 from gp_prune.tasks import TASK_NAMES, Task, load_task
 
 TIMM = "timm:"
@@ -165,7 +165,7 @@ def load_model(
     Raises:
         UserError: there is no such network, it cannot be made, or an option does not apply to it.
     """
-    target = torch.device(device)
+    target = as_device(device)
     if spec in TASK_NAMES:
         if input_shape is not None or weights is not None:
             raise UserError(

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
-from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
+from gp_prune._sizes import parse_size
+from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.file import Conventions
@@ -39,6 +40,8 @@ _RULES = {
     "round_to": whole(1),
     "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
+    "samples": whole(1),
+    "seed": SEED,
 }
 MIN_SHARE = 0.1
 """Share of its channels that every layer keeps at least where nothing is said."""
@@ -70,6 +73,8 @@ class PruneOptions:
         conventions: how the scores are used; None means those of the metric.
         time_it: whether to measure the latency before and after.
         seed: seed of everything random.
+        samples: how many of the calibration samples are used; None means all.
+        max_memory: most memory for what is measured; None means the default.
 
     Raises:
         UserError: a value is out of range, or options contradict each other or the metric.
@@ -93,12 +98,15 @@ class PruneOptions:
     conventions: Conventions | None = None
     time_it: bool = False
     seed: int = 0
+    samples: int | None = None
+    max_memory: int | str | None = None
 
     def __post_init__(self) -> None:
         """Check the fields, each alone and then together."""
         for name, rule in _RULES.items():
             if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 check_fields(self, {name: rule}, of=f" (--{name.replace('_', '-')})")
+        self.memory  # noqa: B018 - checked here
         self._check_budget()
         self.ranking.check_granularity(self.metric.granularity)
         self._check_mode()
@@ -112,7 +120,8 @@ class PruneOptions:
         if self.by_weight and option:
             raise UserError(
                 f"metric {self.metric.name!r} ranks single weights, and {option} is about "
-                "channels; leave it out, or use a metric of channels"
+                f"channels; leave out {option} (--{option.replace('_', '-')}), or use a metric of "
+                "channels"
             )
         self._check_keep_share()
         if isinstance(self.ignore, str):
@@ -170,6 +179,13 @@ class PruneOptions:
                 "a masked network is no faster, so no share of the latency can be asked of it; "
                 "use a metric of channels with mode 'compact', or keep_macs or keep_params"
             )
+
+    @cached_property
+    def memory(self) -> int | None:
+        """Return the most bytes for what is measured; None means the default."""
+        if self.max_memory is None:
+            return None
+        return parse_size(self.max_memory, "max_memory (--max-memory)")
 
     @property
     def by_weight(self) -> bool:

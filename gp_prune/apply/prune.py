@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,14 +25,17 @@ from gp_prune.apply.options import (
     rename_old_budgets,
 )
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
-from gp_prune.apply.selection import (
-    Bounds,
+from gp_prune.apply.scoring import (
+    LayerScores,
+    as_metric,
     calibration_batches,
+    check_model,
     example_batch,
-    score_layers,
-    select_next_channels,
-    select_next_weights,
+    measure_scores,
+    move,
+    warn_of_limit,
 )
+from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
 from gp_prune.errors import UserError, pluralize
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
@@ -55,7 +58,7 @@ from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.modules import largest_difference
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
-from gp_prune.statistics import Loss, Progress, prunable_layers
+from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
 from gp_prune.statistics.layers import is_batch_norm
 from gp_prune.statistics.running import (
     Forward,
@@ -77,11 +80,13 @@ _SEARCH_TURNS = 11
 
 def prune(
     model: nn.Module,
-    metric: Metric | str,
+    metric: Metric | LayerScores | str,
     example_inputs: Any,
     *,
     data: Data = (),
     loss: Loss | None = None,
+    samples: int | None = None,
+    max_memory: int | str | None = None,
     pruning_ratio: float | None = None,
     keep_channels: float | None = None,
     keep_macs: float | None = None,
@@ -115,13 +120,19 @@ def prune(
 
     Args:
         model: any network that ``copy.deepcopy`` can copy.
-        metric: a metric, or what :meth:`Metric.load` takes.
+        metric: a metric, what :meth:`Metric.load` takes, or the scores of this network from
+            :func:`gp_prune.score_layers`, which then are not measured again.
         example_inputs: a batch that the model can be called with: a tensor (samples, ...), a tuple
             of arguments or a dictionary of named ones.
         data: calibration data, for metrics that measure something: a data set of torch, a data
             loader, or batches: items of :class:`~gp_prune.statistics.Batch`, pairs (inputs,
             target), dictionaries of named arguments (which the loss gets, too), or inputs alone.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
+        samples: how many of the calibration samples are used: of a data set a choice by ``seed``,
+            of batches and loaders the first ones; by default all.
+        max_memory: most memory for what is measured, beside the passes of the network themselves:
+            a size with its unit, such as ``"500MB"``, or bytes; by default 2 GB. Where a layer does
+            not fit, some of its samples and positions are measured, and a warning says so.
         pruning_ratio: share to remove, of the channels that may be cut, or of the weights.
         keep_channels: share to keep of the channels that may be cut.
         keep_macs: share to keep of the MACs of the network.
@@ -158,13 +169,20 @@ def prune(
         UserError: an argument is not valid, the metric lacks its data, the network cannot be run
             or pruned, or the latency cannot be reached.
         DegenerateScores: the metric does not rank the channels or weights of a layer.
+
+    Warns:
+        CoverageWarning: a layer does not fit ``max_memory`` and was measured in part.
     """
     budgets = {
         "pruning_ratio": pruning_ratio, "keep_channels": keep_channels, "keep_macs": keep_macs,
         "keep_params": keep_params, "keep_latency": keep_latency,
     }  # fmt: skip
+    check_model(model)
+    scores = metric if isinstance(metric, LayerScores) else None
+    if scores is not None:
+        _check_scores(scores, model, data, loss, samples, max_memory, steps)
     options = PruneOptions(
-        metric=Metric.load(metric) if isinstance(metric, str) else metric,
+        metric=as_metric(metric) if scores is None else scores.metric,
         **rename_old_budgets(budgets, **old_names),
         pattern=Pattern.parse(pattern) if isinstance(pattern, str) else pattern,
         steps=steps,
@@ -178,12 +196,46 @@ def prune(
         conventions=conventions,
         time_it=time_it,
         seed=seed,
+        samples=samples,
+        max_memory=max_memory,
     )
-    if device is not None and torch.device(device) != device_of(model):
-        model = copy.deepcopy(model).to(device)
-    return Pruner(
-        model, options, example_inputs, data, loss, forward_fn, progress, batch_progress
-    ).prune()
+    model = move(model, device)
+    pruner = Pruner(
+        model, options, example_inputs, data, loss, forward_fn, progress, batch_progress, scores
+    )
+    pruned = pruner.prune()
+    if scores is None and pruner.scored is not None:
+        warn_of_limit(pruner.scored)
+    return pruned
+
+
+def _check_scores(
+    scores: LayerScores,
+    model: nn.Module,
+    data: Data,
+    loss: Loss | None,
+    samples: int | None,
+    max_memory: int | str | None,
+    steps: int,
+) -> None:
+    """Raise UserError where scores that were measured before do not fit what is asked for."""
+    for name, given in (
+        ("data", not (isinstance(data, list | tuple) and not data) and data is not None),
+        ("loss", loss is not None),
+        ("samples", samples is not None),
+        ("max_memory", max_memory is not None),
+    ):
+        if given:
+            raise UserError(
+                f"{name} is for scoring, and the layers are scored already; leave {name} out, or "
+                "give the metric itself"
+            )
+    if steps != 1:
+        raise UserError(
+            f"steps is {steps}, and each step scores what the one before left; give the metric "
+            "itself in place of its scores"
+        )
+    scores.check_network(model)
 
 
 class Pruner:
@@ -192,6 +244,7 @@ class Pruner:
     Attributes:
         options: what to remove, and by which ranking.
         latency_floor: share of the time that the smallest network takes, once it was measured.
+        scored: the scores of the whole network, once they were measured.
     """
 
     def __init__(
@@ -204,13 +257,24 @@ class Pruner:
         forward_fn: Forward | None = None,
         progress: Callable[[str], None] | None = None,
         batch_progress: Progress | None = None,
+        scores: LayerScores | None = None,
     ) -> None:
         """Prepare the network, the inputs and the data; see :func:`prune` for the arguments."""
         self.options = options
         self.latency_floor: float | None = None
         self._model = open_attention(model)
         self._inputs = example_batch(example_inputs, device_of(model))
-        self._data = calibration_batches(options.metric, data, passes=options.steps)
+        self.scored = scores
+        self._given = scores is not None
+        self._data: Iterable[Batch] = ()
+        if scores is None:
+            self._data = calibration_batches(
+                options.metric,
+                data,
+                passes=options.steps,
+                samples=options.samples,
+                seed=options.seed,
+            )
         self._ignore = match_layers(options.ignore, prunable_layers(self._model))
         self._loss, self._forward_fn = loss, forward_fn
         self._tell = progress or (lambda line: None)
@@ -274,6 +338,8 @@ class Pruner:
             times=times,
             latency=options.keep_latency,
             latency_floor=self.latency_floor,
+            coverage={} if self.scored is None else self.scored.coverage,
+            max_memory=None if self.scored is None else self.scored.max_memory,
         )
 
     def count(self) -> Cost:
@@ -323,27 +389,33 @@ class Pruner:
         ]
         return replace(architecture, groups=tuple(groups))
 
-    def score(self, network: nn.Module, now: Architecture, *, first: bool) -> dict[str, Tensor]:
+    def score(self, network: nn.Module, now: Architecture, *, first: bool) -> Mapping[str, Tensor]:
         """Return layer name -> scores (o,) or (o, i, k), measured on ``network``."""
         metric = self.options.metric
         layers = now.scored_layers
         if self.options.by_weight:
             layers = tuple(name for name in now.prunable_layers if name not in self._ignore)
+        if self._given and self.scored is not None:
+            return self.scored.select(layers)
         if first:
             times = "" if self.options.steps == 1 else f", {self.options.steps} times"
             self._tell(f"scoring {pluralize(len(layers), 'layer')} with {metric.name}{times}")
-        return score_layers(
+        scored = measure_scores(
             network,
             metric,
             self._data,
             layers=layers,
             architecture=now,
             loss=self._loss,
+            max_memory=self.options.memory,
             seed=self.options.seed,
             example_inputs=self._inputs,
             forward_fn=self._forward_fn,
             progress=self._batch_progress,
         )
+        if first:
+            self.scored = scored
+        return scored.scores
 
     def select(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from gp_prune._sizes import remark_on_size
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.selection import describe_smallest
 from gp_prune.metric.file import Conventions
@@ -27,6 +28,13 @@ from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import least_width, measure_ties
 from gp_prune.pruning.select.scores import as_array
 from gp_prune.pruning.timing import Turns
+from gp_prune.statistics.coverage import (
+    LayerCoverage,
+    coverage_json,
+    describe_coverage,
+    describe_limit,
+)
+from gp_prune.statistics.sampling import MAX_MEMORY
 
 if TYPE_CHECKING:
     from gp_prune.apply.tuning import Quality
@@ -190,7 +198,7 @@ class Shares(NamedTuple):
     latency: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PrunedModel:
     """A pruned copy of a network and how it came about.
 
@@ -222,6 +230,8 @@ class PrunedModel:
         latency_floor: share of the latency that the smallest network of this kind takes, where
             that was measured.
         quality: how well the networks do their task, set by whoever measured it.
+        coverage: layer name -> field or part of the formula -> how much of the data it saw.
+        max_memory: most bytes for what was measured; None means the default.
     """
 
     model: nn.Module
@@ -249,6 +259,17 @@ class PrunedModel:
     latency: float | None = None
     latency_floor: float | None = None
     quality: Quality | None = None
+    coverage: LayerCoverage = field(default_factory=dict)
+    max_memory: int | None = None
+
+    def __repr__(self) -> str:
+        """Return the metric and the shares that are kept, without network and plan."""
+        kept = [
+            f"{100 * share:.1f} % of the {'MACs' if name == 'macs' else name}"
+            for name, share in self.achieved._asdict().items()
+            if share is not None
+        ]
+        return f"<PrunedModel by {self.metric!r} ({self.mode}): {', '.join(kept)} kept>"
 
     @property
     def asked(self) -> Budget:
@@ -300,6 +321,8 @@ class PrunedModel:
             *self.notes,
             _at_chance(self),
             _not_faster(self),
+            describe_limit(self.coverage, self.max_memory),
+            "" if self.max_memory is None else remark_on_size(self.max_memory, "max_memory"),
         )
         return tuple(sentence for sentence in sentences if sentence)
 
@@ -337,6 +360,9 @@ class PrunedModel:
             "latency": None if self.times is None else self.times.to_json(),
             "quality": None if self.quality is None else self.quality.to_json(),
             "layers": [row._asdict() for row in self.rows],
+            "max_memory": MAX_MEMORY if self.max_memory is None else self.max_memory,
+            "measured": describe_coverage(self.coverage),
+            "coverage": coverage_json(self.coverage),
             "plan_digest": self.plan.digest(),
             "seconds": round(self.seconds, 3),
         }

@@ -6,157 +6,34 @@ whole network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from operator import length_hint
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from gp_prune.apply.options import (
-    LATENCY,
-    PruneOptions,
-    match_layers,
-    missing_data,
-    needs_data,
-)
+from gp_prune.apply.options import LATENCY, PruneOptions, match_layers
 from gp_prune.errors import UserError
-from gp_prune.language.primitive import Operand
-from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (
     Achieved,
     Architecture,
     Budget,
     ChannelPlan,
     WeightPlan,
-    consumers,
     select_channels,
     select_weights,
 )
 from gp_prune.pruning.select.channels import least_width
 from gp_prune.pruning.select.scores import as_array, guard, normalise
-from gp_prune.statistics import Batch, Forward, Loss, Progress, collect_each
-from gp_prune.statistics.batches import as_batch
 from gp_prune.statistics.layers import to_dense
-from gp_prune.statistics.running import to_device
-from gp_prune.training.samples import as_data, in_order
 
-_BATCH = 32
-"""Samples in a batch of a data set; what comes in batches stays in them."""
-_SAME_WITHOUT_NORM = frozenset({"W", "b"})
-"""Operands that are the same whether a batch norm follows or not."""
 _ROUNDS = 8  # of bisection: 1/256 of the MACs
 _CLOSE = 0.01  # a difference of shares below which the search stops
 _LEAST = 1e-9  # a share of the MACs that no network can meet: the smallest one is taken
 
 TimeShare = Callable[[ChannelPlan], float]
 """Time of the network after a cut of the present one, as a share of the whole network's time."""
-
-
-def example_batch(example_inputs: Any, device: torch.device) -> Any:
-    """Return the example inputs on a device, contiguous; a list of arguments becomes a tuple."""
-    moved = to_device(example_inputs, device)
-    return tuple(moved) if isinstance(moved, list) else moved
-
-
-def calibration_batches(metric: Metric, data: Any, *, passes: int) -> Iterable[Batch]:
-    """Return the calibration data that a person gives as batches.
-
-    Args:
-        metric: what measures on the data; one that measures nothing gets no batches.
-        data: see :func:`gp_prune.prune`; one batch alone becomes a list of it.
-        passes: how often the batches are iterated; what can be read only once is kept in memory
-            for several.
-
-    Raises:
-        UserError: the metric measures something and there is nothing to measure, or the data
-            yields no batches.
-    """
-    if not needs_data(metric):
-        return ()
-    if data is None or (isinstance(data, list | tuple) and not data):
-        raise missing_data(metric)
-    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(p, Tensor) for p in data)
-    if isinstance(data, Batch | Mapping) or pair:
-        return [as_batch(data)]
-    if isinstance(data, Iterator):
-        batches = map(as_batch, data)
-        return list(batches) if passes > 1 else batches
-    if isinstance(data, Dataset):
-        return _Batches(as_data(data))
-    if isinstance(data, Tensor | str | bytes) or not isinstance(data, Iterable):
-        raise UserError(
-            f"the data is a {type(data).__name__}; give a list of batches, a data loader, a data "
-            "set, or one pair (inputs, target) of tensors"
-        )
-    return _Batches(data)
-
-
-class _Batches:
-    """The batches of data that can be iterated again."""
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __iter__(self) -> Iterator[Batch]:
-        return in_order(self._data, _BATCH)
-
-    def __length_hint__(self) -> int:
-        """Return how many there are; 0 where the data does not tell."""
-        if isinstance(self._data, Dataset):
-            return -(-length_hint(self._data, 0) // _BATCH)
-        return length_hint(self._data, 0)
-
-
-def score_layers(
-    model: nn.Module,
-    metric: Metric,
-    batches: Iterable[Batch],
-    *,
-    layers: Sequence[str] | None = None,
-    architecture: Architecture | None = None,
-    loss: Loss | None = None,
-    seed: int = 0,
-    example_inputs: Any = None,
-    forward_fn: Forward | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Tensor]:
-    """Return layer name -> scores (o,) or (o, i, k) of a network as it is now.
-
-    Args:
-        model: the network; it stays as it is.
-        metric: what scores.
-        batches: what it measures on.
-        layers: names of the layers to score; all by default.
-        architecture: the channel groups, for metrics that read the outgoing weights.
-        loss: mean loss of a batch, for metrics that need gradients.
-        seed: seed of everything random.
-        example_inputs: a batch that the network can be called with.
-        forward_fn: runs the network on inputs.
-        progress: is told of every batch that was measured.
-    """
-    operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
-    outgoing = None
-    if "outgoing" in metric.needs:
-        assert architecture is not None
-        outgoing = consumers(architecture)
-    records = collect_each(
-        model,
-        layers,
-        batches,
-        needs=metric.needs,
-        loss=loss,
-        seed=seed,
-        example_inputs=example_inputs,
-        outgoing=outgoing,
-        forward_fn=forward_fn,
-        progress=progress,
-        norms=not operands <= _SAME_WITHOUT_NORM,
-    )
-    # One record after the other: together they are several times the network.
-    return {name: metric.scores(record) for name, record in records}
 
 
 class Bounds(NamedTuple):

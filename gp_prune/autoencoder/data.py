@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.statistics.running import derive_seed
+from gp_prune.statistics.running import as_device, derive_seed
 from gp_prune.tasks.data import DATA_SETS, load_data
 from gp_prune.training import Samples
 from gp_prune.training.samples import tensor_digest
@@ -152,7 +152,7 @@ def load(name: str, seed: int, source: TaskSource, limit: int = 0) -> FlatData:
             f"unknown data {name!r}; choose one of {', '.join(DATA_NAMES)}, or a file with the "
             "ending .npz"
         )
-    device = torch.device(source.device)
+    device = as_device(source.device)
     train, validation = (
         read(split).select(slice(limit or None)).to(device) for split in ("train", "validation")
     )

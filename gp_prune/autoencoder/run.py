@@ -63,7 +63,7 @@ NETWORK = "autoencoder.safetensors"
 _PICTURES = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AutoencodeResult:
     """The result of a run.
 
@@ -101,6 +101,14 @@ class AutoencodeResult:
     trivial_l1: float
     sparsity: float
     pictures: Tensor
+
+    def __repr__(self) -> str:
+        """Return the folder, the losses and the sparsity, without the network."""
+        return (
+            f"<AutoencodeResult in {str(self.folder)!r}: validation loss "
+            f"{self.validation_loss:.4g}, test loss {self.test_loss:.4g}, "
+            f"{self.sparsity:.1%} of the weights zero>"
+        )
 
     def module(self) -> nn.Sequential:
         """Return the best autoencoder as a network of torch; pruned weights are 0 in it."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from gp_prune.autoencoder.schedule import named_schedule
 from gp_prune.autoencoder.training import LOSSES
-from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
-from gp_prune.runs.folder import MOST_SEED, Settings
+from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
+from gp_prune.runs.folder import Settings
 
 CANONICAL, COEVOLVE = "canonical", "coevolve"
 NODE, WEIGHT = "node", "weight"
@@ -32,7 +32,7 @@ _RULES = {
     "radius": whole(0),
     "tournament": whole(1),
     "selection_samples": whole(1),
-    "seed": whole(0, MOST_SEED),
+    "seed": SEED,
     "learning_rate": number(above=0),
     "rate_decay": number(above=0, most=1),
     "rate_step": number(least=0),

@@ -14,6 +14,7 @@ from gp_prune.apply.options import BUDGETS, OLD_BUDGETS, PruneOptions
 from gp_prune.cli.options import (
     Sizes,
     json_option,
+    memory_option,
     primitives_option,
     print_json,
     quiet_option,
@@ -25,6 +26,7 @@ from gp_prune.metric.metric import Metric
 
 _OF_PRUNING = (
     *BUDGETS, "steps", "ignore", "round_to", "min_share", "cut_residual", "mode", "time_it", "seed",
+    "max_memory",
 )  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
@@ -151,6 +153,10 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
     pruning = {name: given.pop(name) for name in _OF_PRUNING}
     pruning["keep_share"] = _layer_shares(given.pop("keep_share"))
     pattern, scope = given.pop("pattern"), given.pop("scope")
+    budgets = {name: pruning[name] for name in BUDGETS} | {"pattern": pattern}
+    several = [_flag(name) for name, value in budgets.items() if value is not None]
+    if len(several) > 1:
+        raise UserError(f"give one budget, not {' and '.join(several)} together")
     if pattern is not None:
         if scope is not None:
             raise UserError(
@@ -160,7 +166,7 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
         from gp_prune.pruning import Pattern
 
         pruning["pattern"] = Pattern.parse(pattern)
-    elif all(pruning[name] is None for name in BUDGETS):
+    elif not several:
         pruning["pruning_ratio"] = 0.5
     if scope is not None:
         pruning["conventions"] = replace(metric.conventions, scope=scope)
@@ -254,6 +260,7 @@ Examples:
 @click.option("--data-root", metavar="DIR", help="Folder with torchvision's data sets.")
 @click.option("--download", is_flag=True, help="Fetch a missing data set into --data-root.")
 @click.option("--samples", type=int, help=f"Calibration samples.  [default: {SAMPLES}]")
+@memory_option
 @click.option("--cache-dir", metavar="DIR", help="Folder for the trained networks of tasks.")
 # After pruning.
 @click.option("--epochs", type=int, metavar="N", help="Fine-tune for N epochs.")

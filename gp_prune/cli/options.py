@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gp_prune._sizes import MAX_MEMORY
 from gp_prune.cli import INTERRUPTED
 from gp_prune.errors import UserError
 
@@ -35,6 +36,11 @@ primitives_option = click.option(
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
+)
+memory_option = click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help=f"Most memory for measured statistics, such as 500MB.  [default: {MAX_MEMORY}]",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress on stderr.")
 

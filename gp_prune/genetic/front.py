@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gp_prune._io import write_json, write_text
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.saving import save_pruned
+from gp_prune.errors import pluralize
 from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import Engine
 from gp_prune.genetic.retraining import cut_network
@@ -192,7 +193,7 @@ def _time_ratio(
     return ratio.share / repeats, ratio.lower / repeats, ratio.upper / repeats
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FrontEntry:
     """A network of the front, or one that it is compared with.
 
@@ -223,6 +224,11 @@ class FrontEntry:
     size: StoredBytes
     conv_time: ConvolutionTimes | None
     channels: dict[str, int]
+
+    def __repr__(self) -> str:
+        """Return name, error and size, without the network."""
+        size = f"{self.macs:,} MACs, {self.cost.nonzero:,} parameters"
+        return f"<FrontEntry {self.name!r}: validation error {self.validation:.4g}, {size}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as a JSON object."""
@@ -294,7 +300,7 @@ def timing_batch(prepared: PreparedModel) -> Tensor | None:
     return moved
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeneticResult:
     """The result of a run.
 
@@ -329,6 +335,12 @@ class GeneticResult:
     counted: str
     failures: tuple[str, ...]
     prepared: PreparedModel
+
+    def __repr__(self) -> str:
+        """Return the folder, the size of the front and what is recommended."""
+        best = "none of them" if self.recommended is None else repr(self.recommended.name)
+        front = pluralize(len(self.points), "network")
+        return f"<GeneticResult in {str(self.folder)!r}: {front} on the front, recommended {best}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gp_prune.errors import UserError, check_fields, number, one_of, whole
-from gp_prune.runs.folder import MOST_SEED, Settings
+from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
+from gp_prune.runs.folder import Settings
 from gp_prune.training import FineTuning
 
 _SHARE = number(least=0, most=1)
@@ -26,8 +26,8 @@ _RULES = {
     "shift": whole(0),
     "samples": whole(1),
     "calibration": whole(1),
-    "seed": whole(0, MOST_SEED),
-    "model_seed": whole(0, MOST_SEED),
+    "seed": SEED,
+    "model_seed": SEED,
     "most": whole(0),
     "max_evaluations": whole(0),
     "temperature": _NOT_NEGATIVE,

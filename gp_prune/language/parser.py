@@ -178,8 +178,13 @@ def parse(text: str, primitives: PrimitiveSet) -> Expression:
     the number.
 
     Raises:
-        ParseError: an unknown name, wrong arity or axes, or trailing text, with the position.
+        ParseError: no text; or an unknown name, wrong arity or axes, or trailing text, with the
+            position.
     """
+    if not isinstance(text, str):
+        raise ParseError(
+            f"a formula is a text such as 'sum[i,k](abs(W))', not of type {type(text).__name__}"
+        )
     parser = _Parser(text, primitives)
     expression = parser.expression()
     rest = parser.next

@@ -86,6 +86,14 @@ class Metric:
     probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for value, kind in (
+            (self.name, str), (self.expression, Expression), (self.conventions, Conventions),
+        ):  # fmt: skip
+            if not isinstance(value, kind):
+                raise MetricError(
+                    f"a metric has a {kind.__name__} where this one has the {type(value).__name__} "
+                    f"{value!r}"
+                )
         for text in ("description", "source"):
             if not getattr(self, text).isprintable():
                 raise MetricError(
@@ -273,6 +281,11 @@ class Metric:
                 is not that of a metric.
             ParseError: the formula is not an expression.
         """
+        if not isinstance(name_or_path, str | Path) or not str(name_or_path).strip():
+            raise MetricError(
+                f"the metric is {name_or_path!r}; give the name of a bundled one ('gp-prune list' "
+                "shows them), the path of a metric file or a formula"
+            )
         primitives = primitives or builtin_primitives()
         if is_formula(name_or_path, primitives.operands):
             expression = parse(str(name_or_path), primitives)

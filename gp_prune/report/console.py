@@ -256,6 +256,7 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
         ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
         ("model", f"{report['model']}{weights}"),
         *([("data", report["data"])] if report.get("data") else []),
+        *([("measured", report["measured"])] if report.get("measured") else []),
         ("asked", f"keep {percent(asked['keep'])} of the {asked_unit}"),
         ("achieved", ", ".join(in_order)),
         ("MACs", f"{before['macs']:,} -> {after['macs']:,} per sample ({counted})"),

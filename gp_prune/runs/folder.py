@@ -23,9 +23,6 @@ CONFIG = "config.toml"
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
 
-MOST_SEED = 2**63 - 1
-"""The largest seed: torch takes none that is much larger."""
-
 
 class Settings:
     """Base of a frozen dataclass of settings; all that decides the result of a run.

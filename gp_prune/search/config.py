@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gp_prune.errors import UserError, check_fields, number, one_of, whole
+from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.metric.file import Conventions
-from gp_prune.runs.folder import MOST_SEED, Settings
+from gp_prune.runs.folder import Settings
 from gp_prune.runs.processes import ResourceLimits
 
 ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
@@ -23,7 +23,7 @@ _RULES = {
     "granularity": one_of(*ROOTS),
     "population": whole(4),
     "generations": whole(0),
-    "seed": whole(0, MOST_SEED),
+    "seed": SEED,
     "ladder": _SHARE,
     "budgets": _SHARE,
     "fine_tune_steps": whole(0),

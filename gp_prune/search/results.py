@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gp_prune._io import write_text
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import versions
@@ -26,7 +26,7 @@ COMPARISON = "comparison.csv"
 METRICS = "metrics"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """The result of a search.
 
@@ -51,6 +51,12 @@ class SearchResult:
     assessed: int
     behaviours: int
     kinds: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Return the folder, the size of the front and the recommended formula."""
+        front = pluralize(len(self.metrics), "formula")
+        best = f"{self.recommended.name!r} = {self.recommended.expression}"
+        return f"<SearchResult in {str(self.folder)!r}: {front} on the front, recommended {best}>"
 
 
 def assemble(

@@ -42,6 +42,7 @@ from gp_prune.statistics.records import Consumer, Measured, has_running_statisti
 from gp_prune.statistics.running import (
     Forward,
     Inputs,
+    as_device,
     call_model,
     device_of,
     measurement,
@@ -169,7 +170,7 @@ def collect_each(
             _run_pass(model, parts, forward, loss, measured.curvature)
         if example_inputs is not None and "synflow" in needs:
             measured.flow = synaptic_flow(model, surroundings.layers, example_inputs, forward)
-    target = home if device is None else torch.device(device)
+    target = home if device is None else as_device(device)
     for name in surroundings.layers:
         with torch.inference_mode(False):
             record = measured.take_record(name, target)

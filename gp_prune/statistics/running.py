@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gp_prune.errors import UserError
+
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One tensor, or several for models with several positional or keyword arguments. With a
 :data:`Forward`, tuples, lists and dictionaries may be nested and hold other things."""
@@ -71,6 +73,23 @@ def tensors_of(value: Any) -> list[Tensor]:
 def random_like(tensor: Tensor) -> Tensor:
     """Return normal random numbers in place of floats, and other tensors as they are."""
     return torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """Return a device of torch.
+
+    Raises:
+        UserError: this machine (or torch) has no such device.
+    """
+    try:
+        target = torch.device(device)
+        usable = target.type != "meta"
+        torch.empty(0, device=target)
+    except (RuntimeError, TypeError, AssertionError):  # an AssertionError: torch without CUDA
+        usable = False
+    if not usable:
+        raise UserError(f"device {str(device)!r} is not available here; use 'cpu'")
+    return target
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -17,7 +17,7 @@ from torch import nn
 
 from gp_prune._io import DamagedFileError, canonical_digest
 from gp_prune.errors import UserError
-from gp_prune.statistics.running import one_thread, random_state
+from gp_prune.statistics.running import as_device, one_thread, random_state
 from gp_prune.tasks import cache
 from gp_prune.tasks.cache import CacheWarning, Entry
 from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data, user_folder
@@ -100,7 +100,7 @@ def load_task(
     """
     check_task_name(name)
     model_name, data_name = name.split("-")
-    target = torch.device(device)
+    target = as_device(device)
     data = load_data(data_name, data_root, download=download)
     kind = MODELS[model_name].kind
     with random_state(seed):
@@ -140,7 +140,7 @@ def is_trained(
     """
     check_task_name(name)
     data = load_data(name.split("-")[1], data_root, download=download)
-    folder, identity = _cache_entry(name, seed, torch.device(device), data, cache_dir)
+    folder, identity = _cache_entry(name, seed, as_device(device), data, cache_dir)
     try:
         return cache.read(folder, identity) is not None
     except DamagedFileError:

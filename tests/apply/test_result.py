@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gp_prune.apply.prune import prune
 from gp_prune.apply.result import PrunedModel
+from gp_prune.language.record import Coverage
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import measure, timing
 
@@ -128,3 +130,29 @@ def test_one_sentence_for_every_ranking() -> None:
     )
     assert not pruned.met
     assert "no cut comes nearer" in said(pruned)
+
+
+def test_a_result_is_printed_on_one_line() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Linear(5, 24), nn.ReLU(), nn.Linear(24, 3)))
+    pruned = prune(model, "l1", torch.zeros(2, 5), keep_params=0.5)
+    assert str(pruned) == (
+        "<PrunedModel by 'l1' (compact): 50.0 % of the channels, 50.0 % of the MACs, "
+        "50.7 % of the params kept>"
+    )
+    masked = prune(model, "magnitude", torch.zeros(2, 5), keep_params=0.5)
+    assert repr(masked).startswith("<PrunedModel by 'magnitude' (mask): 50.0 % of the weights, ")
+
+
+def test_what_was_measured_is_reported() -> None:
+    """Samples and positions of every measurement, and a limit that was met with its remedy."""
+    model = seeded(lambda: nn.Sequential(nn.Linear(5, 24), nn.ReLU(), nn.Linear(24, 3)))
+    whole = prune(model, "l1", torch.zeros(2, 5), keep_params=0.5, max_memory=2**62)
+    assert "max_memory is " in said(whole) and "so the limit may not hold; give less" in said(whole)
+    coverage = {"0": {"input": Coverage(9, 20, 1, 1)}}
+    part = replace(whole, coverage=coverage, max_memory=10**6)
+    assert "input of layer '0' was measured on 9 of 20 samples, because all does not fit" in said(
+        part
+    )
+    report = part.report()
+    assert report["max_memory"] == 10**6 and report["measured"].startswith("20 samples; input in 0")
+    assert report["coverage"]["0"]["input"]["samples"] == 9

@@ -204,7 +204,7 @@ def damaged(tmp_path: Path) -> Path:
         (["l1", "{spec}", "--keep-params", "inf"], ["(--keep-params) is inf", "at most 1"]),
         (
             ["l1", "{spec}", "--keep-macs", "0.5", "--pruning-ratio", "0.5"],
-            ["not pruning_ratio and keep_macs"],
+            ["not --pruning-ratio and --keep-macs together"],
         ),
         (["taylor_bn", "{spec}"], ["'taylor_bn' needs", "Ggamma", "--data"]),
         (["apoz", "{spec}"], ["'apoz' needs", "(for A)", "--data"]),

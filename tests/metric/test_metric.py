@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -271,7 +271,7 @@ def test_metrics_that_are_not_there(tmp_path: Path) -> None:
         Metric.load(tmp_path / "none.json")
     with pytest.raises(MetricError, match="cannot be read: Is a directory"):
         Metric.load(tmp_path)
-    for text in ("a" * 1000, "a\0b", "a\0b.json", "", "runs/best", "-", "l1/W"):
+    for text in ("a" * 1000, "a\0b", "a\0b.json", "runs/best", "-", "l1/W"):
         with pytest.raises(MetricError, match=r"unknown metric|cannot be read"):
             Metric.load(text)
 
@@ -411,3 +411,24 @@ def test_metrics_of_papers_that_rank_within_output_rows() -> None:
         name for name in bundled_metrics() if Metric.load(name).conventions.scope == "row"
     }
     assert row_metrics == {"pruner_zero_weight", "wanda_weight"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Metric.parse(cast("Any", 5)), "a formula is a text .*, not of type int"),
+        (lambda: Metric.parse(cast("Any", None)), "not of type NoneType"),
+        (lambda: Metric.parse(cast("Any", b"W")), "not of type bytes"),
+        (lambda: Metric.parse("W", name=cast("Any", 5)), "a metric has a str where this one has"),
+        (
+            lambda: Metric.parse("W", conventions=cast("Any", "layer")),
+            "a metric has a Conventions where this one has the str 'layer'",
+        ),
+        (lambda: Metric.load(cast("Any", 5)), "the metric is 5; give the name of a bundled one"),
+        (lambda: Metric.load(""), "the metric is ''; give the name of a bundled one"),
+        (lambda: Metric.load(" "), "the metric is ' '; give the name"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(make: Callable[[], Metric], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make()

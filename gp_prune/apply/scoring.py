@@ -1,0 +1,377 @@
+"""Score the layers of a network on calibration data, once for any number of budgets.
+
+:func:`score_layers` takes the arguments of a user, :func:`measure_scores` what is checked already.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from operator import length_hint
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from gp_prune._sizes import parse_size
+from gp_prune.apply.options import missing_data, needs_data
+from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
+from gp_prune.language.primitive import Operand
+from gp_prune.language.record import Coverage
+from gp_prune.metric.metric import Metric
+from gp_prune.pruning import Architecture, consumers, trace
+from gp_prune.pruning.attention.heads import open_attention
+from gp_prune.statistics import Batch, Forward, Loss, Progress, collect_each
+from gp_prune.statistics.batches import as_batch, batch_size
+from gp_prune.statistics.coverage import (
+    CoverageWarning,
+    LayerCoverage,
+    coverage_of,
+    describe_limit,
+)
+from gp_prune.statistics.running import as_device, device_of, map_tensors, to_device
+from gp_prune.training.samples import (
+    Data,
+    as_data,
+    in_order,
+    sample_count,
+    tensor_digest,
+)
+
+_BATCH = 32
+"""Samples in a batch of a data set; what comes in batches stays in them."""
+_SAME_WITHOUT_NORM = frozenset({"W", "b"})
+"""Operands that are the same whether a batch norm follows or not."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerScores:
+    """The scores of a network's layers by a metric, which :func:`gp_prune.prune` takes as one.
+
+    Attributes:
+        metric: what scored.
+        scores: layer name -> scores (o,) of channels or (o, i, k) of single weights.
+        coverage: layer name -> field or part of the formula -> how much of the data it saw.
+        max_memory: most bytes for what was measured; None means the default.
+        network: digest of the weights that were scored; empty where nobody compares it.
+    """
+
+    metric: Metric
+    scores: Mapping[str, Tensor]
+    coverage: LayerCoverage
+    max_memory: int | None
+    network: str = ""
+
+    def __repr__(self) -> str:
+        """Return the metric and the number of layers, without the scores."""
+        return f"<LayerScores of {pluralize(len(self.scores), 'layer')} by {self.metric.name!r}>"
+
+    def select(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return the scores of some layers.
+
+        Raises:
+            UserError: one of them was not scored.
+        """
+        for name in layers:
+            if name not in self.scores:
+                raise UserError(
+                    f"layer {name!r} has no scores of metric {self.metric.name!r}; score the "
+                    "network with score_layers() on the inputs that it is pruned with"
+                )
+        return {name: self.scores[name] for name in layers}
+
+    def check_network(self, model: nn.Module) -> None:
+        """Raise UserError unless the weights of a network are those that were scored."""
+        if _digest(model) != self.network:
+            raise UserError(
+                f"the scores of metric {self.metric.name!r} belong to other weights than the "
+                "network has; score it again with score_layers()"
+            )
+
+
+def score_layers(
+    model: nn.Module,
+    metric: Metric | str | Path,
+    data: Data = (),
+    *,
+    example_inputs: Any = None,
+    loss: Loss | None = None,
+    samples: int | None = None,
+    max_memory: int | str | None = None,
+    seed: int = 0,
+    forward_fn: Forward | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> LayerScores:
+    """Score the layers of a network by a metric, once for any number of budgets.
+
+    ``prune(model, scores, inputs, keep_macs=0.5)`` takes the result in place of a metric, as long
+    as the weights of the network are the same.
+
+    Args:
+        model: any network; it stays as it is.
+        metric: a metric, or what :meth:`Metric.load` takes.
+        data: calibration data, see :func:`gp_prune.prune`.
+        example_inputs: a batch that the model can be called with; by default the first batch of
+            the data.
+        loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
+        samples: how many samples of the data are used, see :func:`gp_prune.prune`.
+        max_memory: most memory for what is measured, see :func:`gp_prune.prune`.
+        seed: seed of everything random.
+        forward_fn: ``forward_fn(model, inputs)`` runs the network where calling it is not the way.
+        device: where to work; by default the model's device.
+        progress: ``progress(done, total)``, called after each batch that is measured.
+
+    Raises:
+        UserError: an argument is not valid, the metric lacks its data, or the network cannot be
+            run or followed.
+
+    Warns:
+        CoverageWarning: a layer does not fit ``max_memory`` and was measured in part.
+    """
+    metric = as_metric(metric)
+    check_model(model)
+    check_value("seed", seed, SEED)
+    memory = None if max_memory is None else parse_size(max_memory, "max_memory")
+    digest = _digest(model)
+    network = open_attention(move(model, device))
+    batches = as_batches(data, samples=samples, seed=seed)
+    if example_inputs is None:
+        example_inputs, batches = _first_inputs(batches)
+    inputs = example_batch(example_inputs, device_of(network))
+    # Without trial cuts, and with norms that channels span: no call of prune() wants other layers.
+    architecture = trace(network, inputs, cut_residual=True, forward_fn=forward_fn, try_out=False)
+    by_weight = metric.granularity == "weight"
+    scored = measure_scores(
+        network,
+        metric,
+        batches if needs_data(metric) else (),
+        layers=architecture.prunable_layers if by_weight else architecture.scored_layers,
+        architecture=architecture,
+        loss=loss,
+        max_memory=memory,
+        seed=seed,
+        example_inputs=inputs,
+        forward_fn=forward_fn,
+        progress=progress,
+    )
+    warn_of_limit(scored)
+    return replace(scored, network=digest)
+
+
+def warn_of_limit(scored: LayerScores) -> None:
+    """Warn where the limit of memory was met, once."""
+    limit = describe_limit(scored.coverage, scored.max_memory)
+    if limit:
+        warnings.warn(limit, CoverageWarning, stacklevel=3)
+
+
+def _first_inputs(batches: Iterable[Batch]) -> tuple[Any, Iterable[Batch]]:
+    """Return the inputs of the first batch, and all batches."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        raise UserError("there is nothing to run the network on; give data or example_inputs")
+    return first.inputs, chain([first], stream) if stream is batches else batches
+
+
+def measure_scores(
+    model: nn.Module,
+    metric: Metric,
+    batches: Iterable[Batch],
+    *,
+    layers: Sequence[str] | None = None,
+    architecture: Architecture | None = None,
+    loss: Loss | None = None,
+    max_memory: int | None = None,
+    seed: int = 0,
+    example_inputs: Any = None,
+    forward_fn: Forward | None = None,
+    progress: Progress | None = None,
+) -> LayerScores:
+    """Score the layers of a network as it is now.
+
+    Args:
+        model: the network; it stays as it is.
+        metric: what scores.
+        batches: what it measures on.
+        layers: names of the layers to score; all by default.
+        architecture: the channel groups, for metrics that read the outgoing weights.
+        loss: mean loss of a batch, for metrics that need gradients.
+        max_memory: most bytes for what is measured; None means the default.
+        seed: seed of everything random.
+        example_inputs: a batch that the network can be called with.
+        forward_fn: runs the network on inputs.
+        progress: is told of every batch that was measured.
+    """
+    operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
+    outgoing = None
+    if "outgoing" in metric.needs:
+        assert architecture is not None
+        outgoing = consumers(architecture)
+    records = collect_each(
+        model,
+        layers,
+        batches,
+        expressions=[metric.expression],
+        max_memory=max_memory,
+        loss=loss,
+        seed=seed,
+        example_inputs=example_inputs,
+        outgoing=outgoing,
+        forward_fn=forward_fn,
+        progress=progress,
+        norms=not operands <= _SAME_WITHOUT_NORM,
+    )
+    scores: dict[str, Tensor] = {}
+    coverage: dict[str, Mapping[str, Coverage]] = {}
+    for name, record in records:  # one after the other: together they are several networks large
+        scores[name] = metric.scores(record)
+        coverage |= coverage_of([record])
+    return LayerScores(metric, scores, coverage, max_memory)
+
+
+def as_metric(metric: Any) -> Metric:
+    """Return a metric that is given as one, or by its name or file.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str | Path):
+        return Metric.load(metric)
+    raise UserError(
+        f"the metric is of type {type(metric).__name__}; give a Metric, the name of a bundled "
+        "one, the path of a metric file or a formula"
+    )
+
+
+def check_model(model: Any) -> None:
+    """Raise UserError unless a network is a module of torch."""
+    if not isinstance(model, nn.Module):
+        said = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
+        raise UserError(
+            f"the model is {said}; give a torch.nn.Module, such as torchvision.models.resnet18()"
+        )
+
+
+def move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """Return a network on a device: itself where it is there already, otherwise a copy."""
+    if device is None or as_device(device) == device_of(model):
+        return model
+    return copy.deepcopy(model).to(as_device(device))
+
+
+def _digest(model: nn.Module) -> str:
+    """Tell a network by the names, types, shapes and values of its parameters and buffers."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return f"{' '.join(tensors)} {tensor_digest(tensors.values())}"
+
+
+def example_batch(example_inputs: Any, device: torch.device) -> Any:
+    """Return the example inputs on a device, contiguous; a list of arguments becomes a tuple."""
+    moved = to_device(example_inputs, device)
+    return tuple(moved) if isinstance(moved, list) else moved
+
+
+def calibration_batches(
+    metric: Metric, data: Any, *, passes: int, samples: int | None = None, seed: int = 0
+) -> Iterable[Batch]:
+    """Return the calibration data that a person gives as batches.
+
+    Args:
+        metric: what measures on the data; one that measures nothing gets no batches.
+        data: see :func:`gp_prune.prune`; one batch alone becomes a list of it.
+        passes: how often the batches are iterated; what can be read only once is kept in memory
+            for several.
+        samples: see :func:`as_batches`.
+        seed: see :func:`as_batches`.
+
+    Raises:
+        UserError: the metric measures something and there is nothing to measure, or the data
+            yields no batches.
+    """
+    if not needs_data(metric):
+        return ()
+    if _is_nothing(data):
+        raise missing_data(metric)
+    batches = as_batches(data, samples=samples, seed=seed)
+    return list(batches) if passes > 1 and isinstance(batches, Iterator) else batches
+
+
+def _is_nothing(data: Any) -> bool:
+    return data is None or (isinstance(data, list | tuple) and not data)
+
+
+def as_batches(data: Any, *, samples: int | None, seed: int) -> Iterable[Batch]:
+    """Return data in any form as batches, or some samples of it.
+
+    Args:
+        data: see :func:`gp_prune.prune`; one batch alone becomes a list of it.
+        samples: most samples: of a data set a choice, of batches the first ones; None means all.
+        seed: decides the choice.
+
+    Raises:
+        UserError: the data yields no batches, or the number of samples is none.
+    """
+    if samples is not None:
+        check_value("samples", samples, whole(1))
+    if _is_nothing(data):
+        return ()
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(p, Tensor) for p in data)
+    if isinstance(data, Batch | Mapping) or pair:
+        return _Batches([as_batch(data)], samples)
+    if isinstance(data, Iterator):
+        return _first(map(as_batch, data), samples)
+    if isinstance(data, Dataset):
+        all_samples = as_data(data)
+        assert isinstance(all_samples, Dataset)
+        count = sample_count(all_samples)
+        if samples is None or samples >= count:
+            return _Batches(all_samples, None)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        return _Batches(Subset(all_samples, order[:samples].tolist()), None)
+    if isinstance(data, Tensor | str | bytes) or not isinstance(data, Iterable):
+        raise UserError(
+            f"the data is a {type(data).__name__}; give a list of batches, a data loader, a data "
+            "set, or one pair (inputs, target) of tensors"
+        )
+    return _Batches(data, samples)
+
+
+class _Batches:
+    """The batches of data that can be iterated again, or those of its first samples."""
+
+    def __init__(self, data: Any, samples: int | None) -> None:
+        self._data, self._samples = data, samples
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _first(in_order(self._data, _BATCH), self._samples)
+
+    def __length_hint__(self) -> int:
+        """Return how many there are; 0 where the data does not tell."""
+        if isinstance(self._data, Dataset):
+            return -(-length_hint(self._data, 0) // _BATCH)
+        return length_hint(self._data, 0) if self._samples is None else 0
+
+
+def _first(batches: Iterator[Batch], samples: int | None) -> Iterator[Batch]:
+    """Yield batches until a number of samples is reached; the last one is cut."""
+    if samples is None:
+        yield from batches
+        return
+    for batch in batches:
+        size = batch_size(batch.inputs)
+        left = samples
+        if size > left:
+            batch = map_tensors(lambda t: t[:left] if t.dim() else t, batch)  # noqa: B023
+        yield batch
+        samples -= min(size, left)
+        if not samples:
+            return
