@@ -6,16 +6,18 @@ Nothing is pickled.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
-import reprlib
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,18 @@ _TYPE_NAMES = {
     int: "a whole number", float: "a number", str: "a text", bool: "true or false",
     list: "a list", dict: "an object",
 }  # fmt: skip
+
+MOST_TEXT = 4 * 2**20
+"""Bytes of the largest file that a person writes or reads: a metric, settings."""
+
+MOST_JSON = 16 * 2**20
+"""Bytes of the largest JSON file; what belongs to a large network may have more."""
+
+MOST_TENSORS = 64 * 2**30
+"""Bytes of the largest file of tensors where it is not known what they belong to."""
+
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number in a file, as in an int64."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -96,36 +110,110 @@ def write_tensors(
     return digest
 
 
-def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, digest: str, most: int = MOST_TENSORS) -> dict[str, Tensor]:
     """Read what :func:`write_tensors` wrote.
 
     Args:
         path: the file.
         digest: its SHA-256, or the first digits of it.
+        most: bytes that it may have.
 
     Raises:
         DamagedFileError: the file is missing, or its digest is another.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no regular file, or is larger.
+    """
+    content = read_checked(path, digest, most)
+    try:
+        return parse_tensors(content)
+    except ValueError as error:
+        raise DamagedFileError(path, f"is not a safetensors file ({error})") from error
+
+
+def parse_tensors(content: bytes) -> dict[str, Tensor]:
+    """Return the tensors in the content of a safetensors file.
+
+    Raises:
+        ValueError: it is none, or holds a tensor of a type that torch does not have.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = read_checked(path, digest)
     try:
         return load(content)
-    except SafetensorError as error:
-        raise DamagedFileError(path, f"is not a safetensors file ({error})") from error
+    except KeyError as error:
+        raise ValueError(f"it has tensors of type {error}, which torch does not have") from error
+    except (SafetensorError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
-def read_checked(path: Path, digest: str) -> bytes:
-    """Read a file whose SHA-256 must begin with ``digest``.
+def read_file(path: str | Path, most: int) -> bytes:
+    """Read a regular file of bounded size.
+
+    Pipes and devices may give bytes without end, or none for ever.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more bytes; ``strerror`` says so.
+        ValueError: the path is none, as one with a zero byte.
+    """
+    check_regular(path)
+    flags = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+    # What was a file a moment ago may be a pipe by now, which must not be waited for.
+    handle = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        _check_kind(status, path)
+        content = file.read(min(status.st_size, most) + 1)
+        if status.st_size < len(content) <= most:  # files of the system, which state no size
+            content += file.read(min(most, MOST_JSON))
+            most = min(most, len(content) - len(file.read(1)))
+    if len(content) > most:
+        size = f"{most / 2**20:,.0f} MB"
+        raise OSError(errno.EFBIG, f"it has more than the {size} that it may have", str(path))
+    return content
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise OSError unless there is a regular file, which ``strerror`` says."""
+    _check_kind(os.stat(path), path)
+
+
+def _check_kind(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        what = "it is a pipe or a device, not a regular file"
+        raise OSError(errno.EINVAL, what, str(path))
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return what JSON text holds; refuse NaN and infinities, which are not of JSON.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def read_checked(path: Path, digest: str, most: int) -> bytes:
+    """Read a file of at most ``most`` bytes whose SHA-256 must begin with ``digest``.
 
     Raises:
         DamagedFileError: the file is missing, or its digest is another.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no regular file, or is larger.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, most)
     except FileNotFoundError as error:
         raise DamagedFileError(path, "is missing") from error
     if not digest or not hashlib.sha256(content).hexdigest().startswith(digest):
@@ -172,7 +260,10 @@ def write_artifact(
 
 
 def read_artifact(
-    folder: Path, names: ArtifactNames, parse: Callable[[dict[str, Any]], T]
+    folder: Path,
+    names: ArtifactNames,
+    parse: Callable[[dict[str, Any]], T],
+    most: int = MOST_TENSORS,
 ) -> tuple[T, dict[str, Tensor]] | None:
     """Read what :func:`write_artifact` wrote; None where there is nothing.
 
@@ -181,6 +272,7 @@ def read_artifact(
         names: what the files are called.
         parse: reads the facts, before the tensors are read. A UserError or DamagedFileError that
             it raises is passed on; any other error of missing or wrong entries is damage.
+        most: bytes that the file of tensors may have.
 
     Raises:
         DamagedFileError: a file is missing, torn or changed.
@@ -188,7 +280,7 @@ def read_artifact(
     """
     path = folder / names.facts
     try:
-        facts = json.loads(path.read_bytes())
+        facts = parse_json(read_file(path, MOST_JSON))
         parsed = parse(facts)
         digest = facts[f"{names.field}_sha256"]
         if facts[names.field] != names.tensors.format(digest):
@@ -199,7 +291,7 @@ def read_artifact(
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, f"is not what was written ({error})") from error
-    return parsed, read_tensors(folder / facts[names.field], digest)
+    return parsed, read_tensors(folder / facts[names.field], digest, most)
 
 
 def check_type(value: Any, kind: type, what: str) -> None:
@@ -212,12 +304,14 @@ def check_type(value: Any, kind: type, what: str) -> None:
         what: what the value is called in the message.
 
     Raises:
-        UserError: it has another type.
+        UserError: it has another type, or is a whole number that no int64 can hold.
     """
     accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
     wrong_bool = isinstance(value, bool) and kind not in (bool, object)
     if wrong_bool or not isinstance(value, accepted):
-        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {_TYPE_NAMES[kind]}")
+        raise UserError(f"{what} is {brief(value)}; it must be {_TYPE_NAMES[kind]}")
+    if kind in (int, float) and isinstance(value, int) and abs(value) > MOST_WHOLE:
+        raise UserError(f"{what} is {brief(value)}; it must be between -2^63 and 2^63")
 
 
 def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, Any]:
@@ -236,11 +330,13 @@ def read_object(data: Any, what: str, fields: Mapping[str, type]) -> dict[str, A
         raise UserError(f"{what} must be an object, not {type(data).__name__}")
     for name in data:
         if name not in fields:
-            raise UserError(f"{what} has an unknown field {name!r}; remove it")
+            raise UserError(f"{what} has an unknown field {brief(name)}; remove it")
     for name, kind in fields.items():
         if name not in data:
             raise UserError(f"{what} has no field {name!r}; add it")
         check_type(data[name], kind, f"field {name!r} of {what}")
+        if kind is float and not math.isfinite(data[name]):
+            raise UserError(f"field {name!r} of {what} is {data[name]}; it must be finite")
     return {name: float(data[name]) if fields[name] is float else data[name] for name in fields}
 
 

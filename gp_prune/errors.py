@@ -6,6 +6,7 @@ Every message is one sentence that names the thing, the value and the remedy.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,15 +32,30 @@ class Rule(NamedTuple):
     words: str
 
 
-def whole(least: int, most: int | None = None) -> Rule:
+MOST = 10**9
+"""The largest number where nothing else is said; larger ones overflow times and sizes."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def brief(value: object) -> str:
+    """Return a value as a message shows it, cut where it is long, deep or has many digits."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"
+
+
+def whole(least: int, most: int = MOST) -> Rule:
     """Return the rule for a whole number; ``True`` and ``False`` are none."""
-    words = f", at least {least}" if most is None else f" from {least} to {most}"
+    words = (
+        f", at least {least} and at most {most:,}" if most == MOST else f" from {least} to {most}"
+    )
     return Rule(
         lambda value: (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and least <= value
-            and (most is None or value <= most)
+            isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
         ),
         f"a whole number{words}",
     )
@@ -53,13 +69,12 @@ def number(
     *,
     least: float = -math.inf,
     above: float = -math.inf,
-    most: float = math.inf,
+    most: float = MOST,
     below: float = math.inf,
 ) -> Rule:
-    """Return the rule for a finite number within bounds; ``least`` and ``most`` are included."""
+    """Return the rule for a number within bounds; ``least`` and ``most`` are included."""
     low = f" greater than {above:g}" if math.isfinite(above) else f", at least {least:g}"
     high = f" and less than {below:g}" if math.isfinite(below) else f" and at most {most:g}"
-    words = f"a number{low}" + (high if min(most, below) < math.inf else "")
     return Rule(
         lambda value: (
             isinstance(value, int | float)
@@ -67,13 +82,15 @@ def number(
             and least <= value <= most
             and above < value < below  # which excludes NaN and the infinities
         ),
-        words,
+        f"a number{low}{high}",
     )
 
 
 def one_of(*choices: str) -> Rule:
     """Return the rule for one of some texts."""
-    return Rule(lambda value: value in choices, f"one of {', '.join(choices)}")
+    return Rule(
+        lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
+    )
 
 
 def check_value(name: str, value: object, rule: Rule) -> None:
@@ -85,7 +102,7 @@ def check_value(name: str, value: object, rule: Rule) -> None:
         rule: what it must be.
     """
     if not rule.accepts(value):
-        raise UserError(f"{name} is {value!r}; it must be {rule.words}")
+        raise UserError(f"{name} is {brief(value)}; it must be {rule.words}")
 
 
 def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> None:
@@ -107,7 +124,7 @@ def check_fields(settings: object, rules: Mapping[str, Rule], of: str = "") -> N
         for value in field if several else (field,):
             if not rule.accepts(value):
                 verb = "holds" if several else "is"
-                raise UserError(f"{name}{of} {verb} {value!r}; it must be {rule.words}")
+                raise UserError(f"{name}{of} {verb} {brief(value)}; it must be {rule.words}")
 
 
 class DegenerateScores(UserError):

@@ -15,7 +15,10 @@ from gp_prune._io import (
     ArtifactNames,
     DamagedFileError,
     check_type,
+    parse_json,
     read_artifact,
+    read_file,
+    read_object,
     read_tensors,
     write_artifact,
     write_bytes,
@@ -142,3 +145,44 @@ def test_a_wrong_type_is_named(value: Any, kind: type, words: str) -> None:
 def test_a_number_may_be_whole_and_an_object_anything() -> None:
     check_type(1, float, "x")
     check_type(True, object, "x")
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_number_fits_64_bits(kind: type) -> None:
+    check_type(2**63 - 1, kind, "x")
+    for value in (2**63, -(10**400), 10**5000):
+        with pytest.raises(UserError, match=r"^x is .*; it must be between -2\^63 and 2\^63$"):
+            check_type(value, kind, "x")
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    assert read_file(path, 100) == bytes(100)
+    assert read_file("/proc/self/status", 2**20).startswith(b"Name:")
+    for most in (0, 99):
+        with pytest.raises(OSError, match="it has more than the 0 MB"):
+            read_file(path, most)
+    with pytest.raises(OSError, match="it has more than the 0 MB"):
+        read_file("/proc/self/status", 10)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for odd in ("/dev/zero", "/dev/null", tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(OSError, match="it is a pipe or a device, not a regular file"):
+            read_file(odd, 100)
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path, 100)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "NaN", "[-Infinity]", "1" * 5000, '{"a": 1', "\x00", b"\xff\xfe\x00"]
+)
+def test_json_is_read_strictly(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_a_number_of_an_object_is_finite() -> None:
+    assert read_object({"a": 1}, "it", {"a": float}) == {"a": 1.0}
+    with pytest.raises(UserError, match="field 'a' of it is inf; it must be finite"):
+        read_object({"a": json.loads("1e999")}, "it", {"a": float})

@@ -8,18 +8,18 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from gp_prune._compat import import_torchvision
+from gp_prune.apply.weights import load_weights
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import as_device, random_state, to_device
 from gp_prune.tasks import TASK_NAMES, Task, load_task
@@ -195,65 +195,6 @@ def load_model(
         origin = f"weights from {weights}"
     inputs = to_device(tuple(inputs) if isinstance(inputs, list) else inputs, target)
     return LoadedModel(spec, model.to(target), inputs, None, origin, built.imagenet)
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Put the state dict in a file into ``model``; every entry must fit.
-
-    Args:
-        model: the network, changed in place.
-        path: a ``.safetensors`` file, or a file of ``torch.save`` that holds plain tensors alone.
-
-    Raises:
-        UserError: the file cannot be read, holds something else, or is of another network.
-    """
-    put_state(model, _read_state(Path(path)), f"weights file {str(path)!r}")
-
-
-def put_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load a state dict; UserError names the first entry that does not fit.
-
-    Raises:
-        UserError: an entry is missing, unknown or of another shape.
-    """
-    current = model.state_dict()
-    for name, value in current.items():
-        if name not in state:
-            raise UserError(f"{what} lacks {name!r}; give the weights of this very network")
-        if state[name].shape != value.shape:
-            raise UserError(
-                f"{what} has {name!r} of shape {tuple(state[name].shape)}, the network of shape "
-                f"{tuple(value.shape)}; give the weights of this network"
-            )
-    for name in sorted(set(state) - set(current)):
-        raise UserError(
-            f"{what} has {name!r}, which the network has not; give the weights of this network"
-        )
-    current.update(state)  # in place, so that the versions of the modules' formats stay with it
-    model.load_state_dict(current)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file, by name."""
-    try:
-        content = (
-            safetensors.torch.load(path.read_bytes())
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"weights file {str(path)!r} cannot be read: {reason}") from error
-    except Exception as error:  # each reader has its own kinds for a damaged file
-        raise UserError(
-            f"weights file {str(path)!r} is damaged or holds more than tensors; save "
-            "model.state_dict() as safetensors"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(
-            f"weights file {str(path)!r} is no state dict; save model.state_dict() by itself"
-        )
-    return content
 
 
 def _build(spec: str, seed: int) -> BuiltModel:

@@ -36,8 +36,8 @@ _REMOVED, _KEPT = number(above=0, below=1), number(above=0, most=1)
 _RULES = {
     "pruning_ratio": Rule(_REMOVED.accepts, f"the share to remove, {_REMOVED.words}"),
     **dict.fromkeys(BUDGETS[1:], Rule(_KEPT.accepts, f"the share to keep, {_KEPT.words}")),
-    "steps": whole(1),
-    "round_to": whole(1),
+    "steps": whole(1, 1000),
+    "round_to": whole(1, 1_000_000),
     "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
     "samples": whole(1),

@@ -6,14 +6,13 @@ A folder holds ``plan.json`` (what to remove, and the digests of the other files
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,25 @@ from torch import Tensor, nn
 
 from gp_prune._io import (
     DamagedFileError,
+    check_regular,
     check_type,
+    parse_json,
     read_checked,
+    read_file,
     read_object,
     read_tensors,
     write_bytes,
     write_json,
     write_tensors,
 )
-from gp_prune.apply.models import put_state
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.errors import UserError
+from gp_prune.apply.weights import BYTES, put_state
+from gp_prune.errors import UserError, brief
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
-from gp_prune.pruning.modules import masked_parameters
+from gp_prune.pruning.modules import masked_parameters, renew_masked
+from gp_prune.training.checkpoint import count_bytes
 
 KIND = "pruned model"
 PLAN, ARCHITECTURE, WEIGHTS, REPORT = (
@@ -145,8 +148,10 @@ def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
         UserError: the folder is missing, incomplete or damaged, or is of another network.
     """
     path = Path(folder).expanduser()
+    opened = open_attention(model)
     with _say_what_is_damaged(path):
-        fields = read_object(_json(path / PLAN), str(path / PLAN), _FIELDS)
+        # A bit of a mask for each weight, as text; and no weight has more than one entry in a slot.
+        fields = read_object(_json(path / PLAN, count_bytes(model, 1)), str(path / PLAN), _FIELDS)
         if fields["kind"] != KIND:
             raise UserError(f"{str(path)!r} holds a {fields['kind']!r}, not a {KIND}")
         if fields["schema_version"] != _SCHEMA:
@@ -154,44 +159,82 @@ def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
                 f"{str(path)!r} has schema version {fields['schema_version']}, this gp-prune reads "
                 f"{_SCHEMA}; use the version that wrote it"
             )
-        plan, mode = _plan(fields["plan"]), fields["mode"]
+        plan, mode = _plan(fields["plan"], opened), fields["mode"]
         if mode not in MODES or (mode == "compact" and isinstance(plan, WeightPlan)):
-            raise UserError(f"{str(path / PLAN)!r} has mode {mode!r}, which its plan cannot have")
+            raise UserError(
+                f"{str(path / PLAN)!r} has mode {brief(mode)}, which its plan cannot have"
+            )
+        _check_lists(fields)
         # A digest that was cut short must not match by its first digits.
         layout, weights = (
             fields[f"{name}_sha256"].ljust(64) for name in ("architecture", "weights")
         )
-        architecture = Architecture.from_json(_json(path / ARCHITECTURE, layout))
-        state = read_tensors(path / WEIGHTS, weights)
+        architecture = Architecture.from_json(
+            _json(path / ARCHITECTURE, count_bytes(model, 8), layout)
+        )
+        state = read_tensors(path / WEIGHTS, weights, count_bytes(model, BYTES))
     for alias, name in fields["shared"].items():
-        check_type(name, str, f"what {alias!r} is shared with in {PLAN}")
+        check_type(name, str, f"what {brief(alias)} is shared with in {PLAN}")
         if name not in state:
-            raise UserError(f"{PLAN} says that {alias!r} is {name!r}, which {WEIGHTS} has not")
+            raise UserError(
+                f"{PLAN} says that {brief(alias)} is {brief(name)}, which {WEIGHTS} has not"
+            )
         state[alias] = state[name]
-    return _replay(model, plan, architecture, mode, state, str(path))
+    return _replay(opened, plan, architecture, mode, state, str(path))
+
+
+def _check_lists(fields: dict[str, Any]) -> None:
+    """Check the entries of the lists in a plan file."""
+    for name in fields["interface"]:
+        check_type(name, str, f"an entry of 'interface' in {PLAN}")
+    for shape in fields["input_shapes"]:
+        check_type(shape, list, f"an entry of 'input_shapes' in {PLAN}")
+        for size in shape:
+            check_type(size, int, f"a size of 'input_shapes' in {PLAN}")
+            if size < 0:
+                raise UserError(
+                    f"a size of 'input_shapes' in {PLAN} is {size}; it must be 0 or more"
+                )
 
 
 def _replay(
-    model: nn.Module,
+    opened: nn.Module,
     plan: ChannelPlan | WeightPlan,
     architecture: Architecture,
     mode: str,
     state: dict[str, Tensor],
     origin: str,
 ) -> nn.Module:
-    opened = open_attention(model)
-    if mode == "compact":
-        assert isinstance(plan, ChannelPlan)
-        pruned = compact(opened, plan, architecture)
-    else:
-        pruned = copy.deepcopy(opened)
-        mask(pruned, plan, architecture)
+    try:
+        if mode == "compact":
+            assert isinstance(plan, ChannelPlan)
+            pruned = compact(opened, plan, architecture)
+        else:
+            pruned = copy.deepcopy(opened)
+            mask(pruned, plan, architecture)
+    except (RuntimeError, IndexError, AttributeError, TypeError) as error:
+        # The architecture is whole in itself but ties together what this network does not.
+        raise UserError(
+            f"the cut in {origin!r} cannot be made in this network ({type(error).__name__}); give "
+            "the network that was pruned"
+        ) from error
+    _check_masks(pruned, state, origin)
     put_state(pruned, state, f"the pruned network in {origin!r}")
-    for _, module, name in masked_parameters(pruned):
-        # A masked layer sets the weight that it computes with when it runs; set it now.
-        current = getattr(module, f"{name}_orig").detach() * getattr(module, f"{name}_mask")
-        setattr(module, name, current)
+    renew_masked(pruned)  # a masked layer makes the weight that it computes with when it runs
     return pruned
+
+
+def _check_masks(pruned: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Raise UserError where a saved mask is not that of the plan."""
+    for path, module, name in masked_parameters(pruned):
+        key = f"{path}.{name}_mask" if path else f"{name}_mask"
+        saved, planned = state.get(key), getattr(module, f"{name}_mask")
+        if saved is None or saved.shape != planned.shape:
+            continue  # put_state says so
+        if not bool((saved == planned.to(saved)).all()):
+            raise UserError(
+                f"the mask {key!r} in {origin!r} is not that of its plan; prune the network again"
+            )
 
 
 def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -239,10 +282,10 @@ def _replace(target: Path, draft: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Return whether a file says that it is the plan of a pruned network."""
-    with contextlib.suppress(ValueError):
-        data = json.loads(path.read_bytes())
-        return isinstance(data, dict) and data.get("kind") == KIND
-    return False
+    check_regular(path)
+    with path.open("rb") as file:
+        # It is among the first fields of a file that may be large.
+        return f'"kind": "{KIND}"'.encode() in file.read(4096)
 
 
 @contextmanager
@@ -260,20 +303,21 @@ def _say_what_is_damaged(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _json(path: Path, digest: str | None = None) -> Any:
-    """Return the content of a JSON file whose SHA-256 is ``digest``, where that is given."""
-    content = path.read_bytes() if digest is None else read_checked(path, digest)
+def _json(path: Path, most: int, digest: str | None = None) -> Any:
+    """Return the content of a JSON file of at most ``most`` bytes and, if given, a SHA-256."""
+    content = read_file(path, most) if digest is None else read_checked(path, digest, most)
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise UserError(
             f"{str(path)!r} is not valid JSON, so it is damaged; prune the network again"
         ) from error
 
 
-def _plan(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
-    kind = WeightPlan if data.get("kind") == "weight plan" else ChannelPlan
-    return kind.from_json(data)
+def _plan(data: dict[str, Any], model: nn.Module) -> ChannelPlan | WeightPlan:
+    if data.get("kind") == "weight plan":
+        return WeightPlan.from_json(data, model)
+    return ChannelPlan.from_json(data)
 
 
 def _unusable(target: Path, error: OSError) -> UserError:

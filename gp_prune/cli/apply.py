@@ -19,7 +19,7 @@ from gp_prune.cli.options import (
     print_json,
     quiet_option,
 )
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
@@ -35,6 +35,7 @@ _OF_TUNING = (
 _OLD_BUDGETS = {old: new for old, new in OLD_BUDGETS.items() if old != "channels"}
 """Options that work until 0.2 -> the options in their place."""
 _COUNTS = ("samples", "epochs", "tuning_samples")
+_COUNT = whole(1)
 _ENDINGS = {"onnx": [".onnx"], "export": [".pt2", ".ts"], "plot": [".png", ".svg"]}
 SAMPLES = 512
 """Calibration samples where nothing is said."""
@@ -79,8 +80,8 @@ class ApplyCommand:
         """Check the options, each alone and then together."""
         counts = {name: getattr(self, name) for name in _COUNTS}
         for name, count in {**counts, "batch_size": self.tuning.get("batch_size")}.items():
-            if count is not None and count < 1:
-                raise UserError(f"{_flag(name)} is {count}; it must be at least 1")
+            if count is not None and not _COUNT.accepts(count):
+                raise UserError(f"{_flag(name)} is {brief(count)}; it must be {_COUNT.words}")
         self._check_tuning()
         self._check_data()
         if self.force and self.out is None:

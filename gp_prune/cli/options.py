@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable
@@ -16,7 +17,7 @@ import click
 
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.cli import INTERRUPTED
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief
 
 if TYPE_CHECKING:
     from gp_prune.runs.folder import Settings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 MAX_WORKERS = 8
+_MOST_NUMBERS = 10**8
+"""Of one sample."""
 
 primitives_option = click.option(
     "--primitives",
@@ -56,10 +59,16 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return the sizes as whole numbers of at least 1."""
         if isinstance(value, tuple):
             return value
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is no list of sizes; write it like 3,64,64", param, ctx)
-        return tuple(int(part) for part in parts)
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+            self.fail(f"{brief(value)} is no list of sizes; write it like 3,64,64", param, ctx)
+        sizes = tuple(map(int, parts))
+        if math.prod(sizes) > _MOST_NUMBERS:
+            self.fail(
+                f"{brief(value)} is a sample of more than {_MOST_NUMBERS:,} numbers; make it "
+                "smaller", param, ctx
+            )  # fmt: skip
+        return sizes
 
 
 def print_json(data: Any, *, allow_nan: bool = False) -> None:

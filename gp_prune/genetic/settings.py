@@ -13,15 +13,15 @@ _PART = number(above=0, most=1)
 _NOT_NEGATIVE = number(least=0)
 
 _RULES = {
-    "population": whole(2),
-    "generations": whole(1),
+    "population": whole(2, 100_000),
+    "generations": whole(1, 1_000_000),
     "stall": whole(0),
-    "rounds": whole(1),
+    "rounds": whole(1, 100_000),
     "patience": whole(0),
     "elites": whole(1),
     "epochs": whole(0),
     "final_epochs": whole(0),
-    "points": whole(1),
+    "points": whole(1, 100_000),
     "batch_size": whole(1),
     "shift": whole(0),
     "samples": whole(1),
@@ -29,6 +29,8 @@ _RULES = {
     "seed": SEED,
     "model_seed": SEED,
     "most": whole(0),
+    "input_shape": whole(1, 1_000_000),
+    "validation_share": number(above=0, below=1),
     "max_evaluations": whole(0),
     "temperature": _NOT_NEGATIVE,
     "amount": _PART,

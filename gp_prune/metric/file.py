@@ -6,7 +6,6 @@ Reading never runs anything that a file contains.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -14,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gp_prune._io import canonical_digest, read_object
-from gp_prune.errors import UserError
+from gp_prune._io import MOST_TEXT, canonical_digest, parse_json, read_file, read_object
+from gp_prune.errors import UserError, brief
 
 if TYPE_CHECKING:
     from gp_prune.metric.metric import Metric
@@ -87,8 +86,10 @@ class Conventions:
     def __post_init__(self) -> None:
         for field, allowed in (("scope", SCOPES), ("normaliser", NORMALISERS), ("join", JOINS)):
             value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+            if not isinstance(value, str) or value not in allowed:
+                raise UserError(
+                    f"{field} is {brief(value)}; it must be one of {', '.join(allowed)}"
+                )
 
     def check_granularity(self, granularity: str) -> None:
         """Raise UserError if scores of this granularity cannot be ranked within the scope.
@@ -171,7 +172,7 @@ def read_content(name_or_path: str | Path) -> str:
             "or give the path of a metric file or a formula"
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path, MOST_TEXT).decode()
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise MetricError(f"metric file {text!r} cannot be read: {reason}") from None
@@ -192,8 +193,8 @@ def parse_fields(content: str) -> dict[str, Any]:
             does not name the file.
     """
     try:
-        data = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(content)
+    except ValueError as error:
         raise MetricError(f"it is not valid JSON ({error}); it may be cut off") from None
     if isinstance(data, dict):
         _check_version(data.get("schema_version"))
@@ -211,7 +212,7 @@ def check_invariances(names: list[Any] | tuple[Any, ...]) -> tuple[str, ...]:
     """
     for name in names:
         if not isinstance(name, str) or name not in INVARIANCES:
-            raise MetricError(f"invariance {name!r} is unknown; use {', '.join(INVARIANCES)}")
+            raise MetricError(f"invariance {brief(name)} is unknown; use {', '.join(INVARIANCES)}")
         if names.count(name) > 1:
             raise MetricError(f"invariance {name!r} is named twice")
     return tuple(name for name in INVARIANCES if name in names)
@@ -260,17 +261,13 @@ def check_derived_fields(fields: dict[str, Any], metric: Metric) -> None:
         )
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number of JSON")
-
-
 def _check_version(version: Any) -> None:
     if type(version) is int and version > SCHEMA_VERSION:
         raise MetricError(
-            f"it has schema version {version}, newer than {SCHEMA_VERSION}; update gp-prune"
+            f"it has schema version {brief(version)}, newer than {SCHEMA_VERSION}; update gp-prune"
         )
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise MetricError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
+        raise MetricError(f"schema_version is {brief(version)}, not {SCHEMA_VERSION}")
 
 
 def _to_floats(values: list[Any]) -> tuple[float, ...]:

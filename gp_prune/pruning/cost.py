@@ -30,6 +30,7 @@ DENSE = "dense"
 DEPTHWISE = "depthwise"
 NORM = "norm"
 ATTENTION = "attention"
+LAYER_KINDS = (DENSE, DEPTHWISE, NORM, ATTENTION)
 """Kinds of layers, see :class:`LayerCost`."""
 
 

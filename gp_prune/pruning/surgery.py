@@ -34,6 +34,7 @@ from gp_prune.pruning.modules import (
     find_module,
     find_owner,
     find_part,
+    is_depthwise,
     is_grouped,
     is_transposed,
     masked_parameters,
@@ -159,13 +160,16 @@ def _find_entries(
 def _width(model: nn.Module, name: str, side: str) -> int:
     if side == SIZE:
         return int(getattr(*find_owner(model, name, side)))
-    return side_width(find_part(model, name, side), side)
+    part = find_part(model, name, side)
+    if side in (IN, OUT, DEPTHWISE_SIDE) and is_depthwise(part) != (side == DEPTHWISE_SIDE):
+        return 0
+    return side_width(part, side)
 
 
 def side_width(module: Any, side: str) -> int:
     """Return the number of entries on one side of a module; 0 if it has no such side."""
     if side == RESHAPE:
-        return int(module.unflattened_size[0])
+        return int(module.unflattened_size[0]) if isinstance(module, nn.Unflatten) else 0
     if side == HEADS:
         return module.num_heads if isinstance(module, HeadAttention) else 0
     if side == PARAMETER:

@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from gp_prune._io import check_type, write_text
+from gp_prune._io import MOST_TEXT, check_type, read_file, write_text
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL
@@ -62,9 +62,13 @@ class Settings:
         """
         file = repr(str(path))
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(read_file(path, MOST_TEXT).decode())
         except OSError as error:
             raise UserError(f"settings file {file} cannot be read: {error.strerror}") from None
+        except RecursionError:
+            raise UserError(
+                f"settings file {file} is nested too deeply; settings are not nested at all"
+            ) from None
         except ValueError as error:
             raise UserError(f"settings file {file} is not valid TOML: {error}") from None
         types = get_type_hints(cls)

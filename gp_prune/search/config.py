@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
+from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES
 from gp_prune.metric.file import Conventions
 from gp_prune.runs.folder import Settings
 from gp_prune.runs.processes import ResourceLimits
@@ -21,8 +22,8 @@ DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
 _SHARE = number(above=0, most=1)
 _RULES = {
     "granularity": one_of(*ROOTS),
-    "population": whole(4),
-    "generations": whole(0),
+    "population": whole(4, 100_000),
+    "generations": whole(0, 1_000_000),
     "seed": SEED,
     "ladder": _SHARE,
     "budgets": _SHARE,
@@ -35,13 +36,13 @@ _RULES = {
     "max_evaluations": whole(0),
     "time_limit": number(least=0),
     "stall": whole(0),
-    "stack": whole(0),
+    "stack": whole(0, 10_000),
     "final_steps": whole(0),
-    "final_seeds": whole(1),
-    "front_size": whole(1),
+    "final_seeds": whole(1, 10_000),
+    "front_size": whole(1, 100_000),
     "recommended_size": whole(1),
-    "size_limit": whole(3),
-    "height_limit": whole(2),
+    "size_limit": whole(3, MAX_NODES),
+    "height_limit": whole(2, MAX_HEIGHT),
     "crossover": number(least=0, most=1),
     "calibration": whole(1),
 }

@@ -13,12 +13,19 @@ import warnings
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gp_prune._io import ArtifactNames, DamagedFileError, read_artifact, write_artifact
+from gp_prune._io import (
+    MOST_JSON,
+    ArtifactNames,
+    DamagedFileError,
+    read_artifact,
+    read_file,
+    write_artifact,
+)
 from gp_prune.errors import UserError
 from gp_prune.training.settings import FineTuning, History
 
@@ -55,6 +62,16 @@ def make_optimiser(parameters: list[nn.Parameter], settings: FineTuning) -> torc
     return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
 
 
+def count_bytes(model: nn.Module, per_number: int) -> int:
+    """Return the bytes that a file about a network may have, with room for what is said beside.
+
+    Args:
+        model: the network.
+        per_number: bytes for each number in it.
+    """
+    return MOST_JSON + per_number * sum(tensor.numel() for _, tensor in named_tensors(model))
+
+
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of an optimiser: momenta and number of steps."""
     return {
@@ -80,10 +97,21 @@ _NAMES = ArtifactNames(STATE, "fine-tuning-{:.16}.safetensors", "tensors")
 _TENSORS = "fine-tuning-*.safetensors"
 _KIND = "fine-tuning checkpoint"
 _SCHEMA = 1
+_PARTS = ("now.", "best.", "optimiser.")
+_OPTIMISER = frozenset({"momentum_buffer", "step", "exp_avg", "exp_avg_sq"})
+_BYTES = 40
+"""Bytes for each number of a network: five states of eight bytes."""
 
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was damaged; fine-tuning starts from the beginning."""
+
+
+class Resumable(Protocol):
+    """What a checkpoint is put into: a network, and those of its parameters that are trained."""
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
 
 
 class Snapshot(NamedTuple):
@@ -124,8 +152,13 @@ def write(folder: Path, identity: Mapping[str, Any], snapshot: Snapshot) -> None
         raise _unusable(folder, error) from error
 
 
-def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
+def read(folder: Path, identity: Mapping[str, Any], run: Resumable) -> Snapshot | None:
     """Return the snapshot in ``folder``; None if there is none, or none that is whole.
+
+    Args:
+        folder: where it is.
+        identity: what the fine-tuning is decided by, as JSON objects.
+        run: what is resumed, with which the tensors are compared.
 
     Raises:
         UserError: it is of another fine-tuning, of another version, or may not be read.
@@ -135,18 +168,23 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
     """
 
     def parse(facts: dict[str, Any]) -> History:
-        kind, schema = facts["kind"], facts["schema_version"]
-        stored, history = dict(facts["identity"]), History.from_json(facts["history"])
+        kind, schema, stored = facts["kind"], facts["schema_version"], dict(facts["identity"])
         if kind != _KIND or schema != _SCHEMA:
             raise UserError(
                 f"{str(folder / STATE)!r} is a {kind!r} of version {schema}, not a {_KIND} of "
                 f"version {_SCHEMA}; name another folder"
             )
         _compare(folder, stored, identity)
-        return history
+        try:
+            return History.from_json(facts["history"])
+        except UserError as error:
+            raise DamagedFileError(folder / STATE, f"is not what was written: {error}") from error
 
     try:
-        artifact = read_artifact(folder, _NAMES, parse)
+        artifact = read_artifact(folder, _NAMES, parse, count_bytes(run.model, _BYTES))
+        fault = artifact and _find_fault(artifact[1], run)
+        if fault:
+            raise DamagedFileError(folder / STATE, fault)
     except DamagedFileError as damage:
         warnings.warn(
             f"the checkpoint {str(damage.path)!r} is damaged; fine-tuning starts from the "
@@ -158,6 +196,28 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
     except OSError as error:
         raise _unusable(folder, error) from error
     return artifact and Snapshot(*artifact)
+
+
+def _find_fault(tensors: dict[str, Tensor], run: Resumable) -> str:
+    """Return what does not fit the network and its optimiser; empty where all does."""
+    parts = {part: with_prefix(tensors, part) for part in _PARTS}
+    if sum(map(len, parts.values())) < len(tensors):
+        return "has tensors that are of no part of a fine-tuning"
+    wanted = dict(named_tensors(run.model))
+    for part in ("now.", "best."):
+        found = parts[part]
+        if found.keys() != wanted.keys() and (part == "now." or found):
+            return f"has other tensors under {part!r} than the network"
+        for name, tensor in found.items():
+            if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+                return f"has a tensor {part + name!r} of another shape or type"
+    for name, tensor in parts["optimiser."].items():
+        index, _, key = name.partition(".")
+        known = key in _OPTIMISER and index.isdecimal() and int(index) < len(run.parameters)
+        shape = run.parameters[int(index)].shape if known and key != "step" else ()
+        if not known or tensor.shape != shape or not tensor.is_floating_point():
+            return f"has a tensor 'optimiser.{name}' that its optimiser cannot have"
+    return ""
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -210,7 +270,7 @@ def _comparable(value: Any) -> Any:
 def _remove_unnamed(folder: Path) -> None:
     """Remove the files of tensors that the state does not name."""
     state = folder / STATE
-    named = state.read_text() if state.exists() else ""
+    named = read_file(state, MOST_JSON).decode() if state.exists() else ""
     for path in folder.glob(_TENSORS):
         if path.name not in named:
             path.unlink(missing_ok=True)

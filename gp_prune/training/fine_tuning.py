@@ -107,7 +107,7 @@ def fine_tune(
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
     identity = run.identity() if folder else {}
     with run.restoring():
-        run.start(disk.read(folder, identity) if folder else None)
+        run.start(disk.read(folder, identity, run) if folder else None)
         while not run.finished:
             run.epoch()
             if folder:

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from gp_prune.errors import UserError, check_fields, number, one_of, whole
+from gp_prune._io import check_type, read_object
+from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 
 LEARNING_RATES: dict[str, float] = {"sgd": 0.01, "adamw": 1e-3}
 """The highest learning rate of each optimiser where none is given."""
@@ -15,7 +16,7 @@ _RULES = {
     "epochs": whole(0),
     "batch_size": whole(1),
     "patience": whole(0),
-    "seed": whole(0),
+    "seed": SEED,
     "weight_decay": number(least=0),
     "momentum": number(least=0, below=1),
     "warm_up": number(least=0, below=1),
@@ -143,7 +144,29 @@ class History:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            LookupError, TypeError: it is something else.
+            UserError: a field is missing, unknown, of the wrong type or out of range.
         """
-        epochs = tuple(Epoch(**epoch) for epoch in data["epochs"])
-        return cls(data["start_error"], epochs, data["best"], data["stopped_early"])
+        fields = read_object(data, "the history", {
+            "start_error": object, "epochs": list, "best": int, "stopped_early": bool,
+        })  # fmt: skip
+        _check_error(fields["start_error"], "the first error")
+        epochs = []
+        for index, item in enumerate(fields["epochs"], start=1):
+            epoch = read_object(item, f"epoch {index} of the history", {
+                "number": int, "learning_rate": float, "loss": float, "error": object,
+            })  # fmt: skip
+            _check_error(epoch["error"], f"the error of epoch {index}")
+            if epoch["number"] != index:
+                raise UserError(f"epoch {index} of the history has number {epoch['number']}")
+            epochs.append(Epoch(**epoch))
+        if not 0 <= fields["best"] <= len(epochs):
+            raise UserError(f"the best epoch of the history is {fields['best']}, which it has not")
+        return cls(fields["start_error"], tuple(epochs), fields["best"], fields["stopped_early"])
+
+
+def _check_error(error: Any, what: str) -> None:
+    """Raise UserError unless an error in a file is None or a finite number."""
+    if error is not None:
+        check_type(error, float, what)
+        if not math.isfinite(error):
+            raise UserError(f"{what} is {error}; it must be finite")

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
 import os
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gp_prune.apply.prune import prune
@@ -242,3 +247,100 @@ def test_network_with_more_state_is_refused(saved: Path, residual: nn.Module) ->
     residual.register_buffer("extra", torch.zeros(1))
     with pytest.raises(UserError, match="lacks 'extra'"):
         load_pruned(saved, residual)
+
+
+def _reseal(folder: Path, plan: dict[str, Any]) -> None:
+    """Write a plan file whose digests fit the other files, as whoever changes them can."""
+    for name in ("architecture.json", "weights.safetensors"):
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        plan[f"{name.partition('.')[0]}_sha256"] = digest
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+@pytest.mark.parametrize("shape", [[2**40], [6, 3, 2**30, 1], [1] * 500_000])
+def test_a_mask_of_another_shape_is_not_unpacked(
+    residual: nn.Module, images: torch.Tensor, tmp_path: Path, shape: list[int]
+) -> None:
+    folder = tmp_path / "out"
+    save_pruned(prune(residual, "magnitude", images, keep_params=0.5), folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    name = next(iter(plan["plan"]["kept"]))
+    bits = base64.b64encode(zlib.compress(bytes(2**26), 9)).decode()
+    plan["plan"]["kept"][name] = {"shape": shape, "bits": bits}
+    _reseal(folder, plan)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"mask of layer {name!r}|layer {name!r} has shape"):
+        load_pruned(folder, residual)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26, "nothing near what the mask would take"
+
+
+@pytest.mark.parametrize("name", ["plan.json", "architecture.json", "weights.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(
+    saved: Path, residual: nn.Module, pruned: PrunedModel, name: str
+) -> None:
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(UserError, match=f"{name}.*it is a pipe or a device"):
+        load_pruned(saved, residual)
+    if name == "plan.json":
+        with pytest.raises(UserError, match="it is a pipe or a device"):
+            save_pruned(pruned, saved)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "architecture.json", "weights.safetensors"])
+def test_a_file_too_large_for_the_network_is_refused(
+    saved: Path, residual: nn.Module, name: str
+) -> None:
+    with (saved / name).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=f"{name}.*it has more than the 16 MB"):
+        load_pruned(saved, residual)
+
+
+def test_a_mask_is_that_of_the_plan(
+    residual: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    save_pruned(prune(residual, "magnitude", images, keep_params=0.5), folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    state = load_file(folder / "weights.safetensors")
+    name = next(key for key in state if key.endswith("weight_mask"))
+    for value in (5.0, torch.nan, 1.0 - float(state[name].flatten()[0])):
+        changed = {key: tensor.clone() for key, tensor in state.items()}
+        changed[name].view(-1)[0] = value
+        save_file(changed, folder / "weights.safetensors")
+        _reseal(folder, plan)
+        with pytest.raises(UserError, match=f"the mask '{name}' .* is not that of its plan"):
+            load_pruned(folder, residual)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("interface", [1], "an entry of 'interface'"),
+        ("input_shapes", [2], "an entry of 'input_shapes'"),
+        ("input_shapes", [[-2]], "a size of 'input_shapes'"),
+        ("mode", [], "mode"),
+    ],
+)
+def test_fields_of_a_plan_file_are_named(
+    saved: Path, residual: nn.Module, field: str, value: object, words: str
+) -> None:
+    _edit(saved, **{field: value})
+    with pytest.raises(UserError, match=words):
+        load_pruned(saved, residual)
+
+
+def test_a_slot_of_a_module_of_another_kind_is_refused(saved: Path, residual: nn.Module) -> None:
+    plan = json.loads((saved / "plan.json").read_text())
+    path = saved / "architecture.json"
+    for side in ("reshape", "heads", "norm", "size", "parameter", "depthwise"):
+        architecture = json.loads(path.read_text())
+        for group in architecture["groups"]:
+            group["slots"][0]["side"] = side
+        path.write_text(json.dumps(architecture))
+        _reseal(saved, plan)
+        with pytest.raises(UserError):
+            load_pruned(saved, residual)

@@ -216,6 +216,12 @@ def damaged(tmp_path: Path) -> Path:
         (["taylor_weights", "{few}", "--data", "digits"], ["labels up to 9", "4 outputs"]),
         (["l1", "{spec}", "--input-shape", "3,12"], ["own example inputs"]),
         (["l1", "torchvision:alexnet", "--input-shape", "3,x"], ["3,64,64"]),
+        (["l1", "torchvision:alexnet", "--input-shape", "3,99999,99999"], ["100,000,000"]),
+        (["l1", "torchvision:alexnet", "--input-shape", f"3,{'9' * 5000}"], ["3,64,64"]),
+        (["l1", "lenet-digits", "--steps", "1000000"], ["--steps", "from 1 to 1000"]),
+        (["l1", "lenet-digits", "--samples", "9" * 400], ["--samples", "at most 1,000,000,000"]),
+        (["l1", "lenet-digits", "--epochs", "1", "--lr", "1e300"], ["learning_rate", "1e+09"]),
+        (["/dev/zero", "lenet-digits"], ["/dev/zero", "a pipe or a device"]),
         (
             ["l1", "torchvision:alexnet", "--input-shape", "3,8,8"],
             ["(1, 3, 8, 8)", "--input-shape"],

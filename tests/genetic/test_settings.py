@@ -20,7 +20,7 @@ SMALL = GeneticSettings(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"population": 1}, "population is 1; it must be a whole number, at least 2"),
+        ({"population": 1}, "population is 1; it must be a whole number from 2 to"),
         (
             {"selection": "anneal"},
             "it must be one of auto, nsga2, truncation, tournament, roulette",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.metric.file import JOINS, NORMALISERS, SCOPES, Conventions
+from gp_prune.metric.file import JOINS, NORMALISERS, SCOPES, Conventions, MetricError, read_content
 
 EVERY = [Conventions(*values) for values in itertools.product(SCOPES, NORMALISERS, JOINS)]
 
@@ -55,3 +57,17 @@ def test_only_weights_are_ranked_by_row_and_only_channels_by_structure(
             conventions.check_granularity(granularity)
     else:
         conventions.check_granularity(granularity)
+
+
+def test_pipes_devices_and_huge_files_are_no_metrics(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with (tmp_path / "big.json").open("wb") as file:
+        file.truncate(2**40)
+    for path, words in (
+        (tmp_path / "pipe.json", "it is a pipe or a device"),
+        (Path("/dev/zero"), "it is a pipe or a device"),
+        (tmp_path / "big.json", "it has more than the 4 MB that it may have"),
+        (tmp_path, "Is a directory"),
+    ):
+        with pytest.raises(MetricError, match=words):
+            read_content(path)

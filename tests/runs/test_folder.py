@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -53,7 +54,13 @@ def test_settings_round_trip(tmp_path: Path) -> None:
         ("eager = 1", "must be true or false"),
         ("seed = 1.0", "must be a whole number"),
         ("sed = 1", "unknown setting 'sed' in .*; did you mean 'seed'"),
+        (f"seed = {10**400}", "is 1000.*; it must be between"),
+        (f"seed = 0x{'f' * 5000}", "is a int of too many digits; it must be between"),
+        (f"rate = 0x{'f' * 5000}", "is a int of too many digits; it must be between"),
+        (f"seed = {'[' * 5000}{']' * 5000}", "is nested too deeply"),
+        (f"# {'x' * 2**22}", "it has more than the 4 MB that it may have"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_settings_of_the_wrong_type_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / CONFIG).write_text(text)
@@ -61,6 +68,13 @@ def test_settings_of_the_wrong_type_are_refused(tmp_path: Path, text: str, words
         Wishes.from_toml(tmp_path / CONFIG)
     (tmp_path / CONFIG).write_text("rate = 3\nshares = [1, 0.5]")
     assert Wishes.from_toml(tmp_path / CONFIG) == Wishes(rate=3, shares=(1, 0.5))
+
+
+def test_pipes_and_devices_hold_no_settings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / CONFIG)
+    for path in (tmp_path / CONFIG, Path("/dev/zero")):
+        with pytest.raises(UserError, match="it is a pipe or a device, not a regular file"):
+            Wishes.from_toml(path)
 
 
 def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> None:

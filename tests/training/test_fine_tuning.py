@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from gp_prune._io import write_tensors
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Budget, mask, select_channels, select_weights, trace, unmask
@@ -364,6 +367,48 @@ def test_a_checkpoint_that_names_functions_by_older_modules_is_resumed(tmp_path:
     assert older != text
     (tmp_path / STATE).write_text(older)
     assert tune(network(), checkpoint=tmp_path) == history
+
+
+def changed_checkpoint(folder: Path, change: Callable[[dict[str, Any], Any], None]) -> None:
+    """Change facts and tensors of a checkpoint, and name the tensors by their new digest."""
+    facts = json.loads((folder / STATE).read_text())
+    path = folder / facts["tensors"]
+    tensors = load_file(path)
+    change(tensors, facts["history"])
+    path.unlink()
+    digest = write_tensors(folder, "fine-tuning-{:.16}.safetensors", tensors)
+    facts |= {"tensors": f"fine-tuning-{digest:.16}.safetensors", "tensors_sha256": digest}
+    (folder / STATE).write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, _: tensors.pop("now.0.weight"),
+        lambda tensors, _: tensors.update({"more": torch.zeros(1)}),
+        lambda tensors, _: tensors.update({"now.0.weight": torch.zeros(1)}),
+        lambda tensors, _: tensors.update({"now.0.weight": tensors["now.0.weight"].double()}),
+        lambda tensors, _: tensors.update({"optimiser.x": torch.zeros(1)}),
+        lambda tensors, _: tensors.update({"optimiser.99.momentum_buffer": torch.zeros(1)}),
+        lambda tensors, _: tensors.update({"optimiser.0.momentum_buffer": torch.zeros(1)}),
+        lambda tensors, _: tensors.update({"optimiser.0.odd": torch.zeros(())}),
+        lambda _, history: history.update(best=7),
+        lambda _, history: history.update(epochs=5),
+        lambda _, history: history["epochs"][0].update(number=2),
+        lambda _, history: history["epochs"][0].update(loss="low"),
+        lambda _, history: history["epochs"][0].update(error=[]),
+        lambda _, history: history.update(start_error=10**400),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_network_is_damaged(
+    tmp_path: Path, change: Callable[[dict[str, Any], Any], None]
+) -> None:
+    with pytest.raises(Killed):
+        tune(network(), checkpoint=tmp_path, progress=stopping(1))
+    changed_checkpoint(tmp_path, change)
+    with pytest.warns(CheckpointWarning, match="is damaged"):
+        history = tune(network(), checkpoint=tmp_path)
+    assert history == tune(network())
 
 
 def test_a_lost_file_of_a_checkpoint_is_survived(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gp_prune._io import canonical_digest, read_object
-from gp_prune.errors import UserError
-from gp_prune.pruning.cost import DENSE, DEPTHWISE, CostTable, LayerCost, Side
+from gp_prune._io import canonical_digest
+from gp_prune.pruning.cost import DENSE, DEPTHWISE, CostTable, LayerCost
+from gp_prune.pruning.modules import PARAMETER
 from gp_prune.statistics import Consumer
 
 # Sides of a slot, beside PARAMETER; see Slot.
@@ -24,6 +24,7 @@ NORM_SIDE = "norm"
 RESHAPE = "reshape"
 HEADS = "heads"
 SIZE = "size"
+SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, SIZE, PARAMETER)
 
 Removed = Mapping[str, Sequence[int]]
 """Group name -> channels that go."""
@@ -31,7 +32,8 @@ Removed = Mapping[str, Sequence[int]]
 SEVERAL = -1
 """Stream of a slot whose entries belong to more than one: see :attr:`Slot.stream`."""
 
-_SCHEMA = 1
+SCHEMA = 1
+"""Version of the JSON form."""
 
 
 @dataclass(frozen=True)
@@ -270,24 +272,19 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as a JSON object."""
-        return {"schema_version": _SCHEMA, **json.loads(json.dumps(asdict(self)))}
+        return {"schema_version": SCHEMA, **json.loads(json.dumps(asdict(self)))}
 
     @classmethod
     def from_json(cls, data: Any) -> Architecture:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            UserError: a field is unknown, missing or of the wrong type.
+            UserError: a field is unknown, missing, of the wrong type or out of range, or parts do
+                not fit one another.
         """
-        fields = read_object(data, "architecture", {
-            "schema_version": int, "groups": list, "layers": list, "samples": int,
-            "constant_macs": int, "constant_params": int,
-        })  # fmt: skip
-        if fields.pop("schema_version") != _SCHEMA:
-            raise UserError(f"architecture has a schema_version other than {_SCHEMA}; trace again")
-        fields["groups"] = tuple(_read_group(group) for group in fields["groups"])
-        fields["layers"] = tuple(_read_layer(layer) for layer in fields["layers"])
-        return cls(**fields)
+        from gp_prune.pruning.graph.reading import read_architecture
+
+        return read_architecture(data)
 
     def digest(self) -> str:
         """Return the SHA-256 of the JSON form, which is equal for equal architectures only."""
@@ -357,34 +354,3 @@ def _share_out(inputs: list[int], outputs: list[int]) -> list[list[int]]:
     if rest or not each:
         return [inputs for _ in outputs]
     return [inputs[start : start + each] for start in range(0, len(inputs), each)]
-
-
-def _read_group(data: Any) -> ChannelGroup:
-    if isinstance(data, dict):  # files from before there was such a cut
-        data = {"crosses_normalisation": False, **data}
-    fields = read_object(data, "channel group", {
-        "name": str, "size": int, "slots": list, "fixed": str, "crosses_normalisation": bool,
-    })  # fmt: skip
-    slots = []
-    for item in fields["slots"]:
-        if isinstance(item, dict):  # files from before there were several
-            item = {"stream": 0, **item}
-        slot = read_object(
-            item, "slot", {"module": str, "side": str, "channels": list, "stream": int}
-        )
-        slots.append(Slot(**{**slot, "channels": tuple(slot["channels"])}))
-    return ChannelGroup(**{**fields, "slots": tuple(slots)})
-
-
-def _read_layer(data: Any) -> LayerCost:
-    if isinstance(data, dict):  # files from before the type was kept
-        data = {"type": "", **data}
-    fields = read_object(data, "layer cost", {
-        "name": str, "kind": str, "positions": int, "taps": int, "groups": int, "bias": bool,
-        "inputs": dict, "outputs": dict, "type": str,
-    })  # fmt: skip
-    for side in ("inputs", "outputs"):
-        read = read_object(fields[side], side, {"constant": int, "terms": list})
-        terms = tuple((str(group), int(entries)) for group, entries in read["terms"])
-        fields[side] = Side(read["constant"], terms)
-    return LayerCost(**fields)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gp_prune._io import canonical_digest, check_digest, check_header, check_type, read_object
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief
 from gp_prune.pruning.graph.architecture import Architecture
 
 BUDGET_KINDS = ("channels", "macs", "params")
@@ -98,7 +98,7 @@ class ChannelPlan:
         """Check the channels."""
         for name, channels in self.removed.items():
             for channel in channels:
-                check_type(channel, int, f"a removed channel of group {name!r}")
+                check_type(channel, int, f"a removed channel of group {brief(name)}")
             ascending = list(channels) == sorted(set(channels)) and min(channels, default=0) >= 0
             if not ascending or not channels:
                 raise UserError(

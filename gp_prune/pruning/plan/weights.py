@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import math
 import re
@@ -113,6 +112,9 @@ class Pattern:
 
 _SCHEMA = 2
 _KIND = "weight plan"
+_MOST_DIMENSIONS = 8
+_MOST_WEIGHTS = 2**31
+"""Weights of a plan that is read without the network that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -143,20 +145,40 @@ class PackedMask:
         return {"shape": list(self.shape), "bits": text}
 
     @classmethod
-    def from_json(cls, data: Any, layer: str) -> PackedMask:
-        """Read what :meth:`to_json` wrote; UserError names what is wrong with it."""
+    def from_json(cls, data: Any, layer: str, shape: tuple[int, ...] | None = None) -> PackedMask:
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: what was read.
+            layer: name of the layer, for the message.
+            shape: of the layer's weight, with which the mask is compared before it is unpacked;
+                by default any of at most 2^31 weights.
+
+        Raises:
+            UserError: the mask is damaged, or has another shape.
+        """
         what = f"mask of layer {layer!r}"
         fields = read_object(data, what, {"shape": list, "bits": str})
+        if len(fields["shape"]) > _MOST_DIMENSIONS:
+            raise UserError(f"the {what} has more than {_MOST_DIMENSIONS} dimensions")
         for size in fields["shape"]:
             check_type(size, int, f"a size of the {what}")
             if size < 1:
                 raise UserError(f"a size of the {what} is {size}; it must be at least 1")
-        length = (math.prod(fields["shape"]) + 7) // 8
+        if shape is not None and tuple(fields["shape"]) != shape:
+            raise UserError(_other_shape(layer, shape, tuple(fields["shape"])))
+        count = math.prod(fields["shape"])
+        if shape is None and count > _MOST_WEIGHTS:
+            raise UserError(
+                f"the {what} has {count:,} weights; a plan that is read without its network may "
+                f"have {_MOST_WEIGHTS:,}"
+            )
+        length = (count + 7) // 8
         try:
             packed = base64.b64decode(fields["bits"], validate=True)
             # Never unpack more than the shape needs, whatever the file holds.
             bits = zlib.decompressobj().decompress(packed, length + 1)
-        except (binascii.Error, zlib.error) as error:
+        except (ValueError, zlib.error) as error:  # binascii.Error too, and text beyond ASCII
             raise UserError(f"the {what} is damaged: {error}") from None
         if len(bits) != length:
             raise UserError(f"the {what} is damaged: its bits do not fill its shape")
@@ -218,10 +240,7 @@ class WeightPlan:
         for name, packed in self.kept.items():
             weight = weight_of(model, name)
             if tuple(weight.shape) != packed.shape:
-                raise UserError(
-                    f"the weight of layer {name!r} has shape {tuple(weight.shape)}, its mask "
-                    f"{packed.shape}; use the network that the plan was made for"
-                )
+                raise UserError(_other_shape(name, tuple(weight.shape), packed.shape))
             masks[name, "weight"] = torch.from_numpy(packed.unpack()).to(weight.device)
         return masks
 
@@ -247,12 +266,17 @@ class WeightPlan:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> WeightPlan:
+    def from_json(cls, data: Any, model: nn.Module | None = None) -> WeightPlan:
         """Read what :meth:`to_json` wrote.
 
+        Args:
+            data: what was read.
+            model: the network that the plan was made for. A small file can hold the masks of a
+                huge network; with it, they are compared before they are unpacked.
+
         Raises:
-            UserError: a field is unknown, missing, of the wrong type or out of range, or the
-                digest does not fit the content.
+            UserError: a field is unknown, missing, of the wrong type or out of range, the digest
+                does not fit the content, or the masks do not fit the network.
         """
         fields = read_plan(data, _KIND, _SCHEMA, {"kept": dict, "pattern": object})
         read_object(fields["achieved"], "achieved", {"params": float, "macs": object})
@@ -264,7 +288,12 @@ class WeightPlan:
         })  # fmt: skip
         pattern = fields["pattern"]
         plan = cls(
-            kept={name: PackedMask.from_json(m, name) for name, m in fields["kept"].items()},
+            kept={
+                name: PackedMask.from_json(
+                    mask, name, None if model is None else tuple(weight_of(model, name).shape)
+                )
+                for name, mask in fields["kept"].items()
+            },
             asked=fields["asked"],
             achieved=achieved,
             ties=fields["ties"],
@@ -273,3 +302,10 @@ class WeightPlan:
         )
         check_digest(plan.digest(), fields["digest"], _KIND)
         return plan
+
+
+def _other_shape(layer: str, shape: tuple[int, ...], found: tuple[int, ...]) -> str:
+    return (
+        f"the weight of layer {layer!r} has shape {shape}, its mask {found}; use the network that "
+        "the plan was made for"
+    )

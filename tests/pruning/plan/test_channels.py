@@ -80,7 +80,7 @@ def changed(path: str, value: object) -> dict[str, object]:
         ("asked.kind", "flops", "must be one of channels, macs, params"),
         ("achieved.macs", 1.5, "'macs' is 1.5"),
         ("achieved.macs", None, "'macs' of achieved is None"),
-        ("ties", float("nan"), "'ties' is nan"),
+        ("ties", float("nan"), "'ties' of channel plan is nan"),
         ("digest", 5, "'digest' of channel plan is 5"),
     ],
 )
