@@ -14,7 +14,7 @@ from typing import ClassVar
 AXIS_MEANING: dict[str, str] = {
     "o": "output channels of the layer",
     "p": "a second index over the output channels (pairs of channels)",
-    "i": "input channels",
+    "i": "input channels; beside o, those that the output channel reads",
     "k": "kernel taps (1 for a linear layer)",
     "j": "outgoing taps: weights of the next layers that read the channel",
     "c": "classes, one against the rest",

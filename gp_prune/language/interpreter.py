@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gp_prune.language.expression import Expression
+from gp_prune.language.grouped import groups_of
 from gp_prune.language.primitive import Operand, Operator, State
 from gp_prune.language.record import MAP_FIELDS, Coverage, LayerRecord
 from gp_prune.language.streaming import has_merge, is_by_channel, known_subtrees, plan
@@ -44,6 +45,7 @@ class Interpreter:
         self, layer: LayerRecord, memory: int = 64 * 2**20, *, in_parts: bool = True
     ) -> None:
         self._layer = layer
+        self._groups = groups_of(layer)
         self._limit = memory
         self._held = 0
         self._values: OrderedDict[Expression, Tensor] = OrderedDict()
@@ -76,7 +78,8 @@ class Interpreter:
             else:
                 work.append((node, True))
                 work.extend((argument, False) for argument in reversed(node.arguments))
-        return stack.pop()
+        value = stack.pop()
+        return value if self._groups is None else self._groups.unpack(value, expression.axes)
 
     def _known(self, node: Expression) -> Tensor | None:
         value = self._values.get(node)
@@ -88,7 +91,8 @@ class Interpreter:
 
     def _leaf(self, node: Expression) -> Tensor:
         if isinstance(node.head, Operand):
-            return node.head.read(self._layer).double()
+            value = node.head.read(self._layer).double()
+            return value if self._groups is None else self._groups.pack(value, node.axes)
         return self._layer.weight.new_tensor(node.value)
 
     def _apply(self, node: Expression, values: list[Tensor]) -> Tensor:
@@ -96,7 +100,10 @@ class Interpreter:
         assert isinstance(operator, Operator)
         self.computed += 1
         types = [argument.axes for argument in node.arguments]
-        value = operator.apply(values, types, node.over)
+        if self._groups is None:
+            value = operator.apply(values, types, node.over)
+        else:
+            value = self._groups.apply(operator, values, types, node.over)
         return value * grown(node, self._layer.coverage) if self._sampled else value
 
     def _in_parts(self, node: Expression) -> Tensor | None:

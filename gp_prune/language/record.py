@@ -85,8 +85,8 @@ class LayerRecord:
     """Raw measurements of one layer; every tensor is float64 and on one device.
 
     Shapes are written with the axis letters of :mod:`gp_prune.language.axes`. The weights of a
-    grouped layer are in a full ``(o, i, k)`` tensor whose off-group entries are zero, so that a
-    formula means the same for every layer.
+    grouped layer are in a full ``(o, i, k)`` tensor whose entries between groups are zero; formulas
+    are evaluated without these, see :mod:`gp_prune.language.grouped`.
     """
 
     name: str
@@ -131,6 +131,8 @@ class LayerRecord:
     gamma_square: Tensor | None = None  # (o,), "fisher": squared gradient by gamma
     beta_square: Tensor | None = None  # (o,), "fisher": squared gradient by beta
     gamma_beta_product: Tensor | None = None  # (o,), "fisher": gradient by gamma times by beta
+    groups: int = 1
+    """Groups of the layer; output channels of one read the inputs of that one alone."""
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
     """Subtrees of formulas whose value is known already, from all samples and positions."""
     coverage: Mapping[str, Coverage] = field(default_factory=dict)

@@ -196,7 +196,8 @@ class Measured:
             field: None if value is None else value.to(device, torch.float64)
             for field, value in fields.items()
         }
-        return LayerRecord(name=name, has_batch_norm=norm is not None, **moved)  # type: ignore[arg-type]
+        groups = int(getattr(self.modules[name], "groups", 1))
+        return LayerRecord(name=name, has_batch_norm=norm is not None, groups=groups, **moved)  # type: ignore[arg-type]
 
     def _from_backward(self, name: str, weight: Tensor) -> Fields:
         """Return what was measured with gradients of any kind."""

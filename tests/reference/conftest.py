@@ -331,7 +331,8 @@ def random_layer(seed: int = 3) -> LayerRecord:
 
 
 def as_arrays(fields: dict[str, Any]) -> Tensors:
-    return {name: v.detach().numpy() for name, v in fields.items() if isinstance(v, Tensor)}
+    arrays = {name: v.detach().numpy() for name, v in fields.items() if isinstance(v, Tensor)}
+    return {"groups": np.array(fields["groups"], dtype=np.float64), **arrays}
 
 
 @pytest.fixture(scope="session")
@@ -348,9 +349,14 @@ def layers() -> list[tuple[LayerRecord, Tensors]]:
     )  # fmt: skip
     plain = measure(model, x, y)
     assert set(records) == set(plain) == set(LAYERS)
+    groups = {name: getattr(model.get_submodule(name), "groups", 1) for name in LAYERS}
     made = [(layer, as_arrays(vars(layer))) for layer in (synthetic_layer(), random_layer())]
     return made + [
-        (records[name], as_arrays({**plain[name], "noise": records[name].noise})) for name in LAYERS
+        (
+            records[name],
+            as_arrays({**plain[name], "noise": records[name].noise, "groups": groups[name]}),
+        )
+        for name in LAYERS
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_weight_formulas import inside
 
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
@@ -19,7 +20,8 @@ def per_filter(scores: Array) -> list[float]:
 
 def pruner_zero(t: Tensors) -> Any:
     size = np.sqrt(t["fisher"])
-    return t["weight"] * t["weight"] * (size - size.min()) / (size.max() - size.min())
+    low, high = size[inside(t)].min(), size[inside(t)].max()
+    return t["weight"] * t["weight"] * (size - low) / (high - low)
 
 
 def taylor_2017(t: Tensors) -> Array:

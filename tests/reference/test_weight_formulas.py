@@ -20,6 +20,18 @@ def lamp_weight(W: Array) -> Array:
     return np.reshape(scores, W.shape)
 
 
+def inside(t: Tensors) -> NDArray[np.bool_]:
+    """(o, i, k): the weights that there are; a grouped layer has none between its groups."""
+    outputs, inputs = np.indices(t["weight"].shape)[:2]
+    groups, sizes = int(t["groups"]), t["weight"].shape
+    return np.asarray(outputs * groups // sizes[0] == inputs * groups // sizes[1])
+
+
+def filters(t: Tensors) -> Array:
+    """(o, i / groups, k): the weights of each filter."""
+    return np.stack([row[there] for row, there in zip(t["weight"], inside(t), strict=True)])
+
+
 def fpgm(W: Array) -> list[float]:
     return [sum(float(np.linalg.norm(one - other)) for other in W) for one in W]
 
@@ -39,8 +51,8 @@ def group_norm(t: Tensors) -> list[float]:
 
 FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "bn_scale": lambda t: np.abs(t["gamma"]),
-    "fpgm": lambda t: fpgm(t["weight"]),
-    "geo_median": lambda t: geo_median(t["weight"]),
+    "fpgm": lambda t: fpgm(filters(t)),
+    "geo_median": lambda t: geo_median(filters(t)),
     "group_norm": group_norm,
     "l1": lambda t: [float(np.linalg.norm(w.flatten(), 1)) for w in t["weight"]],
     "l2": lambda t: [float(np.linalg.norm(w.flatten(), 2)) for w in t["weight"]],
@@ -48,7 +60,7 @@ FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "lamp_weight": lambda t: lamp_weight(t["weight"]),
     "magnitude": lambda t: np.abs(t["weight"]),
     "random": lambda t: [float(u[0, 0]) for u in t["noise"]],
-    "random_weight": lambda t: t["noise"],
+    "random_weight": lambda t: t["noise"] * inside(t),
 }
 
 

@@ -48,6 +48,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
             **_squares(network, name, single),
             "hessian_grad": dense(module, curved[f"{name}.weight"]),
             "synflow_grad": dense(module, flow[f"{name}.weight"]),
+            "groups": torch.tensor(getattr(module, "groups", 1)),
             "inputs": _flat(before),
             "pre_activation": _flat(z),
             "activation": _flat(a),

@@ -211,7 +211,7 @@ def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     )
     assert {field for record in whole.values() for field in tensors(record)} == {
         field.name for field in dataclasses.fields(LayerRecord)
-    } - {"name", "has_batch_norm", "values", "coverage"}
+    } - {"name", "has_batch_norm", "groups", "values", "coverage"}
 
 
 def test_samples_and_positions_are_shared() -> None:
