@@ -37,7 +37,7 @@ _RULES = {
     "pruning_ratio": Rule(_REMOVED.accepts, f"the share to remove, {_REMOVED.words}"),
     **dict.fromkeys(BUDGETS[1:], Rule(_KEPT.accepts, f"the share to keep, {_KEPT.words}")),
     "steps": whole(1, 1000),
-    "round_to": whole(1, 1_000_000),
+    "round_to": whole(1),
     "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
     "samples": whole(1),

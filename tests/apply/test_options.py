@@ -50,12 +50,12 @@ def test_a_ratio_is_a_budget_like_others(residual: nn.Module, images: torch.Tens
 
 
 @pytest.mark.parametrize("name", ["steps", "round_to"])
-@pytest.mark.parametrize("value", [None, (2,), 0, 1.0, 1_000_001, 10**400])
+@pytest.mark.parametrize("value", [None, (2,), 0, 1.0, 10**9 + 1, 10**400])
 def test_a_number_of_another_type_is_refused(
     residual: nn.Module, images: torch.Tensor, name: str, value: Any
 ) -> None:
     options: Any = {name: value}
-    with pytest.raises(UserError, match=f"^{name} .* it must be a whole number from 1 to"):
+    with pytest.raises(UserError, match=f"^{name} .* it must be a whole number\\b.* 1\\b"):
         prune(residual, "l1", images, keep_channels=0.5, **options)
 
 
