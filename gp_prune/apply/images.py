@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from gp_prune._compat import import_torchvision
+from gp_prune.apply.image_folder import Shape, find_images, read_image
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
@@ -72,8 +70,8 @@ def open_images(
         UserError: the source is unknown, empty or unreadable, or does not fit the network; the
             last two also when an image is read.
     """
-    name, labels, read = _open(source, data_root, download=download)
     shape = _image_shape(loaded)
+    name, labels, read = _open(source, shape, data_root, download=download)
     normalised = loaded.imagenet and shape[0] == len(_IMAGENET_MEAN)
     mean = torch.tensor(_IMAGENET_MEAN).reshape(-1, 1, 1)
     deviation = torch.tensor(_IMAGENET_DEVIATION).reshape(-1, 1, 1)
@@ -85,7 +83,7 @@ def open_images(
     return Images(name, labels, fit, repeats=loaded.reconstructs)
 
 
-def fit_image(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def fit_image(image: Tensor, shape: Shape) -> Tensor:
     """Bring an image to the input shape of a network.
 
     Args:
@@ -116,7 +114,7 @@ def fit_image(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return scaled[:, top : top + height, left : left + width].contiguous()
 
 
-def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
+def _image_shape(loaded: LoadedModel) -> Shape:
     inputs = loaded.example_inputs
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
@@ -130,7 +128,7 @@ def _image_shape(loaded: LoadedModel) -> tuple[int, int, int]:
 
 
 def _open(
-    source: str, data_root: str | Path | None, *, download: bool
+    source: str, shape: Shape, data_root: str | Path | None, *, download: bool
 ) -> tuple[str, Tensor, Callable[[int], Tensor]]:
     """Return the name of a source, the labels of its images, and a reader of one by number."""
     if source in DATA_SETS:
@@ -142,22 +140,5 @@ def _open(
             f"unknown data {source!r}: no folder has that name, and the data sets are "
             f"{', '.join(DATA_SETS)}"
         )
-    torchvision = import_torchvision()
-    to_tensor = torchvision.transforms.functional.to_tensor
-    try:
-        images = torchvision.datasets.ImageFolder(str(folder), transform=to_tensor)
-    except OSError as error:
-        raise UserError(
-            f"data folder {str(folder)!r} has no images in folders of classes; "
-            "it needs one folder per class with images in it"
-        ) from error
-    return str(folder), torch.tensor(images.targets), partial(_read_image, images)
-
-
-def _read_image(images: Any, index: int) -> Tensor:
-    try:
-        image: Tensor = images[index][0]
-        return image
-    except (OSError, ValueError) as error:
-        path = images.samples[index][0]
-        raise UserError(f"image {path!r} cannot be read; remove or replace it") from error
+    paths, labels = find_images(folder)
+    return str(folder), labels, lambda index: read_image(paths[index], shape)
