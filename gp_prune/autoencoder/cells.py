@@ -67,6 +67,7 @@ class CellResult(NamedTuple):
         sparsity: share of the weights that are zero, after pruning.
         uncut: digest of the trained pair before it was pruned; None where it was not.
         failure: why the cell stays as it was; empty if it does not.
+        limit: a sentence where the operator measured a part of its samples; otherwise empty.
     """
 
     state: str
@@ -78,6 +79,7 @@ class CellResult(NamedTuple):
     sparsity: float | None
     uncut: str | None = None
     failure: str = ""
+    limit: str = ""
 
 
 class Parent(NamedTuple):
@@ -150,12 +152,12 @@ class CellStep:
             context.loss, self.learning_rate, settings.batch_size, context.layout.code_relu
         )
         train_loss = train_epoch(pair, train.inputs, order.to(train.inputs.device), options)
-        uncut = None
+        uncut, limit = None, ""
         if self.prunes:
             uncut = write_pair(folder, pair)
             operator = PruningOperator.of(settings, self._metric(workbench))
             seed = self._seed("prune")
-            prune(pair, context.layout, operator, train, context.loss, seed, self.stays)
+            limit = prune(pair, context.layout, operator, train, context.loss, seed, self.stays)
         return CellResult(
             state=write_pair(folder, pair),
             encoder_from=self.parents[encoder].cell,
@@ -165,6 +167,7 @@ class CellStep:
             validation_loss=context.validation_loss(pair),
             sparsity=measure_sparsity(pair),
             uncut=uncut,
+            limit=limit,
         )
 
     def _read(self, workbench: Workbench, state: str) -> Pair:

@@ -120,6 +120,7 @@ class Population:
         folder: Path,
     ) -> None:
         self.history: list[HistoryRow] = []
+        self.limits: dict[str, None] = {}  # sentences on what was measured in part
         self._settings, self._metric, self._events = settings, metric, events
         self._runner, self._journal = runner, journal
         self._folder, self._grid = folder / FOLDER, settings.grid
@@ -151,6 +152,7 @@ class Population:
                 before = [(cell.cut, cell.missed_pruning) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]
+                    self.limits |= {result.limit: None} if result.limit else {}
                     cut, missed = before[result.encoder_from]
                     self._update(step, result, cut, missed or before[result.decoder_from][1])
                     earlier |= {result.uncut} if result.uncut else set()

@@ -25,6 +25,7 @@ from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation, random_mutation
 from gp_prune.pruning import DegenerateScores, consumers, trace
 from gp_prune.statistics import Batch, collect
+from gp_prune.statistics.coverage import coverage_of, describe_limit
 from gp_prune.statistics.recording import LABEL_NEEDS
 
 PAPER = {"conjunctive": "conjunctive_activation", "variance": "activation_variance"}
@@ -78,12 +79,14 @@ class PruningOperator(NamedTuple):
         unit: ``"node"`` or ``"weight"``.
         samples: number of training samples that it measures on.
         regrow: whether what is pruned may grow again.
+        max_memory: most bytes for what it measures; None means the default.
     """
 
     mutation: MetricMutation
     unit: str
     samples: int
     regrow: bool
+    max_memory: int | None = None
 
     @classmethod
     def of(cls, settings: AutoencodeSettings, metric: Metric | None) -> PruningOperator:
@@ -92,7 +95,8 @@ class PruningOperator(NamedTuple):
             mutation = random_mutation(settings.amount)
         else:
             mutation = MetricMutation(metric, settings.temperature, settings.amount)
-        return cls(mutation, choose_unit(settings, metric), settings.samples, settings.regrow)
+        unit, count, memory = choose_unit(settings, metric), settings.samples, settings.memory
+        return cls(mutation, unit, count, settings.regrow, memory)
 
     def draw(
         self, layer: str, scores: Tensor | None, alive: Tensor, left: int, random: torch.Generator
@@ -123,7 +127,7 @@ def prune(
     loss: Reconstruction,
     seed: int,
     stays: float | None,
-) -> None:
+) -> str:
     """Prune encoder and decoder together, in place.
 
     With ``stays`` both come to that share of their nodes, and single weights to the number that
@@ -140,11 +144,14 @@ def prune(
         seed: of the samples and the draws.
         stays: share of the units of the dense network that is alive afterwards.
 
+    Returns:
+        A sentence where a limit of memory was met, otherwise an empty text.
+
     Raises:
         UserError: the scores of the metric are not finite, or it needs labels that are missing.
     """
     generator = torch.Generator().manual_seed(seed)
-    scores = _score(pair, layout, operator, train, loss, generator, seed)
+    scores, limit = _score(pair, layout, operator, train, loss, generator, seed)
     for side, half in zip(SIDES, pair, strict=True):
         half.events += 1
         goal = (1 - operator.mutation.amount) ** half.events if stays is None else stays
@@ -157,6 +164,7 @@ def prune(
         half.apply_mask()
         if operator.regrow:
             half.mask.fill_(1)
+    return limit
 
 
 def round_share(size: int, share: float) -> int:
@@ -227,11 +235,15 @@ def _score(
     loss: Reconstruction,
     generator: torch.Generator,
     seed: int,
-) -> Mapping[str, Tensor]:
-    """Score every layer that has units; return nothing where the operator needs no scores."""
+) -> tuple[Mapping[str, Tensor], str]:
+    """Score every layer that has units; nothing is scored where the operator needs no scores.
+
+    Returns:
+        Layer name -> scores, and a sentence where a limit of memory was met.
+    """
     metric = operator.mutation.metric
     if metric is None:
-        return {}
+        return {}, ""
     network = module(pair, layout)
     count = min(operator.samples, len(train))
     chosen = train.select(torch.randperm(len(train), generator=generator)[:count])
@@ -243,7 +255,9 @@ def _score(
         outgoing = consumers(trace(network, chosen.inputs[:1], interface=("latent",)))
     records = collect(
         network, names, [Batch(chosen.inputs, chosen.inputs, chosen.labels)],
-        needs=metric.needs, loss=loss.of_outputs, seed=seed, max_samples=count,
+        expressions=[metric.expression], max_memory=operator.max_memory,
+        loss=loss.of_outputs, seed=seed, max_samples=count,
         example_inputs=chosen.inputs[:1], outgoing=outgoing,
     )  # fmt: skip
-    return {name: metric.scores(record) for name, record in records.items()}
+    limit = describe_limit(coverage_of(records.values()), operator.max_memory)
+    return {name: metric.scores(record) for name, record in records.items()}, limit

@@ -49,6 +49,7 @@ from gp_prune.runs.folder import (
     load_or_check_settings,
     open_run_folder,
     versions,
+    warn_of_limits,
     write_run_header,
     writing,
 )
@@ -84,6 +85,7 @@ class AutoencodeResult:
         trivial_l1: mean absolute error there of the best constant picture, the training median.
         sparsity: share of its weights that are zero.
         pictures: some samples of the validation split, (n, features).
+        limits: sentences on what the operator measured in part, because all does not fit.
     """
 
     settings: AutoencodeSettings
@@ -101,6 +103,7 @@ class AutoencodeResult:
     trivial_l1: float
     sparsity: float
     pictures: Tensor
+    limits: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return the folder, the losses and the sparsity, without the network."""
@@ -146,6 +149,7 @@ class AutoencodeResult:
             "nodes": {name: list(counts) for name, counts in self.nodes().items()},
             "parameters": self.layout.parameters,
             "pruning_events": sum(row.pruned for row in self.history),
+            "limits": list(self.limits),
             "failures": [
                 f"generation {row.generation}, cell {row.cell}: {row.failure}"
                 for row in self.history
@@ -232,6 +236,7 @@ def autoencode(
                 for generation in population.generations():
                     progress(generation)
             result = _conclude(decided, folder, chances, context, population)
+            warn_of_limits(settings, result.limits)
             with writing(folder):
                 result.write()
             return result
@@ -311,4 +316,5 @@ def _conclude(
         trivial_l1=float((test - median).abs().double().mean()),
         sparsity=measure_sparsity(best),
         pictures=data.validation.inputs[:_PICTURES],
+        limits=tuple(population.limits),
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from gp_prune._sizes import MAX_MEMORY
 from gp_prune.autoencoder.schedule import named_schedule
 from gp_prune.autoencoder.training import LOSSES
 from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
@@ -108,6 +109,8 @@ class AutoencodeSettings(Settings):
         unit: what is pruned, ``"node"`` or ``"weight"``; ``"auto"`` is what the metric scores, and
             nodes for random pruning.
         samples: training samples on which an operator measures.
+        max_memory: most memory, with its unit, for what an operator measures; what does not fit is
+            measured in part, and the run says so.
         regrow: let what was pruned grow again, as the paper's code does.
         cells: number of cells.
         topology: ``"ring"`` or ``"torus"``.
@@ -143,6 +146,7 @@ class AutoencodeSettings(Settings):
     temperature: float = 0.1
     unit: str = "auto"
     samples: int = 100
+    max_memory: str = MAX_MEMORY
     regrow: bool = False
     cells: int = 6
     topology: str = "ring"
@@ -157,6 +161,7 @@ class AutoencodeSettings(Settings):
     def __post_init__(self) -> None:
         """Check the fields."""
         check_fields(self, _RULES)
+        self.normalise_memory()
         named_schedule(self.schedule, self.probability)
         if self.topology == "torus" and self.mode == COEVOLVE:
             torus_shape(self.cells)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune.cli.options import RunOptions, can_plot, print_json, resolve_path, run_options
+from gp_prune.cli.options import (
+    RunOptions,
+    can_plot,
+    memory_option,
+    print_json,
+    resolve_path,
+    run_options,
+)
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ _OF_COEVOLUTION = (
     "rate_step",
 )  # fmt: skip
 _OF_PRUNING = ("schedule", "probability", "amount", "unit", "regrow")
-_OF_METRICS = ("temperature", "samples")
+_OF_METRICS = ("temperature", "samples", "max_memory")
 _EXAMPLES = """\b
 Examples:
   gp-prune autoencode
@@ -61,6 +68,7 @@ Examples:
 )
 @click.option("--unit", help="node or weight.  [default: what the metric scores; node for random]")
 @click.option("--samples", type=int, help="Samples to measure a metric on.  [default: 100]")
+@memory_option
 @click.option("--regrow", is_flag=True, default=None, help="Let what was pruned grow again.")
 # Training.
 @click.option("--epochs", type=int, help="Epochs of each autoencoder.  [default: 60]")

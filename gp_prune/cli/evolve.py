@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune.cli.options import RunOptions, print_json, run_options
+from gp_prune.cli.options import RunOptions, memory_option, print_json, run_options
 
 if TYPE_CHECKING:
     from gp_prune.search.nsga2 import Generation
@@ -34,6 +34,8 @@ DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
     type=float,
     help="Most seconds of search; the one rule by which equal runs may differ.",
 )
+@click.option("--calibration", type=int, help="Samples to measure on.  [default: 512]")
+@memory_option
 @click.option("--stack", type=int, help="Networks fine-tuned as one.  [default: 1; on a GPU 16]")
 @click.option("--candidate-timeout", type=float, help="Seconds per evaluation.  [default: any]")
 @click.option("--candidate-memory", type=float, help="Megabytes per evaluation.  [default: any]")

@@ -12,6 +12,7 @@ from gp_prune.cli.options import (
     RunOptions,
     Sizes,
     can_plot,
+    memory_option,
     print_json,
     resolve_path,
     run_options,
@@ -66,6 +67,8 @@ Examples:
 @click.option("--model-seed", type=int, help="Seed of random weights, or of a task's training.")
 @click.option("--most", type=int, metavar="N", help="Most samples to train and evaluate on.")
 @click.option("--samples", type=int, metavar="N", help="Most samples to evaluate a plan on.")
+@click.option("--calibration", type=int, help="Samples to measure metrics on.  [default: 256]")
+@memory_option
 # The genetic algorithm.
 @click.option(
     "--mutation",

@@ -31,6 +31,7 @@ from gp_prune.pruning.select.scores import Scores, join_member_scores
 from gp_prune.pruning.select.weights import select_existing
 from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Batch, Loss, collect
+from gp_prune.statistics.coverage import LayerCoverage, coverage_of
 
 GENE_KINDS = {"channel": CHANNELS, "weight": WEIGHTS}
 """The kind of gene that a metric of each granularity ranks."""
@@ -90,6 +91,7 @@ class MetricScores:
         earlier: the scores of the network that this one was pruned from.
 
     Attributes:
+        coverage: how much of the data each measurement saw.
         notes: which metric could not rank which gene, and why; it draws uniformly there.
     """
 
@@ -102,6 +104,7 @@ class MetricScores:
         if earlier is not None:
             self._layers = {key: scores.copy() for key, scores in earlier._layers.items()}
         self._genes: dict[tuple[str, int], Tensor] = {}
+        self.coverage: LayerCoverage = {}
         self.notes: list[str] = []
 
     def of(self, metric: Metric | None, gene: int) -> Tensor | None:
@@ -116,6 +119,7 @@ class MetricScores:
         loss: Loss,
         example_inputs: Any,
         seed: int,
+        max_memory: int | None = None,
     ) -> None:
         """Score what is alive in the network of a plan.
 
@@ -125,7 +129,8 @@ class MetricScores:
             batches: the samples to measure on.
             loss: mean loss of a batch.
             example_inputs: what the network can be called with.
-            seed: of sampled positions and of noise.
+            seed: of noise.
+            max_memory: most bytes for what is measured; None means the default.
 
         Raises:
             UserError: a metric lacks what it needs.
@@ -138,12 +143,14 @@ class MetricScores:
             smaller,
             list(dict.fromkeys(layer for names in layers.values() for layer in names)),
             batches if needs else (),
-            needs=needs,
+            expressions=[metric.expression for metric in self._metrics.values()],
+            max_memory=max_memory,
             loss=loss,
             seed=seed,
             example_inputs=example_inputs,
             outgoing=outgoing,
         )
+        self.coverage = coverage_of(records.values())
         removed = self._layout.architecture.entries(dict(plan.removed))
         stays, marks = channel_masks(model, removed), plan.marks()
         for name, metric in self._metrics.items():

@@ -33,6 +33,7 @@ from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume
 from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal
+from gp_prune.statistics.coverage import LayerCoverage
 from gp_prune.statistics.running import derive_seed
 
 _TRIES = 10
@@ -128,6 +129,7 @@ class Engine:
         shares = self.layout.shares(plan)
         self.archive = [Elite(0, 0, masks, plan, shares, DENSE, error, score=self._score)]
         self.failures: list[str] = []
+        self.coverage: LayerCoverage = {}
         self._retrained = 0
         self._tried: set[tuple[int, str]] = set()
         self._seen: list[tuple[float, float, float]] = []
@@ -190,7 +192,10 @@ class Engine:
         scores = MetricScores(self.layout, metrics, earlier)
         seed = derive_seed("ratings", self.settings.seed, elite.number)
         inputs, loss = self.prepared.loaded.example_inputs, self.prepared.data.loss
-        scores.measure(self.load(elite), elite.plan, self._batches, loss, inputs, seed)
+        memory = self.settings.memory
+        scores.measure(self.load(elite), elite.plan, self._batches, loss, inputs, seed, memory)
+        if elite.number == 0 and scores.coverage:
+            self.coverage = {**self.coverage, **scores.coverage}
         return scores
 
     def load(self, elite: Elite) -> nn.Module:

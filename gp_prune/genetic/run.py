@@ -34,6 +34,7 @@ from gp_prune.runs.folder import (
     open_run_folder,
     versions,
     write_run_header,
+    write_statistics,
     writing,
 )
 from gp_prune.runs.jobs import TaskSource
@@ -126,6 +127,7 @@ def prune_genetically(
             write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(GeneticProgress("load", 1, 1))
             result = _prune(engine, folder, progress, timed)
+            write_statistics(folder, settings, {"network": engine.coverage})
             with writing(folder):
                 result.write()
             progress(GeneticProgress("done", 1, 1))

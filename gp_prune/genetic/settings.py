@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gp_prune._sizes import MAX_MEMORY
 from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 from gp_prune.runs.folder import Settings
 from gp_prune.training import FineTuning
@@ -104,6 +105,8 @@ class GeneticSettings(Settings):
         limit: how much more error than the dense network's the recommended one may have.
         samples: most validation samples on which a plan is tried before retraining.
         calibration: training samples on which the metrics measure.
+        max_memory: most memory, with its unit, for what is measured of the layers; what does not
+            fit is measured in part, and the run says so.
         max_evaluations: plans that are tried at most; 0 for any number.
         baselines: whether random and L1 pruning to the same sizes are retrained, too.
         seed: of everything random.
@@ -150,6 +153,7 @@ class GeneticSettings(Settings):
     limit: float = 0.005
     samples: int = 1000
     calibration: int = 256
+    max_memory: str = MAX_MEMORY
     max_evaluations: int = 0
     baselines: bool = True
     seed: int = 0
@@ -157,6 +161,7 @@ class GeneticSettings(Settings):
     def __post_init__(self) -> None:
         """Check the fields."""
         check_fields(self, _RULES)
+        self.normalise_memory()
         if self.lambdas and (len(self.lambdas) != 3 or not any(self.lambdas)):
             raise UserError(
                 f"lambdas are {self.lambdas}; give three numbers of at least 0, for error, MACs "

@@ -7,19 +7,30 @@ import importlib.metadata
 import json
 import platform
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from gp_prune._io import MOST_TEXT, check_type, read_file, write_text
+from gp_prune._io import MOST_TEXT, check_type, read_file, write_json, write_text
+from gp_prune._sizes import normalise_size, parse_size, remark_on_size
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import Journal
+from gp_prune.statistics.coverage import (
+    STATISTICS_VERSION,
+    CoverageWarning,
+    LayerCoverage,
+    coverage_json,
+    describe_limit,
+)
 
 CONFIG = "config.toml"
+STATISTICS = "statistics.json"
+"""How much of the calibration data each measurement of the run saw."""
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
 
@@ -30,7 +41,23 @@ class Settings:
     Every field has a default, and is of type str, int, float, bool, or a tuple of any number of
     entries of one of these: ``tuple[float, ...]``. The dataclass checks the values with
     :func:`gp_prune.errors.check_fields`.
+
+    Settings of runs that measure layers have a field ``max_memory``, a size with its unit.
     """
+
+    def normalise_memory(self) -> None:
+        """Write ``max_memory`` as its shortest text, so that equal sizes are equal settings.
+
+        Raises:
+            UserError: it is no size.
+        """
+        size = getattr(self, "max_memory")  # noqa: B009 - a field of the dataclass
+        object.__setattr__(self, "max_memory", normalise_size(size, "max_memory (--max-memory)"))
+
+    @property
+    def memory(self) -> int:
+        """Return the most bytes for what is measured."""
+        return parse_size(getattr(self, "max_memory"), "max_memory")  # noqa: B009 - as above
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON."""
@@ -164,6 +191,7 @@ def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, read) as journal:
+            _check_statistics(folder, journal)
             try:
                 yield journal
             finally:
@@ -171,6 +199,57 @@ def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
                     journal.discard()
     finally:
         _remove_empty(*new)
+
+
+def _check_statistics(folder: Path, journal: Journal[Any]) -> None:
+    """Raise UserError where the run was begun with other statistics than formulas read now."""
+    if journal.begun is None or journal.begun.get("statistics") == STATISTICS_VERSION:
+        return
+    raise UserError(
+        f"run {str(folder)!r} was begun when formulas read 64 samples and positions of each layer, "
+        "not all of them, so it cannot be resumed; start a new run (evolve takes its evaluations "
+        "over with --reuse)"
+    )
+
+
+def write_statistics(
+    folder: Path, settings: Settings, networks: Mapping[str, LayerCoverage]
+) -> None:
+    """Write how much of the data each measurement saw, and warn where a limit was met.
+
+    Args:
+        folder: the run folder.
+        settings: of the run, with a field ``max_memory``.
+        networks: name of a network -> how much was measured of its layers.
+
+    Warns:
+        CoverageWarning: something did not fit, or the limit is more than the machine has.
+    """
+    notes = [
+        describe_limit(coverage, settings.memory, f" of {name}")
+        for name, coverage in networks.items()
+    ]
+    warn_of_limits(settings, notes)
+    content = {
+        "version": STATISTICS_VERSION,
+        "max_memory": settings.memory,
+        "notes": [note for note in notes if note],
+        "networks": {name: coverage_json(coverage) for name, coverage in networks.items()},
+    }
+    with writing(folder):
+        write_json(folder / STATISTICS, content)
+
+
+def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
+    """Warn of what did not fit the memory of a run, and of more memory than the machine has.
+
+    Args:
+        settings: of the run, with a field ``max_memory``.
+        notes: sentences; those that are empty say nothing.
+    """
+    for note in dict.fromkeys([*notes, remark_on_size(settings.memory, "max_memory")]):
+        if note:
+            warnings.warn(note, CoverageWarning, stacklevel=3)
 
 
 def _remove_empty(*folders: Path) -> None:
@@ -207,7 +286,7 @@ def write_run_header(
     if not resume:
         with writing(folder):
             write_text(folder / CONFIG, settings.to_toml())
-    journal.write_header(identity, digested)
+    journal.write_header({**identity, "statistics": STATISTICS_VERSION}, digested)
 
 
 @contextmanager

@@ -88,6 +88,11 @@ class Journal(Generic[R]):
                 self._events.add(_identity(entry))
             self._size += len(line)
 
+    @property
+    def begun(self) -> Mapping[str, Any] | None:
+        """Return what decides the results of the run; None where it has not begun."""
+        return self._begun
+
     def lend(self, outcomes: Mapping[str, R]) -> None:
         """Let results of another run, by the keys of their jobs, be used and then recorded."""
         self._lent = outcomes

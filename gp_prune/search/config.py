@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gp_prune._sizes import MAX_MEMORY
 from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES
@@ -94,6 +95,8 @@ class SearchConfig(Settings):
         height_limit: greatest height of any tree.
         crossover: share of offspring made by crossover; the others by mutation.
         calibration: samples from which the statistics of the layers are measured.
+        max_memory: most memory, with its unit, for what is measured of the layers; what does not
+            fit is measured in part, and the run says so.
         max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
         candidate_timeout: seconds that one evaluation of a candidate may take; 0 means any time.
@@ -134,6 +137,7 @@ class SearchConfig(Settings):
     height_limit: int = 12
     crossover: float = 0.5
     calibration: int = 512
+    max_memory: str = MAX_MEMORY
     max_cost: float = 1000.0
     primitives: tuple[str, ...] = ()
     candidate_timeout: float = 0.0
@@ -142,6 +146,7 @@ class SearchConfig(Settings):
     def __post_init__(self) -> None:
         """Fill in the defaults of the granularity and check the fields."""
         check_fields(self, _RULES)
+        self.normalise_memory()
         for name, default in (("ladder", DEFAULT_LADDERS), ("budgets", DEFAULT_BUDGETS)):
             if not getattr(self, name):
                 object.__setattr__(self, name, default[self.granularity])

@@ -15,6 +15,7 @@ from gp_prune.runs.folder import (
     open_run_folder,
     versions,
     write_run_header,
+    write_statistics,
     writing,
 )
 from gp_prune.runs.jobs import TaskSource, network_digest
@@ -99,6 +100,8 @@ def evolve(
             if earlier is not None:
                 journal.lend(earlier.reusable(config, identity))
             write_run_header(folder, config, journal, identity, resume=resume)
+            coverage = {scorer.task.name: scorer.coverage for scorer in scorers}
+            write_statistics(folder, config, coverage)
             with Evaluator(runner, journal, stack_size(config.stack, source.device)) as evaluator:
                 return _run(config, folder, primitives, scorers, evaluator, journal, progress)
     finally:
@@ -128,7 +131,8 @@ def _prepare(
     progress(SearchProgress("tasks", 0, len(config.tasks)))
     runner.prepare(config.tasks)
     scorers = [
-        TaskScorer(source.load(name), config.calibration, config.seed) for name in config.tasks
+        TaskScorer(source.load(name), config.calibration, config.seed, config.memory)
+        for name in config.tasks
     ]
     progress(SearchProgress("tasks", len(scorers), len(scorers)))
     return scorers

@@ -26,6 +26,7 @@ from gp_prune.pruning import (
     trace,
 )
 from gp_prune.statistics import collect
+from gp_prune.statistics.coverage import LayerCoverage, coverage_of
 from gp_prune.tasks import Task
 
 Plan = ChannelPlan | WeightPlan
@@ -70,10 +71,13 @@ class TaskScorer:
     Args:
         task: the task.
         calibration: number of training samples from which measurements are taken.
-        seed: decides which samples and positions are kept.
+        seed: decides the noise, and what is measured of a layer that does not fit the memory.
+        max_memory: most bytes for what is measured; None means the default.
     """
 
-    def __init__(self, task: Task, calibration: int, seed: int) -> None:
+    def __init__(
+        self, task: Task, calibration: int, seed: int, max_memory: int | None = None
+    ) -> None:
         self.task = task
         self.architecture: Architecture = trace(
             task.model, task.example_inputs, interface=task.interface
@@ -85,6 +89,7 @@ class TaskScorer:
             None,
             batches,
             needs=set(NEEDS),
+            max_memory=max_memory,
             loss=task.loss,
             seed=seed,
             outgoing=consumers(self.architecture),
@@ -94,6 +99,11 @@ class TaskScorer:
         self._ranked = {
             member.layer for group in self.architecture.free for member in group.members
         }
+
+    @property
+    def coverage(self) -> LayerCoverage:
+        """Return how much of the calibration data each measurement saw."""
+        return coverage_of(self.layers.values())
 
     def plan(
         self,

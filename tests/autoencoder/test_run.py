@@ -181,7 +181,9 @@ def test_the_best_cell_is_chosen_by_validation_and_the_test_split_read_once(
 
 
 def test_only_what_is_needed_stays_in_the_folder(small: AutoencodeSettings, tmp_path: Path) -> None:
-    autoencode(small, tmp_path / "run")
+    result = autoencode(small, tmp_path / "run")
+    assert str(result).startswith("<AutoencodeResult in ") and len(str(result)) < 300
+    assert result.to_json()["limits"] == [] and result.settings.max_memory == "2GB"
     assert 4 <= len(list((tmp_path / "run" / "states").iterdir())) <= 3 * 4
     autoencode(replace(small, operator="none"), tmp_path / "plain")
     assert len(list((tmp_path / "plain" / "states").iterdir())) == 4

@@ -81,6 +81,11 @@ def test_a_run_leaves_what_its_result_says(pruned: Prune, tmp_path: Path, task_c
         )
         assert plan == point.elite.plan
         assert point.macs <= point.cost.macs
+    statistics = json.loads((folder / "statistics.json").read_text())
+    assert list(statistics["networks"]) == [result.settings.model or "network"]
+    assert statistics["notes"] == []
+    assert str(result).startswith("<GeneticResult in ") and len(str(result)) < 300
+    assert len(str(result.dense)) < 300
     assert result.dense.report == pytest.approx(task.error(task.model, test))
     with open(folder / "front.csv", newline="") as file:
         rows = list(csv.DictReader(file))

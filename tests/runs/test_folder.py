@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from io import FileIO
@@ -11,17 +12,21 @@ import pytest
 from jobs_of_tests import Sum
 
 from gp_prune.errors import UserError
+from gp_prune.language.record import Coverage
 from gp_prune.runs import journal as journals
 from gp_prune.runs.folder import (
     CONFIG,
+    STATISTICS,
     Settings,
     load_or_check_settings,
     open_run_folder,
     versions,
     write_run_header,
+    write_statistics,
     writing,
 )
 from gp_prune.runs.journal import Journal, reader
+from gp_prune.statistics.coverage import CoverageWarning
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,49 @@ def test_a_run_folder_is_begun_once_and_resumed_as_it_was(tmp_path: Path) -> Non
         write_run_header(folder, wishes, journal, identity, resume=True)
         with pytest.raises(UserError, match="begun with seed = 3, not 4"):
             write_run_header(folder, wishes, journal, {**identity, "seed": 4}, resume=True)
+
+
+def test_a_run_that_read_other_statistics_is_not_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    with open_run_folder(folder, reader(Sum)) as journal:
+        journal.write_header({"seed": 0})
+        (folder / CONFIG).write_text(Wishes().to_toml())
+    before = (folder / journals.NAME).read_bytes()
+    with (
+        pytest.raises(UserError, match=r"formulas read 64 samples .* cannot be resumed"),
+        open_run_folder(folder, reader(Sum)),
+    ):
+        pass
+    assert (folder / journals.NAME).read_bytes() == before
+
+
+def test_equal_sizes_are_equal_settings() -> None:
+    @dataclass(frozen=True)
+    class Measuring(Settings):
+        max_memory: str = "2GB"
+
+        def __post_init__(self) -> None:
+            self.normalise_memory()
+
+    assert Measuring("2000 MB") == Measuring() and Measuring("1.5 gib").memory == 3 * 2**29
+    with pytest.raises(UserError, match=r"max_memory \(--max-memory\) is '2', which has no unit"):
+        Measuring("2")
+
+
+def test_a_limit_that_was_met_is_warned_about_and_written_down(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Measuring(Settings):
+        max_memory: str = "9999TB"
+
+    part = {"conv": {"maps": Coverage(8, 512, 64, 64)}}
+    with pytest.warns(CoverageWarning) as caught:
+        write_statistics(tmp_path, Measuring(), {"net": part, "whole": {}})
+    limit, machine = (str(warning.message) for warning in caught)
+    assert limit.startswith("maps of layer 'conv' of net was measured on 8 of 512 samples")
+    assert machine.startswith("max_memory is 9999TB, but this machine has ")
+    content = json.loads((tmp_path / STATISTICS).read_text())
+    assert content["notes"] == [limit] and content["max_memory"] == 9999 * 10**12
+    assert content["networks"]["net"]["conv"]["maps"]["samples"] == 8
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:

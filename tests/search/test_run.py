@@ -21,13 +21,14 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.folder import CONFIG
+from gp_prune.runs.folder import CONFIG, STATISTICS
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, SearchResult, ladder_objectives
 from gp_prune.search.run import SearchProgress, evolve, reference_metrics
+from gp_prune.statistics.coverage import STATISTICS_VERSION
 
 SMALL = SearchConfig(
     tasks=("lenet-digits", "cnn-digits"),
@@ -156,6 +157,39 @@ def test_a_reused_run_spares_all_evaluations(
     assert content(again.folder) == content(small_run.folder)
     journal = (again.folder / JOURNAL).read_bytes()
     assert journal == (small_run.folder / JOURNAL).read_bytes()
+
+
+def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
+    small_run: SearchResult, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation belongs to a plan, and stays right however the plan was scored."""
+    old = tmp_path / "old"
+    shutil.copytree(small_run.folder, old)
+    settings = (old / CONFIG).read_text().splitlines(keepends=True)
+    (old / CONFIG).write_text("".join(x for x in settings if not x.startswith("max_memory")))
+    head, *rest = (old / JOURNAL).read_text().splitlines(keepends=True)
+    begun = json.loads(head)
+    del begun["run"]["statistics"], begun["run"]["max_memory"]
+    (old / JOURNAL).write_text("".join([json.dumps(begun) + "\n", *rest]))
+    before = content(old)
+    source = TaskSource(cache_dir=str(task_cache))
+    with pytest.raises(UserError, match="so it cannot be resumed; start a new run"):
+        evolve(None, old, source=source, resume=True)
+    assert content(old) == before
+    monkeypatch.setattr("gp_prune.search.evaluation.Evaluation.run", None)
+    again = evolve(SMALL, tmp_path / "again", source=source, reuse=old)
+    assert content(again.folder) == content(small_run.folder)
+
+
+def test_the_statistics_are_in_the_run_folder(small_run: SearchResult) -> None:
+    statistics = json.loads((small_run.folder / STATISTICS).read_text())
+    assert statistics["version"] == STATISTICS_VERSION
+    assert statistics["max_memory"] == 2 * 10**9 and statistics["notes"] == []
+    assert list(statistics["networks"]) == list(SMALL.tasks)
+    provenance = small_run.metrics[small_run.recommended.name].provenance
+    assert provenance["settings"]["max_memory"] == "2GB"
+    assert repr(small_run).startswith(f"<SearchResult in {str(small_run.folder)!r}: ")
+    assert len(repr(small_run)) < 500
 
 
 def test_a_wrong_folder_to_reuse_is_refused_before_anything_is_done(tmp_path: Path) -> None:
