@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,6 +27,9 @@ ACTIVATIONS = frozenset(
 )
 """Names of torch's elementwise activation functions; ``relu_`` and ``_threshold`` count too."""
 
+_SUMS = frozenset(("add", "iadd", "radd"))
+"""Names of torch's sums, such as those of residual connections, without underscores."""
+
 
 class Call(NamedTuple):
     """One use of a layer in one run of the model; a shared layer is used several times."""
@@ -44,10 +47,13 @@ class Listener:
     def normalised(self, call: Call, norm: str, output: Tensor) -> None:
         """Hear that a batch norm of this name took the layer's output and returned ``output``."""
 
-    def activating(self, call: Call, before: Tensor) -> None:
-        """Hear that an activation is about to take ``before``, and may overwrite it."""
+    def activating(self, call: Call, before: Tensor, *, summed: bool) -> None:
+        """Hear that an activation is about to take ``before``, and may overwrite it.
 
-    def activated(self, call: Call, after: Tensor) -> None:
+        Where ``summed``, that is a sum of the layer's output and others, and not the output itself.
+        """
+
+    def activated(self, call: Call, after: Tensor, *, summed: bool) -> None:
         """Hear that the activation returned ``after``."""
 
 
@@ -55,9 +61,17 @@ class _Trail(NamedTuple):
     """A tensor that still is the output of a layer, or of the batch norm after it."""
 
     tensor: weakref.ref[Tensor]
-    version: int  # a change in place, such as a residual sum, ends the trail
-    call: Call
+    version: int  # a change in place ends the trail
+    calls: tuple[Call, ...]  # several where outputs were added up
     normalised: bool
+    summed: bool
+
+
+class _Activated(NamedTuple):
+    """What an activation takes: the outputs of these uses of layers, or a sum of them."""
+
+    calls: tuple[Call, ...]
+    summed: bool
 
 
 class ActivationTracer(TorchFunctionMode):
@@ -67,8 +81,10 @@ class ActivationTracer(TorchFunctionMode):
     the layer has output channels, called with the very tensor that the layer returned. The
     activation of a layer is the first function of :data:`ACTIVATIONS` that is called with that
     tensor, or with the batch norm's output, whether by a module, a function or a method, in place
-    or not. ``nn.Identity`` and dropout (in evaluation mode) hand the tensor on; pooling,
-    reshaping and addition end the trail. Where such a function is called inside a module of
+    or not. Where there is none, it is the first one that is called with a sum of that tensor and
+    others of its shape, as after a residual connection, or with a batch norm of that sum, as in
+    pre-activation networks. ``nn.Identity`` and dropout (in evaluation mode) hand the tensor on;
+    pooling and reshaping end the trail. Where such a function is called inside a module of
     somebody else's without submodules (a hand-written Swish), the output of that module counts,
     if it has the same shape.
     """
@@ -83,8 +99,9 @@ class ActivationTracer(TorchFunctionMode):
         self._listener = listener
         self._uses: dict[str, int] = {}
         self._trails: dict[int, _Trail] = {}
-        self._inside: list[tuple[nn.Module, Call]] = []  # custom modules that run on an output
-        self._deferred: tuple[Call, Tensor] | None = None  # activation found inside one of them
+        self._told: set[Call] = set()  # uses whose sum an activation has taken
+        self._inside: list[tuple[nn.Module, _Activated]] = []  # custom modules, run on an output
+        self._deferred: tuple[_Activated, Tensor] | None = None  # activation found inside of one
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -106,6 +123,7 @@ class ActivationTracer(TorchFunctionMode):
         """Follow one run of the model, counting the uses of each layer from 0."""
         self._uses.clear()
         self._trails.clear()
+        self._told.clear()
         self._inside.clear()
         self._deferred = None
         with self:
@@ -121,22 +139,53 @@ class ActivationTracer(TorchFunctionMode):
     ) -> Any:
         """Run a torch function and report it if it activates a layer's output."""
         arguments = kwargs or {}
-        if getattr(func, "__name__", "").strip("_") not in ACTIVATIONS:
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _SUMS:
+            return self._add(func, args, arguments)
+        if name not in ACTIVATIONS:
             return func(*args, **arguments)
         before = args[0] if args else arguments.get("input")
-        trail = self._take(before)
-        if trail is None:
+        taken = self._activates(before)
+        if taken is None:
             return func(*args, **arguments)
-        self._listener.activating(trail.call, cast(Tensor, before))
+        for call in taken.calls:
+            self._listener.activating(call, cast(Tensor, before), summed=taken.summed)
         after = func(*args, **arguments)
-        if self._inside and self._inside[-1][1] == trail.call:  # its output is what counts
-            self._deferred = trail.call, after.detach().clone()
+        if self._inside and self._inside[-1][1] == taken:  # its output is what counts
+            self._deferred = taken, after.detach().clone()
         else:
-            self._listener.activated(trail.call, after)
+            self._tell(taken, after)
         return after
 
-    def _mark(self, tensor: Tensor, call: Call, normalised: bool) -> None:
-        self._trails[id(tensor)] = _Trail(weakref.ref(tensor), _version(tensor), call, normalised)
+    def _tell(self, taken: _Activated, after: Tensor) -> None:
+        for call in taken.calls:
+            self._listener.activated(call, after, summed=taken.summed)
+
+    def _add(
+        self, func: Callable[..., Any], args: Sequence[Any], arguments: Mapping[str, Any]
+    ) -> Any:
+        """Run a sum, and follow it if it has a layer's output in it."""
+        parts = [value for value in (*args, *arguments.values()) if isinstance(value, Tensor)]
+        trails = [trail for trail in map(self._look, parts) if trail is not None]
+        total = func(*args, **arguments)
+        if not trails or len(parts) != 2 or not isinstance(total, Tensor):
+            return total
+        if parts[0].shape == parts[1].shape == total.shape:
+            calls = dict.fromkeys(call for trail in trails for call in trail.calls)
+            self._trails[id(total)] = _trail(total, tuple(calls), summed=True)
+        return total
+
+    def _activates(self, before: Any) -> _Activated | None:
+        """Return the outputs that an activation of a tensor activates first."""
+        trail = self._look(before)
+        if trail is None:
+            return None
+        if not trail.summed:
+            del self._trails[id(before)]
+            return _Activated(trail.calls, summed=False)
+        calls = tuple(call for call in trail.calls if call not in self._told)
+        self._told.update(calls)
+        return _Activated(calls, summed=True) if calls else None
 
     def _look(self, tensor: Any) -> _Trail | None:
         """Return the trail of exactly this tensor object (an id alone may be used again)."""
@@ -144,12 +193,6 @@ class ActivationTracer(TorchFunctionMode):
         if trail is None or trail.tensor() is not tensor:
             return None
         return trail if trail.version == _version(cast(Tensor, tensor)) else None
-
-    def _take(self, tensor: Any) -> _Trail | None:
-        trail = self._look(tensor)
-        if trail is not None:
-            del self._trails[id(tensor)]
-        return trail
 
     def _layer_hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -161,7 +204,7 @@ class ActivationTracer(TorchFunctionMode):
             call = Call(name, self._uses.get(name, 0))
             self._uses[name] = call.use + 1
             self._listener.ran(call, args[0] if args else kwargs["input"], output)
-            self._mark(output, call, normalised=False)
+            self._trails[id(output)] = _trail(output, (call,))
 
         return hook
 
@@ -170,9 +213,12 @@ class ActivationTracer(TorchFunctionMode):
             trail = self._look(args[0]) if args else None
             if trail is None or trail.normalised or not self._fits(trail, module, args[0]):
                 return
-            self._take(args[0])
-            self._listener.normalised(trail.call, name, output)
-            self._mark(output, trail.call, normalised=True)
+            if trail.summed:  # of a pre-activation network: no layer's own, and not the end either
+                self._trails[id(output)] = _trail(output, trail.calls, normalised=True, summed=True)
+                return
+            del self._trails[id(args[0])]
+            self._listener.normalised(trail.calls[0], name, output)
+            self._trails[id(output)] = _trail(output, trail.calls, normalised=True)
 
         return hook
 
@@ -181,23 +227,30 @@ class ActivationTracer(TorchFunctionMode):
 
         After a linear layer on tokens (n, t, o) a batch norm works on t, which are no channels.
         """
-        layer = self._layers[trail.call.layer]
+        layer = self._layers[trail.calls[0].layer]
         tokens = isinstance(layer, nn.Linear) and values.dim() > 2
         return not tokens and bool(norm.num_features == out_channels(layer))
 
     def _entering(self, module: nn.Module, args: Any) -> None:
         trail = self._look(args[0]) if args else None
         if trail is not None:
-            self._inside.append((module, trail.call))
+            calls = tuple(call for call in trail.calls if call not in self._told)
+            self._inside.append((module, _Activated(calls, trail.summed)))
 
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._inside or self._inside[-1][0] is not module:
             return
         self._inside.pop()
         if self._deferred is not None:
-            (call, after), self._deferred = self._deferred, None
+            (taken, after), self._deferred = self._deferred, None
             same = isinstance(output, Tensor) and output.shape == after.shape
-            self._listener.activated(call, output if same else after)
+            self._tell(taken, output if same else after)
+
+
+def _trail(
+    tensor: Tensor, calls: tuple[Call, ...], *, normalised: bool = False, summed: bool = False
+) -> _Trail:
+    return _Trail(weakref.ref(tensor), _version(tensor), calls, normalised, summed)
 
 
 def _version(tensor: Tensor) -> int:
@@ -217,11 +270,13 @@ class Site:
 
     Attributes:
         norm: name of the batch norm module that takes the layer's output, or None.
-        activated: whether an activation function takes what comes out.
+        activated: whether an activation function takes what comes out, itself or in a sum.
+        summed: whether that is a sum of what comes out and others.
     """
 
     norm: str | None = None
     activated: bool = False
+    summed: bool = False
 
 
 class _SiteFinder(Listener):
@@ -234,10 +289,12 @@ class _SiteFinder(Listener):
         self.sites[call] = Site()
 
     def normalised(self, call: Call, norm: str, output: Tensor) -> None:
-        self.sites[call] = Site(norm, self.sites[call].activated)
+        self.sites[call] = replace(self.sites[call], norm=norm)
 
-    def activating(self, call: Call, before: Tensor) -> None:
-        self.sites[call] = Site(self.sites[call].norm, True)
+    def activating(self, call: Call, before: Tensor, *, summed: bool) -> None:
+        site = self.sites[call]
+        if not summed or not site.activated:
+            self.sites[call] = replace(site, activated=True, summed=summed)
 
 
 def observe(

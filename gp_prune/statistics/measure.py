@@ -92,7 +92,9 @@ def collect_each(
     batch (see :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either
     by tracing (see :func:`~gp_prune.statistics.activation_tracer.pair_without_data`).
     ``pre_activation`` is what goes into the activation (after the batch norm), ``activation``
-    what comes out; where no activation directly follows, both are the same. A layer that runs
+    what comes out. Where the layer's output is first added to others, as at the end of a residual
+    block, ``pre_activation`` is the layer's own part and ``activation`` that of the sum; where no
+    activation follows at all, both are the same. A layer that runs
     several times per pass counts every time in norms, moments and gradients; sampled maps are
     those of its first use.
 

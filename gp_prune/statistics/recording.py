@@ -163,24 +163,30 @@ class Recorder(Listener):
             self._statistics[call.layer].output_moments.add(maps, one_group, 1)
         if site.activated:
             self._open.add(call)
-        elif site.norm is None:
+        if site.norm is None:
             self._read_output(call, output)
 
     def normalised(self, call: Call, norm: str, output: Tensor) -> None:
-        """Read what comes out of the batch norm if no activation follows."""
-        if not self._site(call).activated:
-            self._read_output(call, output)
+        """Read what comes out of the batch norm if no activation takes it."""
+        self._read_output(call, output)
 
-    def activating(self, call: Call, before: Tensor) -> None:
-        """Read what goes into the activation."""
+    def activating(self, call: Call, before: Tensor, *, summed: bool) -> None:
+        """Read what goes into the activation, if that is the output itself."""
+        if not self._awaits(call, summed):
+            return
         self._open.discard(call)
-        if self._reads_outputs and self._site(call).activated:
+        if self._reads_outputs and not summed:
             self._read_before(call, before, self._maps(call, before, "output"))
 
-    def activated(self, call: Call, after: Tensor) -> None:
+    def activated(self, call: Call, after: Tensor, *, summed: bool) -> None:
         """Read what comes out of the activation."""
-        if self._reads_outputs and self._site(call).activated:
+        if self._reads_outputs and self._awaits(call, summed):
             self._read_after(call, after, self._maps(call, after, "activation"))
+
+    def _awaits(self, call: Call, summed: bool) -> bool:
+        """Return whether this activation, of an output or of a sum of some, is the layer's."""
+        site = self._site(call)
+        return site.activated and site.summed == summed
 
     def _site(self, call: Call) -> Site:
         site = self._sites.get(call)
@@ -204,11 +210,14 @@ class Recorder(Listener):
             statistics.inputs.put(maps, self._picks)
 
     def _read_output(self, call: Call, output: Tensor) -> None:
-        if not self._reads_outputs:
+        """Read the output, as far as no activation tells it."""
+        site = self._site(call)
+        if not self._reads_outputs or (site.activated and not site.summed):
             return
         maps = self._maps(call, output, "output")
         self._read_before(call, output, maps)
-        self._read_after(call, output, maps)
+        if not site.summed:
+            self._read_after(call, output, maps)
 
     def _read_before(self, call: Call, before: Tensor, maps: Tensor) -> None:
         if call.use > 0:

@@ -27,7 +27,7 @@ class Network:
         images: (n, 1, size, size), float32.
         labels: (n,).
         norms: layer -> the batch norm after it.
-        activations: layer -> the activation directly after it, or after its batch norm.
+        activations: layer -> the activation after it, its batch norm or its residual sum.
         readers: layer -> the layers that read its channels, with the part of the reader's dense
             weight (o, i, k) that reads channel q.
     """
@@ -154,7 +154,10 @@ _SURROUNDINGS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] 
             "stem": "norm0", "conv1": "norm1", "conv2": "norm2",
             "conv3": "norm3", "conv4": "norm4", "down": "norm5",
         },
-        {"stem": "relu0", "conv1": "relu1", "conv3": "relu3"},
+        {
+            "stem": "relu0", "conv1": "relu1", "conv2": "relu2",
+            "conv3": "relu3", "conv4": "relu4", "down": "relu4",
+        },
         {
             "stem": _OF_BLOCK1,
             "conv1": {"conv2": _channel},

@@ -245,9 +245,102 @@ def _fail(*args: object) -> None:
     raise ValueError("not traceable")
 
 
-def test_resnet_activations_stop_at_the_residual_sum() -> None:
+def test_resnet_activations_follow_the_residual_sum() -> None:
     sites = sites_of(torchvision_model("resnet18"), torch.zeros(1, 3, 32, 32))
     assert sites["layer1.0.conv1"] == [Site("layer1.0.bn1", True)]
-    assert sites["layer1.0.conv2"] == [Site("layer1.0.bn2", False)]
-    assert sites["layer2.0.downsample.0"] == [Site("layer2.0.downsample.1", False)]
+    assert sites["layer1.0.conv2"] == [Site("layer1.0.bn2", True, summed=True)]
+    assert sites["layer2.0.downsample.0"] == [Site("layer2.0.downsample.1", True, summed=True)]
     assert sites["fc"] == [Site()]
+
+
+def test_mobilenet_has_no_activation_after_its_bottlenecks() -> None:
+    sites = sites_of(torchvision_model("mobilenet_v2"), torch.zeros(1, 3, 32, 32))
+    assert sites["features.3.conv.1.0"] == [Site("features.3.conv.1.1", True)]
+    assert sites["features.3.conv.2"] == [Site("features.3.conv.3")]
+
+
+class Residual(nn.Module):
+    """Two branches, of which the second has no batch norm, and whatever ``tail`` does of both."""
+
+    def __init__(self, tail: Any) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(2, 3, 1)
+        self.last, self.swish, self.tail = nn.BatchNorm2d(3), Swish(), tail
+
+    def forward(self, x: Tensor) -> Any:
+        return self.tail(self, self.norm(self.one(x)), self.two(x))
+
+
+def added_in_place(net: Any, a: Tensor, b: Tensor) -> Tensor:
+    a += b
+    return functional.relu(a, inplace=True)
+
+
+SUMS: list[Any] = [
+    lambda net, a, b: torch.relu(a + b),
+    lambda net, a, b: torch.add(a, b).relu_(),
+    lambda net, a, b: functional.gelu(torch.add(input=b, other=a)),
+    lambda net, a, b: torch.tanh(a.add_(b)),
+    added_in_place,
+    lambda net, a, b: torch.relu(a + b + torch.ones(3, 3, 2, 2)),  # RepVGG has three branches
+    lambda net, a, b: torch.relu(nn.Identity()(nn.Dropout(0.5).eval()(a + b))),
+    lambda net, a, b: torch.relu(net.last(a + b)),  # a network with its activations first
+    lambda net, a, b: net.swish(a + b),
+]
+
+
+@pytest.mark.parametrize("tail", SUMS)
+def test_the_activation_after_a_sum_is_that_of_both(tail: Any) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, inputs = Residual(tail).eval(), torch.randn(3, 2, 2, 2)
+        nn.init.normal_(model.last.bias)
+    target = torch.zeros(3, 3, 2, 2)
+    records = collect(
+        model, None, [Batch(inputs, target)], needs={"outputs", "output_gradients"},
+        loss=functional.mse_loss,
+    )  # fmt: skip
+    parts = [model.norm(model.one(inputs)), model.two(inputs)]
+    fields = [part.detach().requires_grad_() for part in parts]
+    after = tail(model, *(field.clone() for field in fields))
+    slopes = torch.autograd.grad(functional.mse_loss(after, target), fields)
+
+    def flat(maps: Tensor) -> Tensor:
+        return maps.detach().flatten(2).transpose(0, 1).double()
+
+    for record, part, slope in zip(records.values(), parts, slopes, strict=True):
+        torch.testing.assert_close(record.pre_activation, flat(part))
+        torch.testing.assert_close(record.activation, flat(after))
+        torch.testing.assert_close(record.output_grad, flat(slope * 3))
+
+
+APART: list[Any] = [
+    lambda net, a, b: torch.relu(a + 3) * a + b,  # a hard swish by hand
+    lambda net, a, b: torch.relu(a.flatten(1) + b.flatten(1)),
+    lambda net, a, b: torch.relu(a + b[:, :, :1]),  # of another shape
+    lambda net, a, b: a + b,
+]
+
+
+@pytest.mark.parametrize("tail", APART)
+def test_what_is_no_activation_of_a_sum(tail: Any) -> None:
+    sites = sites_of(Residual(tail), torch.ones(1, 2, 2, 2))
+    assert sites["one"] == [Site("norm")]
+
+
+def test_an_activation_of_the_output_itself_comes_first() -> None:
+    for tail in (
+        lambda net, a, b: torch.relu(a + b) + a.tanh(),
+        lambda net, a, b: a.tanh() + torch.relu(a + b),
+    ):
+        model, inputs = Residual(tail).eval(), torch.randn(3, 2, 2, 2)
+        assert sites_of(model, inputs)["one"] == [Site("norm", True)]
+        record = collect(model, ["one"], [Batch(inputs)], needs={"outputs"})["one"]
+        torch.testing.assert_close(record.activation, record.require("pre_activation").tanh())
+
+
+def test_the_first_of_two_activated_sums_counts() -> None:
+    model = Residual(lambda net, a, b: torch.relu(a + b) + (a + 1 + b).tanh()).eval()
+    inputs = torch.randn(3, 2, 2, 2)
+    record = collect(model, ["one"], [Batch(inputs)], needs={"outputs"})["one"]
+    assert float(record.require("activation").min()) >= 0
