@@ -127,7 +127,7 @@ def prune_genetically(
             write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(GeneticProgress("load", 1, 1))
             result = _prune(engine, folder, progress, timed)
-            write_statistics(folder, settings, {"network": engine.coverage})
+            write_statistics(folder, settings, {settings.model or "network": engine.coverage})
             with writing(folder):
                 result.write()
             progress(GeneticProgress("done", 1, 1))
