@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 import os
+import re
+import secrets
 import stat
-import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -46,22 +48,54 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` as one step: temporary file, fsync, ``os.replace``.
 
     Raises:
-        OSError: the content could not be written; what was there before is still there.
+        OSError: the content could not be written, with ``path`` as its file name; what was there
+            before is still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not by tempfile, whose files nobody else may read: the umask decides about this one.
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names of a folder's files to the disk, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_TEMPORARY = re.compile(r"\..+\.(csv|json|jsonl|png|safetensors|svg|toml)\.[a-z0-9_]{8}")
+
+
+def remove_temporary_files(folder: Path, *, seconds: float = 0.0) -> None:
+    """Delete what a kill left of files that were being written in a folder; leave links alone.
+
+    Args:
+        folder: the folder; nothing happens where there is none.
+        seconds: least age of what is deleted, for a folder that another process may write to.
+    """
+    before = time.time() - seconds
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
+        for entry in listing:
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime <= before:
+                    os.unlink(entry.path)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from gp_prune._io import (
     read_file,
     read_object,
     read_tensors,
+    remove_temporary_files,
     write_artifact,
     write_bytes,
     write_json,
@@ -44,12 +47,69 @@ def test_content_arrives(tmp_path: Path) -> None:
     assert names(path.parent) == ["file"]
 
 
-def test_others_may_read_the_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_says_who_may_read_the_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        for _ in range(2):  # a new file, and one that is replaced
+            write_text(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synced there")
+def test_the_folder_is_synced_after_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash of the machine may bring the old file back after the program went on."""
+    steps: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def record(handle: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def rename(*paths: Path) -> None:
+        steps.append("replace")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", rename)
     write_text(tmp_path / "file", "x")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert steps == ["file", "replace", "folder"]
 
 
-@pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])
+def test_an_error_names_the_file_and_not_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_text(tmp_path / "file", "x")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_temporary_files_are_told_from_those_of_the_user(tmp_path: Path) -> None:
+    old = [".a.json.0123abcd", ".b.safetensors.ab12_xyz", ".result.json.q1w2e3r4"]
+    mine = ["a.json.0123abcd", ".notes.markdown", ".a.json.0123", ".env.json", ".git"]
+    for name in (*old, *mine):
+        (tmp_path / name).touch()
+    (tmp_path / ".c.json.0123abcd").symlink_to(tmp_path / "a.json.0123abcd")
+    (tmp_path / ".d.json.0123abcd").mkdir()
+    kept = [*mine, ".c.json.0123abcd", ".d.json.0123abcd"]
+    remove_temporary_files(tmp_path, seconds=60)
+    assert names(tmp_path) == sorted([*old, *kept])
+    remove_temporary_files(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+    remove_temporary_files(tmp_path / "none")
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException

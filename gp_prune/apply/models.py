@@ -22,6 +22,12 @@ from gp_prune._compat import import_torchvision
 from gp_prune.apply.weights import load_weights
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import as_device, random_state, to_device
+from gp_prune.statistics.time_limit import (
+    MODEL_TIMEOUT,
+    check_timeout,
+    limit_forward,
+    time_limit,
+)
 from gp_prune.tasks import TASK_NAMES, Task, load_task
 
 TIMM = "timm:"
@@ -144,6 +150,7 @@ def load_model(
     cache_dir: str | Path | None = None,
     data_root: str | Path | None = None,
     download: bool = False,
+    model_timeout: float = MODEL_TIMEOUT,
 ) -> LoadedModel:
     """Load the network of that name; nothing but a task's data set is ever downloaded.
 
@@ -161,11 +168,15 @@ def load_model(
         cache_dir: folder for the trained networks of tasks.
         data_root: folder with torchvision's data sets.
         download: whether torchvision may fetch the data set of a task.
+        model_timeout: seconds that a user's file and function may take, and then every forward
+            pass of the network; 0 for any time.
 
     Raises:
+        TimeLimitError: a user's function takes too long.
         UserError: there is no such network, it cannot be made, or an option does not apply to it.
     """
     target = as_device(device)
+    check_timeout(model_timeout)
     if spec in TASK_NAMES:
         if input_shape is not None or weights is not None:
             raise UserError(
@@ -181,7 +192,8 @@ def load_model(
             device=target,
         )
         return LoadedModel(spec, task.model, task.example_inputs, task, "trained by gp-prune")
-    built = _build(spec, seed)
+    with time_limit(model_timeout, f"the function {spec!r}"):
+        built = _build(spec, seed)
     model, inputs = _unpack(built.model, spec)
     if inputs is None:
         inputs = _random_inputs(input_shape or built.input_shape or DEFAULT_SHAPE, seed)
@@ -190,6 +202,7 @@ def load_model(
     origin = f"random weights from seed {seed}"
     if not spec.startswith((TORCHVISION, TIMM)):
         origin = f"as {spec.rpartition(':')[2]}() returns it"
+        limit_forward(model, model_timeout, spec)
     if weights is not None:
         load_weights(model, weights)
         origin = f"weights from {weights}"

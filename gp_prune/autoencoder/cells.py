@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,9 +31,11 @@ from gp_prune.autoencoder.training import (
     evaluate,
     train_epoch,
 )
+from gp_prune.errors import Rule, number, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.jobs import Workbench
+from gp_prune.runs.jobs import Decoder, Workbench
+from gp_prune.runs.journal import TEXT, optional, reader
 from gp_prune.statistics.running import derive_seed
 
 
@@ -82,6 +86,32 @@ class CellResult(NamedTuple):
     limit: str = ""
 
 
+_LOSS = optional(number(least=0))
+_STATE = Rule(
+    lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None,
+    "the first half of a SHA-256",
+)
+_CELL = whole(0)
+_RULES = {
+    "state": _STATE, "uncut": optional(_STATE), "encoder_from": _CELL, "decoder_from": _CELL,
+    "selection_loss": _LOSS, "train_loss": _LOSS, "validation_loss": _LOSS,
+    "sparsity": optional(number(least=0, most=1)), "limit": TEXT,
+}  # fmt: skip
+
+
+def result_reader() -> Decoder[CellResult]:
+    """Return a decoder of the results of steps; the states name files."""
+    read_fields = reader(CellResult, _RULES)
+
+    def read(entry: Mapping[str, Any]) -> CellResult:
+        result = read_fields(entry)
+        if not result.failure and None in (result.validation_loss, result.sparsity):
+            raise ValueError("validation_loss")
+        return result
+
+    return read
+
+
 class Parent(NamedTuple):
     """A pair that a cell may take from.
 
@@ -130,6 +160,11 @@ class CellStep:
     def task(self) -> str:
         """Return no task: the step loads its data itself."""
         return ""
+
+    @property
+    def title(self) -> str:
+        """Return the number of the cell and its epoch."""
+        return f"epoch {self.generation} of cell {self.cell}"
 
     def failed(self, reason: str) -> CellResult:
         """Return the result by which the cell stays as it was."""

@@ -249,14 +249,3 @@ def read_pair(folder: Path, digest: str, device: str) -> Pair:
 def pair_path(folder: Path, digest: str) -> Path:
     """Return the file of a pair."""
     return folder / f"{digest}.safetensors"
-
-
-def remove_temporary_files(folder: Path) -> None:
-    """Delete what a kill left of files that were being written.
-
-    Args:
-        folder: a folder that no other run writes to.
-    """
-    for path in folder.glob(".*.????????"):
-        if path.is_file():
-            path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from gp_prune.autoencoder.cells import CellResult, CellStep, Parent, RunContext
 from gp_prune.autoencoder.networks import FOLDER, create_pair, pair_path, write_pair
 from gp_prune.autoencoder.schedule import PruningEvents
 from gp_prune.autoencoder.settings import CANONICAL, AutoencodeSettings
+from gp_prune.errors import UserError
 from gp_prune.runs.executors import Runner, run_with_journal
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.running import derive_seed
@@ -152,6 +153,12 @@ class Population:
                 before = [(cell.cut, cell.missed_pruning) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]
+                    if max(result.encoder_from, result.decoder_from) >= len(self.cells):
+                        raise UserError(
+                            f"the journal in {str(self._folder.parent)!r} says that cell "
+                            f"{step.cell} took its pair from a cell that does not exist; restore "
+                            "it or start a new run"
+                        )
                     self.limits |= {result.limit: None} if result.limit else {}
                     cut, missed = before[result.encoder_from]
                     self._update(step, result, cut, missed or before[result.decoder_from][1])

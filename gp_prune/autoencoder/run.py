@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune._io import write_json, write_tensors, write_text
-from gp_prune.autoencoder.cells import CellResult, RunContext
+from gp_prune.autoencoder.cells import RunContext, result_reader
 from gp_prune.autoencoder.networks import (
     FOLDER,
     SIDES,
@@ -23,7 +23,6 @@ from gp_prune.autoencoder.networks import (
     module,
     read_pair,
     reconstruct,
-    remove_temporary_files,
 )
 from gp_prune.autoencoder.population import GenerationReport, HistoryRow, Population
 from gp_prune.autoencoder.pruning import (
@@ -54,7 +53,6 @@ from gp_prune.runs.folder import (
     writing,
 )
 from gp_prune.runs.jobs import TaskSource, Workbench
-from gp_prune.runs.journal import reader
 from gp_prune.statistics.running import one_thread
 
 HISTORY = "history.csv"
@@ -180,6 +178,8 @@ def autoencode(
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
+    trust: Sequence[str | Path] = (),
+    skip_lost: bool = False,
     progress: Callable[[GenerationReport], None] = lambda _: None,
 ) -> AutoencodeResult:
     """Train an autoencoder, or a grid of them, and prune on the way.
@@ -198,6 +198,9 @@ def autoencode(
         cluster: address of a Dask scheduler whose workers train in the place of ``workers``; they
             must see the run folder under the same path.
         resume: continue the run in ``folder``.
+        trust: with ``resume``, the Python files that the stored settings may run; see SECURITY.md.
+        skip_lost: whether a job whose workers die again and again is set aside for good, with the
+            worst result, in the place of ending the run.
         progress: called with the report of every generation.
 
     Raises:
@@ -205,13 +208,15 @@ def autoencode(
             sentence says which.
     """
     folder = Path(folder).absolute()
-    settings = load_or_check_settings(AutoencodeSettings, settings, folder, resume=resume)
+    settings = load_or_check_settings(
+        AutoencodeSettings, settings, folder, resume=resume, trust=trust
+    )
     source = source or TaskSource()
-    metric = load_metric(settings)
-    unit = choose_unit(settings, metric)
-    runner = make_runner(source, workers, cluster=cluster)
+    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost)
     try:
-        with one_thread(), open_run_folder(folder, reader(CellResult)) as journal:
+        with one_thread(), open_run_folder(folder, result_reader(), settings) as journal:
+            metric = load_metric(settings)
+            unit = choose_unit(settings, metric)
             decided = replace(settings, loss=_choose_loss(settings), unit=unit)
             context = RunContext.of(decided, Workbench(source))
             check_labels(metric, context.data)
@@ -228,8 +233,6 @@ def autoencode(
             }
             write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
             with writing(folder):
-                remove_temporary_files(folder)
-                remove_temporary_files(folder / FOLDER)
                 text = "" if metric is None else json.dumps(metric.to_json())
                 events = _draw_events(settings, chances)
                 population = Population(decided, text, events, context, runner, journal, folder)

@@ -9,9 +9,12 @@ import difflib
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 import click
@@ -21,6 +24,7 @@ from gp_prune.errors import UserError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_SIGNALLED = 128
 
 
 class LazyCommand(NamedTuple):
@@ -39,9 +43,9 @@ class CommandGroup(click.Group):
     """Run commands by name, and import them when they are used.
 
     An error of the user (:class:`~gp_prune.errors.UserError` or wrong use of the command line) is
-    one sentence on stderr and exit code 2; an interrupt is one line and exit code 130; a reader
-    that closes the pipe ends the program quietly. Any other exception is a fault of the program
-    and shows its traceback.
+    one sentence on stderr and exit code 2; an interrupt is one line and exit code 130 (143 by
+    SIGTERM, 129 by SIGHUP); a reader that closes the pipe ends the program quietly. Any other
+    exception is a fault of the program and shows its traceback.
     """
 
     def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
@@ -91,10 +95,10 @@ class CommandGroup(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 # A terminal that lacks a character shows "?" and the result is not lost.
                 stream.reconfigure(errors="replace")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _catch_signals() as caught:
             warnings.showwarning = _show_warning
             code = self._run(call)
-        sys.exit(code)
+        sys.exit(_SIGNALLED + caught[0] if caught else code)
 
     def _run(self, call: Mapping[str, Any]) -> int:
         """Run, and return the exit code of every expected end."""
@@ -112,12 +116,37 @@ class CommandGroup(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("gp-prune: interrupted", err=True)
             return INTERRUPTED
+        except SystemExit:  # click ends so where stdout is a pipe that was closed
+            return 1
         except BrokenPipeError:
             # Python flushes stdout once more when it exits; discard that.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
             return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+
+
+@contextmanager
+def _catch_signals() -> Iterator[list[int]]:
+    """End the body as Ctrl-C does on SIGTERM and SIGHUP; yield a list of what has come."""
+    caught: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    # What nohup or the caller has decided about a signal stays.
+    ours = [n for n in numbers if n is not None and signal.getsignal(n) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield caught
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(message: str, hint: str = "") -> int:

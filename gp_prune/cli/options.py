@@ -93,6 +93,8 @@ class RunOptions:
         device: ``"cpu"`` or ``"cuda"``.
         as_json: whether to print the result as JSON.
         quiet: whether to print no progress.
+        trust: Python files that the settings of ``resume`` or ``config`` may run.
+        skip_lost: whether what was lost again and again is set aside.
         cache_dir: folder for trained networks.
     """
 
@@ -107,6 +109,8 @@ class RunOptions:
     device: str
     as_json: bool
     quiet: bool
+    trust: tuple[str, ...] = ()
+    skip_lost: bool = False
     cache_dir: str | None = None
 
     def load_settings(self, settings_class: type[S], given: dict[str, Any]) -> S | None:
@@ -117,16 +121,26 @@ class RunOptions:
             given: the command line's settings by name, which overrule the file; None = not given.
 
         Raises:
-            UserError: a setting is wrong, or settings are given for a run that is resumed.
+            UserError: a setting is wrong, settings are given for a run that is resumed, or a file
+                of settings runs a Python file that the command line does not name.
         """
-        settings = {} if self.config is None else settings_class.read(self.config)
-        settings.update({name: value for name, value in given.items() if value is not None})
-        if self.primitive_files:
+        stored = {} if self.config is None else settings_class.read(self.config)
+        direct = {name: value for name, value in given.items() if value is not None}
+        if self.primitive_files and not self.resume:
             # Absolute, so that the run can be resumed from another folder.
-            settings["primitives"] = tuple(map(resolve_path, self.primitive_files))
+            direct["primitives"] = tuple(map(resolve_path, self.primitive_files))
+        settings = {**stored, **direct}
         checked = settings_class(**settings) if settings else None
         if self.resume and (settings or self.out):
             raise UserError("--resume takes all settings from the run folder; leave the others out")
+        if not self.resume:
+            from gp_prune.runs.folder import check_trust, code_files
+
+            if self.skip_lost:
+                raise UserError("--skip-lost is for a run that is resumed; leave it out")
+            read = code_files({name: stored[name] for name in stored if name not in direct})
+            file = f"settings file {str(self.config)!r}" if self.config else "this command"
+            check_trust(read, self.trust, file)
         return checked
 
     @cached_property
@@ -150,8 +164,31 @@ class RunOptions:
         workers = min(MAX_WORKERS, cores()) if self.workers is None else self.workers
         return {
             "folder": self.folder, "source": source, "workers": workers, "cluster": self.dask,
-            "resume": self.resume is not None,
+            "resume": self.resume is not None, "skip_lost": self.skip_lost,
+            # Files of primitives are settings of a new run.
+            "trust": (*self.trust, *self.primitive_files) if self.resume else (),
         }  # fmt: skip
+
+    @property
+    def resume_command(self) -> str:
+        """Return the command that continues the run, with all that it needs to be the same run."""
+        import tomllib
+
+        from gp_prune.runs.folder import CONFIG, code_files
+
+        settings = tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        options = [("--resume", str(self.folder))]
+        options += [("--trust", file) for file in dict.fromkeys(code_files(settings))]
+        for flag, value in (
+            ("--cache-dir", self.cache_dir), ("--data-root", self.data_root),
+            ("--dask", self.dask), ("--device", None if self.device == "cpu" else self.device),
+        ):  # fmt: skip
+            if value is not None:
+                options.append((flag, value))
+        words = [word for option in options for word in option]
+        words += ["--download"] if self.download else []
+        command = click.get_current_context().command.name
+        return f"gp-prune {command} {shlex.join(words)}"
 
     def report_interrupt(self, when: str, data: Any = None, lines: Iterable[str] = ()) -> int:
         """Print what an interrupted run has reached and how to continue it.
@@ -174,12 +211,7 @@ class RunOptions:
                 click.echo(line)
         elif data is not None:
             print_json(data, allow_nan=True)
-        command = click.get_current_context().command.name
-        folder = shlex.quote(str(self.folder))
-        click.echo(
-            f"gp-prune: interrupted {when}; go on with: gp-prune {command} --resume {folder}",
-            err=True,
-        )
+        click.echo(f"gp-prune: interrupted {when}; go on with: {self.resume_command}", err=True)
         return INTERRUPTED
 
 
@@ -199,7 +231,11 @@ def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
         click.option("--dask", help="Evaluate on the Dask cluster with this scheduler address."),
         click.option("--out", type=path, help="Run folder.  [default: runs/NNN]"),
         click.option("--resume", type=path, help="Continue the run in this folder."),
+        click.option("--skip-lost", is_flag=True,
+                     help="With --resume: set aside what killed its workers, as the worst result."),
         click.option("--config", type=path, help="TOML file with settings."),
+        click.option("--trust", multiple=True, metavar="FILE.py",
+                     help="Python file that the settings of --resume or --config may run."),
         *([click.option("--cache-dir", help="Folder for trained networks.")] if cache else []),
         click.option("--data-root", help="Folder with torchvision's data sets."),
         click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set."),
@@ -214,7 +250,18 @@ def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
         def command(**given: Any) -> Any:
             names = [field.name for field in fields(RunOptions) if field.name in given]
             run = RunOptions(**{name: given.pop(name) for name in names})
-            return function(run, **given)
+            try:
+                return function(run, **given)
+            except UserError as error:
+                from gp_prune.runs.executors import JobLost
+
+                if not isinstance(error, JobLost):
+                    raise
+                raise UserError(
+                    f"{error.title} could not be computed: {error.reason}; free memory or give "
+                    f"fewer --workers and go on with: {run.resume_command} (with --skip-lost, what "
+                    "is lost is set aside)"
+                ) from error
 
         return functools.reduce(lambda result, add: add(result), reversed(options), command)
 

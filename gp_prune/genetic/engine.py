@@ -95,7 +95,7 @@ class Engine:
 
     Attributes:
         archive: the dense network and all that were retrained.
-        failures: why retrainings gave no network, one reason for each.
+        failures: why plans could not be evaluated or retrained, one reason for each.
     """
 
     def __init__(
@@ -265,7 +265,9 @@ class Engine:
         ]
         outcomes = run_with_journal(jobs, self._runner, self._journal)
         for individual, job in zip(individuals, jobs, strict=True):
-            individual.error = outcomes[job.key].error
+            individual.error, _, failure = outcomes[job.key]
+            if failure:
+                self.failures.append(f"{job.title}: {failure}")
             self.fitness.assign(individual)
             if individual.key not in self._tried:
                 self._tried.add(individual.key)
@@ -354,7 +356,7 @@ class Engine:
             self._journal.event(
                 {"event": "failed", "plan": plan.digest(), "reason": outcome.failure}
             )
-            self.failures.append(outcome.failure)
+            self.failures.append(f"plan {plan.digest()[:16]}: {outcome.failure}")
             return None
         self._retrained += 1
         return Elite(

@@ -318,7 +318,7 @@ class GeneticResult:
         evaluations: plans that were tried.
         history: (evaluations, hypervolume) after every generation and every retraining.
         counted: which MACs were an objective: ``"conv"`` or ``"all"``.
-        failures: why retrainings gave no network, one reason for each.
+        failures: why plans could not be evaluated or retrained, one reason for each.
         prepared: the network and its data.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +20,16 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from gp_prune._io import DamagedFileError, read_tensors, write_tensors
-from gp_prune.errors import UserError
+from gp_prune.errors import Rule, UserError, number, pluralize
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.pruning import Architecture, compact
 from gp_prune.pruning.surgery import channel_masks
-from gp_prune.runs.jobs import Workbench
+from gp_prune.runs.jobs import Decoder, Workbench
+from gp_prune.runs.journal import reader
 from gp_prune.statistics import Batch
 from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
+from gp_prune.statistics.time_limit import TimeLimitError
 from gp_prune.training import FineTuning, Samples, batch_norms, fine_tune, recalibrate
 from gp_prune.training.loss import distance, main_output
 from gp_prune.training.pooling import pool_fast
@@ -192,6 +195,29 @@ class PlanOutcome(NamedTuple):
     failure: str = ""
 
 
+_PLAN_RULES = {
+    "error": number(least=0, most=WORST),
+    "weights": Rule(
+        lambda value: isinstance(value, str) and re.fullmatch("([0-9a-f]{64})?", value) is not None,
+        "a SHA-256 or empty",
+    ),
+}
+
+
+def outcome_reader() -> Decoder[PlanOutcome]:
+    """Return a decoder of the results of plans; the weights name a file."""
+    read_fields = reader(PlanOutcome, _PLAN_RULES)
+
+    def read(entry: Mapping[str, Any]) -> PlanOutcome:
+        outcome = read_fields(entry)
+        retrained = entry["key"].startswith("retrain:") and not outcome.failure
+        if retrained != bool(outcome.weights):
+            raise ValueError("weights")
+        return outcome
+
+    return read
+
+
 @dataclass(frozen=True)
 class PlanJob:
     """A job on the network of a plan.
@@ -212,6 +238,12 @@ class PlanJob:
     def task(self) -> str:
         """Return no task: the source loads the network itself."""
         return ""
+
+    @property
+    def title(self) -> str:
+        """Return the digest of the plan and what it removes."""
+        channels = sum(len(channels) for _, channels in self.plan.removed)
+        return f"plan {self.plan.digest()[:16]} ({pluralize(channels, 'channel')} removed)"
 
     def failed(self, reason: str) -> PlanOutcome:
         """Return the worst outcome."""
@@ -277,6 +309,8 @@ class RetrainPlan(PlanJob):
         prepared, model, smaller = self._networks(workbench)
         try:
             self._tune(smaller, prepared, workbench)
+        except TimeLimitError:  # it says nothing about the plan
+            raise
         except UserError as error:
             return self.failed(str(error))
         places = find_positions(model, self.plan, prepared.architecture)

@@ -16,7 +16,7 @@ from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import Engine, RoundStatus
 from gp_prune.genetic.finalists import retrain_baselines, retrain_finalists
 from gp_prune.genetic.front import FrontEntry, GeneticResult, measure_entries
-from gp_prune.genetic.retraining import PlanOutcome
+from gp_prune.genetic.retraining import outcome_reader
 from gp_prune.genetic.selection import select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import (
@@ -38,7 +38,6 @@ from gp_prune.runs.folder import (
     writing,
 )
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import reader
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of, one_thread
 from gp_prune.training.samples import draw
@@ -84,6 +83,8 @@ def prune_genetically(
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
+    trust: Sequence[str | Path] = (),
+    skip_lost: bool = False,
     timed: bool = True,
     progress: Report = lambda _: None,
 ) -> GeneticResult:
@@ -101,6 +102,9 @@ def prune_genetically(
         cluster: address of a Dask scheduler whose workers work in the place of ``workers``; they
             must see the run folder.
         resume: continue the run in ``folder``.
+        trust: with ``resume``, the Python files that the stored settings may run; see SECURITY.md.
+        skip_lost: whether a job whose workers die again and again is set aside for good, with the
+            worst result, in the place of ending the run.
         timed: whether to measure the time of the convolutions at the end.
         progress: called with the progress of the run.
 
@@ -108,17 +112,17 @@ def prune_genetically(
         UserError: a setting, network, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    settings = load_or_check_settings(GeneticSettings, settings, folder, resume=resume)
+    settings = load_or_check_settings(GeneticSettings, settings, folder, resume=resume, trust=trust)
     source = source or TaskSource()
-    if model is not None and (workers > 1 or cluster is not None):
+    if model is not None and (workers > 1 or cluster is not None or skip_lost):
         raise UserError(
             "a network in memory cannot travel to other processes; use one worker, or name a file "
             "and a function that makes it (FILE.py:FUNCTION)"
         )
-    pool = load_mutations(settings)
-    runner = make_runner(source, workers, cluster=cluster)
+    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost)
     try:
-        with one_thread(), open_run_folder(folder, reader(PlanOutcome)) as journal:
+        with one_thread(), open_run_folder(folder, outcome_reader(), settings) as journal:
+            pool = load_mutations(settings)
             progress(GeneticProgress("load", 0, 1))
             model_source, prepared = _load(settings, model, source)
             weights = str((folder / WEIGHTS).resolve())

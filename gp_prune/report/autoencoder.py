@@ -100,7 +100,8 @@ def facts(result: AutoencodeResult) -> list[tuple[str, str]]:
         ("test", f"{tested} (mean L1 of the best constant picture: {result.trivial_l1:.4f})"),
         ("run folder", str(result.folder)),
     ]  # fmt: skip
-    failures = sum(bool(row.failure) for row in result.history)
+    failures = [row.failure for row in result.history if row.failure]
     if failures:
-        rows.insert(-1, ("lost", f"{failures} steps of cells, which stayed as they were"))
+        count = f"{len(failures)} steps of cells, which stayed as they were"
+        rows.insert(-1, ("lost", f"{count} ({failures[-1]})"))
     return rows

@@ -116,7 +116,7 @@ def _explanation(result: GeneticResult) -> str:
     if not result.points:
         lines.append("no pruned network was found")
     if result.failures:
-        count = pluralize(len(result.failures), "retraining")
+        count = pluralize(len(result.failures), "plan")
         lines.append(f"{count} failed, at last because {result.failures[-1]}")
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gp_prune.errors import pluralize
 from gp_prune.report.console import MARK, BarState, make_console, new_table, render, show_progress
 from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import Contender, Record
@@ -23,6 +24,9 @@ PLAIN_WIDTH = 160
 
 NARROW = 120
 """Below this width the formulas do not fit beside the figures."""
+
+FAILURES = 10
+"""Most evaluations that are listed because a limit or the user ended them."""
 
 _BUDGETS = {"macs": "equal MACs", "params": "equal params"}
 _STAGES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
@@ -41,7 +45,22 @@ def result_lines(result: SearchResult, stream: IO[str]) -> list[str]:
             Text(f"{contender.name} = {contender.expression}") for contender in result.contenders
         ]
     parts += [Text(_explanation(result), style="dim"), Text(), _task_table(result, brief=narrow)]
+    parts += [Text(line) for line in _failure_lines(result)]
     return render(console, *parts)
+
+
+def _failure_lines(result: SearchResult) -> list[str]:
+    """Return what has the worst error because it exceeded a limit or was set aside."""
+    failures = result.failures
+    if not failures:
+        return []
+    lines = [
+        f"{pluralize(len(failures), 'evaluation')} ended by a limit of this run or set aside by "
+        "--skip-lost (counted as the worst error):"
+    ]
+    shown = list(failures.items())[:FAILURES]
+    lines += [f"  {title}: {reason}" for title, reason in shown]
+    return lines + ([f"  and {len(failures) - FAILURES} more"] if len(failures) > FAILURES else [])
 
 
 def _front_table(result: SearchResult, *, with_formulas: bool) -> Table:
@@ -235,6 +254,9 @@ def result_json(result: SearchResult) -> dict[str, Any]:
         "behaviours": result.behaviours,
         "recommended": result.recommended.name,
         "verdict": verdict(result),
+        "failures": [
+            {"evaluation": title, "reason": reason} for title, reason in result.failures.items()
+        ],
         "contenders": [_figures(result, contender) for contender in result.contenders],
     }
 

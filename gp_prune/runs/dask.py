@@ -14,10 +14,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import Host
+from gp_prune.runs.executors import Host, JobLost, transform
 from gp_prune.runs.jobs import Job, R, TaskSource
 from gp_prune.runs.processes import Facts, ResourceLimits, facts
 
@@ -70,22 +71,10 @@ class DaskCluster:
         """Run the job on the cluster.
 
         The future raises a UserError where a machine has another network or other packages than
-        this one, or the cluster is gone.
+        this one, the job's workers are lost again and again, or the cluster is gone.
         """
         remote: Future[R] = self._executor.submit(run, self._run, self._facts, job)
-        future: Future[R] = Future()
-
-        def finish(_: Future[R]) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(self._result(job, remote))
-            except BaseException as error:
-                future.set_exception(error)
-
-        future.add_done_callback(lambda _: remote.cancel())  # without effect on one that is done
-        remote.add_done_callback(finish)
-        return future
+        return transform(remote, partial(self._result, job), remote.cancel)
 
     def _result(self, job: Job[R], remote: Future[R]) -> R:
         from distributed import KilledWorker
@@ -94,7 +83,7 @@ class DaskCluster:
             return remote.result()
         except KilledWorker:
             # Dask has tried several machines already.
-            return job.failed("every Dask worker that tried it died")
+            raise JobLost(job.title, "every Dask worker that tried it died") from None
         except (CancelledError, OSError) as error:
             raise UserError(
                 f"the Dask scheduler at {self._address} is gone ({type(error).__name__}); start "

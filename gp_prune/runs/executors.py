@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 from collections import deque
@@ -12,12 +13,42 @@ from typing import Generic, Protocol, Self
 
 from gp_prune.errors import UserError
 from gp_prune.runs import processes
-from gp_prune.runs.jobs import Job, R, TaskSource, Workbench, work
+from gp_prune.runs.jobs import Job, R, T, TaskSource, Workbench, work
 from gp_prune.runs.journal import Journal
-from gp_prune.runs.processes import Facts, ResourceLimits, Worker, WorkerLost, cores
+from gp_prune.runs.processes import (
+    Facts,
+    LimitExceeded,
+    ResourceLimits,
+    Worker,
+    WorkerLost,
+    cores,
+)
 
 TRIES = 2
-"""Number of times that a job is tried before the loss of its worker is its result."""
+"""Number of times that a job is tried before it is its result that it exceeds a limit."""
+
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before a job whose worker was lost is tried once more; then its run stops."""
+
+
+class JobLost(UserError):
+    """Report a job whose workers were lost again and again, which is no result of the job.
+
+    Attributes:
+        title: what a person calls the job.
+        reason: how the last worker was lost.
+    """
+
+    def __init__(self, title: str, reason: str) -> None:
+        super().__init__(
+            f"{title} could not be computed: {reason}; free memory or give fewer --workers and go "
+            "on with --resume, or set it aside with --resume and --skip-lost"
+        )
+        self.title, self.reason = title, reason
+
+    def __reduce__(self) -> tuple[type[JobLost], tuple[str, str]]:
+        """Pickle both arguments; by default an exception is pickled by its message alone."""
+        return JobLost, (self.title, self.reason)
 
 
 class Runner(Protocol):
@@ -40,6 +71,55 @@ def completed(result: R) -> Future[R]:
     return future
 
 
+def transform(
+    future: Future[R], function: Callable[[Future[R]], R], cancel: Callable[[], object]
+) -> Future[R]:
+    """Return a future of what a function makes of another one that is done.
+
+    Args:
+        future: the other one.
+        function: called with it; what it raises is raised by the result.
+        cancel: called when the result is cancelled.
+    """
+    made: Future[R] = Future()
+
+    def finish(done: Future[R]) -> None:
+        if not made.set_running_or_notify_cancel():
+            return
+        try:
+            made.set_result(function(done))
+        except BaseException as error:
+            made.set_exception(error)
+
+    made.add_done_callback(lambda _: cancel())  # without effect on one that is done
+    future.add_done_callback(finish)
+    return made
+
+
+class SkipLost:
+    """Sets lost jobs aside: the user has decided that they fail.
+
+    Args:
+        runner: runs the jobs.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.prepare, self.close = runner.prepare, runner.close
+
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Run the job; the loss of its workers is its result."""
+
+        def result(done: Future[R]) -> R:
+            try:
+                return done.result()
+            except JobLost as lost:
+                return job.failed(f"set aside by --skip-lost: {lost.reason}")
+
+        future = self._runner.submit(job)
+        return transform(future, result, future.cancel)
+
+
 class InProcess:
     """Runs jobs in this process, each as soon as it is submitted."""
 
@@ -53,7 +133,12 @@ class InProcess:
 
     def submit(self, job: Job[R]) -> Future[R]:
         """Run the job now."""
-        return completed(job.run(self._workbench))
+        try:
+            return completed(job.run(self._workbench))
+        except Exception as error:
+            if not processes.out_of_memory(error):
+                raise
+            raise JobLost(job.title, "ran out of memory") from error
 
     def close(self) -> None:
         """Do nothing: there are no processes."""
@@ -62,8 +147,9 @@ class InProcess:
 class Host:
     """Worker processes of one machine for any number of threads, each of which waits for its job.
 
-    A worker is started when one is needed and none is free. A job whose worker dies, hangs or
-    takes too much memory is tried once more, in another worker; a second loss is its result. No
+    A worker is started when one is needed and none is free. A job that exceeds a limit of the
+    user is tried once more, in another worker; then that is its result. A job whose worker is lost
+    for another reason is tried again after a pause, and with one worker fewer from then on. No
     other job notices.
 
     Args:
@@ -81,39 +167,49 @@ class Host:
         self._source = source
         self._limits = limits
         self._expected = expected or {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._free: list[Worker] = []
         self._all: set[Worker] = set()
-        self._closed = False
+        self._most = math.inf
+        self._lent = 0
+        self._ended = threading.Event()
 
     @contextmanager
     def borrow(self) -> Iterator[Worker]:
-        """Lend a worker; one that is lost in the body is not used again.
+        """Lend a worker as soon as there may be one more; one lost in the body is not used again.
 
         Raises:
-            WorkerLost: the workers have been ended.
+            WorkerLost: the workers have been ended, or none could be started.
         """
-        with self._lock:
-            if self._closed:
+        with self._changed:
+            while self._lent >= self._most and not self._ended.is_set():
+                self._changed.wait()
+            if self._ended.is_set():
                 raise WorkerLost("the workers have been ended")
             worker = self._living() or Worker()
             self._all.add(worker)
+            self._lent += 1
+        reusable = False
         try:
             yield worker
+            reusable = True
         except Exception as error:
-            with self._lock:
-                if isinstance(error, WorkerLost):
-                    self._all.discard(worker)
-                else:  # the function that was called raised it, so the answer is complete
+            # Another one was raised by the function that was called, so the answer is complete.
+            reusable = not isinstance(error, WorkerLost)
+            if not reusable and not isinstance(error, LimitExceeded):
+                with self._changed:
+                    self._most = max(1, min(self._most, self._lent) - 1)
+            raise
+        finally:
+            with self._changed:
+                self._lent -= 1
+                if reusable:
                     self._free.append(worker)
-            raise
-        except BaseException:  # its answer may still be on the way, and would be taken for another
-            with self._lock:
-                self._all.discard(worker)
-            worker.end()
-            raise
-        with self._lock:
-            self._free.append(worker)
+                else:
+                    self._all.discard(worker)
+                self._changed.notify_all()
+            if not reusable:  # its answer may still be on the way, and be taken for another
+                worker.end()
 
     def _living(self) -> Worker | None:
         """Return a free worker; those that died while they were free are no job's fault."""
@@ -129,12 +225,15 @@ class Host:
         """Train or load tasks in a worker.
 
         Raises:
-            UserError: the worker died over it.
+            UserError: workers died over it again and again.
         """
+
+        def load_all(worker: Worker) -> None:
+            for name in names:
+                self._load(worker, name)
+
         try:
-            with self.borrow() as worker:
-                for name in names:
-                    self._load(worker, name)
+            self._retry(load_all)
         except WorkerLost as lost:
             raise UserError(
                 f"{', '.join(names)} could not be loaded: {lost}; use fewer --workers where "
@@ -142,19 +241,41 @@ class Host:
             ) from None
 
     def run(self, job: Job[R]) -> R:
-        """Return the result of a job, which may be a failure with its reason."""
-        reasons = []
+        """Return the result of a job, which may be that it exceeds a limit.
+
+        Raises:
+            JobLost: workers were lost over it again and again.
+        """
+        limits, reason = self._limits.times(work(job)), ""
+
+        def compute(worker: Worker) -> R:
+            if job.task:
+                self._load(worker, job.task)
+            result: R = worker.call(processes.run, self._source, job, limits=limits)
+            return result
+
         for _ in range(TRIES):
             try:
-                with self.borrow() as worker:
-                    if job.task:
-                        self._load(worker, job.task)
-                    limits = self._limits.times(work(job))
-                    result: R = worker.call(processes.run, self._source, job, limits=limits)
-                    return result
+                return self._retry(compute)
+            except LimitExceeded as exceeded:
+                reason = str(exceeded)
             except WorkerLost as lost:
-                reasons.append(str(lost))
-        return job.failed(f"{reasons[-1]}, {TRIES} times")
+                raise JobLost(job.title, str(lost)) from None
+        return job.failed(f"{reason}, {TRIES} times")
+
+    def _retry(self, function: Callable[[Worker], T]) -> T:
+        """Return what a function gets from a worker; try again, after pauses, when it is lost."""
+        for pause in (*PAUSES, 0.0):
+            try:
+                with self.borrow() as worker:
+                    return function(worker)
+            except LimitExceeded:
+                raise
+            except WorkerLost as lost:
+                reason = str(lost)
+            if self._ended.wait(pause):
+                break
+        raise WorkerLost(f"{reason}, {len(PAUSES) + 1} times")
 
     def _load(self, worker: Worker, name: str) -> None:
         """Load a task without a limit: it is no fault of the candidate if that takes long."""
@@ -178,15 +299,16 @@ class Host:
 
     def pids(self) -> list[int]:
         """Return the numbers of the worker processes."""
-        with self._lock:
+        with self._changed:
             return [worker.pid for worker in self._all]
 
     def kill(self) -> None:
         """End all workers at once; calls that wait for them raise :class:`WorkerLost`."""
-        with self._lock:
-            self._closed = True
+        with self._changed:
+            self._ended.set()
             for worker in self._all:
                 worker.kill()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End all workers and close their pipes; no thread may use one any more."""
@@ -244,27 +366,33 @@ def make_runner(
     workers: int,
     limits: ResourceLimits | None = None,
     cluster: str | None = None,
+    *,
+    skip_lost: bool = False,
 ) -> Runner:
-    """Return a runner; one worker means this very process, if nothing is limited.
+    """Return a runner; one worker means this very process, if nothing is limited or skipped.
 
     Args:
         source: where the tasks are.
         workers: number of processes.
         limits: what one job may use; a limit needs a process that can be ended.
         cluster: address of a Dask scheduler whose workers take the place of the processes.
+        skip_lost: whether jobs whose workers are lost again and again are set aside.
 
     Raises:
         UserError: the number of workers is not positive, or the cluster cannot be used.
     """
+    runner: Runner
     if cluster is not None:
         from gp_prune.runs.dask import DaskCluster
 
-        return DaskCluster(source, cluster, limits)
-    if workers < 1:
+        runner = DaskCluster(source, cluster, limits)
+    elif workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
-    if workers == 1 and (limits is None or not limits.limited):
-        return InProcess(source)
-    return WorkerPool(source, workers, limits)
+    elif workers == 1 and not skip_lost and (limits is None or not limits.limited):
+        runner = InProcess(source)
+    else:
+        runner = WorkerPool(source, workers, limits)
+    return SkipLost(runner) if skip_lost else runner
 
 
 class JobQueue(Generic[R]):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import shlex
 import tomllib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +17,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from gp_prune._io import MOST_TEXT, check_type, read_file, write_json, write_text
+from gp_prune._io import (
+    MOST_TEXT,
+    check_type,
+    read_file,
+    remove_temporary_files,
+    write_json,
+    write_text,
+)
 from gp_prune._sizes import normalise_size, parse_size, remark_on_size
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
@@ -33,6 +43,9 @@ STATISTICS = "statistics.json"
 """How much of the calibration data each measurement of the run saw."""
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
+
+_CODE = "code"
+"""The entry of a run's header that names the Python files that it runs, with their digests."""
 
 
 class Settings:
@@ -113,6 +126,11 @@ class Settings:
             data[name] = tuple(value)
         return data
 
+    @property
+    def python_files(self) -> tuple[str, ...]:
+        """Return the Python files that a run with these settings executes."""
+        return code_files(asdict(cast(Any, self)))
+
     def changed(self, other: Self) -> list[str]:
         """Return the names of the settings whose values differ from those of another object."""
         return [
@@ -136,7 +154,78 @@ def _toml(value: Any) -> str:
 S = TypeVar("S", bound=Settings)
 
 
-def load_or_check_settings(settings: type[S], given: S | None, folder: Path, *, resume: bool) -> S:
+def code_files(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the Python files that settings name: those of primitives, and that of the model."""
+    file = str(settings.get("model", "")).rpartition(":")[0]
+    model = (file,) if file.endswith(".py") else ()
+    return (*settings.get("primitives", ()), *model)
+
+
+def check_trust(code: Iterable[str], trust: Iterable[str | Path], owner: str) -> None:
+    """Check that the user has named every Python file that settings from a file would run.
+
+    Args:
+        code: the files.
+        trust: the files that the user has named.
+        owner: what the settings belong to, for the message.
+
+    Raises:
+        UserError: one was not named, or one that was named is not among them.
+    """
+    trusted = {Path(file).resolve(): str(file) for file in trust}
+    unused = set(trusted)
+    for file in code:
+        path = Path(file).resolve()
+        unused.discard(path)
+        if path not in trusted:
+            raise UserError(
+                f"{owner} runs the code of {file!r} ({code_digest(file)}); read that file, and if "
+                f"you trust it, name it with --trust {shlex.quote(file)}"
+            )
+    for path in sorted(unused):
+        raise UserError(f"{owner} does not run {trusted[path]!r}; leave it out")
+
+
+def code_digest(file: str | Path) -> str:
+    """Return the SHA-256 of a Python file, or that it cannot be read."""
+    try:
+        return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
+    except OSError as error:
+        return f"not readable: {error.strerror}"
+
+
+def _check_code(settings: Settings, journal: Journal[R]) -> None:
+    """Raise UserError where a Python file is not what the run was begun with; run none."""
+    if journal.begun is None:
+        return
+    recorded = journal.begun.get(_CODE, [])
+    if not isinstance(recorded, list) or len(recorded) != len(settings.python_files):
+        raise UserError(
+            f"the settings beside {str(journal.path)!r} run other files than the run was begun "
+            "with; put back what they were or start a new run in another folder"
+        )
+    for file, before in zip(settings.python_files, recorded, strict=True):
+        now = _describe_code(file)
+        if now != before:
+            raise UserError(
+                f"{file!r} changed since the run was begun (it is {now}, and was {before}); put "
+                "back what it was or start a new run in another folder"
+            )
+
+
+def _describe_code(file: str) -> str:
+    """Return the name and the digest of a file, wherever it is."""
+    return f"{Path(file).name} {code_digest(file)}"
+
+
+def load_or_check_settings(
+    settings: type[S],
+    given: S | None,
+    folder: Path,
+    *,
+    resume: bool,
+    trust: Sequence[str | Path] = (),
+) -> S:
     """Return the settings of a run, and check that the folder is fit for it.
 
     Args:
@@ -144,9 +233,11 @@ def load_or_check_settings(settings: type[S], given: S | None, folder: Path, *, 
         given: what was asked for; None for the defaults, and with ``resume`` for what is stored.
         folder: the run folder.
         resume: continue the run in the folder.
+        trust: Python files that stored settings may run; those of ``given`` need not be named.
 
     Raises:
-        UserError: the folder is in use, or is no run folder, or its settings are others.
+        UserError: the folder is in use, or is no run folder, its settings are others, or they
+            would run a file that was not named.
     """
     if resume:
         if not (folder / CONFIG).is_file():
@@ -157,6 +248,11 @@ def load_or_check_settings(settings: type[S], given: S | None, folder: Path, *, 
                 f"a resumed run keeps its settings, but {', '.join(given.changed(stored))} would "
                 "change; leave them out or start a new run"
             )
+        check_trust(
+            stored.python_files,
+            (*trust, *(given.python_files if given else ())),
+            f"run {str(folder)!r}",
+        )
         return stored
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {str(folder)!r} is a file; give another --out")
@@ -174,25 +270,36 @@ def _early(path: Path) -> bool:
 
 
 @contextmanager
-def open_run_folder(folder: Path, read: Decoder[R]) -> Iterator[Journal[R]]:
+def open_run_folder(
+    folder: Path, read: Decoder[R], settings: Settings | None = None
+) -> Iterator[Journal[R]]:
     """Make the run folder, so that no other run takes it, and open its journal.
 
-    Where nothing ran, neither a journal nor a new folder is left over.
+    Where nothing ran, neither a journal nor a new folder is left over. What a kill left half
+    written is deleted.
 
     Args:
         folder: the run folder.
         read: makes a result of what the journal holds of it.
+        settings: of the run; the files that they run must be those that it was begun with.
 
     Raises:
-        UserError: another run has the folder, its journal is damaged, or it cannot be written.
+        UserError: another run has the folder, its journal is damaged, a file that is run has
+            changed, something in the folder is a link, or it cannot be written.
     """
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            _refuse_links(folder)
         with Journal(folder, read) as journal:
             _check_statistics(folder, journal)
+            with writing(folder):
+                for part, _, _ in os.walk(folder):
+                    remove_temporary_files(Path(part))
             try:
+                if settings is not None:
+                    _check_code(settings, journal)
                 yield journal
             finally:
                 if not (folder / CONFIG).exists() and journal.empty:
@@ -252,6 +359,16 @@ def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
             warnings.warn(note, CoverageWarning, stacklevel=3)
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise UserError for a link in a run folder, through which a run would write elsewhere."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise UserError(
+                f"{str(path)!r} is a link to {os.readlink(path)!r}, and a run writes into its own "
+                "folder alone; put back what it leads to, or remove it"
+            )
+
+
 def _remove_empty(*folders: Path) -> None:
     """Remove folders, each within the next, up to the first that holds something."""
     for folder in folders:
@@ -286,7 +403,9 @@ def write_run_header(
     if not resume:
         with writing(folder):
             write_text(folder / CONFIG, settings.to_toml())
-    journal.write_header({**identity, "statistics": STATISTICS_VERSION}, digested)
+    header = {**identity, "statistics": STATISTICS_VERSION}
+    code = list(map(_describe_code, settings.python_files))
+    journal.write_header({**header, _CODE: code} if code else header, digested)
 
 
 @contextmanager

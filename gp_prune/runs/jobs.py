@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gp_prune.pruning import Architecture, trace
+from gp_prune.statistics.time_limit import MODEL_TIMEOUT
 from gp_prune.tasks import Task, is_trained, load_task
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Job(Protocol[R_co]):
     @property
     def task(self) -> str:
         """Return the name of the task that the worker must have loaded; empty for none."""
+
+    @property
+    def title(self) -> str:
+        """Return what a person calls the job, for instance by its formula."""
 
     def run(self, workbench: Workbench) -> R_co:
         """Do the work, in the worker."""
@@ -114,12 +119,15 @@ class TaskSource:
         data_root: folder of torchvision's data sets; None for the default.
         download: whether torchvision may fetch a missing data set.
         device: where networks and data are put.
+        model_timeout: seconds that a user's function and a forward pass of its network may take; 0
+            for any time.
     """
 
     cache_dir: str | None = None
     data_root: str | None = None
     download: bool = False
     device: str = "cpu"
+    model_timeout: float = MODEL_TIMEOUT
 
     def load(self, name: str) -> Task:
         """Load a task; see :func:`gp_prune.tasks.load_task` for what it raises."""

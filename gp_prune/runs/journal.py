@@ -1,30 +1,41 @@
 """The append-only record of a run, from which a killed run is resumed.
 
-Every line is one JSON object. A run is a function of its settings, so a resumed run starts from
-the beginning, and the result of every job that the journal holds is read from it. In memory stay
-digests and positions of lines alone: about 250 MB for a million jobs and as many other entries.
+Every line is one JSON object, whose last entry is a digest of the others. A run is a function of
+its settings, so a resumed run starts from the beginning, and the result of every job that the
+journal holds is read from it. In memory stay digests and positions of lines alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import stat
 import sys
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Generic, Self
+from typing import Any, Generic, NamedTuple, Self
 
-from gp_prune.errors import UserError
+from gp_prune._io import sync_folder
+from gp_prune.errors import Rule, UserError, brief
 from gp_prune.runs.jobs import Decoder, Job, R
+from gp_prune.runs.line_index import DIGEST_BYTES, LineIndex, digest
 
 NAME = "journal.jsonl"
 _SYNC_SECONDS = 0.5
 _LOCKED_BYTE = 2**31 - 2
 """Windows locks bytes of a file; this one is far beyond the end of a journal."""
+
+_MOST_BYTES = 2**24
+"""Longest line; what is longer was not written by a run."""
+
+_CHECK = ', "check": "%s"}\n'
+_TAIL = len(_CHECK % ("0" * DIGEST_BYTES))
 
 
 class Journal(Generic[R]):
@@ -44,14 +55,14 @@ class Journal(Generic[R]):
     def __init__(self, folder: Path, read: Decoder[R]) -> None:
         self.path = folder / NAME
         self._interpret = read
-        self._lines: dict[bytes, int] = {}  # digest of a job's key -> where its line begins
         self._lent: Mapping[str, R] = {}
-        self._events: set[bytes] = set()
         self._begun: dict[str, Any] | None = None
         self._size = 0
+        _check_regular(self.path)
         with self._writing():
             # Without a buffer: what could not be written is not tried again at the end.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            sync_folder(folder)
         try:
             _lock(self._file, self.path)
             with self._writing():
@@ -77,16 +88,16 @@ class Journal(Generic[R]):
 
     def _read(self) -> None:
         """Take in all complete lines."""
-        content = self.path.read_bytes()
-        lines = content.splitlines(keepends=True)
-        for line, entry in zip(lines, entries(content, self.path, self._interpret), strict=False):
-            if isinstance(entry, tuple):
-                self._lines[digest(entry[0])] = self._size
-            elif entry["event"] == "begin":
-                self._begun = entry["run"]
+        digests, starts = bytearray(), array("Q")
+        for line in _lines(self.path, self._interpret):
+            if line.begins:
+                self._begun = line.entry["run"]
             else:
-                self._events.add(_identity(entry))
-            self._size += len(line)
+                # A result is found by its job, an event by its content.
+                digests += line.identity if line.result is None else digest(line.entry["key"])
+                starts.append(self._size)
+            self._size += line.size
+        self._index = LineIndex(digests, starts)
 
     @property
     def begun(self) -> Mapping[str, Any] | None:
@@ -126,17 +137,21 @@ class Journal(Generic[R]):
                 )
             entry, before, now = _difference(name, self._begun.get(name), run.get(name))
             raise UserError(
-                f"the run was begun with {entry} = {before!r}, not {now!r}; put that back or "
-                "start a new run in another folder"
+                f"the run was begun with {entry} = {brief(before)}, not {brief(now)}; put that "
+                "back or start a new run in another folder"
             )
 
     def known(self, key: str) -> R | None:
         """Return the recorded result of the job with a key, if there is one."""
-        start = self._lines.get(digest(key))
+        start = self._index.get(digest(key))
         if start is None:
             return None
         self._reader.seek(start)
-        return self._interpret(json.loads(self._reader.readline()))
+        try:
+            line = _parse(self._reader.readline(_MOST_BYTES), self._interpret)
+        except _DAMAGE:
+            raise UserError(f"journal {str(self.path)!r} changed while it was read") from None
+        return line.result if line.entry.get("key") == key else None
 
     def outcome(self, job: Job[R], result: R) -> None:
         """Record the result of a job; an earlier one of the same job is replaced."""
@@ -145,21 +160,21 @@ class Journal(Generic[R]):
             del entry["failure"]
         start = self._size
         self._write(entry)
-        self._lines[digest(job.key)] = start
+        self._index.add(digest(job.key), start)
 
     def event(self, entry: dict[str, Any]) -> None:
         """Record something that a person may want to read, once."""
-        identity = _identity(entry)
-        if identity not in self._events:
-            self._events.add(identity)
+        start, identity = self._size, _identity(_body(entry))
+        if identity not in self._index:
             self._write(entry)
+            self._index.add(identity, start)
 
     def holds(self, entry: dict[str, Any]) -> bool:
         """Tell whether something was recorded by :meth:`event`, perhaps before a resumption."""
-        return _identity(entry) in self._events
+        return _identity(_body(entry)) in self._index
 
     def _write(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+        line = seal(entry)
         with self._writing():
             try:
                 _write_all(self._file, line)
@@ -207,20 +222,42 @@ class Journal(Generic[R]):
         self.close()
 
 
-def reader(result: type[R]) -> Decoder[R]:
+def reader(result: type[R], rules: Mapping[str, Rule] | None = None) -> Decoder[R]:
     """Return a decoder of named tuples of one type, which reads lists as tuples.
 
     What is read equals what was written, if the results hold no lists.
 
     Args:
         result: the type; its field ``failure`` is ``""`` by default.
+        rules: name of a field -> what it must be; ``failure`` is always a text.
     """
     names: tuple[str, ...] = getattr(result, "_fields")  # noqa: B009 - no protocol has it
+    checks = {"failure": TEXT, **(rules or {})}
 
     def read(entry: Mapping[str, Any]) -> R:
-        return result(**{name: _tuples(entry[name]) for name in names if name in entry})
+        values = {name: _tuples(entry[name]) for name in names if name in entry}
+        for name, value in values.items():
+            if name in checks and not checks[name].accepts(value):
+                raise ValueError(name)
+        return result(**values)
 
     return read
+
+
+TEXT = Rule(lambda value: isinstance(value, str), "a text")
+
+
+def optional(rule: Rule) -> Rule:
+    """Return the rule that accepts None, too."""
+    return Rule(lambda value: value is None or rule.accepts(value), f"{rule.words}, or nothing")
+
+
+def each(rule: Rule) -> Rule:
+    """Return the rule for a tuple whose entries fit a rule."""
+    return Rule(
+        lambda value: isinstance(value, tuple) and all(map(rule.accepts, value)),
+        f"a list, each {rule.words}",
+    )
 
 
 def _tuples(value: Any) -> Any:
@@ -232,42 +269,133 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def entries(
-    content: bytes, path: Path, read: Decoder[R]
-) -> Iterator[dict[str, Any] | tuple[str, R]]:
+def entries(path: Path, read: Decoder[R]) -> Iterator[dict[str, Any] | tuple[str, R]]:
     """Read the lines of a journal, without a torn last one: results with the key of their job.
 
     Args:
-        content: the journal.
-        path: its path, for the error message.
+        path: the journal.
         read: makes a result of a line.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: a line is damaged, or the journal is no regular file.
+        OSError: the file cannot be read.
     """
-    valid = content.rfind(b"\n") + 1
-    for number, line in enumerate(content[:valid].splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            if entry["event"] == "begin" and not isinstance(entry["run"], dict):
-                raise TypeError
-            if entry["event"] == "evaluation":
-                json.dumps(entry, allow_nan=False)  # json reads NaN, too, and 1e999 as infinite
-                entry = (_text(entry["key"]), read(entry))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"journal {str(path)!r} is damaged in line {number}; "
-                "restore it or start a new run in another folder"
-            ) from None
-        yield entry
+    _check_regular(path)
+    for line in _lines(path, read):
+        yield line.entry if line.result is None else (line.entry["key"], line.result)
 
 
-def _text(value: Any) -> str:
-    """Return a text that can be written; raise TypeError or ValueError for all else."""
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()
+class _Line(NamedTuple, Generic[R]):
+    """A line of a journal.
+
+    Attributes:
+        entry: what it says.
+        result: of a job; None where it is an event.
+        identity: a digest of the entry.
+        size: its bytes.
+    """
+
+    entry: dict[str, Any]
+    result: R | None
+    identity: bytes
+    size: int
+
+    @property
+    def begins(self) -> bool:
+        """Tell whether it is the one that says what decides the results."""
+        return bool(self.entry["event"] == "begin")
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What the content of a damaged line raises."""
+
+
+def _lines(path: Path, read: Decoder[R]) -> Iterator[_Line[R]]:
+    """Read a journal line by line, so that its size does not matter; leave out a torn last line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_MOST_BYTES), b""), start=1):
+            if not line.endswith(b"\n") and len(line) < _MOST_BYTES:
+                return
+            try:
+                yield _parse(line, read)
+            except _DAMAGE:
+                fault = "is damaged"
+                if _unsealed(line):
+                    fault = "lacks the digest of an entry, as those of earlier versions do,"
+                raise UserError(
+                    f"journal {str(path)!r} {fault} in line {number}; restore it or start a new "
+                    "run in another folder"
+                ) from None
+
+
+def _parse(line: bytes, read: Decoder[R]) -> _Line[R]:
+    """Read a line; any of the errors in ``_DAMAGE`` means damage."""
+    body = line[:-_TAIL]
+    identity = _identity(body)
+    if line[-_TAIL:] != _tail(identity):
+        raise ValueError("digest")
+    entry = json.loads(body + b"}", parse_float=_finite, parse_constant=_finite)
+    if not isinstance(entry["event"], str) or (
+        entry["event"] == "begin" and not isinstance(entry["run"], dict)
+    ):
+        raise TypeError("event")
+    result = None
+    if entry["event"] == "evaluation":
+        if not isinstance(entry["key"], str):
+            raise TypeError("key")
+        digest(entry["key"])  # refuses what cannot be written
+        result = read(entry)
+    return _Line(entry, result, identity, len(line))
+
+
+def _finite(text: str) -> float:
+    """Read a number; refuse NaN and the infinities, which Python reads although JSON has none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
     return value
+
+
+def _unsealed(line: bytes) -> bool:
+    """Tell whether a line is JSON without a digest, as earlier versions wrote it."""
+    try:
+        entry = json.loads(line)
+    except _DAMAGE:
+        return False
+    return isinstance(entry, dict) and "event" in entry and "check" not in entry
+
+
+def seal(entry: Mapping[str, Any]) -> bytes:
+    """Return an entry as a line of a journal, which ends with a digest of what precedes it.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    body = _body(entry)
+    return body + _tail(_identity(body))
+
+
+def _body(entry: Mapping[str, Any]) -> bytes:
+    """Return an entry as JSON without the closing brace."""
+    return json.dumps(entry, allow_nan=False).encode()[:-1]
+
+
+def _tail(identity: bytes) -> bytes:
+    return (_CHECK % identity[: DIGEST_BYTES // 2].hex()).encode()
+
+
+def _identity(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
+
+
+def _check_regular(path: Path) -> None:
+    """Raise UserError for a link, a pipe or a device in the place of a journal."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # what is missing is made, and other errors are said when it is opened
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(f"journal {str(path)!r} is no regular file; put it back")
 
 
 def _write_all(file: FileIO, line: bytes) -> None:
@@ -283,15 +411,6 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
         key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
         return _difference(f"{name}.{key}", before.get(key), now.get(key))
     return name, before, now
-
-
-def digest(text: str) -> bytes:
-    """Return 16 bytes that tell a text from all others."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _identity(entry: dict[str, Any]) -> bytes:
-    return digest(json.dumps(entry, sort_keys=True))
 
 
 def _lock(file: FileIO, path: Path) -> None:

@@ -8,7 +8,6 @@ other job its result, memory is limited, and a worker ends at once when its pare
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pickle
@@ -36,10 +35,9 @@ HEADER = 8
 
 _LOOK_SECONDS = 0.05
 
-# Safe paths (-P), so that no module of the working directory is imported in the place of Python's.
+# ``sys`` is a part of the interpreter, so nothing is imported before the path is set.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from gp_prune.runs.processes import serve; serve()"
+    "import sys; sys.path[:] = sys.argv[1:]; from gp_prune.runs.processes import serve; serve()"
 )
 
 
@@ -111,24 +109,36 @@ class WorkerLost(Exception):
     """A worker was lost before it answered; the message says why."""
 
 
+class LimitExceeded(WorkerLost):
+    """A worker was ended because its job took more than the user allows."""
+
+
 class Worker:
     """One worker process with one torch thread; not to be asked from two threads at once.
 
     Attributes:
         loaded: names of the tasks that it has loaded; kept by the user of the worker.
+
+    Raises:
+        WorkerLost: the system starts no process.
     """
 
     def __init__(self) -> None:
         self.loaded: set[str] = set()
         # In a new group: Ctrl-C reaches the main process alone, which then ends its workers.
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            **group,
-        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONPATH", None)  # an empty entry of it is the working directory
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, *_import_path()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                **group,
+            )
+        except OSError as error:
+            raise WorkerLost(f"no worker could be started ({error.strerror})") from error
 
     def call(
         self,
@@ -144,8 +154,8 @@ class Worker:
             limits: what it may use.
 
         Raises:
-            WorkerLost: the worker died, was killed for using too much, or ran out of memory; it
-                cannot be used again.
+            LimitExceeded: it took more than the limits and was killed.
+            WorkerLost: the worker died or ran out of memory; it cannot be used again.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         request = pickle.dumps((function, args))
@@ -157,11 +167,13 @@ class Worker:
                 answer = None
         if answer is None or reasons:
             self.end()
-            raise WorkerLost(reasons[0] if reasons else f"its worker died ({self._death()})")
+            if reasons:
+                raise LimitExceeded(reasons[0])
+            raise WorkerLost(f"its worker died ({self._death()})")
         done, value = pickle.loads(answer)
         if done:
             return value
-        if isinstance(value, BaseException) and _out_of_memory(value):
+        if isinstance(value, BaseException) and out_of_memory(value):
             self.end()
             raise WorkerLost("ran out of memory")
         raise value
@@ -226,6 +238,13 @@ class Worker:
                 pipe.close()
 
 
+def _import_path() -> list[str]:
+    """Return ``sys.path`` with the working directory last, so that it shadows no package."""
+    here = os.getcwd()
+    ahead = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+    return ahead if len(ahead) == len(sys.path) else [*ahead, here]
+
+
 def send(stream: IO[bytes], message: bytes) -> None:
     """Write one message."""
     stream.write(len(message).to_bytes(HEADER, "big") + message)
@@ -242,7 +261,7 @@ def receive(stream: IO[bytes]) -> bytes | None:
     return message if len(message) == size else None
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Tell whether Python, numpy or torch (on a CPU or a GPU) got no memory."""
     return (
         isinstance(error, MemoryError)

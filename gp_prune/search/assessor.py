@@ -14,7 +14,8 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
-from gp_prune.runs.journal import Journal, digest
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.line_index import digest
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import AnyOutcome, Evaluation, Evaluator, Outcome
@@ -309,7 +310,7 @@ def ladder_evaluation(
     steps = config.steps(config.top_rung if rung is None else rung)
     # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
     seed = derive_seed("trial", config.seed, cut.task) if steps else 0
-    return Evaluation(cut.task, cut.plan.to_json(), steps, seed, test, samples)
+    return Evaluation(cut.task, cut.plan.to_json(), steps, seed, test, samples, cut.formula)
 
 
 def _behaviour(keys: Sequence[str]) -> Behaviour:

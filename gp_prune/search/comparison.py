@@ -222,7 +222,9 @@ def _plan(
                 # One order of samples for all contenders: differences are due to the cuts.
                 seed = derive_seed("final", config.seed, cut.task, repeat)
                 plan = cut.plan.to_json()
-                evaluation = Evaluation(cut.task, plan, config.final_steps, seed, test=True)
+                evaluation = Evaluation(
+                    cut.task, plan, config.final_steps, seed, test=True, formula=cut.formula
+                )
             record = Record(
                 contender=contender.name,
                 task=cut.task,

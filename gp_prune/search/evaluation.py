@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 from torch import nn
 
+from gp_prune.errors import number
 from gp_prune.pruning import ChannelPlan, WeightPlan, compact, mask
 from gp_prune.runs.executors import JobQueue, Runner, run_with_journal
 from gp_prune.runs.jobs import Decoder, Job, Workbench
-from gp_prune.runs.journal import Journal, digest, reader
+from gp_prune.runs.journal import TEXT, Journal, each, optional, reader
+from gp_prune.runs.line_index import digest
 from gp_prune.tasks import Split, Task
 from gp_prune.training.pooling import pool_fast
 
@@ -52,6 +55,7 @@ class Evaluation:
         test: whether the error on the test split is measured too; for final reports alone.
         samples: validation samples that are judged on, the first ones (the order of the split is
             random already); 0 for all.
+        formula: for a person: the first formula that leads to the plan.
     """
 
     task: str
@@ -60,6 +64,12 @@ class Evaluation:
     seed: int
     test: bool = False
     samples: int = 0
+    formula: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """Return the formula and the task."""
+        return f"formula {self.formula!r} on {self.task}"
 
     @property
     def key(self) -> str:
@@ -128,6 +138,11 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
+_ERROR = number(least=-WORST_ERROR, most=WORST_ERROR)
+_RULES = {"validation": _ERROR, "test": optional(_ERROR), "raw": number(least=0)}
+_STACK_RULES = {"members": each(TEXT), **{name: each(rule) for name, rule in _RULES.items()}}
+
+
 class _Scale(NamedTuple):
     """A split with the two errors that define its scale."""
 
@@ -147,12 +162,12 @@ class _Scale(NamedTuple):
 
 
 def relative(error: float, dense: float, trivial: float) -> float:
-    """Return an error on the scale of its split, at most WORST_ERROR and always finite.
+    """Return an error on the scale of its split, within WORST_ERROR of 0 and always finite.
 
     0 is the error of the dense network, 1 that of the best guess that looks at no input.
     """
     value = (error - dense) / (trivial - dense)
-    return min(value, WORST_ERROR) if math.isfinite(value) else WORST_ERROR
+    return max(-WORST_ERROR, min(value, WORST_ERROR)) if math.isfinite(value) else WORST_ERROR
 
 
 def plan_from_json(data: dict[str, Any]) -> ChannelPlan | WeightPlan:
@@ -206,8 +221,13 @@ class StackedEvaluation:
     @property
     def key(self) -> str:
         """Return a text that is equal exactly for stacks with the same result."""
-        joined = "\n".join(member.key for member in self.members)
-        return f"stack of {len(self.members)}:{hashlib.sha256(joined.encode()).hexdigest()}"
+        return _stack_key([member.key for member in self.members])
+
+    @property
+    def title(self) -> str:
+        """Return the formulas and the task."""
+        formulas = ", ".join(repr(member.formula) for member in self.members)
+        return f"formulas {formulas} on {self.task}"
 
     @property
     def task(self) -> str:
@@ -240,18 +260,27 @@ class StackedEvaluation:
         return StackOutcome((), (), (), (), reason)
 
 
+def _stack_key(members: Sequence[str]) -> str:
+    return f"stack of {len(members)}:{hashlib.sha256(chr(10).join(members).encode()).hexdigest()}"
+
+
 AnyOutcome = Outcome | StackOutcome
 
 
 def outcome_reader() -> Decoder[AnyOutcome]:
     """Return a decoder of the outcomes of evaluations and of stacks."""
-    single, stacked = reader(Outcome), reader(StackOutcome)
+    single, stacked = reader(Outcome, _RULES), reader(StackOutcome, _STACK_RULES)
 
     def read(entry: Mapping[str, Any]) -> AnyOutcome:
         if "members" not in entry:
-            return single(entry)
+            outcome = single(entry)
+            if entry["key"].endswith("+test") != (outcome.test is not None):
+                raise ValueError("test")
+            return outcome
         outcomes = stacked(entry)
         outcomes.each()  # refuses a damaged line
+        if not outcomes.failure and entry["key"] != _stack_key(outcomes.members):
+            raise ValueError("members")
         return outcomes
 
     return read
@@ -285,7 +314,9 @@ class StackBuilder:
         if self._size == 1 or not evaluation.steps:
             return [(evaluation,)]
         protocol = tuple(
-            getattr(evaluation, f.name) for f in fields(evaluation) if f.name != "plan"
+            getattr(evaluation, f.name)
+            for f in fields(evaluation)
+            if f.name not in ("plan", "formula")
         )
         window = self._windows.setdefault(protocol, [])
         window.append(evaluation)
@@ -321,6 +352,10 @@ class Evaluator:
         runner: runs what the journal does not know.
         journal: what is known already, and where the rest is written.
         stack: most networks that are fine-tuned as one; 1 for each by itself.
+
+    Attributes:
+        failures: formula and task -> why it has the worst error: a limit that the user set, or the
+            user's decision to set lost ones aside.
     """
 
     def __init__(self, runner: Runner, journal: Journal[AnyOutcome], stack: int) -> None:
@@ -328,6 +363,7 @@ class Evaluator:
         # With stacks: digest of an evaluation's key -> key of the job that evaluated it.
         self._evaluated: dict[bytes, str] = {}
         self._builder = StackBuilder(stack)
+        self.failures: dict[str, str] = {}
         self._start_round()
 
     def _start_round(self) -> None:
@@ -372,6 +408,10 @@ class Evaluator:
                 outcomes |= self._keep(job, result)
         for job, result in run_with_journal(failed, self._runner, self._journal).items():
             outcomes |= self._keep(job, result)
+        for evaluation in itertools.chain(*self._members.values()):
+            outcome = outcomes.get(evaluation.key)
+            if outcome is not None and outcome.failure:
+                self.failures[evaluation.title] = outcome.failure
         for key in self._wanted:
             if key not in outcomes:
                 earlier = self._journal.known(self._evaluated[digest(key)])

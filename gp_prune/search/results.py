@@ -40,6 +40,8 @@ class SearchResult:
         assessed: number of distinct formulas tried on all tasks.
         behaviours: number of distinct behaviours among them.
         kinds: ``"classification"`` or ``"reconstruction"`` for every task.
+        failures: formula and task -> why the pair has the worst error: a limit that the user set,
+            or the user's decision to set lost evaluations aside.
     """
 
     config: SearchConfig
@@ -51,6 +53,7 @@ class SearchResult:
     assessed: int
     behaviours: int
     kinds: dict[str, str]
+    failures: dict[str, str]
 
     def __repr__(self) -> str:
         """Return the folder, the size of the front and the recommended formula."""
@@ -67,8 +70,9 @@ def assemble(
     entered: Sequence[Contender],
     comparison: Comparison,
     kinds: Mapping[str, str],
+    failures: Mapping[str, str],
 ) -> SearchResult:
-    """Return the result of a run from its parts; ``kinds`` says what each task is."""
+    """Return the result of a run from its parts."""
     evolved = sorted(
         (c for c in entered if c.candidate is not None),
         key=lambda c: (comparison.mean(c.name, "validation"), c.expression.size, c.name),
@@ -83,6 +87,7 @@ def assemble(
         assessed=archive.assessed,
         behaviours=archive.behaviours,
         kinds=dict(kinds),
+        failures=dict(failures),
     )
 
 
@@ -199,12 +204,12 @@ class EarlierRun:
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
         try:
-            content = path.read_bytes()
+            lines = list(entries(path, outcome_reader()))
         except OSError:
             raise UserError(f"run {str(folder)!r} cannot be reused: it has no {NAME}") from None
         begun: dict[str, Any] | None = None
         self._outcomes: dict[str, AnyOutcome] = {}
-        for entry in entries(content, path, outcome_reader()):
+        for entry in lines:
             if isinstance(entry, tuple):
                 key, outcome = entry
                 if not outcome.failure:

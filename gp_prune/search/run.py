@@ -63,6 +63,8 @@ def evolve(
     workers: int = 1,
     cluster: str | None = None,
     resume: bool = False,
+    trust: Sequence[str | Path] = (),
+    skip_lost: bool = False,
     reuse: str | Path | None = None,
     progress: Callable[[SearchProgress], None] = lambda _: None,
 ) -> SearchResult:
@@ -78,6 +80,9 @@ def evolve(
         workers: number of processes; one torch thread each.
         cluster: address of a Dask scheduler whose workers evaluate in the place of ``workers``.
         resume: continue the run in ``folder``.
+        trust: with ``resume``, the Python files that the stored settings may run; see SECURITY.md.
+        skip_lost: whether a job whose workers die again and again is set aside for good, with the
+            worst result, in the place of ending the run.
         reuse: folder of another run on the same networks whose evaluations need not be done again;
             it changes the time, not the result.
         progress: hears how far the run is.
@@ -86,15 +91,15 @@ def evolve(
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    config = load_or_check_settings(SearchConfig, config, folder, resume=resume)
+    config = load_or_check_settings(SearchConfig, config, folder, resume=resume, trust=trust)
     source = source or TaskSource()
     for name in config.tasks:
         check_task_name(name)
-    primitives = primitive_set(*config.primitives)
     earlier = None if reuse is None else EarlierRun(Path(reuse))
-    runner = make_runner(source, workers, config.limits, cluster)
+    runner = make_runner(source, workers, config.limits, cluster, skip_lost=skip_lost)
     try:
-        with one_thread(), open_run_folder(folder, outcome_reader()) as journal:
+        with one_thread(), open_run_folder(folder, outcome_reader(), config) as journal:
+            primitives = primitive_set(*config.primitives)
             scorers = _prepare(config, source, runner, progress)
             identity = _identity(config, source, scorers)
             if earlier is not None:
@@ -162,7 +167,9 @@ def _run(
         lambda done, of: progress(SearchProgress("compare", done, of)),
     )  # fmt: skip
     kinds = {scorer.task.name: scorer.task.kind for scorer in scorers}
-    result = assemble(config, folder, primitives, search.archive, entered, comparison, kinds)
+    result = assemble(
+        config, folder, primitives, search.archive, entered, comparison, kinds, evaluator.failures
+    )
     with writing(folder):
         write(result)
     progress(SearchProgress("done", 1, 1))

@@ -42,10 +42,12 @@ class PlannedCut:
     Attributes:
         task: name of the task.
         plan: what is removed.
+        formula: what ranked it.
     """
 
     task: str
     plan: Plan
+    formula: str = ""
 
     @property
     def key(self) -> str:
@@ -130,7 +132,7 @@ class TaskScorer:
             plan = select_weights(self.task.model, self.architecture, scores, conventions, budget)
         else:
             plan = select_channels(self.architecture, scores, conventions, budget)
-        return PlannedCut(self.task.name, plan)
+        return PlannedCut(self.task.name, plan, str(expression))
 
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
         names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]

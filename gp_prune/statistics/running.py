@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
+from gp_prune.statistics.time_limit import forward_limit
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One tensor, or several for models with several positional or keyword arguments. With a
@@ -27,14 +28,18 @@ def call_model(model: nn.Module, inputs: Any, forward_fn: Forward | None = None)
         model: any model.
         inputs: a tensor is one argument, a list or tuple several, a mapping named ones.
         forward_fn: runs the model on the inputs, in place of that rule.
+
+    Raises:
+        TimeLimitError: the model is a user's and takes longer than its limit.
     """
-    if forward_fn is not None:
-        return forward_fn(model, inputs)
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, list | tuple):
-        return model(*inputs)
-    return model(inputs)
+    with forward_limit(model):
+        if forward_fn is not None:
+            return forward_fn(model, inputs)
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        if isinstance(inputs, list | tuple):
+            return model(*inputs)
+        return model(inputs)
 
 
 class CalledModel(nn.Module):

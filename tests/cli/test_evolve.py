@@ -80,7 +80,8 @@ def test_an_interrupt_leaves_the_front_so_far(
     assert process.returncode == 130
     (sentence,) = errors.splitlines()
     assert sentence.startswith("gp-prune: interrupted after generation ")
-    assert sentence.endswith(f"go on with: gp-prune evolve --resume {folder}")
+    command = f"gp-prune evolve --resume {folder} --cache-dir {task_cache}"
+    assert sentence.endswith(f"go on with: {command}")
     if as_json:
         assert json.loads(output)["interrupted"] and json.loads(output)["front"]
     else:

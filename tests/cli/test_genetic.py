@@ -179,7 +179,7 @@ def test_an_interrupt_leaves_the_front_so_far(
     assert output.startswith("Pareto front so far")
     (sentence,) = errors.splitlines()
     assert sentence.startswith("gp-prune: interrupted in round 1 of 200; go on with: gp-prune ")
-    assert sentence.endswith(f"genetic --resume {folder}")
+    assert sentence.endswith(f"genetic --resume {folder} --cache-dir {task_cache}")
 
 
 @pytest.mark.slow

@@ -29,6 +29,10 @@ class Add:
     def key(self) -> str:
         return f"add:{self.numbers}"
 
+    @property
+    def title(self) -> str:
+        return f"the sum of {self.numbers}"
+
     def run(self, workbench: Workbench) -> Sum:
         if 13 in self.numbers:
             signal.raise_signal(signal.SIGKILL)
@@ -49,3 +53,12 @@ class Touch(Add):
     def run(self, workbench: Workbench) -> Sum:
         Path(self.path).touch()
         return super().run(workbench)
+
+
+@dataclass(frozen=True)
+class Hoard(Add):
+    """Asks for more memory than there is."""
+
+    def run(self, workbench: Workbench) -> Sum:
+        bytearray(1 << 62)
+        raise AssertionError

@@ -6,13 +6,17 @@ import faulthandler
 import mmap
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gp_prune.errors import UserError
+from gp_prune.runs import executors
 from gp_prune.runs.executors import Host, InProcess, WorkerPool, make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal, reader
@@ -42,13 +46,18 @@ def test_a_worker_answers(worker: Worker) -> None:
     assert worker.call(os.getpid) != os.getpid()
 
 
+@pytest.mark.parametrize("variable", ["", os.pathsep, f"{os.pathsep}/nowhere", "."])
+@pytest.mark.parametrize("entry", [None, "", "."])
 def test_a_worker_imports_nothing_from_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, entry: str | None
 ) -> None:
-    for name in ("json", "queue", "sitecustomize"):
+    """An empty entry of the path is the working directory, as in a session or by `export X=$X:`."""
+    for name in ("json", "queue", "torch", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by a worker')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", variable)
+    if entry is not None:
+        monkeypatch.setattr(sys, "path", [entry, str(tmp_path), *sys.path])
     worker = Worker()
     try:
         assert worker.call(abs, -1) == 1
@@ -137,6 +146,65 @@ def test_workers_are_used_again_and_lost_ones_are_not() -> None:
     assert all(map(gone, pids))
     with pytest.raises(WorkerLost, match="ended"), host.borrow():
         pass
+
+
+def test_a_loss_is_tried_again_with_pauses_and_then_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "PAUSES", (0.05, 0.1))
+    host = Host(TaskSource(), ResourceLimits())
+    calls: list[float] = []
+
+    def die(worker: Worker, times: int) -> int:
+        calls.append(time.monotonic())
+        if len(calls) <= times:
+            worker.call(os._exit, 3)
+        answer: int = worker.call(abs, -7)
+        return answer
+
+    try:
+        assert host._retry(lambda worker: die(worker, 2)) == 7
+        assert calls[1] - calls[0] >= 0.05 and calls[2] - calls[1] >= 0.1
+        calls.clear()
+        with pytest.raises(WorkerLost, match=r"^its worker died \(exit code 3\), 3 times$"):
+            host._retry(lambda worker: die(worker, 3))
+    finally:
+        host.close()
+
+
+def test_after_a_loss_there_is_one_worker_fewer_down_to_one() -> None:
+    host = Host(TaskSource(), ResourceLimits())
+    lent: list[int] = []
+    counting = threading.Lock()
+
+    def lose_one_of(count: int) -> None:
+        together = threading.Barrier(count)
+
+        def work(number: int) -> None:
+            with host.borrow() as worker:
+                together.wait()
+                worker.call(os._exit if number == 0 else abs, 3)
+
+        with ThreadPoolExecutor(count) as threads:
+            futures = [threads.submit(work, number) for number in range(count)]
+        assert [type(future.exception()) for future in futures] == [
+            WorkerLost,
+            *[type(None)] * (count - 1),
+        ]
+
+    def borrow(_: int) -> int:
+        with host.borrow():
+            with counting:
+                lent.append(1)
+                now = sum(lent)
+            time.sleep(0.02)
+            with counting:
+                lent.append(-1)
+        return now
+
+    for count, most in ((3, 2), (2, 1), (1, 1)):
+        lose_one_of(count)
+        with ThreadPoolExecutor(4) as threads:
+            assert max(threads.map(borrow, range(8))) == most
+    host.close()
 
 
 @needs_proc

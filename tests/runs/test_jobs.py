@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -10,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_of_tests import Add, Sum, Touch
+from jobs_of_tests import Add, Hoard, Sum, Touch
 
-from gp_prune.runs.executors import JobQueue, make_runner, run_with_journal
+from gp_prune.runs import executors
+from gp_prune.runs.executors import (
+    JobLost,
+    JobQueue,
+    Runner,
+    WorkerPool,
+    make_runner,
+    run_with_journal,
+)
 from gp_prune.runs.jobs import RECALLED, Job, TaskSource, Workbench
 from gp_prune.runs.journal import NAME, Journal, reader
 
@@ -111,14 +120,69 @@ def test_what_has_not_begun_is_cancelled_when_the_body_raises(tmp_path: Path) ->
     assert all(future.cancelled() for future in runner.futures)
 
 
-def test_a_job_that_kills_its_worker_fails_by_name() -> None:
-    runner = make_runner(TaskSource(), 2)
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are tried again at once."""
+    monkeypatch.setattr(executors, "PAUSES", (0.01, 0.01))
+
+
+def run_all(numbers: Sequence[int], runner: Runner, folder: Path) -> dict[str, Sum]:
+    with Journal(folder, reader(Sum)) as journal:
+        return run_with_journal([Add((n,)) for n in numbers], runner, journal)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.usefixtures("hasty")
+def test_a_lost_job_stops_the_run_by_name_and_is_set_aside_by_the_user_alone(
+    tmp_path: Path, workers: int
+) -> None:
+    runner = WorkerPool(TaskSource(), workers)
+    words = r"^the sum of \(13,\) could not be computed: its worker died \(SIGKILL\), 3 times; .*"
     try:
-        good, bad = (runner.submit(Add((n,))).result() for n in (1, 13))
-        assert good.failure == ""
-        assert bad == Add((13,)).failed("its worker died (SIGKILL), 2 times")
+        with pytest.raises(JobLost, match=words + "--resume and --skip-lost$"):
+            run_all([1, 13, 2], runner, tmp_path)
     finally:
         runner.close()
+    keys = [json.loads(line)["key"] for line in (tmp_path / NAME).read_text().splitlines()]
+    assert keys == [Add((1,)).key], "a loss is no result"
+    skipping = make_runner(TaskSource(), workers, skip_lost=True)
+    failure = "set aside by --skip-lost: its worker died (SIGKILL), 3 times"
+    try:
+        results = run_all([1, 13, 2], skipping, tmp_path)
+    finally:
+        skipping.close()
+    assert [results[Add((n,)).key].failure for n in (1, 13, 2)] == ["", failure, ""]
+    again = run_all([1, 13, 2], _nobody, tmp_path)  # type: ignore[arg-type]
+    assert again == results, "the decision is kept"
+
+
+def test_memory_that_is_short_in_this_process_is_a_loss_too(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path, reader(Sum)) as journal,
+        pytest.raises(JobLost, match="could not be computed: ran out of memory; free memory"),
+    ):
+        run_with_journal([Hoard(())], make_runner(TaskSource(), 1), journal)
+
+
+def test_a_system_that_starts_no_process_is_a_loss_too(
+    monkeypatch: pytest.MonkeyPatch, hasty: None
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    runner = WorkerPool(TaskSource(), 2)
+    try:
+        with pytest.raises(JobLost, match=r"no worker could be started \(Cannot allocate memory\)"):
+            runner.submit(Add((1,))).result()
+    finally:
+        runner.close()
+
+
+def test_a_lost_job_survives_pickling() -> None:
+    lost = pickle.loads(pickle.dumps(JobLost("it", "why")))
+    assert (lost.title, lost.reason) == ("it", "why")
 
 
 def test_a_workbench_keeps_what_was_used_last() -> None:

@@ -20,7 +20,7 @@ from gp_prune.pruning import Budget
 from gp_prune.runs.executors import completed
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import Job, TaskSource, Workbench, work
-from gp_prune.runs.journal import NAME, Journal, entries
+from gp_prune.runs.journal import NAME, Journal, entries, seal
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import (
@@ -192,7 +192,7 @@ def test_a_stack_that_another_run_lends_is_not_evaluated_again(tmp_path: Path) -
     (found,) = asked(tmp_path / "earlier", Counting(), given)
     path = tmp_path / "earlier" / NAME
     lent = dict(
-        entry for entry in entries(path.read_bytes(), path, outcome_reader())
+        entry for entry in entries(path, outcome_reader())
         if isinstance(entry, tuple)
     )  # fmt: skip
     runner = Counting()
@@ -206,7 +206,8 @@ def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
     asked(tmp_path, Counting(), [evaluation(n) for n in range(3)])
     path = tmp_path / NAME
     entry = json.loads(path.read_text())
-    path.write_text(json.dumps({**entry, "raw": entry["raw"][:2]}) + "\n")
+    del entry["check"]
+    path.write_bytes(seal({**entry, "raw": entry["raw"][:2]}))
     with pytest.raises(UserError, match="damaged in line 1"):
         asked(tmp_path, Counting(), [])
 

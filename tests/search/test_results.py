@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.runs.journal import NAME, entries, reader
+from gp_prune.runs.journal import NAME, entries, reader, seal
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
 from gp_prune.search.results import EarlierRun
@@ -29,18 +28,14 @@ def write_journal(folder: Path, **changed: Any) -> Path:
     begin = {"event": "begin", "run": {**IDENTITY, **changed}}
     good = {"event": "evaluation", "key": "good", "validation": 0.5, "test": None, "raw": 0.1}
     failed = {**good, "key": "failed", "failure": "took more than 1 s, 2 times"}
-    text = "".join(json.dumps(entry) + "\n" for entry in (begin, good, failed))
-    (folder / NAME).write_text(text + '{"event": "eval')
+    lines = b"".join(map(seal, (begin, good, failed)))
+    (folder / NAME).write_bytes(lines + b'{"event": "eval')
     return folder
 
 
 def outcomes(folder: Path) -> dict[str, Outcome]:
     path = folder / NAME
-    return {
-        e[0]: e[1]
-        for e in entries(path.read_bytes(), path, reader(Outcome))
-        if isinstance(e, tuple)
-    }
+    return {e[0]: e[1] for e in entries(path, reader(Outcome)) if isinstance(e, tuple)}
 
 
 def test_failures_and_torn_lines_are_left_behind(tmp_path: Path) -> None:
