@@ -128,7 +128,8 @@ def test_trust_in_what_is_not_run_is_refused(
 
 def test_a_journal_that_hides_what_is_run_is_refused(run: Run, tmp_path: Path, evil: Path) -> None:
     folder = folder_of(tmp_path, CASES[0][1], evil, "")
-    for code in ([], "text", None):
+    hiding: list[object] = [[], "text", None]
+    for code in hiding:
         (folder / NAME).write_bytes(header(code))
         result = run("evolve", "--resume", folder, "--trust", evil)
         assert result.exit_code == 2 and "run other files" in result.stderr

@@ -181,7 +181,9 @@ def test_after_a_loss_there_is_one_worker_fewer_down_to_one() -> None:
         def work(number: int) -> None:
             with host.borrow() as worker:
                 together.wait()
-                worker.call(os._exit if number == 0 else abs, 3)
+                if number == 0:
+                    worker.call(os._exit, 3)
+                worker.call(abs, 3)
 
         with ThreadPoolExecutor(count) as threads:
             futures = [threads.submit(work, number) for number in range(count)]

@@ -231,7 +231,10 @@ def test_a_line_that_changes_after_the_opening_is_not_used(tmp_path: Path, whole
 
 def test_a_journal_of_an_earlier_version_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text('{"event": "begin", "run": {"seed": 0}}\n')
-    with pytest.raises(UserError, match=r"lacks the digest of an entry, as those of earlier versions do, in line 1;"):
+    with pytest.raises(
+        UserError,
+        match=r"lacks the digest of an entry, as those of earlier versions do, in line 1;",
+    ):
         Journal(tmp_path, outcome_reader())
 
 

@@ -28,7 +28,7 @@ def write_journal(folder: Path, **changed: Any) -> Path:
     begin = {"event": "begin", "run": {**IDENTITY, **changed}}
     good = {"event": "evaluation", "key": "good", "validation": 0.5, "test": None, "raw": 0.1}
     failed = {**good, "key": "failed", "failure": "took more than 1 s, 2 times"}
-    lines = b"".join(map(seal, (begin, good, failed)))
+    lines = b"".join(seal(entry) for entry in (begin, good, failed))
     (folder / NAME).write_bytes(lines + b'{"event": "eval')
     return folder
 
