@@ -192,12 +192,12 @@ def test_after_a_loss_there_is_one_worker_fewer_down_to_one() -> None:
             *[type(None)] * (count - 1),
         ]
 
-    def borrow(_: int) -> int:
+    def borrow(together: threading.Barrier) -> int:
         with host.borrow():
             with counting:
                 lent.append(1)
                 now = sum(lent)
-            time.sleep(0.02)
+            together.wait(timeout=60)  # as many as may at one time do
             with counting:
                 lent.append(-1)
         return now
@@ -205,7 +205,7 @@ def test_after_a_loss_there_is_one_worker_fewer_down_to_one() -> None:
     for count, most in ((3, 2), (2, 1), (1, 1)):
         lose_one_of(count)
         with ThreadPoolExecutor(4) as threads:
-            assert max(threads.map(borrow, range(8))) == most
+            assert max(threads.map(borrow, [threading.Barrier(most)] * 8)) == most
     host.close()
 
 
