@@ -319,12 +319,10 @@ def _lines(path: Path, read: Decoder[R]) -> Iterator[_Line[R]]:
             try:
                 yield _parse(line, read)
             except _DAMAGE:
-                fault = "is damaged"
-                if _unsealed(line):
-                    fault = "lacks the digest of an entry, as those of earlier versions do,"
+                old = " (it has no digest, as in earlier versions)" if _unsealed(line) else ""
                 raise UserError(
-                    f"journal {str(path)!r} {fault} in line {number}; restore it or start a new "
-                    "run in another folder"
+                    f"journal {str(path)!r} is damaged in line {number}; restore it or start a new "
+                    f"run in another folder{old}"
                 ) from None
 
 
