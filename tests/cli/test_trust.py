@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gp_prune.runs.folder import CONFIG, STATISTICS_VERSION
+from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.journal import NAME, seal
+from gp_prune.statistics.coverage import STATISTICS_VERSION
 
 Run = Callable[..., Result]
 
