@@ -176,21 +176,21 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 class Log(RealFunction):
-    """Protected logarithm: log(|x| + EPSILON)."""
+    """Protected logarithm: log(max(|x|, EPSILON))."""
 
     nargs = 1
     latex = r"\log_{\epsilon}"
-    definition = r"\log_{\epsilon} x = \log(|x| + \epsilon) \quad (\epsilon = 10^{-12})"
+    definition = r"\log_{\epsilon} x = \log \max(|x|, \epsilon) \quad (\epsilon = 10^{-12})"
     role = "logarithm"
 
     @staticmethod
     def written_out(x: Any) -> Any:
-        return sympy.log(sympy.Abs(x) + EPSILON)
+        return sympy.log(sympy.Max(sympy.Abs(x), EPSILON))
 
 
-@operator("log", shape=UNARY, meaning="log(|x| + 1e-12)", symbol=Log, laws=["even"])
+@operator("log", shape=UNARY, meaning="log(max(|x|, 1e-12))", symbol=Log, laws=["even"])
 def log(x: Tensor) -> Tensor:
-    return (x.abs() + EPSILON).log()
+    return x.abs().clamp(min=EPSILON).log()
 
 
 class Exp(RealFunction):

@@ -336,6 +336,8 @@ class Ranges:
         if role == "magnitude":
             low = max(first.low, -first.high, 0.0)
             return Range(low, max(abs(first.low), abs(first.high)))
+        if role == "logarithm":
+            return Range(math.log(symbols.EPSILON))
         if role == "exponential":
             return Range(*(math.exp(min(end, symbols.EXP_LIMIT)) for end in first))
         if len(parts) == 2:

@@ -2,7 +2,7 @@ r"""Break LaTeX formulas that are wider than the page.
 
 TeX breaks a formula in a paragraph after ``+`` and the like, but not between ``\left`` and
 ``\right``, not in a fraction and not under a root. So in a long formula wide brackets get a fixed
-size, a wide fraction becomes a quotient in line, a wide root becomes a power of one half, and
+size, a wide fraction becomes a quotient in line, a wide root becomes a power such as one half, and
 products may be broken between two factors.
 
 The structure is read from the LaTeX, because operands and operators declare their symbols as LaTeX.
@@ -304,8 +304,8 @@ def _open(part: Part, limit: float, alone: bool) -> str:
             return _quotient(part, "", limit, alone, size)
         case Fence(left, body, right):
             return _bracket(_open_row(body, limit), size, left, right)
-        case Command(r"\sqrt", body, ""):
-            return rf"{_bracket(_open_row(body, limit), size)}^{{1/2}}"
+        case Command(r"\sqrt", body, degree):
+            return rf"{_bracket(_open_row(body, limit), size)}^{{1/{degree.strip('[]') or 2}}}"
     return write_latex(part)
 
 

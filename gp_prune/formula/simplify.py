@@ -1,8 +1,8 @@
 """Find simpler formulas with the same values.
 
 A rule may change a value by rounding and nothing else. That decides much: ``div(x, x)`` stays,
-because it is 0 where x is near 0, and ``log(exp(x))`` stays where x may be above 50 or so low that
-the epsilon of the logarithm shows. Every step makes the tree smaller, or its text shorter at the
+because it is 0 where x is near 0, and ``log(exp(x))`` stays where x may be above 50 or below the
+logarithm of the epsilon. Every step makes the tree smaller, or its text shorter at the
 same size, so that simplifying ends and never enlarges.
 """
 
@@ -29,8 +29,6 @@ TIME_LIMIT = 2.0
 _EXTREMES = frozenset({"largest", "smallest"})
 _NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
 _SPREAD = frozenset({"deviation", "variance"})
-_FEW = 1e-9
-"""A relative change that counts as rounding."""
 
 
 class _OutOfTime(Exception):
@@ -307,7 +305,7 @@ def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
 
 
 def _logarithms(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Undo exp(log x) and log(exp x), where neither the epsilon nor the limit shows."""
+    """Undo exp(log x) and log(exp x), where neither the floor nor the limit is reached."""
     role = simplifier.role(tree)
     pair = {"exponential": "logarithm", "logarithm": "exponential"}.get(role)
     if pair is None or simplifier.role(tree.arguments[0]) != pair:
@@ -316,10 +314,9 @@ def _logarithms(simplifier: _Simplifier, tree: Expression) -> Iterator[Expressio
     low, high = simplifier.ranges.of(inner)
     least, most = max(low, -high), max(abs(low), abs(high))
     if role == "exponential":
-        exact = least * _FEW >= symbols.EPSILON and most < math.exp(symbols.EXP_LIMIT)
-        if exact:
+        if least >= symbols.EPSILON and most < math.exp(symbols.EXP_LIMIT):
             yield simplifier.build.apply("magnitude", inner)
-    elif high <= symbols.EXP_LIMIT and least * math.exp(low) * _FEW >= symbols.EPSILON:
+    elif high <= symbols.EXP_LIMIT and low >= math.log(symbols.EPSILON):
         yield inner
 
 

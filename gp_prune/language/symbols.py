@@ -39,7 +39,7 @@ import sympy
 from gp_prune.language.axes import AXIS_MEANING, Axes
 
 EPSILON = 1e-12
-"""Below this magnitude a protected division answers 0; also added inside a protected logarithm."""
+"""Below this magnitude a protected division answers 0; a protected logarithm takes it at least."""
 
 EXP_LIMIT = 50.0
 """The exponent at which the clamped exponential stops growing."""
