@@ -29,7 +29,7 @@ class SumShare(AlongAxes):
 
     latex = r"\operatorname{bysum}"
     definition = r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
-    odd = idempotent = True
+    odd = idempotent = scale_free = True
     bounds = (-1.0, 1.0)
 
     @staticmethod
@@ -47,7 +47,7 @@ class MaxShare(AlongAxes):
 
     latex = r"\operatorname{bymax}"
     definition = r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}_{\!\epsilon}"
-    odd = idempotent = True
+    odd = idempotent = scale_free = True
     bounds = (-1.0, 1.0)
 
     @staticmethod
@@ -68,7 +68,7 @@ class MinMax(AlongAxes):
         r"\operatorname{minmax}_{i}(x_{i}) = "
         r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}_{\!\epsilon}"
     )
-    idempotent = True
+    idempotent = scale_free = shift_free = True
     bounds = (0.0, 1.0)
 
     @staticmethod
@@ -91,7 +91,7 @@ class ZScore(AlongAxes):
         r"\operatorname{zscore}_{i}(x_{i}) = \frac{x_{i} - \frac{1}{N_{i}} \sum_{i'} x_{i'}}"
         r"{\operatorname{std}_{i'} x_{i'}}_{\!\epsilon}"
     )
-    odd = idempotent = True
+    odd = idempotent = scale_free = shift_free = True
 
     @staticmethod
     def written_out(call: Call) -> Any:

@@ -15,7 +15,8 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.primitive import Operand
 
 _LINEAR = frozenset({"total", "mean"})
-_DUAL = {"largest": "smallest", "smallest": "largest"}
+DUAL = {"largest": "smallest", "smallest": "largest"}
+"""The reduction of values with the other sign."""
 _OF_MAGNITUDE = frozenset({"norm", "magnitudes", "deviation"})
 
 
@@ -42,12 +43,13 @@ class Ratio(NamedTuple):
         return self.above / self.below
 
     def shortest(self) -> Ratio:
-        """Return an equal number with as few digits as possible, the sign above."""
+        """Return the number, but for rounding, with as few digits as possible; the sign above."""
         if self.above == 0:
             return Ratio(0.0)
         sign = -1.0 if self.value < 0 else 1.0
         above, below = abs(self.above), abs(self.below)
-        ways = [Ratio(above / below), Ratio(1.0, below / above), Ratio(above, below)]
+        rounded = Ratio(float(f"{above / below:.15g}"))
+        ways = [rounded, Ratio(above / below), Ratio(1.0, below / above), Ratio(above, below)]
         best = min(ways, key=lambda way: len(repr(way.above)) + len(repr(way.below)))
         return Ratio(sign * best.above, best.below)
 
@@ -194,6 +196,10 @@ class Algebra:
 
     def _root(self, inner: Product) -> Product:
         ratio = Ratio(abs(inner.ratio.above), abs(inner.ratio.below))
+        root = Ratio(*map(math.sqrt, ratio))
+        if ratio != ONE and not inner.roots and root.times(root) == ratio:
+            outside = self._root(replace(inner, ratio=ONE))
+            return replace(outside, ratio=outside.ratio.times(root))
         if ratio != ONE or inner.roots:
             return Product(roots={self.product_of(replace(inner, ratio=ratio)): 1})
         exponents = Counter(inner.powers) + Counter(inner.magnitudes)
@@ -218,7 +224,11 @@ class Algebra:
         """Take what is possible out of a function of one argument."""
         ratio = inner.ratio
         sign = Ratio(-1.0 if ratio.value < 0 else 1.0)
-        odd = role == "tanh" or self._build.patterns.traits(tree).odd
+        traits = self._build.patterns.traits(tree)
+        odd = role == "tanh" or traits.odd
+        if traits.scale_free and ratio not in (ONE, sign) and ratio.value != 0:
+            body = self.product_of(replace(inner, ratio=sign))
+            return self.product(Expression(tree.head, tree.over, (body,)))
         out = ONE
         if role in _LINEAR:
             out = ratio
@@ -228,15 +238,18 @@ class Algebra:
             out = ratio.times(sign)
         elif role == "variance":
             out = ratio.times(ratio)
-        elif role in _DUAL and (sign == ONE or self._build.has(_DUAL[role])):
+        elif role in DUAL and (sign == ONE or self._build.has(DUAL[role])):
             out = ratio
+        if out == ONE and role in (*_OF_MAGNITUDE, "variance") and sign != ONE:
+            body = self.product_of(replace(inner, ratio=ratio.times(sign)))
+            return self.product(Expression(tree.head, tree.over, (body,)))
         if out in (ONE, Ratio(0.0)) or ratio.value == 0:
             return Product(powers={self.same(tree): 1})
         left = sign.times(ratio) if odd else ONE
         body = self.product_of(replace(inner, ratio=left))
         head = tree.head
-        if role in _DUAL and sign != ONE:
-            head = self._build.operator(_DUAL[role])
+        if role in DUAL and sign != ONE:
+            head = self._build.operator(DUAL[role])
         return Product(out, {self.same(Expression(head, tree.over, (body,))): 1})
 
     def product_of(self, product: Product) -> Expression:

@@ -75,6 +75,8 @@ class Traits(NamedTuple):
     is_indicator: bool = False
     odd: bool = False
     idempotent: bool = False
+    scale_free: bool = False
+    shift_free: bool = False
     bounds: tuple[float, float] = symbols.Notation.bounds
 
 
@@ -134,6 +136,8 @@ class OperatorPatterns:
             getattr(form, "is_indicator", False),
             stated.odd,
             stated.idempotent,
+            stated.scale_free,
+            stated.shift_free,
             stated.bounds,
         )
 

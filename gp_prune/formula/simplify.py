@@ -2,8 +2,9 @@
 
 A rule may change a value by rounding and nothing else. That decides much: ``div(x, x)`` stays,
 because it is 0 where x is near 0, and ``log(exp(x))`` stays where x may be above 50 or below the
-logarithm of the epsilon. Every step makes the tree smaller, or its text shorter at the
-same size, so that simplifying ends and never enlarges.
+logarithm of the epsilon. A normaliser drops a factor of its argument, although the threshold of
+its protected division moves with it. Every step makes the tree smaller, or its text shorter at the
+same size, or moves terms outward, so that simplifying ends and never enlarges.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from gp_prune.formula.algebra import Algebra, Ranges
+from gp_prune.formula.algebra import DUAL, ONE, Algebra, Ranges
 from gp_prune.formula.tree_builder import TreeBuilder
 from gp_prune.language import numeric, symbols
 from gp_prune.language.axes import SCALAR, Elementwise
@@ -29,6 +31,7 @@ TIME_LIMIT = 2.0
 _EXTREMES = frozenset({"largest", "smallest"})
 _NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
 _SPREAD = frozenset({"deviation", "variance"})
+_LINEAR = frozenset({"total", "mean"})
 
 
 class _OutOfTime(Exception):
@@ -74,6 +77,7 @@ class _Simplifier:
         self.deadline = deadline
         self.known: dict[Expression, _Simplest] = {}
         self.lengths: dict[Expression, int] = {}
+        self.depths: dict[Expression, tuple[int, int]] = {}
 
     def length(self, tree: Expression) -> int:
         """Return the number of characters of the text."""
@@ -81,13 +85,28 @@ class _Simplifier:
             arguments = sum(self.length(argument) + 2 for argument in tree.arguments)
             brackets = 2 * len(tree.over) + 1 if tree.over else 0
             head = len(str(tree)) if not tree.arguments else len(tree.name) + brackets
-            self.lengths[tree] = head + arguments
+            # Where nothing is negative, a plain sum is easier to read than one of magnitudes or
+            # squares, although its name is longer.
+            plainer = 2 if self.role(tree) in ("magnitudes", "norm") else 0
+            self.lengths[tree] = head + arguments + plainer
         return self.lengths[tree]
 
+    def depth(self, tree: Expression) -> tuple[int, int]:
+        """Return the summed depth of leaves and roots, and their number; constants count twice."""
+        if tree not in self.depths:
+            parts = [self.depth(argument) for argument in tree.arguments]
+            counted = sum(count for _, count in parts)
+            here = 2 if tree.value is not None else int(not parts or self.role(tree) == "root")
+            self.depths[tree] = sum(total for total, _ in parts) + counted, counted + here
+        return self.depths[tree]
+
+    def measure(self, tree: Expression) -> tuple[int, int, int]:
+        """Return what is to be small: nodes, then characters, then depth of the leaves."""
+        return tree.size, self.length(tree), self.depth(tree)[0]
+
     def better(self, tree: Expression, other: Expression) -> bool:
-        """Return whether a tree is smaller than another, or as large with a shorter text."""
-        size, length = tree.size - other.size, self.length(tree) - self.length(other)
-        return size <= 0 and length <= 0 and size + length < 0
+        """Return whether a tree is simpler than another."""
+        return self.measure(tree) < self.measure(other)
 
     def simplest(self, tree: Expression) -> _Simplest:
         """Return the simplest forms of a tree."""
@@ -242,6 +261,9 @@ def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
         if simplifier.same(build.negate(one), other):
             larger = build.apply("magnitude", one)
             yield larger if role == "larger" else build.negate(larger)
+        nested = simplifier.role(other) in ("larger", "smaller")
+        if nested and any(simplifier.same(one, part) for part in other.arguments):
+            yield other if simplifier.role(other) == role else one
     if simplifier.same(a, b):
         yield a
     if simplifier.role(a) == simplifier.role(b) == "negate":
@@ -250,7 +272,7 @@ def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
 
 
 def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Join reductions of reductions, sums of magnitudes and squares; drop shifts under a spread."""
+    """Join reductions of reductions, sums of magnitudes and squares."""
     if not tree.over:
         return
     role, (inner,) = simplifier.role(tree), tree.arguments
@@ -275,10 +297,39 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
         if simplifier.role(norm) == "norm":
             squares = build.square(norm.arguments[0])
             yield build.apply("total", squares, over=tree.over | norm.over)
-    if role in _SPREAD and within in ("add", "subtract"):
-        for moved, shift in (inner.arguments, inner.arguments[::-1]):
-            if shift.value is not None:
+    if role == "magnitudes" and simplifier.ranges.nonnegative(inner):
+        yield build.apply("total", inner, over=tree.over)
+    if role == "norm" and within == "root":
+        yield build.apply("root", build.apply("magnitudes", *inner.arguments, over=tree.over))
+
+
+def _outward(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Move terms and factors that are equal along the reduced axes outward, or drop them."""
+    if not tree.over:
+        return
+    role, (inner,) = simplifier.role(tree), tree.arguments
+    within = simplifier.role(inner)
+    dropped = role in _SPREAD or simplifier.build.patterns.traits(tree).shift_free
+    if within in ("add", "subtract") and (dropped or role in ("mean", *_EXTREMES)):
+        for place, moved in enumerate(inner.arguments):
+            shift = inner.arguments[1 - place]
+            if set(shift.axes) & set(tree.over) or moved.axes is not inner.axes:
+                continue
+            subtracted = place == 1 and within == "subtract"
+            if dropped:
+                moved = simplifier.build.negate(moved) if subtracted else moved
                 yield Expression(tree.head, tree.over, (moved,))
+                continue
+            dual = simplifier.build.operator(DUAL[role]) if role in DUAL else tree.head
+            reduced = Expression(dual if subtracted else tree.head, tree.over, (moved,))
+            parts = (reduced, shift) if place == 0 else (shift, reduced)
+            yield Expression(inner.head, SCALAR, parts)
+    if role in _LINEAR and within in ("multiply", "divide"):
+        for place, moved in enumerate(inner.arguments[: 2 if within == "multiply" else 1]):
+            factor = inner.arguments[1 - place]
+            if not set(factor.axes) & set(tree.over) and moved.axes is inner.axes:
+                reduced = Expression(tree.head, tree.over, (moved,))
+                yield Expression(inner.head, SCALAR, (reduced, factor))
 
 
 def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
@@ -292,6 +343,8 @@ def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
         yield inner
     if {role, within} == {"root", "square"}:  # of numbers, which are no factors to the algebra
         yield build.apply("magnitude", *inner.arguments)
+    if role == "nonzero" and (product := simplifier.algebra.product(inner)).ratio.value != 0:
+        yield build.apply("nonzero", simplifier.algebra.product_of(replace(product, ratio=ONE)))
     if role == "nonzero" and within == "root":
         yield build.apply("nonzero", *inner.arguments)
     if role == "square" and within == "deviation":
@@ -329,6 +382,7 @@ RULES: tuple[Rule, ...] = (
     _quotients,
     _extremes,
     _over_axes,
+    _outward,
     _roots,
     _logarithms,
 )

@@ -169,6 +169,12 @@ def _check_traits(operator: Operator, over: Axes, types: Sequence[Axes]) -> None
         "is_indicator": lambda: bool(((value == 0) | (value == 1)).all()),
         "odd": lambda: torch.allclose(operator.apply([-v for v in values], types, over), -value),
         "idempotent": lambda: torch.allclose(operator.apply([value], types, over), value),
+        "scale_free": lambda: torch.allclose(
+            operator.apply([2.5 * v for v in values], types, over), value
+        ),
+        "shift_free": lambda: torch.allclose(
+            operator.apply([v + 2.5 for v in values], types, over), value
+        ),
     }
     broken = [trait for trait in holds if getattr(function, trait) is True and not holds[trait]()]
     if not bool(((value >= low) & (value <= high)).all()):

@@ -17,6 +17,8 @@ A function that an operator needs and sympy lacks is a class derived from :class
 ``keeps_sign``            never negative where no argument is.
 ``is_nonnegative``        never negative (an assumption of sympy).
 ``odd``, ``idempotent``   f(-x) = -f(x); f(f(x)) = f(x) along the same axes.
+``scale_free``            f(a x) = f(x) for every number a > 0.
+``shift_free``            f(x + a) = f(x) for every number a.
 ``bounds``                the smallest and the largest value.
 ``is_indicator``          its value is 0 or 1.
 ``role``                  what simplification may take it for, such as ``"divide"``.
@@ -101,6 +103,8 @@ class Notation:
     keeps_sign: ClassVar[bool] = False
     odd: ClassVar[bool] = False
     idempotent: ClassVar[bool] = False
+    scale_free: ClassVar[bool] = False
+    shift_free: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     is_indicator: ClassVar[bool] = False
     role: ClassVar[str] = ""
