@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MODES = ("compact", "mask")
 LATENCY = "latency"
+KEEP, REFUSE = "keep", "refuse"
+"""What may happen to layers whose channels all have the same score."""
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
 BUDGETS = ("pruning_ratio", "keep_channels", "keep_macs", "keep_params", "keep_latency")
@@ -40,6 +42,7 @@ _RULES = {
     "round_to": whole(1),
     "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
+    "unranked": one_of(KEEP, REFUSE),
     "samples": whole(1),
     "seed": SEED,
 }
@@ -68,6 +71,7 @@ class PruneOptions:
             :data:`MIN_SHARE`, or the share of the channels to keep where that is less.
         keep_share: names or patterns of layers -> the share of their channels to keep, whatever
             their scores.
+        unranked: what happens to layers whose channels all have the same score.
         cut_residual: whether channels are cut across normalisations that span them.
         mode: one of :data:`MODES`; None means compact for channels and mask for weights.
         conventions: how the scores are used; None means those of the metric.
@@ -93,6 +97,7 @@ class PruneOptions:
     round_to: int = 1
     min_share: float | None = None
     keep_share: Mapping[str, float] = field(default_factory=dict)
+    unranked: str = KEEP
     cut_residual: bool = False
     mode: str | None = None
     conventions: Conventions | None = None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gp_prune.apply.options import (
     IGNORED,
+    KEEP,
     LATENCY,
     OldBudgets,
     PruneOptions,
@@ -56,6 +57,7 @@ from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.modules import largest_difference
+from gp_prune.pruning.select.scores import keep_unranked
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
@@ -99,6 +101,7 @@ def prune(
     round_to: int = 1,
     min_share: float | None = None,
     keep_share: Mapping[str, float] | None = None,
+    unranked: str = KEEP,
     cut_residual: bool = False,
     mode: str | None = None,
     conventions: Conventions | None = None,
@@ -150,6 +153,10 @@ def prune(
             keeps at least one channel. It is of no meaning for single weights.
         keep_share: names or patterns of layers -> the share of their channels to keep, whatever
             their scores; the other layers give the rest of the budget.
+        unranked: what happens to layers whose channels all have the same score, as those without
+            batch norm by ``bn_scale``: ``"keep"`` keeps them whole, named in the remarks, and
+            ``"refuse"`` refuses the network. Where other layers of a group rank its channels, these
+            decide; where no group is ranked, the network is always refused.
         cut_residual: also cut channels that a layer or group norm spans; masked and compact
             networks then differ.
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
@@ -191,6 +198,7 @@ def prune(
         round_to=round_to,
         min_share=min_share,
         keep_share={} if keep_share is None else keep_share,
+        unranked=unranked,
         cut_residual=cut_residual,
         mode=mode,
         conventions=conventions,
@@ -303,6 +311,8 @@ class Pruner:
             if plan is not None:
                 network, now = self._cut_so_far(plan, architecture)
             scores = self.score(network, now, first=plan is None)
+            if plan is None:
+                architecture = now = self._keep_unranked(now, scores, bounds)
             reached = bounds.step(len(steps) + 1, options.steps)
             plan = self.select(network, now, architecture, scores, share, plan, reached)
             steps.append(self._report_step(len(steps) + 1, share, plan))
@@ -417,6 +427,29 @@ class Pruner:
             self.scored = scored
         return scored.scores
 
+    def _keep_unranked(
+        self, architecture: Architecture, scores: Mapping[str, Tensor], bounds: Bounds
+    ) -> Architecture:
+        """Keep the groups whole that the scores do not rank, unless told otherwise."""
+        options = self.options
+        if options.by_weight or options.unranked != KEEP:
+            return architecture
+        with self._naming_the_metric():
+            return keep_unranked(architecture, scores, options.ranking, but=bounds.shares)
+
+    @contextmanager
+    def _naming_the_metric(self) -> Iterator[None]:
+        """Say in a DegenerateScores from inside which metric it was, and what helps."""
+        try:
+            yield
+        except DegenerateScores as error:
+            raise DegenerateScores(
+                error.reason,
+                error.layer,
+                f"{error.detail}; metric {self.options.metric.name!r} cannot rank it, use trained "
+                "weights or another metric",
+            ) from error
+
     def select(
         self,
         network: nn.Module,
@@ -434,7 +467,7 @@ class Pruner:
         the metric.
         """
         options = self.options
-        try:
+        with self._naming_the_metric():
             if options.by_weight:
                 assert not isinstance(earlier, ChannelPlan)
                 return select_next_weights(
@@ -452,13 +485,6 @@ class Pruner:
                 bounds,
             )
             return plan
-        except DegenerateScores as error:
-            raise DegenerateScores(
-                error.reason,
-                error.layer,
-                f"{error.detail}; metric {options.metric.name!r} cannot rank it, use trained "
-                "weights or another metric",
-            ) from error
 
     def _time(self, network: nn.Module, now: Architecture, plan: ChannelPlan) -> float:
         """Return the time after a cut of ``network`` as a share of the whole network's time."""

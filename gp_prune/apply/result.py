@@ -26,7 +26,7 @@ from gp_prune.pruning.cost import ATTENTION, NORM, CostTable
 from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
 from gp_prune.pruning.plan.channels import BUDGET_TOLERANCE
 from gp_prune.pruning.select.channels import least_width, measure_ties
-from gp_prune.pruning.select.scores import as_array
+from gp_prune.pruning.select.scores import UNRANKED, as_array
 from gp_prune.pruning.timing import Turns
 from gp_prune.statistics.coverage import (
     LayerCoverage,
@@ -318,6 +318,7 @@ class PrunedModel:
             _missed(self),
             _near_the_floor(self),
             _collapsed(self),
+            _unranked(self),
             *self.notes,
             _at_chance(self),
             _not_faster(self),
@@ -463,6 +464,20 @@ def _collapsed(pruned: PrunedModel) -> str:
     return (
         f"{keeps}, {of_all}: the metric would take even more, but for --min-share (min_share) "
         f"{pruned.min_share:g}; look at the layer, or rank each layer alone with --scope layer."
+    )
+
+
+def _unranked(pruned: PrunedModel) -> str:
+    """Name the layers in which the metric ranks nothing."""
+    groups = [group for group in pruned.architecture.groups if group.fixed == UNRANKED]
+    names = [layer for group in groups for layer in group.producers]
+    if not names:
+        return ""
+    stay, their = ("stays", "its") if len(names) == 1 else ("stay", "their")
+    named = _named(names)
+    return (
+        f"{named[0].upper()}{named[1:]} {stay} whole: metric {pruned.metric!r} gives all of {their} "
+        "channels the same score; --unranked refuse (unranked) refuses such a network."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gp_prune.apply.options import BUDGETS, OLD_BUDGETS, PruneOptions
+from gp_prune.apply.options import BUDGETS, KEEP, OLD_BUDGETS, REFUSE, PruneOptions
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -25,8 +25,8 @@ from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
 
 _OF_PRUNING = (
-    *BUDGETS, "steps", "ignore", "round_to", "min_share", "cut_residual", "mode", "time_it", "seed",
-    "max_memory",
+    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "cut_residual", "mode", "time_it",
+    "seed", "max_memory",
 )  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
@@ -245,6 +245,12 @@ Examples:
     metavar="LAYER=S",
     multiple=True,
     help="Keep this share of the channels of a layer, or of a pattern ('layer4.*=0.8').",
+)
+@click.option(
+    "--unranked",
+    type=click.Choice([KEEP, REFUSE]),
+    default=KEEP,
+    help="Keep layers whose channels all have the same score, or refuse.  [default: keep]",
 )
 @click.option(
     "--cut-residual",

@@ -6,7 +6,8 @@ nothing at all) without a word; such scores are refused here by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from gp_prune.pruning.graph.architecture import Architecture, Member
 
 Scores = NDArray[np.float64]
 
+UNRANKED = "all scores are equal"
+"""Why the channels stay that a metric does not rank."""
+
 ROUNDING = 1e-12
 """Scores that differ by less than this share of the largest magnitude differ by rounding alone."""
 
@@ -30,7 +34,8 @@ def group_scores(
     """Return one score per channel of every group that may be cut.
 
     The scores of each layer are guarded, divided by the normaliser and then joined over the layers
-    that produce the channels. Where one layer has several entries per channel (a linear layer
+    that produce the channels. A layer whose scores are all equal says nothing of its channels, and
+    does not count where others of the group rank them. Where one layer has several entries per channel (a linear layer
     before an unflattened map), these are joined in the same way first; with ``"first"`` averaged.
 
     Args:
@@ -83,17 +88,68 @@ def join_member_scores(
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
         UserError: a layer has no scores.
     """
-    if conventions.join == "first" and parts[0].counts.all():
-        parts = parts[:1]
     for member in parts:
         if member.layer not in ready:
             values = read_scores(layer_scores, member.layer, (member.width,))
-            guard(values, member.layer)
+            _guard_finite(values, member.layer)
             ready[member.layer] = normalise(values, conventions.normaliser)
+    parts = _those_that_rank(parts, ready, layer_scores)
+    if conventions.join == "first" and parts[0].counts.all():
+        parts = parts[:1]
     joined = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
     if len(parts) > 1 and is_constant(joined):
         raise DegenerateScores("constant", name, "the joined scores are all equal")
     return joined
+
+
+def _those_that_rank(
+    parts: Sequence[Member], ready: Mapping[str, Scores], layer_scores: Mapping[str, Any]
+) -> Sequence[Member]:
+    """Return the layers whose scores differ; DegenerateScores if these miss a channel."""
+    silent = {member.layer for member in parts if is_constant(ready[member.layer])}
+    ranking = [member for member in parts if member.layer not in silent]
+    if silent and not (ranking and np.any([m.counts for m in ranking], axis=0).all()):
+        first = next(member for member in parts if member.layer in silent)
+        guard(read_scores(layer_scores, first.layer, (first.width,)), first.layer)
+    return ranking
+
+
+def keep_unranked(
+    architecture: Architecture,
+    layer_scores: Mapping[str, Any],
+    conventions: Conventions,
+    but: Collection[str] = (),
+) -> Architecture:
+    """Keep the groups whole in which every channel has the same score, if others are ranked.
+
+    Args:
+        architecture: the traced network.
+        layer_scores: layer name -> scores (o,), as for :func:`group_scores`.
+        conventions: ``normaliser`` and ``join`` are used.
+        but: names of groups that must be ranked.
+
+    Returns:
+        The architecture, where :data:`UNRANKED` is why these groups are fixed.
+
+    Raises:
+        DegenerateScores: no group is ranked, a group of ``but`` is not, or scores are not finite.
+        UserError: a layer that may be cut has no scores.
+    """
+    kept: dict[str, DegenerateScores] = {}
+    ready: dict[str, Scores] = {}
+    for group in architecture.free:
+        try:
+            join_member_scores(
+                group.members, group.size, group.name, layer_scores, conventions, ready
+            )
+        except DegenerateScores as error:
+            if error.reason != "constant" or group.name in but:
+                raise
+            kept[group.name] = error
+    if kept and len(kept) == len(architecture.free):
+        raise next(iter(kept.values()))
+    groups = [replace(g, fixed=UNRANKED) if g.name in kept else g for g in architecture.groups]
+    return replace(architecture, groups=tuple(groups))
 
 
 def as_array(scores: Any, layer: str) -> Scores:
@@ -119,13 +175,17 @@ def is_constant(values: Scores) -> bool:
 
 def guard(values: Scores, layer: str) -> None:
     """Raise DegenerateScores unless the values (any,) are finite and not all equal."""
+    _guard_finite(values, layer)
+    if is_constant(values):
+        raise DegenerateScores("constant", layer, f"all {values.size} values are {values[0]}")
+
+
+def _guard_finite(values: Scores, layer: str) -> None:
     if not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
         raise DegenerateScores(
             "non-finite", layer, f"{bad} of {values.size} values are NaN or infinite"
         )
-    if is_constant(values):
-        raise DegenerateScores("constant", layer, f"all {values.size} values are {values[0]}")
 
 
 def read_scores(layer_scores: Mapping[str, Any], layer: str, shape: tuple[int, ...]) -> Scores:

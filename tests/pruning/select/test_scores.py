@@ -21,6 +21,7 @@ from gp_prune.pruning import (
     group_scores,
     select_channels,
 )
+from gp_prune.pruning.select.scores import UNRANKED, keep_unranked
 
 HALF = Budget("channels", 0.5)
 
@@ -91,6 +92,35 @@ class TestGroupScores:
             assert "a" not in plan.removed
 
     @pytest.mark.parametrize("join", JOINS)
+    @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+    def test_a_layer_that_ranks_nothing_leaves_it_to_the_others(
+        self, join: str, value: float, network: Callable[[str], Any]
+    ) -> None:
+        architecture = network("resnet18").architecture
+        group = architecture.by_name["layer2.0.conv2"]
+        numbers = np.random.default_rng(0).normal(size=(len(architecture.free), 600))
+        scores = {
+            layer: row[: member.width]
+            for g, row in zip(architecture.free, numbers, strict=True)
+            for member in g.members
+            for layer in [member.layer]
+        }
+        alone = {**scores, **dict.fromkeys(group.producers[:-1], np.full(group.size, value))}
+        found = group_scores(architecture, alone, Conventions(normaliser="none", join=join))
+        expected = scores[group.producers[-1]]
+        np.testing.assert_allclose(found["layer2.0.conv2"].numpy(), expected)
+
+    def test_others_that_miss_a_channel_do_not_rank_them(self) -> None:
+        scores = {**PAIR_SCORES, "a": [2.0, 2.0]}
+        found = group_scores(PAIR, scores, Conventions(normaliser="none", join="sum"))
+        assert found["a"].tolist() == [5.0, 4.0]
+        apart = Architecture(
+            (ChannelGroup("a", 2, (Slot("a", "out", (0, -1)), Slot("b", "out", (0, 1)))),), ()
+        )
+        with pytest.raises(DegenerateScores, match=r"'b'.*all 2 values are 5.0"):
+            group_scores(apart, {"a": [1.0, 2.0], "b": [5.0, 5.0]}, Conventions(join="sum"))
+
+    @pytest.mark.parametrize("join", JOINS)
     def test_real_groups(
         self,
         join: str,
@@ -105,3 +135,25 @@ class TestGroupScores:
             "sum": parts.sum(0), "mean": parts.mean(0), "max": parts.amax(0), "first": parts[0]
         }[join]  # fmt: skip
         assert torch.allclose(found["layer2.0.conv2"], expected)
+
+
+class TestKeepUnranked:
+    SCORES = {"a": [1.0, 1.0], "b": [1.0, 2.0, 3.0]}
+
+    def test_groups_that_are_not_ranked_stay(self) -> None:
+        kept = keep_unranked(bare(2, 3), self.SCORES, Conventions())
+        assert [group.fixed for group in kept.groups] == [UNRANKED, ""]
+        plan = select_channels(kept, self.SCORES, Conventions(), HALF)
+        assert plan.removed == {"b": (0, 1)}
+
+    def test_groups_that_must_be_ranked_are_refused(self) -> None:
+        with pytest.raises(DegenerateScores, match=r"'a'.*all 2 values are 1.0"):
+            keep_unranked(bare(2, 3), self.SCORES, Conventions(), but=["a"])
+
+    def test_nothing_ranked_is_refused(self) -> None:
+        with pytest.raises(DegenerateScores, match=r"'a'"):
+            keep_unranked(bare(2, 3), {**self.SCORES, "b": [0.0] * 3}, Conventions())
+
+    def test_scores_that_are_not_finite_are_refused(self) -> None:
+        with pytest.raises(DegenerateScores, match=r"'b'.*NaN"):
+            keep_unranked(bare(2, 3), {**self.SCORES, "b": [0.0, np.nan, 1.0]}, Conventions())
