@@ -476,8 +476,8 @@ def _unranked(pruned: PrunedModel) -> str:
     stay, their = ("stays", "its") if len(names) == 1 else ("stay", "their")
     named = _named(names)
     return (
-        f"{named[0].upper()}{named[1:]} {stay} whole: metric {pruned.metric!r} gives all of {their} "
-        "channels the same score; --unranked refuse (unranked) refuses such a network."
+        f"{named[0].upper()}{named[1:]} {stay} whole: metric {pruned.metric!r} gives all "
+        f"of {their} channels the same score; --unranked refuse (unranked) refuses such a network."
     )
 
 

@@ -25,8 +25,8 @@ from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
 
 _OF_PRUNING = (
-    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "cut_residual", "mode", "time_it",
-    "seed", "max_memory",
+    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "cut_residual", "mode",
+    "time_it", "seed", "max_memory",
 )  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",

@@ -35,8 +35,9 @@ def group_scores(
 
     The scores of each layer are guarded, divided by the normaliser and then joined over the layers
     that produce the channels. A layer whose scores are all equal says nothing of its channels, and
-    does not count where others of the group rank them. Where one layer has several entries per channel (a linear layer
-    before an unflattened map), these are joined in the same way first; with ``"first"`` averaged.
+    does not count where others of the group rank them. Where one layer has several entries per
+    channel (a linear layer before an unflattened map), these are joined in the same way first; with
+    ``"first"`` averaged.
 
     Args:
         architecture: the traced network.

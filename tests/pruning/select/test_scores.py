@@ -137,23 +137,25 @@ class TestGroupScores:
         assert torch.allclose(found["layer2.0.conv2"], expected)
 
 
-class TestKeepUnranked:
-    SCORES = {"a": [1.0, 1.0], "b": [1.0, 2.0, 3.0]}
+UNEQUAL = {"a": [1.0, 1.0], "b": [1.0, 2.0, 3.0]}
+"""Scores of two groups, of which the first is not ranked."""
 
+
+class TestKeepUnranked:
     def test_groups_that_are_not_ranked_stay(self) -> None:
-        kept = keep_unranked(bare(2, 3), self.SCORES, Conventions())
+        kept = keep_unranked(bare(2, 3), UNEQUAL, Conventions())
         assert [group.fixed for group in kept.groups] == [UNRANKED, ""]
-        plan = select_channels(kept, self.SCORES, Conventions(), HALF)
+        plan = select_channels(kept, UNEQUAL, Conventions(), HALF)
         assert plan.removed == {"b": (0, 1)}
 
     def test_groups_that_must_be_ranked_are_refused(self) -> None:
         with pytest.raises(DegenerateScores, match=r"'a'.*all 2 values are 1.0"):
-            keep_unranked(bare(2, 3), self.SCORES, Conventions(), but=["a"])
+            keep_unranked(bare(2, 3), UNEQUAL, Conventions(), but=["a"])
 
     def test_nothing_ranked_is_refused(self) -> None:
         with pytest.raises(DegenerateScores, match=r"'a'"):
-            keep_unranked(bare(2, 3), {**self.SCORES, "b": [0.0] * 3}, Conventions())
+            keep_unranked(bare(2, 3), {**UNEQUAL, "b": [0.0] * 3}, Conventions())
 
     def test_scores_that_are_not_finite_are_refused(self) -> None:
         with pytest.raises(DegenerateScores, match=r"'b'.*NaN"):
-            keep_unranked(bare(2, 3), {**self.SCORES, "b": [0.0, np.nan, 1.0]}, Conventions())
+            keep_unranked(bare(2, 3), {**UNEQUAL, "b": [0.0, np.nan, 1.0]}, Conventions())
