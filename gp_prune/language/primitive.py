@@ -157,7 +157,7 @@ def operand(
     others are read by ``layer.require("inputs")``, which says what is missing.
 
     ====================  ======================================================================
-    none                  weight (o, i, k); bias, gamma, beta (o); has_batch_norm
+    none                  weight (o, i, k); bias, gamma, beta (o); has_batch_norm; groups
     inputs                inputs (i, n, s); input_norm (i, k)
     outputs               mu, var (o); pre_activation, activation (o, n, s)
     labels                class_mean, class_var, rest_mean, rest_var (o, c); class_count,

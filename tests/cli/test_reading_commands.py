@@ -95,12 +95,12 @@ def test_show(run: Run) -> None:
     assert result.exit_code == 0
     metric = Metric.load("taylor_bn")
     flat = " ".join(result.stdout.split())
-    for word in (str(metric.expression), metric.latex(), NEEDS["gradients"], metric.digest):
+    for word in (str(metric.expression), metric.latex(), NEEDS["fisher"], metric.digest):
         assert word in flat
     facts = json.loads(run("show", "taylor_bn", "--json").stdout)
     assert facts["digest"] == metric.digest
     assert facts["size"] == metric.expression.size
-    assert facts["needs"] == {"gradients": NEEDS["gradients"]}
+    assert facts["needs"] == {"fisher": NEEDS["fisher"]}
     assert facts["passes"] == "one pass, forward and backward"
     assert facts["invariances"] == {name: INVARIANCES[name] for name in ("permutation", "scale")}
     assert facts["conventions"] == metric.conventions.to_json()
