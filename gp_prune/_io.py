@@ -106,7 +106,19 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Replace ``path`` by ``data`` as indented JSON, as one step; refuse NaN and infinity."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, escape_json(text) + "\n")
+
+
+def escape_json(text: str) -> str:
+    r"""Return JSON in which characters that steer a terminal are written as ``\u009b``.
+
+    JSON itself asks for that below the blank alone. The text means the same.
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
 
 
 class DamagedFileError(Exception):

@@ -10,9 +10,21 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+_LONGEST = 1500
+"""Characters of a message; names in files may be longer than a screen."""
+
 
 class UserError(ValueError):
-    """Bad input. The message is one sentence; the command line prints it and exits with 2."""
+    """Bad input. The message is one sentence; the command line prints it and exits with 2.
+
+    Args:
+        message: the sentence; what is too long for a screen loses its middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 def pluralize(number: int, noun: str) -> str:

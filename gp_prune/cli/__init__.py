@@ -21,6 +21,7 @@ import click
 
 from gp_prune import __version__
 from gp_prune.errors import UserError
+from gp_prune.report.text import echo
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -114,7 +115,7 @@ class CommandGroup(click.Group):
         except click.ClickException as error:
             return _fail(error.format_message())
         except (click.Abort, KeyboardInterrupt):
-            click.echo("gp-prune: interrupted", err=True)
+            echo("gp-prune: interrupted", err=True)
             return INTERRUPTED
         except SystemExit:  # click ends so where stdout is a pipe that was closed
             return 1
@@ -153,7 +154,7 @@ def _fail(message: str, hint: str = "") -> int:
     sentence = " ".join(message.split())
     if hint:
         sentence = f"{sentence.rstrip('.')}; {hint}"
-    click.echo(f"gp-prune: error: {sentence}", err=True)
+    echo(f"gp-prune: error: {sentence}", err=True)
     return BAD_INPUT
 
 
@@ -166,7 +167,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning as one line, without its place in the code."""
-    click.echo(f"gp-prune: warning: {' '.join(str(message).split())}", err=True)
+    echo(f"gp-prune: warning: {' '.join(str(message).split())}", err=True)
 
 
 COMMANDS = {
@@ -199,4 +200,4 @@ COMMANDS = {
 def main(context: click.Context) -> None:
     """Discover pruning metrics by genetic programming, apply them, print them as formulas."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        echo(context.get_help())

@@ -16,13 +16,13 @@ from gp_prune.cli.options import (
     json_option,
     memory_option,
     primitives_option,
-    print_json,
     quiet_option,
 )
 from gp_prune.errors import UserError, brief, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
+from gp_prune.report.text import echo, print_json
 
 _OF_PRUNING = (
     *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "cut_residual", "mode",
@@ -136,7 +136,7 @@ class ApplyCommand:
     def tell(self, line: str) -> None:
         """Print a line of progress on stderr."""
         if not self.quiet:
-            click.echo(f"gp-prune: {line}", err=True)
+            echo(f"gp-prune: {line}", err=True)
 
 
 def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
@@ -145,9 +145,7 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
         share = given.pop(old)
         if share is None:
             continue
-        click.echo(
-            f"gp-prune: {_flag(old)} is now {_flag(new)}; the old name works until 0.2", err=True
-        )
+        echo(f"gp-prune: {_flag(old)} is now {_flag(new)}; the old name works until 0.2", err=True)
         if given[new] is not None:
             raise UserError(f"give one budget, not {_flag(old)} and {_flag(new)} together")
         given[new] = share
@@ -324,10 +322,8 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
         return
     print_pruning(make_console(sys.stdout), report)
     if command.out is not None:
-        click.echo(
-            f"Saved in {command.out}; gp_prune.load_pruned({command.out!r}, model) gives it back."
-        )
+        echo(f"Saved in {command.out}; gp_prune.load_pruned({command.out!r}, model) gives it back.")
     for path, difference in report["exports"].items():
-        click.echo(f"Exported to {path}; its outputs differ from torch's by {difference:.1g}.")
+        echo(f"Exported to {path}; its outputs differ from torch's by {difference:.1g}.")
     if command.plot is not None:
-        click.echo(f"Drawn in {command.plot}.")
+        echo(f"Drawn in {command.plot}.")

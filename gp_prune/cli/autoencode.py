@@ -12,11 +12,11 @@ from gp_prune.cli.options import (
     RunOptions,
     can_plot,
     memory_option,
-    print_json,
     resolve_path,
     run_options,
 )
 from gp_prune.errors import UserError
+from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.autoencoder.population import GenerationReport
@@ -121,9 +121,9 @@ def autoencode(run: RunOptions, plot: bool | None, **given: Any) -> int:
         print_json({**result.to_json(), "plots": list(map(str, plots))}, allow_nan=True)
         return 0
     for line in result_lines(result, sys.stdout):
-        click.echo(line)
+        echo(line)
     if plots:
-        click.echo(f"\nDrawn in {', '.join(path.name for path in plots)} there.")
+        echo(f"\nDrawn in {', '.join(path.name for path in plots)} there.")
     return 0
 
 

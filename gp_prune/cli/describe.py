@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from gp_prune.cli.options import json_option, primitives_option, print_json
+from gp_prune.cli.options import json_option, primitives_option
 from gp_prune.language.axes import Normaliser, Reduction, Signature
 from gp_prune.language.infix import write_infix
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 from gp_prune.report.catalogue import operator_cost, passes
+from gp_prune.report.text import echo, print_json
 
 _LIST_EXAMPLES = """\b
 Examples:
@@ -47,7 +48,7 @@ def list_metrics(
     if markdown:
         from gp_prune.report.catalogue import markdown_page
 
-        click.echo(markdown_page(_group_by_folder()), nl=False)
+        echo(markdown_page(_group_by_folder()), nl=False)
         return
     if operands or operators:
         primitives = primitive_set(*primitive_files)
@@ -269,12 +270,12 @@ def latex(
         from gp_prune.report import latex_document
 
         body = latex_document.latex_table(chosen) if table else ""
-        click.echo(latex_document.standalone(chosen, body) if standalone else body, nl=False)
+        echo(latex_document.standalone(chosen, body) if standalone else body, nl=False)
         return
     for metric in chosen:
         if len(chosen) > 1:
-            click.echo(_COMMENTS[form].format(metric.name))
-        click.echo(_FORMS[form](metric))
+            echo(_COMMENTS[form].format(metric.name))
+        echo(_FORMS[form](metric))
 
 
 _FORMS: dict[str | None, Callable[[Metric], str]] = {

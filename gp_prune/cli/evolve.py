@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune.cli.options import RunOptions, memory_option, print_json, run_options
+from gp_prune.cli.options import RunOptions, memory_option, run_options
+from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.search.nsga2 import Generation
@@ -74,9 +75,9 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
         print_json(result_json(result), allow_nan=True)
         return 0
     for line in result_lines(result, sys.stdout):
-        click.echo(line)
-    click.echo("\n" + recommendation(result))
-    click.echo(_next_steps(result))
+        echo(line)
+    echo("\n" + recommendation(result))
+    echo(_next_steps(result))
     return 0
 
 

@@ -13,11 +13,11 @@ from gp_prune.cli.options import (
     Sizes,
     can_plot,
     memory_option,
-    print_json,
     resolve_path,
     run_options,
 )
 from gp_prune.errors import UserError
+from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.genetic.engine import RoundStatus
@@ -139,8 +139,8 @@ def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:
         print_json(report, allow_nan=True)
         return 0
     for line in result_lines(result, sys.stdout):
-        click.echo(line)
-    click.echo(_next_steps(result, plots))
+        echo(line)
+    echo(_next_steps(result, plots))
     return 0
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import shlex
-import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,6 +16,7 @@ import click
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.cli import INTERRUPTED
 from gp_prune.errors import UserError, brief
+from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.runs.folder import Settings
@@ -69,12 +68,6 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
                 "smaller", param, ctx
             )  # fmt: skip
         return sizes
-
-
-def print_json(data: Any, *, allow_nan: bool = False) -> None:
-    """Print a JSON object on stdout; in ASCII unless its encoding has every character."""
-    has_all = (sys.stdout.encoding or "").lower().startswith("utf")
-    click.echo(json.dumps(data, indent=2, ensure_ascii=not has_all, allow_nan=allow_nan))
 
 
 @dataclass(frozen=True)
@@ -204,14 +197,14 @@ class RunOptions:
         from gp_prune.runs.folder import CONFIG
 
         if not (self.folder / CONFIG).is_file():
-            click.echo("gp-prune: interrupted before the run began", err=True)
+            echo("gp-prune: interrupted before the run began", err=True)
             return INTERRUPTED
         if not self.as_json:
             for line in lines:
-                click.echo(line)
+                echo(line)
         elif data is not None:
             print_json(data, allow_nan=True)
-        click.echo(f"gp-prune: interrupted {when}; go on with: {self.resume_command}", err=True)
+        echo(f"gp-prune: interrupted {when}; go on with: {self.resume_command}", err=True)
         return INTERRUPTED
 
 
@@ -293,7 +286,7 @@ def can_plot(plot: bool | None) -> bool:
         sentence = f"{error}, or leave the plot out with --no-plot"
         if plot:
             raise UserError(sentence) from None
-        click.echo(f"gp-prune: warning: {sentence}", err=True)
+        echo(f"gp-prune: warning: {sentence}", err=True)
         return False
     return True
 

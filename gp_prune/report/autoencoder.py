@@ -17,6 +17,7 @@ from gp_prune.report.console import (
     percent,
     print_facts,
     print_table,
+    rendered_lines,
     show_progress,
 )
 
@@ -57,7 +58,7 @@ def result_lines(result: AutoencodeResult, stream: IO[str]) -> list[str]:
             _cells(console, result)
             console.print()
         print_facts(console, facts(result))
-    return [line.rstrip() for line in capture.get().splitlines()]
+    return rendered_lines(capture.get())
 
 
 def _cells(console: Console, result: AutoencodeResult) -> None:

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
 from gp_prune.errors import pluralize
+from gp_prune.report.text import Rendered, printable
 
 P = TypeVar("P")
 BarState = tuple[str, int, int, str]
@@ -38,10 +40,24 @@ _STATES = {
 }  # fmt: skip
 
 
+class _SafeConsole(Console):
+    """A console that lets no text steer the terminal, whatever it is part of."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return the segments of a part; rich's own codes are segments without text."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
-    """Return a console that prints text unchanged: brackets in formulas are no markup."""
+    """Return a console that prints text unchanged: brackets in formulas are no markup.
+
+    What could steer the terminal is written out, see :func:`gp_prune.report.text.printable`.
+    """
     width = None if stream.isatty() else plain_width
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    return _SafeConsole(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
 def quantity(number: int) -> str:
@@ -85,7 +101,12 @@ def render(console: Console, *parts: RenderableType) -> list[str]:
     """Return what a console prints as lines, without the blanks that fill a line."""
     with console.capture() as captured:
         console.print(Group(*parts))
-    return [line.rstrip() for line in captured.get().splitlines()]
+    return rendered_lines(captured.get())
+
+
+def rendered_lines(text: str) -> list[str]:
+    """Return what a console of :func:`make_console` printed as lines, without blanks at the end."""
+    return [Rendered(line.rstrip()) for line in text.removesuffix("\n").split("\n") if text]
 
 
 def print_table(console: Console, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
@@ -99,7 +120,7 @@ def print_table(console: Console, headings: Iterable[str], rows: Iterable[Sequen
     )
     _add_columns(table, headings, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     _print(console, table)
 
 
@@ -109,7 +130,7 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
-        grid.add_row(Text(name), Text(value))
+        grid.add_row(Text(printable(name)), Text(printable(value)))
     _print(console, grid)
 
 

@@ -17,6 +17,7 @@ from gp_prune.formula.line_breaking import (
 from gp_prune.language.axes import AXIS_MEANING
 from gp_prune.language.primitive import Operand
 from gp_prune.metric.metric import Metric
+from gp_prune.report.text import printable
 
 
 def standalone(metrics: Iterable[Metric], body: str = "") -> str:
@@ -140,10 +141,10 @@ def _stacked(metrics: Sequence[Metric], names: Sequence[str]) -> tuple[str, list
         rows.append(_row(_name(metric), str(metric.expression.size), *means, closed=False))
         text = paragraph(metric.latex(), TEXT_WIDTH - 15)
         rows.append(_row(rf"\multicolumn{{{count + 1}}}{{{formula}}}{{{text}}}"))
-    words = [escape(name).replace(r"\_", r"\\") for name in names]
+    words = [escape(printable(name)).replace(r"\_", r"\\") for name in names]
     heads = [rf"\shortstack[r]{{{lines}}}" for lines in words]
     tasks = sorted({task for metric in metrics for task in metric.objectives})
-    over = f"means over {escape(', '.join(tasks))}"
+    over = f"means over {escape(printable(', '.join(tasks)))}"
     note = [
         rf"\multicolumn{{{count + 1}}}{{r@{{}}}}{{{over}}} \\",
         rf"\cmidrule(l){{3-{count + 1}}}",

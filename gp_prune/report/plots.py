@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gp_prune._io import write_bytes
 from gp_prune.errors import UserError
 from gp_prune.report.console import percent, quantity
+from gp_prune.report.text import printable
 
 if TYPE_CHECKING:
     from gp_prune.autoencoder.population import HistoryRow
@@ -113,7 +114,7 @@ def _draw_front(report: Mapping[str, Any]) -> Any:
     what = "error (%)" if report["error"] == "error" else "mean squared error"
     panels[0].set_ylabel(f"{report['split']} {what}", fontsize=_TEXT)
     panels[0].legend(frameon=False, fontsize=_TEXT)
-    name = report["settings"]["model"] or "network"
+    name = printable(report["settings"]["model"] or "network")
     figure.suptitle(f"{name}: front of the genetic pruner", fontsize=_TEXT + 3, parse_math=False)
     return figure
 
@@ -178,7 +179,7 @@ def _draw_curves(result: AutoencodeResult) -> Any:
     for axes in (upper, middle, lower):
         _clean(axes)
     settings = result.settings
-    title = f"{settings.mode}: {settings.operator}, {settings.data}"
+    title = printable(f"{settings.mode}: {settings.operator}, {settings.data}")
     figure.suptitle(title, fontsize=_TEXT + 3, parse_math=False)
     return figure
 
@@ -291,7 +292,7 @@ def _draw_layers(report: Mapping[str, Any]) -> Any:
     lower.set_xlabel("weights and biases" if by_weight else "channels", fontsize=_TEXT)
     lower.set_xlim(0, max(row[unit] for row in layers))
     _add_legend(lower, any(row["fixed"] for row in layers))
-    title = f"{report['model'] or 'network'} pruned by {report['metric']}"
+    title = printable(f"{report['model'] or 'network'} pruned by {report['metric']}")
     upper.set_title(title, fontsize=_TEXT + 3, loc="left", parse_math=False)
     return figure
 
@@ -331,7 +332,7 @@ def _draw_bars(axes: Any, bars: Sequence[_Bar]) -> None:
     axes.barh(rows, [bar.before for bar in bars], height=0.72, color=_BEFORE)
     colours = [_WHOLE if bar.whole else _AFTER for bar in bars]
     axes.barh(rows, [bar.after for bar in bars], height=0.72, color=colours)
-    axes.set_yticks(rows, [bar.name for bar in bars])
+    axes.set_yticks(rows, [printable(bar.name) for bar in bars])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a name may contain a dollar sign
     axes.set_ylim(len(bars) - 0.5, -0.5)

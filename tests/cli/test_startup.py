@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 import gp_prune
 from gp_prune.cli import COMMANDS, CommandGroup, LazyCommand
-from gp_prune.cli.options import print_json
 from gp_prune.errors import UserError
+from gp_prune.report.text import print_json
 from gp_prune.search.config import SearchConfig
 from gp_prune.tasks import load_task
 
