@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ class CellResult(NamedTuple):
     limit: str = ""
 
 
-_LOSS = optional(number(least=0))
+_LOSS = optional(number(least=0, most=math.inf))
 _STATE = Rule(
     lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None,
     "the first half of a SHA-256",

@@ -15,10 +15,11 @@ from gp_prune.cli.options import (
     Sizes,
     json_option,
     memory_option,
+    model_timeout_option,
     primitives_option,
     quiet_option,
 )
-from gp_prune.errors import UserError, brief, whole
+from gp_prune.errors import UserError, brief, number, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.file import SCOPES
 from gp_prune.metric.metric import Metric
@@ -36,6 +37,7 @@ _OLD_BUDGETS = {old: new for old, new in OLD_BUDGETS.items() if old != "channels
 """Options that work until 0.2 -> the options in their place."""
 _COUNTS = ("samples", "epochs", "tuning_samples")
 _COUNT = whole(1)
+_TIMEOUT = number(least=0)
 _ENDINGS = {"onnx": [".onnx"], "export": [".pt2", ".ts"], "plot": [".png", ".svg"]}
 SAMPLES = 512
 """Calibration samples where nothing is said."""
@@ -75,6 +77,7 @@ class ApplyCommand:
     plot: str | None
     device: str
     quiet: bool
+    model_timeout: float
 
     def __post_init__(self) -> None:
         """Check the options, each alone and then together."""
@@ -84,14 +87,28 @@ class ApplyCommand:
                 raise UserError(f"{_flag(name)} is {brief(count)}; it must be {_COUNT.words}")
         self._check_tuning()
         self._check_data()
-        if self.force and self.out is None:
-            raise UserError("--force lets --out replace an earlier output; give --out, too")
+        if self.force and self.out is None and not self.files:
+            raise UserError(
+                "--force lets --out, --onnx, --export and --plot replace what is there; give one "
+                "of them, too"
+            )
+        if not _TIMEOUT.accepts(self.model_timeout):
+            raise UserError(
+                f"--model-timeout is {self.model_timeout:g}; it must be {_TIMEOUT.words}, and 0 "
+                "means any time"
+            )
         for option, endings in _ENDINGS.items():
             path = getattr(self, option)
             if path is not None and Path(path).suffix not in endings:
                 raise UserError(
                     f"--{option} is {path!r}; its name must end in {' or '.join(endings)}"
                 )
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the files that are asked for, by their options."""
+        paths = {option: getattr(self, option) for option in _ENDINGS}
+        return {_flag(option): Path(path) for option, path in paths.items() if path is not None}
 
     def _check_tuning(self) -> None:
         """Refuse what would have no effect after pruning."""
@@ -287,7 +304,7 @@ Examples:
 @click.option("--no-recalibrate", is_flag=True, help="Leave batch norms as pruning left them.")
 # What is written.
 @click.option("--out", metavar="DIR", help="Save the pruned network there.")
-@click.option("--force", is_flag=True, help="Let --out replace an earlier output.")
+@click.option("--force", is_flag=True, help="Replace the outputs that are there.")
 @click.option("--onnx", metavar="FILE", help="Export to ONNX, checked with onnxruntime.")
 @click.option("--export", metavar="FILE", help="Export by torch.export (.pt2) or TorchScript (.ts)")
 @click.option("--plot", metavar="FILE", help="Draw what goes, as .png or .svg.")
@@ -295,6 +312,7 @@ Examples:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @primitives_option
+@model_timeout_option
 @json_option
 @quiet_option
 def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: Any) -> None:

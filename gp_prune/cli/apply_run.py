@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) 
         cache_dir=command.cache_dir,
         data_root=command.data_root,
         download=command.download,
+        model_timeout=command.model_timeout,
     )
     judging = _tuning_data(command, loaded) if command.judges else None
     data, note = _calibration(command, loaded, judging)
@@ -102,6 +104,8 @@ def _check_surroundings(command: ApplyCommand) -> None:
     """Raise UserError for what can be known to fail, before anything is loaded."""
     if command.out is not None:
         check_folder(command.out, replace=command.force)
+    for option, path in command.files.items():
+        _check_file(option, path, replace=command.force)
     if command.checkpoint is not None:
         check_checkpoint(Path(command.checkpoint))
         if command.out and Path(command.out).resolve() == Path(command.checkpoint).resolve():
@@ -114,6 +118,22 @@ def _check_surroundings(command: ApplyCommand) -> None:
         onnx_modules()
     if command.device == "cuda" and not torch.cuda.is_available():
         raise UserError("this torch finds no CUDA device; use --device cpu")
+
+
+def _check_file(option: str, path: Path, *, replace: bool) -> None:
+    """Raise UserError for a file that is there, or one in a folder that is not."""
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{option} is {str(path)!r}, but there is no folder {str(path.parent)!r}; make it "
+            "first, or name another file"
+        )
+    if path.is_dir():
+        raise UserError(f"{option} is {str(path)!r}, which is a folder; name a file")
+    if os.path.lexists(path) and not replace:
+        raise UserError(
+            f"{option} is {str(path)!r}, which exists; replace it with --force, or name another "
+            "file"
+        )
 
 
 def _check_data(command: ApplyCommand) -> None:

@@ -105,7 +105,7 @@ Examples:
 @click.option("--batch-size", type=int, help="Batch size of retraining.  [default: 64]")
 @click.option("--baselines/--no-baselines", default=None, help="Compare with random and L1.")
 @click.option("--plot/--no-plot", default=None, help="Draw front.png and front.svg.")
-@run_options()
+@run_options(model=True)
 def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:
     """Prune MODEL by a genetic algorithm; without options, the LeNet of the bundled digits.
 

@@ -6,7 +6,7 @@ import functools
 import math
 import shlex
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 MAX_WORKERS = 8
+
+MODEL_TIMEOUT = 300.0
+"""As in ``statistics/time_limit.py``, which is imported with torch."""
 _MOST_NUMBERS = 10**8
 """Of one sample."""
 
@@ -43,6 +46,14 @@ memory_option = click.option(
     "--max-memory",
     metavar="SIZE",
     help=f"Most memory for measured statistics, such as 500MB.  [default: {MAX_MEMORY}]",
+)
+model_timeout_option = click.option(
+    "--model-timeout",
+    type=float,
+    default=MODEL_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="Most time of FILE.py:FUNCTION, and of each forward pass of its network; 0 for any.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress on stderr.")
 
@@ -89,6 +100,8 @@ class RunOptions:
         trust: Python files that the settings of ``resume`` or ``config`` may run.
         skip_lost: whether what was lost again and again is set aside.
         cache_dir: folder for trained networks.
+        model_timeout: seconds that a user's function and a forward pass of its network may take;
+            None where no user's network is run.
     """
 
     resume: Path | None
@@ -105,6 +118,7 @@ class RunOptions:
     trust: tuple[str, ...] = ()
     skip_lost: bool = False
     cache_dir: str | None = None
+    model_timeout: float | None = None
 
     def load_settings(self, settings_class: type[S], given: dict[str, Any]) -> S | None:
         """Return the settings of the file and the command line; None where neither has any.
@@ -154,6 +168,8 @@ class RunOptions:
 
         check_device(self.device)
         source = TaskSource(self.cache_dir, self.data_root, self.download, self.device)
+        if self.model_timeout is not None:
+            source = replace(source, model_timeout=self.model_timeout)
         workers = min(MAX_WORKERS, cores()) if self.workers is None else self.workers
         return {
             "folder": self.folder, "source": source, "workers": workers, "cluster": self.dask,
@@ -161,6 +177,11 @@ class RunOptions:
             # Files of primitives are settings of a new run.
             "trust": (*self.trust, *self.primitive_files) if self.resume else (),
         }  # fmt: skip
+
+    @property
+    def _changed_timeout(self) -> str | None:
+        """Return the model timeout where it is not the default."""
+        return None if self.model_timeout in (None, MODEL_TIMEOUT) else f"{self.model_timeout:g}"
 
     @property
     def resume_command(self) -> str:
@@ -174,7 +195,8 @@ class RunOptions:
         options += [("--trust", file) for file in dict.fromkeys(code_files(settings))]
         for flag, value in (
             ("--cache-dir", self.cache_dir), ("--data-root", self.data_root),
-            ("--dask", self.dask), ("--device", None if self.device == "cpu" else self.device),
+            ("--dask", self.dask), ("--model-timeout", self._changed_timeout),
+            ("--device", None if self.device == "cpu" else self.device),
         ):  # fmt: skip
             if value is not None:
                 options.append((flag, value))
@@ -208,13 +230,14 @@ class RunOptions:
         return INTERRUPTED
 
 
-def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
+def run_options(*, cache: bool = True, model: bool = False) -> Callable[[Command], Command]:
     """Add the options of :class:`RunOptions` and ``--seed`` to a command.
 
     The command gets one :class:`RunOptions` as its first argument; the seed is a setting.
 
     Args:
         cache: whether the command uses trained networks.
+        model: whether the command may run a user's network.
     """
     path = click.Path(path_type=Path)
     options = [
@@ -230,6 +253,7 @@ def run_options(*, cache: bool = True) -> Callable[[Command], Command]:
         click.option("--trust", multiple=True, metavar="FILE.py",
                      help="Python file that the settings of --resume or --config may run."),
         *([click.option("--cache-dir", help="Folder for trained networks.")] if cache else []),
+        *([model_timeout_option] if model else []),
         click.option("--data-root", help="Folder with torchvision's data sets."),
         click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set."),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu",

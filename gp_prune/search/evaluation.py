@@ -139,7 +139,7 @@ class Outcome(NamedTuple):
 
 
 _ERROR = number(least=-WORST_ERROR, most=WORST_ERROR)
-_RULES = {"validation": _ERROR, "test": optional(_ERROR), "raw": number(least=0)}
+_RULES = {"validation": _ERROR, "test": optional(_ERROR), "raw": number(least=0, most=math.inf)}
 _STACK_RULES = {"members": each(TEXT), **{name: each(rule) for name, rule in _RULES.items()}}
 
 

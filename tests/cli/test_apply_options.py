@@ -135,6 +135,62 @@ def test_everything_that_is_written(run: Run, spec: str, tmp_path: Path) -> None
     torch.testing.assert_close(exported(x), pruned.model(x))
 
 
+@pytest.mark.parametrize("option", ["--onnx", "--export", "--plot"])
+def test_a_file_that_is_there_stays_and_no_folder_is_made(
+    run: Run, spec: str, tmp_path: Path, option: str
+) -> None:
+    ending = {"--onnx": ".onnx", "--export": ".pt2", "--plot": ".png"}[option]
+    path = tmp_path / f"mine{ending}"
+    path.write_text("mine")
+    refused = run("apply", "l1", spec, option, path)
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert f"{option} is {str(path)!r}, which exists; replace it with --force" in refused.stderr
+    assert path.read_text() == "mine"
+    for parent in ("none", "none/deeper"):
+        refused = run("apply", "l1", spec, option, tmp_path / parent / path.name, "--force")
+        assert refused.exit_code == 2
+        assert f"there is no folder {str(tmp_path / parent)!r}; make it" in refused.stderr
+        assert not (tmp_path / "none").exists()
+    (tmp_path / f"folder{ending}").mkdir()
+    assert "is a folder" in run("apply", "l1", spec, option, tmp_path / f"folder{ending}").stderr
+    link = tmp_path / f"link{ending}"
+    link.symlink_to(tmp_path / "nowhere")
+    assert "which exists" in run("apply", "l1", spec, option, link).stderr
+
+
+def test_a_plot_is_replaced_where_that_is_wanted(run: Run, spec: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.svg"
+    path.write_text("mine")
+    assert run("apply", "l1", spec, "--plot", path, "--force").exit_code == 0
+    assert "<svg" in path.read_text()
+
+
+@pytest.mark.parametrize("hangs", ["at import", "build", "forward"])
+def test_a_model_that_hangs_is_one_sentence(run: Run, tmp_path: Path, hangs: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(f"""
+import time, torch
+from torch import nn
+def stop(where):
+    if where == {hangs!r}:
+        time.sleep(60)
+class Net(nn.Sequential):
+    def forward(self, x):
+        stop("forward")
+        return super().forward(x)
+def build():
+    stop("build")
+    return Net(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4)
+stop("at import")
+""")
+    result = run("apply", "l1", f"{file}:build", "--model-timeout", 0.5, "--quiet")
+    assert result.exit_code == 2
+    (sentence,) = result.stderr.splitlines()
+    title = "a forward pass of" if hangs == "forward" else "the function"
+    assert f"{title} {f'{file}:build'!r} took more than 0.5 s; mend it" in sentence
+    assert "--model-timeout" in sentence
+
+
 def test_rounding_ignoring_and_steps(run: Run, spec: str) -> None:
     report = report_of(
         run("apply", "l1", spec, "--round-to", 8, "--steps", 2, "--ignore", "3", "--json")
