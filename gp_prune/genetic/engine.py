@@ -266,11 +266,10 @@ class Engine:
         outcomes = run_with_journal(jobs, self._runner, self._journal)
         for individual, job in zip(individuals, jobs, strict=True):
             individual.error, _, failure = outcomes[job.key]
-            if failure:
-                self.failures.append(f"{job.title}: {failure}")
             self.fitness.assign(individual)
             if individual.key not in self._tried:
                 self._tried.add(individual.key)
+                self.failures += [f"{job.title}: {failure}"] if failure else []
                 self._see(individual.error, individual.shares)
 
     def _see(self, error: float, shares: KeptShares) -> None:
@@ -356,7 +355,7 @@ class Engine:
             self._journal.event(
                 {"event": "failed", "plan": plan.digest(), "reason": outcome.failure}
             )
-            self.failures.append(f"plan {plan.digest()[:16]}: {outcome.failure}")
+            self.failures.append(outcome.failure)
             return None
         self._retrained += 1
         return Elite(

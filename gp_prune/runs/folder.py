@@ -44,7 +44,7 @@ STATISTICS = "statistics.json"
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
 
-_CODE = "code"
+_CODE = "python_files"
 """The entry of a run's header that names the Python files that it runs, with their digests."""
 
 

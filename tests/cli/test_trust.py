@@ -49,7 +49,7 @@ def folder_of(tmp_path: Path, settings: str, file: Path, digest: str) -> Path:
 
 def header(code: object) -> bytes:
     """The first line of a journal."""
-    return seal({"event": "begin", "run": {"code": code, "statistics": STATISTICS_VERSION}})
+    return seal({"event": "begin", "run": {"python_files": code, "statistics": STATISTICS_VERSION}})
 
 
 @cases
