@@ -81,6 +81,10 @@ def sync_folder(folder: Path) -> None:
 _TEMPORARY = re.compile(r"\..+\.(csv|json|jsonl|png|safetensors|svg|toml)\.[a-z0-9_]{8}")
 
 
+SHARED_SECONDS = 600.0
+"""Age at which a temporary file in a folder of several processes is what a kill has left."""
+
+
 def remove_temporary_files(folder: Path, *, seconds: float = 0.0) -> None:
     """Delete what a kill left of files that were being written in a folder; leave links alone.
 
@@ -299,6 +303,7 @@ def write_artifact(
     Raises:
         OSError: a file could not be written.
     """
+    remove_temporary_files(folder, seconds=SHARED_SECONDS)
     digest = write_tensors(folder, names.tensors, tensors)
     name = names.tensors.format(digest)
     write_json(folder / names.facts, {**facts, names.field: name, f"{names.field}_sha256": digest})

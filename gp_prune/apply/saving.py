@@ -7,11 +7,13 @@ A folder holds ``plan.json`` (what to remove, and the digests of the other files
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gp_prune._io import (
+    SHARED_SECONDS,
     DamagedFileError,
     check_regular,
     check_type,
@@ -71,7 +74,8 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
     layout = json.dumps(pruned.architecture.to_json(), separators=(",", ":")).encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        _remove_drafts(target)
+        draft = _new_draft(target)
         try:
             digest = write_tensors(draft, WEIGHTS, tensors)
             write_bytes(draft / ARCHITECTURE, layout)
@@ -91,7 +95,6 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
                 "weights_sha256": digest,
             }
             write_json(draft / PLAN, plan)
-            draft.chmod(0o755)
             _replace(target, draft)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -265,12 +268,33 @@ def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
+def _new_draft(target: Path) -> Path:
+    """Make a hidden folder beside ``target``; the umask says who may read it."""
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    draft.mkdir()
+    return draft
+
+
+def _remove_drafts(target: Path) -> None:
+    """Delete what a kill left of earlier writes of ``target``.
+
+    Where ``target`` is missing, a whole network among that may be the only one; it is kept.
+    """
+    before = time.time() - SHARED_SECONDS
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        if draft.is_symlink() or not draft.is_dir() or draft.stat().st_mtime > before:
+            continue
+        names = {path.name for path in draft.iterdir() if path.name[0] != "."}
+        if names <= FILES and (target.exists() or PLAN not in names):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 def _replace(target: Path, draft: Path) -> None:
     """Put ``draft`` in the place of ``target``; if that fails the old folder is there again."""
     if not target.exists():
         os.replace(draft, target)
         return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    old = _new_draft(target)
     os.replace(target, old)
     try:
         os.replace(draft, target)

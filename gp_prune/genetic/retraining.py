@@ -141,8 +141,18 @@ def put_back(
 
 
 def save_state(state: Mapping[str, Tensor], folder: Path) -> str:
-    """Write weights into a folder, under the SHA-256 of the file, which is returned."""
-    return write_tensors(folder, "{:.32}.safetensors", state)
+    """Write weights into a folder, under the SHA-256 of the file, which is returned.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    try:
+        return write_tensors(folder, "{:.32}.safetensors", state)
+    except OSError as error:
+        raise UserError(
+            f"weights {str(error.filename or folder)!r} cannot be written: {error.strerror}; mend "
+            "this and go on with --resume"
+        ) from error
 
 
 def state_path(folder: Path, digest: str) -> Path:

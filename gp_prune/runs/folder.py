@@ -414,9 +414,11 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        name = error.filename or folder
         raise UserError(
-            f"run folder {str(folder)!r} cannot be written: {error.strerror}; "
-            "mend this, or give another --out"
+            f"run folder {str(folder)!r} cannot be written: {error.strerror}"
+            f"{'' if Path(name) == folder else f' ({str(name)!r})'}; mend this, or give another "
+            "--out"
         ) from error
 
 

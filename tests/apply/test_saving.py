@@ -48,6 +48,42 @@ def other_weights(model: nn.Module) -> nn.Module:
     return changed
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask")
+def test_the_umask_says_who_may_read_the_folder(pruned: PrunedModel, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_pruned(pruned, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_what_a_kill_left_beside_the_folder_is_deleted(pruned: PrunedModel, tmp_path: Path) -> None:
+    def leave(name: str, *files: str, old: bool = True) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+        if old:
+            os.utime(folder, (0, 0))
+        return folder
+
+    left = leave(".out.0123abcd", "weights.safetensors", ".plan.json.0123abcd")
+    earlier = leave(".out.q1w2e3r4", *FILES)
+    kept = [
+        leave(".out.01234567", "report.json", old=False),  # of another process
+        leave(".out.holidays", "picture.png"),
+        leave(".other.0123abcd", "report.json"),
+    ]
+    save_pruned(pruned, tmp_path / "out")
+    assert not left.exists()
+    assert earlier.exists(), "it may be the only one: the kill was between two renames"
+    save_pruned(pruned, tmp_path / "out")
+    assert not earlier.exists()
+    assert all(folder.exists() for folder in kept)
+
+
 @pytest.mark.parametrize(
     ("metric", "mode"), [("l1", "compact"), ("l1", "mask"), ("magnitude", "mask")]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,16 @@ from gp_prune import GeneticPruner, GeneticSettings
 from gp_prune.errors import UserError
 from gp_prune.genetic.front import GeneticResult
 from gp_prune.genetic.plan import GeneticPlan
-from gp_prune.genetic.retraining import RetrainPlan
-from gp_prune.genetic.run import GeneticProgress, load_mutations, prune_genetically
+from gp_prune.genetic.retraining import EvaluatePlan, PlanOutcome, RetrainPlan
+from gp_prune.genetic.run import (
+    WEIGHTS,
+    GeneticProgress,
+    load_mutations,
+    prune_genetically,
+)
 from gp_prune.report.genetic import result_lines
 from gp_prune.report.plots import plot_front
-from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import load_task
 
@@ -205,6 +211,47 @@ def test_a_run_that_finds_nothing_says_so(pruned: Prune, tmp_path: Path) -> None
     assert "no pruned network was found" in result_lines(result, io.StringIO())
     assert any("lower the learning rate" in reason for reason in result.failures)
     plot_front(result.to_json(), tmp_path / "front.svg")
+
+
+@pytest.mark.slow
+def test_a_full_disk_names_the_file_and_the_run_goes_on_later(
+    pruned: Prune, tmp_path: Path
+) -> None:
+    """A limit on the size of files is a full disk: weights are the largest files."""
+    resource = pytest.importorskip("resource")
+    options = {"rounds": 1, "generations": 1, "baselines": False}
+    whole = pruned("whole", **options)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = next((tmp_path / "whole" / WEIGHTS).iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size - 1, before[1]))
+    try:
+        words = (
+            rf"^weights '{tmp_path}/full/weights/\w+\.safetensors' cannot be written: .* --resume$"
+        )
+        with pytest.raises(UserError, match=words):
+            pruned("full", **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "full" / WEIGHTS).iterdir()) == [], "nothing half written"
+    assert figures(pruned("full", resume=True)) == figures(whole)
+
+
+def test_plans_that_were_set_aside_are_said_at_the_end(
+    pruned: Prune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = EvaluatePlan.run
+    count = 0
+
+    def sometimes(job: EvaluatePlan, workbench: Workbench) -> PlanOutcome:
+        nonlocal count
+        count += 1
+        return job.failed("set aside") if count == 3 else evaluate(job, workbench)
+
+    monkeypatch.setattr(EvaluatePlan, "run", sometimes)
+    result = pruned(rounds=1, generations=1, baselines=False)
+    (failure,) = result.failures
+    assert re.fullmatch(r"plan [0-9a-f]{16} \([\d,]+ channels? removed\): set aside", failure)
+    assert result_lines(result, io.StringIO())[-1] == f"1 plan failed, at last because {failure}"
 
 
 def test_the_seed_changes_the_run(pruned: Prune) -> None:

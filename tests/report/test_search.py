@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_json_has_the_same_figures(result: SearchResult) -> None:
         mean = result.comparison.mean(contender.name, "test", kind="macs")
         assert row["equal_macs"]["test"] == mean
         assert row["formula"] == str(contender.expression)
+
+
+def test_what_a_limit_or_the_user_ended_is_said_at_the_end(result: SearchResult) -> None:
+    assert result.failures == {} and result_json(result)["failures"] == []
+    failures = {f"formula 'f{n}' on lenet-digits": "took more than 1 s" for n in range(12)}
+    ended = replace(result, failures=failures)
+    lines = result_lines(ended, io.StringIO())
+    assert lines[-12].startswith(
+        "12 evaluations ended by a limit of this run or set aside by --skip"
+    )
+    assert lines[-11] == "  formula 'f0' on lenet-digits: took more than 1 s"
+    assert lines[-1] == "  and 2 more"
+    assert len(result_json(ended)["failures"]) == 12
 
 
 def test_latex_can_be_copied_in_one_line(result: SearchResult) -> None:

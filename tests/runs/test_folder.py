@@ -142,6 +142,39 @@ def test_a_limit_that_was_met_is_warned_about_and_written_down(tmp_path: Path) -
     assert content["networks"]["net"]["conv"]["maps"]["samples"] == 8
 
 
+@pytest.mark.parametrize("name", ["metrics", "weights", "states", "front.csv", CONFIG])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_does_not_write_through_a_link(tmp_path: Path, name: str, there: bool) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    if there:
+        elsewhere.mkdir()
+    folder.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    with (
+        pytest.raises(UserError, match=rf"{name}' is a link to '{elsewhere}', and a run writes"),
+        open_run_folder(folder, reader(Sum)),
+    ):
+        raise AssertionError
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert elsewhere.exists() == there and not (there and list(elsewhere.iterdir()))
+
+
+def test_what_a_kill_left_half_written_is_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "networks" / "p01").mkdir(parents=True)
+    left = [
+        folder / f".{CONFIG}.0123abcd",
+        folder / ".front.csv.0123abcd",
+        folder / "networks" / "p01" / ".plan.json.q1w2e3r4",
+    ]
+    mine = [folder / ".hidden", folder / "networks" / ".notes.markdown"]
+    for path in (*left, *mine):
+        path.touch()
+    with open_run_folder(folder, reader(Sum)):
+        assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in mine)
+
+
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "of today" / "first"
     with pytest.raises(ZeroDivisionError), open_run_folder(folder, reader(Sum)):

@@ -187,6 +187,27 @@ def test_a_stack_may_use_what_its_members_may() -> None:
     assert not ResourceLimits().times(3).limited
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+def test_what_a_limit_ended_is_remembered_by_its_formula(tmp_path: Path, stack: int) -> None:
+    given = [replace(evaluation(n), formula=f"f{n}") for n in range(7)]
+    runner = Counting([given[2].key, given[5].key])
+    with Journal(tmp_path, outcome_reader()) as journal:
+        evaluator = Evaluator(runner, journal, stack=stack)
+        evaluator.outcomes(given)
+        wanted = {f"formula 'f{n}' on lenet-digits": "took more than 1 s, 2 times" for n in (2, 5)}
+        assert evaluator.failures == wanted
+    with Journal(tmp_path, outcome_reader()) as journal:
+        again = Evaluator(Counting(), journal, stack=stack)
+        again.outcomes(given)
+        assert again.failures == wanted, "also after a resumption"
+
+
+def test_the_formula_of_an_evaluation_is_for_people_alone() -> None:
+    one, other = (replace(evaluation(1), formula=text) for text in ("f", "g"))
+    assert one.key == other.key and one == other
+    assert StackBuilder(2).add(one) == [] and len(build([one, other], 2)) == 1
+
+
 def test_a_stack_that_another_run_lends_is_not_evaluated_again(tmp_path: Path) -> None:
     given = [evaluation(n) for n in range(9)]
     (found,) = asked(tmp_path / "earlier", Counting(), given)
