@@ -41,7 +41,6 @@ from torch.nn import functional
 from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.statistics.moments import Centroids, Moments
-from gp_prune.statistics.sampling import MapBatch, Picks, Positions
 from gp_prune.tasks.data import load_data
 
 Array = NDArray[np.float64]
@@ -71,9 +70,9 @@ def activations(x: Tensor) -> Tensor:
 
 
 def measured(maps: Tensor, labels: Tensor) -> LayerRecord:
-    moments, centroids = Moments(), Centroids("conv2", Positions(maps.shape[2], seed=0))
+    moments, centroids = Moments(), Centroids()
     moments.add(maps, labels, CLASSES)
-    centroids.add(MapBatch(maps, 8, Picks([], []), labels))
+    centroids.add(maps, labels)
     rest = moments.rest()
     nothing = torch.zeros(maps.shape[1], dtype=torch.float64)
     maps_of_classes: Any = centroids.result(CLASSES)

@@ -93,7 +93,7 @@ def run_statistics(name: str) -> None:
         model,
         architecture.scored_layers if channels else architecture.prunable_layers,
         Images(),
-        needs=metric.needs,
+        expressions=[metric.expression],
         loss=functional.cross_entropy,
         example_inputs=inputs,
         outgoing=consumers(architecture) if "outgoing" in metric.needs else None,

@@ -256,7 +256,7 @@ def _score(
     records = collect(
         network, names, [Batch(chosen.inputs, chosen.inputs, chosen.labels)],
         expressions=[metric.expression], max_memory=operator.max_memory,
-        loss=loss.of_outputs, seed=seed, max_samples=count,
+        loss=loss.of_outputs, seed=seed,
         example_inputs=chosen.inputs[:1], outgoing=outgoing,
     )  # fmt: skip
     limit = describe_limit(coverage_of(records.values()), operator.max_memory)

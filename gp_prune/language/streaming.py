@@ -18,6 +18,7 @@ from gp_prune.language.primitive import Operand, Operator
 from gp_prune.language.record import MAP_FIELDS
 
 _WITHOUT_DATA = frozenset({"noise", "outgoing"})
+"""Needs of operands that are known before the data is read."""
 
 
 class _Kind(Enum):
@@ -90,12 +91,15 @@ class Plan:
         merged = [t.node for t in self.targets.values() if t.merged and t.stage == stage]
         return merged, [node for node, when in self.gathered.items() if when == stage]
 
+    def read_by(self, node: Expression) -> frozenset[str]:
+        """Return the fields with a value for each sample that a target or gathered node reads."""
+        target = self.targets.get(node)
+        return self._nodes[node].sources if target is None else target.sources
+
     def sources(self, stage: int) -> frozenset[str]:
         """Return the fields with a value for each sample that are read in one pass."""
         merged, gathered = self.streamed(stage)
-        read = [self._nodes[part].sources for node in merged for part in node.arguments]
-        read += [self._nodes[node].sources for node in gathered]
-        return frozenset().union(*read)
+        return frozenset().union(*map(self.read_by, [*merged, *gathered]))
 
     def _add(self, node: Expression) -> None:
         parts = [self._nodes[argument] for argument in node.arguments]

@@ -131,6 +131,15 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(*(part(field) for field in batch))
 
 
+def select_samples(batch: Batch, rows: Tensor) -> Batch:
+    """Return the samples of a batch with these numbers."""
+
+    def part(value: Any) -> Any:
+        return map_tensors(lambda t: t[rows.to(t.device)] if t.dim() else t, value)
+
+    return Batch(*(part(field) for field in batch))
+
+
 def split_batch(batch: Batch, most: int | None) -> list[Batch]:
     """Cut a batch into equal parts of at most ``most`` samples; None keeps it whole."""
     parts = 1 if most is None else -(-batch_size(batch.inputs) // most)

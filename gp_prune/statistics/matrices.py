@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import unfolded, with_samples
-from gp_prune.statistics.sampling import MapBatch, SampledValues
 
 _LOWEST, _STEP, _GRID = -36.0, 0.3, 214
 """Grid of the integral in :func:`nuclear_losses`, in the logarithm of t: up to 28."""
@@ -19,57 +18,46 @@ _MOST_AT_ONCE = 2**16
 """Values that are worked on at a time: 0.5 MB in float64, which a processor's cache holds."""
 
 
-class MapRanks:
-    """Rank of the map of each sampled sample and channel (HRank, Lin et al., CVPR 2020).
+def map_ranks(maps: Tensor, width: int) -> Tensor:
+    """Return the rank of the map of each sample and channel (HRank, Lin et al., CVPR 2020).
 
     A map of two spatial axes is a matrix of rows and columns; of three, the first two axes count as
     rows; a map of one axis, tokens or a single number is one row, whose rank is 1 unless all of it
     is 0. The rank is counted in the precision of the network (at least float32), with the default
     tolerance of ``torch.linalg.matrix_rank``: the largest singular value times the longer side
     times the machine epsilon.
+
+    Args:
+        maps: (n, o, positions).
+        width: number of positions in a row of a map; it divides the number of positions.
+
+    Returns:
+        (n, o), float64.
     """
-
-    def __init__(self) -> None:
-        self._ranks = SampledValues()
-
-    def add(self, batch: MapBatch) -> None:
-        """Count the ranks of the sampled maps of a batch."""
-        maps = batch.maps[batch.picks.rows]
-        if maps.dtype not in (torch.float32, torch.float64):
-            maps = maps.to(torch.float32)
-        matrices = maps.reshape(*maps.shape[:2], maps.shape[2] // batch.width, batch.width)
-        if 1 in matrices.shape[2:]:
-            ranks = (matrices != 0).flatten(2).any(2)
-        else:
-            ranks = torch.linalg.matrix_rank(matrices)
-        self._ranks.put(ranks.to(torch.float64), batch.picks.slots)
-
-    def result(self, classes: int) -> dict[str, Tensor]:
-        """Return ``map_rank`` (o, n)."""
-        ranks = self._ranks.result()
-        return {} if ranks is None else {"map_rank": ranks.T.contiguous()}
+    if maps.dtype not in (torch.float32, torch.float64):
+        maps = maps.to(torch.float32)
+    matrices = maps.reshape(*maps.shape[:2], maps.shape[2] // width, width)
+    if 1 in matrices.shape[2:]:
+        ranks = (matrices != 0).flatten(2).any(2)
+    else:
+        ranks = torch.linalg.matrix_rank(matrices)
+    return ranks.to(torch.float64)
 
 
-class NuclearLosses:
-    """What the nuclear norm of a sample's maps loses without each channel (CHIP).
+def map_nuclear_losses(maps: Tensor) -> Tensor:
+    """Return what the nuclear norm of a sample's maps loses without each channel (CHIP).
 
     The maps of a sample are one matrix (o, positions) with a row per channel (Sui et al., NeurIPS
-    2021). Computed in float64.
+    2021). Computed in float64, a few samples at a time.
+
+    Args:
+        maps: (n, o, positions).
+
+    Returns:
+        (n, o), float64.
     """
-
-    def __init__(self) -> None:
-        self._losses = SampledValues()
-
-    def add(self, batch: MapBatch) -> None:
-        """Measure the sampled samples of a batch, a few at a time."""
-        step = max(1, _MOST_AT_ONCE // (batch.maps.shape[1] * max(_GRID, batch.maps.shape[2])))
-        maps = torch.split(batch.maps[batch.picks.rows], step)
-        self._losses.put(torch.cat([nuclear_losses(some) for some in maps]), batch.picks.slots)
-
-    def result(self, classes: int) -> dict[str, Tensor]:
-        """Return ``nuclear_loss`` (o, n)."""
-        losses = self._losses.result()
-        return {} if losses is None else {"nuclear_loss": losses.T.contiguous()}
+    step = max(1, _MOST_AT_ONCE // (maps.shape[1] * max(_GRID, maps.shape[2])))
+    return torch.cat([nuclear_losses(some) for some in torch.split(maps, step)])
 
 
 def nuclear_losses(matrices: Tensor) -> Tensor:

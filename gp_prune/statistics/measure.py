@@ -1,35 +1,29 @@
 """Measure the layers of a model: what was asked for, and no pass over the data beyond it.
 
 :func:`collect_each` is the way from a model to its records, top to bottom. The layers and what
-follows them are found in ``layers`` and ``activation_tracer``; a forward pass is measured in
-``recording``, a backward pass in ``gradients``; ``records`` puts both together.
+follows them are found in ``layers`` and ``surroundings``; how much is kept is decided in
+``sampling``; a forward pass is measured in ``recording``, a backward pass in ``gradients``, and
+formulas are evaluated in ``formulas``; ``records`` puts all of it together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import wraps
-from itertools import chain
-from operator import length_hint
-from typing import Any, NamedTuple, ParamSpec
+from typing import ParamSpec
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
-from gp_prune.language.record import LOSS_NEEDS, NEEDS, LayerRecord
-from gp_prune.statistics.activation_tracer import (
-    ActivationTracer,
-    Call,
-    Site,
-    norms_of,
-    observe,
-    pair_without_data,
-)
-from gp_prune.statistics.batches import Batch, Loss, Progress, batch_size, check_batches, in_parts
+from gp_prune.language.record import LOSS_NEEDS, MAP_FIELDS, NEEDS, Coverage, LayerRecord
+from gp_prune.statistics.activation_tracer import ActivationTracer
+from gp_prune.statistics.batches import Batch, Loss, Progress, batch_size, in_parts
+from gp_prune.statistics.formulas import Formulas, Stream
 from gp_prune.statistics.gradients import (
     MINI_BATCH,
     Gradients,
@@ -37,7 +31,8 @@ from gp_prune.statistics.gradients import (
     synaptic_flow,
 )
 from gp_prune.statistics.layers import prunable_layers
-from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder
+from gp_prune.statistics.passes import DataPasses
+from gp_prune.statistics.recording import LABEL_NEEDS, RECORDED_NEEDS, Recorder, Wanted
 from gp_prune.statistics.records import Consumer, Measured, has_running_statistics
 from gp_prune.statistics.running import (
     Forward,
@@ -48,12 +43,17 @@ from gp_prune.statistics.running import (
     measurement,
     to_device,
 )
-from gp_prune.statistics.sampling import MAX_POSITIONS, MAX_SAMPLES, Sampling
+from gp_prune.statistics.sampling import (
+    MAX_MEMORY,
+    SIDES,
+    Census,
+    Demand,
+    Sampling,
+    share_memory,
+)
+from gp_prune.statistics.surroundings import Surroundings, look_around
 
 _DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
-
-_GRAPH_BYTES = 2**29
-"""About what autograd may keep at a time: larger batches go through a backward pass in parts."""
 
 
 def collect_each(
@@ -66,8 +66,6 @@ def collect_each(
     max_memory: int | None = None,
     loss: Loss | None = None,
     seed: int = 0,
-    max_samples: int = MAX_SAMPLES,
-    max_positions: int = MAX_POSITIONS,
     device: str | torch.device | None = None,
     example_inputs: Inputs | None = None,
     outgoing: Mapping[str, Sequence[Consumer]] | None = None,
@@ -75,18 +73,29 @@ def collect_each(
     progress: Progress | None = None,
     norms: bool = True,
 ) -> Iterator[tuple[str, LayerRecord]]:
-    """Measure the layers of a model in evaluation mode, in one pass over the data.
+    """Measure the layers of a model in evaluation mode, on all samples and all positions.
 
-    Everything is measured when the first record is asked for. What belongs to a layer alone is let
-    go with its record, so that who deals with one after the other needs half of the memory.
+    Formulas (``expressions``) are evaluated while the data streams by: their values are in
+    ``values`` of the records, which then hold no maps. The data is passed over once for what can be
+    merged from parts of the samples, once more for each reduction inside another one, and once for
+    every group of layers whose maps have to be held for all samples at once (for ``ridge_form``,
+    kernels, and normalisers and reductions of other kinds over the samples). With ``needs``, the
+    records hold the maps themselves.
 
-    The data is streamed: batches of any number and size give the same result, up to rounding, as
-    all samples in one batch, and no more than one layer's maps are held at a time (where there is
-    a loss, also what autograd keeps of as many samples as fit 0.5 GB). The model, torch's random
-    state and gradient mode are the same afterwards, also after an exception. Two needs are
-    exceptions: ``"fisher"`` squares the gradients of mini-batches, each of 32 samples in the order
-    of the data, so its value depends on that order; and ``"hessian"`` takes a second pass, so
-    batches that can be iterated only once are kept in memory.
+    What belongs to a layer alone is let go with its record, so that who deals with one after the
+    other needs less memory. Where a single layer does not fit ``max_memory`` (with ``needs``: where
+    all layers together do not), its maps are those of a sample of positions and, where one position
+    is too much, everything is measured on a sample of the samples: ``coverage`` of the records says
+    so (:func:`gp_prune.statistics.coverage.describe_limit` puts it into a sentence), and sums are
+    scaled to the whole.
+
+    Batches of any number and size give the same result, up to rounding, as all samples in one
+    batch (where there is a loss, they run in parts of which autograd keeps about 0.5 GB). The
+    model, torch's random state and gradient mode are the same afterwards, also after an exception.
+    ``"fisher"`` squares the gradients of mini-batches, each of 32 samples in the order of the data,
+    so its value depends on that order. Batches that can be iterated only once are kept in memory
+    where they are needed several times; those that can be iterated again must yield the same
+    samples every time.
 
     Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
     batch (see :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either
@@ -94,25 +103,22 @@ def collect_each(
     ``pre_activation`` is what goes into the activation (after the batch norm), ``activation``
     what comes out. Where the layer's output is first added to others, as at the end of a residual
     block, ``pre_activation`` is the layer's own part and ``activation`` that of the sum; where no
-    activation follows at all, both are the same. A layer that runs
-    several times per pass counts every time in norms, moments and gradients; sampled maps are
-    those of its first use.
+    activation follows at all, both are the same. A layer that runs several times per pass counts
+    every time in norms, moments and gradients; maps are those of its first use.
 
     Args:
         model: any model; it is called with the inputs of each batch, on its own device.
         layers: names of the layers; None means all that
             :func:`~gp_prune.statistics.prunable_layers` finds. With data or example inputs,
             layers that the model does not use in evaluation mode are then left out.
-        batches: the calibration data; never touched if no need asks for it.
+        batches: the calibration data; never touched if nothing asks for it.
         needs: a subset of :data:`gp_prune.language.record.NEEDS`; only what they ask for is
             measured.
         expressions: formulas that will be evaluated on the records; what they need is measured.
         max_memory: bytes that may be held beside the forward and the backward pass; None means
             :data:`gp_prune.statistics.sampling.MAX_MEMORY`.
         loss: mean loss over a batch, for gradients of any kind (not for ``"synflow"``).
-        seed: seed of the sampled samples and positions and of the noise.
-        max_samples: greatest number of samples (n) in sampled maps; the same for all layers.
-        max_positions: greatest number of positions (s) per layer in sampled maps.
+        seed: seed of the noise and, where the limit of memory is met, of the samples.
         device: where the records go; None means the model's device.
         example_inputs: what the model can be called with, to pair batch norms, and for
             ``"synflow"``, without data.
@@ -129,54 +135,43 @@ def collect_each(
         Name and record of each layer, in the order of ``layers``.
 
     Raises:
-        ValueError: a need is unknown, or ``max_memory``, ``max_samples`` or ``max_positions``
-            is less than 1.
+        ValueError: a need is unknown, or ``max_memory`` is less than 1.
         UserError: a layer is unknown or unused, data is missing (no samples, labels, targets,
             loss or consumers), a measurement would be too large, or something measured is not
             finite.
     """
-    needs = frozenset(needs).union(*(expression.needs for expression in expressions))
-    _check_request(needs, loss, outgoing, max_samples, max_positions)
-    if max_memory is not None and max_memory < 1:
-        raise ValueError(f"max_memory is {max_memory}; it must be at least 1 byte")
-    chosen = _choose_layers(model, layers)
-    consumers = outgoing if outgoing is not None and "outgoing" in needs else {}
-    if "hessian" in needs and isinstance(batches, Iterator):
-        batches = list(batches)
-    home, forward = device_of(model), forward_fn or call_model
-
-    def read_data(*, second_pass: bool) -> Iterator[Batch]:
-        told = _tell_progress(batches, needs, progress, second_pass=second_pass)
-        labelled = bool(needs & LABEL_NEEDS) and not second_pass
-        return check_batches(told, home, labelled=labelled)
-
+    formulas = Formulas(expressions)
+    needs = frozenset(needs)
+    _check_request(needs | _needs_of(formulas), loss, outgoing, max_memory)
+    home = device_of(model)
+    run = _Run(
+        model=model,
+        forward=forward_fn or call_model,
+        loss=loss,
+        seed=seed,
+        asked=needs,
+        needs=needs | formulas.plan.needs,
+        formulas=formulas,
+        memory=MAX_MEMORY if max_memory is None else max_memory,
+        consumers={},
+        home=home,
+    )
+    if outgoing is not None and "outgoing" in run.needs:
+        run.consumers = outgoing
+    data = DataPasses(batches, home, progress, labelled=bool(run.needs & LABEL_NEEDS), seed=seed)
     with torch.inference_mode(False), measurement(model, seed):
-        stream: Iterator[Batch] = iter(())
-        if needs & _DATA_NEEDS or ("synflow" in needs and example_inputs is None):
-            first, stream = _look_ahead(read_data(second_pass=False))
-            example_inputs = first.inputs if example_inputs is None else example_inputs
-        example_inputs = to_device(example_inputs, home)
-        if needs or norms:
-            named = layers is not None
-            surroundings = _look_around(model, chosen, example_inputs, forward, named=named)
-        else:
-            surroundings = _Surroundings(chosen, dict.fromkeys(chosen), {}, None)
-        modules = _with_consumers(model, surroundings.layers, consumers)
-        measured = Measured(needs, modules, surroundings.norm_modules(model), consumers, seed)
-        if needs & _DATA_NEEDS:
-            sampling = Sampling(seed, max_samples, max_positions)
-            _first_pass(model, surroundings, measured, stream, sampling, loss, forward)
-        if measured.gradients is not None and "hessian" in needs:
-            measured.curvature = HessianGradients(model, measured.gradients)
-            parts = in_parts(read_data(second_pass=True), None, surroundings.at_once)
-            _run_pass(model, parts, forward, loss, measured.curvature)
-        if example_inputs is not None and "synflow" in needs:
-            measured.flow = synaptic_flow(model, surroundings.layers, example_inputs, forward)
+        run.prepare(data, _choose_layers(model, layers), example_inputs, layers is not None, norms)
     target = home if device is None else as_device(device)
-    for name in surroundings.layers:
-        with torch.inference_mode(False):
-            record = measured.take_record(name, target)
-        yield name, record
+    for group in run.sampling.groups:
+        with torch.inference_mode(False), measurement(model, seed):
+            measured = run.measure(data, group)
+        for name in group:
+            with torch.inference_mode(False):
+                record = measured.record(name, target)
+                measured.forget(name)
+                if expressions:
+                    record = formulas.finish(record, needs)
+            yield name, record
 
 
 _P = ParamSpec("_P")
@@ -196,31 +191,196 @@ collect = _into_dict(collect_each)
 """As :func:`collect_each`, with the records in a dictionary by layer name."""
 
 
-def _first_pass(
-    model: nn.Module,
-    surroundings: _Surroundings,
-    measured: Measured,
-    stream: Iterable[Batch],
-    sampling: Sampling,
-    loss: Loss | None,
-    forward: Forward,
-) -> None:
-    """Measure forward and, where a need has a loss, backward."""
-    needs, tracer = measured.needs, None
-    if needs & RECORDED_NEEDS:
-        unknown = {n for n, norm in measured.norms.items() if not has_running_statistics(norm)}
-        measured.recorder = Recorder(
-            surroundings.layers, surroundings.sites, unknown, needs, sampling
+@dataclass
+class _Run:
+    """One request: what is measured, and on what.
+
+    Attributes:
+        model: the model.
+        forward: runs it.
+        loss: mean loss over a batch.
+        seed: seed of the noise and of samples.
+        asked: needs of which the records hold the measurements.
+        needs: these, and needs of operands that formulas do not read sample by sample.
+        formulas: what is evaluated.
+        memory: bytes that may be held.
+        consumers: name of a layer -> the layers that read it.
+        home: the device of the model.
+        surroundings: what follows each layer.
+        example: what the model can be called with, if anything.
+        sampling: how much is kept, and which layers are measured together.
+    """
+
+    model: nn.Module
+    forward: Forward
+    loss: Loss | None
+    seed: int
+    asked: frozenset[str]
+    needs: frozenset[str]
+    formulas: Formulas
+    memory: int
+    consumers: Mapping[str, Sequence[Consumer]]
+    home: torch.device
+    surroundings: Surroundings = field(default_factory=lambda: Surroundings({}, {}, {}, None, {}))
+    example: Inputs | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Return the fields with a value for each sample that are kept for all samples."""
+        asked = {name for name, need in MAP_FIELDS.items() if need in self.asked}
+        return self.formulas.plan.stored | asked
+
+    @property
+    def exact(self) -> bool:
+        """Return whether maps are given away, and so in float64."""
+        return self.formulas.plan.opaque or bool(self.asked & set(MAP_FIELDS.values()))
+
+    def reads_data(self, stage: int) -> bool:
+        """Return whether a pass over the data has something to measure."""
+        plan = self.formulas.plan
+        first = stage == 1 and bool(self.needs & _DATA_NEEDS or plan.stored)
+        return first or bool(plan.sources(stage))
+
+    def prepare(
+        self,
+        data: DataPasses,
+        chosen: dict[str, nn.Module],
+        example: Inputs | None,
+        named: bool,
+        norms: bool,
+    ) -> None:
+        """Find out what surrounds the layers, and decide how much of their maps is kept."""
+        stages = max(1, self.formulas.plan.stages)
+        reads = self.reads_data(1) or stages > 1
+        in_groups = reads and self._may_need_memory()
+        if in_groups or stages > 1 or "hessian" in self.needs:
+            data.keep()
+        if reads or ("synflow" in self.needs and example is None):
+            first = data.peek()
+            example = first.inputs if example is None else example
+        self.example = to_device(example, self.home)
+        if self.needs or self.formulas.plan.targets or norms:
+            self.surroundings = look_around(
+                self.model, chosen, self.example, self.forward, named=named
+            )
+        else:
+            self.surroundings = Surroundings(chosen, dict.fromkeys(chosen), {}, None, {})
+        names = list(self.surroundings.layers)
+        self.sampling = Sampling(self.seed, groups=[names])
+        if in_groups:
+            self._share_memory(data, names)
+        data.expect(len(self.sampling.groups) * (stages + ("hessian" in self.needs)))
+
+    def _may_need_memory(self) -> bool:
+        plan = self.formulas.plan
+        by_position = any("s" in target.node.axes for target in plan.targets.values())
+        return bool(
+            self.kept or plan.gathered or by_position or self.needs & {"centroids", "kernels"}
         )
-        tracer = ActivationTracer(model, surroundings.layers, measured.recorder)
-    if needs & LOSS_NEEDS:
-        layers = dict(measured.modules)
-        if "hessian" in needs:  # the gradient along which it differentiates is that by all layers
-            layers |= prunable_layers(model)
-        measured.gradients = Gradients(model, layers, squares="fisher" in needs)
-    most = MINI_BATCH if "fisher" in needs else None
-    parts = in_parts(stream, most, surroundings.at_once if needs & LOSS_NEEDS else None)
-    _run_pass(model, parts, forward, loss, measured.gradients, measured.recorder, tracer)
+
+    def _share_memory(self, data: DataPasses, names: Sequence[str]) -> None:
+        census = data.census()
+        demands = [d for name in names for d in self._demands(name, census)]
+        together = bool(self.asked & {*MAP_FIELDS.values(), "centroids"})
+        # Half of it is for what evaluating the formulas takes for a moment.
+        memory = self.memory if together else self.memory // 2
+        self.sampling = share_memory(
+            demands, names, census, memory=memory, together=together, seed=self.seed
+        )
+        data.choose(self.sampling.chosen_samples(census.samples))
+
+    def _demands(self, name: str, census: Census) -> Iterator[Demand]:
+        """Yield what the maps of a layer take for all samples and positions."""
+        plan, kept = self.formulas.plan, self.kept
+        if "kernels" in self.needs:
+            kept = kept | {"activation"}
+        extra = census.samples * 8 * len(plan.gathered)
+        for side in ("inputs", "outputs"):
+            size = self.surroundings.sizes.get((name, side))
+            if size is None:
+                continue
+            item = 8 if self.exact else size.item_bytes
+            maps = sum(SIDES.get(field) == side for field in kept)
+            each = census.samples * item * maps
+            if side == "outputs":
+                copies = 3 if "centroids" in self.asked else 1
+                each += 8 * census.classes * copies * ("centroids" in self.needs)
+                by_position = [t for t in plan.targets.values() if "s" in t.node.axes]
+                each += 24 * len(by_position)
+                extra += census.samples * 8 * sum(field not in SIDES for field in kept)
+                yield Demand(name, "", 1, extra * size.channels)
+            yield Demand(name, side, size.positions, each * size.channels)
+
+    def measure(self, data: DataPasses, group: Sequence[str]) -> Measured:
+        """Measure some layers, and evaluate the formulas on them as far as the data is needed."""
+        chosen = {name: self.surroundings.layers[name] for name in group}
+        modules = _with_consumers(self.model, chosen, self.consumers)
+        norms = {n: self.surroundings.norm_modules(self.model)[n] for n in group}
+        plan = self.formulas.plan
+        measured = Measured(
+            self.needs, modules, norms, self.consumers, self.seed,
+            sampling=self.sampling, samples=data.samples, exact=self.exact,
+            streamed=frozenset().union(*(plan.sources(s + 1) for s in range(plan.stages))),
+        )  # fmt: skip
+        for stage in range(1, max(1, plan.stages) + 1):
+            self._stage(data, stage, chosen, measured)
+        return measured
+
+    def _stage(
+        self, data: DataPasses, stage: int, chosen: Mapping[str, nn.Module], measured: Measured
+    ) -> None:
+        """Pass over the data once; the first time, once more for the Hessian."""
+
+        def record_of(name: str) -> LayerRecord:
+            return measured.record(name, self.home)
+
+        def coverage_of(name: str) -> dict[str, Coverage]:
+            seen = {f: self.sampling.coverage(name, f, *data.samples) for f in MAP_FIELDS}
+            return {} if all(part.whole for part in seen.values()) else seen
+
+        formulas = self.formulas
+        streams = formulas.streams(stage, chosen, record_of, coverage_of, self.home)
+        if self.reads_data(stage):
+            self._read(data, stage, chosen, measured, streams)
+            measured.samples = data.samples
+        if stage == 1 and measured.gradients is not None and "hessian" in self.needs:
+            measured.curvature = HessianGradients(self.model, measured.gradients)
+            parts = in_parts(data.read(), None, self.surroundings.at_once)
+            _run_pass(self.model, parts, self.forward, self.loss, measured.curvature)
+        if stage == 1 and self.example is not None and "synflow" in self.needs:
+            measured.flow = synaptic_flow(self.model, chosen, self.example, self.forward)
+        formulas.close(stage, chosen, streams, record_of)
+
+    def _read(
+        self,
+        data: DataPasses,
+        stage: int,
+        chosen: Mapping[str, nn.Module],
+        measured: Measured,
+        streams: Mapping[str, Stream],
+    ) -> None:
+        """Measure forward and, where something needs the loss, backward."""
+        needs = self.needs if stage == 1 else frozenset()
+        kept = self.kept if stage == 1 else frozenset()
+        wanted = Wanted(needs, kept, streams, self.formulas.plan.sources(stage))
+        recorder, tracer, gradients = None, None, None
+        if needs & RECORDED_NEEDS or wanted.maps:
+            unknown = {n for n, norm in measured.norms.items() if not has_running_statistics(norm)}
+            sites = self.surroundings.sites
+            recorder = Recorder(chosen, sites, unknown, wanted, self.sampling, data.samples[0])
+            tracer = ActivationTracer(self.model, chosen, recorder)
+        if needs & LOSS_NEEDS or "output_grad" in wanted.maps:
+            layers = dict(measured.modules)
+            if "hessian" in needs:  # the gradient along which it differentiates is by all layers
+                layers |= prunable_layers(self.model)
+            gradients = Gradients(self.model, layers, squares="fisher" in needs)
+        most = MINI_BATCH if "fisher" in needs else None
+        at_once = None if gradients is None else self.surroundings.at_once
+        parts = in_parts(data.read(), most, at_once)
+        _run_pass(self.model, parts, self.forward, self.loss, gradients, recorder, tracer)
+        if stage == 1:
+            measured.recorder, measured.gradients = recorder, gradients
 
 
 def _run_pass(
@@ -241,97 +401,28 @@ def _run_pass(
             stack.enter_context(tracer.attached())
         for part, last in parts:
             samples = batch_size(part.inputs)
-            with (
-                recorder.batch(samples, part.labels) if recorder else nullcontext(),
-                tracer.run() if tracer else nullcontext(),
-            ):
-                output = forward(model, part.inputs)
-            if gradients is not None and loss is not None:
-                if part.target is None:
-                    raise UserError("the data has no targets; yield Batch(inputs, target)")
-                gradients.add(loss(output, part.target), samples, last=last)
-            del output  # and with it what autograd keeps, before the next part runs
+            with recorder.batch(samples, part.labels) if recorder else nullcontext():
+                with tracer.run() if tracer else nullcontext():
+                    output = forward(model, part.inputs)
+                if gradients is not None and loss is not None:
+                    if part.target is None:
+                        raise UserError("the data has no targets; yield Batch(inputs, target)")
+                    gradients.add(loss(output, part.target), samples, last=last)
+                del output  # and with it what autograd keeps, before the next part runs
 
 
-class _Surroundings(NamedTuple):
-    """What follows each layer.
-
-    Attributes:
-        layers: the layers that are measured, by name.
-        norms: name of the batch norm after each, or None.
-        sites: what follows each use of each layer; empty where the model did not run.
-        at_once: samples that a backward pass may take at a time; None where that is not known.
-    """
-
-    layers: dict[str, nn.Module]
-    norms: Mapping[str, str | None]
-    sites: Mapping[Call, Site]
-    at_once: int | None
-
-    def norm_modules(self, model: nn.Module) -> dict[str, nn.Module | None]:
-        """Return the batch norm after each layer that is measured, or None."""
-        names = {layer: self.norms[layer] for layer in self.layers}
-        return {n: None if norm is None else model.get_submodule(norm) for n, norm in names.items()}
-
-
-def _look_around(
-    model: nn.Module,
-    chosen: dict[str, nn.Module],
-    inputs: Inputs | None,
-    forward: Forward,
-    *,
-    named: bool,
-) -> _Surroundings:
-    """Find what follows each layer, by running the model or, without inputs, by tracing it.
-
-    Layers that were asked for by name (``named``) must run; others are left out if they do not.
-    """
-    if inputs is None:
-        return _Surroundings(chosen, pair_without_data(model, chosen), {}, None)
-    with _count_graph_bytes(model) as graph_bytes:
-        sites = observe(model, chosen, inputs, forward)
-    at_once = max(1, _GRAPH_BYTES * batch_size(inputs) // max(1, *graph_bytes))
-    norms = norms_of(sites)
-    for name in chosen:
-        if named and name not in norms:
-            raise UserError(
-                f"layer {name!r} did not run when the model was evaluated; leave it out of layers"
-            )
-    used = {name: module for name, module in chosen.items() if name in norms}
-    return _Surroundings(used, norms, sites, at_once)
-
-
-@contextmanager
-def _count_graph_bytes(model: nn.Module) -> Iterator[list[int]]:
-    """Add up, about, what autograd would keep of the passes inside: the outputs of all modules."""
-    total = [0]
-
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            total[0] += output.numel() * output.element_size()
-
-    with ExitStack() as stack:
-        for module in model.modules():
-            if next(module.children(), None) is None:
-                stack.callback(module.register_forward_hook(note).remove)
-        yield total
+def _needs_of(formulas: Formulas) -> frozenset[str]:
+    return frozenset().union(*(tree.needs for tree in formulas.expressions))
 
 
 def _check_request(
-    needs: AbstractSet[str],
-    loss: Loss | None,
-    outgoing: object,
-    max_samples: int,
-    max_positions: int,
+    needs: AbstractSet[str], loss: Loss | None, outgoing: object, max_memory: int | None
 ) -> None:
     unknown = sorted(set(needs) - set(NEEDS))
     if unknown:
         raise ValueError(f"unknown need {unknown[0]!r}; the needs are {', '.join(NEEDS)}")
-    if max_samples < 1 or max_positions < 1:
-        raise ValueError(
-            f"max_samples is {max_samples} and max_positions {max_positions}; "
-            "both must be at least 1"
-        )
+    if max_memory is not None and max_memory < 1:
+        raise ValueError(f"max_memory is {max_memory}; it must be at least 1 byte")
     if needs & LOSS_NEEDS and loss is None:
         raise UserError("gradients need a loss; pass loss=..., a mean over the batch")
     if "outgoing" in needs and outgoing is None:
@@ -352,30 +443,6 @@ def _choose_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, n
                 f"the model has no prunable layer {name!r}; its layers are {', '.join(known)}"
             )
     return {name: known[name] for name in names}
-
-
-def _look_ahead(stream: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
-    """Return the first batch, and all of them."""
-    first = next(stream, None)
-    if first is None:
-        raise UserError("the calibration data has no samples; pass at least one batch")
-    return first, chain([first], stream)
-
-
-def _tell_progress(
-    batches: Iterable[Batch],
-    needs: AbstractSet[str],
-    progress: Progress | None,
-    *,
-    second_pass: bool,
-) -> Iterator[Batch]:
-    """Yield the batches of a pass; ``progress`` is called when each has been dealt with."""
-    size = 0 if progress is None else length_hint(batches, 0)
-    total = size * (2 if "hessian" in needs else 1) or None
-    for done, batch in enumerate(batches, start=(size if second_pass else 0) + 1):
-        yield batch
-        if progress is not None:
-            progress(done, total)
 
 
 def _with_consumers(

@@ -6,9 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gp_prune.errors import UserError
-from gp_prune.statistics.sampling import MapBatch, Positions, SampledMaps, SampledValues
-
 _CACHED = 2**17
 """Values that are looked at a time: 1 MB in float64, so that they stay in the cache."""
 
@@ -121,53 +118,28 @@ class Moments:
         return others
 
 
-_MOST_VALUES = 2**26
-"""Largest o * c * s that is kept for a layer: 0.5 GB in float64."""
-
-
 class Centroids:
-    """Sums of the maps of each class at the sampled positions, over all samples.
+    """Sums of the maps of each class, over all samples.
 
-    The positions are those of ``activation``; errors name the ``layer``. A class without samples,
-    or without samples outside it, has mean maps of 0.
+    A class without samples, or without samples outside it, has mean maps of 0.
     """
 
-    def __init__(self, layer: str, positions: Positions) -> None:
-        self._layer = layer
-        self._positions = positions
+    def __init__(self) -> None:
         self._sums: Tensor | None = None  # (c, o, s)
         self._count = torch.zeros(0, dtype=torch.float64)  # (c,) samples
 
-    def add(self, batch: MapBatch) -> None:
-        """Add the maps of a batch.
-
-        Raises:
-            UserError: classes, channels and positions together are too many.
-        """
-        assert batch.labels is not None
-        size = batch.maps.shape[2]
-        chosen = self._positions.among(size)
-        whole = torch.equal(chosen, torch.arange(size))  # spares a copy
-        maps = batch.maps if whole else batch.maps[:, :, chosen.to(batch.maps.device)]
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-        classes = max(int(batch.labels.max()) + 1, self._count.shape[0])
-        self._check_size(classes, *maps.shape[1:])
+    def add(self, maps: Tensor, labels: Tensor) -> None:
+        """Add the maps (n, o, positions) of some samples with their labels (n,)."""
+        classes = max(int(labels.max()) + 1, self._count.shape[0])
         if self._sums is None:
             self._sums = maps.new_zeros(0, *maps.shape[1:], dtype=torch.float64)
             self._count = self._count.to(maps.device)
         self._grow(classes)
-        parts = (torch.split(value, _SHORT) for value in (maps, batch.labels))
-        for some, labels in zip(*parts, strict=True):
-            self._sums += _sums_by_label(some, labels, classes)
-        self._count += torch.bincount(batch.labels, minlength=classes)
-
-    def _check_size(self, classes: int, channels: int, positions: int) -> None:
-        if classes * channels * positions > _MOST_VALUES:
-            raise UserError(
-                f"the mean maps of layer {self._layer!r} have {classes} classes x {channels} "
-                f"channels x {positions} positions, more than {_MOST_VALUES} values; lower "
-                "max_positions or leave out the need 'centroids'"
-            )
+        step = max(1, _CACHED // max(1, maps[0].numel()))
+        parts = (torch.split(value, step) for value in (maps, labels))
+        for some, of_some in zip(*parts, strict=True):
+            _add_by_label(self._sums, some, of_some)
+        self._count += torch.bincount(labels, minlength=classes)
 
     def _grow(self, classes: int) -> None:
         missing = classes - self._count.shape[0]
@@ -185,63 +157,76 @@ class Centroids:
         rest = count.sum() - count
         rest_map = torch.where(rest > 0, (total - self._sums) / rest.clamp(min=1), 0.0)
         return {
-            "class_map": class_map.transpose(0, 1).contiguous(),
-            "rest_map": rest_map.transpose(0, 1).contiguous(),
+            "class_map": class_map.transpose(0, 1),
+            "rest_map": rest_map.transpose(0, 1),
             "mean_map": total / count.sum(),
         }
 
 
-def _sums_by_label(maps: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the sum (c, o, s) of the maps of each class.
+def _add_by_label(sums: Tensor, maps: Tensor, labels: Tensor) -> None:
+    """Add the maps of each class to its sum (c, o, s), in float64.
 
     A sum of table rows by bags is what torch does fastest here: twice as fast as ``index_add``.
     """
-    counts = torch.bincount(labels, minlength=classes)
+    if len(labels) == 1:
+        sums[labels[0]].add_(maps[0])
+        return
+    present, bags = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    counts = torch.bincount(bags)
     starts = counts.cumsum(0) - counts
-    rows = functional.embedding_bag(labels.argsort(), maps.flatten(1), starts, mode="sum")
-    return rows.reshape(classes, *maps.shape[1:])
+    rows = functional.embedding_bag(bags.argsort(), maps.flatten(1).double(), starts, mode="sum")
+    sums[present] += rows.reshape(len(present), *maps.shape[1:])
 
 
 _MOST_AT_ONCE = 2**24
-"""Kernel values that are held at a time: 128 MB in float64."""
+"""Numbers that are worked on at a time: 128 MB in float64."""
+
+_LOST_DIGITS = 1e-10
+"""Error of a squared distance above which it is not taken from a product of matrices."""
 
 
-class Kernels:
-    """Mean RBF kernel between the sampled maps of each channel, by class.
+def mean_kernels(maps: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """Return the mean RBF kernel between the maps of each channel, by class.
 
     ``k(x, y) = exp(-|x - y|^2 / 2)``: the bandwidth is 1, as in the MMD of Liu et al. (GECCO 2022).
-    x and y are the values of the activation of two samples at the sampled positions. As there, a
-    sample is also paired with itself, so that kPP + kQQ - 2 kPQ is never negative. Only the samples
-    of ``activation`` count; a class without a sample among them has 0 wherever it takes part.
+    x and y are the maps of two samples. As there, a sample is also paired with itself, so that
+    kPP + kQQ - 2 kPQ is never negative. A class without a sample has 0 wherever it takes part.
+
+    Args:
+        maps: (o, n, positions), in any precision.
+        labels: (n,).
+        classes: the length of axis c.
+
+    Returns:
+        ``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c), by field of the record.
     """
+    member = functional.one_hot(labels, classes).to(torch.float64)  # (n, c)
+    step = max(1, _MOST_AT_ONCE // (maps.shape[1] * max(maps.shape[1:])))
+    parts = [_block_means(part.to(torch.float64), member) for part in torch.split(maps, step)]
+    within, rest, between = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
+    return {"kernel_class": within, "kernel_rest": rest, "kernel_between": between}
 
-    def __init__(self, maps: SampledMaps) -> None:
-        self._maps = maps
-        self._labels = SampledValues()
 
-    def add(self, batch: MapBatch) -> None:
-        """Keep the sampled maps of a batch and their labels."""
-        assert batch.labels is not None
-        self._maps.put(batch.maps, batch.picks)
-        self._labels.put(batch.labels[batch.picks.rows], batch.picks.slots)
+def _squared_distances(maps: Tensor) -> Tensor:
+    """Return the squared distances (o, n, n) between the maps (o, n, s) of each channel.
 
-    def result(self, classes: int) -> dict[str, Tensor]:
-        """Return ``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c)."""
-        maps, labels = self._maps.result(), self._labels.result()
-        if maps is None or labels is None:
-            return {}
-        member = functional.one_hot(labels, classes).to(torch.float64)  # (n, c)
-        step = max(1, _MOST_AT_ONCE // maps.shape[1] ** 2)
-        parts = [_block_means(part, member) for part in torch.split(maps, step)]
-        within, rest, between = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
-        return {"kernel_class": within, "kernel_rest": rest, "kernel_between": between}
+    A product of matrices is several times as fast as differences, but cancels where maps are alike;
+    about their mean, they are so small that this matters for few networks.
+    """
+    centred = maps - maps.mean(1, keepdim=True)
+    squares = centred.square().sum(2)
+    if float(squares.max()) * torch.finfo(torch.float64).eps > _LOST_DIGITS:
+        return torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    found = torch.baddbmm(
+        squares.unsqueeze(2) + squares.unsqueeze(1), centred, centred.mT, alpha=-2
+    )
+    found.diagonal(dim1=1, dim2=2).zero_()
+    return found.clamp_(min=0)
 
 
 def _block_means(maps: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Average the kernel of ``maps`` (o, n, s) within, outside and across each class: (o, c)."""
-    # Differences, not a product of matrices: that would cancel where maps are alike.
-    distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
-    kernel = (-distance.square() / 2).exp()  # (o, n, n)
+    kernel = _squared_distances(maps).div_(-2).exp_()  # (o, n, n)
     to_class = kernel @ member  # (o, n, c)
     to_rest = kernel @ (1 - member)
     inside, outside = member.sum(0), (1 - member).sum(0)  # (c,)

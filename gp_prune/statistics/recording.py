@@ -5,69 +5,85 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
+from gp_prune.language.record import MAP_FIELDS
 from gp_prune.statistics.activation_tracer import Call, Listener, Site
+from gp_prune.statistics.formulas import Stream
 from gp_prune.statistics.layers import as_maps, tap_energy
-from gp_prune.statistics.matrices import MapRanks, NuclearLosses, SecondMoments
-from gp_prune.statistics.moments import Centroids, Kernels, Moments
-from gp_prune.statistics.sampling import MapBatch, Meter, Picks, SampledMaps, Sampling
+from gp_prune.statistics.matrices import SecondMoments, map_nuclear_losses, map_ranks
+from gp_prune.statistics.moments import Centroids, Moments, mean_kernels
+from gp_prune.statistics.sampling import KeptValues, Sampling
 
 LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
 """Needs for which every batch must have class labels."""
 
-_ACTIVATION_NEEDS = LABEL_NEEDS | {"outputs", "map_ranks", "map_norms"}
-_OUTPUT_NEEDS = _ACTIVATION_NEEDS | {"output_gradients"}
-
-RECORDED_NEEDS = _OUTPUT_NEEDS | {"inputs", "second_moments"}
+RECORDED_NEEDS = LABEL_NEEDS | set(MAP_FIELDS.values()) | {"second_moments"}
 """Needs that a :class:`Recorder` measures while the model runs."""
 
 
+class Wanted(NamedTuple):
+    """What is measured in one pass over the data.
+
+    Attributes:
+        needs: needs of what is accumulated; of maps that are kept or streamed, only what else they
+            ask for (``mu``, ``input_norm``) is measured.
+        kept: fields with a value for each sample that are kept for all samples.
+        streams: for each layer, the formulas that read such fields as they come.
+        streamed: the fields that these formulas read.
+    """
+
+    needs: AbstractSet[str]
+    kept: AbstractSet[str] = frozenset()
+    streams: Mapping[str, Stream] = {}
+    streamed: AbstractSet[str] = frozenset()
+
+    @property
+    def maps(self) -> AbstractSet[str]:
+        """Return the fields with a value for each sample that are looked at."""
+        extra = {"activation"} if "kernels" in self.needs else set()
+        return {*self.kept, *self.streamed, *extra}
+
+
 class _LayerStatistics:
-    """What has been accumulated for one layer; everything is bounded by the layer's size."""
+    """What has been accumulated for one layer."""
 
     def __init__(
-        self, name: str, module: nn.Module, needs: AbstractSet[str], sampling: Sampling
+        self, name: str, module: nn.Module, wanted: Wanted, sampling: Sampling, samples: int
     ) -> None:
-        def maps(side: str) -> SampledMaps:
-            return SampledMaps(sampling.positions(name, side))
-
-        self.inputs = maps("inputs")
+        kept = {*wanted.kept, "activation"} if "kernels" in wanted.needs else wanted.kept
+        self.kept = {name: KeptValues(samples) for name in kept}
+        self.returned = wanted.kept
         # What is read from the outputs has the same positions throughout.
-        self.pre_activation, self.activation = maps("outputs"), maps("outputs")
-        self.output_grad = maps("outputs")
+        self.inputs = sampling.positions(name, "inputs")
+        self.outputs = sampling.positions(name, "outputs")
         self.energy: Tensor | None = None  # (i, k)
-        self.products = SecondMoments(name, module) if "second_moments" in needs else None
+        self.products = SecondMoments(name, module) if "second_moments" in wanted.needs else None
         self.output_moments = Moments()  # one group, before any batch norm
         self.class_moments = Moments()
-        self.meters: list[Meter] = []  # of the activation
-        if "centroids" in needs:
-            self.meters.append(Centroids(name, sampling.positions(name, "outputs")))
-        if "kernels" in needs:
-            self.meters.append(Kernels(maps("outputs")))
-        if "map_ranks" in needs:
-            self.meters.append(MapRanks())
-        if "map_norms" in needs:
-            self.meters.append(NuclearLosses())
+        self.centroids = Centroids() if "centroids" in wanted.needs else None
+        self.kernels: dict[str, Tensor] | None = None
 
-    def fields(self, class_count: Tensor) -> dict[str, Tensor | None]:
+    def fields(self, class_count: Tensor, labels: Tensor | None) -> dict[str, Tensor | None]:
         """Return everything by field of the record; ``class_count`` (c,) counts the samples."""
-        fields = {
-            "inputs": self.inputs.result(),
-            "pre_activation": self.pre_activation.result(),
-            "activation": self.activation.result(),
-            "output_grad": self.output_grad.result(),
-            "input_norm": None if self.energy is None else self.energy.sqrt(),
-            "inverse_factor": None if self.products is None else self.products.result(),
-        }
+        classes = class_count.shape[0]
+        fields: dict[str, Tensor | None] = {n: self.kept[n].result() for n in self.returned}
+        fields["input_norm"] = None if self.energy is None else self.energy.sqrt()
+        fields["inverse_factor"] = None if self.products is None else self.products.result()
         if self.output_moments.count.numel():
             fields["mu"] = self.output_moments.mean[:, 0]
             fields["var"] = self.output_moments.variance[:, 0]
-        for meter in self.meters:
-            fields.update(meter.result(class_count.shape[0]))
+        if self.centroids is not None:
+            fields |= self.centroids.result(classes)
+        if labels is not None and "activation" in self.kept:
+            maps = self.kept["activation"].result()
+            if self.kernels is None and maps is not None:
+                self.kernels = mean_kernels(maps, labels.to(maps.device), classes)
+            fields |= self.kernels or {}
         return fields
 
     def class_fields(self, class_count: Tensor) -> dict[str, Tensor | None]:
@@ -89,7 +105,7 @@ class Recorder(Listener):
     """Measures what an :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` tells.
 
     Every tensor is read at the moment it appears and then let go, before anything can overwrite
-    it, so that no more than one layer's maps are held at a time.
+    it. What formulas need together (an output and its gradient) is held until all of it has come.
     """
 
     def __init__(
@@ -97,8 +113,9 @@ class Recorder(Listener):
         layers: Mapping[str, nn.Module],
         sites: Mapping[Call, Site],
         without_running: AbstractSet[str],
-        needs: AbstractSet[str],
+        wanted: Wanted,
         sampling: Sampling,
+        samples: int = 0,
     ) -> None:
         """Prepare to measure.
 
@@ -106,38 +123,50 @@ class Recorder(Listener):
             layers: the layers to measure.
             sites: what follows each use of each layer.
             without_running: layers whose outputs' mean and variance no batch norm knows.
-            needs: see :func:`gp_prune.statistics.collect`.
+            wanted: what is measured.
             sampling: how much is kept of the maps.
+            samples: how many samples will come, as far as that is known.
         """
         self._layers = layers
         self._sites = sites
         self._without_running = without_running
-        self._needs = needs
-        self._reads_outputs = bool(needs & _OUTPUT_NEEDS)
-        self._reservoir = sampling.samples()
+        self._needs = wanted.needs
+        self._wanted = wanted
+        self._maps_wanted = wanted.maps
+        self._reads_outputs = bool(wanted.maps - {"inputs"} or wanted.needs & LABEL_NEEDS)
         self._labels: Tensor | None = None
+        self._all_labels: list[Tensor] = []  # where kernels are wanted
         self._samples = 0  # of the present batch
-        self._picks = Picks([], [])
         self._open: set[Call] = set()  # uses whose activation has not come yet
+        self._awaited: dict[Call, Tensor] = {}  # uses whose gradient has not come yet, with zeros
         self._class_count = torch.zeros(0, dtype=torch.float64)  # (c,)
         self._statistics = {
-            name: _LayerStatistics(name, module, needs, sampling) for name, module in layers.items()
+            name: _LayerStatistics(name, module, wanted, sampling, samples)
+            for name, module in layers.items()
         }
 
-    def take(self, name: str) -> dict[str, Tensor | None]:
-        """Return everything that was measured on a layer, by field of the record, and forget it."""
-        statistics = self._statistics.pop(name)
-        fields = statistics.fields(self._class_count)
+    def fields(self, name: str) -> dict[str, Tensor | None]:
+        """Return everything that was measured on a layer, by field of the record.
+
+        Maps are in the precision of the network.
+        """
+        statistics = self._statistics[name]
+        labels = torch.cat(self._all_labels) if self._all_labels else None
+        fields = statistics.fields(self._class_count, labels)
         if "labels" in self._needs:
             fields |= statistics.class_fields(self._class_count)
         return fields
 
+    def forget(self, name: str) -> None:
+        """Let go what was measured on a layer."""
+        self._statistics.pop(name, None)
+
     @contextmanager
     def batch(self, samples: int, labels: Tensor | None) -> Iterator[None]:
-        """Measure on a batch, which the model runs on inside."""
+        """Measure on a batch, which the model runs on inside, forward and then backward."""
         self._samples, self._labels = samples, None
-        self._picks = self._reservoir.offer(samples)
         self._open.clear()
+        self._awaited.clear()
         if self._needs & LABEL_NEEDS:
             if labels is None:
                 raise UserError("the data has no class labels; yield Batch(inputs, target, labels)")
@@ -145,18 +174,21 @@ class Recorder(Listener):
             counts = torch.bincount(labels, minlength=self._class_count.shape[0])
             counts[: self._class_count.shape[0]] += self._class_count.to(counts)
             self._class_count = counts.to(torch.float64)
+            if "kernels" in self._needs:
+                self._all_labels.append(labels)
         yield
         for call in self._open:
             raise UserError(
                 f"no activation followed layer {call.layer!r} on a later batch as on the first "
                 "one; leave out layers whose surroundings depend on the data"
             )
+        for call, zeros in self._awaited.items():  # the loss ignores them
+            self._take(call, "output_grad", zeros)
 
     def ran(self, call: Call, inputs: Tensor, output: Tensor) -> None:
         """Read the layer's input, and its output before batch norm."""
         site = self._site(call)
-        if self._needs & {"inputs", "second_moments"}:
-            self._read_input(call, inputs, output)
+        self._read_input(call, inputs, output)
         if "outputs" in self._needs and call.layer in self._without_running:
             maps = self._maps(call, output, "output")
             one_group = torch.zeros(self._samples, dtype=torch.int64, device=maps.device)
@@ -175,13 +207,13 @@ class Recorder(Listener):
         if not self._awaits(call, summed):
             return
         self._open.discard(call)
-        if self._reads_outputs and not summed:
-            self._read_before(call, before, self._maps(call, before, "output"))
+        if not summed:
+            self._read_before(call, before)
 
     def activated(self, call: Call, after: Tensor, *, summed: bool) -> None:
         """Read what comes out of the activation."""
-        if self._reads_outputs and self._awaits(call, summed):
-            self._read_after(call, after, self._maps(call, after, "activation"))
+        if self._awaits(call, summed):
+            self._read_after(call, after)
 
     def _awaits(self, call: Call, summed: bool) -> bool:
         """Return whether this activation, of an output or of a sum of some, is the layer's."""
@@ -199,58 +231,87 @@ class Recorder(Listener):
 
     def _read_input(self, call: Call, inputs: Tensor, output: Tensor) -> None:
         statistics = self._statistics[call.layer]
+        wanted = call.use == 0 and "inputs" in self._maps_wanted
+        if not wanted and not self._needs & {"inputs", "second_moments"}:
+            return
         maps = self._maps(call, inputs, "input")
         if statistics.products is not None:
             statistics.products.add(inputs, output)
-        if "inputs" not in self._needs:
-            return
-        energy = tap_energy(self._layers[call.layer], inputs, output)
-        statistics.energy = energy if statistics.energy is None else statistics.energy + energy
-        if call.use == 0:
-            statistics.inputs.put(maps, self._picks)
+        if "inputs" in self._needs:
+            energy = tap_energy(self._layers[call.layer], inputs, output)
+            statistics.energy = energy if statistics.energy is None else statistics.energy + energy
+        if wanted:
+            self._take(call, "inputs", maps)
 
     def _read_output(self, call: Call, output: Tensor) -> None:
         """Read the output, as far as no activation tells it."""
         site = self._site(call)
-        if not self._reads_outputs or (site.activated and not site.summed):
+        if site.activated and not site.summed:
             return
-        maps = self._maps(call, output, "output")
-        self._read_before(call, output, maps)
+        self._read_before(call, output)
         if not site.summed:
-            self._read_after(call, output, maps)
+            self._read_after(call, output)
 
-    def _read_before(self, call: Call, before: Tensor, maps: Tensor) -> None:
-        if call.use > 0:
+    def _read_before(self, call: Call, before: Tensor) -> None:
+        if not self._reads_outputs:
             return
-        if "outputs" in self._needs:
-            self._statistics[call.layer].pre_activation.put(maps, self._picks)
-        if "output_gradients" in self._needs:
+        maps = self._maps(call, before, "output")
+        if call.use == 0 and "pre_activation" in self._maps_wanted:
+            self._take(call, "pre_activation", maps)
+        if call.use == 0 and "output_grad" in self._maps_wanted:
             self._await_gradient(call, before, maps)
 
     def _await_gradient(self, call: Call, before: Tensor, maps: Tensor) -> None:
-        """Sample the gradient by ``before`` when the backward pass reaches it."""
-        store, picks, samples = self._statistics[call.layer].output_grad, self._picks, self._samples
-        store.put(maps.new_zeros(1).expand(maps.shape), picks)  # stays if the loss ignores it
+        """Read the gradient by ``before`` when the backward pass reaches it."""
+        samples = self._samples
+        self._awaited[call] = maps.new_zeros(1).expand(maps.shape)
 
         def arrived(gradient: Tensor) -> None:
+            self._awaited.pop(call, None)
             # The loss is a mean over the batch; of the summed loss, each sample has its own part.
-            store.put(self._maps(call, gradient * samples, "output's gradient"), picks)
+            self._take(
+                call, "output_grad", self._maps(call, gradient * samples, "output's gradient")
+            )
 
         if before.requires_grad:
             before.register_hook(arrived)  # type: ignore[no-untyped-call]
 
-    def _read_after(self, call: Call, after: Tensor, maps: Tensor) -> None:
-        statistics = self._statistics[call.layer]
+    def _read_after(self, call: Call, after: Tensor) -> None:
+        labelled = self._labels is not None
+        first = call.use == 0 and bool(
+            self._maps_wanted & {"activation", "map_rank", "nuclear_loss"}
+        )
+        if not (labelled or first):
+            return
+        statistics, maps = self._statistics[call.layer], self._maps(call, after, "activation")
         labels = None if self._labels is None else self._labels.to(maps.device)
-        if call.use == 0:
-            if "outputs" in self._needs:
-                statistics.activation.put(maps, self._picks)
-            linear = isinstance(self._layers[call.layer], nn.Linear)
-            batch = MapBatch(maps, 1 if linear else after.shape[-1], self._picks, labels)
-            for meter in statistics.meters:
-                meter.add(batch)
+        if first:
+            self._read_maps(call, after, maps)
+        if labels is not None and call.use == 0 and statistics.centroids is not None:
+            statistics.centroids.add(statistics.outputs.among(maps), labels)
         if labels is not None and "labels" in self._needs:
             statistics.class_moments.add(maps, labels, self._class_count.shape[0])
+
+    def _read_maps(self, call: Call, after: Tensor, maps: Tensor) -> None:
+        """Take the activation itself, and what is measured on whole maps."""
+        if "activation" in self._maps_wanted:
+            self._take(call, "activation", maps)
+        if "map_rank" in self._maps_wanted:
+            linear = isinstance(self._layers[call.layer], nn.Linear)
+            self._take(call, "map_rank", map_ranks(maps, 1 if linear else after.shape[-1]))
+        if "nuclear_loss" in self._maps_wanted:
+            self._take(call, "nuclear_loss", map_nuclear_losses(maps))
+
+    def _take(self, call: Call, name: str, values: Tensor) -> None:
+        """Keep values (n, channels[, positions]), and hand them to the formulas that read them."""
+        statistics = self._statistics[call.layer]
+        if values.dim() == 3:
+            side = statistics.inputs if name == "inputs" else statistics.outputs
+            values = side.among(values)
+        if name in statistics.kept:
+            statistics.kept[name].put(values)
+        if name in self._wanted.streamed:
+            self._wanted.streams[call.layer].put(name, values)
 
     def _maps(self, call: Call, values: Tensor, what: str) -> Tensor:
         """Return the values as (n, channels, positions).

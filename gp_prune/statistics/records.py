@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.language.record import LayerRecord
+from gp_prune.language.record import MAP_FIELDS, LayerRecord
 from gp_prune.statistics.gradients import Gradients
 from gp_prune.statistics.layers import (
     TRANSPOSED,
@@ -22,6 +23,7 @@ from gp_prune.statistics.layers import (
 )
 from gp_prune.statistics.recording import Recorder
 from gp_prune.statistics.running import derive_seed
+from gp_prune.statistics.sampling import Sampling
 
 Fields = dict[str, Tensor | None]
 """Field of a record -> measurement, or None where there is none."""
@@ -156,6 +158,10 @@ class Measured:
         gradients: what was measured in backward passes, if any.
         curvature: Hessian times gradient, if wanted.
         flow: gradients of SynFlow, if wanted.
+        sampling: how much was seen of the maps.
+        samples: samples that were seen, and that the data has.
+        streamed: fields that formulas read as they came.
+        exact: whether maps become float64; else they stay in the precision of the network.
     """
 
     needs: AbstractSet[str]
@@ -167,9 +173,18 @@ class Measured:
     gradients: Gradients | None = None
     curvature: Gradients | None = None
     flow: Gradients | None = None
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    samples: tuple[int, int] = (0, 0)
+    streamed: AbstractSet[str] = frozenset()
+    exact: bool = True
 
-    def take_record(self, name: str, device: torch.device) -> LayerRecord:
-        """Return the record of a layer on a device, and forget what no other record needs.
+    def forget(self, name: str) -> None:
+        """Let go what belongs to a layer alone."""
+        if self.recorder is not None:
+            self.recorder.forget(name)
+
+    def record(self, name: str, device: torch.device) -> LayerRecord:
+        """Return what was measured so far on a layer, on a device.
 
         Raises:
             UserError: a value is not finite.
@@ -178,9 +193,11 @@ class Measured:
         fields = _parameters(self.modules[name], norm)
         weight = fields["weight"]
         assert weight is not None
+        from_data: Fields = {}
         if self.recorder is not None:
-            fields |= self.recorder.take(name)
-        fields |= self._from_backward(name, weight)
+            from_data |= self.recorder.fields(name)
+        from_data |= self._from_backward(name, weight)
+        fields |= from_data
         if "outgoing" in self.needs:
             fields |= self._from_consumers(name, weight)
         if "noise" in self.needs:
@@ -192,12 +209,24 @@ class Measured:
                     f"layer {name!r} has a {field} that is not finite; "
                     "check the model's weights and the data"
                 )
-        moved = {
-            field: None if value is None else value.to(device, torch.float64)
+        moved: dict[str, Any] = {
+            field: value.to(device, value.dtype if self._stays(field) else torch.float64)
             for field, value in fields.items()
+            if value is not None
+        }
+        seen = {field for field, value in from_data.items() if value is not None}
+        coverage = {
+            field: self.sampling.coverage(name, field, *self.samples)
+            for field in sorted((seen | self.streamed) - {"synflow_grad"})
         }
         groups = int(getattr(self.modules[name], "groups", 1))
-        return LayerRecord(name=name, has_batch_norm=norm is not None, groups=groups, **moved)  # type: ignore[arg-type]
+        return LayerRecord(
+            name=name, has_batch_norm=norm is not None, groups=groups, coverage=coverage, **moved
+        )
+
+    def _stays(self, field: str) -> bool:
+        """Return whether a field stays in the precision of the network."""
+        return not self.exact and field in MAP_FIELDS
 
     def _from_backward(self, name: str, weight: Tensor) -> Fields:
         """Return what was measured with gradients of any kind."""

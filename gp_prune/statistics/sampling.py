@@ -1,159 +1,248 @@
-"""Decide which samples and positions of the layers' maps are kept, and keep them.
+"""Decide how much of the layers' maps is kept in memory at a time, and keep it.
 
-A network has too many values to keep them all: of every layer's input and output, the maps of at
-most :data:`MAX_SAMPLES` samples at :data:`MAX_POSITIONS` positions are. :class:`Sampling` is the
-one place where this is decided; the other classes carry it out.
+Formulas are evaluated on all samples and all positions. What needs all samples of a layer at once
+is measured layer by layer, in groups of layers whose maps fit in memory, with one pass over the
+data for each. Only where a single layer does not fit are the maps of a sample of its positions kept
+and, where one position is still too much, those of a sample of the samples, which is then the
+sample for everything that is measured. :func:`share_memory` is the one place where this is decided;
+the classes carry it out.
 """
 
 from __future__ import annotations
 
-import random
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gp_prune.language.record import Coverage
 from gp_prune.statistics.running import derive_seed
 
 MAX_MEMORY = 2 * 10**9
 """Bytes that may be held beside the forward and the backward pass, by default."""
 
-MAX_SAMPLES = 64
-"""Samples (n) that are kept, the same for all layers."""
+SIDES = {
+    "inputs": "inputs",
+    "pre_activation": "outputs",
+    "activation": "outputs",
+    "output_grad": "outputs",
+    "class_map": "outputs",
+    "rest_map": "outputs",
+    "mean_map": "outputs",
+    "kernel_class": "outputs",
+    "kernel_rest": "outputs",
+    "kernel_between": "outputs",
+}
+"""Fields of a record that are measured on maps, with the side of the layer whose positions they
+have."""
 
-MAX_POSITIONS = 64
-"""Positions (s) that are kept of each layer's maps."""
+
+class Maps(NamedTuple):
+    """The size of what a layer gets or returns for one sample.
+
+    Attributes:
+        channels: number of channels.
+        positions: positions of the map of each channel.
+        item_bytes: bytes of a number.
+    """
+
+    channels: int
+    positions: int
+    item_bytes: int
 
 
-class Sampling(NamedTuple):
-    """How many samples and positions are kept; which ones follows from the seed."""
+class Census(NamedTuple):
+    """How many samples the data has, and how many classes (0 where labels are not asked for)."""
+
+    samples: int
+    classes: int
+
+
+class Demand(NamedTuple):
+    """Bytes that one side of a layer takes.
+
+    Attributes:
+        layer: name of the layer.
+        side: ``"inputs"`` or ``"outputs"``.
+        positions: positions of its maps.
+        each: bytes for every position.
+    """
+
+    layer: str
+    side: str
+    positions: int
+    each: int
+
+    @property
+    def total(self) -> int:
+        """Return the bytes for all positions."""
+        return self.positions * self.each
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much is kept of the layers' maps.
+
+    Attributes:
+        seed: decides which samples and positions are kept where not all are.
+        samples: samples that are seen; None for all of them.
+        most: positions that are kept, by layer and side; a side that is missing keeps all.
+        groups: the layers that are measured together, in one pass over the data each.
+        sizes: positions of the maps, by layer and side.
+    """
 
     seed: int = 0
-    max_samples: int = MAX_SAMPLES
-    max_positions: int = MAX_POSITIONS
-
-    def samples(self) -> Reservoir:
-        """Return a choice of samples, each with the same probability."""
-        return Reservoir(self.max_samples, derive_seed(self.seed, "samples", bits=63))
+    samples: int | None = None
+    most: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    groups: Sequence[Sequence[str]] = ()
+    sizes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def positions(self, layer: str, side: str) -> Positions:
         """Return a choice of positions in the maps of one side of a layer, such as "inputs"."""
-        return Positions(self.max_positions, derive_seed(self.seed, layer, side, bits=63))
+        seed = derive_seed(self.seed, layer, side, bits=63)
+        return Positions(self.most.get((layer, side)), seed)
+
+    def coverage(self, layer: str, name: str, samples: int, of_samples: int) -> Coverage:
+        """Return how much a field of a layer saw, when so many samples were seen."""
+        side = (layer, SIDES.get(name, ""))
+        size = self.sizes.get(side, 1)
+        return Coverage(samples, of_samples, min(size, self.most.get(side, size)), size)
+
+    def chosen_samples(self, of: int) -> Tensor | None:
+        """Return the sorted numbers of the samples that are seen; None for all of them."""
+        if self.samples is None or self.samples >= of:
+            return None
+        seed = derive_seed(self.seed, "samples", bits=63)
+        order = torch.randperm(of, generator=torch.Generator().manual_seed(seed))
+        return order[: self.samples].sort().values
 
 
-class Picks(NamedTuple):
-    """The samples of one batch that are kept: row ``rows[q]`` goes to ``slots[q]``."""
+def share_memory(
+    demands: Sequence[Demand],
+    layers: Iterable[str],
+    census: Census,
+    *,
+    memory: int,
+    together: bool,
+    seed: int,
+) -> Sampling:
+    """Decide how much is kept of each layer, and which layers are measured together.
 
-    rows: list[int]
-    slots: list[int]
-
-
-class Reservoir:
-    """Choose at most ``size`` samples of a stream, each with the same probability.
-
-    Algorithm R (Vitter 1985), with one random number per sample, so that the choice depends on
-    the seed and on the order of the samples but not on how they are cut into batches.
+    Args:
+        demands: what the layers would take for all samples and positions.
+        layers: names of all layers, in order.
+        census: the size of the data.
+        memory: bytes that may be taken.
+        together: whether all layers are kept until the end; otherwise each is let go when the pass
+            of its group has been dealt with.
+        seed: decides what is kept where not all is.
     """
+    names = list(layers)
+    by_layer = {name: [d for d in demands if d.layer == name] for name in names}
+    rounds = [list(demands)] if together else list(by_layer.values())
+    most = {side: count for some in rounds for side, count in _fit(some, memory).items()}
+    least = max(
+        sum(d.each * most.get((d.layer, d.side), d.positions) for d in some) for some in rounds
+    )
+    samples = None
+    if least > memory:
+        samples = max(1, census.samples * memory // least)
+    sizes = {(d.layer, d.side): d.positions for d in demands}
+    kept = {
+        name: sum(d.each * most.get((d.layer, d.side), d.positions) for d in some)
+        for name, some in by_layer.items()
+    }
+    groups = [names] if together else _grouped(kept, memory)
+    return Sampling(seed, samples, most, groups, sizes)
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-        self._random = random.Random(seed)
-        self._offered = 0
 
-    def offer(self, samples: int) -> Picks:
-        """Decide about the next samples of the stream."""
-        chosen: dict[int, int] = {}
-        for row in range(samples):
-            slot = self._offered
-            if slot >= self.size:
-                slot = self._random.randrange(self._offered + 1)
-            if slot < self.size:
-                chosen[slot] = row
-            self._offered += 1
-        return Picks(list(chosen.values()), list(chosen))
+def _fit(demands: Sequence[Demand], memory: int) -> dict[tuple[str, str], int]:
+    """Return the positions of those that get less than they ask for, the largest first.
+
+    All that are cut get the same number of bytes.
+    """
+    left, most = memory, {}
+    waiting = sorted(
+        (d for d in demands if d.each), key=lambda demand: (demand.total, demand.layer, demand.side)
+    )
+    for number, demand in enumerate(waiting):
+        share = left // (len(waiting) - number)
+        count = min(demand.positions, max(1, share // max(1, demand.each)))
+        if count < demand.positions:
+            most[demand.layer, demand.side] = count
+        left -= min(left, count * demand.each)
+    return most
+
+
+def _grouped(kept: Mapping[str, int], memory: int) -> list[list[str]]:
+    """Cut the layers, in order, into groups that fit."""
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, size in kept.items():
+        if groups[-1] and held + size > memory:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return groups
 
 
 class Positions:
-    """The chosen positions of a layer's maps: seeded, distinct and sorted."""
+    """The chosen positions of a layer's maps: seeded, distinct and sorted.
 
-    def __init__(self, max_positions: int, seed: int) -> None:
-        self._max_positions = max_positions
+    Args:
+        most: how many are chosen; None for all of them.
+        seed: decides which.
+    """
+
+    def __init__(self, most: int | None, seed: int) -> None:
+        self._most = most
         self._seed = seed
         self._size = 0  # positions of the first maps
         self._chosen: Tensor | None = None
 
-    def among(self, size: int) -> Tensor:
-        """Return those among ``size``; maps of another size are read at the same places."""
+    def among(self, maps: Tensor) -> Tensor:
+        """Return ``maps`` (n, channels, positions) at the chosen positions.
+
+        Maps that are larger or smaller than the first ones are read at the same places.
+        """
+        size = maps.shape[2]
         if self._chosen is None:
+            self._size = size
             generator = torch.Generator().manual_seed(self._seed)
             order = torch.randperm(size, generator=generator)
-            self._chosen, self._size = order[: self._max_positions].sort().values, size
-        return self._chosen * size // self._size
+            self._chosen = order[: self._most].sort().values.to(maps.device)
+        if size == self._size == len(self._chosen):
+            return maps
+        return maps[:, :, self._chosen * size // self._size]
 
 
-class SampledValues:
-    """One value of any shape per kept sample."""
+class KeptValues:
+    """The values of all samples, in their order and their precision: maps, or one per channel."""
 
-    def __init__(self) -> None:
-        self._values: Tensor | None = None  # (n, ...)
+    def __init__(self, samples: int) -> None:
+        self._expected = samples
+        self._values: Tensor | None = None  # (n, channels[, positions])
+        self._filled = 0
 
-    def put(self, values: Tensor, slots: list[int]) -> None:
-        """Keep row q of ``values`` as the value of slot ``slots[q]``."""
+    def put(self, values: Tensor) -> None:
+        """Keep the values (n, channels[, positions]) of the next samples."""
+        stop = self._filled + values.shape[0]
         if self._values is None:
-            self._values = values.new_zeros(0, *values.shape[1:])
-        missing = max(slots, default=-1) + 1 - self._values.shape[0]
-        if missing > 0:
-            fresh = values.new_zeros(missing, *values.shape[1:])
-            self._values = torch.cat([self._values, fresh])
-        self._values[torch.tensor(slots, dtype=torch.int64, device=values.device)] = values
+            room = max(stop, self._expected)
+            self._values = values.new_empty(room, *values.shape[1:])
+        elif stop > self._values.shape[0]:  # more samples than the data told
+            room = max(stop, 2 * self._values.shape[0])
+            grown = values.new_empty(room, *values.shape[1:])
+            grown[: self._filled] = self._values[: self._filled]
+            self._values = grown
+        self._values[self._filled : stop] = values.detach()
+        self._filled = stop
 
     def result(self) -> Tensor | None:
-        """Return the values (n, ...), or None if nothing came."""
-        return self._values
-
-
-class SampledMaps:
-    """The maps of the kept samples at the kept positions."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._positions = positions
-        self._values = SampledValues()  # (n, channels, s)
-
-    def put(self, maps: Tensor, picks: Picks) -> None:
-        """Copy what is kept out of ``maps`` (n, channels, positions)."""
-        positions = self._positions.among(maps.shape[2]).to(maps.device)
-        rows = torch.tensor(picks.rows, dtype=torch.int64, device=maps.device)
-        self._values.put(maps.detach()[rows][:, :, positions], picks.slots)
-
-    def result(self) -> Tensor | None:
-        """Return the maps (channels, n, s), float64, or None if none came."""
-        values = self._values.result()
-        if values is None:
+        """Return the values (channels, n[, positions]), or None if none came."""
+        if self._values is None:
             return None
-        return values.transpose(0, 1).to(torch.float64).contiguous()
-
-
-class MapBatch(NamedTuple):
-    """One batch of a layer's activation.
-
-    Attributes:
-        maps: (n, o, positions).
-        width: number of positions in a row of a map; it divides the number of positions.
-        picks: the samples that are kept.
-        labels: (n,) class labels, where a need asks for them.
-    """
-
-    maps: Tensor
-    width: int
-    picks: Picks
-    labels: Tensor | None
-
-
-class Meter(Protocol):
-    """Accumulates one kind of measurement of one layer over the batches."""
-
-    def add(self, batch: MapBatch) -> None:
-        """Take in a batch: the layer's first use in a run of the model."""
-
-    def result(self, classes: int) -> dict[str, Tensor]:
-        """Return measurements by field of the record; ``classes`` is the length of axis c."""
+        return self._values[: self._filled].transpose(0, 1)

@@ -345,7 +345,7 @@ def layers() -> list[tuple[LayerRecord, Tensors]]:
     ]
     records = collect(
         model, None, batches, needs=frozenset(NEEDS), loss=functional.cross_entropy,
-        outgoing=consumers(trace(model, x)), max_samples=100, max_positions=1000,
+        outgoing=consumers(trace(model, x)),
     )  # fmt: skip
     plain = measure(model, x, y)
     assert set(records) == set(plain) == set(LAYERS)

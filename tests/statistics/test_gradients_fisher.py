@@ -63,7 +63,7 @@ def test_gradients_are_squared_per_32_samples_whatever_the_batches(
     batches = [Batch(*b) for b in zip(x.tensor_split(cuts), y.tensor_split(cuts), strict=True)]
     options: Any = {"needs": {"fisher"}, "loss": functional.cross_entropy}
     assert_equal(collect(mixture, None, batches, **options), expected)
-    monkeypatch.setattr("gp_prune.statistics.measure._GRAPH_BYTES", 2**17)  # in small parts
+    monkeypatch.setattr("gp_prune.statistics.surroundings.GRAPH_BYTES", 2**17)  # in small parts
     assert_equal(collect(mixture, None, batches, **options), expected)
 
 

@@ -117,7 +117,7 @@ def collected(
 
 def test_everything_equals_the_plain_computation() -> None:
     model = zoo()
-    records = collected(model, max_samples=100, max_positions=1000)
+    records = collected(model)
     images, labels = data(12)
     assert list(records) == ["conv", "depthwise", "grouped", "up", "line", "tokens", "out"]
     for name, (inputs, output, before, after) in plain_maps(model, images).items():
@@ -201,7 +201,7 @@ def without_batchwise() -> Zoo:
 @given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted))
 def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     model = without_batchwise()
-    sizes: dict[str, Any] = {"samples": 20, "max_samples": 7, "max_positions": 5, "needs": ALL}
+    sizes: dict[str, Any] = {"samples": 20, "needs": ALL}
     whole = collected(model, **sizes)
     assert_same(
         collected(model, *cuts, **sizes),
@@ -212,30 +212,6 @@ def test_batches_of_any_size_give_what_one_batch_gives(cuts: list[int]) -> None:
     assert {field for record in whole.values() for field in tensors(record)} == {
         field.name for field in dataclasses.fields(LayerRecord)
     } - {"name", "has_batch_norm", "groups", "values", "coverage"}
-
-
-def test_samples_and_positions_are_shared() -> None:
-    """Z, A and the layers see the same samples, whatever other layers are asked for."""
-    model = without_batchwise()
-    small = collected(model, samples=20, max_samples=6, max_positions=5)
-    full = collected(model, samples=20, max_samples=20, max_positions=1000)
-    columns = [
-        [n for n in range(20) for p in range(s.shape[2]) if torch.equal(f[:, n, p], s[:, q, 0])]
-        for s, f in (
-            (small[x].require("inputs"), full[x].require("inputs")) for x in ("conv", "up", "out")
-        )
-        for q in range(6)
-    ]
-    kept = [found[0] for found in columns[:6]]
-    assert len(set(kept)) == 6
-    assert [found[0] for found in columns] == kept * 3
-    torch.testing.assert_close(
-        small["conv"].activation, small["conv"].require("pre_activation").relu()
-    )
-    only = collect(model, ["up"], cut(*data(20)), needs={"inputs"}, max_samples=6, max_positions=5)
-    assert torch.equal(only["up"].require("inputs"), small["up"].require("inputs"))
-    other = collected(model, samples=20, max_samples=6, max_positions=5, seed=1)
-    assert not torch.equal(other["up"].require("inputs"), small["up"].require("inputs"))
 
 
 @pytest.mark.parametrize("need", sorted(ALL))

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gp_prune.errors import UserError
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.statistics import Batch, Consumer, collect, measure
+from gp_prune.statistics import Batch, Consumer, collect, surroundings
 
 READERS = {"hidden": (Consumer("output", tuple((q,) for q in range(5))),)}
 Loader = list[Batch] | Iterator[Batch]
@@ -189,7 +189,7 @@ def test_batches_that_are_too_large_for_autograd_run_in_parts(
     expected = collect(model, None, data((40, 9)), needs={need}, loss=loss)
     whole = max(sizes)
     sizes.clear()
-    monkeypatch.setattr(measure, "_GRAPH_BYTES", 1000)
+    monkeypatch.setattr(surroundings, "GRAPH_BYTES", 1000)
     found = collect(model, None, data((40, 9)), needs={need}, loss=loss)
     assert_same(expected, found)
     if need == "labels":

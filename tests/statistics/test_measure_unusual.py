@@ -69,7 +69,6 @@ def test_folded_samples_and_layers_used_twice() -> None:
         None,
         [Batch(images, None, labels)],
         needs={"inputs", "outputs", "labels"},
-        max_positions=99,
     )
     assert list(records) == ["layer"]  # the unused one is left out
     record = records["layer"]
@@ -108,7 +107,7 @@ def test_errors_name_thing_and_remedy() -> None:
     with pytest.raises(ValueError, match="unknown need 'luck'"):
         collect(model, None, (), needs={"luck"})
     with pytest.raises(ValueError, match="at least 1"):
-        collect(model, None, (), max_samples=0)
+        collect(model, None, (), max_memory=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

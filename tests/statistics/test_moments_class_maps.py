@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, collect, moments
 
 ALL = {"outputs", "labels", "centroids", "kernels"}
@@ -21,12 +20,10 @@ def labels_of(batch: Batch) -> Tensor:
 
 
 def test_mean_maps_of_all_samples(mixture: nn.Module, whole: Batch, parts: list[Batch]) -> None:
-    """At the places of A, but over all samples: A of all samples shows where they are."""
     labels = labels_of(whole)
-    full = collect(mixture, None, [whole], needs=ALL, max_positions=5)
-    records = collect(mixture, None, parts, needs=ALL, max_samples=2, max_positions=5)
-    for name, record in records.items():
-        maps = full[name].require("activation")  # (o, n, s): all ten samples
+    records = collect(mixture, None, parts, needs=ALL)
+    for record in records.values():
+        maps = record.require("activation")  # (o, n, s): all ten samples
         torch.testing.assert_close(record.mean_map, maps.mean(1))
         for label in range(3):
             member = labels == label
@@ -36,7 +33,7 @@ def test_mean_maps_of_all_samples(mixture: nn.Module, whole: Batch, parts: list[
             torch.testing.assert_close(
                 record.require("rest_map")[:, label], maps[:, ~member].mean(1)
             )
-    means = collect(mixture, None, parts, needs=ALL, max_positions=1000)["conv"]
+    means = records["conv"]
     torch.testing.assert_close(means.require("class_map").mean(2), means.class_mean)
     torch.testing.assert_close(means.require("rest_map").mean(2), means.rest_mean)
 
@@ -61,11 +58,11 @@ def plain_kernels(maps: Tensor, labels: Tensor, label: int) -> tuple[list[float]
 
 
 @pytest.mark.parametrize("most", [1, 2**24])
-def test_kernels_of_sampled_maps(
+def test_kernels_of_whole_maps(
     mixture: nn.Module, parts: list[Batch], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments, "_MOST_AT_ONCE", most)
-    records = collect(mixture, None, parts, needs=ALL, max_samples=20, max_positions=4)
+    records = collect(mixture, None, parts, needs=ALL)
     labels = torch.cat([labels_of(batch) for batch in parts])
     for record in records.values():
         for label in range(3):
@@ -81,19 +78,17 @@ def test_kernels_of_sampled_maps(
         assert bool((squared > -1e-12).all())
 
 
-def test_kernels_see_the_samples_of_a() -> None:
-    """With an identity as layer, a sample's map says which sample it is."""
-    layer = nn.Linear(1, 1, bias=False).double()
-    nn.init.ones_(layer.weight)
-    x = torch.arange(40.0).double().reshape(-1, 1) / 10
-    labels = torch.arange(40) % 3
-    data = [Batch(a, b, b) for a, b in zip(x.split(7), labels.split(7), strict=True)]  # type: ignore[no-untyped-call]
-    record = collect(layer, None, data, needs=ALL, max_samples=9)[""]
-    kept = (record.require("activation")[0, :, 0] * 10).round().long() % 3
-    within, rest, between = plain_kernels(record.require("activation"), kept, 1)
-    assert record.require("kernel_class")[:, 1].tolist() == pytest.approx(within)
-    assert record.require("kernel_rest")[:, 1].tolist() == pytest.approx(rest)
-    assert record.require("kernel_between")[:, 1].tolist() == pytest.approx(between)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_distances_of_maps_that_are_alike(scale: float) -> None:
+    """By products of matrices where that is exact enough, by differences elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 6, 7, generator=generator).double() * scale + 1e3
+    maps[:, 1] = maps[:, 0]
+    maps[:, 2] = maps[:, 0] + 1e-6
+    expected = (maps.unsqueeze(2) - maps.unsqueeze(1)).square().sum(3)
+    found = moments._squared_distances(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    assert bool((found >= 0).all())
 
 
 def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> None:
@@ -113,12 +108,3 @@ def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> No
     alone = collect(mixture, ["conv"], data[:1], needs=ALL)["conv"]
     assert not alone.require("rest_map").any() and not alone.require("kernel_rest").any()
     assert bool(alone.require("kernel_class").all())
-
-
-def test_too_many_mean_maps_are_refused(
-    mixture: nn.Module, whole: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(moments, "_MOST_VALUES", 100)
-    with pytest.raises(UserError, match=r"layer 'conv' have 3 classes x 4 channels x 36 positions"):
-        collect(mixture, ["conv"], [whole], needs={"centroids"})
-    collect(mixture, ["conv"], [whole], needs={"centroids"}, max_positions=8)
