@@ -25,6 +25,7 @@ from gp_prune.language.record import NEEDS, LayerRecord, synthetic_layer
 # one order. The variable is for the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("COLUMNS", None)  # tables have the width that a pipe has, whoever runs the tests
 
 # No deadline, because the time of one example depends on what else the machine does.
 settings.register_profile("gp-prune", deadline=None, print_blob=True)

@@ -82,7 +82,12 @@ def _list_metrics(*, as_json: bool) -> None:
     ]
     from gp_prune.report.console import make_console, print_table  # rich is slow to import
 
-    print_table(make_console(sys.stdout), ["metric", "prunes", "formula", "needs", "source"], rows)
+    print_table(
+        make_console(sys.stdout),
+        ["metric", "prunes", "formula", "needs", "source"],
+        rows,
+        fold=["formula", "needs", "source"],
+    )
 
 
 def _as_object(metric: Metric) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def _list_vocabulary(tables: dict[str, _Rows], *, as_json: bool) -> None:
         if rows:
             from gp_prune.report.console import make_console, print_table
 
-            print_table(make_console(sys.stdout), headings, rows)
+            print_table(make_console(sys.stdout), headings, rows, fold=headings[-4:])
 
 
 def _operand_table(primitives: PrimitiveSet) -> _Rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gp_prune.cli.options import RunOptions, memory_option, run_options
+from gp_prune.errors import UserError
 from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
     from gp_prune.search.run import evolve
 
     if given["tasks"] is not None:
-        given["tasks"] = tuple(name.strip() for name in given["tasks"].split(","))
+        given["tasks"] = _task_names(given["tasks"])
+    if run.resume and reuse:
+        raise UserError(
+            "--resume goes on with a run as it was begun; leave out --reuse, or begin a new run"
+        )
     config = run.load_settings(SearchConfig, given)
     last: Generation | None = None
     try:
@@ -79,6 +84,17 @@ def evolve(run: RunOptions, reuse: Path | None, **given: Any) -> int:
     echo("\n" + recommendation(result))
     echo(_next_steps(result))
     return 0
+
+
+def _task_names(text: str) -> tuple[str, ...]:
+    """Return the names in a list that is separated by commas."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UserError(
+            f"--tasks is {text!r}, where a name is empty; write names such as lenet-digits, "
+            "separated by commas"
+        )
+    return names
 
 
 def _stop(run: RunOptions, last: Generation | None) -> int:

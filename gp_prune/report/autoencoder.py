@@ -77,7 +77,7 @@ def _cells(console: Console, result: AutoencodeResult) -> None:
             )
         )  # fmt: skip
     headings = ("", ">cell", ">validation loss", ">weights zero", ">times pruned", ">learning rate")
-    print_table(console, headings, rows)
+    print_table(console, headings, rows, fold=())
 
 
 def facts(result: AutoencodeResult) -> list[tuple[str, str]]:

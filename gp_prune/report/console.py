@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from gp_prune.errors import pluralize
@@ -54,9 +56,12 @@ class _SafeConsole(Console):
 def make_console(stream: IO[str], plain_width: int = PLAIN_WIDTH) -> Console:
     """Return a console that prints text unchanged: brackets in formulas are no markup.
 
+    A line has the width of the terminal, or elsewhere of the variable COLUMNS or ``plain_width``.
     What could steer the terminal is written out, see :func:`gp_prune.report.text.printable`.
     """
-    width = None if stream.isatty() else plain_width
+    columns = os.environ.get("COLUMNS", "")
+    elsewhere = int(columns) if columns.isdecimal() and 0 < int(columns) < 10**4 else plain_width
+    width = None if stream.isatty() else elsewhere
     return _SafeConsole(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
@@ -109,19 +114,81 @@ def rendered_lines(text: str) -> list[str]:
     return [Rendered(line.rstrip()) for line in text.removesuffix("\n").split("\n") if text]
 
 
-def print_table(console: Console, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; a column is flush right if its heading starts with ``>``."""
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    fold: Collection[str] | None = None,
+) -> None:
+    """Print a table; a column is flush right if its heading starts with ``>``.
+
+    Args:
+        console: where to.
+        headings: of the columns.
+        rows: of the table.
+        fold: headings of the columns whose words may stand on several lines, or None for all and
+            also within words. Where the words do not fit, the rows become blocks if most columns
+            fold, and lines that are longer than the console otherwise.
+    """
+    rows, room, gap = [[*map(printable, row)] for row in rows], console.width, 2
+    widths: list[int] = []
+    if fold is not None:
+        least, widths = _column_widths(room, gap, headings, rows, fold)
+        if least > room:
+            gap = 1
+            least, widths = _column_widths(room, gap, headings, rows, fold)
+        if least > room and 2 * len(fold) > len(headings):
+            _print_blocks(console, headings, rows)
+            return
+        console.width = max(least, room)
     table = Table(
         box=SIMPLE_HEAD if console.is_terminal else None,
         show_edge=False,
         pad_edge=False,
         header_style="bold",
-        padding=(0, 1 if console.is_terminal else 2, 0, 0),
+        padding=(0, gap - 1 if console.is_terminal else gap, 0, 0),
     )
     _add_columns(table, headings, overflow="fold")
+    for column, width in zip(table.columns, widths, strict=False):
+        column.width = width
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*map(Text, row))
     _print(console, table)
+    console.width = room
+
+
+def _column_widths(
+    room: int,
+    gap: int,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    fold: Collection[str],
+) -> tuple[int, list[int]]:
+    """Return the least width of a table without a broken word, and the widths of its columns."""
+    columns = [list(column) for column in zip(headings, *rows, strict=True)]
+    columns = [[name.removeprefix(">"), *cells] for name, *cells in columns]
+    natural = [max(map(cell_len, column)) for column in columns]
+    least = [
+        max((cell_len(word) for cell in column for word in cell.split()), default=0)
+        if heading in fold
+        else width
+        for heading, column, width in zip(headings, columns, natural, strict=True)
+    ]
+    total = sum(least) + gap * (len(least) - 1)
+    wanted = sum(natural) - sum(least)
+    share = min(1.0, max(0, room - total) / wanted) if wanted else 0.0
+    widths = [low + int(share * (high - low)) for low, high in zip(least, natural, strict=True)]
+    return total, widths
+
+
+def _print_blocks(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print every row as its first cell and, below, the others with their headings."""
+    for row in rows:
+        console.print(Text(row[0], style="bold"), soft_wrap=True)
+        named = zip(headings[1:], row[1:], strict=True)
+        facts = [(f"  {heading.removeprefix('>')}", cell) for heading, cell in named if cell]
+        print_facts(console, facts)
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
@@ -152,11 +219,12 @@ def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
         ["layer", ">channels", ">kept", ">MACs", ">kept", ">params", ">kept", ">ties",
          "kept whole"],
         [_layer_cells(row) for row in report["layers"] if row["macs"] or row["params"]],
+        fold=["layer", "kept whole"],
     )  # fmt: skip
     for headings, rows in (_steps(report), _times(report), _states(report)):
         if rows:
             console.print()
-            print_table(console, headings, rows)
+            print_table(console, headings, rows, fold=())
     console.print()
     print_facts(console, _totals(report, by_weight))
     for line in report.get("remarks") or ():
@@ -308,7 +376,7 @@ def show_progress(
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
-        with _stage_bars(console, titles) as show:
+        with show_stage_bars(console, titles) as show:
             yield lambda now: show(*to_bar(now))
     else:
         started = time.monotonic()
@@ -322,29 +390,43 @@ def show_progress(
 
 
 @contextmanager
-def _stage_bars(
+def show_stage_bars(
     console: Console, titles: Mapping[str, str]
 ) -> Iterator[Callable[[str, int, int, str], None]]:
+    """Give a function that shows stage, steps done, steps in total and a note on a terminal.
+
+    Args:
+        console: where to.
+        titles: stage -> title of its bar; other stages have none.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # slow to import
 
-    one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    class Stages(Progress):
+        """The bars, and below them the note of the last step, in as many lines as it takes."""
+
+        note = ""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            if self.note:
+                yield Text(self.note)
+
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
     )
-    with Progress(*columns, console=console, expand=True) as bar:
+    with Stages(*columns, console=console) as bar:
         rows = {
-            stage: bar.add_task(title, total=None, note="", start=False)
-            for stage, title in titles.items()
+            stage: bar.add_task(title, total=None, start=False) for stage, title in titles.items()
         }
 
         def show(stage: str, done: int, total: int, note: str) -> None:
             if stage in rows:
                 bar.start_task(rows[stage])
-                bar.update(rows[stage], completed=done, total=total, note=note)
+                bar.note = note
+                bar.update(rows[stage], completed=done, total=total)
 
         yield show
 

@@ -249,7 +249,8 @@ class Search:
     def _nothing(self) -> str:
         ((reason, count),) = self.assessor.refused.most_common(1) or [(" none was new", 0)]
         return (
-            f"none of {len(self.archive)} formulas could be tried on {self.config.tasks}; "
+            f"none of {len(self.archive)} formulas could be tried on "
+            f"{', '.join(self.config.tasks)}; "
             f"{count} of them because{reason}; try other tasks or more --population"
         )
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.metric.metric import Metric, bundled_metrics
+from gp_prune.pruning import Budget
 from gp_prune.runs.executors import Runner, make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
@@ -20,7 +22,8 @@ from gp_prune.runs.folder import (
 )
 from gp_prune.runs.jobs import TaskSource, network_digest
 from gp_prune.runs.journal import Journal
-from gp_prune.search.comparison import compare, contenders
+from gp_prune.search.assessor import ladder_evaluation
+from gp_prune.search.comparison import BASELINES, compare, contenders
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.search.nsga2 import Generation, Search
@@ -154,6 +157,8 @@ def _run(
 ) -> SearchResult:
     published = reference_metrics(primitives)
     seeds = [metric for metric in published if metric.expression.axes is config.root]
+    if config.limits.limited:
+        _check_limits(config, scorers, published, evaluator)
     search = Search(config, primitives, scorers, seeds, evaluator, journal)
     finished = (folder / COMPARISON).exists()
     for generation in search.generations():
@@ -174,6 +179,35 @@ def _run(
         write(result)
     progress(SearchProgress("done", 1, 1))
     return result
+
+
+def _check_limits(
+    config: SearchConfig,
+    scorers: Sequence[TaskScorer],
+    published: Sequence[Metric],
+    evaluator: Evaluator,
+) -> None:
+    """Raise UserError where the limits are so narrow that not even a baseline can be evaluated.
+
+    Otherwise every formula would be tried in vain.
+    """
+    *_, name = BASELINES[config.granularity]
+    baseline = next(metric for metric in published if metric.name == name)
+    budget = Budget(config.ladder_kind, max(config.ladder))
+    evaluations = {
+        scorer.task.name: ladder_evaluation(
+            config, scorer.plan(baseline.expression, config.conventions, budget)
+        )
+        for scorer in scorers
+    }
+    outcomes = evaluator.outcomes([*evaluations.values()])
+    for task, evaluation in evaluations.items():
+        failure = outcomes[evaluation.key].failure
+        if failure:
+            raise UserError(
+                f"no formula can be tried on {task}, because an evaluation of {name} {failure}; "
+                "allow more with --candidate-memory and --candidate-timeout, where 0 is any amount"
+            )
 
 
 def reference_metrics(primitives: PrimitiveSet) -> list[Metric]:

@@ -35,6 +35,12 @@ SMALL = SearchConfig(
         (("--max-evaluations", "-1"), "max_evaluations is -1"),
         (("--time-limit", "-1"), "time_limit is -1.0"),
         (("--stall", "-1"), "stall is -1"),
+        (("--tasks", ""), "--tasks is '', where a name is empty; write names such as lenet-digits"),
+        (("--tasks", "lenet-digits,,cnn-digits"), "where a name is empty"),
+        (("--resume", "one", "--reuse", "other"), "leave out --reuse, or begin a new run"),
+        (("--max-memory", "2"), "max_memory (--max-memory) is '2', which has no unit"),
+        (("--calibration", "0"), "calibration is 0; it must be a whole number, at least 1"),
+        (("--seed", "-1"), "seed is -1; it must be a whole number from 0 to"),
     ],
 )
 def test_wrong_rules_are_refused(

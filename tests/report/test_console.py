@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
 from gp_prune.apply.prune import prune
@@ -24,6 +25,7 @@ from gp_prune.report.console import (
     print_pruning,
     print_table,
     quantity,
+    show_stage_bars,
 )
 from gp_prune.training import Epoch, FineTuning, History
 
@@ -61,6 +63,67 @@ def test_plain_table() -> None:
     assert lines == ["name         number", "sum[i,k](W)       1", "x                23"]
 
 
+WIDTHS = [20, 40, 60, 80, 100, 120, 200]
+LAYERS = [
+    ["features.denseblock4.denselayer16.conv2", "1024", "663", "7.53 M", ""],
+    ["classifier.1", "1000", "1000", "1.28 M", "network output"],
+    ["(normalisations and the rest)", "", "", "0", ""],
+]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_and_numbers_are_never_broken(
+    width: int, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = io.StringIO()
+    console = make_console(stream)
+    if terminal:
+        console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+    headings = ["layer", ">channels", ">kept", ">MACs", "kept whole"]
+    print_table(console, headings, LAYERS, fold=["layer", "kept whole"])
+    text = stream.getvalue()
+    for row in LAYERS:
+        assert all(word in text for cell in row[:3] + row[4:] for word in cell.split())
+        assert f" {row[3]}" in text
+    if width >= 80:
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert console.width == width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_text_become_blocks_where_they_do_not_fit(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    headings = ["metric", "prunes", "formula", "source"]
+    formula, source = "mean[n](at_least(min_max[o](A), 0.5))", "Somebody, A Paper, 2020"
+    stream = io.StringIO()
+    rows = [["of_a_long_name", "channel", formula, source]]
+    print_table(make_console(stream), headings, rows, fold=["formula", "source", "prunes"])
+    lines = stream.getvalue().splitlines()
+    least = len("of_a_long_name" + "channel" + "mean[n](at_least(min_max[o](A),") + len("Somebody,")
+    if width >= least + 3:
+        assert lines[0].split() == headings and lines[1].startswith("of_a_long_name ")
+    else:
+        assert lines[0] == "of_a_long_name" and lines[1] == "  prunes   channel"
+    if width >= 60:
+        assert all(word in stream.getvalue() for word in formula.split())
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("77", 77), ("", 120), ("0", 120), ("wide", 120), ("-5", 120)]
+)
+def test_the_variable_columns_is_the_width_of_what_is_no_terminal(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert make_console(io.StringIO()).width == width
+    monkeypatch.delenv("COLUMNS")
+    assert make_console(io.StringIO(), 160).width == 160
+
+
 @given(st.lists(st.text(st.characters(codec="ascii", categories=("L", "P", "N"))), min_size=2))
 def test_no_cell_is_lost_or_taken_for_markup(words: list[str]) -> None:
     lines = printed("a", "b", rows=[[word, "x"] for word in words])
@@ -68,6 +131,18 @@ def test_no_cell_is_lost_or_taken_for_markup(words: list[str]) -> None:
     for word in words:
         assert re.sub(r"\s", "", word) in re.sub(r"\s", "", seen)
     assert all(len(line) <= 120 for line in lines)
+
+
+def test_the_note_of_a_step_is_never_cut() -> None:
+    """It stands below the bars, in as many lines as it takes."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=60, force_terminal=True, color_system=None)
+    note = "12 formulas, front 3, least error 0.012 by sum[i,k](mul(abs(W), abs(G)))"
+    with show_stage_bars(console, {"search": "generations"}) as show:
+        show("search", 1, 4, note)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "generations" in text and "1/4" in text and "…" not in text
+    assert all(word in text for word in note.split())
 
 
 def test_facts_fold_under_themselves() -> None:

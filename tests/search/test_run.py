@@ -353,3 +353,17 @@ def test_a_resumed_run_keeps_its_settings(small_run: SearchResult) -> None:
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown task 'lenet-digit'"):
         evolve(SearchConfig(tasks=("lenet-digit",)), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_meets_are_told_at_once(tmp_path: Path, task_cache: Path) -> None:
+    config = replace(SMALL, tasks=("lenet-digits",), candidate_memory=0.5, population=40)
+    source = TaskSource(cache_dir=str(task_cache))
+    with pytest.raises(
+        UserError, match=r"no formula can be tried on lenet-digits, .* --candidate-m"
+    ):
+        evolve(config, tmp_path / "run", source=source)
+    evaluated = [
+        json.loads(line) for line in (tmp_path / "run" / JOURNAL).read_text().splitlines()[1:]
+    ]
+    assert len(evaluated) == 1
