@@ -91,7 +91,10 @@ FIELDS = [
     _field("kPQ", "oc", "kernel_between", "kernels", "k^{PQ}",
            "mean RBF kernel of a map of A in a class and one in the others", nonnegative=True),
     _field("G2", "oik", "fisher", "fisher", r"\overline{G^{2}}",
-           "squared gradient by the weights, mean over mini-batches of 32 samples "
+           "squared gradient by the weights, mean over mini-batches of 32 samples",
+           nonnegative=True),
+    _field("Gn2", "oik", "sample_fisher", "sample_fisher", r"\overline{g^{2}}",
+           "squared gradient of a sample's loss by the weights, mean over samples "
            "(empirical Fisher)", nonnegative=True),
     _field("WG2", "o", "filter_square", "fisher", r"\overline{\langle W, G \rangle^{2}}",
            "squared sum of W G over the filter, mean over mini-batches of 32 samples",
@@ -121,6 +124,10 @@ FIELDS = [
     _field("GV", "oj", "outgoing_grad", "outgoing gradients", "G^{+}",
            "gradient of the loss by the weights V"),
     _field("GV2", "oj", "outgoing_fisher", "outgoing fisher", r"\overline{(G^{+})^{2}}",
-           "squared gradient by the weights V, mean over mini-batches of 32 samples "
+           "squared gradient by the weights V, mean over mini-batches of 32 samples",
+           nonnegative=True),
+    _field("GVn2", "oj", "outgoing_sample_fisher", "outgoing sample_fisher",
+           r"\overline{(g^{+})^{2}}",
+           "squared gradient of a sample's loss by the weights V, mean over samples "
            "(empirical Fisher)", nonnegative=True),
 ]

@@ -164,10 +164,12 @@ def operand(
                           rest_count (c)
     gradients             weight_grad (o, i, k); gamma_grad, beta_grad (o)
     noise                 noise (o, i, k)
-    outgoing              outgoing (o, j); outgoing_grad with gradients, outgoing_fisher with fisher
+    outgoing              outgoing (o, j); outgoing_grad with gradients, outgoing_fisher with
+                          fisher, outgoing_sample_fisher with sample_fisher
     synflow               synflow_grad (o, i, k)
     fisher                fisher (o, i, k); filter_square, gamma_square, beta_square,
                           gamma_beta_product (o)
+    sample_fisher         sample_fisher (o, i, k)
     hessian               hessian_grad (o, i, k)
     output_gradients      output_grad (o, n, s)
     second_moments        inverse_factor (i, k)

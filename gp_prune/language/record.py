@@ -28,6 +28,8 @@ NEEDS: dict[str, str] = {
     "outgoing": "the layers that read each channel, from the traced network",
     "synflow": "one pass forward and backward on an input of ones, without data",
     "fisher": "a forward and a backward pass per 32 samples of calibration data with a loss",
+    "sample_fisher": "a forward and a backward pass over calibration data with a loss "
+    "(gradients of every sample)",
     "hessian": "two passes over calibration data with a loss, the second differentiated twice",
     "output_gradients": "a forward and a backward pass over calibration data with a loss, "
     "down to the layer outputs",
@@ -39,7 +41,7 @@ NEEDS: dict[str, str] = {
 }
 """What an operand can need beyond the network itself, with the pass over the data it costs."""
 
-LOSS_NEEDS = frozenset({"gradients", "fisher", "hessian", "output_gradients"})
+LOSS_NEEDS = frozenset({"gradients", "fisher", "sample_fisher", "hessian", "output_gradients"})
 """Needs for which the data must have targets, and a loss compares the output with them."""
 
 
@@ -131,6 +133,8 @@ class LayerRecord:
     gamma_square: Tensor | None = None  # (o,), "fisher": squared gradient by gamma
     beta_square: Tensor | None = None  # (o,), "fisher": squared gradient by beta
     gamma_beta_product: Tensor | None = None  # (o,), "fisher": gradient by gamma times by beta
+    sample_fisher: Tensor | None = None  # (o, i, k), "sample_fisher": squared, mean over samples
+    outgoing_sample_fisher: Tensor | None = None  # (o, j), "outgoing" and "sample_fisher"
     groups: int = 1
     """Groups of the layer; output channels of one read the inputs of that one alone."""
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
@@ -225,4 +229,6 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         gamma_square=numbers(o),
         beta_square=numbers(o),
         gamma_beta_product=signed(o) / 4,
+        sample_fisher=numbers(o, i, k),
+        outgoing_sample_fisher=numbers(o, j),
     )

@@ -22,6 +22,7 @@ from gp_prune.statistics.running import (
     map_tensors,
     tensors_of,
 )
+from gp_prune.statistics.sample_gradients import SampleSquares
 
 _Key = tuple[int, str]  # identity of the module, "weight" or "bias"
 
@@ -59,6 +60,7 @@ class Gradients:
         *,
         norms: bool = True,
         squares: bool = False,
+        sample_squares: bool = False,
     ) -> None:
         """Prepare.
 
@@ -67,6 +69,7 @@ class Gradients:
             layers: name -> module of ``model``; those whose gradients are wanted.
             norms: whether gradients by batch norms are wanted, too.
             squares: whether the squared gradient of each mini-batch is summed, too.
+            sample_squares: whether that of each sample is.
         """
         self._modules = [
             module
@@ -74,6 +77,8 @@ class Gradients:
             if name in layers or (norms and is_batch_norm(module))
         ]
         self._with_squares = squares
+        layers_alone = [module for module in self._modules if not is_batch_norm(module)]
+        self._samples_apart = SampleSquares(layers_alone) if sample_squares else None
         self._used: dict[tuple[_Key, int], _Used] = {}  # by identity of the tensor, too
         self._sums: dict[_Key, Tensor] = {}
         self._squares: dict[_Key, Tensor] = {}
@@ -88,6 +93,8 @@ class Gradients:
         """Keep hooks on the model, and set ``requires_grad``, which the caller restores."""
         with ExitStack() as stack:
             stack.enter_context(parametrize.cached())
+            if self._samples_apart is not None:
+                stack.enter_context(self._samples_apart.attached())
             for module in self._modules:
                 for parameter in module.parameters():
                     parameter.requires_grad_(True)
@@ -136,6 +143,8 @@ class Gradients:
             if self._with_squares:
                 self._add(self._open, key, samples * total)
         self._samples += samples
+        if self._samples_apart is not None:
+            self._samples_apart.close(samples)
         if self._with_squares:
             self._weights.update(
                 {id(u.module): u.tensor.detach() for u in used if u.field == "weight"}
@@ -186,6 +195,11 @@ class Gradients:
     def mean_square(self, module: nn.Module, field: str) -> Tensor | None:
         """Return the squared gradient of a mini-batch's mean loss, mean over the samples."""
         return self._mean_over_batches(self._squares, (id(module), field))
+
+    def mean_sample_square(self, module: nn.Module) -> Tensor | None:
+        """Return the mean over samples of the squared gradient of its loss by a module's weight."""
+        total = None if self._samples_apart is None else self._samples_apart.total(module)
+        return None if total is None else total / self._samples
 
     def mean_scale_square(self, module: nn.Module) -> Tensor | None:
         """Return the squared gradient by each channel's scale (o,), as :meth:`mean_square`.

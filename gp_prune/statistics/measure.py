@@ -374,7 +374,12 @@ class _Run:
             layers = dict(measured.modules)
             if "hessian" in needs:  # the gradient along which it differentiates is by all layers
                 layers |= prunable_layers(self.model)
-            gradients = Gradients(self.model, layers, squares="fisher" in needs)
+            gradients = Gradients(
+                self.model,
+                layers,
+                squares="fisher" in needs,
+                sample_squares="sample_fisher" in needs,
+            )
         most = MINI_BATCH if "fisher" in needs else None
         at_once = None if gradients is None else self.surroundings.at_once
         parts = in_parts(data.read(), most, at_once)

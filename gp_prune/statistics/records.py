@@ -238,6 +238,8 @@ class Measured:
         if gradients is not None and "fisher" in self.needs:
             by_weight["fisher"] = gradients.mean_square(module, "weight")
             fields |= _squares(module, self.norms[name], weight, gradients)
+        if gradients is not None and "sample_fisher" in self.needs:
+            by_weight["sample_fisher"] = gradients.mean_sample_square(module)
         if self.curvature is not None:
             by_weight["hessian_grad"] = self.curvature.mean(module, "weight")
         if self.flow is not None:
@@ -247,7 +249,7 @@ class Measured:
         return fields
 
     def _from_consumers(self, name: str, weight: Tensor) -> Fields:
-        """Return ``outgoing`` and, with gradients, ``outgoing_grad`` and ``outgoing_fisher``."""
+        """Return ``outgoing`` and what was measured of its gradients."""
         gradients = self.gradients
         fields: Fields = {"outgoing": self._outgoing(name, weight, effective_weight)}
         if gradients is not None and "gradients" in self.needs:
@@ -257,6 +259,10 @@ class Measured:
         if gradients is not None and "fisher" in self.needs:
             fields["outgoing_fisher"] = self._outgoing(
                 name, weight, lambda module: gradients.mean_square(module, "weight")
+            )
+        if gradients is not None and "sample_fisher" in self.needs:
+            fields["outgoing_sample_fisher"] = self._outgoing(
+                name, weight, gradients.mean_sample_square
             )
         return fields
 

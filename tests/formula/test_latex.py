@@ -119,8 +119,8 @@ REFERENCE = {
     r"W_{o',i,k}\right)^{2}}",
     "grasp": r"\sum_{i,k} H G_{o,i,k} W_{o,i,k}",
     "grasp_weight": r"H G_{o,i,k} W_{o,i,k}",
-    "group_hessian": r"\sum_{j} \overline{(G^{+})^{2}}_{o,j} \left(W^{+}_{o,j}\right)^{2} + "
-    r"\sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
+    "group_hessian": r"\sum_{j} \overline{(g^{+})^{2}}_{o,j} \left(W^{+}_{o,j}\right)^{2} + "
+    r"\sum_{i,k} \overline{g^{2}}_{o,i,k} W_{o,i,k}^{2}",
     "group_norm": r"\frac{1}{3} \left(\gamma_{o}^{2} + \sum_{j} \left(W^{+}_{o,j}\right)^{2} + "
     r"\sum_{i,k} W_{o,i,k}^{2}\right)",
     "group_taylor": r"\left|\sum_{j} G^{+}_{o,j} W^{+}_{o,j}\right| + \left|\sum_{i,k} G_{o,i,k} "
@@ -135,14 +135,14 @@ REFERENCE = {
     "magnitude": r"\left|W_{o,i,k}\right|",
     "mean_activation": r"\frac{1}{N_{n} N_{s}} \sum_{n,s} \left|A_{o,n,s}\right|",
     "mmd": r"\frac{1}{N_{c}} \sum_{c} \left(k^{PP}_{o,c} - 2 k^{PQ}_{o,c} + k^{QQ}_{o,c}\right)",
-    "obd": r"\frac{1}{2} \sum_{i,k} \overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}",
-    "obd_weight": r"\frac{\overline{G^{2}}_{o,i,k} W_{o,i,k}^{2}}{2}",
-    "pruner_zero": r"\sum_{i,k} \frac{\sqrt{\overline{G^{2}}_{o,i,k}} - \min_{o',i',k'} "
-    r"\sqrt{\overline{G^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}} - "
-    r"\min_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
-    "pruner_zero_weight": r"\frac{\sqrt{\overline{G^{2}}_{o,i,k}} - \min_{o',i',k'} "
-    r"\sqrt{\overline{G^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}} - "
-    r"\min_{o',i',k'} \sqrt{\overline{G^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
+    "obd": r"\frac{1}{2} \sum_{i,k} \overline{g^{2}}_{o,i,k} W_{o,i,k}^{2}",
+    "obd_weight": r"\frac{\overline{g^{2}}_{o,i,k} W_{o,i,k}^{2}}{2}",
+    "pruner_zero": r"\sum_{i,k} \frac{\sqrt{\overline{g^{2}}_{o,i,k}} - \min_{o',i',k'} "
+    r"\sqrt{\overline{g^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{g^{2}}_{o',i',k'}} - "
+    r"\min_{o',i',k'} \sqrt{\overline{g^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
+    "pruner_zero_weight": r"\frac{\sqrt{\overline{g^{2}}_{o,i,k}} - \min_{o',i',k'} "
+    r"\sqrt{\overline{g^{2}}_{o',i',k'}}}{\max_{o',i',k'} \sqrt{\overline{g^{2}}_{o',i',k'}} - "
+    r"\min_{o',i',k'} \sqrt{\overline{g^{2}}_{o',i',k'}}}_{\!\epsilon} W_{o,i,k}^{2}",
     "random": r"U_{o}",
     "random_weight": r"U_{o,i,k}",
     "ria": r"\sum_{i,k} \left(\frac{\left|W_{o,i,k}\right|}{\sum_{o'} "
@@ -151,8 +151,7 @@ REFERENCE = {
     "ria_weight": r"\left(\frac{\left|W_{o,i,k}\right|}{\sum_{o'} "
     r"\left|W_{o',i,k}\right|}_{\!\epsilon} + \frac{\left|W_{o,i,k}\right|}{\sum_{i',k'} "
     r"\left|W_{o,i',k'}\right|}_{\!\epsilon}\right) \sqrt{\lVert X \rVert_{i,k}}",
-    "snip": r"\sum_{i,k} \frac{\left|G_{o,i,k} W_{o,i,k}\right|}{\sum_{o',i',k'} "
-    r"\left|G_{o',i',k'} W_{o',i',k'}\right|}_{\!\epsilon}",
+    "snip": r"\sum_{i,k} \left|G_{o,i,k} W_{o,i,k}\right|",
     "snip_weight": r"\left|G_{o,i,k} W_{o,i,k}\right|",
     "snr": r"\frac{1}{N_{c}} \sum_{c} \frac{\left|\mu^{P}_{o,c} - "
     r"\mu^{Q}_{o,c}\right|}{\sqrt{\sigma^{2,P}_{o,c}} + \sqrt{\sigma^{2,Q}_{o,c}} + "

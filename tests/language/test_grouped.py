@@ -98,7 +98,7 @@ def geo_median(record: LayerRecord) -> Array:
 
 
 def pruner_zero(record: LayerRecord) -> Array:
-    size = np.sqrt(own(record, "fisher"))
+    size = np.sqrt(own(record, "sample_fisher"))
     scaled = (size - size.min()) / (size.max() - size.min())
     return np.asarray((own(record, "weight") ** 2 * scaled).sum((1, 2)))
 
@@ -114,7 +114,7 @@ def ria(record: LayerRecord) -> Array:
 FORMULAS: dict[str, Callable[[LayerRecord], Any]] = {
     "sum[p](pairwise_distance(W))": lambda r: distances(own(r, "weight")).sum(1),
     "l2[i,k](sub(W, medoid(W)))": geo_median,
-    "sum[i,k](mul(square(W), min_max[o,i,k](sqrt(G2))))": pruner_zero,
+    "sum[i,k](mul(square(W), min_max[o,i,k](sqrt(Gn2))))": pruner_zero,
     str(Metric.load("ria").expression): ria,
     "mean[i,k](W)": lambda r: own(r, "weight").mean((1, 2)),
     "var[i,k](W)": lambda r: own(r, "weight").var((1, 2)),
@@ -172,7 +172,15 @@ def test_a_layer_of_one_group_is_no_special_case(
         field.name: torch.from_numpy(own(record, field.name))
         for field in dataclasses.fields(record)
         if field.name
-        in ("weight", "weight_grad", "fisher", "hessian_grad", "synflow_grad", "noise")
+        in (
+            "weight",
+            "weight_grad",
+            "fisher",
+            "sample_fisher",
+            "hessian_grad",
+            "synflow_grad",
+            "noise",
+        )
     }
     same: Any = {
         "input_norm": torch.ones_like(record.require("input_norm")),

@@ -215,7 +215,7 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     parameters += [model.norm.weight, model.norm.bias]
     slopes = torch.autograd.grad(functional.cross_entropy(output, y), parameters)
     slope = {id(p): g for p, g in zip(parameters, slopes, strict=True)}
-    squares = squares_by_batch(model, x, y)
+    squares, single = squares_by_batch(model, x, y), squares_by_sample(model, x, y)
     by_output = sample_gradients(model, x, y)
     flow, curved = synaptic_flow(model), hessian_gradients(model, x, y)
     following = dict(zip(LAYERS, (*LAYERS[1:], "out"), strict=True))
@@ -246,6 +246,8 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
             "output_grad": by_output[name],
             **squares[name],
             "fisher": dense(module, squares[name]["fisher"]),
+            "sample_fisher": dense(module, single[name]),
+            "outgoing_sample_fisher": by_reader(single[following[name]], name),
             "hessian_grad": dense(module, curved[name]),
             "synflow_grad": dense(module, flow[name]),
             "outgoing": by_reader(reader.detach(), name),
@@ -283,6 +285,18 @@ def squares_by_batch(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Te
                 part = value.detach() * len(images) / len(x)
                 found[name][field] = found[name].get(field, 0) + part
     return found
+
+
+def squares_by_sample(model: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Mean over the samples of the squared gradient of a sample's loss."""
+    weights = [model.get_submodule(name).weight for name in LAYERS]
+    total = dict.fromkeys(LAYERS, torch.zeros(()))
+    for image, label in zip(x, y, strict=True):
+        loss = functional.cross_entropy(model(image[None]), label[None])
+        slopes = torch.autograd.grad(loss, weights)
+        for name, slope in zip(LAYERS, slopes, strict=True):
+            total[name] = total[name] + slope.square() / len(x)
+    return total
 
 
 def sample_gradients(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -327,6 +341,7 @@ def random_layer(seed: int = 3) -> LayerRecord:
         nuclear_loss=normal(o, n).abs(), outgoing_fisher=normal(o, j).square(),
         filter_square=normal(o).square(), gamma_square=normal(o).square(),
         beta_square=normal(o).square(), gamma_beta_product=normal(o),
+        sample_fisher=normal(o, i, k).square(), outgoing_sample_fisher=normal(o, j).square(),
     )  # fmt: skip
 
 
@@ -383,7 +398,7 @@ def check(
 
 _FAMILIES = {
     "classes": {"labels", "centroids", "kernels"},
-    "gradients": {"gradients", "fisher", "hessian", "synflow", "output_gradients"},
+    "gradients": {"gradients", "fisher", "sample_fisher", "hessian", "synflow", "output_gradients"},
     "maps": {"inputs", "outputs", "second_moments", "map_ranks", "map_norms"},
 }
 

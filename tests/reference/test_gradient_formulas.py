@@ -19,7 +19,7 @@ def per_filter(scores: Array) -> list[float]:
 
 
 def pruner_zero(t: Tensors) -> Any:
-    size = np.sqrt(t["fisher"])
+    size = np.sqrt(t["sample_fisher"])
     low, high = size[inside(t)].min(), size[inside(t)].max()
     return t["weight"] * t["weight"] * (size - low) / (high - low)
 
@@ -31,8 +31,8 @@ def taylor_2017(t: Tensors) -> Array:
 
 
 def group_hessian(t: Tensors) -> Any:
-    before = np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"])
-    return before + np.einsum("oj,oj->o", t["outgoing"] ** 2, t["outgoing_fisher"])
+    before = np.einsum("oik,oik->o", t["weight"] ** 2, t["sample_fisher"])
+    return before + np.einsum("oj,oj->o", t["outgoing"] ** 2, t["outgoing_sample_fisher"])
 
 
 def group_taylor(t: Tensors) -> Array:
@@ -47,8 +47,7 @@ def taylor_bn(t: Tensors) -> Any:
 
 
 def snip(t: Tensors) -> Array:
-    change = np.abs(t["weight"] * t["weight_grad"])
-    return np.asarray(change.sum(axis=(1, 2)) / change.sum())
+    return np.asarray(np.abs(t["weight"] * t["weight_grad"]).sum(axis=(1, 2)))
 
 
 FORMULAS: dict[str, Callable[[Tensors], Any]] = {
@@ -56,8 +55,8 @@ FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "grasp_weight": lambda t: t["weight"] * t["hessian_grad"],
     "group_hessian": group_hessian,
     "group_taylor": group_taylor,
-    "obd": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["fisher"]) / 2,
-    "obd_weight": lambda t: t["weight"] ** 2 * t["fisher"] / 2,
+    "obd": lambda t: np.einsum("oik,oik->o", t["weight"] ** 2, t["sample_fisher"]) / 2,
+    "obd_weight": lambda t: t["weight"] ** 2 * t["sample_fisher"] / 2,
     "pruner_zero": lambda t: per_filter(pruner_zero(t)),
     "pruner_zero_weight": pruner_zero,
     "snip": snip,

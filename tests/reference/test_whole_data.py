@@ -75,6 +75,8 @@ OPERANDS: dict[str, tuple[str, Callable[[Fields], Any]]] = {
     "kQQ": ("sum[c](kQQ)", lambda t: t["kernel_rest"].sum(1)),
     "kPQ": ("sum[c](kPQ)", lambda t: t["kernel_between"].sum(1)),
     "G2": ("sum[i,k](G2)", lambda t: t["fisher"].sum((1, 2))),
+    "Gn2": ("sum[i,k](Gn2)", lambda t: t["sample_fisher"].sum((1, 2))),
+    "GVn2": ("sum[j](GVn2)", lambda t: t["outgoing_sample_fisher"].sum(1)),
     "WG2": ("WG2", lambda t: t["filter_square"]),
     "Ggamma2": ("Ggamma2", lambda t: t["gamma_square"]),
     "Gbeta2": ("Gbeta2", lambda t: t["beta_square"]),

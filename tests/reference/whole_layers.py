@@ -31,6 +31,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
     layers = network.layers()
     found: dict[str, Fields] = {name: _parameters(network, name) for name in layers}
     slopes, single = _mean_gradients(network)
+    apart = _sample_squares(network)
     curved, flow = _hessian_gradients(network, batch_size, slopes), _synaptic_flow(network)
     maps = _maps(network, batch_size)
     for name, module in layers.items():
@@ -46,6 +47,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
             else slopes[f"{norm}.weight"],
             "beta_grad": bias if norm is None else slopes[f"{norm}.bias"],
             **_squares(network, name, single),
+            "sample_fisher": dense(module, apart[name]),
             "hessian_grad": dense(module, curved[f"{name}.weight"]),
             "synflow_grad": dense(module, flow[f"{name}.weight"]),
             "groups": torch.tensor(getattr(module, "groups", 1)),
@@ -64,6 +66,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
     for name in layers:
         for field, kind in (
             ("outgoing", "weight"), ("outgoing_grad", "weight_grad"), ("outgoing_fisher", "fisher"),
+            ("outgoing_sample_fisher", "sample_fisher"),
         ):  # fmt: skip
             found[name][field] = _read_by(network, name, {n: found[n][kind] for n in layers})
     return {
@@ -204,6 +207,26 @@ def _squares(network: Network, name: str, single: list[dict[str, Tensor]]) -> Fi
         for field, value in products.items():
             found[field] = found.get(field, 0) + value * len(labels) / len(network.labels)
     return found
+
+
+def _sample_squares(network: Network) -> dict[str, Tensor]:
+    """The squared gradient of each sample's loss by the weights, mean over the samples."""
+    names = {f"{name}.weight": name for name in network.layers()}
+    fixed = dict(network.model.named_parameters())
+    weights = {key: fixed.pop(key).detach() for key in names}
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        output: Any = torch.func.functional_call(
+            network.model, {**fixed, **weights}, (image[None],)
+        )
+        return functional.cross_entropy(output, label[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
+    total = {name: torch.zeros(()).double() for name in names.values()}
+    for images, labels in network.batches(MINI_BATCH):
+        for key, slopes in each(weights, images, labels).items():
+            total[names[key]] = total[names[key]] + slopes.double().square().sum(0)
+    return {name: value / len(network.labels) for name, value in total.items()}
 
 
 def _hessian_gradients(

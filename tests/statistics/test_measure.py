@@ -232,6 +232,7 @@ def test_only_what_is_asked_for_is_measured(need: str) -> None:
             "beta_square",
             "gamma_beta_product",
         },
+        "sample_fisher": {"sample_fisher"},
         "hessian": {"hessian_grad"},
         "output_gradients": {"output_grad"},
         "second_moments": {"inverse_factor"},
