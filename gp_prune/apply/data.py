@@ -19,6 +19,7 @@ from gp_prune.apply.images import open_images
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch, Forward, Loss
+from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.tasks import Task
 from gp_prune.tasks.data import stratified_split
@@ -301,6 +302,7 @@ def own_data(
     Raises:
         UserError: an item is no batch, or there are too few samples.
     """
+    check_loss(loss)
     whole = gather(data)
     parts = split_indices(len(whole), share, seed, whole.labels)
     train, validation = (whole.select(part) for part in parts)

@@ -5,7 +5,6 @@ What is written was run beside the network first; a file that gives anything els
 
 from __future__ import annotations
 
-import copy
 import importlib
 import io
 import re
@@ -27,6 +26,7 @@ from gp_prune.pruning.modules import largest_difference
 from gp_prune.statistics.running import (
     CalledModel,
     Forward,
+    copy_model,
     evaluation_mode,
     map_tensors,
     random_like,
@@ -143,7 +143,7 @@ def onnx_modules() -> list[Any]:
 
 def _plain(network: PrunedModel | nn.Module, forward_fn: Forward | None) -> nn.Module:
     """Return a copy on the CPU, in evaluation mode, its masks made permanent."""
-    model = copy.deepcopy(network.model if isinstance(network, PrunedModel) else network).cpu()
+    model = copy_model(network.model if isinstance(network, PrunedModel) else network).cpu()
     unmask(model)
     model.requires_grad_(False)
     return (model if forward_fn is None else CalledModel(model, forward_fn)).eval()

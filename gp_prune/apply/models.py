@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune._compat import import_torchvision
-from gp_prune.apply.weights import load_weights
-from gp_prune.errors import UserError
-from gp_prune.statistics.running import as_device, random_state, to_device
+from gp_prune.apply.network import check_model
+from gp_prune.apply.weights import DEFAULT, load_weights, loading_pretrained, quick_hub
+from gp_prune.errors import UserError, brief
+from gp_prune.statistics.running import as_device, random_state, tensors_of, to_device
 from gp_prune.statistics.time_limit import (
     MODEL_TIMEOUT,
     check_timeout,
@@ -42,18 +43,24 @@ class BuiltModel(NamedTuple):
             (network, example inputs).
         input_shape: sizes of one input sample, where they are known.
         imagenet: whether it expects images normalised with ImageNet's mean and deviation.
+        origin: which pretrained weights of the package it has; empty for random ones.
     """
 
     model: Any
     input_shape: tuple[int, ...] | None = None
     imagenet: bool = False
+    origin: str = ""
 
 
-def build_timm_model(name: str) -> BuiltModel:
-    """Build the network that timm knows by that name, with or without a tag; download nothing.
+def build_timm_model(name: str, *, pretrained: bool = False) -> BuiltModel:
+    """Build the network that timm knows by that name, with or without a tag.
+
+    Args:
+        name: its name.
+        pretrained: whether it has timm's weights, from the cache or downloaded; random by default.
 
     Raises:
-        UserError: timm is not installed or has no such network, or cannot build it.
+        UserError: timm is not installed or has no such network, cannot build it or has no weights.
     """
     timm = import_timm()
     known = set(timm.list_models())
@@ -61,14 +68,33 @@ def build_timm_model(name: str) -> BuiltModel:
     if name not in (timm.list_pretrained() if tagged else known):
         raise UserError(_unknown_timm(timm, name, known))
     try:
-        model: Any = timm.create_model(name, pretrained=False)
+        if pretrained:
+            source = _timm_source(timm, name)
+            with loading_pretrained(f"timm:{name}", source), quick_hub(source):
+                model: Any = timm.create_model(name, pretrained=True)
+        else:
+            model = timm.create_model(name, pretrained=False)
+    except UserError:
+        raise
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"timm cannot build {name!r} ({reason}); name another model") from error
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     shape = config.get("input_size")
     imagenet = tuple(config.get("mean") or ()) == _IMAGENET_MEAN
-    return BuiltModel(model.eval(), tuple(shape) if shape else None, imagenet)
+    origin = f"pretrained weights {config.get('tag') or ''} of timm" if pretrained else ""
+    return BuiltModel(model.eval(), tuple(shape) if shape else None, imagenet, origin)
+
+
+def _timm_source(timm: ModuleType, name: str) -> str:
+    """Return where timm's weights of a network come from; UserError if it has none."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    source = getattr(config, "hf_hub_id", "") or getattr(config, "url", "") if config else ""
+    if not source:
+        raise UserError(
+            f"timm has no pretrained weights for {name!r}; leave out --weights, or give a file"
+        )
+    return f"https://huggingface.co/{source}" if "://" not in source else str(source)
 
 
 def import_timm() -> ModuleType:
@@ -152,7 +178,10 @@ def load_model(
     download: bool = False,
     model_timeout: float = MODEL_TIMEOUT,
 ) -> LoadedModel:
-    """Load the network of that name; nothing but a task's data set is ever downloaded.
+    """Load the network of that name.
+
+    Downloaded are only a task's data set, with ``download``, and pretrained weights that are asked
+    for by name and are not in the cache of torch or Hugging Face.
 
     Args:
         spec: a task name (its trained network), ``torchvision:NAME``, ``timm:NAME`` (where timm is
@@ -161,7 +190,8 @@ def load_model(
         input_shape: sizes of one input sample; by default what timm says for its networks, and
             (3, 224, 224). A task and a function that returns example inputs have their own.
         weights: a state dict (``.safetensors``, or a torch file of plain tensors) for a network
-            that is not a task's; without it torchvision's and timm's networks have random
+            that is not a task's, or :data:`DEFAULT` (for torchvision also another name of weights)
+            for the weights that torchvision and timm have; without it their networks have random
             weights.
         seed: seed of the random weights, and of a task's training.
         device: where the network and its inputs are put.
@@ -192,9 +222,14 @@ def load_model(
             device=target,
         )
         return LoadedModel(spec, task.model, task.example_inputs, task, "trained by gp-prune")
-    with time_limit(model_timeout, f"the function {spec!r}"):
-        built = _build(spec, seed)
+    ours = spec.startswith((TORCHVISION, TIMM))  # whose weights may take long to download
+    limit = (
+        contextlib.nullcontext() if ours else time_limit(model_timeout, f"the function {spec!r}")
+    )
+    with limit:
+        built = _build(spec, seed, weights)
     model, inputs = _unpack(built.model, spec)
+    check_model(model, f"the network of {spec!r}", lazy=True)
     if inputs is None:
         inputs = _random_inputs(input_shape or built.input_shape or DEFAULT_SHAPE, seed)
     elif input_shape is not None:
@@ -203,28 +238,34 @@ def load_model(
     if not spec.startswith((TORCHVISION, TIMM)):
         origin = f"as {spec.rpartition(':')[2]}() returns it"
         limit_forward(model, model_timeout, spec)
-    if weights is not None:
-        load_weights(model, weights)
-        origin = f"weights from {weights}"
+    if built.origin:
+        origin = built.origin
+    elif weights is not None:
+        how = load_weights(model, weights)
+        origin = f"weights from {weights}" + (f", {how}" if how else "")
     inputs = to_device(tuple(inputs) if isinstance(inputs, list) else inputs, target)
     return LoadedModel(spec, model.to(target), inputs, None, origin, built.imagenet)
 
 
-def _build(spec: str, seed: int) -> BuiltModel:
-    """Build the network of a package or of a user's file."""
+def _build(spec: str, seed: int, weights: str | Path | None) -> BuiltModel:
+    """Build the network of a package or of a user's file, with weights where they have a name."""
     file, _, function = spec.rpartition(":")
     with random_state(seed):
         if spec.startswith(TORCHVISION):
-            name = spec.removeprefix(TORCHVISION)
-            return BuiltModel(_build_torchvision_model(name), imagenet=True)
+            return _build_torchvision_model(spec.removeprefix(TORCHVISION), weights)
         if spec.startswith(TIMM):
-            return build_timm_model(spec.removeprefix(TIMM))
+            return build_timm_model(spec.removeprefix(TIMM), pretrained=weights == DEFAULT)
         if file.endswith(".py"):
+            if weights == DEFAULT:
+                raise UserError(
+                    f"--weights {DEFAULT} names the weights that torchvision and timm have for "
+                    f"their networks, and {spec!r} is none of them; give a file"
+                )
             return BuiltModel(_call_users_function(Path(file), function))
     raise _unknown(spec)
 
 
-def _build_torchvision_model(name: str) -> nn.Module:
+def _build_torchvision_model(name: str, named: str | Path | None) -> BuiltModel:
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:
@@ -234,8 +275,21 @@ def _build_torchvision_model(name: str) -> nn.Module:
     with warnings.catch_warnings():
         # Some builders announce that their way to draw first weights will change.
         warnings.simplefilter("ignore", FutureWarning)
-        model: nn.Module = models.get_model(name, weights=None)
-    return model.eval()
+        if isinstance(named, str) and named.isidentifier() and not Path(named).exists():
+            known = models.get_model_weights(name).__members__
+            if named not in known:
+                raise UserError(
+                    f"torchvision has no weights {named!r} for {name!r}, and no file is called so; "
+                    f"they are {', '.join(known)}"
+                )
+            weights = known[named]
+            with loading_pretrained(TORCHVISION + name, weights.url):
+                model: nn.Module = models.get_model(name, weights=weights, progress=False)
+            size = weights.transforms().crop_size[0]
+            origin = f"pretrained weights {weights.name} of torchvision"
+            return BuiltModel(model.eval(), (3, size, size), True, origin)
+        model = models.get_model(name, weights=None)
+    return BuiltModel(model.eval(), imagenet=True)
 
 
 def _call_users_function(file: Path, name: str) -> Any:
@@ -302,6 +356,11 @@ def _unpack(built: Any, spec: str) -> tuple[nn.Module, Any]:
         raise UserError(
             f"{spec!r} gives a {type(model).__name__}; it must give a torch.nn.Module, or a tuple "
             "(module, example_inputs)"
+        )
+    if inputs is not None and not tensors_of(inputs):
+        raise UserError(
+            f"{spec!r} gives example inputs without a tensor ({brief(inputs)}); give a tensor, a "
+            "tuple of arguments or a dictionary of named ones"
         )
     return model, inputs
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from gp_prune.apply.network import ValueReads, check_branches, check_model
 from gp_prune.apply.options import (
     IGNORED,
     KEEP,
@@ -30,14 +30,13 @@ from gp_prune.apply.scoring import (
     LayerScores,
     as_metric,
     calibration_batches,
-    check_model,
     example_batch,
     measure_scores,
     move,
     warn_of_limit,
 )
 from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
-from gp_prune.errors import UserError, pluralize
+from gp_prune.errors import UserError, brief, pluralize
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (
@@ -61,10 +60,12 @@ from gp_prune.pruning.select.scores import keep_unranked
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
+from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.layers import is_batch_norm
 from gp_prune.statistics.running import (
     Forward,
     call_model,
+    copy_model,
     device_of,
     evaluation_mode,
     seed_generators,
@@ -270,6 +271,8 @@ class Pruner:
         """Prepare the network, the inputs and the data; see :func:`prune` for the arguments."""
         self.options = options
         self.latency_floor: float | None = None
+        check_model(model)
+        check_loss(loss)
         self._model = open_attention(model)
         self._inputs = example_batch(example_inputs, device_of(model))
         self.scored = scores
@@ -358,12 +361,22 @@ class Pruner:
         Raises:
             UserError: it does not run on the inputs.
         """
+        reads = ValueReads()
+
+        def watched(model: nn.Module, inputs: Any) -> Any:
+            with reads:
+                return call_model(model, inputs, self._forward_fn)
+
         try:
-            return measure(self._model, self._inputs, forward_fn=self._forward_fn)
+            cost = measure(self._model, self._inputs, forward_fn=watched)
+            if reads.any:
+                check_branches(self._model, self._inputs, self._forward_fn)
+            return cost
         except UserError:
             raise
         except Exception as error:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(self._inputs))
+            on = f"inputs of shape {shapes}" if shapes else f"inputs {brief(self._inputs)}"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             remedy = "give the shape of its inputs with --input-shape (example_inputs)"
             if self._forward_fn is not None:
@@ -373,9 +386,7 @@ class Pruner:
                     "give example_inputs that it can be called with, or forward_fn, which runs it "
                     "on them, to gp_prune.prune()"
                 )
-            raise UserError(
-                f"the network does not run on inputs of shape {shapes} ({reason}); {remedy}"
-            ) from error
+            raise UserError(f"the network does not run on {on} ({reason}); {remedy}") from error
 
     def trace(self, *, try_out: bool) -> Architecture:
         """Return the groups of channels that are cut together, and what they cost."""
@@ -407,6 +418,8 @@ class Pruner:
             layers = tuple(name for name in now.prunable_layers if name not in self._ignore)
         if self._given and self.scored is not None:
             return self.scored.select(layers)
+        if not layers:  # which selection explains
+            return {}
         if first:
             times = "" if self.options.steps == 1 else f", {self.options.steps} times"
             self._tell(f"scoring {pluralize(len(layers), 'layer')} with {metric.name}{times}")
@@ -549,7 +562,7 @@ class Pruner:
         Tracing tries this on one cut with random weights; this is the cut that is made.
         """
         # Channels set to zero compute what masks do, without the memory that masks take.
-        zeroed = copy.deepcopy(self._model)
+        zeroed = copy_model(self._model)
         set_to_zero(zeroed, architecture.entries(plan.removed))
         outputs = []
         for network in (zeroed, pruned):
@@ -577,7 +590,7 @@ class Pruner:
         return compact(self._model, plan, architecture), architecture.after_cut(plan.removed)
 
     def _masked(self, plan: ChannelPlan | WeightPlan, architecture: Architecture) -> nn.Module:
-        masked = copy.deepcopy(self._model)
+        masked = copy_model(self._model)
         mask(masked, plan, architecture)
         return masked
 

@@ -6,7 +6,6 @@ A folder holds ``plan.json`` (what to remove, and the digests of the other files
 
 from __future__ import annotations
 
-import copy
 import glob
 import hashlib
 import json
@@ -42,6 +41,7 @@ from gp_prune.errors import UserError, brief
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.modules import masked_parameters, renew_masked
+from gp_prune.statistics.running import copy_model
 from gp_prune.training.checkpoint import count_bytes
 
 KIND = "pruned model"
@@ -213,7 +213,7 @@ def _replay(
             assert isinstance(plan, ChannelPlan)
             pruned = compact(opened, plan, architecture)
         else:
-            pruned = copy.deepcopy(opened)
+            pruned = copy_model(opened)
             mask(pruned, plan, architecture)
     except (RuntimeError, IndexError, AttributeError, TypeError) as error:
         # The architecture is whole in itself but ties together what this network does not.
@@ -222,9 +222,22 @@ def _replay(
             "the network that was pruned"
         ) from error
     _check_masks(pruned, state, origin)
+    _keep_types(pruned, state)
     put_state(pruned, state, f"the pruned network in {origin!r}")
     renew_masked(pruned)  # a masked layer makes the weight that it computes with when it runs
     return pruned
+
+
+def _keep_types(pruned: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give the parameters and buffers of a network the real types that were saved."""
+    real = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(real) == 1:
+        pruned.to(real.pop())  # what is not saved, such as buffers that are computed, follows
+        return
+    for name, tensor in (*pruned.named_parameters(), *pruned.named_buffers()):
+        saved = state.get(name)
+        if saved is not None and saved.is_floating_point() and tensor.is_floating_point():
+            tensor.data = tensor.data.to(saved.dtype)
 
 
 def _check_masks(pruned: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from gp_prune._sizes import parse_size
+from gp_prune.apply.network import check_model
 from gp_prune.apply.options import missing_data, needs_data
 from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
 from gp_prune.language.primitive import Operand
@@ -34,7 +34,7 @@ from gp_prune.statistics.coverage import (
     coverage_of,
     describe_limit,
 )
-from gp_prune.statistics.running import as_device, device_of, map_tensors, to_device
+from gp_prune.statistics.running import as_device, copy_model, device_of, map_tensors, to_device
 from gp_prune.training.samples import (
     Data,
     as_data,
@@ -252,20 +252,11 @@ def as_metric(metric: Any) -> Metric:
     )
 
 
-def check_model(model: Any) -> None:
-    """Raise UserError unless a network is a module of torch."""
-    if not isinstance(model, nn.Module):
-        said = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
-        raise UserError(
-            f"the model is {said}; give a torch.nn.Module, such as torchvision.models.resnet18()"
-        )
-
-
 def move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Return a network on a device: itself where it is there already, otherwise a copy."""
     if device is None or as_device(device) == device_of(model):
         return model
-    return copy.deepcopy(model).to(as_device(device))
+    return copy_model(model).to(as_device(device))
 
 
 def _digest(model: nn.Module) -> str:

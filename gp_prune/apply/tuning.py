@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from gp_prune.pruning import measure
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward
 from gp_prune.statistics.batches import batch_size
-from gp_prune.statistics.running import device_of, random_state, to_device
+from gp_prune.statistics.running import copy_model, device_of, random_state, to_device
 from gp_prune.training import (
     Epoch,
     FineTuning,
@@ -132,7 +131,7 @@ def tune_pruned(
     """
     tell = progress or (lambda line: None)
     states: dict[str, nn.Module] = {"dense": dense, "pruned": pruned.model}
-    model = copy.deepcopy(pruned.model)
+    model = copy_model(pruned.model)
     if recalibration and batch_norms(model):
         tell(f"measuring batch norms again on {data.name}")
         with random_state(0):  # a data loader may shuffle
@@ -140,7 +139,7 @@ def tune_pruned(
         states["recalibrated"] = model
     history: History | None = None
     if settings is not None:
-        model = copy.deepcopy(model)
+        model = copy_model(model)
         tell(f"fine-tuning for up to {pluralize(settings.epochs, 'epoch')} on {data.name}")
         held = _held(pruned, model)
         history = _fine_tune(model, dense, data, settings, held, forward_fn, checkpoint, tell)
@@ -239,7 +238,7 @@ def _fine_tune(
     """Fine-tune ``model`` in place."""
     teacher = dense
     if settings.distill and device_of(dense) != device_of(model):
-        teacher = copy.deepcopy(dense).to(device_of(model))
+        teacher = copy_model(dense).to(device_of(model))
 
     def error(network: nn.Module, validation: Any) -> float:
         return data.evaluate(network, validation, forward_fn=forward_fn).error

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import urllib.error
+import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +25,135 @@ BYTES = 16
 _REAL = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+DEFAULT = "DEFAULT"
+"""The weights that torchvision or timm recommends for its network."""
+_PLAIN = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_LONGEST = 160
+_TIMEOUT_S = 10
+_HUB = "https://huggingface.co/"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_CHECKPOINT = 3
+"""How many times the bytes of a network a checkpoint with optimiser and averages may have."""
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+"""Entries of a checkpoint under which the state dict is looked for."""
+_DEEPEST = 4
+"""Entries within entries that are looked into; a hostile file may hold itself."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel, torch.compile and modules around a network put before the names."""
+_COUNTER = "num_batches_tracked"
+
+
+def load_weights(model: nn.Module, path: str | Path) -> str:
     """Put the state dict in a file into ``model``; every entry must fit.
+
+    A checkpoint may hold the state dict in an entry, and its names may have a prefix; as in torch,
+    the counters of batch norms may be absent.
 
     Args:
         model: the network, changed in place.
         path: a ``.safetensors`` file, or a file of ``torch.save`` that holds plain tensors alone.
 
+    Returns:
+        What was found in the file and left out of the names, for a person to read; often empty.
+
     Raises:
         UserError: the file cannot be read, holds something else, or is of another network.
     """
-    state = _read_state(Path(path), count_bytes(model, BYTES))
+    state, entry = _read_state(Path(path), count_bytes(model, BYTES))
+    current = model.state_dict()
+    state, prefix = _strip_prefix(state, set(current))
+    for name, value in current.items():
+        if name.rpartition(".")[2] == _COUNTER:
+            state.setdefault(name, value)
     put_state(model, state, f"weights file {str(path)!r}")
+    said = [f"entry {entry!r}" if entry else "", f"without the prefix {prefix!r}" if prefix else ""]
+    return " ".join(part for part in said if part)
+
+
+@contextmanager
+def loading_pretrained(name: str, source: str) -> Iterator[None]:
+    """Turn what goes wrong while a package loads its weights into one sentence.
+
+    Files in the cache are read as plain tensors, never unpickled.
+
+    Args:
+        name: the network.
+        source: address of the weights.
+    """
+    before = os.environ.get(_PLAIN)
+    os.environ[_PLAIN] = "1"
+    try:
+        yield
+    except Exception as error:  # of the connection, the cache, the file or the network
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:_LONGEST]
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / source.rpartition("/")[2]
+        if cached.is_file():
+            raise UserError(
+                f"the pretrained weights of {name!r} in {str(cached)!r} are damaged or of another "
+                f"network ({reason}); remove the file, so that it is fetched again"
+            ) from error
+        raise UserError(
+            f"the pretrained weights of {name!r} are not in the cache and cannot be downloaded "
+            f"from {source} ({type(cause).__name__}: {reason}); download them where there is a "
+            "connection, and give the file with --weights"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[_PLAIN]
+        else:
+            os.environ[_PLAIN] = before
+
+
+@contextmanager
+def quick_hub(source: str) -> Iterator[None]:
+    """Let Hugging Face's library ask no server for weights that are in the cache.
+
+    Without a connection it tries for most of a minute, also for what it has; a server that cannot
+    be reached is met here at once.
+
+    Args:
+        source: address of the weights; one elsewhere is left alone.
+
+    Raises:
+        OSError: the weights are not in the cache, and the server cannot be reached.
+    """
+    if not source.startswith(_HUB):
+        yield
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    offline = constants.HF_HUB_OFFLINE
+    repository = source.removeprefix(_HUB)
+    files = (try_to_load_from_cache(repository, name) for name in _HUB_FILES)
+    if any(isinstance(file, str) for file in files):
+        constants.HF_HUB_OFFLINE = True
+    elif not offline and "HF_ENDPOINT" not in os.environ:
+        with suppress(urllib.error.HTTPError):  # an answer, whatever it says
+            request = urllib.request.Request(source, method="HEAD")
+            urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _strip_prefix(state: dict[str, Tensor], names: set[str]) -> tuple[dict[str, Tensor], str]:
+    """Return a state dict without the prefixes that keep its names from being those wanted."""
+    left_out = ""
+    while names.isdisjoint(state):
+        prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        left_out += prefix
+    if not set(state) <= names and any(_PREFIXES[1] in name for name in state):
+        plain = {name.replace(_PREFIXES[1], ""): value for name, value in state.items()}
+        if not names.isdisjoint(plain):
+            return plain, left_out or _PREFIXES[1]
+    return state, left_out
 
 
 def put_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -91,14 +213,14 @@ def _check_entry(found: Tensor, wanted: Tensor, has: str, *, is_mask: bool) -> N
             )
 
 
-def _read_state(path: Path, most: int) -> dict[str, Tensor]:
-    """Return the tensors in a file of at most ``most`` bytes, by name."""
+def _read_state(path: Path, most: int) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors in a file of bounded size, by name, and the entry that held them."""
     file = f"weights file {str(path)!r}"
     try:
         if path.suffix == ".safetensors":
-            content = parse_tensors(read_file(path, most))
+            content: Any = parse_tensors(read_file(path, most))
         else:
-            _check_size(path, most)
+            _check_size(path, _CHECKPOINT * most)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -107,11 +229,23 @@ def _read_state(path: Path, most: int) -> dict[str, Tensor]:
         raise UserError(
             f"{file} is damaged or holds more than tensors; save model.state_dict() as safetensors"
         ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{file} is no state dict; save model.state_dict() by itself")
-    return content
+    entries: list[str] = []
+    while isinstance(content, dict) and not _is_state(content) and len(entries) < _DEEPEST:
+        key = next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
+        if key is None:
+            break
+        entries.append(key)
+        content = content[key]
+    if not isinstance(content, dict) or not _is_state(content):
+        raise UserError(
+            f"{file} holds no state dict, neither by itself nor as {', '.join(_WRAPPERS)}; save "
+            "model.state_dict()"
+        )
+    return dict(content), ".".join(entries)
+
+
+def _is_state(content: dict[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
 def _check_size(path: Path, most: int) -> None:

@@ -276,7 +276,9 @@ Examples:
 # The network and its data.
 @click.option("--input-shape", type=Sizes(), help="Sizes of one input.  [default: 3,224,224]")
 @click.option(
-    "--weights", metavar="FILE", help="State dict for the network (.safetensors or torch)."
+    "--weights",
+    metavar="FILE|DEFAULT",
+    help="State dict for the network (.safetensors or torch), or the package's own weights.",
 )
 @click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
 @click.option("--data-root", metavar="DIR", help="Folder with torchvision's data sets.")

@@ -165,7 +165,7 @@ def read_content(name_or_path: str | Path) -> str:
         return str(bundled[text].read_text(encoding="utf-8"))
     path = Path(name_or_path)
     if path.suffix != ".json" and not _exists(path):
-        close = difflib.get_close_matches(text, bundled, n=1)
+        close = difflib.get_close_matches(text.lower(), bundled, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MetricError(
             f"unknown metric {text!r}; {hint}'gp-prune list' shows the bundled ones, "

@@ -135,6 +135,19 @@ def renew_masked(model: nn.Module) -> None:
             setattr(module, name, getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask"))
 
 
+def unwrapping(module: nn.Module) -> str:
+    """Return which call makes the weight of a layer plain again, as the end of a sentence."""
+    if hasattr(module, "parametrizations"):
+        call = "parametrize.remove_parametrizations(layer, 'weight')"
+    elif hasattr(module, "weight_g"):
+        call = "remove_weight_norm(layer)"
+    elif hasattr(module, "weight_u"):
+        call = "remove_spectral_norm(layer)"
+    else:
+        return ""
+    return f"; call torch.nn.utils.{call} first"
+
+
 def refuse_masked(model: nn.Module) -> None:
     """Raise UserError if the model carries masks of :mod:`torch.nn.utils.prune`."""
     for name, _, parameter in masked_parameters(model):

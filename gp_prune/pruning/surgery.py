@@ -6,7 +6,6 @@ the compact one computes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,6 +41,7 @@ from gp_prune.pruning.modules import (
 )
 from gp_prune.pruning.plan.channels import ChannelPlan
 from gp_prune.pruning.plan.weights import WeightPlan
+from gp_prune.statistics.running import copy_model
 
 Entries = Mapping[tuple[str, str], NDArray[np.int64]]
 """(module, side) -> sorted entries that go; see :meth:`Architecture.entries`."""
@@ -72,7 +72,7 @@ def compact(model: nn.Module, plan: ChannelPlan, architecture: Architecture) -> 
     """
     refuse_masked(model)
     entries = _find_entries(model, plan, architecture)
-    smaller = copy.deepcopy(model)
+    smaller = copy_model(model)
     remove_entries(smaller, entries)
     if entries:
         _make_contiguous(smaller)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import PRUNABLE, is_batch_norm, out_channels
-from gp_prune.statistics.running import Forward, Inputs, call_model
+from gp_prune.statistics.running import Forward, Inputs, call_model, is_scripted
 
 ACTIVATIONS = frozenset(
     (
@@ -108,6 +108,8 @@ class ActivationTracer(TorchFunctionMode):
         """Keep hooks on the model, after the user's own hooks."""
         with ExitStack() as stack:
             for name, module in self._model.named_modules():
+                if is_scripted(module):
+                    continue
                 if name in self._layers:
                     hook = module.register_forward_hook(self._layer_hook(name), with_kwargs=True)
                     stack.callback(hook.remove)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief
 from gp_prune.statistics.running import Inputs, map_tensors, tensors_of, to_device
 
 Loss = Callable[[Any, Any], Tensor]
@@ -17,6 +19,25 @@ the model returned, be it a tensor, a tuple or a dictionary."""
 
 Progress = Callable[[int, int | None], None]
 """``progress(done, total)``: batches measured, and how many there are if that is known."""
+
+
+def check_loss(loss: Any) -> None:
+    """Raise UserError unless a loss can be called with an output and a target; None is no loss."""
+    remedy = "give a function loss(output, target), such as torch.nn.functional.cross_entropy"
+    if isinstance(loss, str):
+        wanted = loss.lower().replace("crossentropy", "cross_entropy").removesuffix("loss")
+        names = [name for name in dir(functional) if "loss" in name or "entropy" in name]
+        near = {name.removesuffix("loss").strip("_"): name for name in names if name[0] != "_"}
+        close = difflib.get_close_matches(wanted.strip("_ "), near, n=1)
+        if close:
+            remedy = f"did you mean the function torch.nn.functional.{near[close[0]]}?"
+        raise UserError(f"the loss is the text {loss!r}; {remedy}")
+    if isinstance(loss, type):
+        raise UserError(
+            f"the loss is the class {loss.__name__}; give an object of it: {loss.__name__}()"
+        )
+    if loss is not None and not callable(loss):
+        raise UserError(f"the loss is {brief(loss)}; {remedy}")
 
 
 class Batch(NamedTuple):

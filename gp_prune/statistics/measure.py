@@ -22,7 +22,14 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.record import LOSS_NEEDS, MAP_FIELDS, NEEDS, Coverage, LayerRecord
 from gp_prune.statistics.activation_tracer import ActivationTracer
-from gp_prune.statistics.batches import Batch, Loss, Progress, batch_size, in_parts
+from gp_prune.statistics.batches import (
+    Batch,
+    Loss,
+    Progress,
+    batch_size,
+    check_loss,
+    in_parts,
+)
 from gp_prune.statistics.formulas import Formulas, Stream
 from gp_prune.statistics.gradients import (
     MINI_BATCH,
@@ -428,6 +435,7 @@ def _check_request(
         raise ValueError(f"unknown need {unknown[0]!r}; the needs are {', '.join(NEEDS)}")
     if max_memory is not None and max_memory < 1:
         raise ValueError(f"max_memory is {max_memory}; it must be at least 1 byte")
+    check_loss(loss)
     if needs & LOSS_NEEDS and loss is None:
         raise UserError("gradients need a loss; pass loss=..., a mean over the batch")
     if "outgoing" in needs and outgoing is None:

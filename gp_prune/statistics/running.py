@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from gp_prune.statistics.time_limit import forward_limit
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One tensor, or several for models with several positional or keyword arguments. With a
 :data:`Forward`, tuples, lists and dictionaries may be nested and hold other things."""
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 Forward = Callable[[nn.Module, Any], Any]
 """``forward_fn(model, inputs)`` runs a model on the inputs of a batch and returns its output."""
@@ -40,6 +43,27 @@ def call_model(model: nn.Module, inputs: Any, forward_fn: Forward | None = None)
         if isinstance(inputs, list | tuple):
             return model(*inputs)
         return model(inputs)
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Return whether a module is of TorchScript: its layers cannot be seen, hooked or changed."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def copy_model(model: ModelT, memo: dict[int, Any] | None = None) -> ModelT:
+    """Return a deep copy of a network, with its own parameters as leaves of autograd.
+
+    The copies that TorchScript makes of its parameters are results of an operation otherwise.
+
+    Args:
+        model: the network.
+        memo: as of ``copy.deepcopy``: what is not copied.
+    """
+    copied = copy.deepcopy(model, memo)
+    for parameter in copied.parameters():
+        if not parameter.is_leaf:
+            parameter.detach_().requires_grad_()
+    return copied
 
 
 class CalledModel(nn.Module):

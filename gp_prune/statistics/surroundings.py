@@ -18,7 +18,7 @@ from gp_prune.statistics.activation_tracer import (
 )
 from gp_prune.statistics.batches import batch_size
 from gp_prune.statistics.layers import as_maps
-from gp_prune.statistics.running import Forward, Inputs
+from gp_prune.statistics.running import Forward, Inputs, is_scripted
 from gp_prune.statistics.sampling import Maps
 
 GRAPH_BYTES = 2**29
@@ -88,7 +88,7 @@ def _count_graph_bytes(model: nn.Module) -> Iterator[list[int]]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            if next(module.children(), None) is None:
+            if next(module.children(), None) is None and not is_scripted(module):
                 stack.callback(module.register_forward_hook(note).remove)
         yield total
 

@@ -18,7 +18,7 @@ from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan
 from gp_prune.pruning.modules import find_module, masked_parameters, renew_masked
 from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Forward, Loss
-from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.batches import batch_size, check_loss
 from gp_prune.statistics.running import (
     call_model,
     derive_seed,
@@ -93,6 +93,7 @@ def fine_tune(
             train (on), the settings need something that is missing, or the checkpoint is of another
             fine-tuning or cannot be written.
     """
+    check_loss(loss)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     _check(parameters, settings, validation, teacher)
     objective = Objective(

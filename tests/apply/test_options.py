@@ -373,7 +373,7 @@ def test_floors_and_shares_that_are_refused(options: dict[str, Any], words: str)
 
 @pytest.mark.parametrize("option", [{"min_share": 0.2}, {"keep_share": {"0": 0.5}}])
 def test_floors_are_of_channels(option: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="is about channels; leave it out"):
+    with pytest.raises(UserError, match="is about channels; leave out"):
         prune(uneven(), "magnitude", ROW, keep_params=0.5, **option)
 
 

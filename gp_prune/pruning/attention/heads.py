@@ -7,7 +7,6 @@ beginning. The groups are then made from the attention layers themselves.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from gp_prune.pruning.attention.modules import (
 from gp_prune.pruning.cost import flop_counter
 from gp_prune.pruning.graph.architecture import HEADS, IN, OUT, ChannelGroup, Slot
 from gp_prune.pruning.modules import Prunable, all_close
-from gp_prune.statistics.running import Forward, call_model, map_tensors, tensors_of
+from gp_prune.statistics.running import Forward, call_model, copy_model, map_tensors, tensors_of
 
 
 def open_attention(model: nn.Module) -> nn.Module:
@@ -50,7 +49,7 @@ def open_attention(model: nn.Module) -> nn.Module:
     """
     if next(_find_openings(model), None) is None:
         return model
-    opened = copy.deepcopy(model)
+    opened = copy_model(model)
     done: dict[int, HeadAttention] = {}
     for closed, opening in list(_find_openings(opened)):
         done[id(closed)] = opening(closed)
@@ -119,7 +118,7 @@ def _equals_fused(module: Any) -> bool:
     weight = module.qkv.weight
     if not weight.is_floating_point() or weight.is_meta:
         return False
-    copied = copy.deepcopy(module).eval()
+    copied = copy_model(module).eval()
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 5, module.qkv.in_features, generator=generator).to(weight)
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +28,7 @@ from gp_prune.pruning.surgery import Entries, remove_entries, set_to_zero, side_
 from gp_prune.statistics.running import (
     Forward,
     call_model,
+    copy_model,
     map_tensors,
     random_like,
     seed_generators,
@@ -39,8 +39,29 @@ FAILS = "the network does not run without some of its channels"
 FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 """What networks raise that do not run without some of their channels."""
 
+_LONGEST = 160
+"""Characters of somebody else's message that fit a reason."""
 _SEED = 0
 _NUMBERS = 65537  # a prime, so that repeated numbers come in other places of every channel
+
+
+def _explain_failure(error: Exception, model: nn.Module) -> str:
+    """Return why a network without some channels fails, from what raised in which module."""
+    names = {id(module): name for name, module in model.named_modules()}
+    inner = None
+    trace = error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if id(owner) in names and isinstance(owner, nn.Module):
+            inner = owner
+        trace = trace.tb_next
+    if inner is not None and inner._buffers and not inner._parameters:
+        buffers = ", ".join(repr(name) for name in inner._buffers)
+        return f"the buffers {buffers} of {names[id(inner)]!r} hold values of its channels"
+    first_line = str(error).strip().split("\n")[0]
+    if "TorchScript" in first_line:
+        return "a TorchScript module reads its channels"
+    return first_line if len(first_line) <= _LONGEST else f"{first_line[:_LONGEST]}..."
 
 
 def verify_groups(check: CutCheck, architecture: Architecture) -> dict[str, str]:
@@ -105,14 +126,13 @@ class CutCheck:
         entries = architecture.entries(removed)
         _randomise_weights(self.model)
         shared = {id(parameter): parameter for parameter in self.model.parameters()}
-        smaller = copy.deepcopy(self.model, {**shared})
+        smaller = copy_model(self.model, {**shared})
         remove_entries(smaller, entries)
         try:
             with flop_counter(smaller) as counter:
                 outputs = self._run(smaller)
         except FORWARD_ERRORS as error:
-            first_line = str(error).strip().split("\n")[0]
-            return f"{FAILS}: {first_line}"
+            return f"{FAILS}: {_explain_failure(error, smaller)}"
         # The masked network runs last, because the smaller one shares its numbers.
         with _masked(self.model, smaller, entries):
             expected = self._run(self.model)

@@ -22,7 +22,14 @@ from gp_prune.pruning.graph.architecture import (
 )
 from gp_prune.pruning.graph.coupling import GroupBuilder, couple, fix_overlaps, split
 from gp_prune.pruning.graph.observer import GraphObserver
-from gp_prune.pruning.modules import PARAMETER, PerChannel, Prunable, is_depthwise, is_grouped
+from gp_prune.pruning.modules import (
+    PARAMETER,
+    PerChannel,
+    Prunable,
+    is_depthwise,
+    is_grouped,
+    unwrapping,
+)
 from gp_prune.pruning.surgery import side_width
 
 _KEPT_WHOLE = {
@@ -209,7 +216,10 @@ def _fix_by_modules(builders: list[GroupBuilder], modules: Mapping[str, nn.Modul
                 # Torch-Pruning takes it for a depthwise one and its inputs for its outputs.
                 builder.reasons.append(f"grouped convolution {name!r} sums up several channels")
             if isinstance(module, Prunable) and "weight" not in module._parameters:
-                builder.reasons.append(f"the weight of {name!r} is computed from other parameters")
+                remedy = unwrapping(module)
+                builder.reasons.append(
+                    f"the weight of {name!r} is computed from other parameters{remedy}"
+                )
             if any(owners[id(parameter)] > 1 for parameter in module.parameters(recurse=False)):
                 builder.reasons.append(f"layer {name!r} shares its parameters with another layer")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +43,7 @@ from gp_prune.pruning.modules import (
     sample_count,
 )
 from gp_prune.pruning.surgery import side_width
-from gp_prune.statistics.running import Forward, evaluation_mode, map_tensors
+from gp_prune.statistics.running import Forward, copy_model, evaluation_mode, map_tensors
 
 INDEX_MAP_LIMIT = 2**24
 """Entries that index maps may give out, over all groups of a graph: four times what torchvision's
@@ -107,7 +106,7 @@ def trace(
         # Some networks keep what they once computed, which cannot be copied with its history. The
         # numbers of the parameters are shared: the check overwrites them when the graph was read.
         shared = {id(parameter): parameter for parameter in private.parameters()}
-        unused = copy.deepcopy(private, {**shared})
+        unused = copy_model(private, {**shared})
         reader = _GraphReader(private, inputs, tuple(interface), cut_residual, forward_fn)
         architecture = reader.read()
         if not (try_out or reader.branches):
@@ -151,7 +150,7 @@ def _private_copy(model: nn.Module, example_inputs: Any) -> Iterator[tuple[nn.Mo
             for parameter in model.parameters()
             if type(parameter) is nn.Parameter
         }
-        private = copy.deepcopy(model, {**copies})
+        private = copy_model(model, {**copies})
         for parameter in private.parameters():
             # Torch-Pruning follows the autograd graph and loses everything before frozen weights.
             parameter.requires_grad_(parameter.is_floating_point())

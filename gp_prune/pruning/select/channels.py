@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning.graph.architecture import HEADS, RESHAPE, SIZE, Architecture, ChannelGroup
+from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.select.scores import Scores, join_scores
 
 Widths = NDArray[np.int64]
 """Number of channels that each free group keeps (groups,)."""
 
+_REASONS = 3  # that a refusal names
 _ROUNDING_SLACK = 1e-9  # (1 - 0.7) * 5 must round like 1.5
 
 
@@ -62,8 +64,9 @@ def select_channels(
     """
     conventions.check_granularity("channel")
     if not architecture.free:
-        reasons = "; ".join(f"{group.name}: {group.fixed}" for group in architecture.groups)
-        raise UserError(f"the network has no channels that may be cut ({reasons or 'no layers'})")
+        raise UserError(
+            f"the network has no channels that may be cut ({_explain_fixed(architecture.groups)}"
+        )
     scores = join_scores(architecture, layer_scores, conventions)
     units = _find_units(architecture, round_to)
     bounds = _find_bounds(architecture, units, least or {}, keep_shares or {})
@@ -78,6 +81,26 @@ def select_channels(
     ties = sum(counts) / int(architecture.sizes.sum())
     whole = _explain_whole(architecture.free, bounds, kept, round_to)
     return ChannelPlan(removed, budget, Achieved.of(architecture, kept), float(ties), whole)
+
+
+def _explain_fixed(groups: Sequence[ChannelGroup]) -> str:
+    """Return the most frequent reasons why groups are kept whole, a bracket, and what helps."""
+    if not groups:
+        return "no layers); give a network that has some"
+    layers: dict[str, list[str]] = {}
+    for group in groups:
+        layers.setdefault(group.fixed, []).append(group.name)
+    most = sorted(layers.items(), key=lambda item: -len(item[1]))
+    told = [
+        f"{names[0]!r}" + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f": {reason}"
+        for reason, names in most[:_REASONS]
+    ]
+    rest = sum(len(names) for _, names in most[_REASONS:])
+    told += [f"{rest} more for other reasons"] if rest else []
+    remedy = "a metric of single weights, such as magnitude, needs none"
+    if CUT_ON_DEMAND & set(layers):
+        remedy = "let them go with --cut-residual (cut_residual=True), or use a metric of weights"
+    return f"{'; '.join(told)}); {remedy}"
 
 
 def _find_units(architecture: Architecture, round_to: int) -> tuple[int, ...]:

@@ -1,0 +1,172 @@
+"""Check that a network can be pruned at all: a plain module with its weights that can be copied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gp_prune.errors import UserError
+from gp_prune.pruning.modules import unwrapping
+from gp_prune.statistics.running import (
+    Forward,
+    call_model,
+    evaluation_mode,
+    is_scripted,
+    map_tensors,
+    random_like,
+    seed_generators,
+)
+
+
+def check_model(model: Any, name: str = "the network", *, lazy: bool = False) -> None:
+    """Raise UserError unless a network is a module of torch that has its weights and can be copied.
+
+    Args:
+        model: what a person gives.
+        name: what it is called in the message.
+        lazy: whether modules that get their weights in the first call are allowed.
+    """
+    if not isinstance(model, nn.Module):
+        said = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
+        if isinstance(model, type) and issubclass(model, nn.Module):
+            said = f"the class {model.__name__}"
+        raise UserError(
+            f"the model is {said}; give a torch.nn.Module, such as torchvision.models.resnet18()"
+        )
+    if is_scripted(model):
+        raise UserError(
+            f"{name} is a TorchScript module, whose layers cannot be changed; give the "
+            "torch.nn.Module that it was made from"
+        )
+    if next(model.parameters(), None) is None:
+        raise UserError(f"{name} has no parameters, so there is nothing to prune")
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            if lazy:
+                return
+            raise UserError(
+                f"{name} has no weights yet: {path!r} of a lazy module gets its shape in the first "
+                "call; call the model once with an example input"
+            )
+        if tensor.is_meta:
+            raise UserError(
+                f"{name} has no weights: {path!r} is on the meta device, with a shape and without "
+                "values; make the model on a real device, or load weights into it "
+                "(load_state_dict with assign=True)"
+            )
+    _check_copy(model, name)
+
+
+def _check_copy(model: nn.Module, name: str) -> None:
+    """Raise UserError unless ``copy.deepcopy`` copies a network; its tensors are left out."""
+    tensors = (*model.parameters(), *model.buffers())
+    try:
+        copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except Exception as error:  # whatever a part of the network raises when it is copied
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason.split(". ")[0]
+        for path, module in model.named_modules():
+            if hasattr(module, "weight_g"):
+                raise UserError(
+                    f"{name} cannot be copied: the weight of {path!r} is computed from other "
+                    f"parameters{unwrapping(module)}"
+                ) from error
+        where = next((f" (in {path!r})" for path, part in _parts(model) if not _copies(part)), "")
+        raise UserError(
+            f"{name} cannot be copied{where}: {type(error).__name__}: {reason}; keep what "
+            "copy.deepcopy cannot copy out of the modules"
+        ) from error
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if not attribute.startswith("_"):
+                yield f"{path}.{attribute}".lstrip("."), value
+
+
+def _copies(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True
+
+
+class ValueReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether Python reads the value of a tensor, as a branch on data does.
+
+    Attributes:
+        any: whether it did.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.any = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.any = True
+        return func(*args, **(kwargs or {}))
+
+
+def check_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> None:
+    """Raise UserError where other inputs take another way through the layers of a network.
+
+    What is cut is followed on the example inputs alone, so a layer that only other inputs reach
+    would not fit any more.
+
+    Args:
+        model: the network.
+        inputs: a batch that it can be called with; its negative, zeros and random numbers are
+            tried, too.
+        forward_fn: runs the network on the batch.
+    """
+    usual = _called(model, inputs, forward_fn)
+    for others in other_inputs(inputs):
+        called = _called(model, others, forward_fn)
+        for name in sorted(called ^ usual) if called else ():
+            raise UserError(
+                f"the network branches on its data: it calls {name!r} for some inputs and not for "
+                "others, so no cut holds for all of them; give a network of one branch, or "
+                "forward_fn that always takes the same"
+            )
+
+
+def other_inputs(inputs: Any) -> Iterator[Any]:
+    """Yield inputs of the same shapes with other floats: negative, zero and random ones."""
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (torch.neg, torch.zeros_like, random_like)
+    for change in changes:
+        yield map_tensors(partial(_change_floats, change), inputs)
+
+
+def _change_floats(change: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    return change(tensor) if tensor.is_floating_point() else tensor
+
+
+def _called(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> set[str]:
+    """Return the names of the modules with weights that run; none where the network fails."""
+    called: set[str] = set()
+    with ExitStack() as stack, evaluation_mode(model), torch.no_grad():
+        for name, module in model.named_modules():
+            if module._parameters and not is_scripted(module):
+                hook = module.register_forward_hook(lambda *_, name=name: called.add(name))
+                stack.callback(hook.remove)
+        seed_generators(0)
+        try:
+            call_model(model, inputs, forward_fn)
+        except Exception:  # numbers that the network was not made for
+            return set()
+    return called
