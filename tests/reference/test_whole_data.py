@@ -6,9 +6,11 @@ written out in the ``FORMULAS`` of the tests beside this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,16 +21,19 @@ import test_weight_formulas
 import torch
 from numpy.typing import NDArray
 from real_networks import CLASSES, NETWORKS, Network, trained
+from test_weight_formulas import filters
 from torch import Tensor
 from torch.nn import functional
 from whole_layers import MINI_BATCH, measure
 
+from gp_prune import score_layers
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import consumers, trace
 from gp_prune.statistics import Batch, collect
+from gp_prune.statistics.coverage import CoverageWarning
 
 Array = NDArray[np.float64]
 Fields = dict[str, Array]
@@ -121,6 +126,9 @@ TREES: dict[str, Callable[[Fields], Any]] = {
     "mul(l2[i,k](G), sum[n,s](mul(A, mA)))": lambda t: (
         _norm(t["weight_grad"]) * (t["activation"] * t["mean_map"][:, None]).sum((1, 2))
     ),
+    # The weights of a grouped layer alone, without the zeros between its groups.
+    "mean[i,k](abs(W))": lambda t: np.abs(filters(t)).mean(1),
+    "sub(std[i,k](W), min[i,k](W))": lambda t: filters(t).std(1) - filters(t).min(1),
     # Other channels of the same sample, and all samples at once.
     "mean[n](by_max[o](max[s](A)))": lambda t: _by_max(t["activation"].max(2)).mean(1),
     "max[n](z_score[n](mean[s](Z)))": lambda t: _z_score(t["pre_activation"].mean(2)).max(1),
@@ -145,11 +153,22 @@ def _z_score(values: Array) -> Array:
     return np.asarray((values - values.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1))
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """A trained network with what was measured on it by plain code."""
 
     network: Network
     plain: dict[str, Fields]
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The engine's scores by the bundled metrics."""
+        return score(self.network, bundled())
+
+    @property
+    def large(self) -> bool:
+        """Whether there is time for more."""
+        return len(self.network.labels) > 100
 
 
 @cache
@@ -158,31 +177,40 @@ def _case(kind: str, images: int, size: int) -> Case:
     return Case(network, measure(network, BATCH))
 
 
-def _sizes(images: int, size: int) -> list[Any]:
-    return [pytest.param((kind, images, size), id=f"{kind}-{images}-{size}") for kind in NETWORKS]
-
-
-@pytest.fixture(
-    params=[
-        *_sizes(64, 8),
+def _sizes(images: int, size: int, *kinds: str, slow: bool = False) -> list[Any]:
+    return [
+        pytest.param(
+            (kind, images, size),
+            id=f"{kind}-{images}-{size}",
+            marks=[pytest.mark.slow] if slow else [],
+        )
+        for kind in kinds or NETWORKS
     ]
-)
+
+
+LARGE = [*_sizes(512, 8, slow=True), *_sizes(512, 32, slow=True)]
+
+
+@pytest.fixture(params=[*_sizes(96, 12), *LARGE])
 def case(request: pytest.FixtureRequest) -> Case:
     return _case(*request.param)
+
+
+def as_batches(parts: Iterable[tuple[Tensor, Tensor]]) -> list[Batch]:
+    return [Batch(images, labels, labels) for images, labels in parts]
 
 
 def records(
     network: Network,
     expressions: Sequence[Expression],
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    batches: Iterable[Batch] | None = None,
     **options: Any,
 ) -> dict[str, LayerRecord]:
     """The layers of a network, measured for these formulas."""
-    parts = network.batches(BATCH) if batches is None else batches
     return collect(
         network.model,
         None,
-        [Batch(images, labels, labels) for images, labels in parts],
+        as_batches(network.batches(BATCH)) if batches is None else batches,
         expressions=expressions,
         loss=functional.cross_entropy,
         outgoing=consumers(trace(network.model, network.images[:1])),
@@ -192,7 +220,10 @@ def records(
 
 def score(network: Network, metrics: Iterable[Metric], **options: Any) -> Scores:
     metrics = list(metrics)
-    found = records(network, [metric.expression for metric in metrics], **options)
+    return scores_of(metrics, records(network, [m.expression for m in metrics], **options))
+
+
+def scores_of(metrics: Iterable[Metric], found: dict[str, LayerRecord]) -> Scores:
     return {
         _name(metric): {name: metric.scores(record).numpy() for name, record in found.items()}
         for metric in metrics
@@ -248,7 +279,7 @@ def test_every_operand_is_written_out() -> None:
 def test_bundled_metrics_score_the_whole_data(case: Case) -> None:
     metrics = bundled()
     expected = {metric.name: expect(case.plain, FORMULAS[metric.name]) for metric in metrics}
-    assert not differences(score(case.network, metrics), expected, 1e-4, 1e-6)
+    assert not differences(case.scores, expected, 1e-4, 1e-6)
 
 
 def test_operands_measure_the_whole_data(case: Case) -> None:
@@ -260,8 +291,7 @@ def test_trees_of_every_kind_see_the_whole_data(case: Case) -> None:
 
 
 def test_discriminant_information_is_below_the_number_of_classes(case: Case) -> None:
-    for values in score(case.network, [Metric.load("di")])["di"].values():
-        assert values.max() <= CLASSES - 1
+    assert all(values.max() <= CLASSES - 1 for values in case.scores["di"].values())
 
 
 PER_BATCH = frozenset({"fisher"})
@@ -269,19 +299,104 @@ PER_BATCH = frozenset({"fisher"})
 
 
 def test_the_order_of_the_samples_does_not_matter(case: Case) -> None:
-    by_batch = [metric for metric in bundled() if metric.needs & PER_BATCH]
-    others = [metric for metric in bundled() if not metric.needs & PER_BATCH]
+    measured = [metric for metric in bundled() if metric.needs]
     images, labels = case.network.images, case.network.labels
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))
-    shuffled = list(zip(images[order].split(BATCH), labels[order].split(BATCH), strict=True))
-    again = case.network.batches(MINI_BATCH)[::-1]
-    for metrics, batches in ((others, shuffled), (by_batch, again)):
-        before = score(case.network, metrics)
-        after = score(case.network, metrics, batches=batches)
-        assert not differences(after, before, 0, 1e-5)
+    shuffled = zip(images[order].split(BATCH), labels[order].split(BATCH), strict=True)
+    reverse = case.network.batches(MINI_BATCH)[::-1]
+    for by_batch, batches in ((False, shuffled), (True, reverse)):
+        metrics = [m for m in measured if bool(m.needs & PER_BATCH) is by_batch]
+        found = score(case.network, metrics, batches=as_batches(batches))
+        assert not differences(found, {name: case.scores[name] for name in found}, 0, 1e-5)
 
 
 def test_the_seed_does_not_matter(case: Case) -> None:
-    metrics = bundled()
-    first, second = (score(case.network, metrics, seed=seed) for seed in (0, 7))
-    assert not differences(second, first, 0, 1e-12)
+    found = score(case.network, [metric for metric in bundled() if metric.needs], seed=7)
+    assert not differences(found, {name: case.scores[name] for name in found}, 0, 1e-12)
+
+
+class Passes:
+    """Batches that count how often they are read."""
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self.batches, self.count = as_batches(batches), 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.count += 1
+        return iter(self.batches)
+
+
+def in_part(
+    case: Case, metrics: Iterable[Metric], limit: int, batches: Iterable[Batch] | None = None
+) -> dict[str, LayerRecord]:
+    """Layers measured under a limit of memory, whether it is met or not."""
+    expressions = [metric.expression for metric in metrics]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        return records(case.network, expressions, batches, max_memory=limit)
+
+
+def whole(found: dict[str, LayerRecord]) -> bool:
+    return all(seen.whole for record in found.values() for seen in record.coverage.values())
+
+
+ALL_AT_ONCE = (
+    "mean[n](tail_sum[n](mean[s](A)))",
+    "mean[n,s](tail_sum[n,s](abs(Z)))",
+    "max[n,s](z_score[n,s](Z))",
+    "sum[c](mul(nP, ridge_form(A, sub(mP, mA))))",
+    "sum[c](kPP)",
+)
+"""What needs the maps of all samples of a layer at the same time, or one small value of each."""
+
+
+@pytest.mark.parametrize("case", [*_sizes(96, 12, "residual"), *LARGE], indirect=True)
+def test_a_small_limit_of_memory_changes_no_score(case: Case) -> None:
+    """Layers are measured in groups, with a pass over the data for each, as long as they fit."""
+    some = map(Metric.load, ("di", "mmd", "taylor_gate"))
+    metrics = [*(bundled() if case.large else some), *map(Metric.parse, ALL_AT_ONCE)]
+    plenty, least = Passes(case.network.batches(BATCH)), Passes(case.network.batches(BATCH))
+    expected = scores_of(metrics, in_part(case, metrics, 2**31, plenty))
+    too_little, enough = 2.0**14, 2.0 ** (31 if case.large else 22)
+    while enough > 1.5 * too_little:
+        limit = (too_little * enough) ** 0.5
+        least.count = 0
+        found = in_part(case, metrics, int(limit), least)
+        if not whole(found):
+            too_little = limit
+            continue
+        enough, passes = limit, least.count
+        assert not differences(scores_of(metrics, found), expected, 0, 1e-9)
+    assert passes > plenty.count
+
+
+def test_sums_over_a_part_of_the_data_are_those_of_the_whole(case: Case) -> None:
+    """The squares of z-scores add up to the number of entries, and shares of a sum to one."""
+    squares = "sum[n,s](square(z_score[n,s](Z)))"
+    texts = (squares, "l2[n,s](z_score[n,s](Z))", "sum[n,s](by_sum[n,s](abs(Z)))")
+    metrics = [Metric.parse(text) for text in texts]
+    found = in_part(case, metrics, 20_000)
+    assert not whole(found)
+    for name, record in found.items():
+        z = case.plain[name]["pre_activation"]
+        entries = np.where(z.std((1, 2)) > 0, z[0].size, 0)
+        expected = (entries, np.sqrt(entries), np.ones(len(z)))
+        for metric, values in zip(metrics, expected, strict=True):
+            np.testing.assert_allclose(metric.scores(record).numpy(), values, rtol=1e-9)
+
+
+def test_one_set_of_samples_under_a_limit_of_memory(case: Case) -> None:
+    """The class means and counts beside a scatter are those of the samples that it comes from."""
+    metric = Metric.load("di")
+    for limit in (20_000, 2_000):
+        found = in_part(case, [metric], limit)
+        assert not whole(found)
+        for record in found.values():
+            assert metric.scores(record).max() <= CLASSES - 1
+
+
+def test_a_limit_that_is_met_is_said(case: Case) -> None:
+    data = as_batches(case.network.batches(BATCH))
+    with pytest.warns(CoverageWarning, match="because all does not fit 20 ?kB of memory"):
+        scores = score_layers(case.network.model, "mmd", data, max_memory=20_000)
+    assert any(not s.whole for layer in scores.coverage.values() for s in layer.values())
