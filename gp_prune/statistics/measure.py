@@ -290,8 +290,8 @@ class _Run:
         census = data.census()
         demands = [d for name in names for d in self._demands(name, census)]
         together = bool(self.asked & {*MAP_FIELDS.values(), "centroids"})
-        # Half of it is for what evaluating the formulas takes for a moment.
-        memory = self.memory if together else self.memory // 2
+        # The rest is for what evaluating the formulas takes for a moment.
+        memory = self.memory if together else self.memory * 5 // 8
         self.sampling = share_memory(
             demands, names, census, memory=memory, together=together, seed=self.seed
         )

@@ -178,8 +178,8 @@ def _add_by_label(sums: Tensor, maps: Tensor, labels: Tensor) -> None:
     sums[present] += rows.reshape(len(present), *maps.shape[1:])
 
 
-_MOST_AT_ONCE = 2**24
-"""Numbers that are worked on at a time: 128 MB in float64."""
+_MOST_AT_ONCE = 2**22
+"""Numbers that are worked on at a time: 32 MB in float64."""
 
 _LOST_DIGITS = 1e-10
 """Error of a squared distance above which it is not taken from a product of matrices."""

@@ -92,7 +92,11 @@ class DataPasses:
             self._ahead = None
 
     def read(self) -> Iterator[Batch]:
-        """Pass over the data."""
+        """Pass over the data.
+
+        Raises:
+            UserError: it has another number of samples than before.
+        """
         if self._ahead is not None:
             stream, self._ahead = self._ahead, None
         else:
@@ -104,6 +108,11 @@ class DataPasses:
             some = batch if self._chosen is None else self._some(batch, start, samples)
             if some is not None:
                 yield some
+        if self._samples not in (None, samples):
+            raise UserError(
+                f"the calibration data had {self._samples} samples at first and {samples} when it "
+                "was read again; give a list of batches, or a loader that yields all of them again"
+            )
         self._samples = samples
 
     def _some(self, batch: Batch, start: int, stop: int) -> Batch | None:

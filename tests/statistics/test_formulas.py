@@ -134,6 +134,19 @@ def test_batches_are_read_as_often_as_needed(
     assert len(reads) == 1
 
 
+def test_data_that_does_not_come_again_is_refused(mixture: nn.Module, parts: list[Batch]) -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.stream = iter(parts * 2)
+
+        def __iter__(self) -> Iterator[Batch]:
+            return self.stream
+
+    trees = [tree("mean[n,s](square(sub(A, mean[n,s](A))))")]
+    with pytest.raises(UserError, match="samples at first and 0 when it was read again"):
+        collect(mixture, None, Once(), expressions=trees, **options())
+
+
 @pytest.mark.parametrize("order", [[9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]])
 def test_the_order_of_the_samples_does_not_matter(
     order: list[int], mixture: nn.Module, whole: Batch, whole_records: dict[str, LayerRecord]
