@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune.apply.scoring import as_metric, calibration_batches, example_batch, measure_scores
+from gp_prune.apply.batches import calibration_batches, example_batch
+from gp_prune.apply.scoring import as_metric, measure_scores
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric

@@ -15,6 +15,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from gp_prune.apply.batches import calibration_batches, example_batch
 from gp_prune.apply.network import ValueReads, check_branches, check_model
 from gp_prune.apply.options import (
     IGNORED,
@@ -29,8 +30,6 @@ from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.scoring import (
     LayerScores,
     as_metric,
-    calibration_batches,
-    example_batch,
     measure_scores,
     move,
     warn_of_limit,
@@ -61,6 +60,7 @@ from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
 from gp_prune.statistics.batches import check_loss
+from gp_prune.statistics.coverage import describe_limit
 from gp_prune.statistics.layers import is_batch_norm
 from gp_prune.statistics.running import (
     Forward,
@@ -188,7 +188,7 @@ def prune(
     check_model(model)
     scores = metric if isinstance(metric, LayerScores) else None
     if scores is not None:
-        _check_scores(scores, model, data, loss, samples, max_memory, steps)
+        scores.check_use(model, data, loss=loss, samples=samples, memory=max_memory, steps=steps)
     options = PruneOptions(
         metric=as_metric(metric) if scores is None else scores.metric,
         **rename_old_budgets(budgets, **old_names),
@@ -216,35 +216,6 @@ def prune(
     if scores is None and pruner.scored is not None:
         warn_of_limit(pruner.scored)
     return pruned
-
-
-def _check_scores(
-    scores: LayerScores,
-    model: nn.Module,
-    data: Data,
-    loss: Loss | None,
-    samples: int | None,
-    max_memory: int | str | None,
-    steps: int,
-) -> None:
-    """Raise UserError where scores that were measured before do not fit what is asked for."""
-    for name, given in (
-        ("data", not (isinstance(data, list | tuple) and not data) and data is not None),
-        ("loss", loss is not None),
-        ("samples", samples is not None),
-        ("max_memory", max_memory is not None),
-    ):
-        if given:
-            raise UserError(
-                f"{name} is for scoring, and the layers are scored already; leave {name} out, or "
-                "give the metric itself"
-            )
-    if steps != 1:
-        raise UserError(
-            f"steps is {steps}, and each step scores what the one before left; give the metric "
-            "itself in place of its scores"
-        )
-    scores.check_network(model)
 
 
 class Pruner:
@@ -456,11 +427,18 @@ class Pruner:
         try:
             yield
         except DegenerateScores as error:
+            scored, limit = self.scored, ""
+            if scored is not None:
+                limit = describe_limit(scored.coverage, scored.max_memory)
+            remedy = (
+                f"note that {limit.rstrip('.')}"
+                if limit
+                else ("use trained weights or another metric")
+            )
             raise DegenerateScores(
                 error.reason,
                 error.layer,
-                f"{error.detail}; metric {self.options.metric.name!r} cannot rank it, use trained "
-                "weights or another metric",
+                f"{error.detail}; metric {self.options.metric.name!r} cannot rank it, {remedy}",
             ) from error
 
     def select(

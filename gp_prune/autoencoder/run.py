@@ -48,11 +48,11 @@ from gp_prune.runs.folder import (
     load_or_check_settings,
     open_run_folder,
     versions,
-    warn_of_limits,
     write_run_header,
     writing,
 )
 from gp_prune.runs.jobs import TaskSource, Workbench
+from gp_prune.runs.statistics import warn_of_limits
 from gp_prune.statistics.running import one_thread
 
 HISTORY = "history.csv"

@@ -34,10 +34,10 @@ from gp_prune.runs.folder import (
     open_run_folder,
     versions,
     write_run_header,
-    write_statistics,
     writing,
 )
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.statistics import write_statistics
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of, one_thread
 from gp_prune.training.samples import draw

@@ -10,7 +10,6 @@ import os
 import platform
 import shlex
 import tomllib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -22,25 +21,18 @@ from gp_prune._io import (
     check_type,
     read_file,
     remove_temporary_files,
-    write_json,
     write_text,
 )
-from gp_prune._sizes import normalise_size, parse_size, remark_on_size
+from gp_prune._sizes import normalise_size, parse_size
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.coverage import (
     STATISTICS_VERSION,
-    CoverageWarning,
-    LayerCoverage,
-    coverage_json,
-    describe_limit,
 )
 
 CONFIG = "config.toml"
-STATISTICS = "statistics.json"
-"""How much of the calibration data each measurement of the run saw."""
 
 PACKAGES = ("gp-prune", "torch", "deap", "torch-pruning", "sympy", "numpy", "scikit-learn")
 
@@ -317,46 +309,6 @@ def _check_statistics(folder: Path, journal: Journal[Any]) -> None:
         "not all of them, so it cannot be resumed; start a new run (evolve takes its evaluations "
         "over with --reuse)"
     )
-
-
-def write_statistics(
-    folder: Path, settings: Settings, networks: Mapping[str, LayerCoverage]
-) -> None:
-    """Write how much of the data each measurement saw, and warn where a limit was met.
-
-    Args:
-        folder: the run folder.
-        settings: of the run, with a field ``max_memory``.
-        networks: name of a network -> how much was measured of its layers.
-
-    Warns:
-        CoverageWarning: something did not fit, or the limit is more than the machine has.
-    """
-    notes = [
-        describe_limit(coverage, settings.memory, f" of {name}")
-        for name, coverage in networks.items()
-    ]
-    warn_of_limits(settings, notes)
-    content = {
-        "version": STATISTICS_VERSION,
-        "max_memory": settings.memory,
-        "notes": [note for note in notes if note],
-        "networks": {name: coverage_json(coverage) for name, coverage in networks.items()},
-    }
-    with writing(folder):
-        write_json(folder / STATISTICS, content)
-
-
-def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
-    """Warn of what did not fit the memory of a run, and of more memory than the machine has.
-
-    Args:
-        settings: of the run, with a field ``max_memory``.
-        notes: sentences; those that are empty say nothing.
-    """
-    for note in dict.fromkeys([*notes, remark_on_size(settings.memory, "max_memory")]):
-        if note:
-            warnings.warn(note, CoverageWarning, stacklevel=3)
 
 
 def _refuse_links(folder: Path) -> None:

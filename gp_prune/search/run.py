@@ -17,11 +17,11 @@ from gp_prune.runs.folder import (
     open_run_folder,
     versions,
     write_run_header,
-    write_statistics,
     writing,
 )
 from gp_prune.runs.jobs import TaskSource, network_digest
 from gp_prune.runs.journal import Journal
+from gp_prune.runs.statistics import write_statistics
 from gp_prune.search.assessor import ladder_evaluation
 from gp_prune.search.comparison import BASELINES, compare, contenders
 from gp_prune.search.config import SearchConfig

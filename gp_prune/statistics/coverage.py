@@ -69,8 +69,8 @@ def describe_limit(coverage: LayerCoverage, max_memory: int | None, where: str =
     limit = format_size(MAX_MEMORY if max_memory is None else max_memory)
     return (
         f"{worst.name} of layer {worst.layer!r}{where} was measured on {_seen(worst.coverage)}"
-        f"{more}, because all does not fit {limit} of memory; allow more with --max-memory "
-        "(max_memory)."
+        f"{more}, because the whole does not fit {limit} of memory; allow more with "
+        "--max-memory (max_memory)."
     )
 
 

@@ -150,8 +150,9 @@ def test_what_was_measured_is_reported() -> None:
     assert "max_memory is " in said(whole) and "so the limit may not hold; give less" in said(whole)
     coverage = {"0": {"input": Coverage(9, 20, 1, 1)}}
     part = replace(whole, coverage=coverage, max_memory=10**6)
-    assert "input of layer '0' was measured on 9 of 20 samples, because all does not fit" in said(
-        part
+    assert (
+        "input of layer '0' was measured on 9 of 20 samples, because the whole does not fit"
+        in said(part)
     )
     report = part.report()
     assert report["max_memory"] == 10**6 and report["measured"].startswith("20 samples; input in 0")

@@ -12,9 +12,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from gp_prune import LayerScores, Metric, prune, score_layers
-from gp_prune.apply.scoring import as_batches
-from gp_prune.errors import UserError
+from gp_prune.apply.batches import as_batches
+from gp_prune.errors import DegenerateScores, UserError
 from gp_prune.statistics import Batch
+from gp_prune.statistics.coverage import CoverageWarning
 from gp_prune.statistics.running import tensors_of
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
@@ -87,9 +88,8 @@ def test_networks_of_any_precision_are_told_apart(perceptron: nn.Module, kind: t
     model, inputs = perceptron.to(kind), torch.ones(2, 6, dtype=kind)
     scores = score_layers(model, "l1", example_inputs=inputs)
     assert prune(model, scores, inputs, keep_macs=0.5).met
-    scores.check_network(model)
     with pytest.raises(UserError, match="other weights"):
-        scores.check_network(model.to(torch.float32))
+        prune(model.to(torch.float32), scores, inputs.to(torch.float32), keep_macs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -195,3 +195,32 @@ def test_samples_decide_the_scores(
     other = score_layers(residual, "taylor_bn", few, loss=CROSS_ENTROPY)
     for name, values in scores.scores.items():
         torch.testing.assert_close(values, other.scores[name])
+
+
+def test_a_limit_of_memory_is_told_where_it_is_met(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs
+) -> None:
+    """A formula that needs all samples at once sees a part; what is merged sees everything."""
+    options: Budgets = {"data": batches, "loss": CROSS_ENTROPY}
+    whole = prune(residual, "di", images, **options, keep_macs=0.5)
+    assert whole.report()["measured"] == "12 samples, all positions"
+    with pytest.warns(CoverageWarning, match=r"of 12 samples and .*more with --max-memory") as told:
+        part = prune(residual, "di", images, **options, max_memory="2kB", keep_macs=0.5)
+    assert len(told) == 1 and part.remarks[-1] == str(told[0].message)
+    assert part.report()["max_memory"] == 2000
+    with pytest.warns(CoverageWarning) as again:
+        scores = score_layers(residual, "di", **options, max_memory=2000)
+    assert str(again[0].message) == str(told[0].message)
+    assert prune(residual, scores, images, keep_macs=0.5).remarks == part.remarks
+    merged = prune(residual, "taylor_gate", images, **options, max_memory="2kB", keep_macs=0.5)
+    everything = prune(residual, "taylor_gate", images, **options, keep_macs=0.5)
+    assert merged.plan.digest() == everything.plan.digest() and merged.remarks == ()
+
+
+def test_scores_that_are_equal_because_of_the_limit_say_so(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs
+) -> None:
+    with pytest.raises(DegenerateScores, match=r"note that .* not fit 1B of memory; allow"):
+        prune(
+            residual, "di", images, data=batches, loss=CROSS_ENTROPY, keep_macs=0.5, max_memory="1B"
+        )

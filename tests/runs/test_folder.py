@@ -16,16 +16,15 @@ from gp_prune.language.record import Coverage
 from gp_prune.runs import journal as journals
 from gp_prune.runs.folder import (
     CONFIG,
-    STATISTICS,
     Settings,
     load_or_check_settings,
     open_run_folder,
     versions,
     write_run_header,
-    write_statistics,
     writing,
 )
 from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.statistics import STATISTICS, write_statistics
 from gp_prune.statistics.coverage import CoverageWarning
 
 

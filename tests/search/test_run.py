@@ -21,9 +21,10 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.folder import CONFIG, STATISTICS
+from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.runs.statistics import STATISTICS
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, SearchResult, ladder_objectives

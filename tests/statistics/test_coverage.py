@@ -28,8 +28,8 @@ def test_the_least_measured_is_named_with_the_remedy() -> None:
     )
     assert describe_limit(PART, 10**8, " of net") == (
         "maps of layer 'b' of net was measured on 512 of 512 samples and 64 of 1,024 positions "
-        "(and 1 more measurement in part), because all does not fit 100MB of memory; allow more "
-        "with --max-memory (max_memory)."
+        "(and 1 more measurement in part), because the whole does not fit 100MB of memory; allow "
+        "more with --max-memory (max_memory)."
     )
     only = {"b": {"input": Coverage(100, 512)}}
     assert "input of layer 'b' was measured on 100 of 512 samples, because" in describe_limit(
