@@ -143,7 +143,7 @@ class DegenerateScores(UserError):
     """Report scores that rank nothing.
 
     Attributes:
-        reason: ``"non-finite"``, ``"wrong-shape"`` or ``"constant"``.
+        reason: ``"non-finite"``, ``"wrong-shape"``, ``"complex"`` or ``"constant"``.
         layer: the layer or channel group.
     """
 

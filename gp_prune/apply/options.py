@@ -72,6 +72,7 @@ class PruneOptions:
         keep_share: names or patterns of layers -> the share of their channels to keep, whatever
             their scores.
         unranked: what happens to layers whose channels all have the same score.
+        allow_ties: whether position may decide where most scores are equal.
         cut_residual: whether channels are cut across normalisations that span them.
         mode: one of :data:`MODES`; None means compact for channels and mask for weights.
         conventions: how the scores are used; None means those of the metric.
@@ -98,6 +99,7 @@ class PruneOptions:
     min_share: float | None = None
     keep_share: Mapping[str, float] = field(default_factory=dict)
     unranked: str = KEEP
+    allow_ties: bool = False
     cut_residual: bool = False
     mode: str | None = None
     conventions: Conventions | None = None

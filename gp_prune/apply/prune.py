@@ -55,7 +55,7 @@ from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation
 from gp_prune.pruning.modules import largest_difference
-from gp_prune.pruning.select.scores import keep_unranked
+from gp_prune.pruning.select.scores import MOST_TIES, keep_unranked
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
@@ -72,6 +72,9 @@ from gp_prune.statistics.running import (
     tensors_of,
 )
 from gp_prune.training.samples import Data
+
+_MOST_UNDECIDED = 0.05
+"""Share of channels or weights about which positions may decide."""
 
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
@@ -103,6 +106,7 @@ def prune(
     min_share: float | None = None,
     keep_share: Mapping[str, float] | None = None,
     unranked: str = KEEP,
+    allow_ties: bool = False,
     cut_residual: bool = False,
     mode: str | None = None,
     conventions: Conventions | None = None,
@@ -158,6 +162,8 @@ def prune(
             batch norm by ``bn_scale``: ``"keep"`` keeps them whole, named in the remarks, and
             ``"refuse"`` refuses the network. Where other layers of a group rank its channels, these
             decide; where no group is ranked, the network is always refused.
+        allow_ties: cut also where more than half of the scores are tied and their positions alone
+            decide what goes, which is refused by default.
         cut_residual: also cut channels that a layer or group norm spans; masked and compact
             networks then differ.
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
@@ -200,6 +206,7 @@ def prune(
         min_share=min_share,
         keep_share={} if keep_share is None else keep_share,
         unranked=unranked,
+        allow_ties=allow_ties,
         cut_residual=cut_residual,
         mode=mode,
         conventions=conventions,
@@ -289,6 +296,7 @@ class Pruner:
                 architecture = now = self._keep_unranked(now, scores, bounds)
             reached = bounds.step(len(steps) + 1, options.steps)
             plan = self.select(network, now, architecture, scores, share, plan, reached)
+            self._check_ties(plan)
             steps.append(self._report_step(len(steps) + 1, share, plan))
         assert plan is not None
         pruned = self.cut(plan, architecture)
@@ -420,6 +428,17 @@ class Pruner:
             return architecture
         with self._naming_the_metric():
             return keep_unranked(architecture, scores, options.ranking, but=bounds.shares)
+
+    def _check_ties(self, plan: ChannelPlan | WeightPlan) -> None:
+        """Raise UserError where positions rather than scores decide what goes."""
+        tied = plan.ties > MOST_TIES and plan.undecided > _MOST_UNDECIDED
+        if tied and not self.options.allow_ties:
+            what = "weights" if self.options.by_weight else "channels"
+            raise UserError(
+                f"{plan.ties:.0%} of the scores of metric {self.options.metric.name!r} are tied, "
+                f"and of {plan.undecided:.0%} of the {what} the position alone would decide which "
+                "go; use another metric, or allow it with --allow-ties (allow_ties=True)"
+            )
 
     @contextmanager
     def _naming_the_metric(self) -> Iterator[None]:

@@ -254,7 +254,7 @@ def measure_scores(
     scores: dict[str, Tensor] = {}
     coverage: dict[str, Mapping[str, Coverage]] = {}
     for name, record in records:  # one after the other: together they are several networks large
-        scores[name] = metric.scores(record)
+        scores[name] = metric.ranking_scores(record)
         coverage |= coverage_of([record])
     return LayerScores(metric, scores, coverage, max_memory)
 

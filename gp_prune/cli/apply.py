@@ -26,8 +26,8 @@ from gp_prune.metric.metric import Metric
 from gp_prune.report.text import echo, print_json
 
 _OF_PRUNING = (
-    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "cut_residual", "mode",
-    "time_it", "seed", "max_memory",
+    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "allow_ties",
+    "cut_residual", "mode", "time_it", "seed", "max_memory",
 )  # fmt: skip
 _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
@@ -266,6 +266,9 @@ Examples:
     type=click.Choice([KEEP, REFUSE]),
     default=KEEP,
     help="Keep layers whose channels all have the same score, or refuse.  [default: keep]",
+)
+@click.option(
+    "--allow-ties", is_flag=True, help="Let positions decide where most scores are equal."
 )
 @click.option(
     "--cut-residual",

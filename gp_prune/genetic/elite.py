@@ -155,7 +155,7 @@ class MetricScores:
         stays, marks = channel_masks(model, removed), plan.marks()
         for name, metric in self._metrics.items():
             for layer in layers[name]:
-                values = metric.scores(records[layer]).detach().cpu().numpy()
+                values = metric.ranking_scores(records[layer]).detach().cpu().numpy()
                 if metric.granularity == "weight":
                     alive = marks[layer].ravel()
                     here = stays.get((layer, "weight"))

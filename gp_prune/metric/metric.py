@@ -182,6 +182,18 @@ class Metric:
         """
         return self.torch()(layer)
 
+    def ranking_scores(self, layer: LayerRecord) -> Tensor:
+        """Score a layer to rank by: scores that differ by rounding alone are their mean.
+
+        Raises:
+            MissingMeasurement: the layer lacks what an operand reads.
+            MetricError: the formula does not give the scores that its file records.
+        """
+        from gp_prune.language.rounding import without_rounding
+
+        self._verify_probe_scores  # noqa: B018  (verified once, before the first score)
+        return without_rounding(self.expression, layer)
+
     def torch(self) -> Callable[[LayerRecord], Tensor]:
         """Return a plain function that scores a layer as :meth:`scores` does.
 

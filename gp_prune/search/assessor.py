@@ -14,6 +14,7 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.pruning.select.scores import MOST_TIES
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.line_index import digest
 from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
@@ -23,9 +24,6 @@ from gp_prune.search.grammar import Grammar, Individual
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.search.successive_halving import choose_promoted
 from gp_prune.statistics.running import derive_seed
-
-MOST_TIES = 0.5
-"""A formula of which more scores than this share are tied leaves the choice to their position."""
 
 _TRIES = 10
 """New trees are drawn at most this many times the population before a generation starts."""

@@ -83,6 +83,8 @@ class ChannelPlan:
             order was decided by position.
         whole: group name -> why it keeps all its channels though some of it might have gone: the
             rounding of widths does not allow it.
+        undecided: share of the ranked channels whose score equals that of a channel of the other
+            fate, so that position alone decided which of them go; not written to files.
 
     Raises:
         UserError: channels are not ascending whole numbers.
@@ -93,6 +95,7 @@ class ChannelPlan:
     achieved: Achieved
     ties: float = 0.0
     whole: dict[str, str] = field(default_factory=dict)
+    undecided: float = field(default=0.0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the channels."""

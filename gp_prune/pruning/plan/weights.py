@@ -207,6 +207,9 @@ class WeightPlan:
         ties: share of the ranked weights whose score equals another's in the same ranking.
         pattern: the N:M pattern of every layer in ``kept``; None where weights are free.
         whole: layer name -> why it cannot have the pattern and keeps all its weights.
+        undecided: share of the ranked weights, those that are zero left out, whose score equals
+            that of a weight of the other fate, so that position alone decided; not written to
+            files, and 0 where at most half of the scores are tied.
 
     Raises:
         UserError: the budget is not that of the pattern, or a layer is both whole and masked.
@@ -218,6 +221,7 @@ class WeightPlan:
     ties: float = 0.0
     pattern: Pattern | None = None
     whole: dict[str, str] = field(default_factory=dict)
+    undecided: float = field(default=0.0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check that the fields belong together."""

@@ -77,10 +77,30 @@ def select_channels(
             worst = np.argsort(values, kind="stable")[: group.size - stay]
             removed[group.name] = tuple(np.sort(worst).tolist())
     ranked = _ranked_together(architecture, conventions.scope)
+    total = int(architecture.sizes.sum())
     counts = [count_ties(np.concatenate([scores[g] for g in part])[None]) for part in ranked]
-    ties = sum(counts) / int(architecture.sizes.sum())
-    whole = _explain_whole(architecture.free, bounds, kept, round_to)
-    return ChannelPlan(removed, budget, Achieved.of(architecture, kept), float(ties), whole)
+    goes = [_mark(group, removed) for group in architecture.free]
+    undecided = [
+        count_undecided(
+            np.concatenate([scores[g] for g in p]), np.concatenate([goes[g] for g in p])
+        )
+        for p in ranked
+    ]
+    return ChannelPlan(
+        removed,
+        budget,
+        Achieved.of(architecture, kept),
+        sum(counts) / total,
+        _explain_whole(architecture.free, bounds, kept, round_to),
+        sum(undecided) / total,
+    )
+
+
+def _mark(group: ChannelGroup, removed: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
+    """Mark the channels of a group that go (channels,)."""
+    marks = np.zeros(group.size, dtype=bool)
+    marks[list(removed.get(group.name, ()))] = True
+    return marks
 
 
 def _explain_fixed(groups: Sequence[ChannelGroup]) -> str:
@@ -320,6 +340,18 @@ def count_ties(rows: Scores) -> int:
     tied[:, 1:] |= equal
     tied[:, :-1] |= equal
     return int(tied.sum())
+
+
+def count_undecided(values: Scores, goes: NDArray[np.bool_]) -> int:
+    """Return how many values equal one of the other fate, so that their positions decided.
+
+    Args:
+        values: scores that are ranked together (any,).
+        goes: which of them go (any,).
+    """
+    _, kind = np.unique(values, return_inverse=True)
+    sizes, gone = np.bincount(kind), np.bincount(kind, weights=goes)
+    return int(sizes[(gone > 0) & (gone < sizes)].sum())
 
 
 def find_nearest_step(cost: Callable[[int], float], steps: int, target: float) -> int:

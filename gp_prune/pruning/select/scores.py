@@ -24,6 +24,9 @@ Scores = NDArray[np.float64]
 UNRANKED = "all scores are equal"
 """Why the channels stay that a metric does not rank."""
 
+MOST_TIES = 0.5
+"""Share of equal scores above which a ranking is mostly one of positions."""
+
 ROUNDING = 1e-12
 """Scores that differ by less than this share of the largest magnitude differ by rounding alone."""
 
@@ -154,15 +157,29 @@ def keep_unranked(
 
 
 def as_array(scores: Any, layer: str) -> Scores:
-    """Return scores as a float64 array; accept tensors, arrays and (nested) lists of numbers."""
+    """Return scores as a float64 array; accept tensors, arrays and (nested) lists of real numbers.
+
+    Raises:
+        DegenerateScores: they are no numbers, or complex ones, which have no order.
+    """
     if isinstance(scores, Tensor):
+        _refuse_complex(scores.is_complex(), layer)
         return scores.detach().to("cpu", torch.float64).numpy()
     try:
-        return np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DegenerateScores(
-            "wrong-shape", layer, f"{type(scores).__name__} is no tensor of numbers"
-        ) from None
+        values = np.asarray(scores)
+        _refuse_complex(values.dtype.kind == "c", layer)
+        if values.dtype.kind in "biufO":
+            return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, DegenerateScores):
+            raise
+    raise DegenerateScores("wrong-shape", layer, f"{type(scores).__name__} is no tensor of numbers")
+
+
+def _refuse_complex(is_complex: bool, layer: str) -> None:
+    if is_complex:
+        detail = "complex numbers have no order; take their magnitude or their real part"
+        raise DegenerateScores("complex", layer, detail)
 
 
 def is_constant(values: Scores) -> bool:

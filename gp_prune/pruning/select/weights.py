@@ -17,7 +17,7 @@ from gp_prune.pruning.modules import Conv, find_module, is_transposed, refuse_ma
 from gp_prune.pruning.plan.channels import Budget
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
 from gp_prune.pruning.select.channels import count_removed, count_ties, find_nearest_step
-from gp_prune.pruning.select.scores import Scores, guard, normalise, read_scores
+from gp_prune.pruning.select.scores import MOST_TIES, Scores, guard, normalise, read_scores
 
 Marks = NDArray[np.bool_]
 
@@ -91,7 +91,9 @@ def select_weights(
         share = 1 - find_nearest_step(macs, total - 1, budget.keep) / total
     stays = ranking.choose(share)
     kept = ranking.pack(model, stays)
-    return WeightPlan(kept, budget, achieve(stays), ranking.ties, pattern, whole)
+    ties = ranking.ties
+    undecided = ranking.undecided(model, stays) if ties > MOST_TIES else 0.0
+    return WeightPlan(kept, budget, achieve(stays), ties, pattern, whole, undecided)
 
 
 def _check_budget(
@@ -180,6 +182,30 @@ class _Ranking:
         """Return the share of the scores that equal another one of their row."""
         rows = [np.concatenate(self.rows, axis=1)] if self.scope == "global" else self.rows
         return sum(count_ties(part) for part in rows) / sum(part.size for part in rows)
+
+    def undecided(self, model: nn.Module, stays: Sequence[Marks]) -> float:
+        """Return the share of the scores that equal one of the other fate; zero weights aside.
+
+        It does not matter which weights of zero are held at zero.
+        """
+        alive = []
+        for name, rows in zip(self.layers, self.rows, strict=True):
+            flat = weight_of(model, name).detach().to("cpu").numpy().ravel() != 0
+            alive.append(self._by_row(flat, model, name).reshape(rows.shape))
+        columns: list[Sequence[NDArray[Any]]] = [self.rows, stays, alive]
+        if self.scope == "global":
+            columns = [[np.concatenate([x.reshape(1, -1) for x in c], axis=1)] for c in columns]
+        total = sum(rows.size for rows in self.rows)
+        return sum(_count_undecided(*part) for part in zip(*columns, strict=True)) / total
+
+
+def _count_undecided(rows: Scores, stays: Marks, counts: Marks) -> int:
+    """Return how many values (rows, any) equal one of the other fate, of those that count."""
+    # Of every row the lowest go, so that only the highest of them can equal one that stays.
+    border = np.where(stays, -np.inf, rows).max(axis=1, keepdims=True)
+    equal = (rows == border) & counts
+    split = (equal & stays).any(axis=1) & (equal & ~stays).any(axis=1)
+    return int(equal[split].sum())
 
 
 def view_by_output(values: NDArray[Any], groups: int) -> NDArray[Any]:

@@ -1,0 +1,74 @@
+"""Find out whether the values of a formula differ by rounding alone.
+
+``sum[i,k](W) - 27 mean[i,k](W)`` is zero, but its values are of the order 1e-17 and all different,
+so a ranking of them would be one of rounding errors. How small they are does not tell: products of
+small gradients are as small and exact, and a normaliser makes large numbers of the errors. What
+tells is what changes when every number that the formula reads changes in its last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from gp_prune.language.expression import Expression
+from gp_prune.language.interpreter import evaluate
+from gp_prune.language.record import LayerRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LAST_BITS = 2.0**-50
+"""Relative change of what is read: four units in the last place of a float64."""
+
+_MOST = 0.05
+"""Share of the range of the values that rounding may make up."""
+
+_LARGEST = 2**22
+"""Entries of the largest tensor that is changed; a larger one would take as much memory again."""
+
+
+def without_rounding(expression: Expression, layer: LayerRecord) -> Tensor:
+    """Return the values of a tree on a layer; where they differ by rounding alone, their mean.
+
+    Raises:
+        MissingMeasurement: the layer lacks what an operand reads.
+    """
+    values = evaluate(expression, layer)
+    if values.numel() < 2 or values.is_complex() or not expression.arguments:
+        return values
+    width = values.max() - values.min()
+    if not bool(width > 0) or not bool(width.isfinite()):
+        return values
+    changed = evaluate(expression, _with_other_last_bits(layer)).to(values.dtype)
+    if bool((changed - values).abs().max() <= _MOST * width):
+        return values
+    return values.mean().expand(values.shape).clone()
+
+
+def _with_other_last_bits(layer: LayerRecord) -> LayerRecord:
+    """Return a record whose numbers are larger or smaller in their last bits, in turns."""
+    read: dict[str, Any] = {}
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if field.name == "values":
+            known: Mapping[Expression, Tensor] = value or {}
+            read[field.name] = {tree: _change(tensor) for tree, tensor in known.items()}
+        elif hasattr(value, "is_floating_point"):
+            read[field.name] = _change(value)
+    return replace(layer, **read)
+
+
+def _change(values: Tensor) -> Tensor:
+    """Change the last bits of numbers; whole numbers, such as counts, stay as they are."""
+    import torch
+
+    exact = values.numel() > _LARGEST or not values.is_floating_point()
+    if exact or bool((values == values.round()).all()):
+        return values
+    signs = torch.ones_like(values.flatten(), dtype=torch.float64)
+    # No sum over rows or columns sees as many of one sign as of the other.
+    signs[torch.arange(signs.numel(), device=signs.device) % 3 == 1] = -1.0
+    signs[torch.arange(signs.numel(), device=signs.device) % 7 == 3] *= -1.0
+    return values.double() * (1 + _LAST_BITS * signs.reshape(values.shape))

@@ -1,0 +1,72 @@
+"""Values that differ by rounding alone are told from small ones that mean something."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gp_prune import Metric
+from gp_prune.language.interpreter import evaluate
+from gp_prune.language.parser import parse
+from gp_prune.language.primitive import builtin_primitives
+from gp_prune.language.record import synthetic_layer
+from gp_prune.language.rounding import without_rounding
+from gp_prune.metric.file import bundled_metrics
+
+ZERO = "sub(sum[i,k](W), mul(mean[i,k](W), 12))"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "text",
+    [
+        ZERO,
+        f"mul({ZERO}, 1e16)",
+        f"z_score[o]({ZERO})",
+        f"min_max[o]({ZERO})",
+        f"tanh(mul(1e17, {ZERO}))",
+        "sub(var[i,k](W), sub(mean[i,k](square(W)), square(mean[i,k](W))))",
+        "sub(sum[i,k](mul(mul(W, G), W)), sum[i,k](mul(W, mul(W, G))))",
+        "sub(add(W, mul(3, G)), add(add(G, W), mul(2, G)))",
+        "sub(mul(add(b, 0.1), 3), add(mul(b, 3), 0.3))",
+    ],
+)
+def test_rounding_ranks_nothing(text: str, seed: int) -> None:
+    layer = synthetic_layer(seed)
+    expression = parse(text, builtin_primitives())
+    before = evaluate(expression, layer)
+    after = without_rounding(expression, layer)
+    assert after.shape == before.shape
+    assert bool((after == after.flatten()[0]).all()), (before, after)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", bundled_metrics())
+def test_published_metrics_are_what_they_are(name: str, seed: int) -> None:
+    expression, layer = Metric.load(name).expression, synthetic_layer(seed)
+    assert torch.equal(without_rounding(expression, layer), evaluate(expression, layer))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mul(1e-30, sum[i,k](W))",
+        "sum[i,k](square(square(mul(0.001, G))))",
+        "exp(sub(sum[i,k](abs(W)), 60))",
+        "sum[i,k](at_least(W, 0))",
+        "sum[n](nonzero(sub(R, 1)))",
+        "at_least(b, 0)",
+        "sub(sum[i,k](W), mul(mean[i,k](W), 11.999))",
+        "b",
+        "0.5",
+    ],
+)
+def test_small_and_discrete_values_stay(text: str) -> None:
+    layer = synthetic_layer()
+    known = builtin_primitives()
+    if "R" in text:
+        text = text.replace(
+            "R", next(n for n, x in known.operands.items() if x.needs == {"map_ranks"})
+        )
+    expression = parse(text, known)
+    assert torch.equal(without_rounding(expression, layer), evaluate(expression, layer))
