@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gp_prune.language.axes import Normaliser as Normaliser
     from gp_prune.language.axes import Reduction as Reduction
     from gp_prune.language.axes import Signature as Signature
+    from gp_prune.language.primitive import Merge as Merge
     from gp_prune.language.primitive import operand as operand
     from gp_prune.language.primitive import operator as operator
     from gp_prune.language.primitive import primitive_set as primitive_set
@@ -66,7 +67,7 @@ _PUBLIC = {
     "gp_prune.genetic.run": ("GeneticPruner",),
     "gp_prune.genetic.settings": ("GeneticSettings",),
     "gp_prune.language.axes": ("Elementwise", "Normaliser", "Reduction", "Signature"),
-    "gp_prune.language.primitive": ("operand", "operator", "primitive_set"),
+    "gp_prune.language.primitive": ("Merge", "operand", "operator", "primitive_set"),
     "gp_prune.language.record": ("LayerRecord", "synthetic_layer"),
     "gp_prune.language.symbols": (
         "AlongAxes", "BoundArguments", "Call", "OverAxes", "RealFunction",

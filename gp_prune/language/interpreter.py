@@ -11,7 +11,7 @@ from gp_prune.language.expression import Expression
 from gp_prune.language.grouped import groups_of
 from gp_prune.language.primitive import Operand, Operator, State
 from gp_prune.language.record import MAP_FIELDS, Coverage, LayerRecord
-from gp_prune.language.streaming import has_merge, is_by_channel, known_subtrees, plan
+from gp_prune.language.streaming import cuts_by_channel, has_merge, known_subtrees, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,8 +118,8 @@ class Interpreter:
         self.computed += 1
         if has_merge(node) and plan([node]).targets[node].merged:
             return self._merged(node, maps)
-        channel = "i" if maps == {"inputs"} else "o"
-        if channel in node.axes and is_by_channel(node, channel):
+        channel = cuts_by_channel(node, maps)
+        if channel is not None:
             return self._channel_by_channel(node, maps, channel)
         self.computed -= 1
         return None

@@ -8,6 +8,7 @@ samples at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -85,6 +86,12 @@ class Plan:
         """Return how many passes over the data the targets take; 0 without any."""
         stages = [target.stage for target in self.targets.values()]
         return max([*stages, *self.gathered.values(), int(bool(self.stored))], default=0)
+
+    @property
+    def by_channel(self) -> bool:
+        """Return whether what needs all samples at once can be found channel by channel."""
+        full = [target for target in self.targets.values() if not target.merged]
+        return all(cuts_by_channel(target.node, target.sources) is not None for target in full)
 
     def streamed(self, stage: int) -> tuple[list[Expression], list[Expression]]:
         """Return the merged and the gathered subtrees of one pass over the data."""
@@ -206,13 +213,21 @@ def known_subtrees(tree: Expression) -> list[Expression]:
     return found
 
 
-def is_by_channel(tree: Expression, channel: str) -> bool:
-    """Return whether each channel of a tree depends on the same channel of its maps alone.
+def cuts_by_channel(tree: Expression, sources: AbstractSet[str]) -> str | None:
+    """Return the axis of the channels if each depends on the same channel of its maps alone.
 
     Args:
         tree: a tree; what is below :func:`known_subtrees` is not looked at.
-        channel: the axis of the channels, ``"o"`` or ``"i"``.
+        sources: the fields with a value for each sample that it reads.
+
+    Returns:
+        ``"o"`` or ``"i"``; None where the tree needs several channels at once.
     """
+    channel = "i" if sources == {"inputs"} else "o"
+    return channel if channel in tree.axes and _is_by_channel(tree, channel) else None
+
+
+def _is_by_channel(tree: Expression, channel: str) -> bool:
     stack = [tree]
     while stack:
         node = stack.pop()

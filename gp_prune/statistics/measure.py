@@ -62,6 +62,9 @@ from gp_prune.statistics.surroundings import Surroundings, look_around
 
 _DATA_NEEDS = RECORDED_NEEDS | LOSS_NEEDS
 
+_WHOLE_BYTES = 4 * 8
+"""Bytes that evaluating a formula on the whole maps of a layer takes for every value, about."""
+
 
 def collect_each(
     model: nn.Module,
@@ -308,6 +311,8 @@ class _Run:
             if size is None:
                 continue
             item = 8 if self.exact else size.item_bytes
+            if not plan.by_channel:
+                item += _WHOLE_BYTES
             maps = sum(SIDES.get(field) == side for field in kept)
             each = census.samples * item * maps
             if side == "outputs":

@@ -88,7 +88,7 @@ def test_reductions_inside_one_another(
     assert_values(found, whole_records, [tree(text)])
 
 
-@pytest.mark.parametrize("memory", [None, 130_000])
+@pytest.mark.parametrize("memory", [None, 400_000])
 def test_any_formulas_together(
     memory: int | None,
     mixture: nn.Module,
