@@ -22,6 +22,11 @@ from gp_prune.statistics.sampling import KeptValues, Sampling
 LABEL_NEEDS = frozenset({"labels", "centroids", "kernels"})
 """Needs for which every batch must have class labels."""
 
+_BY_CLASS = frozenset(
+    f"{side}_{what}" for side in ("class", "rest") for what in ("mean", "var", "count", "map")
+) | {"kernel_class", "kernel_rest", "kernel_between"}
+"""Fields of a record with a number, or a map, for every class."""
+
 RECORDED_NEEDS = LABEL_NEEDS | set(MAP_FIELDS.values()) | {"second_moments"}
 """Needs that a :class:`Recorder` measures while the model runs."""
 
@@ -101,6 +106,14 @@ class _LayerStatistics:
         }
 
 
+def _classes_of(value: Tensor | None, present: Tensor) -> Tensor | None:
+    """Return what belongs to the classes that are there: (c,) or (o, c, ...)."""
+    if value is None:
+        return None
+    there = present.nonzero().flatten().to(value.device)
+    return value.index_select(min(1, value.dim() - 1), there)
+
+
 class Recorder(Listener):
     """Measures what an :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` tells.
 
@@ -148,13 +161,17 @@ class Recorder(Listener):
     def fields(self, name: str) -> dict[str, Tensor | None]:
         """Return everything that was measured on a layer, by field of the record.
 
-        Maps are in the precision of the network.
+        Maps are in the precision of the network. Axis c has the classes with samples.
         """
         statistics = self._statistics[name]
         labels = torch.cat(self._all_labels) if self._all_labels else None
         fields = statistics.fields(self._class_count, labels)
         if "labels" in self._needs:
             fields |= statistics.class_fields(self._class_count)
+        present = self._class_count > 0
+        if not bool(present.all()):
+            for field in _BY_CLASS & fields.keys():
+                fields[field] = _classes_of(fields[field], present)
         return fields
 
     def forget(self, name: str) -> None:
