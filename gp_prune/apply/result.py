@@ -210,7 +210,7 @@ class PrunedModel:
         after: cost of the pruned network. With mode ``"mask"`` MACs and parameters are those of a
             network without what is masked; ``nonzero`` is counted in the masked network itself.
         rows: the same per layer.
-        seconds: how long it took.
+        seconds: how long it took, with fine-tuning and judging where they were done.
         metric: name of the metric.
         metric_digest: digest of what the metric means.
         conventions: how the scores were used.
@@ -321,6 +321,7 @@ class PrunedModel:
             _unranked(self),
             *self.notes,
             _at_chance(self),
+            _diverged(self),
             _not_faster(self),
             describe_limit(self.coverage, self.max_memory),
             "" if self.max_memory is None else remark_on_size(self.max_memory, "max_memory"),
@@ -497,6 +498,20 @@ def _at_chance(pruned: PrunedModel) -> str:
         f"The network was at chance level before it was pruned: its {error} is "
         f"{quality.dense:.3g}, and always giving the same answer has {quality.constant:.3g}; "
         "give trained weights (--weights), or look at the data."
+    )
+
+
+def _diverged(pruned: PrunedModel) -> str:
+    """Say that fine-tuning made the network worse."""
+    quality = pruned.quality
+    if quality is None or quality.history is None or not quality.history.diverged:
+        return ""
+    assert quality.settings is not None and quality.history.start_loss is not None
+    kept = "; the network has the state before it" if quality.history.best == 0 else ""
+    return (
+        f"Fine-tuning diverged: the training loss rose from {quality.history.start_loss:.3g} to "
+        f"{quality.history.epochs[-1].loss:.3g}{kept}; lower the learning rate (--lr), which is "
+        f"{quality.settings.rate:g} at its highest."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from gp_prune.errors import UserError, pluralize
 from gp_prune.pruning import measure
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward
-from gp_prune.statistics.batches import batch_size
+from gp_prune.statistics.batches import Progress, batch_size
 from gp_prune.statistics.running import copy_model, device_of, random_state, to_device
 from gp_prune.training import (
     Epoch,
@@ -106,6 +107,7 @@ def tune_pruned(
     forward_fn: Forward | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    batch_progress: Progress | None = None,
 ) -> tuple[PrunedModel, Quality]:
     """Recalibrate and fine-tune a pruned network, and judge every state of it.
 
@@ -121,6 +123,7 @@ def tune_pruned(
         forward_fn: runs the networks where ``model(inputs)`` is not the way.
         checkpoint: folder in which the fine-tuning is kept after each epoch, to go on from.
         progress: called with a line for a person before each step and after each epoch.
+        batch_progress: ``batch_progress(done, total)``, called after each step of an epoch.
 
     Returns:
         The pruned network in its last state, its ``quality`` set, and that quality.
@@ -129,6 +132,7 @@ def tune_pruned(
         UserError: data, networks and settings do not fit together, or fine-tuning goes astray (see
             :func:`gp_prune.training.fine_tune`).
     """
+    started = time.perf_counter()
     tell = progress or (lambda line: None)
     states: dict[str, nn.Module] = {"dense": dense, "pruned": pruned.model}
     model = copy_model(pruned.model)
@@ -142,7 +146,9 @@ def tune_pruned(
         model = copy_model(model)
         tell(f"fine-tuning for up to {pluralize(settings.epochs, 'epoch')} on {data.name}")
         held = _held(pruned, model)
-        history = _fine_tune(model, dense, data, settings, held, forward_fn, checkpoint, tell)
+        history = _fine_tune(
+            model, dense, data, settings, held, forward_fn, checkpoint, tell, batch_progress
+        )
         states["tuned"] = model
     tell(f"judging on the {data.split} samples of {data.name}")
     report = data.read_report()
@@ -167,7 +173,9 @@ def tune_pruned(
     nonzero = measure(model, inputs, forward_fn=forward_fn).nonzero
     after = pruned.after._replace(nonzero=nonzero)
     notes = tuple(dict.fromkeys((*pruned.notes, *([data.note] if data.note else []))))
-    return replace(pruned, model=model, after=after, quality=quality, notes=notes), quality
+    seconds = pruned.seconds + time.perf_counter() - started
+    tuned = replace(pruned, model=model, after=after, quality=quality, notes=notes, seconds=seconds)
+    return tuned, quality
 
 
 class _ConstantAnswer:
@@ -234,6 +242,7 @@ def _fine_tune(
     forward_fn: Forward | None,
     checkpoint: str | Path | None,
     tell: Callable[[str], None],
+    batch_progress: Progress | None,
 ) -> History:
     """Fine-tune ``model`` in place."""
     teacher = dense
@@ -261,6 +270,7 @@ def _fine_tune(
         forward_fn=forward_fn,
         checkpoint=checkpoint,
         progress=epoch,
+        batch_progress=batch_progress,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from gp_prune.apply.data import (
     check_labels,
     tuning_data,
 )
-from gp_prune.apply.export import export_onnx, export_torch, onnx_modules
+from gp_prune.apply.export import ExportWarning, export_onnx, export_torch, onnx_modules
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.options import missing_data, needs_data
 from gp_prune.apply.prune import Pruner
@@ -28,6 +30,7 @@ from gp_prune.apply.tuning import tune_pruned
 from gp_prune.cli.apply import SAMPLES, ApplyCommand
 from gp_prune.errors import UserError
 from gp_prune.language.record import LOSS_NEEDS
+from gp_prune.report.console import BatchesDone
 from gp_prune.report.plots import find_matplotlib
 from gp_prune.tasks.data import DATA_SETS
 from gp_prune.training import FineTuning
@@ -37,12 +40,12 @@ _SETTINGS = {"lr": "learning_rate"}
 """Options of fine-tuning -> the settings that are called otherwise."""
 
 
-def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) -> dict[str, Any]:
+def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
     """Do what is asked.
 
     Args:
         command: the checked options.
-        batches_done: is told how many batches were measured, and of how many if that is known.
+        batches_done: is told how many batches were measured or trained on, and of how many.
 
     Returns:
         What :meth:`gp_prune.apply.result.PrunedModel.report` gives, and ``weights``,
@@ -51,6 +54,7 @@ def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) 
     Raises:
         UserError: something is not there, does not fit, or cannot be done.
     """
+    started = time.perf_counter()
     settings = _fine_tuning(command)
     _check_surroundings(command)
     command.tell(f"loading {command.model}")
@@ -87,10 +91,13 @@ def run(command: ApplyCommand, batches_done: Callable[[int, int | None], None]) 
             recalibration=not command.no_recalibrate,
             checkpoint=command.checkpoint,
             progress=command.tell,
+            batch_progress=partial(batches_done, trained=True),
         )
     origin = {"weights": loaded.origin, "data": data.name, "saved": command.out}
     report = {**pruned.report(model=command.model), **origin}
-    return {**report, "exports": _write(command, loaded, pruned, report)}
+    exports = _write(command, loaded, pruned, report)
+    # All that was shown on the way counts: loading, tuning and exporting, too.
+    return {**report, "exports": exports, "seconds": round(time.perf_counter() - started, 3)}
 
 
 def _fine_tuning(command: ApplyCommand) -> FineTuning | None:
@@ -215,5 +222,9 @@ def _write(
     for path, export in ((command.onnx, export_onnx), (command.export, export_torch)):
         if path is not None:
             command.tell(f"exporting to {path}")
-            exports[path] = export(pruned, path, loaded.example_inputs)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", ExportWarning)
+                exports[path] = export(pruned, path, loaded.example_inputs)
+            for warning in said:
+                command.tell(str(warning.message))
     return exports

@@ -174,13 +174,28 @@ def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
 
     METRIC is the name of a bundled metric, a metric file or a formula.
     """
-    facts = _facts(Metric.load(metric, primitive_set(*primitive_files)))
+    loaded = Metric.load(metric, primitive_set(*primitive_files))
+    _warn_of_changes(loaded)
+    facts = _facts(loaded)
     if as_json:
         print_json(facts)
     else:
         from gp_prune.report.console import make_console, print_facts
 
         print_facts(make_console(sys.stdout), _lines(facts))
+
+
+def _warn_of_changes(metric: Metric) -> None:
+    """Say on stderr which primitives are not what they were when a metric was saved."""
+    changed = metric.changed_primitives()
+    if changed:
+        what = "primitive" if len(changed) == 1 else "primitives"
+        echo(
+            f"gp-prune: {what} {', '.join(changed)} of metric {metric.name!r} changed since it was "
+            "saved, so what is printed may not be what it computed; use the version or "
+            "--primitives file it was made with",
+            err=True,
+        )
 
 
 def _facts(metric: Metric) -> dict[str, Any]:
@@ -265,6 +280,8 @@ def latex(
     """
     primitives = primitive_set(*primitive_files)
     chosen = [Metric.load(name, primitives) for name in metrics]
+    for metric in chosen:
+        _warn_of_changes(metric)
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
     if form is not None and (standalone or table):

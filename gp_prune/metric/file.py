@@ -13,8 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gp_prune._io import MOST_TEXT, canonical_digest, parse_json, read_file, read_object
+from gp_prune._io import (
+    MOST_TEXT,
+    canonical_digest,
+    check_type,
+    parse_json,
+    read_file,
+    read_object,
+)
 from gp_prune.errors import UserError, brief
+from gp_prune.language.primitive import Operand, Operator
 
 if TYPE_CHECKING:
     from gp_prune.metric.metric import Metric
@@ -34,6 +42,7 @@ INVARIANCES = {
 
 COPIED_FIELDS = (
     "name", "description", "source", "invariances", "objectives", "provenance", "probe_scores",
+    "declarations",
 )  # fmt: skip
 """Fields that a metric has by the same name; the others are derived or parsed."""
 
@@ -52,6 +61,7 @@ _FIELDS = {
     "provenance": dict,
     "digest": str,
     "probe_scores": list,
+    "declarations": dict,
 }
 
 
@@ -198,7 +208,10 @@ def parse_fields(content: str) -> dict[str, Any]:
         raise MetricError(f"it is not valid JSON ({error}); it may be cut off") from None
     if isinstance(data, dict):
         _check_version(data.get("schema_version"))
+        data = {"declarations": {}, **data}  # files from before declarations were kept
     fields = read_object(data, "the metric", _FIELDS)
+    for name, digest in fields["declarations"].items():
+        check_type(digest, str, f"the declaration of {brief(name)}")
     fields["invariances"] = check_invariances(fields["invariances"])
     fields["probe_scores"] = _to_floats(fields["probe_scores"])
     return fields
@@ -228,11 +241,32 @@ def to_fields(metric: Metric, probe_scores: tuple[float, ...]) -> dict[str, Any]
         "latex": metric.latex(),
         "probe_scores": probe_scores,
     }
+    if metric.probe_scores is None:
+        derived["declarations"] = digest_declarations(metric)
     # The type makes lists of tuples and a text of the tree.
-    return {
+    fields = {
         name: field_type(derived[name] if name in derived else getattr(metric, name))
         for name, field_type in _FIELDS.items()
     }
+    if not fields["declarations"]:  # of a file from before they were kept
+        del fields["declarations"]
+    return fields
+
+
+def digest_declarations(metric: Metric) -> dict[str, str]:
+    """Return the name of every primitive of a formula -> the digest of its declaration.
+
+    Operators have brackets after their names, since an operand may have the name of one.
+    """
+    from gp_prune.language.declaration import digest_declaration
+
+    heads = {node.head for node in metric.expression.nodes()}
+    digests = {
+        f"{head.name}()" if isinstance(head, Operator) else head.name: digest_declaration(head)
+        for head in heads
+        if isinstance(head, Operator | Operand)
+    }
+    return {name: digest for name, digest in sorted(digests.items()) if digest}
 
 
 def compute_digest(metric: Metric) -> str:

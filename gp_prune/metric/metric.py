@@ -27,6 +27,7 @@ from gp_prune.metric.file import (
     check_derived_fields,
     check_invariances,
     compute_digest,
+    digest_declarations,
     is_formula,
     parse_fields,
     read_content,
@@ -72,6 +73,8 @@ class Metric:
         objectives: measured objectives by task.
         provenance: run, seed, tasks, package versions.
         probe_scores: scores on the synthetic layer that its file records; None for a new metric.
+        declarations: digests of the primitives that its file records; empty for a new metric and
+            for older files.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Metric:
     objectives: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
+    declarations: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for value, kind in (
@@ -220,6 +224,19 @@ class Metric:
                 "its primitives have changed, use the version or --primitives file it was made with"
             )
 
+    def changed_primitives(self) -> tuple[str, ...]:
+        """Return the primitives of the formula whose declaration is not that of its file.
+
+        Nothing is computed and torch is not loaded; of files from before declarations were kept
+        nothing is known.
+        """
+        if not self.declarations:
+            return ()
+        now = digest_declarations(self)
+        return tuple(
+            name for name, digest in now.items() if self.declarations.get(name, digest) != digest
+        )
+
     def sympy(self) -> Any:
         """Return the formula as an exact sympy expression."""
         from gp_prune.formula.latex import to_sympy
@@ -249,7 +266,7 @@ class Metric:
         simpler = simplify(self.expression, self.primitives)
         if simpler == self.expression:
             return self
-        return replace(self, expression=simpler, probe_scores=None)
+        return replace(self, expression=simpler, probe_scores=None, declarations={})
 
     def canonical(self) -> Metric:
         """Return the metric with its tree in canonical form."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -422,20 +422,31 @@ def show_stage_bars(
             stage: bar.add_task(title, total=None, start=False) for stage, title in titles.items()
         }
 
+        reached = bar.get_time()
+
         def show(stage: str, done: int, total: int, note: str) -> None:
+            nonlocal reached
             if stage in rows:
-                bar.start_task(rows[stage])
+                task = bar.tasks[rows[stage]]
+                if task.start_time is None:  # its first step counts, too
+                    task.start_time = reached
                 bar.note = note
                 bar.update(rows[stage], completed=done, total=total)
+            reached = bar.get_time()
 
         yield show
 
 
+class BatchesDone(Protocol):
+    """Shows how many batches are done."""
+
+    def __call__(self, done: int, total: int | None, trained: bool = ...) -> None:
+        """Show it; ``total`` is None if unknown, ``trained`` says that they are trained on."""
+
+
 @contextmanager
-def measuring(
-    *, quiet: bool, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[int, int | None], None]]:
-    """Give a function that shows a pass over batches: ``(done, total)``, total None if unknown.
+def measuring(*, quiet: bool, clock: Callable[[], float] = time.monotonic) -> Iterator[BatchesDone]:
+    """Give a function that shows a pass over batches (see :class:`BatchesDone`).
 
     It shows a bar if stderr is a terminal, otherwise a line every :data:`SILENT_S` seconds, so
     that a short pass prints nothing.
@@ -446,24 +457,25 @@ def measuring(
     """
     console = make_console(sys.stderr)
     if quiet:
-        yield lambda done, total: None
+        yield lambda done, total, trained=False: None
         return
     if not console.is_terminal:
         last = clock()
 
-        def line(done: int, total: int | None) -> None:
+        def line(done: int, total: int | None, trained: bool = False) -> None:
             nonlocal last
             if clock() - last >= SILENT_S:
                 last = clock()
                 of = "" if total is None else f" of {total}"
-                console.print(Text(f"gp-prune: measured {done}{of} batches"))
+                what = "trained on" if trained else "measured"
+                console.print(Text(f"gp-prune: {what} {done}{of} batches"))
 
         yield line
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("gp-prune: measuring"),
+        TextColumn("gp-prune: {task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("batches"),
@@ -471,4 +483,9 @@ def measuring(
     )
     with Progress(*columns, console=console, transient=True) as bar:
         row = bar.add_task("", visible=False)
-        yield lambda done, total: bar.update(row, completed=done, total=total, visible=True)
+
+        def show(done: int, total: int | None, trained: bool = False) -> None:
+            what = "fine-tuning" if trained else "measuring"
+            bar.update(row, completed=done, total=total, visible=True, description=what)
+
+        yield show

@@ -18,7 +18,7 @@ from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan
 from gp_prune.pruning.modules import find_module, masked_parameters, renew_masked
 from gp_prune.pruning.surgery import channel_masks
 from gp_prune.statistics import Forward, Loss
-from gp_prune.statistics.batches import batch_size, check_loss
+from gp_prune.statistics.batches import Progress, batch_size, check_loss
 from gp_prune.statistics.running import (
     call_model,
     derive_seed,
@@ -39,7 +39,14 @@ from gp_prune.training.checkpoint import (
 )
 from gp_prune.training.loss import Objective
 from gp_prune.training.recalibration import advise_on_small_batches
-from gp_prune.training.samples import Data, as_data, fingerprint, shuffled, tensor_digest
+from gp_prune.training.samples import (
+    Data,
+    as_data,
+    count_batches,
+    fingerprint,
+    shuffled,
+    tensor_digest,
+)
 from gp_prune.training.settings import Epoch, FineTuning, History, schedule
 
 Held = Mapping[tuple[str, str], Tensor]
@@ -62,6 +69,7 @@ def fine_tune(
     forward_fn: Forward | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
+    batch_progress: Progress | None = None,
 ) -> History:
     """Train a pruned network in place; what is masked or held stays exactly zero.
 
@@ -87,6 +95,8 @@ def fine_tune(
         forward_fn: runs a network where ``model(inputs)`` is not the way.
         checkpoint: folder to resume from, and to write to after each epoch.
         progress: called after each epoch.
+        batch_progress: ``batch_progress(done, total)``, called after each step of an epoch; the
+            total is None where the number of batches is not known.
 
     Raises:
         UserError: the loss or the validation error is not a finite number, there is nothing to
@@ -105,6 +115,7 @@ def fine_tune(
     )
     measure = error or objective.mean_loss
     run = _Run(model, parameters, objective, as_data(train), validation, measure, held or {})
+    run.tell = batch_progress or run.tell
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
     identity = run.identity() if folder else {}
     with run.restoring():
@@ -156,6 +167,7 @@ class _Run:
         self.optimiser = make_optimiser(parameters, self.settings)
         self.zeros = _find_zeros(model, held)
         self.history = History()
+        self.tell: Progress = lambda done, total: None
         self.best: dict[str, Tensor] = {}
 
     @property
@@ -212,6 +224,7 @@ class _Run:
         """Train on all samples once; return the first learning rate and the mean loss."""
         settings, group = self.settings, self.optimiser.param_groups[0]
         rates, total, count = [], 0.0, 0
+        batches = count_batches(self.data, settings.batch_size)
         for share, batch in shuffled(self.data, settings.batch_size, seed):
             size = batch_size(batch.inputs)
             if not size:
@@ -224,10 +237,13 @@ class _Run:
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._divergence(f"the training loss is {value} in epoch {number}")
+            if self.history.start_loss is None:
+                self.history = replace(self.history, start_loss=value)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             _set_zeros(self.zeros)
             total, count = total + value * size, count + size
+            self.tell(len(rates), batches)
         if not count:
             raise UserError(
                 f"the training data has no sample in epoch {number}; give data that can be read "

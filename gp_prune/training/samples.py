@@ -194,6 +194,14 @@ def shuffled(data: Data, size: int, seed: int) -> Iterator[tuple[float, Batch]]:
             yield min(number / count, 1.0) if count else 0.0, as_batch(batch)
 
 
+def count_batches(data: Data, size: int) -> int | None:
+    """Return how many mini-batches :func:`shuffled` yields, or None where that is not known."""
+    if isinstance(data, Dataset):
+        count = sample_count(data)
+        return equal_parts(count, size) if count else 0
+    return length_hint(data, 0) or None
+
+
 def equal_parts(count: int, most: int) -> int:
     """Return into how many parts of about equal size ``count`` samples go, at most ``most`` each.
 

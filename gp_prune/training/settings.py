@@ -118,12 +118,27 @@ class History:
         best: number of the epoch whose state the network has, 0 for the state before the first;
             without validation samples the last.
         stopped_early: whether patience ended the training.
+        start_loss: training loss of the first mini-batch, before any step; None where nothing was
+            trained.
     """
 
     start_error: float | None = None
     epochs: tuple[Epoch, ...] = ()
     best: int = 0
     stopped_early: bool = False
+    start_loss: float | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Return whether training made the network worse: at the end its loss is twice the first.
+
+        With validation samples also none of the epochs was better than the state before.
+        """
+        if self.start_loss is None or not self.epochs:
+            return False
+        judged = self.epochs[-1].error is not None
+        rose = self.epochs[-1].loss > 2 * self.start_loss
+        return rose and (self.best == 0 or not judged)
 
     @property
     def best_error(self) -> float | None:
@@ -137,6 +152,7 @@ class History:
             "epochs": [epoch._asdict() for epoch in self.epochs],
             "best": self.best,
             "stopped_early": self.stopped_early,
+            "start_loss": self.start_loss,
         }
 
     @classmethod
@@ -146,10 +162,14 @@ class History:
         Raises:
             UserError: a field is missing, unknown, of the wrong type or out of range.
         """
+        if isinstance(data, dict):  # files from before the first loss was kept
+            data = {"start_loss": None, **data}
         fields = read_object(data, "the history", {
             "start_error": object, "epochs": list, "best": int, "stopped_early": bool,
+            "start_loss": object,
         })  # fmt: skip
         _check_error(fields["start_error"], "the first error")
+        _check_error(fields["start_loss"], "the first loss")
         epochs = []
         for index, item in enumerate(fields["epochs"], start=1):
             epoch = read_object(item, f"epoch {index} of the history", {
@@ -161,7 +181,7 @@ class History:
             epochs.append(Epoch(**epoch))
         if not 0 <= fields["best"] <= len(epochs):
             raise UserError(f"the best epoch of the history is {fields['best']}, which it has not")
-        return cls(fields["start_error"], tuple(epochs), fields["best"], fields["stopped_early"])
+        return cls(**{**fields, "epochs": tuple(epochs)})
 
 
 def _check_error(error: Any, what: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gp_prune.apply import export
-from gp_prune.apply.export import TOLERANCE, export_onnx, export_torch
+from gp_prune.apply.export import TOLERANCE, ExportWarning, export_onnx, export_torch
 from gp_prune.apply.prune import prune
 from gp_prune.errors import UserError
 from gp_prune.pruning import WeightPlan
@@ -214,3 +214,95 @@ def test_outputs_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
         model.bias[0] = float("nan")
     with pytest.raises(UserError, match="differ"):
         export_torch(model, tmp_path / "a.pt2", torch.ones(1, 2))
+
+
+class Branching(nn.Module):
+    """A layer, with a sign that the data decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x) if x.sum() > 0 else -self.layer(x)
+
+
+class Fixed(nn.Module):
+    """Takes two samples and no others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x.reshape(2, 4))
+
+
+class Shaped(nn.Module):
+    """Looks at a shape, which a trace may take for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x) if x.shape[1] == 4 else x
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".pt2"])
+def test_branches_on_data_are_not_frozen(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    words = (
+        r"branches on the values of its data \(line \d+ of" if suffix == ".ts" else "torch.export"
+    )
+    with pytest.raises(UserError, match=words):
+        export_torch(Branching(), path, torch.ones(2, 4))
+    assert not path.exists()
+    assert export_torch(Shaped(), path, torch.ones(2, 4)) < 1e-6
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("samples", "mapping"), [(1, False), pytest.param(3, True, marks=pytest.mark.slow)]
+)
+def test_an_onnx_file_takes_any_number_of_samples(
+    residual: nn.Module, tmp_path: Path, samples: int, mapping: bool
+) -> None:
+    path, images = tmp_path / "x.onnx", torch.rand(samples, 3, 8, 8)
+    inputs: Any = {"x": images} if mapping else images
+    runner = (lambda model, given: model(given["x"])) if mapping else None
+    assert export_onnx(residual, path, inputs, forward_fn=runner, free_batch=True) < 1e-4
+    session = importlib.import_module("onnxruntime").InferenceSession(str(path))
+    (node,) = session.get_inputs()
+    assert isinstance(node.shape[0], str) and node.shape[1:] == [3, 8, 8]
+    for count in (1, 2, 7):
+        batch = torch.rand(count, 3, 8, 8)
+        (output,) = session.run(None, {node.name: batch.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(output), residual.eval()(batch))
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_network_of_a_fixed_number_of_samples_is_told(tmp_path: Path) -> None:
+    path, x = tmp_path / "x.onnx", torch.rand(2, 4)
+    with pytest.warns(ExportWarning, match=r"takes batches of 2 samples alone.*free number"):
+        assert export_onnx(Fixed(), path, x) < 1e-4
+    assert export_onnx(Fixed(), path, x, free_batch=False) < 1e-4
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be exported to ONNX with a free number of samples"):
+        export_onnx(Fixed(), path, x, free_batch=True)
+    assert not path.exists()
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_half_precision_is_compared_as_half(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 8)).half()
+        x = torch.randn(2, 64).half()
+    difference = export_onnx(model, tmp_path / "x.onnx", x)
+    assert 1e-4 < difference < 1e-2
+    with pytest.raises(UserError, match="cannot be exported to ONNX"):
+        export_onnx(model.bfloat16(), tmp_path / "y.onnx", x.bfloat16())

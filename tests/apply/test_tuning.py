@@ -21,7 +21,7 @@ from gp_prune.apply.tuning import Quality, tune_pruned
 from gp_prune.errors import UserError
 from gp_prune.pruning import WeightPlan, unmask
 from gp_prune.pruning.modules import masked_parameters
-from gp_prune.training import FineTuning
+from gp_prune.training import FineTuning, History
 from gp_prune.training.loss import evaluate
 from gp_prune.training.samples import draw, in_order
 
@@ -241,3 +241,26 @@ def test_a_network_that_repeats_no_better_than_a_mean_is_told() -> None:
     ((_, target, _),) = in_order(data.validation, 20)
     assert quality.constant == pytest.approx(float(target.var(0, correction=0).mean()), rel=1e-5)
     assert "its mean squared error is" in " ".join(tuned.remarks)
+
+
+@pytest.mark.parametrize(("rate", "told"), [(100.0, True), (0.01, False)])
+def test_a_diverging_learning_rate_is_told(
+    cnn: LoadedModel, pruned: PrunedModel, rate: float, told: bool
+) -> None:
+    settings = FineTuning(epochs=2, learning_rate=rate)
+    tuned, quality = tune_pruned(pruned, cnn.model, tuning_data(cnn, samples=300), settings)
+    said = " ".join(tuned.remarks)
+    assert ("Fine-tuning diverged: the training loss rose from" in said) is told
+    assert ("(--lr), which is 100 at its highest" in said) is told
+    assert quality.history is not None and quality.history.diverged is told
+    assert History.from_json(quality.history.to_json()) == quality.history
+
+
+def test_every_step_is_shown_and_counts_in_the_time(cnn: LoadedModel, pruned: PrunedModel) -> None:
+    shown: list[tuple[int, int | None]] = []
+    tuned, _ = tune_pruned(
+        pruned, cnn.model, tuning_data(cnn, samples=130), FineTuning(epochs=2, batch_size=40),
+        batch_progress=lambda done, total: shown.append((done, total)),
+    )  # fmt: skip
+    assert shown == [(n, 4) for n in (1, 2, 3, 4)] * 2
+    assert tuned.seconds > pruned.seconds

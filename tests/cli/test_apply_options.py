@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 import gp_prune
 from gp_prune.apply.models import load_model
+from gp_prune.cli import apply_run
 from gp_prune.report.console import SILENT_S, measuring
 from gp_prune.training.samples import take
 
@@ -407,3 +409,37 @@ def test_floors_and_shares_on_the_command_line(run: Run, spec: str) -> None:
     for text in ("0", "=1", "0=many", ""):
         result = run("apply", "l1", spec, "--keep-share", text)
         assert result.exit_code == 2 and f"--keep-share is {text!r}" in result.stderr
+
+
+def test_the_time_counts_all_that_is_done(
+    run: Run, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: Any, **options: Any) -> float:
+        time.sleep(0.3)
+        return 0.0
+
+    monkeypatch.setattr(apply_run, "export_torch", slow)
+    report = report_of(run("apply", "l1", spec, "--export", tmp_path / "x.pt2", "--json"))
+    assert report["seconds"] >= 0.3
+
+
+def test_long_epochs_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with measuring(quiet=False, clock=lambda: now[0]) as done:
+        now[0] += SILENT_S
+        done(3, 9, trained=True)
+    assert capsys.readouterr().err == "gp-prune: trained on 3 of 9 batches\n"
+
+
+@pytest.mark.slow
+def test_a_fixed_number_of_samples_is_told(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)\n"
+        "    def forward(self, x):\n        return self.b(self.a(x.reshape(2, 4)))\n"
+        "def build():\n    return Net(), torch.rand(2, 4)\n"
+    )
+    result = run("apply", "l1", f"{tmp_path}/own.py:build", "--onnx", tmp_path / "x.onnx")
+    assert "gp-prune: '" in result.stderr and "takes batches of 2 samples alone" in result.stderr

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import re
+import time
 from typing import Any
 
 import pytest
@@ -273,3 +275,16 @@ def test_steps(plain: dict[str, Any]) -> None:
     assert cells["step"] == ["channels asked", "channels", "MACs", "parameters"]
     assert cells["1"] == ["70.0 %", "71.4 %", "60.0 %", "62.0 %"]
     assert cells["2"] == ["50.0 %", "50.0 %", "60.0 %", "62.0 %"]
+
+
+def test_the_time_of_a_stage_begins_with_its_first_step() -> None:
+    """A step is shown when it is done, and the stage began before it."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with show_stage_bars(console, {"search": "generations", "compare": "compared"}) as show:
+        time.sleep(0.05)
+        show("search", 1, 2, "")
+        show("other", 1, 2, "")
+        time.sleep(0.05)
+        show("compare", 1, 3, "")
+        tasks = inspect.getclosurevars(show).nonlocals["bar"].tasks
+        assert tasks[0].elapsed >= 0.1 and 0.05 <= tasks[1].elapsed < tasks[0].elapsed
