@@ -53,7 +53,7 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
-from gp_prune.pruning.graph.trace import find_violation
+from gp_prune.pruning.graph.trace import find_violation, trace_layers
 from gp_prune.pruning.modules import largest_difference
 from gp_prune.pruning.select.scores import MOST_TIES, keep_unranked
 from gp_prune.pruning.surgery import set_to_zero
@@ -369,6 +369,9 @@ class Pruner:
 
     def trace(self, *, try_out: bool) -> Architecture:
         """Return the groups of channels that are cut together, and what they cost."""
+        if self.options.by_weight and "outgoing" not in self.options.metric.needs:
+            # Single weights go one by one, so nothing has to be known of channels.
+            return trace_layers(self._model, self._inputs, forward_fn=self._forward_fn)
         self._tell("finding the channels that belong together")
         architecture = trace(
             self._model,

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gp_prune.apply.tuning import Quality
 
 OTHER = "(normalisations and the rest)"
+ITSELF = "(the network itself)"
+"""Stands for the name of the network where it holds weights that are in no layer of it."""
 _HOLLOW = 0.1
 """Share of its channels below which little is left of a layer."""
 _UNEVEN = 0.5
@@ -114,6 +116,12 @@ def layer_rows(
         costs = (macs, macs_kept, params, params_kept)
         unit = "heads" if layer.kind == ATTENTION else "channels"
         rows.append(LayerRow(layer.name, channels, stay, *costs, ties, fixed, unit))
+    listed = {row.layer for row in rows}
+    for module in architecture.whole:
+        if module.name not in listed:
+            macs = module.macs // architecture.samples
+            costs = (macs, macs, module.params, module.params)
+            rows.append(LayerRow(module.name or ITSELF, 0, 0, *costs, None, module.reason))
     return (*rows, _rest(rows, before, after))
 
 
@@ -121,9 +129,9 @@ def _reasons(
     architecture: Architecture, plan: ChannelPlan | WeightPlan, ignore: Collection[str]
 ) -> dict[str, str]:
     """Return layer name -> why nothing of it is removed."""
+    reasons = {module.name: module.reason for module in architecture.whole}
     if isinstance(plan, WeightPlan):
-        return {**plan.whole, **dict.fromkeys(ignore, IGNORED)}
-    reasons = {}
+        return {**reasons, **plan.whole, **dict.fromkeys(ignore, IGNORED)}
     for group in architecture.groups:
         reason = group.fixed or plan.whole.get(group.name, "")
         if reason:
@@ -323,6 +331,7 @@ class PrunedModel:
             _at_chance(self),
             _diverged(self),
             _not_faster(self),
+            _not_counted(self),
             describe_limit(self.coverage, self.max_memory),
             "" if self.max_memory is None else remark_on_size(self.max_memory, "max_memory"),
         )
@@ -375,6 +384,13 @@ def _missed(pruned: PrunedModel) -> str:
         return ""
     points = 100 * abs(pruned.achieved_share - pruned.asked_share)
     return f"The budget is missed by {points:.1f} percentage points: {_why_missed(pruned)}."
+
+
+def _not_counted(pruned: PrunedModel) -> str:
+    names = pruned.architecture.uncounted
+    if not names:
+        return ""
+    return f"The MACs do not count what these operators of torch do: {', '.join(names)}."
 
 
 def _why_missed(pruned: PrunedModel) -> str:

@@ -7,6 +7,7 @@ normalisations and activation functions have none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         total: floating-point operations so far.
+        uncounted: names of operators whose operations are not known.
     """
 
     supports_higher_order_operators = True
@@ -83,6 +85,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Start at zero."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
+        self.uncounted: set[str] = set()
         self._slow = FlopCounterMode(display=False, custom_mapping=_FURTHER_OPERATORS)
         self._slow.mod_tracker = _Untracked()  # type: ignore[assignment]
 
@@ -97,10 +100,37 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             output = func(*args, **kwargs)
             self.total += _COUNTED[func](*args, **kwargs, out_val=output)
             return output
+        if _cannot_be_counted(func):
+            self.uncounted.add(str(func._schema.name))
         with self._slow:
             output = func(*args, **kwargs)
         self.total += int(self._slow.get_total_flops())
         return output
+
+
+def _cannot_be_counted(func: Any) -> bool:
+    """Return whether an operator may well multiply matrices, and nothing is known of it."""
+    packet = getattr(func, "_overloadpacket", func)
+    if packet in flop_registry or packet in _FURTHER_OPERATORS or not hasattr(func, "_schema"):
+        return False
+    namespace, _, name = func._schema.name.partition("::")
+    if namespace in ("aten", "prim", "prims", "profiler", "inductor"):
+        return name.startswith(_PRODUCTS) and not name.endswith("check_errors")
+    return func._schema.name not in _FREE_CUSTOM
+
+
+_PRODUCTS = (
+    "_fft_", "fft_", "linalg_", "_linalg_", "cholesky", "_cholesky", "_int_mm", "_scaled_mm",
+    "_sparse_mm", "_sparse_addmm", "sparse_sampled", "_weight_int", "_cdist_forward",
+    "_pdist_forward", "triangular_solve", "ormqr", "lu_solve", "mkldnn_linear", "miopen_",
+    "quantized_", "_native_multi_head", "_transformer", "fbgemm_",
+)  # fmt: skip
+"""How the names of torch's operators begin that multiply and have no count."""
+_FREE_CUSTOM = frozenset({
+    "torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool",
+    "torchvision::ps_roi_align", "torchvision::ps_roi_pool",
+})  # fmt: skip
+"""Operators outside torch that multiply nothing with weights."""
 
 
 class _Untracked:
@@ -123,9 +153,63 @@ def _attention_flops(
     return 2 * samples * heads * rows * key[2] * (entries + value[3])
 
 
+def _rnn_layer_flops(
+    inputs: Sequence[int], weight: Sequence[int], recurrent: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Count one layer and direction of an LSTM: every weight once per position."""
+    return 2 * math.prod(inputs[:-1]) * (math.prod(weight) + math.prod(recurrent))
+
+
+def _cudnn_rnn_flops(
+    inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any
+) -> int:
+    """Count all layers of a recurrent network: every weight once per position."""
+    return 2 * math.prod(inputs[:-1]) * sum(math.prod(w) for w in weights if len(w) > 1)
+
+
+def _trilinear_flops(
+    first: Sequence[int], second: Sequence[int], third: Sequence[int], *spread: Any, **_: Any
+) -> int:
+    """Count a sum over products of three tensors, such as that of ``nn.Bilinear``, once."""
+    shapes = []
+    for shape, dims in zip((first, second, third), spread, strict=False):
+        sizes = list(shape)
+        for dim in sorted(dims):
+            sizes.insert(dim, 1)
+        shapes.append(sizes)
+    return 2 * int(math.prod(max(sizes) for sizes in zip(*shapes, strict=True)))
+
+
+def _mv_flops(matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _addmv_flops(_: Any, matrix: Sequence[int], *__: Any, **___: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _addbmm_flops(_: Any, first: Sequence[int], second: Sequence[int], *__: Any, **___: Any) -> int:
+    return 2 * math.prod(first) * second[-1]
+
+
+def _conv_tbc_flops(inputs: Any, weight: Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * int(math.prod(out_shape[:-1])) * math.prod(weight)
+
+
 _FURTHER_OPERATORS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _rnn_layer_flops,
+    torch.ops.aten._cudnn_rnn: _cudnn_rnn_flops,
+    torch.ops.aten.miopen_rnn: _cudnn_rnn_flops,
+    torch.ops.aten._trilinear: _trilinear_flops,
+    torch.ops.aten.mv: _mv_flops,
+    torch.ops.aten.dot: _mv_flops,
+    torch.ops.aten.vdot: _mv_flops,
+    torch.ops.aten.addmv: _addmv_flops,
+    torch.ops.aten.addbmm: _addbmm_flops,
+    torch.ops.aten.conv_tbc: _conv_tbc_flops,
 }
+"""Operators that torch's counter does not know."""
 
 _aten = torch.ops.aten
 _COUNTED: dict[Any, Callable[..., int]] = {
@@ -199,6 +283,8 @@ class LayerCost:
             convolution go, 1 for ``"depthwise"`` and ``"norm"``.
         outputs: width of the output side.
         type: name of the module's class; empty where it is not known.
+        owner: the layer whose weight it is, too, and with which it is counted; empty where the
+            weight is its own.
     """
 
     name: str
@@ -210,6 +296,7 @@ class LayerCost:
     inputs: Side
     outputs: Side
     type: str = ""
+    owner: str = ""
 
 
 class CostTable:
@@ -247,6 +334,7 @@ class CostTable:
         self._positions = np.array([layer.positions for layer in layers], dtype=np.int64)
         self._attention = np.array([layer.kind == ATTENTION for layer in layers], dtype=bool)
         self._bias = np.array([layer.bias for layer in layers], dtype=np.int64)
+        self._owned = np.array([not layer.owner for layer in layers], dtype=np.int64)
 
     def evaluate(self, kept: NDArray[np.int64]) -> tuple[int, int]:
         """Return the MACs of the example batch and the parameters for widths ``kept`` (groups,)."""
@@ -254,7 +342,7 @@ class CostTable:
         inputs = self._inputs @ kept + self._input_constant
         weights = inputs * outputs * self._taps // self._groups
         macs = int(np.where(self._attention, outputs, weights) @ self._positions)
-        params = int(weights.sum() + outputs @ self._bias)
+        params = int(weights @ self._owned + outputs @ self._bias)
         return macs, params
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, compact, latency, mask, measure, predict
+from gp_prune.pruning.cost import flop_counter
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 
 
@@ -114,3 +115,60 @@ def test_flags_and_random_numbers_come_back(function: Callable[..., Any]) -> Non
     with pytest.raises(RuntimeError):
         function(model, torch.zeros(4, 5))
     assert [m.training for m in model] == [False, True, True]
+
+
+class Calling(nn.Module):
+    """Calls a function with the input and its layers."""
+
+    def __init__(self, function: Any, *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, *self.layers)
+
+
+MATRIX = torch.arange(63.0).reshape(7, 9)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "macs"),
+    [
+        (
+            Calling(
+                lambda x, a, b, c: c(b(a(x))[0]),
+                nn.Linear(8, 16), nn.LSTM(16, 32, batch_first=True), nn.Linear(32, 2),
+            ),
+            (10, 8), 10 * (8 * 16 + 4 * 32 * (16 + 32) + 32 * 2),
+        ),
+        (Calling(lambda x, a: a(x)[0], nn.LSTM(4, 6, 2, batch_first=True, bidirectional=True)),
+         (5, 4), 5 * 2 * 4 * 6 * ((4 + 6) + (12 + 6))),
+        (Calling(lambda x, a: a(x)[0], nn.GRU(4, 6, batch_first=True)), (5, 4), 5 * 3 * 6 * 10),
+        (Calling(lambda x, a: a(x), nn.GRUCell(4, 6)), (4,), 3 * 6 * 10),
+        (Calling(lambda x, a: a(x)[0], nn.LSTMCell(4, 6)), (4,), 4 * 6 * 10),
+        (Calling(lambda x, a: a(x[:, :4], x[:, 4:]), nn.Bilinear(4, 5, 6)), (9,), 4 * 5 * 6),
+        (Calling(lambda x: torch.stack([torch.mv(MATRIX, row) for row in x])), (9,), 63),
+        (Calling(lambda x: torch.stack([torch.addmv(MATRIX[:, 0], MATRIX, r) for r in x])),
+         (9,), 63),
+        (Calling(lambda x: torch.stack([torch.dot(row, row) for row in x])), (9,), 9),
+        (Calling(lambda x: torch.addbmm(MATRIX[:5, :6], x[:, :, :4], x[:, 0, :24].view(3, 4, 6))),
+         (5, 24), 5 * 4 * 6),
+    ],
+)  # fmt: skip
+def test_operators_that_torch_does_not_count(
+    model: nn.Module, shape: tuple[int, ...], macs: int
+) -> None:
+    inputs = torch.randn(3, *shape)
+    assert measure(model, inputs).macs == macs
+    with flop_counter() as counter:  # where autograd follows
+        model(inputs)
+    assert counter.total == 2 * 3 * macs
+    assert not counter.uncounted
+
+
+def test_operators_without_a_count_are_named() -> None:
+    with flop_counter() as counter:
+        torch.fft.rfft(torch.randn(2, 8)).abs()
+        torch.cdist(torch.randn(3, 4), torch.randn(2, 4))
+        torch.linalg.inv(torch.eye(3))
+    assert counter.uncounted == {"aten::_fft_r2c", "aten::_cdist_forward", "aten::linalg_inv_ex"}

@@ -131,6 +131,23 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
+class WholeModule:
+    """A module with weights of which no channel can be cut, though no group says why.
+
+    Attributes:
+        name: dotted name of the module.
+        reason: why it is kept whole.
+        macs: MACs of the example batch; 0 for one of the layers, where they are counted.
+        params: parameters of its own; 0 for one of the layers, where they are counted.
+    """
+
+    name: str
+    reason: str
+    macs: int = 0
+    params: int = 0
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Channel groups and layer costs of one network; plain data.
 
@@ -140,6 +157,8 @@ class Architecture:
         samples: number of samples of the example batch.
         constant_macs: MACs of the example batch outside ``layers``.
         constant_params: parameters outside ``layers``.
+        whole: modules with weights that are in no group.
+        uncounted: names of operators that may multiply matrices and whose MACs are not known.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -147,6 +166,8 @@ class Architecture:
     samples: int = 1
     constant_macs: int = 0
     constant_params: int = 0
+    whole: tuple[WholeModule, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     @cached_property
     def free(self) -> tuple[ChannelGroup, ...]:
@@ -272,7 +293,15 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as a JSON object."""
-        return {"schema_version": SCHEMA, **json.loads(json.dumps(asdict(self)))}
+        data = json.loads(json.dumps(asdict(self)))
+        # What is new and empty is left out, as it is for most networks.
+        for name in ("whole", "uncounted"):
+            if not data[name]:
+                del data[name]
+        for layer in data["layers"]:
+            if not layer["owner"]:
+                del layer["owner"]
+        return {"schema_version": SCHEMA, **data}
 
     @classmethod
     def from_json(cls, data: Any) -> Architecture:

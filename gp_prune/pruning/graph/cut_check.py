@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gp_prune.pruning.cost import count_macs, flop_counter, predict
-from gp_prune.pruning.graph.architecture import NORM_SIDE, Architecture, ChannelGroup, Removed
+from gp_prune.pruning.graph.architecture import (
+    DEPTHWISE_SIDE,
+    NORM_SIDE,
+    OUT,
+    Architecture,
+    ChannelGroup,
+    Removed,
+)
+from gp_prune.pruning.graph.inner_maps import find_differing_layer, recorded_maps
 from gp_prune.pruning.graph.observer import training_branches
 from gp_prune.pruning.modules import (
     PARAMETER,
@@ -41,6 +50,10 @@ FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionErro
 
 _LONGEST = 160
 """Characters of somebody else's message that fit a reason."""
+TRIAL_SECONDS = 10
+"""Processor time after which no further group is tried out, where some were tried one by one."""
+
+_OUTPUTS = (OUT, DEPTHWISE_SIDE)
 _SEED = 0
 _NUMBERS = 65537  # a prime, so that repeated numbers come in other places of every channel
 
@@ -67,19 +80,27 @@ def _explain_failure(error: Exception, model: nn.Module) -> str:
 def verify_groups(check: CutCheck, architecture: Architecture) -> dict[str, str]:
     """Return the free groups that cannot be cut after all, each with the reason.
 
-    All free groups are cut at once first, by random parts; only when that fails are they tried one
-    after another, each together with those that passed.
+    All free groups are cut at once first, by random parts; where that fails, each half of them is
+    tried, together with those that passed, and so on. Groups that are left when
+    :data:`TRIAL_SECONDS` are over stay whole.
     """
-    if not check.find_violation(architecture, architecture.free):
-        return {}
     passed: list[ChannelGroup] = []
-    reasons = {}
-    for group in architecture.free:
-        reason = check.find_violation(architecture, [*passed, group])
-        if reason:
-            reasons[group.name] = reason
+    reasons: dict[str, str] = {}
+    left = [architecture.free] if architecture.free else []
+    started = time.thread_time()
+    while left:
+        groups = left.pop()
+        if time.thread_time() - started > TRIAL_SECONDS and reasons:
+            reason = f"the {TRIAL_SECONDS} seconds for trying out what can be cut were over"
+            reasons.update({group.name: reason for group in groups})
+            continue
+        reason = check.find_violation(architecture, [*passed, *groups])
+        if not reason:
+            passed += groups
+        elif len(groups) == 1:
+            reasons[groups[0].name] = reason
         else:
-            passed.append(group)
+            left += [groups[len(groups) // 2 :], groups[: len(groups) // 2]]
     return reasons
 
 
@@ -129,14 +150,15 @@ class CutCheck:
         smaller = copy_model(self.model, {**shared})
         remove_entries(smaller, entries)
         try:
-            with flop_counter(smaller) as counter:
+            with flop_counter(smaller) as counter, recorded_maps(smaller) as inner:
                 outputs = self._run(smaller)
         except FORWARD_ERRORS as error:
             return f"{FAILS}: {_explain_failure(error, smaller)}"
         # The masked network runs last, because the smaller one shares its numbers.
-        with _masked(self.model, smaller, entries):
+        with _masked(self.model, smaller, entries), recorded_maps(self.model) as masked:
             expected = self._run(self.model)
-        if not all_close(expected, outputs):
+        gone = {name: cut for (name, side), cut in entries.items() if side in _OUTPUTS}
+        if not all_close(expected, outputs) or find_differing_layer(masked, inner, gone):
             return "cutting its channels changes more than setting them to zero"
         if self.branches:  # it ran in both modes; only evaluation mode counts
             macs = count_macs(smaller, self.inputs, self.forward_fn)

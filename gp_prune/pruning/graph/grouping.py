@@ -1,4 +1,4 @@
-"""Build the channel groups of a network from Torch-Pruning's dependency graph."""
+"""Build the channel groups of a network from what its channels reach in the graph."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gp_prune.pruning.graph.architecture import (
     Slot,
 )
 from gp_prune.pruning.graph.coupling import GroupBuilder, couple, fix_overlaps, split
+from gp_prune.pruning.graph.following import ChannelGraph, Followed, FollowedItem
 from gp_prune.pruning.graph.observer import GraphObserver
 from gp_prune.pruning.modules import (
     PARAMETER,
@@ -48,7 +49,7 @@ CUT_ON_DEMAND = frozenset(_KEPT_WHOLE[operator] for operator in _CUT_ON_DEMAND)
 
 def build_groups(
     model: nn.Module,
-    graph: Any,
+    graph: ChannelGraph,
     observer: GraphObserver,
     interface: Sequence[str],
     *,
@@ -58,7 +59,7 @@ def build_groups(
 
     Args:
         model: the model from which the graph was built.
-        graph: Torch-Pruning's dependency graph.
+        graph: the dependency graph.
         observer: what was noted during the run from which the graph was built.
         interface: names of layers whose channels stay.
         cut_residual: whether channels under spanning normalisations may go.
@@ -70,11 +71,7 @@ def build_groups(
     for name, module in model.named_modules():
         names.setdefault(module, name)
     reader = _ItemReader(model, observer, names, cut_residual)
-    builders = [
-        part
-        for group in graph.get_all_groups()
-        for part in split(reader.read(_root_at_narrowest(graph, list(group))))
-    ]
+    builders = [part for followed in graph.groups() for part in split(reader.read(followed))]
     _fix_interface(builders, interface)
     modules = dict(model.named_modules())
     _fix_by_modules(builders, modules)
@@ -83,37 +80,19 @@ def build_groups(
     return _finish(builders, {name: position for position, name in enumerate(names.values())})
 
 
-def _root_at_narrowest(graph: Any, items: list[Any]) -> list[Any]:
-    """Return the same group, with the entries of its narrowest module side as channels.
-
-    Where a linear layer feeds an unflattened map, several of its outputs are one channel of the
-    map, and Torch-Pruning's table keeps only one of them. Rooted at the map, it keeps all.
-    """
-    modules = [item for item in items if item.dep.target.name and _find_side(item)]
-    narrow = min(modules, key=lambda item: len(set(item.idxs)), default=items[0])
-    if len(set(narrow.idxs)) == len(items[0].idxs):
-        return items
-    target = narrow.dep.target.module
-    again = list(graph.get_pruning_group(target, narrow.dep.handler, sorted(set(narrow.idxs))))
-    root = items[0].dep.target.module
-    covered = {i for item in again if item.dep.target.module is root for i in item.idxs}
-    return again if covered >= set(items[0].idxs) else items
-
-
 @dataclass(frozen=True)
 class _ItemReader:
-    """Reads the items of Torch-Pruning's groups."""
+    """Reads what the channels of a layer reach."""
 
     model: nn.Module
     observer: GraphObserver
     names: Mapping[Any, str]
     cut_residual: bool
 
-    def read(self, items: list[Any]) -> GroupBuilder:
-        channel_of = {root: channel for channel, root in enumerate(sorted(set(items[0].idxs)))}
-        builder = GroupBuilder(len(channel_of))
-        for item in items:
-            node = item.dep.target
+    def read(self, followed: Followed) -> GroupBuilder:
+        builder = GroupBuilder(followed.size, reasons=list(followed.reasons))
+        for item in followed.items:
+            node = item.node
             side = _find_side(item) or (_find_crossing_side(item) if self.cut_residual else "")
             reason = self.observer.ends.get(node.grad_fn) or _KEPT_WHOLE.get(node.type)
             if side and node.type in _CUT_ON_DEMAND:
@@ -121,37 +100,33 @@ class _ItemReader:
             elif reason:
                 builder.reasons.append(reason)
             if node.grad_fn in self.observer.unflattened:
-                self._add_unflatten(builder, item, channel_of)
+                self._add_unflatten(builder, item)
             if side:
-                self._add_side(builder, item, side, channel_of)
+                self._add_side(builder, item, side)
         return builder
 
-    def _add_side(
-        self, builder: GroupBuilder, item: Any, side: str, channel_of: Mapping[int, int]
-    ) -> None:
-        module = item.dep.target.module
+    def _add_side(self, builder: GroupBuilder, item: FollowedItem, side: str) -> None:
+        module = item.node.module
         if side == PARAMETER:
             name = next(name for name, value in self.model.named_parameters() if value is module)
         else:
             name = self.names[module]
         width = side_width(module, side)
-        if max(item.idxs) >= width or not channel_of.keys() >= set(item.root_idxs):
+        if item.entries.max() >= width:
             builder.reasons.append(f"the way of its channels to layer {name!r} is not known")
-            return
         channels = builder.sides.setdefault((name, side), [-1] * width)
-        for entry, root in zip(item.idxs, item.root_idxs, strict=True):
-            channels[entry] = channel_of[root]
+        for entry, channel in zip(item.entries.tolist(), item.channels.tolist(), strict=True):
+            if entry < width:
+                channels[entry] = channel
 
-    def _add_unflatten(
-        self, builder: GroupBuilder, item: Any, channel_of: Mapping[int, int]
-    ) -> None:
-        name = self.observer.unflattened[item.dep.target.grad_fn]
+    def _add_unflatten(self, builder: GroupBuilder, item: FollowedItem) -> None:
+        name = self.observer.unflattened[item.node.grad_fn]
         module: Any = self.model.get_submodule(name)
         first = module.unflattened_size[0]
         if module.dim != 1 or not isinstance(first, int) or first < 0:
             return  # nothing in the module depends on the number of channels
-        stride, rest = divmod(max(item.idxs) + 1, first)
-        channels = dict(zip(item.idxs, (channel_of[r] for r in item.root_idxs), strict=True))
+        stride, rest = divmod(int(item.entries.max()) + 1, first)
+        channels = dict(zip(item.entries.tolist(), item.channels.tolist(), strict=True))
         blocks = [{channels.get(c * stride + e, -1) for e in range(stride)} for c in range(first)]
         if rest or any(len(block) > 1 for block in blocks):
             builder.reasons.append(f"{name!r} does not unflatten whole channels")
@@ -159,21 +134,21 @@ class _ItemReader:
         builder.sides[name, RESHAPE] = [block.pop() for block in blocks]
 
 
-def _find_side(item: Any) -> str:
+def _find_side(item: FollowedItem) -> str:
     """Return the side of the module that the item cuts; empty for other than known modules."""
-    module = item.dep.target.module
+    module = item.node.module
     if is_depthwise(module):
         return DEPTHWISE_SIDE
     if isinstance(module, Prunable):
-        return IN if item.dep.handler.__name__ == "prune_in_channels" else OUT
+        return IN if item.handler.__name__ == "prune_in_channels" else OUT
     if isinstance(module, PerChannel) and side_width(module, NORM_SIDE) > 1:
         return NORM_SIDE
     return ""
 
 
-def _find_crossing_side(item: Any) -> str:
+def _find_crossing_side(item: FollowedItem) -> str:
     """Return the side of a spanning normalisation or a free parameter that is cut on demand."""
-    node = item.dep.target
+    node = item.node
     if node.type is OPTYPE.PARAMETER:
         return PARAMETER
     if isinstance(node.module, nn.LayerNorm):

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gp_prune.errors import UserError
 from gp_prune.pruning.attention.heads import AttentionEnds, cut_graph_at_attention
 from gp_prune.pruning.attention.modules import HeadAttention
-from gp_prune.pruning.cost import flop_counter
-from gp_prune.pruning.modules import Prunable, is_transposed
+from gp_prune.pruning.cost import FlopCounter, flop_counter
+from gp_prune.pruning.modules import PerChannel, Prunable, Spanning, is_transposed
 from gp_prune.pruning.surgery import side_width
-from gp_prune.statistics.running import Forward, call_model, tensors_of
+from gp_prune.statistics.running import Forward, call_model, map_tensors, tensors_of
 
 MIXED = "a channel shuffle mixes its channels"
 ATTENDED = "an attention layer works on its channels"
+RECURRENT = "a recurrent layer works on its channels"
+NO_GRADIENT = "no gradient comes back to its outputs (argmax, detach, no_grad)"
 _VIEWS = (torch.Tensor.view, torch.Tensor.reshape, torch.reshape)
+_JOINS = (torch.cat, torch.concat, torch.concatenate)
 _SWAPS = (
     torch.transpose, torch.permute, torch.swapaxes, torch.swapdims, torch.Tensor.transpose,
     torch.Tensor.permute, torch.Tensor.swapaxes, torch.Tensor.swapdims,
@@ -35,8 +39,12 @@ class GraphObserver:
     Attributes:
         positions: how often each weight of each layer was used.
         macs: MACs of the whole batch.
+        uncounted: operators whose MACs are not known.
+        others: MACs of every module with weights of another kind.
+        quiet: layers whose outputs have no gradient.
         failure: what the network itself raised, if it did not run.
         unflattened: autograd node -> name of the ``nn.Unflatten`` that made it.
+        joined: autograd node of a concatenation -> where its parts lie.
         ends: autograd node of an artificial output -> why the channels that reach it stay.
         has_attention: whether the network has opened attention layers.
     """
@@ -48,6 +56,7 @@ class GraphObserver:
         *,
         branches: bool = False,
         cut_more: bool = False,
+        with_gradients: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -58,13 +67,22 @@ class GraphObserver:
             cut_more: end the graph around attention layers that are not opened and begin it again
                 after them, as it always does where the channels of maps are shuffled; and do so
                 for maps of three dimensions, too, whose second might be that of a sequence.
+            with_gradients: let autograd work in what the network runs under ``torch.no_grad()`` or
+                ``torch.inference_mode()``.
         """
         self.positions: Counter[str] = Counter()
         self.macs = 0
+        self.uncounted: tuple[str, ...] = ()
+        self.others: Counter[str] = Counter()
+        self.quiet: set[str] = set()
         self.failure: Exception | None = None
         self.unflattened: dict[Any, str] = {}
         self.ends: dict[Any, str] = {}
+        self.joined: dict[Any, Joined] = {}
         self._cut_more = cut_more
+        self._with_gradients = with_gradients
+        self._outputs: list[Tensor] = []  # of layers, in the order of their calls
+        self._ended: list[tuple[Tensor, str]] = []  # what opaque layers read, and why it stays
         self._shuffles = _Shuffles(3 if cut_more else 4)
         self._branches = branches
         self._forward_fn = forward_fn
@@ -84,36 +102,75 @@ class GraphObserver:
                         cut_graph_at_attention(model, closed=self._cut_more)
                     )
                 counter = stack.enter_context(flop_counter())
+                self._watch_others(stack, counter)
+                if self._with_gradients:
+                    stack.enter_context(_gradients_everywhere())
                 if self._branches:
                     stack.enter_context(training_branches(model))
                 stack.enter_context(self._shuffles)
+                stack.enter_context(_Joins(self.joined))
                 output = call_model(model, inputs, self._forward_fn)
             except Exception as error:
                 self.failure = error
                 raise
-            self.macs = counter.total // 2
+            self.macs, self.uncounted = counter.total // 2, tuple(sorted(counter.uncounted))
             return output
+
+    def _watch_others(self, stack: ExitStack, counter: FlopCounter) -> None:
+        """Count the MACs of modules with weights of other kinds, and cut the graph around some."""
+
+        def start(name: str, *_: Any) -> None:
+            self.others[name] -= counter.total // 2
+
+        def stop(name: str, *_: Any) -> None:
+            self.others[name] += counter.total // 2
+
+        for module, name in self._names.items():
+            if holds_other_weights(module) and not any(module.children()):
+                stack.callback(module.register_forward_pre_hook(partial(start, name)).remove)
+                stack.callback(module.register_forward_hook(partial(stop, name)).remove)
+            if isinstance(module, _OPAQUE):
+                before, after = self._end_inputs, self._end_outputs
+                hook = module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(hook.remove)
+                stack.callback(module.register_forward_hook(after).remove)
+
+    def _end_inputs(self, module: nn.Module, inputs: Any, named: Any) -> None:
+        read = [x for x in tensors_of((inputs, named)) if x.requires_grad]
+        self._ended += [(tensor, _why_opaque(module)) for tensor in read]
+
+    def _end_outputs(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        def begin_again(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            start = tensor.detach().requires_grad_() * 1
+            self.ends[start.grad_fn] = _why_opaque(module)
+            return start
+
+        return map_tensors(begin_again, output)
 
     def outputs(self, output: Any) -> list[Tensor]:
         """Return every tensor at which the graph ends.
 
-        Raises:
-            UserError: no output depends on a parameter.
+        Where layers feed nothing with a gradient, as before ``argmax``, it ends at their outputs.
         """
+        ends = [(tensor, ATTENDED) for tensor in self._attention.closed if tensor.requires_grad]
+        ends += [(tensor, MIXED) for tensor in self._shuffles.mixed] + self._ended
         # A product with one gives every output an own node, so that outputs need no name.
         marked = [tensor * 1 for tensor in tensors_of(output) if tensor.requires_grad]
-        if not marked:
-            raise UserError(
-                "the output of the model does not depend on its parameters through autograd; "
-                "give a model whose forward pass is differentiable"
-            )
         marked += [tensor * 1 for tensor in self._attention.sources if tensor.requires_grad]
-        attended = [tensor * 1 for tensor in self._attention.closed if tensor.requires_grad]
-        self.ends.update({tensor.grad_fn: ATTENDED for tensor in attended})
-        marked += attended
-        mixed = [tensor * 1 for tensor in self._shuffles.mixed]
-        self.ends.update({tensor.grad_fn: MIXED for tensor in mixed})
-        return marked + mixed
+        for tensor, reason in ends:
+            marked.append(tensor * 1)
+            self.ends[marked[-1].grad_fn] = reason
+        seen: set[Any] = set()
+        for end in marked:
+            _walk(end.grad_fn, seen)
+        for tensor in reversed(self._outputs):
+            if tensor.grad_fn not in seen:
+                _walk(tensor.grad_fn, seen)
+                marked.append(tensor * 1)
+                self.ends[marked[-1].grad_fn] = NO_GRADIENT
+        return marked
 
     @property
     def cut(self) -> bool:
@@ -128,6 +185,108 @@ class GraphObserver:
             self.positions[name] += inputs[0].numel() // side_width(module, "in")
         else:
             self.positions[name] += output.numel() // side_width(module, "out")
+        if isinstance(module, Prunable):
+            if output.requires_grad:
+                self._outputs.append(output)
+            else:
+                self.quiet.add(name)
+
+
+_OPAQUE = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag)
+"""Modules that no graph follows: it ends before them and begins again after them."""
+
+
+def _why_opaque(module: nn.Module) -> str:
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return RECURRENT
+    return f"a layer of type {type(module).__name__} works on its channels"
+
+
+def holds_other_weights(module: nn.Module) -> bool:
+    """Return whether a module holds weights of its own, and is no layer that pruning knows."""
+    if isinstance(module, Prunable) and "weight" in module._parameters:
+        return False
+    if isinstance(module, (*PerChannel, *Spanning)):
+        return False
+    own = [parameter for parameter in module._parameters.values() if parameter is not None]
+    return any(sum(size > 1 for size in parameter.shape) > 1 for parameter in own)
+
+
+def _walk(node: Any, seen: set[Any]) -> None:
+    """Add everything that a node of autograd was computed from."""
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [before for before, _ in node.next_functions]
+
+
+@contextmanager
+def _gradients_everywhere() -> Iterator[None]:
+    """Let autograd work inside, whatever the network says."""
+    mode: Any = torch.inference_mode
+    methods = mode.__enter__, mode.__exit__
+    mode.__enter__, mode.__exit__ = lambda _: None, lambda *_: None
+    try:
+        with _IgnoredGradMode():
+            yield
+    finally:
+        mode.__enter__, mode.__exit__ = methods
+
+
+class _IgnoredGradMode(TorchFunctionMode):
+    """Ignores ``torch.no_grad()`` and its kind."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+class Joined(NamedTuple):
+    """What a concatenation puts where.
+
+    Attributes:
+        dim: the dimension.
+        dims: number of dimensions.
+        total: size of the result along the dimension.
+        parts: (first entry, entry after the last) of every part with a gradient, in order.
+    """
+
+    dim: int
+    dims: int
+    total: int
+    parts: tuple[tuple[int, int], ...]
+
+
+class _Joins(TorchFunctionMode):
+    """Notes what is concatenated: autograd knows no sizes, nor parts without gradients."""
+
+    def __init__(self, joined: dict[Any, Joined]) -> None:
+        super().__init__()
+        self._joined = joined
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _JOINS and result.requires_grad:
+            named = kwargs or {}
+            tensors = list(args[0] if args else named["tensors"])
+            dim = args[1] if len(args) > 1 else named.get("dim", named.get("axis", 0))
+            if isinstance(dim, int) and all(tensor.ndim == result.ndim for tensor in tensors):
+                self._joined[result.grad_fn] = _locate(tensors, dim % result.ndim, result)
+        return result
+
+
+def _locate(tensors: Sequence[Tensor], dim: int, result: Tensor) -> Joined:
+    ends = list(accumulate(tensor.shape[dim] for tensor in tensors))
+    parts = zip([0, *ends], ends, tensors, strict=False)
+    found = tuple((start, end) for start, end, tensor in parts if tensor.requires_grad)
+    return Joined(dim, result.ndim, result.shape[dim], found)
 
 
 class _Shuffles(TorchFunctionMode):

@@ -14,6 +14,7 @@ from gp_prune.pruning.graph.architecture import (
     Architecture,
     ChannelGroup,
     Slot,
+    WholeModule,
 )
 
 _MOST = 2**53
@@ -27,9 +28,11 @@ def read_architecture(data: Any) -> Architecture:
         UserError: a field is unknown, missing, of the wrong type or out of range, or parts do not
             fit one another.
     """
+    if isinstance(data, dict):  # both are left out where they are empty
+        data = {"whole": [], "uncounted": [], **data}
     fields = read_object(data, "architecture", {
         "schema_version": int, "groups": list, "layers": list, "samples": int,
-        "constant_macs": int, "constant_params": int,
+        "constant_macs": int, "constant_params": int, "whole": list, "uncounted": list,
     })  # fmt: skip
     if fields.pop("schema_version") != SCHEMA:
         raise UserError(f"architecture has a schema_version other than {SCHEMA}; trace again")
@@ -38,6 +41,10 @@ def read_architecture(data: Any) -> Architecture:
         _check_count(fields[name], f"{name!r} of the architecture", least)
     fields["groups"] = tuple(_read_group(group) for group in fields["groups"])
     fields["layers"] = tuple(_read_layer(layer) for layer in fields["layers"])
+    fields["whole"] = tuple(_read_whole(module) for module in fields["whole"])
+    for name in fields["uncounted"]:
+        check_type(name, str, "an operator of the architecture")
+    fields["uncounted"] = tuple(fields["uncounted"])
     architecture = Architecture(**fields)
     _check_parts(architecture)
     return architecture
@@ -73,6 +80,18 @@ def _read_slot(data: Any, size: int, group: str) -> Slot:
     return Slot(**{**fields, "channels": tuple(fields["channels"])})
 
 
+def _read_whole(data: Any) -> WholeModule:
+    fields = read_object(
+        data,
+        "a whole module of the architecture",
+        {"name": str, "reason": str, "macs": int, "params": int},
+    )
+    what = f"whole module {brief(fields['name'])} of the architecture"
+    for name in ("macs", "params"):
+        _check_count(fields[name], f"{name!r} of {what}", 0)
+    return WholeModule(**fields)
+
+
 def _check_count(value: int, what: str, least: int) -> None:
     """Raise UserError unless a number is within what can be multiplied by others."""
     if not least <= value <= _MOST:
@@ -81,10 +100,11 @@ def _check_count(value: int, what: str, least: int) -> None:
 
 def _read_layer(data: Any) -> LayerCost:
     if isinstance(data, dict):  # files from before the type was kept
-        data = {"type": "", **data}
+        data = {"type": "", "owner": "", **data}
     fields = read_object(data, "a layer cost of the architecture", {
         "name": str, "kind": str, "positions": int, "taps": int, "groups": int, "bias": bool,
         "inputs": dict, "outputs": dict, "type": str,
+        "owner": str,
     })  # fmt: skip
     what = f"layer cost {brief(fields['name'])} of the architecture"
     if fields["kind"] not in LAYER_KINDS:

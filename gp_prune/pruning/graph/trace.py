@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.attention.heads import macs_per_head, replace_with_heads
-from gp_prune.pruning.attention.modules import HeadAttention
-from gp_prune.pruning.cost import ATTENTION, DENSE, DEPTHWISE, NORM, LayerCost, Side
-from gp_prune.pruning.graph.architecture import (
-    HEADS,
-    IN,
-    NORM_SIDE,
-    OUT,
-    SIZE,
-    Architecture,
-    ChannelGroup,
-    Removed,
-    Slot,
-)
+from gp_prune.pruning.graph.architecture import SIZE, Architecture, ChannelGroup, Removed, Slot
 from gp_prune.pruning.graph.cut_check import FAILS, CutCheck, verify_groups
+from gp_prune.pruning.graph.following import GRAPH_ERRORS, ChannelGraph
 from gp_prune.pruning.graph.grouping import build_groups
+from gp_prune.pruning.graph.layer_costs import build_architecture
 from gp_prune.pruning.graph.observer import GraphObserver, adds_branches
-from gp_prune.pruning.modules import (
-    PARAMETER,
-    Conv,
-    PerChannel,
-    Prunable,
-    Spanning,
-    find_part,
-    is_depthwise,
-    refuse_masked,
-    sample_count,
-)
-from gp_prune.pruning.surgery import side_width
+from gp_prune.pruning.modules import refuse_masked, sample_count
 from gp_prune.statistics.running import Forward, copy_model, evaluation_mode, map_tensors
-
-INDEX_MAP_LIMIT = 2**24
-"""Entries that index maps may give out, over all groups of a graph: four times what torchvision's
-largest networks need, in half a minute at most."""
-
-_GRAPH_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What Torch-Pruning is seen to raise on networks that it cannot follow."""
 
 
 def trace(
@@ -115,6 +76,28 @@ def trace(
         return _verify(check, architecture, reader)
 
 
+def trace_layers(
+    model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None = None
+) -> Architecture:
+    """Count what the layers of a network cost, without any channel group.
+
+    That is all that pruning single weights needs of a network. The arguments are those of
+    :func:`trace`.
+
+    Raises:
+        UserError: the model carries pruning masks.
+    """
+    refuse_masked(model)
+    sample_count(example_inputs)
+    with _private_copy(model, example_inputs) as (private, inputs):
+        observer = GraphObserver(private, forward_fn)
+        with torch.no_grad():
+            observer(private, inputs)
+        if observer.has_attention:
+            observer.positions.update(macs_per_head(private, inputs, forward_fn))
+        return build_architecture(private, inputs, observer, None)
+
+
 def find_violation(
     model: nn.Module,
     example_inputs: Any,
@@ -165,8 +148,7 @@ class _GraphReader:
 
     Attributes:
         branches: whether training mode adds layers, such as auxiliary heads.
-        positions: how often each weight of each layer is used in evaluation mode.
-        macs: MACs of the whole batch.
+        observed: what was noted of the network in evaluation mode.
     """
 
     model: nn.Module
@@ -175,106 +157,61 @@ class _GraphReader:
     cut_residual: bool
     forward_fn: Forward | None
     branches: bool = False
+    observed: GraphObserver = field(init=False)
 
     def read(self) -> Architecture:
         """Run the network and return its architecture, not verified yet."""
-        groups, self.positions, self.macs = self._read_groups()
-        self.branches = adds_branches(self.model, self.inputs, self.forward_fn, self.positions)
+        groups, first = self._read_groups()
+        self.observed = first
+        self.branches = adds_branches(self.model, self.inputs, self.forward_fn, first.positions)
         if self.branches:
-            groups, _, _ = self._read_groups()
+            groups, _ = self._read_groups()
             groups = [self._fix_if_idle(group) for group in groups]
         return self.build(groups)
 
-    def _read_groups(self) -> tuple[list[ChannelGroup], Counter[str], int]:
-        """Return the channel groups, the uses of every layer, and the MACs."""
+    def _read_groups(self) -> tuple[list[ChannelGroup], GraphObserver]:
+        """Return the channel groups, and what was observed of the network as it is.
+
+        Where the graph loses channels, it is cut in more places. Where layers run without
+        gradients, it is tried whether the network runs with them as well.
+        """
         first = self._observe()
-        try:
-            return *self._follow(first), first.macs
-        except _GRAPH_ERRORS as error:
-            if isinstance(error, UserError) or error is first.failure:
-                raise  # the network's own errors stay its own
-            second = self._observe(cut_more=True)
-            try:
-                followed = self._follow(second)
-            except _GRAPH_ERRORS as again:
-                raise _refusal(again) from again
-            if not second.cut:
-                raise _refusal(error) from error
-            return *followed, first.macs
+        groups, complete = self._follow(first)
+        for options in (
+            {"with_gradients": True} if first.quiet else {},
+            {} if complete else {"cut_more": True},
+        ):
+            if options:
+                with suppress(*GRAPH_ERRORS):
+                    others, complete = self._follow(self._observe(**options))
+                    if complete or not groups:
+                        groups = others
+        return groups, first
 
-    def _observe(self, *, cut_more: bool = False) -> GraphObserver:
-        return GraphObserver(self.model, self.forward_fn, branches=self.branches, cut_more=cut_more)
+    def _observe(self, **options: bool) -> GraphObserver:
+        return GraphObserver(self.model, self.forward_fn, branches=self.branches, **options)
 
-    def _follow(self, observer: GraphObserver) -> tuple[list[ChannelGroup], Counter[str]]:
-        graph = tp.DependencyGraph().build_dependency(
-            self.model, self.inputs, forward_fn=observer, output_transform=observer.outputs,
-            verbose=False,
-        )  # fmt: skip
-        _limit_index_maps(graph)
+    def _follow(self, observer: GraphObserver) -> tuple[list[ChannelGroup], bool]:
+        """Return the channel groups, and whether all channels were followed to the end."""
+        graph = ChannelGraph(self.model, self.inputs, observer)
         groups = build_groups(
             self.model, graph, observer, self.interface, cut_residual=self.cut_residual
         )
         if observer.has_attention:
             observer.positions.update(macs_per_head(self.model, self.inputs, self.forward_fn))
             groups = replace_with_heads(self.model, groups, self.interface)
-        return groups, observer.positions
+        return groups, not graph.failures
 
     def _fix_if_idle(self, group: ChannelGroup) -> ChannelGroup:
         """Keep the group whole if one of its producers runs in training mode only."""
-        idle = next((name for name in group.producers if not self.positions[name]), None)
+        idle = next((name for name in group.producers if not self.observed.positions[name]), None)
         if idle is None or group.fixed:
             return group
         return replace(group, fixed=f"layer {idle!r} runs in training mode only")
 
     def build(self, groups: Sequence[ChannelGroup]) -> Architecture:
         """Return the architecture with these groups, and with the costs that they explain."""
-        free = [group for group in groups if not group.fixed]
-        bare = Architecture(tuple(groups), tuple(_layer_costs(self.model, free, self.positions)))
-        params = sum(parameter.numel() for parameter in self.model.parameters())
-        layer_macs, layer_params = bare.dense_costs
-        return replace(
-            bare,
-            samples=sample_count(self.inputs),
-            constant_macs=self.macs - layer_macs,
-            constant_params=params - layer_params,
-        )
-
-
-def _refusal(error: Exception) -> UserError:
-    return UserError(
-        "Torch-Pruning cannot follow the channels of this network "
-        f"({type(error).__name__}: {error}); it cannot be cut by channels"
-    )
-
-
-def _limit_index_maps(graph: Any) -> None:
-    """Make the graph raise RuntimeError beyond :data:`INDEX_MAP_LIMIT`, in place."""
-    tally: Counter[str] = Counter()
-    for node in graph.module2node.values():
-        for dependency in node.dependencies:
-            dependency.index_mapping = _LimitedMaps(dependency.index_mapping, tally)
-
-
-class _LimitedMaps(list[Any]):
-    """The index maps of one dependency; the graph renews its items and loops over them."""
-
-    def __init__(self, maps: list[Any], tally: Counter[str]) -> None:
-        super().__init__(maps)
-        self._tally = tally
-
-    def __iter__(self) -> Iterator[Any]:
-        for mapping in super().__iter__():
-            yield None if mapping is None else partial(self._count_and_map, mapping)
-
-    def _count_and_map(self, mapping: Any, indices: Any) -> Any:
-        # A map that multiplies would fill the memory before its result could be counted; the
-        # reverse of one gives at most what it gets.
-        multiplies = not getattr(mapping, "reverse", False)
-        stride = int(getattr(mapping, "_stride", 1)) if multiplies else 1
-        self._tally["entries"] += len(indices) * max(1, stride)
-        if self._tally["entries"] > INDEX_MAP_LIMIT:
-            raise RuntimeError("the positions of its channels multiply without end")
-        return mapping(indices)
+        return build_architecture(self.model, self.inputs, self.observed, groups)
 
 
 def _verify(check: CutCheck, architecture: Architecture, reader: _GraphReader) -> Architecture:
@@ -321,55 +258,3 @@ def _attributes_equal_to(model: nn.Module, size: int) -> Iterator[str]:
         for attribute, value in vars(module).items():
             if type(value) is int and value == size:
                 yield f"{name}.{attribute}" if name else attribute
-
-
-def _layer_costs(
-    model: nn.Module, free: Sequence[ChannelGroup], positions: Counter[str]
-) -> list[LayerCost]:
-    terms: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for group in free:
-        for slot in group.slots:
-            entries = slot.channels.count(0)
-            terms.setdefault((slot.module, slot.side), []).append((group.name, entries))
-    sizes = {group.name: group.size for group in free}
-
-    def side(name: str, module: nn.Module, which: str) -> Side:
-        own_terms = tuple(terms.get((name, which), ()))
-        varying = sum(entries * sizes[group] for group, entries in own_terms)
-        return Side(side_width(module, which) - varying, own_terms)
-
-    costs = []
-    for name, module in model.named_modules():
-        uses = positions[name]
-        if isinstance(module, Prunable) and "weight" in module._parameters:
-            if uses or any((name, which) in terms for which in (IN, OUT)):
-                costs.append(_weighted_cost(name, module, uses, side))
-        elif isinstance(module, (*PerChannel, *Spanning)) and (name, NORM_SIDE) in terms:
-            count = sum(1 for _ in module.parameters())
-            width = side(name, module, NORM_SIDE)
-            costs.append(LayerCost(name, NORM, 0, count, 1, False, Side(1), width))
-        elif isinstance(module, HeadAttention) and uses:
-            count, heads = module.head_parameters(), side(name, module, HEADS)
-            costs.append(LayerCost(name, ATTENTION, uses, count, 1, False, Side(1), heads))
-    for name, which in terms:
-        if which == PARAMETER:
-            parameter = find_part(model, name, which)
-            count = parameter.numel() // side_width(parameter, which)
-            width = side(name, parameter, which)
-            costs.append(LayerCost(name, NORM, 0, count, 1, False, Side(1), width))
-    types = {name: type(module).__name__ for name, module in model.named_modules()}
-    return [replace(cost, type=types.get(cost.name, "")) for cost in costs]
-
-
-def _weighted_cost(name: str, module: Any, positions: int, side: Any) -> LayerCost:
-    taps = module.weight[0, 0].numel() if isinstance(module, Conv) else 1
-    bias = module.bias is not None
-    if is_depthwise(module):
-        width = side(name, module, "depthwise")
-        return LayerCost(name, DEPTHWISE, positions, taps, 1, bias, Side(1), width)
-    groups = module.groups if isinstance(module, Conv) else 1
-    inputs, outputs = side(name, module, IN), side(name, module, OUT)
-    if groups > 1 and {group for group, _ in inputs.terms} & {group for group, _ in outputs.terms}:
-        # Whole groups go: each output keeps the inputs that it reads.
-        inputs, groups = Side(module.in_channels // groups), 1
-    return LayerCost(name, DENSE, positions, taps, groups, bias, inputs, outputs)
