@@ -97,12 +97,12 @@ def machine_memory() -> int | None:
         return whole
 
 
-def remark_on_size(size: int, name: str) -> str:
-    """Return a sentence where a limit is more than the machine has; empty where it is not."""
+def remark_on_size(size: int | None) -> str:
+    """Return a sentence where ``max_memory`` is more than the machine has, otherwise nothing."""
     machine = machine_memory()
-    if machine is None or size <= machine:
+    if machine is None or size is None or size <= machine:
         return ""
     return (
-        f"{name} is {format_size(size)}, but this machine has {machine / 10**9:.1f}GB, so the "
-        "limit may not hold; give less."
+        f"max_memory (--max-memory) is {format_size(size)}, but this machine has "
+        f"{machine / 10**9:.1f}GB, so the limit may not hold; give less."
     )

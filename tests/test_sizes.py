@@ -70,6 +70,10 @@ def test_equal_sizes_have_one_text() -> None:
 def test_more_than_the_machine_has_is_remarked() -> None:
     machine = machine_memory()
     assert machine is not None and machine > 2**27
-    assert remark_on_size(machine, "max_memory") == ""
-    remark = remark_on_size(1000 * machine, "max_memory")
-    assert remark.startswith("max_memory is ") and f"has {machine / 10**9:.1f}GB" in remark
+    assert remark_on_size(None) == ""
+    assert remark_on_size(machine) == ""
+    remark = remark_on_size(1000 * machine)
+    assert (
+        remark.startswith("max_memory (--max-memory) is ")
+        and f"has {machine / 10**9:.1f}GB" in remark
+    )

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from gp_prune.apply.images import open_images
 from gp_prune.apply.models import LoadedModel
-from gp_prune.errors import UserError
+from gp_prune.errors import SEED, UserError, check_value
 from gp_prune.statistics import Batch, Forward, Loss
 from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.running import call_model, evaluation_mode
@@ -303,6 +303,7 @@ def own_data(
         UserError: an item is no batch, or there are too few samples.
     """
     check_loss(loss)
+    check_value("seed", seed, SEED)
     whole = gather(data)
     parts = split_indices(len(whole), share, seed, whole.labels)
     train, validation = (whole.select(part) for part in parts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
-from gp_prune.apply.scoring import as_metric, measure_scores
+from gp_prune.apply.scoring import Measuring, as_metric, measure_scores, warn_of_limit
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
@@ -35,6 +35,8 @@ def as_importance(
     data: Data = (),
     loss: Loss | None = None,
     conventions: Conventions | None = None,
+    samples: int | None = None,
+    max_memory: int | str | None = None,
     seed: int = 0,
 ) -> Callable[[Any], Tensor | None]:
     """Return a metric of channels as ``importance=`` of ``torch_pruning.pruner.BasePruner``.
@@ -52,6 +54,8 @@ def as_importance(
             :func:`gp_prune.prune`.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
         conventions: in place of those of the metric.
+        samples: how many samples of the data are used, see :func:`gp_prune.prune`.
+        max_memory: most memory for what is measured, see :func:`gp_prune.prune`.
         seed: seed of everything random.
 
     Returns:
@@ -68,7 +72,8 @@ def as_importance(
             f"metric {metric.name!r} ranks single weights, Torch-Pruning removes channels; use a "
             "metric of channels, or as_pruning_method()"
         )
-    scores = _LayerScores(metric, model, example_inputs, data, loss, seed)
+    measuring = Measuring(samples, max_memory, seed)
+    scores = _LayerScores(metric, model, example_inputs, data, loss, measuring)
     return GroupImportance(model, scores, conventions or metric.conventions)
 
 
@@ -81,6 +86,8 @@ def importance_scores(
     data: Data = (),
     loss: Loss | None = None,
     conventions: Conventions | None = None,
+    samples: int | None = None,
+    max_memory: int | str | None = None,
     seed: int = 0,
 ) -> ImportanceScores:
     """Return scores of weights as ``importance_scores=`` of ``prune.global_unstructured``.
@@ -93,6 +100,8 @@ def importance_scores(
         data: calibration batches, for metrics that measure something.
         loss: ``loss(output, target)``, a mean over the batch, for metrics that need gradients.
         conventions: in place of those of the metric; the normaliser is used.
+        samples: how many samples of the data are used, see :func:`gp_prune.prune`.
+        max_memory: most memory for what is measured, see :func:`gp_prune.prune`.
         seed: seed of everything random.
 
     Returns:
@@ -107,7 +116,8 @@ def importance_scores(
     metric = _of_weights(metric)
     names = {module: name for name, module in reversed(list(model.named_modules()))}
     layers = None if parameters is None else [_layer(pair, names) for pair in parameters]
-    scores = _LayerScores(metric, model, example_inputs, data, loss, seed, layers)()
+    measuring = Measuring(samples, max_memory, seed)
+    scores = _LayerScores(metric, model, example_inputs, data, loss, measuring, layers)()
     used, found = conventions or metric.conventions, ImportanceScores()
     for name in scores:
         weight = weight_of(model, name)
@@ -153,7 +163,7 @@ class _LayerScores:
         example_inputs: Any,
         data: Data,
         loss: Loss | None,
-        seed: int,
+        measuring: Measuring,
         layers: Sequence[str] | None = None,
     ) -> None:
         if "outgoing" in metric.needs and example_inputs is None:
@@ -161,9 +171,12 @@ class _LayerScores:
                 f"metric {metric.name!r} needs the weights that read each channel, which are found "
                 "by running the network; give example_inputs"
             )
-        self._metric, self._model, self._loss, self._seed = metric, model, loss, seed
+        self._metric, self._model, self._loss = metric, model, loss
+        self._measuring = measuring
         self._inputs = example_inputs
-        self._data = calibration_batches(metric, data, passes=_AGAIN)
+        self._data = calibration_batches(
+            metric, data, passes=_AGAIN, samples=measuring.samples, seed=measuring.seed
+        )
         self._layers = layers
         self._scores: Mapping[str, Tensor] = {}
         self._state: tuple[object, ...] = ()
@@ -181,16 +194,19 @@ class _LayerScores:
             inputs = example_batch(inputs, device_of(self._model))
         if "outgoing" in self._metric.needs:
             architecture = trace(self._model, inputs)
-        return measure_scores(
+        scored = measure_scores(
             self._model,
             self._metric,
             self._data,
             layers=self._layers,
             architecture=architecture,
             loss=self._loss,
-            seed=self._seed,
+            max_memory=self._measuring.memory,
+            seed=self._measuring.seed,
             example_inputs=inputs,
-        ).scores
+        )
+        warn_of_limit(scored)
+        return scored.scores
 
 
 def _state(model: nn.Module) -> tuple[object, ...]:

@@ -333,7 +333,7 @@ class PrunedModel:
             _not_faster(self),
             _not_counted(self),
             describe_limit(self.coverage, self.max_memory),
-            "" if self.max_memory is None else remark_on_size(self.max_memory, "max_memory"),
+            remark_on_size(self.max_memory),
         )
         return tuple(sentence for sentence in sentences if sentence)
 

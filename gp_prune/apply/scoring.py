@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gp_prune._sizes import parse_size
 from gp_prune.apply.batches import as_batches, example_batch, is_nothing
 from gp_prune.apply.network import check_model
 from gp_prune.apply.options import needs_data
-from gp_prune.errors import SEED, UserError, check_value, pluralize
+from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import Coverage
 from gp_prune.metric.metric import Metric
@@ -40,6 +41,36 @@ from gp_prune.training.samples import (
 
 _SAME_WITHOUT_NORM = frozenset({"W", "b"})
 """Operands that are the same whether a batch norm follows or not."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How much is measured: checked once, in Python and on the command line.
+
+    Attributes:
+        samples: how many samples of the data are used; None means all.
+        max_memory: most memory, a size with its unit or bytes; None means the default.
+        seed: seed of everything random.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    samples: int | None
+    max_memory: int | str | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_value("seed", self.seed, SEED)
+        if self.samples is not None:
+            check_value("samples", self.samples, whole(1))
+        self.memory  # noqa: B018 - checked here
+
+    @cached_property
+    def memory(self) -> int | None:
+        """Return the most bytes; None means the default."""
+        return None if self.max_memory is None else parse_size(self.max_memory, "max_memory")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,8 +190,7 @@ def score_layers(
     """
     metric = as_metric(metric)
     check_model(model)
-    check_value("seed", seed, SEED)
-    memory = None if max_memory is None else parse_size(max_memory, "max_memory")
+    measuring = Measuring(samples, max_memory, seed)
     digest = _digest(model)
     network = open_attention(move(model, device))
     batches = as_batches(data, samples=samples, seed=seed)
@@ -177,7 +207,7 @@ def score_layers(
         layers=architecture.prunable_layers if by_weight else architecture.scored_layers,
         architecture=architecture,
         loss=loss,
-        max_memory=memory,
+        max_memory=measuring.memory,
         seed=seed,
         example_inputs=inputs,
         forward_fn=forward_fn,

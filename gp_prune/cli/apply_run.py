@@ -185,7 +185,8 @@ def _calibration(
         unread = [
             flag
             for flag, given in (("--data", command.data and judging is None),
-                                ("--samples", command.samples))
+                                ("--samples", command.samples),
+                                ("--max-memory", command.pruning.max_memory))
             if given
         ]  # fmt: skip
         if unread:

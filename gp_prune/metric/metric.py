@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         data: Iterable[Any]
         loss: Loss | None
         conventions: Conventions | None
+        samples: int | None
+        max_memory: int | str | None
         seed: int
 
 

@@ -56,6 +56,6 @@ def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
         settings: of the run, with a field ``max_memory``.
         notes: sentences; those that are empty say nothing.
     """
-    for note in dict.fromkeys([*notes, remark_on_size(settings.memory, "max_memory")]):
+    for note in dict.fromkeys([*notes, remark_on_size(settings.memory)]):
         if note:
             warnings.warn(note, CoverageWarning, stacklevel=3)

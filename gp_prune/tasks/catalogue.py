@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gp_prune._io import DamagedFileError, canonical_digest
-from gp_prune.errors import UserError
+from gp_prune.errors import SEED, UserError, check_value
 from gp_prune.statistics.running import as_device, one_thread, random_state
 from gp_prune.tasks import cache
 from gp_prune.tasks.cache import CacheWarning, Entry
@@ -99,6 +99,7 @@ def load_task(
         CacheWarning: a cache entry was damaged; the network is trained again and replaces it.
     """
     check_task_name(name)
+    check_value("seed", seed, SEED)
     model_name, data_name = name.split("-")
     target = as_device(device)
     data = load_data(data_name, data_root, download=download)

@@ -147,7 +147,9 @@ def test_what_was_measured_is_reported() -> None:
     """Samples and positions of every measurement, and a limit that was met with its remedy."""
     model = seeded(lambda: nn.Sequential(nn.Linear(5, 24), nn.ReLU(), nn.Linear(24, 3)))
     whole = prune(model, "l1", torch.zeros(2, 5), keep_params=0.5, max_memory=2**62)
-    assert "max_memory is " in said(whole) and "so the limit may not hold; give less" in said(whole)
+    assert "max_memory (--max-memory) is " in said(
+        whole
+    ) and "so the limit may not hold; give less" in said(whole)
     coverage = {"0": {"input": Coverage(9, 20, 1, 1)}}
     part = replace(whole, coverage=coverage, max_memory=10**6)
     assert (

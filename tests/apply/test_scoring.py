@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,18 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from gp_prune import LayerScores, Metric, prune, score_layers
+from gp_prune import (
+    AutoencodeSettings,
+    FineTuning,
+    GeneticSettings,
+    LayerScores,
+    Metric,
+    SearchConfig,
+    load_task,
+    own_data,
+    prune,
+    score_layers,
+)
 from gp_prune.apply.batches import as_batches
 from gp_prune.errors import DegenerateScores, UserError
 from gp_prune.statistics import Batch
@@ -224,3 +235,35 @@ def test_scores_that_are_equal_because_of_the_limit_say_so(
         prune(
             residual, "di", images, data=batches, loss=CROSS_ENTROPY, keep_macs=0.5, max_memory="1B"
         )
+
+
+@pytest.mark.parametrize("seed", [-1, 10**23, "a", 1.0, True])
+def test_every_seed_has_one_rule(residual: nn.Module, images: torch.Tensor, seed: Any) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: prune(residual, "l1", images, keep_macs=0.5, seed=seed),
+        lambda: score_layers(residual, "l1", example_inputs=images, seed=seed),
+        lambda: Metric.load("l1").as_importance(residual, images, seed=seed),
+        lambda: Metric.load("magnitude").importance_scores(residual, None, images, seed=seed),
+        lambda: own_data((torch.zeros(20, 3, 10, 10), torch.arange(20) % 5), seed=seed),
+        lambda: load_task("lenet-digits", seed=seed),
+        lambda: FineTuning(epochs=1, seed=seed),
+        lambda: SearchConfig(seed=seed),
+        lambda: GeneticSettings(seed=seed),
+        lambda: AutoencodeSettings(seed=seed),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"seed.* is .*; it must be a whole number from 0 to 9"):
+            call()
+
+
+def test_importances_keep_to_samples_and_memory(residual: nn.Module, batches: Pairs) -> None:
+    options: Budgets = {"data": batches, "loss": CROSS_ENTROPY}
+    metric = Metric.load("wanda_weight")
+    few = metric.importance_scores(residual, **options, samples=3)
+    same = metric.importance_scores(residual, data=[batches[0][0][:3]], loss=CROSS_ENTROPY)
+    for key, values in few.items():
+        torch.testing.assert_close(values, same[key])
+    with pytest.raises(UserError, match="max_memory is '3', which has no unit"):
+        metric.importance_scores(residual, **options, max_memory="3")
+    with pytest.raises(UserError, match="samples is 0; it must be"):
+        metric.importance_scores(residual, **options, samples=0)

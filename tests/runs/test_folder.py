@@ -135,7 +135,7 @@ def test_a_limit_that_was_met_is_warned_about_and_written_down(tmp_path: Path) -
         write_statistics(tmp_path, Measuring(), {"net": part, "whole": {}})
     limit, machine = (str(warning.message) for warning in caught)
     assert limit.startswith("maps of layer 'conv' of net was measured on 8 of 512 samples")
-    assert machine.startswith("max_memory is 9999TB, but this machine has ")
+    assert machine.startswith("max_memory (--max-memory) is 9999TB, but this machine has ")
     content = json.loads((tmp_path / STATISTICS).read_text())
     assert content["notes"] == [limit] and content["max_memory"] == 9999 * 10**12
     assert content["networks"]["net"]["conv"]["maps"]["samples"] == 8
