@@ -86,7 +86,7 @@ class Maximum(RealFunction):
     "maximum", shape=BINARY, meaning="the larger of a and b", symbol=Maximum, laws=["commutative"]
 )
 def maximum(a: Tensor, b: Tensor) -> Tensor:
-    return a.maximum(b)
+    return a.maximum(b) + 0.0  # of 0 and -0 torch takes the first or the second; now it is 0
 
 
 class Minimum(RealFunction):
@@ -106,7 +106,7 @@ class Minimum(RealFunction):
     "minimum", shape=BINARY, meaning="the smaller of a and b", symbol=Minimum, laws=["commutative"]
 )
 def minimum(a: Tensor, b: Tensor) -> Tensor:
-    return a.minimum(b)
+    return a.minimum(b) + 0.0
 
 
 @operator(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from gp_prune._compat import import_torchvision
 from gp_prune.apply.network import check_model
 from gp_prune.apply.weights import DEFAULT, load_weights, loading_pretrained, quick_hub
 from gp_prune.errors import UserError, brief
+from gp_prune.language.user_file import describe, run_python_file
 from gp_prune.statistics.running import as_device, random_state, tensors_of, to_device
 from gp_prune.statistics.time_limit import (
     MODEL_TIMEOUT,
@@ -295,10 +295,8 @@ def _build_torchvision_model(name: str, named: str | Path | None) -> BuiltModel:
 def _call_users_function(file: Path, name: str) -> Any:
     if not name.isidentifier():
         raise UserError(f"{f'{file}:{name}'!r} names no function; write {file}:FUNCTION")
-    if not file.is_file():
-        raise UserError(f"model file {str(file)!r} does not exist; give FILE.py:FUNCTION")
     with _importable(file.resolve().parent):
-        module = _run_file(file)
+        module = run_python_file(file, f"gp_prune_user_model_{file.stem}", "model file")
         function = getattr(module, name, None)
         if not callable(function):
             raise UserError(_no_function(file, name, module))
@@ -307,25 +305,9 @@ def _call_users_function(file: Path, name: str) -> Any:
         # SystemExit too, which would otherwise end the program without a message.
         except (Exception, SystemExit) as error:
             raise UserError(
-                f"function {name!r} of {str(file)!r} fails: {_brief(error)}; it must take no "
+                f"function {name!r} of {str(file)!r} fails: {describe(error)}; it must take no "
                 "arguments and return a torch module"
             ) from error
-
-
-def _run_file(file: Path) -> Any:
-    module_name = f"gp_prune_user_model_{file.stem}"
-    file_spec = importlib.util.spec_from_file_location(module_name, file)
-    if file_spec is None or file_spec.loader is None:
-        raise UserError(f"model file {str(file)!r} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(file_spec)
-    sys.modules[module_name] = module
-    try:
-        file_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"model file {str(file)!r} does not run: {_brief(error)}; mend the file"
-        ) from error
-    return module
 
 
 @contextmanager
@@ -379,9 +361,3 @@ def _unknown(spec: str) -> UserError:
     close = [bare] if bare in known else difflib.get_close_matches(spec, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"give {_KINDS}"
     return UserError(f"unknown model {spec!r}; {hint}")
-
-
-def _brief(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -9,9 +9,7 @@ families and from users' files. There is no global registry: a set is a value th
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,39 +18,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gp_prune.errors import UserError
-from gp_prune.language.axes import Axes, Elementwise, Normaliser, Reduction, Signature
+from gp_prune.language.axes import Axes, Elementwise, Reduction
+from gp_prune.language.declarations import (
+    PrimitiveError,
+    Shape,
+    check_latex,
+    check_name,
+    check_notation,
+    check_shape,
+    check_symbol,
+)
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.language.symbols import Call, Notation, Scope
+from gp_prune.language.user_file import run_python_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-LAWS = {
-    "commutative": "f(a, b) = f(b, a)",
-    "involution": "f(f(x)) = x",
-    "idempotent": "f(f(x)) = f(x)",
-    "even": "f(-x) = f(x)",
-    "negation": "f(x) = -x",
-    "magnitude": "f(x) = |x|",
-    "nonnegative": "f(x) >= 0",
-}
-"""Exact algebraic laws that an operator may declare; the canonical form relies on them."""
-
-_UNARY_LAWS = frozenset(LAWS) - {"commutative"}
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-
 FAMILIES = "gp_prune.primitives"
 """The package whose modules are the built-in families."""
-
-
-class PrimitiveError(UserError):
-    """A declaration of an operand or operator is not valid."""
-
-
-Shape = Elementwise | Reduction | Normaliser | Signature
 
 
 State = tuple["Tensor", ...]
@@ -141,8 +126,8 @@ def _align(value: Tensor, axes: Axes, to: Axes) -> Tensor:
 def operand(
     name: str,
     *,
-    axes: str,
-    meaning: str,
+    axes: str | None = None,
+    meaning: str = "",
     latex: str | None = None,
     needs: Iterable[str] = (),
     searchable: bool = True,
@@ -196,11 +181,13 @@ def operand(
     Raises:
         PrimitiveError: the declaration is not valid.
     """
+    check_name(name, meaning)
+    if axes is None:
+        raise PrimitiveError(f"operand {name!r}: axes= is missing; give its letters, such as 'oik'")
 
     def declare(read: Callable[[LayerRecord], Tensor]) -> Operand:
-        _check_name(name, meaning)
         try:
-            type_ = Axes(axes)
+            type_ = Axes(axes or "")
         except ValueError as error:
             raise PrimitiveError(f"operand {name!r}: {error}") from None
         if not type_.legal:
@@ -211,6 +198,7 @@ def operand(
             raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
         if source is not None and source not in LayerRecord.__dataclass_fields__:
             raise PrimitiveError(f"operand {name!r}: a layer record has no field {source!r}")
+        check_latex(latex or name, f"operand {name!r}: latex=")
         declared = Operand(
             *(name, type_, meaning, latex or name, frozenset(needs), read),
             *(searchable, nonnegative, source),
@@ -224,9 +212,9 @@ def operand(
 def operator(
     name: str,
     *,
-    shape: Shape,
-    meaning: str,
-    symbol: Callable[..., Any],
+    shape: Shape | None = None,
+    meaning: str = "",
+    symbol: Callable[..., Any] | None = None,
     laws: Iterable[str] = (),
     cost: float = 1.0,
     latex: str = "",
@@ -269,14 +257,14 @@ def operator(
             values are not finite or torch and sympy disagree.
     """
     laws = frozenset(laws)
+    check_name(name, meaning)
+    check_shape(name, shape, laws)
+    assert shape is not None
+    check_symbol(name, shape, symbol)
+    assert symbol is not None
+    check_notation(name, shape, symbol, latex, definition)
 
     def declare(compute: Callable[..., Tensor]) -> Operator:
-        _check_name(name, meaning)
-        unknown = sorted(laws - set(LAWS))
-        if unknown:
-            known = ", ".join(LAWS)
-            raise PrimitiveError(f"operator {name!r}: unknown law {unknown[0]!r}; use {known}")
-        _check_shape(name, shape, laws)
         if not (cost > 0):
             raise PrimitiveError(f"operator {name!r}: cost {cost} is not positive")
         if merge is not None and not isinstance(shape, Reduction):
@@ -289,38 +277,6 @@ def operator(
         return declared
 
     return declare
-
-
-def _check_name(name: str, meaning: str) -> None:
-    if not _NAME.match(name):
-        raise PrimitiveError(
-            f"primitive name {name!r} is not valid; use letters, digits and _, a letter first"
-        )
-    if not meaning.strip():
-        raise PrimitiveError(f"primitive {name!r}: say in one line what it means")
-
-
-def _check_shape(name: str, shape: Shape, laws: frozenset[str]) -> None:
-    if isinstance(shape, type):
-        raise PrimitiveError(
-            f"operator {name!r}: shape= is the class {shape.__name__}; "
-            f"give an object of it, such as {shape.__name__}(...)"
-        )
-    if shape.arity < 1:
-        raise PrimitiveError(f"operator {name!r}: it needs at least one argument")
-    if isinstance(shape, Signature):
-        for axes in (*shape.arguments, shape.to):
-            if not axes.legal:
-                raise PrimitiveError(f"operator {name!r}: axes {axes} are not on the legal list")
-    if laws and not isinstance(shape, Elementwise):
-        raise PrimitiveError(f"operator {name!r}: laws are for elementwise operators")
-    unfit = sorted(laws & _UNARY_LAWS if shape.arity != 1 else laws - _UNARY_LAWS)
-    if unfit or ("commutative" in laws and shape.arity != 2):
-        law = unfit[0] if unfit else "commutative"
-        raise PrimitiveError(
-            f"operator {name!r}: the law {law!r}, {LAWS[law]}, does not fit {shape.arity} "
-            f"{'argument' if shape.arity == 1 else 'arguments'}"
-        )
 
 
 def _check_values(declared: Operand | Operator, function: Callable[..., Any]) -> None:
@@ -354,8 +310,9 @@ class PrimitiveSet:
             table: Any = self.operands if isinstance(primitive, Operand) else self.operators
             if primitive.name in table:
                 word = type(primitive).__name__.lower()
+                places = " and ".join(map(_place, (table[primitive.name], primitive)))
                 raise PrimitiveError(
-                    f"{word} {primitive.name!r} is declared twice; rename one of them"
+                    f"{word} {primitive.name!r} is declared twice, {places}; rename one of them"
                 )
             table[primitive.name] = primitive
 
@@ -366,6 +323,16 @@ class PrimitiveSet:
     def extended(self, more: Iterable[Operand | Operator]) -> PrimitiveSet:
         """Return a set of these and more primitives."""
         return PrimitiveSet([*self, *more])
+
+
+def _place(primitive: Operand | Operator) -> str:
+    """Return where a primitive is declared, for a message."""
+    function = primitive.read if isinstance(primitive, Operand) else primitive.compute
+    module = getattr(function, "__module__", None) or ""
+    if module.startswith(FAMILIES):
+        return f"built in as {primitive.meaning!r}"
+    code = getattr(function, "__code__", None)
+    return f"in {code.co_filename!r}" if code else f"as {primitive.meaning!r}"
 
 
 def declared_in(module: ModuleType) -> list[Operand | Operator]:
@@ -415,27 +382,14 @@ def primitives_from_file(path: str | Path) -> list[Operand | Operator]:
         PrimitiveError: the file is missing, does not run, or declares no primitive.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PrimitiveError(f"primitive file {str(path)!r} does not exist; give a Python file")
     name = f"gp_prune_user_primitives_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PrimitiveError(f"primitive file {str(path)!r} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-        primitives = declared_in(module)
-        if not primitives:
-            raise PrimitiveError("it declares no primitive; use @operand or @operator")
-    except PrimitiveError as error:
-        del sys.modules[name]
-        raise PrimitiveError(f"primitive file {str(path)!r}: {error}") from error
-    except (Exception, SystemExit) as error:
+    module = run_python_file(path, name, "primitive file", PrimitiveError)
+    primitives = declared_in(module)
+    if not primitives:
         del sys.modules[name]
         raise PrimitiveError(
-            f"primitive file {str(path)!r} does not run: {type(error).__name__}: {error}"
-        ) from error
+            f"primitive file {str(path)!r}: it declares no primitive; use @operand or @operator"
+        )
     return primitives
 
 

@@ -13,17 +13,10 @@ from torch import Tensor
 from gp_prune.language import symbols
 from gp_prune.language.axes import Axes, Elementwise, Normaliser, Reduction, Signature
 from gp_prune.language.checks import SIZES, check
+from gp_prune.language.declarations import PrimitiveError, Shape
 from gp_prune.language.interpreter import evaluate
 from gp_prune.language.numeric import evaluate as evaluate_formula
-from gp_prune.language.primitive import (
-    Operand,
-    Operator,
-    PrimitiveError,
-    Shape,
-    builtin_primitives,
-    operand,
-    operator,
-)
+from gp_prune.language.primitive import Operand, Operator, builtin_primitives, operand, operator
 from gp_prune.language.record import LayerRecord, synthetic_layer
 from gp_prune.language.symbols import Call
 
@@ -285,3 +278,24 @@ def test_normaliser_by_name_equals_torch(name: str, over: str) -> None:
     torch.testing.assert_close(found, evaluate(tree, layer), rtol=1e-10, atol=1e-12)
     assert set(map(str, formula.free_symbols)) >= set(over)
     assert tree.axes is Axes("oik")
+
+
+@pytest.mark.parametrize(
+    ("compute", "laws", "shape"),
+    [
+        (lambda x: x.clamp(min=0), ("nonnegative",), Elementwise(1)),
+        (lambda a, b: a.maximum(b), ("commutative",), Elementwise(2)),
+        (lambda a, b: a.minimum(b), ("commutative",), Elementwise(2)),
+    ],
+)
+def test_laws_hold_bit_for_bit(
+    compute: Callable[..., Tensor], laws: tuple[str, ...], shape: Elementwise
+) -> None:
+    """Torch returns -0 or 0 by the order of the arguments, which a canonical form would change."""
+    symbol = (lambda x: sympy.Max(x, 0)) if shape.arity == 1 else sympy.Max
+    if shape.arity == 2 and float(compute(torch.tensor(1.0), torch.tensor(2.0))) == 1.0:
+        symbol = sympy.Min
+    declare = operator("law", shape=shape, meaning="planted", symbol=symbol, laws=laws)
+    with pytest.raises(PrimitiveError, match=r"its law .* in every bit, .* add 0.0 to what it"):
+        declare(compute)
+    declare(lambda *values: compute(*values) + 0.0)

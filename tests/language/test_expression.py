@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,11 +138,18 @@ def test_constants_read_back(value: float, text: str) -> None:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    """Compare bit for bit, the signs of zeros included; one NaN is as good as another."""
+    numbers = a.nan_to_num(7.0), b.nan_to_num(7.0)
+    signs = [x.signbit() for x in numbers]
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(*numbers) and torch.equal(*signs)
 
 
 def test_canonical_form_changes_no_value(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
     layer = synthetic_layer()
+    nothing = (
+        layer.weight * torch.tensor([0.0, -0.0, 1.0, -1.0], dtype=torch.float64)[:, None, None]
+    )
+    dead = replace(layer, weight=nothing, weight_grad=-nothing, gamma=nothing[:, 0, 0])
     changed = 0
     for axes in tree_types:
         for found in random_trees(axes, 100, seed=31, most=8):
@@ -150,8 +158,19 @@ def test_canonical_form_changes_no_value(random_trees: Trees, tree_types: tuple[
             assert form.axes is found.axes
             assert form.size <= found.size
             assert canonical(form) == form
-            assert same(evaluate(form, layer), evaluate(found, layer)), str(found)
+            for record in (layer, dead):
+                assert same(evaluate(form, record), evaluate(found, record)), str(found)
     assert changed > 100
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum", "add", "mul"])
+def test_canonical_form_keeps_the_sign_of_zero(name: str) -> None:
+    layer = synthetic_layer()
+    zeros = torch.tensor([0.0, 0.0, -0.0, -0.0], dtype=torch.float64)
+    layer = replace(layer, bias=zeros, gamma=zeros[[0, 2, 0, 2]])
+    for text in (f"{name}(gamma, b)", f"{name}(b, gamma)", f"{name}(mul(gamma, b), 0)"):
+        found = tree(text)
+        assert same(evaluate(canonical(found), layer), evaluate(found, layer)), text
 
 
 @pytest.mark.parametrize("name", ["add", "mul", "maximum", "minimum"])

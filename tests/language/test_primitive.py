@@ -19,12 +19,11 @@ from gp_prune.language.axes import (
     Reduction,
     Signature,
 )
+from gp_prune.language.declarations import PrimitiveError, Shape
 from gp_prune.language.primitive import (
     Operand,
     Operator,
-    PrimitiveError,
     PrimitiveSet,
-    Shape,
     builtin_primitives,
     operand,
     operator,
@@ -110,9 +109,13 @@ def test_bad_operators(fields: dict[str, Any], message: str) -> None:
 
 
 def test_duplicate_names() -> None:
-    with pytest.raises(PrimitiveError, match="operator 'twice' is declared twice; rename"):
+    with pytest.raises(
+        PrimitiveError, match=r"operator 'twice' is declared twice, in .* and in .*; rename"
+    ):
         PrimitiveSet([an_operator(), an_operator()])
-    with pytest.raises(PrimitiveError, match="operand 'W' is declared twice; rename"):
+    with pytest.raises(
+        PrimitiveError, match=r"operand 'W' is declared twice, built in .* and in .*; rename"
+    ):
         builtin_primitives().extended([an_operand("W")])
 
 

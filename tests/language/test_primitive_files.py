@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from gp_prune.formula.latex import latex
+from gp_prune.language.declarations import PrimitiveError
 from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import (
-    PrimitiveError,
-    builtin_primitives,
-    primitive_set,
-    primitives_from_file,
-)
+from gp_prune.language.primitive import builtin_primitives, primitive_set, primitives_from_file
 from gp_prune.language.record import synthetic_layer
 
 GOOD = """
@@ -103,7 +99,9 @@ def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
 
 def test_a_file_that_redeclares_a_builtin(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD.replace('"cube"', '"square"'))
-    with pytest.raises(PrimitiveError, match="operator 'square' is declared twice; rename"):
+    with pytest.raises(
+        PrimitiveError, match=r"'square' is declared twice, built in .* and in .*mine.py"
+    ):
         primitive_set(path)
 
 

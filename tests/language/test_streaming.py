@@ -12,17 +12,11 @@ from torch import Tensor
 
 from gp_prune.language import interpreter
 from gp_prune.language.axes import CHANNEL, Axes, Reduction
+from gp_prune.language.declarations import PrimitiveError
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Accumulator, Interpreter, evaluate, part_of
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import (
-    Merge,
-    Operator,
-    PrimitiveError,
-    builtin_primitives,
-    operand,
-    operator,
-)
+from gp_prune.language.primitive import Merge, Operator, builtin_primitives, operand, operator
 from gp_prune.language.record import MAP_FIELDS, Coverage, LayerRecord, synthetic_layer
 from gp_prune.language.streaming import known_subtrees, plan
 from gp_prune.language.symbols import total

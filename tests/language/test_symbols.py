@@ -15,9 +15,9 @@ from gp_prune.cli import main
 from gp_prune.formula.from_sympy import from_sympy
 from gp_prune.formula.latex import to_sympy
 from gp_prune.language.axes import CHANNEL
+from gp_prune.language.declarations import PrimitiveError
 from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import PrimitiveError
 from gp_prune.language.record import NEEDS
 from gp_prune.search.grammar import Grammar
 from gp_prune.search.variation import Generator
