@@ -124,6 +124,39 @@ class RidgeForm(BoundArguments):
         return forms
 
 
+_LARGEST_SCATTER = 1e10 * RIDGE
+"""Trace of a scatter up to which solving loses no more than a few digits of double precision."""
+
+
+def _form_by_solving(x: Tensor, d: Tensor) -> Tensor:
+    """Solve with the smaller of S + RIDGE I and the Gram matrix of the samples."""
+    import torch
+
+    samples, positions = x.shape[1:]
+    if positions <= samples:
+        scatter = x.mT @ x
+        scatter.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        factor = torch.linalg.cholesky(scatter)
+        return torch.linalg.solve_triangular(factor, d.mT, upper=False).square().sum(1)
+    gram = x @ x.mT
+    gram.diagonal(dim1=1, dim2=2).add_(RIDGE)
+    # With y = (X X^T + RIDGE I)^-1 X d and v = d - X^T y it is a sum of squares, y^2 + v^2 / RIDGE.
+    y = torch.cholesky_solve(x @ d.mT, torch.linalg.cholesky(gram))  # (o, n, c)
+    return y.square().sum(1) + (d - y.mT @ x).square().sum(2) / RIDGE
+
+
+def _form_by_svd(x: Tensor, d: Tensor) -> Tensor:
+    """Divide along the singular vectors, where squares of large maps would drown the ridge."""
+    import torch
+
+    _, singular, axes = torch.linalg.svd(x, full_matrices=False)
+    along = d @ axes.mT  # (o, c, r): d in the coordinates of the spread
+    form: Tensor = (along.square() / (singular.square() + RIDGE).unsqueeze(1)).sum(2)
+    if axes.shape[1] < axes.shape[2]:  # what no sample spreads along
+        form = form + (d - along @ axes).square().sum(2) / RIDGE
+    return form
+
+
 @operator(
     "ridge_form",
     shape=Signature("ons", "ocs", to="oc"),
@@ -138,10 +171,7 @@ def ridge_form(x: Tensor, d: Tensor) -> Tensor:
     finite = x.isfinite().all(2).all(1) & d.isfinite().all(2).all(1)
     kept = finite[:, None, None]
     x, d = x.where(kept, 0.0), d.where(kept, 0.0)
-    # Not by solving with S + ridge: squares of large maps would drown the ridge.
-    _, singular, axes = torch.linalg.svd(x - x.mean(1, keepdim=True), full_matrices=False)
-    along = d @ axes.mT  # (o, c, r): d in the coordinates of the spread
-    form: Tensor = (along.square() / (singular.square() + RIDGE).unsqueeze(1)).sum(2)
-    if axes.shape[1] < axes.shape[2]:  # what no sample spreads along
-        form = form + (d - along @ axes).square().sum(2) / RIDGE
+    x = x - x.mean(1, keepdim=True)
+    largest = x.square().sum((1, 2)).amax()
+    form = _form_by_solving(x, d) if largest <= _LARGEST_SCATTER else _form_by_svd(x, d)
     return form.where(finite[:, None], torch.nan)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
 from gp_prune.language.primitive import builtin_primitives
 
-ridge_form = builtin_primitives().operators["ridge_form"].compute
+OPERATOR: Any = builtin_primitives().operators["ridge_form"]
+ridge_form = OPERATOR.compute
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -36,6 +40,19 @@ def test_huge_maps_that_do_not_spread_in_every_direction() -> None:
     form = ridge_form(x, torch.stack([along * 1e10, across])[None])[0]
     assert 0 < form[0] < 10
     torch.testing.assert_close(float(form[1]), 1e4, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("samples", [12, 40])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 100.0, 1e6])
+def test_maps_of_any_size_have_the_form_of_an_orthogonal_decomposition(
+    scale: float, samples: int
+) -> None:
+    """Up to a trace of 1e6, which lies between 10 and 100, the matrix is solved with."""
+    x = scale * normal(2, samples, 3) @ normal(2, 3, 20, seed=1)
+    d = torch.stack([x[:, :4].mean(1), x[:, 4:9].mean(1)], 1) - x.mean(1, keepdim=True)
+    for_each = x[:, None].expand(-1, 2, -1, -1).numpy()
+    expected = torch.from_numpy(OPERATOR.symbol.numpy(for_each, d.numpy()))
+    torch.testing.assert_close(ridge_form(x, d), expected, rtol=1e-6, atol=0)
 
 
 def test_a_channel_that_is_not_finite_leaves_the_others_alone() -> None:

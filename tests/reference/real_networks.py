@@ -185,7 +185,7 @@ _SURROUNDINGS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any]]] 
 NETWORKS = tuple(_SURROUNDINGS)
 
 
-def trained(kind: str, images: int, size: int, steps: int = 40) -> Network:
+def trained(kind: str, images: int, size: int, steps: int) -> Network:
     """A network after ``steps`` steps of Adam on the very images that it is measured on."""
     x, y = digits(images, size)
     with torch.random.fork_rng():

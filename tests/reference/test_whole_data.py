@@ -173,7 +173,7 @@ class Case:
 
 @cache
 def _case(kind: str, images: int, size: int) -> Case:
-    network = trained(kind, images, size)
+    network = trained(kind, images, size, steps=40 if size < 32 else 100)
     return Case(network, measure(network, BATCH))
 
 
