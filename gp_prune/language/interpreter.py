@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gp_prune.language.expression import Expression
 from gp_prune.language.grouped import groups_of
 from gp_prune.language.primitive import Operand, Operator, State
-from gp_prune.language.record import MAP_FIELDS, Coverage, LayerRecord
+from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, Coverage, LayerRecord
 from gp_prune.language.streaming import cuts_by_channel, has_merge, known_subtrees, plan
 
 if TYPE_CHECKING:
@@ -107,11 +107,11 @@ class Interpreter:
         return value * grown(node, self._layer.coverage) if self._sampled else value
 
     def _in_parts(self, node: Expression) -> Tensor | None:
-        """Return the value of a node over many samples, evaluated part by part; None elsewhere."""
+        """Return the value of a node over large maps, evaluated part by part; None elsewhere."""
         if not self._cuts or "n" in node.axes:
             return None
         if not any("n" in argument.axes for argument in node.arguments):
-            return None
+            return self._over_class_maps(node)
         maps = _maps_of(node)
         if maps is None or any(getattr(self._layer, name) is None for name in maps):
             return None
@@ -124,16 +124,33 @@ class Interpreter:
         self.computed -= 1
         return None
 
+    def _over_class_maps(self, node: Expression) -> Tensor | None:
+        """Return the value of a node over positions, evaluated channel by channel."""
+        if "s" in node.axes or not any("s" in argument.axes for argument in node.arguments):
+            return None
+        maps = _maps_of(node, "s")
+        if maps is None or not maps <= CLASS_MAP_FIELDS:
+            return None
+        if any(getattr(self._layer, name) is None for name in maps):
+            return None
+        channel = cuts_by_channel(node, maps, "s")
+        if channel is None:
+            return None
+        self.computed += 1
+        return self._channel_by_channel(node, maps, channel, "s")
+
     def _merged(self, node: Expression, maps: frozenset[str]) -> Tensor:
         known = {part: self.evaluate(part) for part in known_subtrees(node.arguments[0])}
         total = Accumulator([node], (), known, self._layer.coverage)
         total.add(part_of(self._layer, {name: getattr(self._layer, name) for name in maps}))
         return total.result()[node]
 
-    def _channel_by_channel(self, node: Expression, maps: frozenset[str], channel: str) -> Tensor:
+    def _channel_by_channel(
+        self, node: Expression, maps: frozenset[str], channel: str, letter: str = "n"
+    ) -> Tensor:
         import torch
 
-        parts = [part for argument in node.arguments for part in known_subtrees(argument)]
+        parts = [part for argument in node.arguments for part in known_subtrees(argument, letter)]
         known = {part: self.evaluate(part) for part in parts}
         record = part_of(self._layer, {name: getattr(self._layer, name) for name in maps})
         values = [
@@ -237,8 +254,8 @@ def _cut(
         yield replace(record, values=values, **some)
 
 
-def _maps_of(node: Expression) -> frozenset[str] | None:
-    """Return the fields with a value for each sample that a node reads; None if that is unknown."""
+def _maps_of(node: Expression, letter: str = "n") -> frozenset[str] | None:
+    """Return the fields with an axis (n or s) that a node reads; None if that is unknown."""
     found: set[str] = set()
     stack = [node]
     while stack:
@@ -248,7 +265,7 @@ def _maps_of(node: Expression) -> frozenset[str] | None:
                 return None
             found.add(part.head.source)
         else:
-            stack.extend(argument for argument in part.arguments if "n" in argument.axes)
+            stack.extend(argument for argument in part.arguments if letter in argument.axes)
     return frozenset(found)
 
 
@@ -278,13 +295,13 @@ def _unseen(node: Expression, letter: str, coverage: Mapping[str, Coverage]) -> 
 
 
 def _entries(layer: LayerRecord) -> int:
-    """Return the size of the largest field with a value for each sample."""
+    """Return the size of the largest field with samples or positions."""
     return max((value.numel() for value in _maps(layer).values()), default=0)
 
 
 def _maps(layer: LayerRecord) -> dict[str, Tensor]:
-    """Return the fields with a value for each sample that a record has."""
-    found = {name: getattr(layer, name) for name in MAP_FIELDS}
+    """Return the fields with samples or positions that a record has."""
+    found = {name: getattr(layer, name) for name in (*MAP_FIELDS, *CLASS_MAP_FIELDS)}
     return {name: value for name, value in found.items() if value is not None}
 
 

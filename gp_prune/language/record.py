@@ -57,6 +57,10 @@ MAP_FIELDS: dict[str, str] = {
 a formula that reads them can be evaluated on some samples after the others."""
 
 
+CLASS_MAP_FIELDS = frozenset({"class_map", "rest_map", "mean_map"})
+"""Fields of a record that have a value for each position (axis s), but not for each sample."""
+
+
 class MissingMeasurement(UserError):
     """An operand needs a measurement that was not taken or that the model does not offer."""
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gp_prune.language.axes import Elementwise, Reduction, Signature
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import Operand, Operator
-from gp_prune.language.record import MAP_FIELDS
+from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS
 
 _WITHOUT_DATA = frozenset({"noise", "outgoing"})
 """Needs of operands that are known before the data is read."""
@@ -201,44 +201,46 @@ def plan(expressions: Iterable[Expression]) -> Plan:
     return found
 
 
-def known_subtrees(tree: Expression) -> list[Expression]:
-    """Return the largest subtrees without the axis n, constants aside: the same for all samples."""
+def known_subtrees(tree: Expression, letter: str = "n") -> list[Expression]:
+    """Return the largest subtrees without an axis, constants aside: the same for all samples."""
     found, stack = [], [tree]
     while stack:
         node = stack.pop()
-        if "n" in node.axes:
+        if letter in node.axes:
             stack.extend(node.arguments)
         elif node.value is None:
             found.append(node)
     return found
 
 
-def cuts_by_channel(tree: Expression, sources: AbstractSet[str]) -> str | None:
+def cuts_by_channel(tree: Expression, sources: AbstractSet[str], letter: str = "n") -> str | None:
     """Return the axis of the channels if each depends on the same channel of its maps alone.
 
     Args:
         tree: a tree; what is below :func:`known_subtrees` is not looked at.
-        sources: the fields with a value for each sample that it reads.
+        sources: the fields with this axis that it reads.
+        letter: the axis of the samples, or that of the positions.
 
     Returns:
         ``"o"`` or ``"i"``; None where the tree needs several channels at once.
     """
     channel = "i" if sources == {"inputs"} else "o"
-    return channel if channel in tree.axes and _is_by_channel(tree, channel) else None
+    return channel if channel in tree.axes and _is_by_channel(tree, channel, letter) else None
 
 
-def _is_by_channel(tree: Expression, channel: str) -> bool:
+def _is_by_channel(tree: Expression, channel: str, letter: str) -> bool:
     stack = [tree]
     while stack:
         node = stack.pop()
         head = node.head
         if isinstance(head, Operand):
-            if "n" in node.axes and (head.source not in MAP_FIELDS or channel not in node.axes):
+            known = head.source in MAP_FIELDS or head.source in CLASS_MAP_FIELDS
+            if letter in node.axes and not (known and channel in node.axes):
                 return False
             continue
         if not isinstance(head, Operator):
             continue
         if channel in node.over or (isinstance(head.shape, Signature) and not head.by_channel):
             return False
-        stack.extend(part for part in node.arguments if "n" in part.axes)
+        stack.extend(part for part in node.arguments if letter in part.axes)
     return True

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Accumulator, Interpreter, part_of
-from gp_prune.language.record import MAP_FIELDS, Coverage, LayerRecord
+from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, Coverage, LayerRecord
 from gp_prune.language.streaming import Plan, known_subtrees, plan
-
-_LARGE = frozenset({"class_map", "rest_map", "mean_map"})
-"""Fields with positions, which are let go once the formulas that read them are evaluated."""
 
 RecordOf = Callable[[str], LayerRecord]
 """What was measured so far on a layer of this name."""
@@ -145,7 +142,7 @@ class Formulas:
         kept = {name for name, need in MAP_FIELDS.items() if need in set(needs)}
         dropped = set(MAP_FIELDS) - kept
         if "centroids" not in set(needs):
-            dropped |= _LARGE
+            dropped |= CLASS_MAP_FIELDS
         nothing: dict[str, None] = dict.fromkeys(dropped)
         return replace(record, values=values, **nothing)  # type: ignore[arg-type]
 

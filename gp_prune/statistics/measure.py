@@ -291,16 +291,14 @@ class _Run:
 
     def _share_memory(self, data: DataPasses, names: Sequence[str]) -> None:
         census = data.census()
-        demands = [d for name in names for d in self._demands(name, census)]
         together = bool(self.asked & {*MAP_FIELDS.values(), "centroids"})
-        # The rest is for what evaluating the formulas takes for a moment.
-        memory = self.memory if together else self.memory * 5 // 8
+        demands = [d for name in names for d in self._demands(name, census, together)]
         self.sampling = share_memory(
-            demands, names, census, memory=memory, together=together, seed=self.seed
+            demands, names, census, memory=self.memory, together=together, seed=self.seed
         )
         data.choose(self.sampling.chosen_samples(census.samples))
 
-    def _demands(self, name: str, census: Census) -> Iterator[Demand]:
+    def _demands(self, name: str, census: Census, together: bool) -> Iterator[Demand]:
         """Yield what the maps of a layer take for all samples and positions."""
         plan, kept = self.formulas.plan, self.kept
         if "kernels" in self.needs:
@@ -311,18 +309,19 @@ class _Run:
             if size is None:
                 continue
             item = 8 if self.exact else size.item_bytes
-            if not plan.by_channel:
-                item += _WHOLE_BYTES
-            maps = sum(SIDES.get(field) == side for field in kept)
-            each = census.samples * item * maps
+            maps = census.samples * sum(SIDES.get(field) == side for field in kept)
+            each, moment = item * maps, 0 if plan.by_channel else _WHOLE_BYTES * maps
             if side == "outputs":
-                copies = 3 if "centroids" in self.asked else 1
-                each += 8 * census.classes * copies * ("centroids" in self.needs)
+                if "centroids" in self.needs:
+                    each += 8 * census.classes
+                    moment += 2 * 8 * census.classes
                 by_position = [t for t in plan.targets.values() if "s" in t.node.axes]
                 each += 24 * len(by_position)
                 extra += census.samples * 8 * sum(field not in SIDES for field in kept)
                 yield Demand(name, "", 1, extra * size.channels)
-            yield Demand(name, side, size.positions, each * size.channels)
+            if together:  # what is made of it is kept, too
+                each, moment = each + moment, 0
+            yield Demand(name, side, size.positions, each * size.channels, moment * size.channels)
 
     def measure(self, data: DataPasses, group: Sequence[str]) -> Measured:
         """Measure some layers, and evaluate the formulas on them as far as the data is needed."""

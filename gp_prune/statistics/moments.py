@@ -155,7 +155,7 @@ class Centroids:
         total, count = self._sums.sum(0), self._count.reshape(-1, 1, 1)
         class_map = self._sums / count.clamp(min=1)
         rest = count.sum() - count
-        rest_map = torch.where(rest > 0, (total - self._sums) / rest.clamp(min=1), 0.0)
+        rest_map = (total - self._sums).div_(rest.clamp(min=1)).mul_(rest > 0)
         return {
             "class_map": class_map.transpose(0, 1),
             "rest_map": rest_map.transpose(0, 1),
@@ -178,8 +178,8 @@ def _add_by_label(sums: Tensor, maps: Tensor, labels: Tensor) -> None:
     sums[present] += rows.reshape(len(present), *maps.shape[1:])
 
 
-_MOST_AT_ONCE = 2**22
-"""Numbers that are worked on at a time: 32 MB in float64."""
+_MOST_AT_ONCE = 2**21
+"""Numbers that are worked on at a time: 16 MB in float64."""
 
 _LOST_DIGITS = 1e-10
 """Error of a squared distance above which it is not taken from a product of matrices."""

@@ -117,6 +117,9 @@ def test_large_maps_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     sizes.clear()
     evaluate(tree("mean[n,s](z_score[o,n](A))"), layer)  # over all channels
     assert max(sizes) == 60
+    sizes.clear()
+    evaluate(tree("sum[c,s](square(sub(mP, add(mA, varQ))))"), layer)
+    assert max(sizes) == 9
 
 
 @pytest.mark.parametrize("cuts", [[5], [2, 3], [1, 1, 1, 1, 1], [4, 1]])

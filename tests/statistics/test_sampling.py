@@ -48,31 +48,31 @@ def test_what_is_held_at_a_time_fits(demands: list[Demand], memory: int, togethe
     for group in found.groups:
         if found.samples is None:
             assert sum(sizes[name] for name in group) <= memory
-    if sum(demand.total for demand in demands) <= memory:
+    if sum(demand.total for demand in demands) <= memory * 5 // 8:
         assert not found.most and found.samples is None and len(found.groups) == 1
-    if not together and all(demand.total <= memory for demand in demands):
+    if not together and all(demand.total <= memory * 7 // 8 for demand in demands):
         assert not found.most and found.samples is None
 
 
 def test_layers_are_measured_in_as_few_groups_as_fit() -> None:
     demands = [Demand(name, "outputs", 10, 1) for name in "abcde"]
-    assert shared(demands, 25).groups == [["a", "b"], ["c", "d"], ["e"]]
+    assert shared(demands, 40).groups == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_the_largest_maps_are_cut_first() -> None:
     demands = [Demand("a", "inputs", 10, 1), Demand("a", "outputs", 1000, 1)]
-    assert shared(demands, 60).most == {("a", "outputs"): 50}
+    assert shared(demands, 64).most == {("a", "outputs"): 46}
     both = [Demand("a", "outputs", 400, 1), Demand("b", "outputs", 100, 4)]
     assert shared(both, 200, together=True).most == {("a", "outputs"): 100, ("b", "outputs"): 25}
 
 
 def test_samples_are_left_out_where_one_position_is_too_much() -> None:
     found = shared([Demand("a", "outputs", 8, 1000)], 250)
-    assert (found.samples, found.most) == (25, {("a", "outputs"): 1})
+    assert (found.samples, found.most) == (21, {("a", "outputs"): 1})
     chosen = found.chosen_samples(100)
-    assert chosen is not None and len(chosen) == 25 and bool((chosen.diff() > 0).all())
-    assert found.coverage("a", "activation", 25, 100) == (25, 100, 1, 8)
-    assert found.coverage("a", "weight_grad", 25, 100) == (25, 100, 1, 1)
+    assert chosen is not None and len(chosen) == 21 and bool((chosen.diff() > 0).all())
+    assert found.coverage("a", "activation", 21, 100) == (21, 100, 1, 8)
+    assert found.coverage("a", "weight_grad", 21, 100) == (21, 100, 1, 1)
 
 
 def test_positions_are_distinct_sorted_and_the_same_for_all_samples() -> None:
