@@ -105,10 +105,10 @@ def layer_rows(
             continue
         macs, params = _cost(layer, whole, architecture.samples)
         macs_kept, params_kept = _cost(layer, kept, architecture.samples)
-        if isinstance(plan, WeightPlan) and layer.name in plan.kept:
-            removed = int((~plan.kept[layer.name].unpack()).sum())
+        if isinstance(plan, WeightPlan) and (layer.owner or layer.name) in plan.kept:
+            removed = int((~plan.kept[layer.owner or layer.name].unpack()).sum())
             macs_kept -= removed * layer.positions // architecture.samples
-            params_kept -= removed
+            params_kept -= 0 if layer.owner else removed
         scores = layer_scores.get(layer.name)
         ties = None if scores is None else measure_ties(as_array(scores, layer.name).ravel())
         fixed = reasons.get(layer.name, "")

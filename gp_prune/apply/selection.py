@@ -26,6 +26,7 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.select.channels import least_width
 from gp_prune.pruning.select.scores import as_array, guard, normalise
+from gp_prune.pruning.select.shared import join_shared_scores
 from gp_prune.statistics.layers import to_dense
 
 _ROUNDS = 8  # of bisection: 1/256 of the MACs
@@ -217,6 +218,7 @@ def select_next_weights(
     """
     ranking = options.ranking
     if earlier is not None:
+        scores = join_shared_scores(model, scores)
         scores = _rank_removed_last(model, earlier, scores, ranking.normaliser)
         ranking = replace(ranking, normaliser="none")
     budget = Budget(options.kind, share) if options.pattern is None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -77,26 +77,33 @@ def _explain_failure(error: Exception, model: nn.Module) -> str:
     return first_line if len(first_line) <= _LONGEST else f"{first_line[:_LONGEST]}..."
 
 
-def verify_groups(check: CutCheck, architecture: Architecture) -> dict[str, str]:
+def verify_groups(
+    check: CutCheck, architecture: Architecture, passed: Collection[str] = ()
+) -> dict[str, str]:
     """Return the free groups that cannot be cut after all, each with the reason.
 
     All free groups are cut at once first, by random parts; where that fails, each half of them is
-    tried, together with those that passed, and so on. Groups that are left when
-    :data:`TRIAL_SECONDS` are over stay whole.
+    tried, together with those that passed, and so on. Groups that are left when the time of the
+    check is over stay whole.
+
+    Args:
+        check: the network to try cuts on.
+        architecture: all groups.
+        passed: names of those that were found to be fine together.
     """
-    passed: list[ChannelGroup] = []
+    passing = [group for group in architecture.free if group.name in passed]
     reasons: dict[str, str] = {}
-    left = [architecture.free] if architecture.free else []
-    started = time.thread_time()
+    rest = [group for group in architecture.free if group.name not in passed]
+    left = [rest] if rest else []
     while left:
         groups = left.pop()
-        if time.thread_time() - started > TRIAL_SECONDS and reasons:
+        if check.over and len(groups) < len(architecture.free):
             reason = f"the {TRIAL_SECONDS} seconds for trying out what can be cut were over"
             reasons.update({group.name: reason for group in groups})
             continue
-        reason = check.find_violation(architecture, [*passed, *groups])
+        reason = check.find_violation(architecture, [*passing, *groups])
         if not reason:
-            passed += groups
+            passing += groups
         elif len(groups) == 1:
             reasons[groups[0].name] = reason
         else:
@@ -127,6 +134,12 @@ class CutCheck:
         self.inputs = map_tensors(random_like, inputs)
         self.forward_fn = forward_fn
         self.branches = branches
+        self._started = time.thread_time()
+
+    @property
+    def over(self) -> bool:
+        """Return whether the time for trying out cuts is over."""
+        return time.thread_time() - self._started > TRIAL_SECONDS
 
     def find_violation(
         self,

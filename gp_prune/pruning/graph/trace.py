@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -219,18 +219,23 @@ def _verify(check: CutCheck, architecture: Architecture, reader: _GraphReader) -
     reasons = verify_groups(check, architecture)
     failing = {name for name, reason in reasons.items() if reason.startswith(FAILS)}
     groups = architecture.groups
-    sized = tuple(
-        _add_static_attributes(check, architecture, group) if group.name in failing else group
+    sized = {
+        group.name: _add_static_attributes(check, architecture, group)
         for group in groups
-    )
-    if sized != groups:
-        architecture = reader.build(sized)
-        reasons = verify_groups(check, architecture)
-    if not reasons:
-        return architecture
-    return reader.build(
-        [replace(group, fixed=group.fixed or reasons.get(group.name, "")) for group in sized]
-    )
+        if group.name in failing and not check.over
+    }
+    larger = {name for name, group in sized.items() if group != architecture.by_name[name]}
+    if larger:
+        passed = {group.name for group in architecture.free} - reasons.keys()
+        reasons = {name: reason for name, reason in reasons.items() if name not in larger}
+        groups = tuple(sized.get(group.name, group) for group in groups)
+        architecture = reader.build(_fix_groups(groups, reasons))
+        reasons |= verify_groups(check, architecture, passed)
+    return reader.build(_fix_groups(groups, reasons)) if reasons else architecture
+
+
+def _fix_groups(groups: Sequence[ChannelGroup], reasons: Mapping[str, str]) -> list[ChannelGroup]:
+    return [replace(group, fixed=group.fixed or reasons.get(group.name, "")) for group in groups]
 
 
 def _add_static_attributes(
@@ -243,6 +248,8 @@ def _add_static_attributes(
     """
     names = list(_attributes_equal_to(check.model, group.size))
     for chosen in [[name] for name in names] + ([names] if len(names) > 1 else []):
+        if check.over:
+            break
         slots = [Slot(name, SIZE, tuple(range(group.size))) for name in chosen]
         larger = replace(group, slots=(*group.slots, *slots), fixed="")
         others = [larger if other.name == group.name else other for other in architecture.groups]

@@ -18,6 +18,7 @@ from gp_prune.pruning.plan.channels import Budget
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
 from gp_prune.pruning.select.channels import count_removed, count_ties, find_nearest_step
 from gp_prune.pruning.select.scores import MOST_TIES, Scores, guard, normalise, read_scores
+from gp_prune.pruning.select.shared import find_shared, join_shared_scores
 
 Marks = NDArray[np.bool_]
 
@@ -45,6 +46,10 @@ def select_weights(
     with the highest scores stay. Layers that cannot be divided into blocks keep all weights and
     are named in ``plan.whole`` with the reason; they need no scores.
 
+    A weight that several layers share is ranked once, by the mean of their scores, under the name
+    of the first of them. One that a module of another kind uses as well, such as an embedding that
+    is tied to the last layer, stays whole and counts for nothing, as if it was ignored.
+
     Args:
         model: the network; it is only read.
         architecture_or_layers: the traced network (all its layers are ranked, MACs are reported)
@@ -67,11 +72,14 @@ def select_weights(
     refuse_masked(model)
     named = traced.prunable_layers if traced else tuple(architecture_or_layers)  # type: ignore[arg-type]
     layers = tuple(name for name in named if name not in ignore)
+    owners, tied = find_shared(model, layers, ignore)
+    layers = tuple(name for name in layers if name not in owners and name not in tied)
     if not layers:
         raise UserError("there is no layer whose weights could be pruned; name at least one")
     whole = _find_whole(model, layers, pattern)
     ranked = [name for name in layers if name not in whole]
-    ranking = _Ranking(model, ranked, layer_scores, conventions, pattern)
+    scores = join_shared_scores(model, layer_scores) if owners else layer_scores
+    ranking = _Ranking(model, ranked, scores, conventions, pattern)
     total = sum(weight_of(model, name).numel() for name in layers)
 
     def achieve(stays: Sequence[Marks]) -> AchievedWeights:
@@ -79,7 +87,10 @@ def select_weights(
         params = (total - sum(removed.values())) / total
         if traced is None:
             return AchievedWeights(params, None)
-        saved = sum(layer.positions * removed.get(layer.name, 0) for layer in traced.layers)
+        saved = sum(
+            layer.positions * removed.get(owners.get(layer.name, layer.name), 0)
+            for layer in traced.layers
+        )
         dense = traced.dense_costs[0] * traced.samples
         return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)
 
@@ -93,7 +104,7 @@ def select_weights(
     kept = ranking.pack(model, stays)
     ties = ranking.ties
     undecided = ranking.undecided(model, stays) if ties > MOST_TIES else 0.0
-    return WeightPlan(kept, budget, achieve(stays), ties, pattern, whole, undecided)
+    return WeightPlan(kept, budget, achieve(stays), ties, pattern, whole | tied, undecided)
 
 
 def _check_budget(
