@@ -9,10 +9,13 @@ to other machines.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,8 +25,10 @@ from gp_prune.runs.executors import Host, JobLost, transform
 from gp_prune.runs.jobs import Job, R, TaskSource
 from gp_prune.runs.processes import Facts, ResourceLimits, facts
 
+_LOGGERS = ("distributed", "tornado", "asyncio")
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 30
+_GRACE_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,13 @@ class DaskCluster:
         self._address = address
         self._run = ClusterRun(uuid.uuid4().hex, source, limits or ResourceLimits())
         self._facts: dict[str, Facts] = {}
-        self._client = _connected(address)
+        self._silence = ExitStack()
+        self._silence.enter_context(_silenced())
+        try:
+            self._client = _connected(address)
+        except BaseException:
+            self._silence.close()
+            raise
         self._executor = self._client.get_executor(pure=False)
 
     def prepare(self, tasks: Sequence[str]) -> None:
@@ -85,56 +96,126 @@ class DaskCluster:
             # Dask has tried several machines already.
             raise JobLost(job.title, "every Dask worker that tried it died") from None
         except (CancelledError, OSError) as error:
-            raise UserError(
-                f"the Dask scheduler at {self._address} is gone ({type(error).__name__}); start "
-                "it again and go on with --resume"
-            ) from None
+            raise _gone(self._address, error) from None
 
     def close(self) -> None:
         """Let the machines end the processes of this run, and leave the cluster."""
         try:
-            if self._client.status == "running":
-                self._client.run(release, self._run.identity, on_error="ignore")
+            # The processes of a machine also end when the connection to it is lost.
+            with suppress(OSError, TimeoutError, CancelledError):
+                if self._client.status == "running":
+                    self._client.run(release, self._run.identity, on_error="ignore")
         finally:
-            self._client.close()
+            with suppress(OSError, TimeoutError, CancelledError):
+                self._client.close(timeout=_CONNECT_SECONDS)
+            self._silence.close()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep Dask's logs of connections, which have tracebacks, off the screen in the body."""
+    try:
+        import distributed  # noqa: F401  (it sets the levels of its loggers)
+    except ImportError:
+        yield
+        return
+    names = [*_LOGGERS, *(n for n in logging.root.manager.loggerDict if n.startswith(_LOGGERS))]
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _connected(address: str) -> Any:
     """Return a client of the cluster, which has at least one worker."""
     try:
         from distributed import Client
-        from distributed.comm.addressing import parse_address, parse_host_port
-        from distributed.comm.registry import get_backend
     except ImportError:
         raise UserError(
             "a Dask cluster needs the package distributed, which is not installed; "
             "install gp-prune[dask]"
         ) from None
+    _check_scheduler(address)
     try:
-        # Asked before, because a client that cannot read its address never ends properly.
-        scheme, location = parse_address(address)
-        get_backend(scheme)
-        parse_host_port(location)
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except ValueError as error:
-        raise UserError(
-            f"{address!r} is no address of a Dask scheduler ({error}); give the one that "
-            "`dask scheduler` prints, for instance tcp://127.0.0.1:8786"
-        ) from None
     except OSError as error:
-        raise UserError(
-            f"no Dask scheduler answers at {address!r} ({type(error).__name__}); start one with "
-            "`dask scheduler` and give the address that it prints"
-        ) from None
+        raise _no_answer(address, type(error).__name__) from None
     try:
         client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-    except TimeoutError:
-        client.close()
+    except OSError as error:  # a timeout is one, too
+        running = client.status == "running" and isinstance(error, TimeoutError)
+        with suppress(OSError, CancelledError):
+            client.close(timeout=_CONNECT_SECONDS)
+        if not running:
+            raise _gone(address, error) from None
         raise UserError(
             f"the Dask cluster at {address!r} has no workers; start some with "
             f"`dask worker {address} --nthreads 1`"
         ) from None
     return client
+
+
+def _check_scheduler(address: str) -> None:
+    """Connect once; a client of something else than a scheduler never ends properly."""
+    from distributed import Security
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.core import connect
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, location = parse_address(address)
+        get_backend(scheme)
+        parse_host_port(location)
+        options = Security().get_connection_args("client")
+        if scheme in ("tls", "wss") and options["ssl_context"] is None:
+            raise UserError(
+                f"{address!r} needs certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+                "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and "
+                "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY to their files"
+            )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"{address!r} is no address of a Dask scheduler ({error}); give the one that "
+            "`dask scheduler` prints, for instance tcp://127.0.0.1:8786"
+        ) from None
+    errors: list[Exception] = []
+
+    async def shake_hands() -> None:
+        connection = await connect(address, timeout=_CONNECT_SECONDS, **options)
+        await connection.close()
+
+    def run_alone() -> None:
+        try:
+            asyncio.run(shake_hands())
+        except Exception as error:  # whatever is read from another program
+            errors.append(error)
+
+    # What answers with something else may keep it for ever, so nobody waits for its end.
+    thread = threading.Thread(target=run_alone, daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS + _GRACE_SECONDS)
+    if errors or thread.is_alive():
+        raise _no_answer(address, type(errors[0]).__name__ if errors else "another program does")
+
+
+def _no_answer(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Dask scheduler answers at {address!r} ({reason}); start one with "
+        "`dask scheduler` and give the address that it prints"
+    )
+
+
+def _gone(address: str, error: BaseException) -> UserError:
+    return UserError(
+        f"the Dask scheduler at {address} is gone ({type(error).__name__}); start it again and go "
+        "on with --resume"
+    )
 
 
 _hosts: dict[str, Host] = {}
