@@ -162,8 +162,8 @@ def _connected(address: str) -> Any:
 def _check_scheduler(address: str) -> None:
     """Connect once; a client of something else than a scheduler never ends properly."""
     from distributed import Security
+    from distributed.comm import core
     from distributed.comm.addressing import parse_address, parse_host_port
-    from distributed.comm.core import connect
     from distributed.comm.registry import get_backend
 
     try:
@@ -184,6 +184,7 @@ def _check_scheduler(address: str) -> None:
             f"{address!r} is no address of a Dask scheduler ({error}); give the one that "
             "`dask scheduler` prints, for instance tcp://127.0.0.1:8786"
         ) from None
+    connect: Any = core.connect
     errors: list[Exception] = []
 
     async def shake_hands() -> None:
