@@ -128,7 +128,7 @@ class Loop:
 
     def measure(self, kind: Kind) -> None:
         """Run once to the end: what is wanted, and how long it takes."""
-        folder = self.folder / "whole"
+        folder = self.folder / "run"  # its name is in the results
         started = time.monotonic()
         self.finish(kind, self.fork(kind, folder), folder)
         self.seconds[kind] = time.monotonic() - started
@@ -195,7 +195,7 @@ def alive(pid: int) -> bool:
 
 def children(pid: int) -> list[int]:
     """Numbers of the processes that a process has started."""
-    found = []
+    found: list[int] = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             found += map(int, tasks.read_text().split())
