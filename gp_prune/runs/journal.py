@@ -332,7 +332,7 @@ def _parse(line: bytes, read: Decoder[R]) -> _Line[R]:
     identity = _identity(body)
     if line[-_TAIL:] != _tail(identity):
         raise ValueError("digest")
-    entry = json.loads(body + b"}", parse_float=_finite, parse_constant=_finite)
+    entry = _DECODER.decode(body.decode() + "}")
     if not isinstance(entry["event"], str) or (
         entry["event"] == "begin" and not isinstance(entry["run"], dict)
     ):
@@ -352,6 +352,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def _unsealed(line: bytes) -> bool:
