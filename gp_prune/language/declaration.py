@@ -61,7 +61,7 @@ def _describe(value: Any, seen: set[str]) -> Iterator[str]:
     if f"{module}.{name}" in seen and "<lambda>" not in name:
         return
     seen.add(f"{module}.{name}")
-    tree = ast.parse(textwrap.dedent(inspect.getsource(value)).lstrip("."))
+    tree = _parse(textwrap.dedent(inspect.getsource(value)))
     yield ast.unparse(_Code().visit(tree))
     yield from _closure(value, seen)
     home = vars(sys.modules[module]) if module in sys.modules else {}
@@ -74,6 +74,14 @@ def _describe(value: Any, seen: set[str]) -> Iterator[str]:
             yield f"{other} = {part!r}"
         elif getattr(part, "__module__", None) == module and callable(part):
             yield from _describe(part, seen)
+
+
+def _parse(source: str) -> ast.Module:
+    """Parse the source of a function; that of a lambda may be some arguments of a call."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.parse(f"f({source.strip().rstrip(',')})")
 
 
 def _closure(value: Callable[..., Any], seen: set[str]) -> Iterator[str]:
@@ -96,10 +104,8 @@ class _Code(ast.NodeTransformer):
             first = node.body[0]
             told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
             node.body = (node.body[1:] if told else node.body) or [ast.Pass()]
-            said = (
-                [n for n in node.body if not _is_said(n)] if isinstance(node, ast.ClassDef) else []
-            )
-            node.body = said or node.body
+        if isinstance(node, ast.ClassDef):
+            node.body = [n for n in node.body if not _is_said(n)] or [ast.Pass()]
         if isinstance(node, ast.Call):
             node.keywords = [word for word in node.keywords if word.arg not in _SAID]
         return node
