@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
+from gp_prune.apply.lineage import Cut, find_cut, join_plans, remember_cut
 from gp_prune.apply.network import ValueReads, check_branches, check_model
 from gp_prune.apply.options import (
     IGNORED,
@@ -215,6 +216,7 @@ def prune(
         samples=samples,
         max_memory=max_memory,
     )
+    earlier = find_cut(model)
     model = move(model, device)
     pruner = Pruner(
         model, options, example_inputs, data, loss, forward_fn, progress, batch_progress, scores
@@ -222,6 +224,20 @@ def prune(
     pruned = pruner.prune()
     if scores is None and pruner.scored is not None:
         warn_of_limit(pruner.scored)
+    return _with_lineage(pruned, earlier)
+
+
+def _with_lineage(pruned: PrunedModel, earlier: Cut | None) -> PrunedModel:
+    """Return the result with the plan that makes it of the network before an earlier cut."""
+    if pruned.mode != "compact" or not isinstance(pruned.plan, ChannelPlan):
+        return pruned
+    cut = Cut(pruned.architecture, pruned.plan.removed)
+    if earlier is not None:
+        joined = join_plans(earlier, pruned.plan, pruned.architecture)
+        if joined is not None:
+            pruned = replace(pruned, from_first=joined)
+            cut = Cut(joined[1], joined[0].removed)
+    remember_cut(pruned.model, cut)
     return pruned
 
 

@@ -238,6 +238,8 @@ class PrunedModel:
         latency_floor: share of the latency that the smallest network of this kind takes, where
             that was measured.
         quality: how well the networks do their task, set by whoever measured it.
+        from_first: where the network had been pruned before, the plan that makes the pruned one of
+            the first network, and the architecture of that; this is what is saved.
         coverage: layer name -> field or part of the formula -> how much of the data it saw.
         max_memory: most bytes for what was measured; None means the default.
     """
@@ -267,6 +269,7 @@ class PrunedModel:
     latency: float | None = None
     latency_floor: float | None = None
     quality: Quality | None = None
+    from_first: tuple[ChannelPlan, Architecture] | None = None
     coverage: LayerCoverage = field(default_factory=dict)
     max_memory: int | None = None
 

@@ -34,13 +34,16 @@ from gp_prune._io import (
     write_json,
     write_tensors,
 )
+from gp_prune.apply.lineage import Cut, remember_cut
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.weights import BYTES, put_state
 from gp_prune.errors import UserError, brief
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
-from gp_prune.pruning.modules import masked_parameters, renew_masked
+from gp_prune.pruning.graph.architecture import OUT
+from gp_prune.pruning.modules import Prunable, masked_parameters, renew_masked
+from gp_prune.pruning.surgery import side_width
 from gp_prune.statistics.running import copy_model
 from gp_prune.training.checkpoint import count_bytes
 
@@ -61,7 +64,8 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
     """Write a pruned network into ``folder``, as one step; an earlier output is replaced.
 
     Args:
-        pruned: what :func:`gp_prune.prune` returned; its network may have been trained since.
+        pruned: what :func:`gp_prune.prune` returned; its network may have been trained since. Of
+            one that had been pruned before, both cuts are written as one of the first network.
         folder: new, empty, or written by this function before.
         model: how the original network is called, for whoever reads the files.
 
@@ -71,7 +75,8 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
     """
     target = check_folder(folder)
     tensors, shared = _plain_state(pruned.model)
-    layout = json.dumps(pruned.architecture.to_json(), separators=(",", ":")).encode()
+    what_goes, architecture = pruned.from_first or (pruned.plan, pruned.architecture)
+    layout = json.dumps(architecture.to_json(), separators=(",", ":")).encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_drafts(target)
@@ -89,7 +94,7 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
                 "mode": pruned.mode,
                 "interface": list(pruned.interface),
                 "input_shapes": [list(shape) for shape in pruned.input_shapes],
-                "plan": pruned.plan.to_json(),
+                "plan": what_goes.to_json(),
                 "shared": shared,
                 "architecture_sha256": hashlib.sha256(layout).hexdigest(),
                 "weights_sha256": digest,
@@ -208,6 +213,7 @@ def _replay(
     state: dict[str, Tensor],
     origin: str,
 ) -> nn.Module:
+    _check_widths(opened, architecture, origin)
     try:
         if mode == "compact":
             assert isinstance(plan, ChannelPlan)
@@ -224,8 +230,28 @@ def _replay(
     _check_masks(pruned, state, origin)
     _keep_types(pruned, state)
     put_state(pruned, state, f"the pruned network in {origin!r}")
+    if mode == "compact" and isinstance(plan, ChannelPlan):
+        remember_cut(pruned, Cut(architecture, plan.removed))
     renew_masked(pruned)  # a masked layer makes the weight that it computes with when it runs
     return pruned
+
+
+def _check_widths(model: nn.Module, architecture: Architecture, origin: str) -> None:
+    """Raise UserError unless the layers of a network have the outputs that were traced."""
+    modules = dict(model.named_modules())
+    for group in architecture.groups:
+        for slot in group.slots:
+            module = modules.get(slot.module)
+            if slot.side != OUT or not isinstance(module, Prunable):
+                continue
+            width, traced = side_width(module, OUT), len(slot.channels)
+            if width != traced:
+                raise UserError(
+                    f"the network in {origin!r} was pruned from one whose layer {slot.module!r} "
+                    f"has {traced} outputs, and that of the network given has {width}; give the "
+                    "network that it was pruned from, which may have been pruned before (what "
+                    "load_pruned returns for the folder of that cut)"
+                )
 
 
 def _keep_types(pruned: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gp_prune.apply.data import MEASURES, ErrorKind, SplitName, TuningData
+from gp_prune.apply.lineage import find_cut, remember_cut
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError, pluralize
 from gp_prune.pruning import measure
@@ -174,6 +175,7 @@ def tune_pruned(
     after = pruned.after._replace(nonzero=nonzero)
     notes = tuple(dict.fromkeys((*pruned.notes, *([data.note] if data.note else []))))
     seconds = pruned.seconds + time.perf_counter() - started
+    remember_cut(model, find_cut(pruned.model))
     tuned = replace(pruned, model=model, after=after, quality=quality, notes=notes, seconds=seconds)
     return tuned, quality
 
