@@ -397,6 +397,6 @@ def test_one_set_of_samples_under_a_limit_of_memory(case: Case) -> None:
 
 def test_a_limit_that_is_met_is_said(case: Case) -> None:
     data = as_batches(case.network.batches(BATCH))
-    with pytest.warns(CoverageWarning, match="because all does not fit 20 ?kB of memory"):
+    with pytest.warns(CoverageWarning, match="does not fit 20 ?kB of memory"):
         scores = score_layers(case.network.model, "mmd", data, max_memory=20_000)
     assert any(not s.whole for layer in scores.coverage.values() for s in layer.values())
