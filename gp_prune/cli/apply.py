@@ -336,7 +336,8 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     command = ApplyCommand(pruning=pruning, tuning=tuning, **given)
     # Torch is imported only now, when the arguments are known to be in order.
     from gp_prune.cli.apply_run import run
-    from gp_prune.report.console import make_console, measuring, print_pruning
+    from gp_prune.report.console import make_console, measuring
+    from gp_prune.report.pruning import print_pruning
 
     with measuring(quiet=command.quiet) as batches_done:
         report = run(command, batches_done)
