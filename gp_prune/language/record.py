@@ -106,10 +106,10 @@ class LayerRecord:
     weight_grad: Tensor | None = None  # (o, i, k), "gradients"
     gamma_grad: Tensor | None = None  # (o,), "gradients"
     beta_grad: Tensor | None = None  # (o,), "gradients"
-    inputs: Tensor | None = None  # (i, n, s), "inputs": capped, seeded sample
+    inputs: Tensor | None = None  # (i, n, s), "inputs"
     input_norm: Tensor | None = None  # (i, k), "inputs": l2 norm of the unfolded input, all samples
-    pre_activation: Tensor | None = None  # (o, n, s), "outputs": capped, seeded sample
-    activation: Tensor | None = None  # (o, n, s), "outputs": the same samples and positions
+    pre_activation: Tensor | None = None  # (o, n, s), "outputs"
+    activation: Tensor | None = None  # (o, n, s), "outputs"
     class_mean: Tensor | None = None  # (o, c), "labels": mean of A over one class, all samples
     class_var: Tensor | None = None  # (o, c), "labels": population variance
     class_count: Tensor | None = None  # (c,), "labels": number of samples
@@ -130,8 +130,8 @@ class LayerRecord:
     kernel_class: Tensor | None = None  # (o, c), "kernels": mean kernel within a class
     kernel_rest: Tensor | None = None  # (o, c), "kernels": within all other classes
     kernel_between: Tensor | None = None  # (o, c), "kernels": between class and the others
-    map_rank: Tensor | None = None  # (o, n), "map_ranks": the samples of activation, whole maps
-    nuclear_loss: Tensor | None = None  # (o, n), "map_norms": the samples of activation, whole maps
+    map_rank: Tensor | None = None  # (o, n), "map_ranks"
+    nuclear_loss: Tensor | None = None  # (o, n), "map_norms"
     outgoing_fisher: Tensor | None = None  # (o, j), "outgoing" and "fisher": as fisher, of outgoing
     filter_square: Tensor | None = None  # (o,), "fisher": squared sum of weight times gradient
     gamma_square: Tensor | None = None  # (o,), "fisher": squared gradient by gamma

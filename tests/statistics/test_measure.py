@@ -270,12 +270,9 @@ def test_classes_that_come_late_or_never() -> None:
     model, (images, _) = zoo(), data(4)
     labels = torch.tensor([0, 0, 3, 3])
     record = collect(model, ["out"], cut(images, labels, 1, 3), needs={"labels"})["out"]
-    assert record.require("class_count").tolist() == [2, 0, 0, 2]
-    assert record.require("rest_count").tolist() == [2, 4, 4, 2]
-    assert (
-        not record.require("class_mean")[:, 1:3].any()
-        and not record.require("class_var")[:, 1:3].any()
-    )
+    assert record.require("class_count").tolist() == [2, 2]  # those with samples alone
+    assert record.require("rest_count").tolist() == [2, 2]
+    assert record.require("class_mean").shape == record.require("class_var").shape == (3, 2)
     alone = collect(model, ["out"], cut(images, labels * 0), needs={"labels"})["out"]
     assert alone.require("rest_count").tolist() == [0] and not alone.require("rest_mean").any()
 
