@@ -10,7 +10,8 @@ processor. Of every cut it is checked that
 * networks of up to 30 million weights are also pruned to half of their weights, for which no
   channels have to be followed.
 
-    python benchmarks/any_network.py [--networks NAME ...] [--csv FILE] [--limit 900]
+    python benchmarks/any_network.py [--networks NAME ...] [--csv FILE] [--markdown FILE]
+        [--limit 900]
 
 The networks are those of torchvision that the tests cut, and 34 of timm, which must be installed.
 """
@@ -158,6 +159,20 @@ def cut(name: str) -> dict[str, Any]:
     return line
 
 
+def write_markdown(lines: list[dict[str, Any]], path: Path) -> None:
+    """Write the table for people, with the longest cells cut."""
+
+    def cell(value: Any) -> str:
+        text = str(value).replace("|", "/").replace("\n", " ")
+        return text if len(text) <= 240 else f"{text[:240]}..."
+
+    rows = [list(FIELDS), ["---"] * len(FIELDS)]
+    rows += [[cell(line[field]) for field in FIELDS] for line in lines]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    head, _, rest = (__doc__ or "").strip().partition("\n")
+    path.write_text(f"# {head.rstrip('.')}\n{rest.partition('    python')[0]}\n{table}\n")
+
+
 def main() -> None:
     """Cut all networks, or those named, each in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -165,6 +180,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where the table goes")
     parser.add_argument("--limit", type=int, default=900, help="seconds per network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--markdown", type=Path, help="where the table for people goes")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(cut(options.one)))
@@ -186,6 +202,8 @@ def main() -> None:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(lines)
+    if options.markdown:
+        write_markdown(lines, options.markdown)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from gp_prune.apply.network import ValueReads
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError
 from gp_prune.pruning import unmask
-from gp_prune.pruning.modules import largest_difference, sample_count
+from gp_prune.pruning.graph.cut_check import randomise_weights
+from gp_prune.pruning.modules import largest_difference, sample_count, tell_nothing
 from gp_prune.statistics.running import (
     CalledModel,
     Forward,
@@ -31,6 +32,7 @@ from gp_prune.statistics.running import (
     evaluation_mode,
     map_tensors,
     random_like,
+    random_state,
     seed_generators,
     tensors_of,
 )
@@ -135,6 +137,8 @@ def _onnx(runtime: Any, model: nn.Module, inputs: Any, *, free: bool) -> tuple[b
         if free:
             more = _resize(inputs, sample_count(inputs) + 2)
             difference = max(difference, _difference(model, more, runner))
+    if (other := _other_weights(model, inputs)) is not None:
+        difference = max(difference, _onnx(runtime, other, inputs, free=free)[1])
     return content, difference
 
 
@@ -193,8 +197,14 @@ def export_torch(
             "torch.export or a .ts file for TorchScript"
         )
     model, inputs = _plain(network, forward_fn), _on_cpu(example_inputs)
-    with _exporting("torch.export" if target.suffix == ".pt2" else "TorchScript"):
-        content, again = makers[target.suffix](model, inputs)
+    content, difference = _torch(makers[target.suffix], target.suffix, model, inputs)
+    return _keep(target, content, difference, "the file read again", model, inputs)
+
+
+def _torch(make: Any, suffix: str, model: nn.Module, inputs: Any) -> tuple[bytes, float]:
+    """Return a file of torch and how much its outputs differ."""
+    with _exporting("torch.export" if suffix == ".pt2" else "TorchScript"):
+        content, again = make(model, inputs)
 
     def runner(tensors: list[Tensor]) -> list[Tensor]:
         left = iter(tensors)
@@ -202,7 +212,28 @@ def export_torch(
         return tensors_of(again(*args, **kwargs))
 
     difference = _difference(model, inputs, runner)
-    return _keep(target, content, difference, "the file read again", model, inputs)
+    if (other := _other_weights(model, inputs)) is not None:
+        difference = max(difference, _torch(make, suffix, other, inputs)[1])
+    return content, difference
+
+
+def _other_weights(model: nn.Module, inputs: Any) -> nn.Module | None:
+    """Return the network with random weights where its outputs tell nothing, to compare it, too.
+
+    A last layer that starts at zero gives zeros whatever the rest computes. None where the outputs
+    can tell networks apart, or random weights do not help.
+    """
+    if not _tells_nothing(model, inputs):
+        return None
+    other = copy_model(model)
+    with random_state():
+        randomise_weights(other)
+    return None if _tells_nothing(other, inputs) else other
+
+
+def _tells_nothing(model: nn.Module, inputs: Any) -> bool:
+    with evaluation_mode(model), torch.no_grad():
+        return tell_nothing(tensors_of(_run(model, inputs)))
 
 
 def onnx_modules() -> list[Any]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gp_prune.apply import export
+from gp_prune.apply.export import export_torch
 from gp_prune.apply.prune import prune
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError
 from gp_prune.pruning import mask, measure, trace
 from gp_prune.pruning.graph.inner_maps import find_differing_layer, recorded_maps
+from gp_prune.pruning.modules import tell_nothing
 
 SERIES = torch.randn(2, 10, 8, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -313,6 +317,60 @@ def test_a_trial_with_nothing_to_compare_looks_inside() -> None:
     found = trace(model, IMAGES)
     assert [group.name for group in found.free] == ["a"]
     assert "more than setting them to zero" in found.by_name["b"].fixed
+
+
+@pytest.mark.parametrize(
+    ("outputs", "nothing"),
+    [
+        ([torch.zeros(3)], True), ([torch.full((2, 2), 7.0)], True), ([torch.arange(4)], True),
+        ([torch.zeros(0, 4)], True), ([], True), ([torch.tensor([float("nan"), 1.0])], True),
+        ([torch.arange(4), torch.tensor([1.0, 2.0])], False),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_equal_whatever_is_computed(outputs: list[Tensor], nothing: bool) -> None:
+    assert tell_nothing(outputs) is nothing
+
+
+def test_a_file_is_compared_with_other_weights_where_outputs_are_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+    for parameter in model[-1].parameters():
+        nn.init.zeros_(parameter)
+    export_torch(model, tmp_path / "right.ts", IMAGES)
+    write = export._scripted
+
+    def wrong(model: Any, inputs: Any) -> tuple[bytes, nn.Module]:
+        broken = copy.deepcopy(model)
+        broken[0].weight.data.mul_(2)
+        return write(broken, inputs)
+
+    monkeypatch.setattr(export, "_scripted", wrong)
+    with pytest.raises(UserError, match="is not written"):
+        export_torch(model, tmp_path / "wrong.ts", IMAGES)
+    assert not (tmp_path / "wrong.ts").exists()
+
+
+def test_static_widths_of_twice_the_channels_shrink() -> None:
+    """Halves as in CSPNet, whose sizes are made from an attribute that counts both."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 16
+            self.first, self.inner = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+            self.last = nn.Conv2d(16, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = torch.split(self.first(x).relu(), self.width // 2, 1)
+            return self.last(torch.cat((one, self.inner(other).relu()), 1))  # type: ignore[no-any-return]
+
+    model = Halves().eval()
+    pruned = prune(model, "l1", IMAGES, keep_channels=0.5)
+    assert {group.name for group in pruned.architecture.free} == {"first", "inner"}
+    cut: Any = pruned.model
+    assert cut.width == cut.first.out_channels < 16
+    assert_equals_masked(model, pruned, IMAGES)
 
 
 @pytest.mark.parametrize("output", [lambda h: h * 0, lambda h: h.argmax(1), lambda h: h[h.isinf()]])

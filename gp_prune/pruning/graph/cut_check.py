@@ -158,7 +158,7 @@ class CutCheck:
         parts = {group.name: _draw_part(group.size, rng) for group in groups}
         removed = {**parts, **(removed or {})}
         entries = architecture.entries(removed)
-        _randomise_weights(self.model)
+        randomise_weights(self.model)
         shared = {id(parameter): parameter for parameter in self.model.parameters()}
         smaller = copy_model(self.model, {**shared})
         remove_entries(smaller, entries)
@@ -246,7 +246,7 @@ class _NarrowNorm:
         return torch.zeros_like(output).index_copy(dim, kept, normed)
 
 
-def _randomise_weights(model: nn.Module) -> None:
+def randomise_weights(model: nn.Module) -> None:
     """Give the weights numbers of ordinary size, in place, so that no zero hides a difference."""
     seed_generators(_SEED)
     pools: dict[Any, Tensor] = {}  # numbers to repeat: drawing all takes as long as a forward pass

@@ -12,7 +12,7 @@ from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning.attention.heads import macs_per_head, replace_with_heads
-from gp_prune.pruning.graph.architecture import SIZE, Architecture, ChannelGroup, Removed, Slot
+from gp_prune.pruning.graph.architecture import OUT, SIZE, Architecture, ChannelGroup, Removed, Slot
 from gp_prune.pruning.graph.cut_check import FAILS, CutCheck, verify_groups
 from gp_prune.pruning.graph.following import GRAPH_ERRORS, ChannelGraph
 from gp_prune.pruning.graph.grouping import build_groups
@@ -243,14 +243,23 @@ def _add_static_attributes(
 ) -> ChannelGroup:
     """Add the attributes that have to shrink with a group, if the network then runs.
 
-    An attribute is taken on trial: it is a whole number equal to the number of channels, in a
-    module that is not of torch's own. Each is tried by itself, then all together.
+    An attribute is taken on trial: it is a whole number equal to the number of channels, or to the
+    width of a layer that produces nothing but them, in a module that is not of torch's own. Each
+    is tried by itself, then all together.
     """
-    names = list(_attributes_equal_to(check.model, group.size))
-    for chosen in [[name] for name in names] + ([names] if len(names) > 1 else []):
+    tables = {group.size: tuple(range(group.size))}
+    for slot in group.slots:
+        if slot.side == OUT and min(slot.channels) >= 0:
+            tables.setdefault(len(slot.channels), slot.channels)
+    numbers = {
+        name: channels
+        for size, channels in tables.items()
+        for name in _attributes_equal_to(check.model, size)
+    }
+    for chosen in [[name] for name in numbers] + ([[*numbers]] if len(numbers) > 1 else []):
         if check.over:
             break
-        slots = [Slot(name, SIZE, tuple(range(group.size))) for name in chosen]
+        slots = [Slot(name, SIZE, numbers[name]) for name in chosen]
         larger = replace(group, slots=(*group.slots, *slots), fixed="")
         others = [larger if other.name == group.name else other for other in architecture.groups]
         if not check.find_violation(replace(architecture, groups=tuple(others)), [larger]):
