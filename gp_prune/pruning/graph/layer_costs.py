@@ -94,7 +94,8 @@ def _find_whole(
             kind = type(module).__name__
             reason = f"a layer of type {kind} has no channels or weights that can be cut"
             macs = observed.others[name]
-        cut = any(f"{name}.{leaf}".lstrip(".") in grouped for leaf in module._parameters)
+        leaves = [leaf for leaf, _ in module.named_parameters(recurse=False)]
+        cut = any(f"{name}.{leaf}".lstrip(".") in grouped for leaf in leaves)
         if reason and not cut:
             own = module.parameters(recurse=isinstance(module, Prunable))
             new = {id(parameter): parameter.numel() for parameter in own}

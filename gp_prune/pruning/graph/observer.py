@@ -19,7 +19,13 @@ from gp_prune.pruning.attention.modules import HeadAttention
 from gp_prune.pruning.cost import FlopCounter, flop_counter
 from gp_prune.pruning.modules import PerChannel, Prunable, Spanning, is_transposed
 from gp_prune.pruning.surgery import side_width
-from gp_prune.statistics.running import Forward, call_model, map_tensors, tensors_of
+from gp_prune.statistics.running import (
+    Forward,
+    call_model,
+    is_scripted,
+    map_tensors,
+    tensors_of,
+)
 
 MIXED = "a channel shuffle mixes its channels"
 ATTENDED = "an attention layer works on its channels"
@@ -126,6 +132,8 @@ class GraphObserver:
             self.others[name] += counter.total // 2
 
         for module, name in self._names.items():
+            if is_scripted(module):
+                continue
             if holds_other_weights(module) and not any(module.children()):
                 stack.callback(module.register_forward_pre_hook(partial(start, name)).remove)
                 stack.callback(module.register_forward_hook(partial(stop, name)).remove)

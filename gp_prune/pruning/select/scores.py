@@ -92,6 +92,9 @@ def join_member_scores(
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
         UserError: a layer has no scores.
     """
+    if conventions.join == "first" and parts[0].counts.all():
+        # The others may stand in for a first layer that ranks nothing, if they have scores.
+        parts = [parts[0], *(part for part in parts[1:] if part.layer in layer_scores)]
     for member in parts:
         if member.layer not in ready:
             values = read_scores(layer_scores, member.layer, (member.width,))
