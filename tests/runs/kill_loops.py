@@ -46,8 +46,9 @@ SEARCH = SearchConfig(
     final_steps=1, final_seeds=1, front_size=2, size_limit=15, height_limit=5, calibration=16,
 )  # fmt: skip
 GENETIC = GeneticSettings(
-    population=4, generations=2, rounds=2, elites=2, epochs=1, final_epochs=1, points=2, samples=50,
-    calibration=32, tolerance=0.5, limit=0.5, batch_size=256, baselines=False,
+    population=4, generations=1, rounds=1, elites=1, epochs=1, final_epochs=1, points=1, samples=50,
+    calibration=32, tolerance=0.5, limit=0.5, batch_size=256, baselines=False, most=200,
+    mutations=("l1", "magnitude"),
 )  # fmt: skip
 AUTOENCODER = AutoencodeSettings(
     loss="l1", epochs=6, batch_size=9, learning_rate=0.05, probability=0.8, amount=0.2, samples=20,

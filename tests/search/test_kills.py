@@ -18,7 +18,7 @@ from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.run import evolve
+from gp_prune.search.run import SearchProgress, evolve
 
 KILLS = 200
 LOOP = Path(__file__).with_name("kill_loop.py")
@@ -83,10 +83,14 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
     source = TaskSource(cache_dir=str(task_cache))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = int(len(wanted[JOURNAL]) * share) + 7
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    def fill_the_disk(now: SearchProgress) -> None:
+        if now.stage == "search":  # what is larger than the journal stands by then
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
     try:
         with pytest.raises(UserError, match=r"^journal .* cannot be written: .* --resume$"):
-            evolve(SMALL, folder, source=source)
+            evolve(SMALL, folder, source=source, progress=fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     journal = (folder / JOURNAL).read_bytes()
