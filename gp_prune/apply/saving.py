@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gp_prune._io import (
@@ -37,7 +38,7 @@ from gp_prune._io import (
 from gp_prune.apply.lineage import Cut, remember_cut
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.apply.weights import BYTES, put_state
+from gp_prune.apply.weights import BYTES, REAL, put_state
 from gp_prune.errors import UserError, brief
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
@@ -228,6 +229,7 @@ def _replay(
             "the network that was pruned"
         ) from error
     _check_masks(pruned, state, origin)
+    _check_types(pruned, state, origin)
     _keep_types(pruned, state)
     put_state(pruned, state, f"the pruned network in {origin!r}")
     if mode == "compact" and isinstance(plan, ChannelPlan):
@@ -252,6 +254,27 @@ def _check_widths(model: nn.Module, architecture: Architecture, origin: str) -> 
                     "network that it was pruned from, which may have been pruned before (what "
                     "load_pruned returns for the folder of that cut)"
                 )
+
+
+def _check_types(pruned: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Raise UserError unless the real numbers of each layer are of one type that computes."""
+    first: dict[tuple[str, torch.dtype], tuple[str, torch.dtype]] = {}
+    for name, value in pruned.state_dict().items():
+        saved = state.get(name)
+        if saved is None or not saved.is_floating_point() or not value.is_floating_point():
+            continue  # put_state says so
+        if saved.dtype not in REAL:
+            raise UserError(
+                f"the pruned network in {origin!r} has {name!r} of type {saved.dtype}, with which "
+                "networks do not compute; prune the network again"
+            )
+        key = name.rpartition(".")[0], value.dtype
+        other, dtype = first.setdefault(key, (name, saved.dtype))
+        if dtype != saved.dtype:
+            raise UserError(
+                f"the pruned network in {origin!r} has {other!r} of type {dtype} and {name!r} of "
+                f"type {saved.dtype} in one layer; prune the network again"
+            )
 
 
 def _keep_types(pruned: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,8 @@ from gp_prune.training.checkpoint import count_bytes
 BYTES = 16
 """Bytes for each number of a network: of the largest type, and as many for a mask."""
 
-_REAL = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+REAL = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+"""Types of real numbers with which networks compute."""
 
 
 DEFAULT = "DEFAULT"
@@ -195,7 +196,7 @@ def _check_entry(found: Tensor, wanted: Tensor, has: str, *, is_mask: bool) -> N
         )
     if found.layout != torch.strided or found.is_quantized or found.is_meta:
         raise UserError(f"{has} as a tensor of a special layout; save plain tensors")
-    if found.dtype != wanted.dtype and not {found.dtype, wanted.dtype} <= _REAL:
+    if found.dtype != wanted.dtype and not {found.dtype, wanted.dtype} <= REAL:
         raise UserError(
             f"{has} of type {found.dtype}, the network of type {wanted.dtype}; give the weights "
             "of this network"

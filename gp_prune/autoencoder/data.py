@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gp_prune._io import check_regular
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics.running import as_device, derive_seed
@@ -180,11 +181,24 @@ def _read_file(path: str) -> tuple[tuple[int, ...], _ReadSplit]:
     return tuple(inputs.shape[1:]), lambda split: whole.select(parts[split])
 
 
+_SMALL = 64 * 2**20
+_MOST_PACKED = 200
+"""How much smaller than its content an array of more than 64 MB may be; zeros are 1,000 times."""
+
+
 def _read_arrays(path: str) -> dict[str, Any]:
     """Read the arrays ``inputs`` and ``labels`` of a file, as far as it has them."""
     try:
+        check_regular(path)
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as content:
+            for entry in content.zip.infolist() if content.zip else ():
+                if entry.file_size > _SMALL + _MOST_PACKED * entry.compress_size:
+                    raise OSError(
+                        0, f"{entry.filename!r} in it unpacks to {entry.file_size:,} bytes"
+                    )
             return {name: content[name] for name in ("inputs", "labels") if name in content}
+    except MemoryError:
+        raise UserError(f"data file {path!r} cannot be read: it does not fit the memory") from None
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "it is no .npz file of plain arrays"
         raise UserError(f"data file {path!r} cannot be read: {reason}") from None

@@ -105,7 +105,9 @@ class Operator:
         if isinstance(self.shape, Elementwise):
             result = Axes("".join(set().union(*types)))
             values = [_align(v, axes, result) for v, axes in zip(values, types, strict=True)]
-        return self.compute(*values)
+        value = self.compute(*values)
+        # The layout follows the first argument, and later sums the layout, to the last bit.
+        return value.contiguous() if "commutative" in self.laws else value
 
     def write(self, arguments: Sequence[Callable[[Scope], Any]], scope: Scope, over: Axes) -> Any:
         """Write this operator for arguments, as a sympy formula in ``scope``."""

@@ -181,7 +181,7 @@ def check_trust(code: Iterable[str], trust: Iterable[str | Path], owner: str) ->
 def code_digest(file: str | Path) -> str:
     """Return the SHA-256 of a Python file, or that it cannot be read."""
     try:
-        return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(read_file(file, MOST_TEXT)).hexdigest()}"
     except OSError as error:
         return f"not readable: {error.strerror}"
 

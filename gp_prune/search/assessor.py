@@ -141,6 +141,11 @@ class Assessor:
             return None
         behaviour = _behaviour([cut.key for cut in cuts])
         twin = self.archive.smallest(behaviour)
+        rounding = "" if twin else self._find_rounding(expression)
+        if rounding:
+            self._refuse(rounding)
+            self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=rounding))
+            return None
         untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
         self.archive.add(replace(twin or untried, expression=expression))
         individual = self.grammar.from_expression(expression)
@@ -163,6 +168,14 @@ class Assessor:
                     return f"{name}: {cut.plan.ties:.0%} of its scores are tied"
                 cuts.append(cut)
         return cuts
+
+    def _find_rounding(self, expression: Expression) -> str:
+        """Return where a formula ranks rounding errors; empty if it does so nowhere."""
+        for name, scorer in self.scorers.items():
+            layer = scorer.find_rounding(expression)
+            if layer:
+                return f"{name}: the scores of layer {layer!r} differ by rounding alone"
+        return ""
 
     def rescore(self, candidate: Candidate) -> list[PlannedCut]:
         """Return the cuts of a candidate of an earlier generation again."""

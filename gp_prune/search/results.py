@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import write_text
+from gp_prune._io import MOST_TEXT, read_file, write_text
 from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
@@ -122,7 +122,7 @@ def settings_json(config: SearchConfig) -> dict[str, Any]:
     """Return the settings as JSON; of files of primitives the names and digests, not the paths."""
     settings = config.to_json()
     settings["primitives"] = [
-        f"{Path(file).name} sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
+        f"{Path(file).name} sha256:{hashlib.sha256(read_file(file, MOST_TEXT)).hexdigest()}"
         for file in config.primitives
     ]
     return settings

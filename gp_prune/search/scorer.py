@@ -14,6 +14,7 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Interpreter
 from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.language.rounding import without_rounding
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import (
     Architecture,
@@ -133,6 +134,16 @@ class TaskScorer:
         else:
             plan = select_channels(self.architecture, scores, conventions, budget)
         return PlannedCut(self.task.name, plan, str(expression))
+
+    def find_rounding(self, expression: Expression) -> str:
+        """Return the first layer whose scores differ by rounding alone; empty if there is none."""
+        for name, layer in self.layers.items():
+            if "i" not in expression.axes and name not in self._ranked:
+                continue
+            scores = without_rounding(expression, layer)
+            if scores.numel() > 1 and bool((scores == scores.flatten()[0]).all()):
+                return name
+        return ""
 
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
         names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]

@@ -380,3 +380,39 @@ def test_a_slot_of_a_module_of_another_kind_is_refused(saved: Path, residual: nn
         _reseal(saved, plan)
         with pytest.raises(UserError):
             load_pruned(saved, residual)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        (torch.float8_e4m3fn, "'first.bias' of type torch.float8_e4m3fn, with which networks"),
+        (torch.float8_e5m2, "'first.bias' of type torch.float8_e5m2, with which networks"),
+        (torch.float16, "'first.weight' of type .*float32 and 'first.bias' of type .*float16 in"),
+        (torch.float64, "'first.weight' of type .*float32 and 'first.bias' of type .*float64 in"),
+        (torch.int8, "'first.bias' of type torch.int8, the network of type torch.float32"),
+        (torch.complex64, "'first.bias' of type torch.complex64"),
+    ],
+)
+def test_a_layer_is_of_one_real_type(
+    saved: Path, residual: nn.Module, dtype: torch.dtype, words: str
+) -> None:
+    plan = json.loads((saved / "plan.json").read_text())
+    state = load_file(saved / "weights.safetensors")
+    state["first.bias"] = state["first.bias"].to(dtype)
+    save_file(state, saved / "weights.safetensors")
+    _reseal(saved, plan)
+    with pytest.raises(UserError, match=words):
+        load_pruned(saved, residual)
+
+
+def test_a_network_in_which_all_is_float8_is_refused(saved: Path, residual: nn.Module) -> None:
+    plan = json.loads((saved / "plan.json").read_text())
+    state = load_file(saved / "weights.safetensors")
+    small = {
+        name: tensor.to(torch.float8_e4m3fn) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    save_file(small, saved / "weights.safetensors")
+    _reseal(saved, plan)
+    with pytest.raises(UserError, match="with which networks do not compute"):
+        load_pruned(saved, residual)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,20 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             load(str(tmp_path / name), 0, TaskSource())
     with pytest.raises(UserError, match="unknown data 'imagenet'"):
         load("imagenet", 0, TaskSource())
+
+
+def test_pipes_devices_and_bombs_are_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.npz", tmp_path / "zero.npz"):
+        with pytest.raises(UserError, match="it is a pipe or a device, not a regular file"):
+            load(str(path), 0, TaskSource())
+    np.savez_compressed(tmp_path / "bomb.npz", inputs=np.zeros((20, 2**20 * 10), np.uint8))
+    with pytest.raises(UserError, match=r"'inputs.npy' in it unpacks to 209,715,"):
+        load(str(tmp_path / "bomb.npz"), 0, TaskSource())
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    lie = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("inputs.npy", lie)
+    with pytest.raises(UserError, match=r"lie.npz' cannot be read"):
+        load(str(tmp_path / "lie.npz"), 0, TaskSource())

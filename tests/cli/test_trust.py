@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +148,12 @@ def test_skipping_is_decided_when_a_run_is_resumed(run: Run, tmp_path: Path) -> 
     result = run("evolve", "--skip-lost", "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "--skip-lost is for a run that is resumed" in result.stderr
+
+
+def test_a_device_in_the_place_of_code_is_not_read(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    for file in ("/dev/zero", str(tmp_path / "pipe.py")):
+        (tmp_path / "settings.toml").write_text(f"primitives = [{file!r}]")
+        result = run("evolve", "--config", tmp_path / "settings.toml", "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "not readable: it is a pipe or a device, not a regular file" in result.stderr

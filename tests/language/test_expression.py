@@ -173,6 +173,23 @@ def test_canonical_form_keeps_the_sign_of_zero(name: str) -> None:
         assert same(evaluate(canonical(found), layer), evaluate(found, layer)), text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "z_score[o,i,k](minimum(tail_sum[i](R), sqrt(R)))",
+        "sum[n,s](add(square(neg(tail_sum[n](Z))), minimum(log(square(Z)), min[o,c](exp(muP)))))",
+        "sum[o,i,k](mul(tail_sum[i](W), abs(W)))",
+        "mean[o,i,k](add(tail_sum[i](W), abs(W)))",
+    ],
+)
+def test_canonical_form_keeps_the_order_of_sums(text: str) -> None:
+    """What an elementwise function returns has the layout of its first argument in torch."""
+    for seed in range(20):
+        layer, found = synthetic_layer(seed), tree(text)
+        assert canonical(found) != found
+        assert same(evaluate(canonical(found), layer), evaluate(found, layer))
+
+
 @pytest.mark.parametrize("name", ["add", "mul", "maximum", "minimum"])
 def test_commutative_swaps_unify(name: str, random_trees: Trees) -> None:
     several = random_trees(Axes("o"), 40, seed=32)

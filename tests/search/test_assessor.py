@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
+from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.executors import completed
 from gp_prune.runs.jobs import Job, TaskSource
@@ -89,3 +90,22 @@ def test_a_run_in_which_all_fail_says_why(bench: TaskScorer, tmp_path: Path) -> 
         pytest.raises(UserError, match="because took more than 60"),
     ):
         list(search(bench, journal, lambda e: True).generations())
+
+
+def test_formulas_that_rank_rounding_errors_are_refused(bench: TaskScorer, tmp_path: Path) -> None:
+    zero = "sub(sum[i,k](mul(W, 0.1)), mul(0.1, sum[i,k](W)))"
+    zero = f"mul(sum[i,k](abs(W)), {zero})"
+    known = builtin_primitives()
+    with Journal(tmp_path, outcome_reader()) as journal:
+        assessor = search(bench, journal, lambda e: False).assessor
+        for text, refused in (
+            (zero, True),
+            (f"tanh(mul(1e16, {zero}))", True),
+            ("sum[i,k](W)", False),
+        ):
+            expression = parse(text, known)
+            assert not isinstance(assessor.score(expression), str), "each score differs"
+            drawn = assessor.draw_new(assessor.grammar.from_expression(expression))
+            assert (drawn is None) == refused
+    assert sum(assessor.refused.values()) == 2
+    assert all("differ by rounding alone" in reason for reason in assessor.refused)
