@@ -15,6 +15,8 @@ import resnet_cifar_lines
 import search_cost
 import search_speed
 import stacking
+import statistics_fidelity_lines
+import statistics_memory
 from csv_lines import append, as_csv, read
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,8 @@ KINDS = {
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,
     "stacking": stacking.Line,
+    "statistics_fidelity": statistics_fidelity_lines.Line,
+    "statistics_memory": statistics_memory.Line,
 }
 
 
