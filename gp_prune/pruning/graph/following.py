@@ -98,6 +98,9 @@ class ChannelGraph:
         self.failures: dict[Any, str] = {}
         self._equal_parts: dict[Any, int] = {}
         self._given = self._visits = 0
+        widths = (parameter.numel() // len(parameter) for parameter in model.parameters()
+                  if parameter.ndim > 1)  # fmt: skip
+        self._widest = max(2**18, 4 * max(widths, default=0))
         with warnings.catch_warnings():
             # Torch-Pruning says where it gives up to look for a size.
             warnings.filterwarnings("ignore", "Maximum recursive depth")
@@ -179,6 +182,9 @@ class ChannelGraph:
             if self._given > INDEX_MAP_LIMIT:
                 raise RuntimeError(ENDLESS)
             entries, roots = _MAPS.get(kind, _map_by_pairs)(mapping, entries, roots)
+            # Far beyond the widest layer they are lost, and a table of them would fill the memory.
+            if entries.size and int(entries.max()) >= self._widest:
+                raise RuntimeError(ENDLESS)
         return entries, roots
 
 
