@@ -26,7 +26,7 @@ PRIMITIVES = builtin_primitives()
 Trees = Callable[..., list[Expression]]
 
 _LAYOUT = re.compile(
-    r"\\(left|right|[bB]igg?[lr]|frac|sqrt|mathbin|penalty[0-9]+|Big/|!)|\^\{1/2\}|\\?[{}()\[\]|]|\s"
+    r"\\(left|right|[bB]igg?[lr]|frac|sqrt(\[[0-9]+\])?|mathbin|penalty[0-9]+|Big/|!)|\^\{1/[0-9]+\}|\\?[{}()\[\]|]|\s"
 )
 
 

@@ -84,7 +84,7 @@ def test_retraining_keeps_what_is_pruned_at_zero_and_is_no_worse(
 
 def test_training_that_goes_astray_is_a_failure(digits: Digits, tmp_path: Path) -> None:
     source, _, layout, bench = digits
-    settings = FineTuning(epochs=1, optimiser="sgd", learning_rate=1e20)
+    settings = FineTuning(epochs=1, optimiser="sgd", learning_rate=1e9)
     outcome = RetrainPlan(source, str(tmp_path), DENSE, half(layout), settings, 0.0).run(bench)
     assert outcome.failure
     assert not list(tmp_path.iterdir())

@@ -206,7 +206,7 @@ def derived(what_for: object) -> int:
 
 
 def test_a_run_that_finds_nothing_says_so(pruned: Prune, tmp_path: Path) -> None:
-    result = pruned(learning_rate=1e25)
+    result = pruned(learning_rate=1e9)
     assert not result.points and result.recommended is None
     assert "no pruned network was found" in result_lines(result, io.StringIO())
     assert any("lower the learning rate" in reason for reason in result.failures)

@@ -24,6 +24,7 @@ from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.runs.journal import seal
 from gp_prune.runs.statistics import STATISTICS
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
@@ -170,8 +171,8 @@ def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
     (old / CONFIG).write_text("".join(x for x in settings if not x.startswith("max_memory")))
     head, *rest = (old / JOURNAL).read_text().splitlines(keepends=True)
     begun = json.loads(head)
-    del begun["run"]["statistics"], begun["run"]["max_memory"]
-    (old / JOURNAL).write_text("".join([json.dumps(begun) + "\n", *rest]))
+    del begun["run"]["statistics"], begun["run"]["max_memory"], begun["check"]
+    (old / JOURNAL).write_bytes(seal(begun) + "".join(rest).encode())
     before = content(old)
     source = TaskSource(cache_dir=str(task_cache))
     with pytest.raises(UserError, match="so it cannot be resumed; start a new run"):

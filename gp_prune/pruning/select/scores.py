@@ -92,17 +92,17 @@ def join_member_scores(
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
         UserError: a layer has no scores.
     """
-    if conventions.join == "first" and parts[0].counts.all():
-        # The others may stand in for a first layer that ranks nothing, if they have scores.
-        parts = [parts[0], *(part for part in parts[1:] if part.layer in layer_scores)]
+    used: list[Member] = []
     for member in parts:
         if member.layer not in ready:
             values = read_scores(layer_scores, member.layer, (member.width,))
             _guard_finite(values, member.layer)
             ready[member.layer] = normalise(values, conventions.normaliser)
-    parts = _those_that_rank(parts, ready, layer_scores)
-    if conventions.join == "first" and parts[0].counts.all():
-        parts = parts[:1]
+        used.append(member)
+        ranks_all = member.counts.all() and not is_constant(ready[member.layer])
+        if conventions.join == "first" and ranks_all:
+            break  # the others would add nothing
+    parts = _those_that_rank(used, ready, layer_scores)
     joined = _join([(part, ready[part.layer]) for part in parts], size, conventions.join)
     if len(parts) > 1 and is_constant(joined):
         raise DegenerateScores("constant", name, "the joined scores are all equal")
