@@ -28,6 +28,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,24 @@ TIMM = (
     "fastvit_t8",
 )  # fmt: skip
 SIZES = {"inception_v4": 96, "googlenet": 64}
-FIELDS = (
-    "network", "seconds", "result", "macs", "params", "maps differ by", "kept whole",
-    "weights seconds", "weights result",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """What became of a network, by channels and by single weights; empty where it was not cut."""
+
+    network: str
+    seconds: str
+    result: str
+    macs: str
+    params: str
+    maps_differ_by: str
+    kept_whole: str
+    weights_seconds: str
+    weights_result: str
+
+
+FIELDS = tuple(field.name for field in fields(Line))
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -142,20 +157,20 @@ def cut(name: str) -> dict[str, Any]:
             "result": "cut" if abs(macs - KEEP) <= 0.02 else " ".join(pruned.remarks),
             "macs": round(macs, 4),
             "params": round(pruned.after.params / pruned.before.params, 4),
-            "maps differ by": f"{largest_map_difference(model, pruned, inputs):.1e}",
+            "maps_differ_by": f"{largest_map_difference(model, pruned, inputs):.1e}",
         }
         reasons = Counter(row.fixed for row in pruned.rows if row.fixed)
-        line["kept whole"] = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        line["kept_whole"] = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     if sum(parameter.numel() for parameter in model.parameters()) > MOST_WEIGHTS:
         return line
     started = time.process_time()
     try:
         sparse = prune(model, "magnitude", inputs, keep_params=0.5)
         share = sparse.achieved.weights
-        line["weights result"] = f"{share:.4f} of the weights"
+        line["weights_result"] = f"{share:.4f} of the weights"
     except UserError as error:
-        line["weights result"] = f"refused: {error}"
-    line["weights seconds"] = round(time.process_time() - started, 2)
+        line["weights_result"] = f"refused: {error}"
+    line["weights_seconds"] = round(time.process_time() - started, 2)
     return line
 
 
@@ -199,7 +214,7 @@ def main() -> None:
         print(*lines[-1].values(), sep=" | ", flush=True)
     if options.csv:
         with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
     if options.markdown:

@@ -23,7 +23,7 @@ from gp_prune.apply.data import (
 from gp_prune.apply.export import ExportWarning, export_onnx, export_torch, onnx_modules
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.options import missing_data, needs_data
-from gp_prune.apply.prune import Pruner
+from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
 from gp_prune.apply.tuning import tune_pruned

@@ -226,8 +226,8 @@ _FREE = frozenset({
     _aten.hardtanh_.default, _aten.hardswish_.default, _aten.add.Tensor, _aten.add_.Tensor,
     _aten.mul.Tensor, _aten.cat.default, _aten.detach.default, _aten.view.default,
     _aten._unsafe_view.default, _aten.t.default, _aten.transpose.int, _aten.permute.default,
-    _aten.expand.default, _aten.mean.dim, _aten.max_pool2d_with_indices.default,
-    _aten.avg_pool2d.default, _aten.empty.memory_format,
+    _aten.expand.default, _aten.slice.Tensor, _aten.clone.default, _aten.mean.dim,
+    _aten.max_pool2d_with_indices.default, _aten.avg_pool2d.default, _aten.empty.memory_format,
 })  # fmt: skip
 """Operators without any count, and with no parts that have one."""
 

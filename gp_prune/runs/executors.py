@@ -172,6 +172,7 @@ class Host:
         self._all: set[Worker] = set()
         self._most = math.inf
         self._lent = 0
+        self._at_once = 0  # the most that were lent at one time since the last loss
         self._ended = threading.Event()
 
     @contextmanager
@@ -189,6 +190,7 @@ class Host:
             worker = self._living() or Worker()
             self._all.add(worker)
             self._lent += 1
+            self._at_once = max(self._at_once, self._lent)
         reusable = False
         try:
             yield worker
@@ -198,7 +200,8 @@ class Host:
             reusable = not isinstance(error, WorkerLost)
             if not reusable and not isinstance(error, LimitExceeded):
                 with self._changed:
-                    self._most = max(1, min(self._most, self._lent) - 1)
+                    self._most = max(1, min(self._most, self._at_once) - 1)
+                    self._at_once = 0
             raise
         finally:
             with self._changed:

@@ -264,7 +264,7 @@ def test_channels_are_cut_where_they_can_be_followed(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_single_weights_go_without_a_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = build(name)
-    monkeypatch.setattr("gp_prune.apply.prune.trace", lambda *_, **__: pytest.fail("traced"))
+    monkeypatch.setattr("gp_prune.apply.pipeline.trace", lambda *_, **__: pytest.fail("traced"))
     pruned = prune(model, "magnitude", inputs, keep_params=0.5)
     layers = (nn.Linear, nn.modules.conv._ConvNd)
     ranked = sum(m.weight.numel() for m in model.modules() if isinstance(m, layers))

@@ -223,7 +223,7 @@ def test_a_network_at_chance_level_is_told(known: bool, told: bool) -> None:
     for layer in layers:
         nn.init.eye_(layer.weight)
     model = nn.Sequential(*layers)
-    small = prune(model, "l1", inputs[:2], keep_channels=0.5)
+    small = prune(model, "l1", inputs[:2], keep_channels=0.5, allow_ties=True)
     tuned, quality = tune_pruned(small, model, own_data((inputs, labels)))
     (judged,) = in_order(own_data((inputs, labels)).validation, 60)
     assert judged.labels is not None

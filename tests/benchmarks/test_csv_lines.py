@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import any_network
 import autoencoder_tables
 import genetic_lenet_lines
 import gp_vs_random
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 KINDS = {
+    "any_network": any_network.Line,
     "autoencoder_operators": autoencoder_tables.Line,
     "genetic_lenet": genetic_lenet_lines.Record,
     "genetic_mutation": genetic_lenet_lines.Comparison,

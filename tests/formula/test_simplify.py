@@ -187,7 +187,7 @@ def test_random_trees_keep_their_values(
     random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 25, seed=311) + random_trees(axes, 8, 312, 4, 9)
+        trees = random_trees(axes, 10, seed=311) + random_trees(axes, 3, 312, 4, 9)
         check(trees, differ, hangs_on_rounding)
 
 

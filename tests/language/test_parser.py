@@ -38,10 +38,11 @@ def test_bundled_formulas_round_trip_in_infix_form(name: str) -> None:
     assert parse(write_infix(tree), PRIMITIVES) == tree
 
 
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_trees_round_trip_in_infix_form(
-    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...]
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], count: int
 ) -> None:
-    each = -(-2000 // len(tree_types))
+    each = -(-count // len(tree_types))
     for axes in tree_types:
         for tree in random_trees(axes, each, seed=43, most=9):
             assert parse(write_infix(tree), PRIMITIVES) == tree, str(tree)

@@ -158,7 +158,11 @@ def attempt(address: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("tcp://127.0.0.1:9", "no Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+        pytest.param(
+            "tcp://127.0.0.1:9",
+            "no Dask scheduler answers at 'tcp://127.0.0.1:9'",
+            marks=pytest.mark.slow,  # it waits for the scheduler
+        ),
         ("somewhere", "'somewhere' is no address of a Dask scheduler (missing port number"),
         ("carrier://pigeon:9", "is no address of a Dask scheduler (unknown address scheme"),
         (

@@ -244,7 +244,7 @@ def evaluation(misbehaving: Misbehaving | None = None) -> Evaluation:
 @pytest.mark.parametrize(
     ("misbehaving", "reason"),
     [
-        (Misbehaving(time.sleep, 60), "took more than 1 s"),
+        pytest.param(Misbehaving(time.sleep, 60), "took more than 1 s", marks=pytest.mark.slow),
         (Misbehaving(list, range(10**9)), "took more than 200 MB of memory"),
     ],
     ids=["hangs", "allocates"],
