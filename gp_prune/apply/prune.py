@@ -126,7 +126,8 @@ def prune(
         forward_fn: ``forward_fn(model, inputs)`` runs the network on the example inputs, and on
             the inputs of each batch, where calling it with them is not the way.
         time_it: whether to measure the latency before and after.
-        seed: seed of everything random: sampled positions, a metric's own noise.
+        seed: seed of everything random: a metric's own noise and, where the limit of memory is
+            met, the samples and positions that are measured.
         device: where to work, and where the pruned network then is; by default the model's device.
         progress: called with a line for a person before each step.
         batch_progress: ``batch_progress(done, total)``, called after each batch that is measured.

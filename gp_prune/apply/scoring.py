@@ -80,7 +80,7 @@ class LayerScores:
     Attributes:
         metric: what scored.
         scores: layer name -> scores (o,) of channels or (o, i, k) of single weights.
-        coverage: layer name -> field or part of the formula -> how much of the data it saw.
+        coverage: layer name -> field -> how much of the data it saw.
         max_memory: most bytes for what was measured; None means the default.
         network: digest of the weights that were scored; empty where nobody compares it.
     """

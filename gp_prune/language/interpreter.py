@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +112,12 @@ class Interpreter:
             return None
         if not any("n" in argument.axes for argument in node.arguments):
             return self._over_class_maps(node)
-        maps = _maps_of(node)
-        if maps is None or any(getattr(self._layer, name) is None for name in maps):
+        maps = _maps_of(node, self._layer.values)
+        if not maps or any(getattr(self._layer, name) is None for name in maps):
             return None
         self.computed += 1
-        if has_merge(node) and plan([node]).targets[node].merged:
+        whole = maps == _maps_of(node, {})
+        if whole and has_merge(node) and plan([node]).targets[node].merged:
             return self._merged(node, maps)
         channel = cuts_by_channel(node, maps)
         if channel is not None:
@@ -128,8 +129,8 @@ class Interpreter:
         """Return the value of a node over positions, evaluated channel by channel."""
         if "s" in node.axes or not any("s" in argument.axes for argument in node.arguments):
             return None
-        maps = _maps_of(node, "s")
-        if maps is None or not maps <= CLASS_MAP_FIELDS:
+        maps = _maps_of(node, self._layer.values, "s")
+        if not maps or not maps <= CLASS_MAP_FIELDS:
             return None
         if any(getattr(self._layer, name) is None for name in maps):
             return None
@@ -151,7 +152,7 @@ class Interpreter:
         import torch
 
         parts = [part for argument in node.arguments for part in known_subtrees(argument, letter)]
-        known = {part: self.evaluate(part) for part in parts}
+        known = {**self._layer.values, **{part: self.evaluate(part) for part in parts}}
         record = part_of(self._layer, {name: getattr(self._layer, name) for name in maps})
         values = [
             Interpreter(part, _PART_BYTES, in_parts=False).evaluate(node)
@@ -254,12 +255,19 @@ def _cut(
         yield replace(record, values=values, **some)
 
 
-def _maps_of(node: Expression, letter: str = "n") -> frozenset[str] | None:
-    """Return the fields with an axis (n or s) that a node reads; None if that is unknown."""
+def _maps_of(
+    node: Expression, known: Container[Expression], letter: str = "n"
+) -> frozenset[str] | None:
+    """Return the fields with an axis (n or s) that a node reads; None if that is unknown.
+
+    What is read by subtrees whose value is known does not count.
+    """
     found: set[str] = set()
     stack = [node]
     while stack:
         part = stack.pop()
+        if part in known:
+            continue
         if isinstance(part.head, Operand):
             if part.head.source is None:
                 return None
@@ -283,9 +291,14 @@ def grown(node: Expression, coverage: Mapping[str, Coverage]) -> float:
 
 def _unseen(node: Expression, letter: str, coverage: Mapping[str, Coverage]) -> float:
     """Return all entries along an axis, as a multiple of those that were seen."""
-    for part in node.nodes():
+    stack = list(node.arguments)
+    while stack:
+        part = stack.pop()
+        if letter not in part.axes:  # below, it has been reduced: a field there tells nothing
+            continue
+        stack.extend(part.arguments)
         seen = None
-        if isinstance(part.head, Operand) and letter in part.axes and part.head.source:
+        if isinstance(part.head, Operand) and part.head.source:
             seen = coverage.get(part.head.source)
         if seen is not None:
             if letter == "n":

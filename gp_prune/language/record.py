@@ -144,7 +144,7 @@ class LayerRecord:
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
     """Subtrees of formulas whose value is known already, from all samples and positions."""
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
-    """Field, or text of a known subtree -> how much of the data it was measured on."""
+    """Field -> how much of the data it was measured on."""
 
     def require(self, field: str) -> Tensor:
         """Return the tensor in ``field``.

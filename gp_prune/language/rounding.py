@@ -68,20 +68,26 @@ def _with_other_last_bits(layer: LayerRecord) -> LayerRecord:
         value = getattr(layer, field.name)
         if field.name == "values":
             known: Mapping[Expression, Tensor] = value or {}
-            read[field.name] = {tree: _change(tensor) for tree, tensor in known.items()}
+            read[field.name] = {
+                tree: _change(known[tree], 1 - 2 * (turn % 2))  # all alike might cancel again
+                for turn, tree in enumerate(sorted(known, key=str))
+            }
         elif hasattr(value, "is_floating_point"):
             read[field.name] = _change(value)
     return replace(layer, **read)
 
 
-def _change(values: Tensor) -> Tensor:
-    """Change the last bits of numbers; whole numbers, such as counts, stay as they are."""
+def _change(values: Tensor, sign: int = 1) -> Tensor:
+    """Change the last bits of numbers; whole numbers, such as counts, stay as they are.
+
+    With a sign of -1, what would grow shrinks.
+    """
     left = values.numel() > _LARGEST or not values.is_floating_point()
     if left or bool((values == values.round()).all()):
         return values
     exact = values.double().contiguous()
-    changed = exact * (1 + _LAST_BITS)
+    changed = exact * (1 + sign * _LAST_BITS)
     # No sum over rows or columns sees as many that grow as that shrink.
     for start, step in ((1, 3), (3, 7)):
-        changed.view(-1)[start::step] = exact.view(-1)[start::step] * (1 - _LAST_BITS)
+        changed.view(-1)[start::step] = exact.view(-1)[start::step] * (1 - sign * _LAST_BITS)
     return changed

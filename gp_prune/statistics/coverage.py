@@ -17,7 +17,7 @@ Version 1 kept 64 samples and 64 positions of each layer's maps; 2 measures all 
 """
 
 LayerCoverage = Mapping[str, Mapping[str, Coverage]]
-"""Layer name -> field or part of a formula -> how much of the data it was measured on."""
+"""Layer name -> field -> how much of the data it was measured on."""
 
 
 class CoverageWarning(UserWarning):

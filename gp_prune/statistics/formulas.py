@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Accumulator, Interpreter, part_of
+from gp_prune.language.primitive import Operand
 from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, Coverage, LayerRecord
 from gp_prune.language.streaming import Plan, known_subtrees, plan
 
@@ -136,7 +137,7 @@ class Formulas:
         known = self._with_values(record)
         machine = Interpreter(known)
         values = {
-            tree: machine.evaluate(tree) for tree in self.expressions if self._is_measured(tree)
+            part: machine.evaluate(part) for tree in self.expressions for part in _measured(tree)
         }
         self._values.pop(record.name, None)
         kept = {name for name, need in MAP_FIELDS.items() if need in set(needs)}
@@ -146,11 +147,36 @@ class Formulas:
         nothing: dict[str, None] = dict.fromkeys(dropped)
         return replace(record, values=values, **nothing)  # type: ignore[arg-type]
 
-    def _is_measured(self, tree: Expression) -> bool:
-        """Return whether the value of a formula must be found before its maps are let go."""
-        return not tree.needs.isdisjoint({*MAP_FIELDS.values(), "centroids"})
-
     def _with_values(self, record: LayerRecord) -> LayerRecord:
         found = self._values.get(record.name, {})
         device = record.weight.device
         return replace(record, values={tree: value.to(device) for tree, value in found.items()})
+
+
+def _measured(tree: Expression) -> list[Expression]:
+    """Return the subtrees whose values must be found before maps are let go, the largest first.
+
+    They are those that leave the axes of the maps. What stands above them can be evaluated without
+    the maps, so that :mod:`gp_prune.language.rounding` sees of what a score is made.
+    """
+    found, stack = [], [tree]
+    while stack:
+        node = stack.pop()
+        if node is tree and _is_by_entry(node):
+            return [tree]
+        if any(map(_is_by_entry, node.arguments)) or _reads_maps(node):
+            found.append(node)
+        else:
+            stack.extend(node.arguments)
+    return found
+
+
+def _is_by_entry(node: Expression) -> bool:
+    return "n" in node.axes or "s" in node.axes
+
+
+def _reads_maps(node: Expression) -> bool:
+    """Return whether a node is an operand of the user's that reads maps in a way not known."""
+    head = node.head
+    maps = {*MAP_FIELDS.values(), "centroids"}
+    return isinstance(head, Operand) and head.source is None and not head.needs.isdisjoint(maps)

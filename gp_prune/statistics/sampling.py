@@ -149,8 +149,11 @@ def share_memory(
     limit = memory if together else memory * 7 // 8
     most = {side: count for some in rounds for side, count in _fit(some, limit).items()}
     least = max(
-        sum((d.each + d.extra) * most.get((d.layer, d.side), d.positions) for d in some)
-        for some in rounds
+        (
+            sum((d.each + d.extra) * most.get((d.layer, d.side), d.positions) for d in some)
+            for some in rounds
+        ),
+        default=0,
     )
     samples = None
     if least > limit:

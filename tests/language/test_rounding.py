@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import synthetic_layer
 from gp_prune.language.rounding import without_rounding
+from gp_prune.language.streaming import plan
 from gp_prune.metric.file import bundled_metrics
 
 ZERO = "sub(sum[i,k](W), mul(mean[i,k](W), 12))"
@@ -70,3 +73,21 @@ def test_small_and_discrete_values_stay(text: str) -> None:
         )
     expression = parse(text, known)
     assert torch.equal(without_rounding(expression, layer), evaluate(expression, layer))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sub(var[n,s](A), sub(mean[n,s](square(A)), square(mean[n,s](A))))",
+        "sub(sum[n,s](A), mul(mean[n,s](A), 15))",
+        "z_score[o](sub(sum[n,s](A), mul(mean[n,s](A), 15)))",
+    ],
+)
+def test_rounding_is_recognised_in_values_that_are_known(text: str, seed: int) -> None:
+    expression, layer = parse(text, builtin_primitives()), synthetic_layer(seed)
+    nodes = [node for node in plan([expression]).targets if "n" not in node.axes]
+    known = {node: evaluate(node, layer) for node in nodes}
+    layer = replace(layer, activation=None, values=known)
+    after = without_rounding(expression, layer)
+    assert bool((after == after.flatten()[0]).all()), evaluate(expression, layer)

@@ -120,6 +120,13 @@ def test_large_maps_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     sizes.clear()
     evaluate(tree("sum[c,s](square(sub(mP, add(mA, varQ))))"), layer)
     assert max(sizes) == 9
+    means, formula = tree("mean[s](Z)"), tree("sum[n,s](mul(z_score[n](mean[s](Z)), A))")
+    expected = evaluate(formula, layer)
+    known = {means: evaluate(means, layer)}
+    sizes.clear()
+    found = evaluate(formula, dataclasses.replace(layer, pre_activation=None, values=known))
+    torch.testing.assert_close(found, expected)
+    assert max(sizes) == 15
 
 
 @pytest.mark.parametrize("cuts", [[5], [2, 3], [1, 1, 1, 1, 1], [4, 1]])
@@ -153,6 +160,9 @@ def test_known_values_are_taken_as_they_are() -> None:
     assert evaluate(tree("mul(mean[n,s](A), 3)"), layer).tolist() == [3.0] * 4
 
 
+PARTS = {"activation": Coverage(5, 10, 3, 9), "inputs": Coverage(5, 10, 3, 7)}
+
+
 @pytest.mark.parametrize(
     ("text", "factor"),
     [
@@ -164,6 +174,7 @@ def test_known_values_are_taken_as_they_are() -> None:
         ("sum[n,s](by_sum[n,s](A))", 1.0),
         ("mean[n,s](tail_sum[n,s](A))", 6.0),
         ("sum[i,k](W)", 1.0),
+        ("sum[n,s](mul(sum[i,k](mul(W, max[n,s](X))), A))", 6.0),
     ],
 )
 @pytest.mark.parametrize("at_once", [7, 1000])
@@ -171,7 +182,7 @@ def test_sums_over_a_sample_are_scaled_to_the_whole(
     text: str, factor: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = synthetic_layer()
-    seen = dataclasses.replace(layer, coverage={"activation": Coverage(5, 10, 3, 9)})
+    seen = dataclasses.replace(layer, coverage=PARTS)
     expected = evaluate(tree(text), layer) * factor
     monkeypatch.setattr(interpreter, "_AT_ONCE", at_once)
     torch.testing.assert_close(evaluate(tree(text), seen), expected)

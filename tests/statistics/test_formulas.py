@@ -17,6 +17,7 @@ from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives, operand
 from gp_prune.language.record import MAP_FIELDS, NEEDS, LayerRecord
+from gp_prune.language.rounding import without_rounding
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.statistics import Batch, Consumer, collect, collect_each
 from gp_prune.statistics.coverage import coverage_of, describe_limit
@@ -294,3 +295,19 @@ def test_without_a_limit_everything_is_seen(whole_records: dict[str, LayerRecord
         assert record.coverage["weight_grad"] == (10, 10, 1, 1)
     assert whole_records["conv"].coverage["activation"] == (10, 10, 36, 36)
     assert describe_limit(coverage_of(whole_records.values()), None) == ""
+
+
+def test_what_is_zero_but_for_rounding_is_recognised(
+    mixture: nn.Module, parts: list[Batch], whole_records: dict[str, LayerRecord]
+) -> None:
+    formula = tree("sub(var[n,s](A), sub(mean[n,s](square(A)), square(mean[n,s](A))))")
+    found = collect(mixture, None, parts, expressions=[formula], **options())
+    assert_values(found, whole_records, [formula])
+    for record in found.values():
+        values = without_rounding(formula, record)
+        assert bool((values == values[0]).all())
+
+
+def test_no_layers_have_no_records(mixture: nn.Module, parts: list[Batch]) -> None:
+    formulas = [tree("sum[n](tail_sum[n](rk))")]
+    assert collect(mixture, [], parts, expressions=formulas) == {}
