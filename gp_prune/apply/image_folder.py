@@ -32,7 +32,13 @@ _STRIP = 1 << 22
 _LONGEST = 8
 """Longest side that is read, in lengths of the side that the network sees."""
 _16_BITS = 65535
-_NO_CLASSES = frozenset({"__MACOSX", "__pycache__"})
+_DARK = 16 / 255
+"""Where an image of 16 bits per channel stays below this, its content is in the bits that the
+reader of Pillow drops."""
+_NO_CLASSES = frozenset({
+    "__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information",
+})  # fmt: skip
+"""Folders that archives, systems and servers make."""
 
 Shape = tuple[int, int, int]
 
@@ -53,8 +59,8 @@ def find_images(folder: Path) -> ImageFolder:
     """Find the images in the folders of classes, at any depth, each file once.
 
     Links are followed where they lead to images or folders outside, and no image counts twice.
-    What is hidden (a name that begins with a dot) or a trace of an archive (``__MACOSX``) is no
-    class and no image.
+    What is hidden (a name that begins with a dot) or made by a system or an archive (``@eaDir``,
+    ``lost+found``, ``__MACOSX``) is no class and no image.
 
     Raises:
         UserError: there is no class, or a class without images, or the folder cannot be read.
@@ -63,7 +69,7 @@ def find_images(folder: Path) -> ImageFolder:
         classes = sorted(
             entry.name
             for entry in os.scandir(folder)
-            if entry.is_dir() and not _is_hidden(entry.name)
+            if os.path.isdir(entry) and not _is_hidden(entry.name)  # a link to itself is none
         )
         found = _Walk(folder, classes).images()
     except OSError as error:
@@ -108,7 +114,7 @@ class _Walk:
         self._folder = root
         # A link from one class into another one would give its images two labels.
         self._seen = {self._root, *self._classes.values()}
-        self._files: set[str] = set()
+        self._files: set[tuple[int, int] | str] = set()
         first: dict[str, str] = {}
         for name, real in self._classes.items():
             other = first.setdefault(real, name)
@@ -141,9 +147,16 @@ class _Walk:
                 if not upwards and real not in self._seen:
                     self._seen.add(real)
                     links += self._enter(path, real, images)
-            elif real not in self._files and os.path.isfile(path):
-                self._files.add(real)
+            elif os.path.isfile(path) and self._is_new(path, real):
                 images.append((folder, name))
+
+    def _is_new(self, path: str, real: str) -> bool:
+        """Return whether a file was not met before by another name, and remember it."""
+        status = os.stat(path)
+        key = (status.st_dev, status.st_ino) if status.st_ino else real  # 0: no such numbers
+        new = key not in self._files
+        self._files.add(key)
+        return new
 
     def _enter(self, folder: str, real: str, images: _Found) -> _Found:
         """Gather images below a folder, whose real path is given; return the links in it."""
@@ -156,14 +169,13 @@ class _Walk:
             for entry in shown:
                 inside, is_image = os.path.join(real, entry.name), _is_image(entry.name)
                 if entry.is_symlink():
-                    if is_image or entry.is_dir():
+                    if is_image or os.path.isdir(entry):
                         links.append((folder, entry.name))
                 elif entry.is_dir():
                     if inside not in self._seen:
                         self._seen.add(inside)
                         below.append((entry.path, inside))
-                elif is_image and inside not in self._files and entry.is_file():
-                    self._files.add(inside)
+                elif is_image and entry.is_file() and self._is_new(entry.path, inside):
                     images.append((folder, entry.name))
         return sorted(links)
 
@@ -203,6 +215,7 @@ def read_image(path: str, shape: Shape) -> Tensor:
 def _to_tensor(image: Any, shape: Shape, path: str) -> Tensor:
     """Turn an open image into a tensor, strip by strip where it is large."""
     mode = _target_mode(image, shape[0], path)
+    halved = mode != "I;16" and ";16" in str(image.tile)  # its reader drops the lower 8 bits
     left, top, right, bottom = _visible_part(image.size, shape)
     width, height = right - left, bottom - top
     factor = 1
@@ -215,7 +228,14 @@ def _to_tensor(image: Any, shape: Shape, path: str) -> Tensor:
     for start in range(top, top + height, rows):
         strip = image.crop((left, start, left + width, min(start + rows, top + height)))
         strips.append(_shrink(_values(strip, mode, path), factor))
-    return torch.from_numpy(np.concatenate(strips, axis=1))
+    values = np.concatenate(strips, axis=1)
+    if halved and values[:3].max() < _DARK:
+        raise UserError(
+            f"image {path!r} has 16 bits per channel, of which the upper 8 are read, and its "
+            f"largest value is {round(255 * float(values[:3].max()))} of 255 there; save it with 8 "
+            "bits per channel, scaled to the whole range"
+        )
+    return torch.from_numpy(values)
 
 
 def _visible_part(size: tuple[int, int], shape: Shape) -> tuple[int, int, int, int]:

@@ -21,6 +21,7 @@ from gp_prune.statistics.running import (
     evaluation_mode,
     is_scripted,
     map_tensors,
+    masked_values,
     random_like,
     seed_generators,
 )
@@ -67,7 +68,8 @@ def check_model(model: Any, name: str = "the network", *, lazy: bool = False) ->
 
 def _check_copy(model: nn.Module, name: str) -> None:
     """Raise UserError unless ``copy.deepcopy`` copies a network; its tensors are left out."""
-    tensors = (*model.parameters(), *model.buffers())
+    masked = masked_values(model)  # which copy_model copies
+    tensors = (*model.parameters(), *model.buffers(), *masked)
     try:
         copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # whatever a part of the network raises when it is copied

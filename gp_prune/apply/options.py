@@ -131,8 +131,11 @@ class PruneOptions:
                 "channels"
             )
         self._check_keep_share()
-        if isinstance(self.ignore, str):
-            raise UserError(f"the layers to ignore are {self.ignore!r}; give a list of names")
+        for option in ("ignore", "interface"):
+            names = getattr(self, option)
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                what = "layers to ignore" if option == "ignore" else "interface layers"
+                raise UserError(f"the {what} are {names!r}; give a list of names")
 
     def _check_keep_share(self) -> None:
         if not isinstance(self.keep_share, Mapping):
@@ -141,6 +144,11 @@ class PruneOptions:
                 "their channels to keep, such as {'layer4.*': 0.8}"
             )
         for name, share in self.keep_share.items():
+            if not isinstance(name, str):
+                raise UserError(
+                    f"keep_share (--keep-share) has the layer {name!r}; give its name or a pattern "
+                    "as text, such as 'layer4.*'"
+                )
             if not _KEPT.accepts(share):
                 raise UserError(
                     f"the share to keep of {name!r} (--keep-share) is {share!r}; it must be "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ from gp_prune.pruning import (
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.cut_check import FORWARD_ERRORS
 from gp_prune.pruning.graph.trace import find_violation, trace_layers
-from gp_prune.pruning.modules import largest_difference
+from gp_prune.pruning.modules import as_dense, largest_difference
 from gp_prune.pruning.select.scores import MOST_TIES, keep_unranked
 from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
@@ -63,6 +63,7 @@ from gp_prune.statistics.running import (
     seed_generators,
     tensors_of,
 )
+from gp_prune.statistics.time_limit import TimeLimitError
 from gp_prune.training.samples import Data
 
 _MOST_UNDECIDED = 0.05
@@ -128,8 +129,12 @@ class Pruner:
         pruned = None
         if self.options.can_start_again:
             # The very cut that is made is tried out, in place of some cut before there is a plan.
-            with suppress(UserError, *FORWARD_ERRORS):
+            try:
                 pruned = self._prune(before, try_out_first=False)
+            except TimeLimitError:
+                raise
+            except FORWARD_ERRORS:
+                pruned = None
         pruned = pruned or self._prune(before, try_out_first=True)
         return replace(pruned, seconds=time.perf_counter() - started)
 
@@ -354,10 +359,27 @@ class Pruner:
         """Return the time after a cut of ``network`` as a share of the whole network's time."""
         candidate = compact(network, plan, now)
         forward_fn = self._forward_fn
-        turns = compare(
-            self._model, candidate, self._inputs, turns=_SEARCH_TURNS, forward_fn=forward_fn
-        )
+        with self._running_cut():
+            turns = compare(
+                self._model, candidate, self._inputs, turns=_SEARCH_TURNS, forward_fn=forward_fn
+            )
         return turns.share
+
+    @contextmanager
+    def _running_cut(self) -> Iterator[None]:
+        """Say in one sentence that the pruned network does not run, and what helps."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever its code raises
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"the pruned network does not run ({type(error).__name__}: {brief(reason)}): its "
+                "code needs widths that the cut does not leave; keep multiples of a number with "
+                "--round-to (round_to), keep layers whole with --ignore (ignore), or use mode "
+                "'mask'"
+            ) from error
 
     def cut(self, plan: ChannelPlan | WeightPlan, architecture: Architecture) -> nn.Module:
         """Return a copy of the network without what goes, or with it held at zero."""
@@ -382,7 +404,8 @@ class Pruner:
             UserError: it costs or computes something else than was planned, or does so with random
                 weights where ``try_out`` says to try them.
         """
-        measured = measure(pruned, self._inputs, forward_fn=self._forward_fn)
+        with self._running_cut():
+            measured = measure(pruned, self._inputs, forward_fn=self._forward_fn)
         if isinstance(plan, WeightPlan):
             removed = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
             share = 1.0 if plan.achieved.macs is None else plan.achieved.macs
@@ -421,7 +444,9 @@ class Pruner:
                 seed_generators(self.options.seed)
                 output = call_model(network, self._inputs, self._forward_fn)
             outputs.append([tensor for tensor in tensors_of(output) if tensor.is_floating_point()])
-        finite = [pair for pair in zip(*outputs, strict=True) if bool(pair[0].isfinite().all())]
+        finite = [
+            pair for pair in zip(*outputs, strict=True) if bool(as_dense(pair[0]).isfinite().all())
+        ]
         share = largest_difference([one for one, _ in finite], [other for _, other in finite])
         if share > _TOLERANCE:
             raise UserError(

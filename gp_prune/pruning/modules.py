@@ -170,6 +170,11 @@ def sample_count(example_inputs: Any) -> int:
     raise UserError("example_inputs hold no batch of samples; give a tensor (samples, ...)")
 
 
+def as_dense(tensor: Tensor) -> Tensor:
+    """Return a sparse tensor in ordinary form, and others as they are."""
+    return tensor.to_dense() if "sparse" in str(tensor.layout) else tensor
+
+
 def largest_difference(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
     """Return the largest difference of outputs, as a share of the largest value of their tensor.
 
@@ -180,7 +185,7 @@ def largest_difference(expected: Sequence[Tensor], outputs: Sequence[Tensor]) ->
     largest = 0.0
     for one, other in zip(expected, outputs, strict=True):
         if one.numel():
-            a, b = one.to(torch.float64), other.to(torch.float64)
+            a, b = (as_dense(tensor).to(torch.float64) for tensor in (one, other))
             share = float((a - b).abs().amax()) / (float(a.abs().amax()) or 1.0)
             largest = max(largest, share if math.isfinite(share) else math.inf)
     return largest
@@ -191,7 +196,7 @@ def tell_nothing(outputs: Sequence[Tensor]) -> bool:
 
     So they can where they are empty, whole numbers, not finite, or hold one value throughout.
     """
-    for tensor in outputs:
+    for tensor in map(as_dense, outputs):
         if tensor.numel() > 1 and (tensor.is_floating_point() or tensor.is_complex()):
             finite = tensor[tensor.isfinite()]
             if finite.numel() and bool((finite != finite.flatten()[0]).any()):
@@ -204,6 +209,7 @@ def all_close(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
         return False
     for a, b in zip(one, other, strict=True):
+        a, b = as_dense(a), as_dense(b)
         if a.is_floating_point() and a.numel():
             info = torch.finfo(a.dtype)
             tolerance = info.eps ** (0.7 if info.bits >= 32 else 0.5)

@@ -72,7 +72,16 @@ def to_dense(weight: Tensor, module: nn.Module) -> Tensor:
 
     Returns:
         A new tensor (o, i, k), float64.
+
+    Raises:
+        UserError: the numbers are complex.
     """
+    if weight.is_complex():
+        raise UserError(
+            f"a layer of type {type(module).__name__} has complex weights ({weight.dtype}), which "
+            "no metric ranks; keep the layer whole with --ignore (ignore=[...]), or make its "
+            "weights real"
+        )
     values = weight.detach().to(torch.float64, copy=True)
     if isinstance(module, nn.Linear):
         return values.unsqueeze(-1)

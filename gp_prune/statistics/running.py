@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +50,30 @@ def is_scripted(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
+def masked_values(model: nn.Module) -> list[Tensor]:
+    """Return the plain tensors that ``torch.nn.utils.prune`` makes of weights and their masks."""
+    return [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and f"{name}_mask" in module._buffers
+    ]
+
+
 def copy_model(model: ModelT, memo: dict[int, Any] | None = None) -> ModelT:
     """Return a deep copy of a network, with its own parameters as leaves of autograd.
 
-    The copies that TorchScript makes of its parameters are results of an operation otherwise.
+    The copies that TorchScript makes of its parameters are results of an operation otherwise, and
+    so are the tensors that masks of ``torch.nn.utils.prune`` make.
 
     Args:
         model: the network.
         memo: as of ``copy.deepcopy``: what is not copied.
     """
+    memo = {} if memo is None else memo
+    for value in masked_values(model):
+        if not value.is_leaf:
+            memo.setdefault(id(value), value.detach().clone())
     copied = copy.deepcopy(model, memo)
     for parameter in copied.parameters():
         if not parameter.is_leaf:
@@ -86,7 +101,8 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
+        # Not the class itself, whose __new__ may take other arguments (PackedSequence has checks).
+        return cast("Any", type(value))._make(map_tensors(function, item) for item in value)
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(function, item) for item in value)
     return value

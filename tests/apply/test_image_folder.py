@@ -60,7 +60,9 @@ def test_the_order_is_that_of_torchvision(root: Path) -> None:
     assert list(zip(paths, labels.tolist(), strict=True)) == theirs
 
 
-@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".hidden", "__MACOSX", ".Trash-0"])
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints", ".hidden", "__MACOSX", "@eaDir", "lost+found"]
+)
 @pytest.mark.parametrize("full", [True, False])
 def test_what_is_hidden_is_no_class(root: Path, name: str, full: bool) -> None:
     (root / name).mkdir()
@@ -104,6 +106,42 @@ def test_links_lead_to_every_image_once(root: Path, tmp_path: Path) -> None:
     assert relative(root) == [*PLAIN, ("b/extra/3.png", 1)]
     real = {os.path.realpath(path) for path in find_images(root).paths}
     assert len(real) == 5
+
+
+def test_links_to_themselves_and_hard_links(root: Path) -> None:
+    (root / "loop").symlink_to("loop")
+    (root / "a" / "loop.png").symlink_to("loop.png")
+    (root / "b" / "loop").symlink_to("loop")
+    os.link(root / "a" / "1.png", root / "a" / "3.png")
+    (root / "a" / "4.png").symlink_to(root / "a" / "3.png")
+    os.link(root / "a" / "1.png", root / "b" / "0.png")
+    assert len(relative(root)) == 4
+
+
+def test_dark_colours_of_16_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for largest, refused in ((4095, True), (40_000, False)):
+        rows = np.linspace(0, largest, 8 * 8 * 3).astype(">u2").reshape(8, -1)
+        packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(
+                struct.pack(">I", len(body))
+                + kind
+                + body
+                + struct.pack(">I", zlib.crc32(kind + body))
+                for kind, body in chunks
+            )
+        )
+        if refused:
+            with pytest.raises(UserError, match="16 bits per channel, of which the upper 8"):
+                read_image(str(path), (3, 8, 8))
+        else:
+            assert read_image(str(path), (3, 8, 8)).max() == pytest.approx(
+                largest / 65535, abs=0.01
+            )
 
 
 def test_what_is_really_inside_a_class_has_its_label(root: Path) -> None:

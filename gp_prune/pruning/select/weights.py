@@ -201,7 +201,7 @@ class _Ranking:
         """
         alive = []
         for name, rows in zip(self.layers, self.rows, strict=True):
-            flat = weight_of(model, name).detach().to("cpu").numpy().ravel() != 0
+            flat = (weight_of(model, name).detach() != 0).cpu().numpy().ravel()
             alive.append(self._by_row(flat, model, name).reshape(rows.shape))
         columns: list[Sequence[NDArray[Any]]] = [self.rows, stays, alive]
         if self.scope == "global":
