@@ -93,6 +93,12 @@ class Plan:
         full = [target for target in self.targets.values() if not target.merged]
         return all(cuts_by_channel(target.node, target.sources) is not None for target in full)
 
+    @property
+    def placed(self) -> frozenset[str]:
+        """Return the fields whose samples meet position by position, so that they must be alike."""
+        placed = (t.sources for t in self.targets.values() if "s" in t.node.axes)
+        return frozenset().union(*placed)
+
     def streamed(self, stage: int) -> tuple[list[Expression], list[Expression]]:
         """Return the merged and the gathered subtrees of one pass over the data."""
         merged = [t.node for t in self.targets.values() if t.merged and t.stage == stage]

@@ -107,9 +107,10 @@ def collect_each(
     where they are needed several times; those that can be iterated again must yield the same
     samples every time.
 
-    Batch norms are paired with layers by running the model, on ``example_inputs`` or on the first
-    batch (see :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either
-    by tracing (see :func:`~gp_prune.statistics.activation_tracer.pair_without_data`).
+    Batch norms are paired with layers by running the model, on the first batch where data is read
+    and on ``example_inputs`` elsewhere (see
+    :class:`~gp_prune.statistics.activation_tracer.ActivationTracer`), and without either by tracing
+    (see :func:`~gp_prune.statistics.activation_tracer.pair_without_data`).
     ``pre_activation`` is what goes into the activation (after the batch norm), ``activation``
     what comes out. Where the layer's output is first added to others, as at the end of a residual
     block, ``pre_activation`` is the layer's own part and ``activation`` that of the sum; where no
@@ -130,8 +131,8 @@ def collect_each(
         loss: mean loss over a batch, for gradients of any kind (not for ``"synflow"``).
         seed: seed of the noise and, where the limit of memory is met, of the samples.
         device: where the records go; None means the model's device.
-        example_inputs: what the model can be called with, to pair batch norms, and for
-            ``"synflow"``, without data.
+        example_inputs: what the model can be called with, to pair batch norms without data, and
+            for ``"synflow"``.
         outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
             :func:`gp_prune.pruning.consumers` finds them; a layer that is missing has none.
         forward_fn: ``forward_fn(model, inputs)`` runs the model where ``model(inputs)``,
@@ -262,22 +263,23 @@ class _Run:
     ) -> None:
         """Find out what surrounds the layers, and decide how much of their maps is kept."""
         stages = max(1, self.formulas.plan.stages)
-        reads = self.reads_data(1) or stages > 1
+        reads, around = self.reads_data(1) or stages > 1, example
         in_groups = reads and self._may_need_memory()
         if in_groups or stages > 1 or "hessian" in self.needs:
             data.keep()
         if reads or ("synflow" in self.needs and example is None):
-            first = data.peek()
-            example = first.inputs if example is None else example
+            around = data.peek().inputs  # its maps may be larger than those of the example
+            example = around if example is None else example
         self.example = to_device(example, self.home)
         if self.needs or self.formulas.plan.targets or norms:
             self.surroundings = look_around(
-                self.model, chosen, self.example, self.forward, named=named
+                self.model, chosen, to_device(around, self.home), self.forward, named=named
             )
         else:
             self.surroundings = Surroundings(chosen, dict.fromkeys(chosen), {}, None, {})
         names = list(self.surroundings.layers)
-        self.sampling = Sampling(self.seed, groups=[names])
+        sizes = {side: maps.positions for side, maps in self.surroundings.sizes.items()}
+        self.sampling = Sampling(self.seed, groups=[names], sizes=sizes)
         if in_groups:
             self._share_memory(data, names)
         data.expect(len(self.sampling.groups) * (stages + ("hessian" in self.needs)))
@@ -303,7 +305,6 @@ class _Run:
         plan, kept = self.formulas.plan, self.kept
         if "kernels" in self.needs:
             kept = kept | {"activation"}
-        extra = census.samples * 8 * len(plan.gathered)
         for side in ("inputs", "outputs"):
             size = self.surroundings.sizes.get((name, side))
             if size is None:
@@ -311,14 +312,15 @@ class _Run:
             item = 8 if self.exact else size.item_bytes
             maps = census.samples * sum(SIDES.get(field) == side for field in kept)
             each, moment = item * maps, 0 if plan.by_channel else _WHOLE_BYTES * maps
+            channel = side == "inputs"  # whether it is i, or else o
+            values = sum(("i" in node.axes) == channel for node in plan.gathered)
             if side == "outputs":
+                values += sum(field not in SIDES for field in kept)
+                each += 24 * sum("s" in node.axes for node in plan.targets)
                 if "centroids" in self.needs:
                     each += 8 * census.classes
                     moment += 2 * 8 * census.classes
-                by_position = [t for t in plan.targets.values() if "s" in t.node.axes]
-                each += 24 * len(by_position)
-                extra += census.samples * 8 * sum(field not in SIDES for field in kept)
-                yield Demand(name, "", 1, extra * size.channels)
+            yield Demand(name, "", 1, census.samples * 8 * values * size.channels)
             if together:  # what is made of it is kept, too
                 each, moment = each + moment, 0
             yield Demand(name, side, size.positions, each * size.channels, moment * size.channels)
@@ -374,7 +376,8 @@ class _Run:
         """Measure forward and, where something needs the loss, backward."""
         needs = self.needs if stage == 1 else frozenset()
         kept = self.kept if stage == 1 else frozenset()
-        wanted = Wanted(needs, kept, streams, self.formulas.plan.sources(stage))
+        plan = self.formulas.plan
+        wanted = Wanted(needs, kept, streams, plan.sources(stage), plan.placed)
         recorder, tracer, gradients = None, None, None
         if needs & RECORDED_NEEDS or wanted.maps:
             unknown = {n for n, norm in measured.norms.items() if not has_running_statistics(norm)}

@@ -40,12 +40,14 @@ class Wanted(NamedTuple):
         kept: fields with a value for each sample that are kept for all samples.
         streams: for each layer, the formulas that read such fields as they come.
         streamed: the fields that these formulas read.
+        placed: those of which the samples meet position by position.
     """
 
     needs: AbstractSet[str]
     kept: AbstractSet[str] = frozenset()
     streams: Mapping[str, Stream] = {}
     streamed: AbstractSet[str] = frozenset()
+    placed: AbstractSet[str] = frozenset()
 
     @property
     def maps(self) -> AbstractSet[str]:
@@ -66,6 +68,7 @@ class _LayerStatistics:
         # What is read from the outputs has the same positions throughout.
         self.inputs = sampling.positions(name, "inputs")
         self.outputs = sampling.positions(name, "outputs")
+        self.sizes: dict[str, int] = {}  # positions of the first maps, by field
         self.energy: Tensor | None = None  # (i, k)
         self.products = SecondMoments(name, module) if "second_moments" in wanted.needs else None
         self.output_moments = Moments()  # one group, before any batch norm
@@ -305,6 +308,7 @@ class Recorder(Listener):
         if first:
             self._read_maps(call, after, maps)
         if labels is not None and call.use == 0 and statistics.centroids is not None:
+            self._check_size(call, "activation", maps)
             statistics.centroids.add(statistics.outputs.among(maps), labels)
         if labels is not None and "labels" in self._needs:
             statistics.class_moments.add(maps, labels, self._class_count.shape[0])
@@ -323,12 +327,25 @@ class Recorder(Listener):
         """Keep values (n, channels[, positions]), and hand them to the formulas that read them."""
         statistics = self._statistics[call.layer]
         if values.dim() == 3:
+            if name in statistics.kept or name in self._wanted.placed:
+                self._check_size(call, name, values)
             side = statistics.inputs if name == "inputs" else statistics.outputs
             values = side.among(values)
         if name in statistics.kept:
             statistics.kept[name].put(values)
         if name in self._wanted.streamed:
             self._wanted.streams[call.layer].put(name, values)
+
+    def _check_size(self, call: Call, name: str, maps: Tensor) -> None:
+        """Raise UserError where maps (n, channels, positions) are not as large as the first."""
+        size = maps.shape[2]
+        first = self._statistics[call.layer].sizes.setdefault(name, size)
+        if size != first:
+            raise UserError(
+                f"the {name} of layer {call.layer!r} has {first} positions on one batch and {size} "
+                "on a later one, but this metric compares the samples position by position; give "
+                "it batches whose maps are of one size"
+            )
 
     def _maps(self, call: Call, values: Tensor, what: str) -> Tensor:
         """Return the values as (n, channels, positions).

@@ -137,8 +137,8 @@ def share_memory(
         layers: names of all layers, in order.
         census: the size of the data.
         memory: bytes that may be taken; where layers are let go, what is kept of the layers of a
-            group takes 5/8 of it, and a layer alone 7/8, because evaluating formulas takes the
-            rest for a moment.
+            group takes 5/8 of it, and 7/8 with what evaluating one of them takes for a moment, as
+            a layer alone does.
         together: whether all layers are kept until the end; otherwise each is let go when the pass
             of its group has been dealt with.
         seed: decides what is kept where not all is.
@@ -163,7 +163,11 @@ def share_memory(
         name: sum(d.each * most.get((d.layer, d.side), d.positions) for d in some)
         for name, some in by_layer.items()
     }
-    groups = [names] if together else _grouped(kept, memory * 5 // 8)
+    moments = {
+        name: sum(d.extra * most.get((d.layer, d.side), d.positions) for d in some)
+        for name, some in by_layer.items()
+    }
+    groups = [names] if together else _grouped(kept, moments, memory)
     return Sampling(seed, samples, most, groups, sizes)
 
 
@@ -185,16 +189,16 @@ def _fit(demands: Sequence[Demand], memory: int) -> dict[tuple[str, str], int]:
     return most
 
 
-def _grouped(kept: Mapping[str, int], memory: int) -> list[list[str]]:
-    """Cut the layers, in order, into groups that fit."""
+def _grouped(kept: Mapping[str, int], moments: Mapping[str, int], memory: int) -> list[list[str]]:
+    """Cut the layers, in order, into groups that fit, each evaluated while all are kept."""
     groups: list[list[str]] = [[]]
-    held = 0
+    held = moment = 0
     for name, size in kept.items():
-        if groups[-1] and held + size > memory:
+        held, moment = held + size, max(moment, moments[name])
+        if groups[-1] and (held > memory * 5 // 8 or held + moment > memory * 7 // 8):
             groups.append([])
-            held = 0
+            held, moment = size, moments[name]
         groups[-1].append(name)
-        held += size
     return groups
 
 
@@ -215,8 +219,11 @@ class Positions:
     def among(self, maps: Tensor) -> Tensor:
         """Return ``maps`` (n, channels, positions) at the chosen positions.
 
-        Maps that are larger or smaller than the first ones are read at the same places.
+        Where some are left out, maps that are larger or smaller than the first ones are read at the
+        same places.
         """
+        if self._most is None:
+            return maps
         size = maps.shape[2]
         if self._chosen is None:
             self._size = size

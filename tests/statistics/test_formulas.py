@@ -21,6 +21,7 @@ from gp_prune.language.rounding import without_rounding
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.statistics import Batch, Consumer, collect, collect_each
 from gp_prune.statistics.coverage import coverage_of, describe_limit
+from gp_prune.statistics.sampling import Demand, Sampling, share_memory
 
 READERS = {"conv": (Consumer("depthwise", tuple((q,) for q in range(4))),)}
 METRICS = {name: Metric.load(name).expression for name in bundled_metrics()}
@@ -311,3 +312,53 @@ def test_what_is_zero_but_for_rounding_is_recognised(
 def test_no_layers_have_no_records(mixture: nn.Module, parts: list[Batch]) -> None:
     formulas = [tree("sum[n](tail_sum[n](rk))")]
     assert collect(mixture, [], parts, expressions=formulas) == {}
+
+
+def test_maps_of_all_sizes_are_read_whole(mixture: nn.Module, whole: Batch) -> None:
+    assert isinstance(whole.inputs, Tensor)
+    batches = [whole, Batch(torch.cat([whole.inputs] * 2, dim=2) * 2, whole.target, whole.labels)]
+    (record,) = collect(
+        mixture, ["conv"], batches, expressions=[tree("mean[n,s](Z)")], example_inputs=whole.inputs
+    ).values()
+    assert record.coverage["pre_activation"] == (20, 20, 36, 36)
+    with torch.no_grad():
+        maps = [mixture.norm(mixture.conv(batch.inputs)).transpose(0, 1) for batch in batches]  # type: ignore[operator]
+    expected = torch.cat([part.flatten(1) for part in maps], dim=1).mean(1)
+    torch.testing.assert_close(evaluate(tree("mean[n,s](Z)"), record), expected)
+    for text in ["sum[s](std[n](A))", "mean[n,s](z_score[n](A))", "sum[c,s](mP)"]:
+        with pytest.raises(UserError, match="36 positions on one batch and 72 on a later one"):
+            collect(mixture, ["conv"], batches, expressions=[tree(text)])
+
+
+def test_sizes_are_those_of_the_data(mixture: nn.Module, parts: list[Batch]) -> None:
+    formulas = [tree("sum[n,s](tail_sum[n,s](A))")]
+    example = torch.zeros(1, 2, 1, 3).double()
+    for memory in (None, 5_000):
+        found = collect(
+            mixture,
+            ["conv"],
+            parts,
+            expressions=formulas,
+            example_inputs=example,
+            max_memory=memory,
+        )
+        assert found["conv"].coverage["activation"].of_positions == 36
+
+
+def test_collected_values_are_counted_by_their_own_channels(
+    mixture: nn.Module, parts: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Demand] = []
+
+    def spy(demands: list[Demand], *args: Any, **options: Any) -> Sampling:
+        seen.extend(demands)
+        return share_memory(demands, *args, **options)
+
+    monkeypatch.setattr("gp_prune.statistics.measure.share_memory", spy)
+    by_input = [tree("mul(sum[i,k](mul(W, max[n](tail_sum[n](mean[s](X))))), b)")]
+    collect(mixture, ["line"], parts, expressions=by_input)  # 3 inputs, 5 outputs
+    assert [d.each for d in seen if not d.side] == [10 * 8 * 3, 0]
+    seen.clear()
+    by_output = [tree("max[n](tail_sum[n](mean[s](Z)))")]
+    collect(mixture, ["line"], parts, expressions=by_output)
+    assert [d.each for d in seen if not d.side] == [0, 10 * 8 * 5]
