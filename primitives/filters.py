@@ -163,6 +163,7 @@ def _form_by_svd(x: Tensor, d: Tensor) -> Tensor:
     meaning="d^T (S + 1e-4 I)^-1 d over the positions, S the scatter of the maps x over samples",
     symbol=RidgeForm,
     cost=50,
+    growth=0.5,
     by_channel=True,
 )
 def ridge_form(x: Tensor, d: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gp_prune.language.axes import Signature
 from gp_prune.language.expression import Expression
 from gp_prune.language.grouped import groups_of
 from gp_prune.language.primitive import Operand, Operator, State
@@ -100,6 +101,9 @@ class Interpreter:
         assert isinstance(operator, Operator)
         self.computed += 1
         types = [argument.axes for argument in node.arguments]
+        if self._sampled and operator.growth and isinstance(operator.shape, Signature):
+            grows = _unseen(node, "n", self._layer.coverage) ** operator.growth
+            values = [values[0] * grows, *values[1:]]
         if self._groups is None:
             value = operator.apply(values, types, node.over)
         else:

@@ -249,7 +249,9 @@ def operator(
             it, all samples are held in memory where a formula reduces over them.
         growth: for a :class:`Reduction` or :class:`Normaliser`: the power of the number of entries
             with which its value grows (1 for a sum, 0 for a mean). Where memory allows no more than
-            a sample of the entries, the value is scaled up by it.
+            a sample of the entries, the value is scaled up by it. For a :class:`Signature`, the
+            power of the number of samples by which its first argument is then scaled up (0.5 for
+            one of which it takes the scatter).
         by_channel: for a :class:`Signature` whose result has the axis o: whether a channel of the
             result depends on the same channel of the arguments alone, so that channels can be
             computed one after the other.

@@ -10,10 +10,12 @@ from gp_prune.errors import pluralize
 from gp_prune.language.record import Coverage, LayerRecord
 from gp_prune.statistics.sampling import MAX_MEMORY
 
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Raised whenever the same formula gets other scores on the same data; runs then cannot be resumed.
 
 Version 1 kept 64 samples and 64 positions of each layer's maps; 2 measures all of them.
+Version 3 reads maps of several sizes whole, and scales kernels, counts and norms of a part of the
+data to the whole.
 """
 
 LayerCoverage = Mapping[str, Mapping[str, Coverage]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -185,7 +187,9 @@ _LOST_DIGITS = 1e-10
 """Error of a squared distance above which it is not taken from a product of matrices."""
 
 
-def mean_kernels(maps: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+def mean_kernels(
+    maps: Tensor, labels: Tensor, classes: int, growth: float = 1.0
+) -> dict[str, Tensor]:
     """Return the mean RBF kernel between the maps of each channel, by class.
 
     ``k(x, y) = exp(-|x - y|^2 / 2)``: the bandwidth is 1, as in the MMD of Liu et al. (GECCO 2022).
@@ -196,39 +200,52 @@ def mean_kernels(maps: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor
         maps: (o, n, positions), in any precision.
         labels: (n,).
         classes: the length of axis c.
+        growth: all positions, as a multiple of those that the maps have; squared distances are
+            sums over the positions, and grow alike.
 
     Returns:
         ``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c), by field of the record.
     """
     member = functional.one_hot(labels, classes).to(torch.float64)  # (n, c)
     step = max(1, _MOST_AT_ONCE // (maps.shape[1] * max(maps.shape[1:])))
-    parts = [_block_means(part.to(torch.float64), member) for part in torch.split(maps, step)]
+    parts = [
+        _block_means(part.to(torch.float64), member, growth) for part in torch.split(maps, step)
+    ]
     within, rest, between = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
     return {"kernel_class": within, "kernel_rest": rest, "kernel_between": between}
 
 
-def _squared_distances(maps: Tensor) -> Tensor:
-    """Return the squared distances (o, n, n) between the maps (o, n, s) of each channel.
+def _squared_distances(maps: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the squared distances between the maps (o, n, s) of each channel, some rows at a time.
 
+    Each part is (o, rows, n), with ``size`` rows or less, so that (n, n) need not fit in memory.
     A product of matrices is several times as fast as differences, but cancels where maps are alike;
     about their mean, they are so small that this matters for few networks.
     """
     centred = maps - maps.mean(1, keepdim=True)
     squares = centred.square().sum(2)
-    if float(squares.max()) * torch.finfo(torch.float64).eps > _LOST_DIGITS:
-        return torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist").square_()
-    found = torch.baddbmm(
-        squares.unsqueeze(2) + squares.unsqueeze(1), centred, centred.mT, alpha=-2
-    )
-    found.diagonal(dim1=1, dim2=2).zero_()
-    return found.clamp_(min=0)
+    apart = float(squares.max()) * torch.finfo(torch.float64).eps > _LOST_DIGITS
+    for start in range(0, maps.shape[1], size):
+        rows = slice(start, start + size)
+        if apart:
+            by_difference = "donot_use_mm_for_euclid_dist"
+            yield torch.cdist(maps[:, rows], maps, compute_mode=by_difference).square_()
+            continue
+        both = squares[:, rows].unsqueeze(2) + squares.unsqueeze(1)
+        found = both.baddbmm_(centred[:, rows], centred.mT, alpha=-2)
+        found.diagonal(start, dim1=1, dim2=2).zero_()
+        yield found.clamp_(min=0)
 
 
-def _block_means(maps: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _block_means(maps: Tensor, member: Tensor, growth: float) -> tuple[Tensor, Tensor, Tensor]:
     """Average the kernel of ``maps`` (o, n, s) within, outside and across each class: (o, c)."""
-    kernel = _squared_distances(maps).div_(-2).exp_()  # (o, n, n)
-    to_class = kernel @ member  # (o, n, c)
-    to_rest = kernel @ (1 - member)
+    size = max(1, _MOST_AT_ONCE // (maps.shape[0] * maps.shape[1]))
+    to_classes, to_rests = [], []
+    for squares in _squared_distances(maps, size):
+        kernel = squares.mul_(-growth / 2).exp_()  # (o, rows, n)
+        to_classes.append(kernel @ member)
+        to_rests.append(kernel @ (1 - member))
+    to_class, to_rest = torch.cat(to_classes, dim=1), torch.cat(to_rests, dim=1)  # (o, n, c)
     inside, outside = member.sum(0), (1 - member).sum(0)  # (c,)
     return (
         (member * to_class).sum(1) / inside.square().clamp(min=1),

@@ -75,6 +75,8 @@ class _LayerStatistics:
         self.class_moments = Moments()
         self.centroids = Centroids() if "centroids" in wanted.needs else None
         self.kernels: dict[str, Tensor] | None = None
+        seen = sampling.coverage(name, "activation", samples, samples)
+        self.growth = seen.of_positions / seen.positions  # from the positions seen to all
 
     def fields(self, class_count: Tensor, labels: Tensor | None) -> dict[str, Tensor | None]:
         """Return everything by field of the record; ``class_count`` (c,) counts the samples."""
@@ -90,7 +92,7 @@ class _LayerStatistics:
         if labels is not None and "activation" in self.kept:
             maps = self.kept["activation"].result()
             if self.kernels is None and maps is not None:
-                self.kernels = mean_kernels(maps, labels.to(maps.device), classes)
+                self.kernels = mean_kernels(maps, labels.to(maps.device), classes, self.growth)
             fields |= self.kernels or {}
         return fields
 

@@ -29,6 +29,11 @@ Fields = dict[str, Tensor | None]
 """Field of a record -> measurement, or None where there is none."""
 
 
+_GROWTH = {"input_norm": 0.5, "class_count": 1.0, "rest_count": 1.0}
+"""Field -> power of the number of samples with which it grows; where samples are left out, it is
+scaled up to all of them."""
+
+
 class Consumer(NamedTuple):
     """A layer that reads output channels of another; plain data, without tensors.
 
@@ -196,6 +201,11 @@ class Measured:
         from_data: Fields = {}
         if self.recorder is not None:
             from_data |= self.recorder.fields(name)
+        some, of = self.samples
+        for field, power in _GROWTH.items():
+            value = from_data.get(field)
+            if value is not None and 0 < some < of:
+                from_data[field] = value * (of / some) ** power
         from_data |= self._from_backward(name, weight)
         fields |= from_data
         if "outgoing" in self.needs:

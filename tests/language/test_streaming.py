@@ -188,6 +188,14 @@ def test_sums_over_a_sample_are_scaled_to_the_whole(
     torch.testing.assert_close(evaluate(tree(text), seen), expected)
 
 
+def test_the_scatter_of_a_sample_is_scaled_to_the_whole() -> None:
+    """So it fits the numbers of samples, which are scaled as well: maps come several times."""
+    layer, formula = synthetic_layer(), tree("ridge_form(A, sub(mP, mA))")
+    whole = dataclasses.replace(layer, activation=layer.require("activation").repeat(1, 4, 1))
+    part = dataclasses.replace(layer, coverage={"activation": Coverage(5, 20, 3, 3)})
+    torch.testing.assert_close(evaluate(formula, part), evaluate(formula, whole))
+
+
 def test_a_merge_that_is_wrong_is_refused() -> None:
     wrong = Merge(lambda x, dims: (x.mean(dims),), lambda a, b: (a[0] + b[0],), lambda s: s[0])
     with pytest.raises(PrimitiveError, match=r"'total' on random numbers: what merge= puts tog"):

@@ -196,7 +196,8 @@ def test_a_sample_of_the_samples_is_one_for_all_that_is_measured(
     seen = record.coverage["activation"]
     assert seen.samples < seen.of_samples == 10
     assert record.require("activation").shape[1] == seen.samples
-    assert float(record.require("class_count").sum()) == seen.samples
+    assert float(record.require("class_count").sum()) == pytest.approx(10)
+    assert float(record.require("rest_count").sum()) == pytest.approx(20)
     torch.testing.assert_close(record.mean_map, record.require("activation").mean(1))
     value = evaluate(formula, record)
     assert bool((value <= 2 + 1e-9).all())  # the number of classes, less one
@@ -362,3 +363,13 @@ def test_collected_values_are_counted_by_their_own_channels(
     by_output = [tree("max[n](tail_sum[n](mean[s](Z)))")]
     collect(mixture, ["line"], parts, expressions=by_output)
     assert [d.each for d in seen if not d.side] == [0, 10 * 8 * 5]
+
+
+def test_norms_of_a_sample_of_the_samples_are_those_of_the_whole(mixture: nn.Module) -> None:
+    """All samples are alike, so a part of them tells all."""
+    data = [Batch(torch.ones(8, 2, 6, 6).double())]
+    needs = {"inputs", "outputs"}
+    whole = collect(mixture, ["tokens"], data, needs=needs)["tokens"]
+    part = collect(mixture, ["tokens"], data, needs=needs, max_memory=300)["tokens"]
+    assert part.coverage["input_norm"].samples < 8
+    torch.testing.assert_close(part.input_norm, whole.input_norm)

@@ -86,9 +86,18 @@ def test_distances_of_maps_that_are_alike(scale: float) -> None:
     maps[:, 1] = maps[:, 0]
     maps[:, 2] = maps[:, 0] + 1e-6
     expected = (maps.unsqueeze(2) - maps.unsqueeze(1)).square().sum(3)
-    found = moments._squared_distances(maps)
+    found = torch.cat(list(moments._squared_distances(maps, 4)), dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
     assert bool((found >= 0).all())
+
+
+def test_kernels_of_a_part_of_the_positions_are_those_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    part, labels = torch.randn(3, 6, 2, generator=generator).double(), torch.tensor([0, 1] * 3)
+    expected = moments.mean_kernels(part.repeat(1, 1, 4), labels, 2)
+    found = moments.mean_kernels(part, labels, 2, growth=4.0)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
 
 
 def test_classes_that_come_late_or_never(mixture: nn.Module, whole: Batch) -> None:
