@@ -229,7 +229,7 @@ def load_model(
     with limit:
         built = _build(spec, seed, weights)
     model, inputs = _unpack(built.model, spec)
-    check_model(model, f"the network of {spec!r}", lazy=True)
+    check_model(model, f"the network of {spec!r}", lazy=weights is None)
     if inputs is None:
         inputs = _random_inputs(input_shape or built.input_shape or DEFAULT_SHAPE, seed)
     elif input_shape is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gp_prune.errors import UserError
@@ -25,6 +26,9 @@ from gp_prune.statistics.running import (
     random_like,
     seed_generators,
 )
+
+_WHOLE = frozenset({"tolist", "numpy", "__array__"})
+"""Methods of tensors that give their values to Python."""
 
 
 def check_model(model: Any, name: str = "the network", *, lazy: bool = False) -> None:
@@ -103,24 +107,63 @@ def _copies(value: Any) -> bool:
     return True
 
 
+class _WholeReads(TorchFunctionMode):
+    """Notes whether Python reads a whole tensor, by methods that call no operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function."""
+        if getattr(func, "__name__", "") in _WHOLE:
+            self.any = True
+        return func(*args, **(kwargs or {}))
+
+
 class ValueReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether Python reads the value of a tensor, as a branch on data does.
 
     Attributes:
-        any: whether it did.
+        sizes: whether the size of a tensor followed from values, as those of ``nonzero`` do.
+        looked_up: ids of the tensors whose rows are looked up, as those of embeddings are.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.any = False
+        self.sizes = False
+        self.looked_up: set[int] = set()
+        self._one = False
+        self._whole = _WholeReads()
+
+    @property
+    def any(self) -> bool:
+        """Return whether Python read a value."""
+        return self._one or self._whole.any
+
+    def __enter__(self) -> Any:
+        """Begin to watch."""
+        self._whole.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """End to watch."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._whole.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run an operator."""
-        if func is torch.ops.aten._local_scalar_dense.default:
-            self.any = True
+        if torch.Tag.data_dependent_output in func.tags:
+            self._one = True
+        elif torch.Tag.dynamic_output_shape in func.tags:
+            self.sizes = True
+        elif func is torch.ops.aten.embedding.default:
+            self.looked_up.add(id(args[0]))
         return func(*args, **(kwargs or {}))
 
 

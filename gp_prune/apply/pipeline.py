@@ -106,6 +106,7 @@ class Pruner:
         self._model = open_attention(model)
         self._inputs = example_batch(example_inputs, device_of(model))
         self.scored = scores
+        self._looked_up = frozenset[int]()
         self._given = scores is not None
         self._data: Iterable[Batch] = ()
         if scores is None:
@@ -180,7 +181,7 @@ class Pruner:
             cut_residual=options.cut_residual,
             min_share=0.0 if options.by_weight else options.floor,
             keep_share=dict(options.keep_share),
-            notes=self._notes(architecture),
+            notes=(*self._notes(architecture), *self._shared_notes(plan)),
             pattern=None if options.pattern is None else str(options.pattern),
             steps=tuple(steps),
             times=times,
@@ -204,7 +205,8 @@ class Pruner:
 
         try:
             cost = measure(self._model, self._inputs, forward_fn=watched)
-            if reads.any:
+            self._looked_up = frozenset(reads.looked_up)
+            if reads.any or reads.sizes:
                 check_branches(self._model, self._inputs, self._forward_fn)
             return cost
         except UserError:
@@ -479,6 +481,23 @@ class Pruner:
         return (
             f"Metric {metric.name!r} reads batch norms ({', '.join(dict.fromkeys(read))}), and the "
             "network has none: their scale counts as 1 and the bias as their shift.",
+        )
+
+    def _shared_notes(self, plan: ChannelPlan | WeightPlan) -> tuple[str, ...]:
+        """Name the layers whose pruned weights are those of an embedding, too."""
+        if isinstance(plan, ChannelPlan):
+            return ()
+        names = [
+            repr(name)
+            for name in plan.kept
+            if id(self._model.get_submodule(name)._parameters.get("weight")) in self._looked_up
+        ]
+        if not names:
+            return ()
+        which = f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(names)}"
+        return (
+            f"The weights of {which} are looked up as an embedding, too, which loses the same "
+            "numbers; keep them whole with --ignore (ignore).",
         )
 
     def _report_step(self, number: int, share: float, plan: ChannelPlan | WeightPlan) -> PruneStep:

@@ -419,6 +419,15 @@ def _why_missed(pruned: PrunedModel) -> str:
         if not any(width > 1 for width in kept.values()):
             return "nothing is left to cut but what the table says is kept whole"
         if all(kept[g.name] <= least_width(g.size, pruned.min_share) for g in groups):
+            ones = np.ones(len(groups), dtype=np.int64)
+            kind = plan.asked.kind
+            left = getattr(Achieved.of(pruned.architecture, ones), kind)
+            if left > pruned.asked_share + BUDGET_TOLERANCE:
+                what = {"macs": "MACs", "params": "parameters"}.get(kind, kind)
+                return (
+                    f"with one channel in every layer that may be cut, {100 * left:.1f} % of the "
+                    f"{what} would still be left, for the rest is kept whole, as the table says"
+                )
             return (
                 f"every layer keeps the {100 * pruned.min_share:g} % of its channels that it must; "
                 "a smaller --min-share (min_share) lets more go, 0 all but one"

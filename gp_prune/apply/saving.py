@@ -36,6 +36,7 @@ from gp_prune._io import (
     write_tensors,
 )
 from gp_prune.apply.lineage import Cut, remember_cut
+from gp_prune.apply.network import check_model
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.weights import BYTES, REAL, put_state
@@ -74,6 +75,11 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
         UserError: the folder holds something else or cannot be written, or the network has a
             state that is not made of tensors.
     """
+    if not isinstance(pruned, PrunedModel):
+        raise UserError(
+            f"save_pruned() was given a {type(pruned).__name__}; give what gp_prune.prune() "
+            "returned, then the folder"
+        )
     target = check_folder(folder)
     tensors, shared = _plain_state(pruned.model)
     what_goes, architecture = pruned.from_first or (pruned.plan, pruned.architecture)
@@ -157,6 +163,7 @@ def load_pruned(folder: str | Path, model: nn.Module) -> nn.Module:
         UserError: the folder is missing, incomplete or damaged, or is of another network.
     """
     path = Path(folder).expanduser()
+    check_model(model)
     opened = open_attention(model)
     with _say_what_is_damaged(path):
         # A bit of a mask for each weight, as text; and no weight has more than one entry in a slot.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,11 @@ from torch.nn.utils import rnn
 
 from gp_prune import prune
 from gp_prune.apply.export import export_torch
+from gp_prune.apply.models import load_model
+from gp_prune.apply.network import ValueReads
 from gp_prune.apply.options import PruneOptions
 from gp_prune.apply.pipeline import Pruner
+from gp_prune.apply.saving import load_pruned, save_pruned
 from gp_prune.apply.scoring import as_metric
 from gp_prune.errors import UserError
 from gp_prune.pruning import trace
@@ -157,6 +161,96 @@ class Sparse(nn.Module):
 def test_sparse_outputs_are_compared() -> None:
     pruned = prune(Sparse(), "l1", torch.randn(2, 4), keep_params=0.5)
     assert pruned.after.params < pruned.before.params
+
+
+class Tied(nn.Module):
+    """Looks up rows of the weight of its last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle, self.head = nn.Linear(6, 6), nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.middle(functional.embedding(x, self.head.weight))
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_is_looked_up_is_said() -> None:
+    tokens = torch.arange(4)[None]
+    pruned = prune(Tied(), "magnitude", tokens, keep_params=0.5)
+    assert "The weights of layer 'head' are looked up" in " ".join(pruned.remarks)
+    pruned = prune(Tied(), "magnitude", tokens, keep_params=0.5, ignore=["head"])
+    assert "looked up" not in " ".join(pruned.remarks)
+
+
+def test_why_a_budget_is_missed_where_most_is_kept_whole() -> None:
+    def missed(*layers: nn.Linear) -> str:
+        x = torch.ones(1, layers[0].in_features)
+        pruned = prune(nn.Sequential(*layers), "l1", x, keep_params=0.02)
+        return next(remark for remark in pruned.remarks if "missed" in remark)
+
+    most_outside = missed(nn.Linear(8, 20), nn.Linear(20, 8), nn.Linear(8, 90))
+    assert "the rest is kept whole" in most_outside and "min-share" not in most_outside
+    assert "a smaller --min-share" in missed(nn.Linear(99, 99), nn.Linear(99, 2))
+
+
+READS: dict[str, Callable[[Tensor], Any]] = {
+    "tolist": lambda h: h.tolist(),
+    "numpy": lambda h: h.detach().numpy(),
+    "array": lambda h: np.asarray(h.detach()),
+    "equal": lambda h: torch.equal(h, h),
+    "allclose": lambda h: torch.allclose(h, h),
+    "item": lambda h: h.sum().item(),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_values_that_python_reads_are_noted(how: str) -> None:
+    reads = ValueReads()
+    with reads:
+        torch.relu(X).sum().nonzero()
+    assert reads.sizes and not reads.any
+    with reads:
+        READS[how](X)
+    assert reads.any
+
+
+class Listing(nn.Module):
+    """Calls another layer where the values in a list say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if x.tolist()[0][0] > 0:
+            h = self.b(h)
+        return self.c(h)  # type: ignore[no-any-return]
+
+
+def test_a_branch_on_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="branches on its data: it calls 'b'"):
+        prune(Listing(), "l1", torch.ones(1, 4), keep_params=0.5)
+    with pytest.raises(UserError, match="branches on the values of its data"):
+        export_torch(Listing(), tmp_path / "x.ts", torch.ones(1, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_models_that_are_none_in_loading(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"was given a str; give what gp_prune\.prune"):
+        save_pruned("x", tmp_path)  # type: ignore[arg-type]
+    pruned = prune(Between(torch.relu), "l1", X, keep_macs=0.5)
+    save_pruned(pruned, tmp_path / "out")
+    others: tuple[Any, ...] = ("resnet18", None, nn.Linear(2, 3, device="meta"), nn.LazyLinear(3))
+    for other in others:
+        with pytest.raises(UserError, match=r"give a torch\.nn\.Module|has no weights"):
+            load_pruned(tmp_path / "out", other)
+    source = tmp_path / "net.py"
+    source.write_text("from torch import nn\ndef make():\n    return nn.LazyLinear(3)\n")
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match="has no weights yet"):
+        load_model(f"{source}:make", weights=tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
