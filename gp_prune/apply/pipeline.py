@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -148,7 +148,9 @@ class Pruner:
         for share in options.shares:
             if plan is not None:
                 network, now = self._cut_so_far(plan, architecture)
-            scores = self.score(network, now, first=plan is None)
+            # What ran in the first step fails in a later one because of the cut between them.
+            with nullcontext() if plan is None else self._running_cut():
+                scores = self.score(network, now, first=plan is None)
             if plan is None:
                 architecture = now = self._keep_unranked(now, scores, bounds)
             reached = bounds.step(len(steps) + 1, options.steps)

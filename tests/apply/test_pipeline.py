@@ -86,6 +86,20 @@ def test_a_cut_that_does_not_run_is_one_sentence() -> None:
         pruner.check(cut, None, architecture, pruner.count(), try_out=False)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"steps": 4}])
+def test_widths_that_only_the_cut_itself_meets(options: Any) -> None:
+    def narrow(h: Tensor) -> Tensor:
+        return h if h.shape[1] > 4 else h * (1 / 0)
+
+    data: Any = [(X, torch.tensor([0, 1]))]
+    budget: Any = {"keep_channels": 0.1, "keep_share": {"first": 0.07}}
+    with pytest.raises(UserError, match=r"does not run \(ZeroDivisionError: .*--round-to"):
+        prune(
+            Between(narrow), "taylor_2017", X, data=data, loss=functional.cross_entropy,
+            **budget, **options,
+        )  # fmt: skip
+
+
 def test_a_time_limit_in_a_trial_is_said() -> None:
     def slow(h: Tensor) -> Tensor:
         if h.shape[1] < 16:
