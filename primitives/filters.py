@@ -137,7 +137,8 @@ def _form_by_solving(x: Tensor, d: Tensor) -> Tensor:
         scatter = x.mT @ x
         scatter.diagonal(dim1=1, dim2=2).add_(RIDGE)
         factor = torch.linalg.cholesky(scatter)
-        return torch.linalg.solve_triangular(factor, d.mT, upper=False).square().sum(1)
+        solved: Tensor = torch.linalg.solve_triangular(factor, d.mT, upper=False)
+        return solved.square().sum(1)
     gram = x @ x.mT
     gram.diagonal(dim1=1, dim2=2).add_(RIDGE)
     # With y = (X X^T + RIDGE I)^-1 X d and v = d - X^T y it is a sum of squares, y^2 + v^2 / RIDGE.
