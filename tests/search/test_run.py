@@ -359,7 +359,11 @@ def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_limits_that_nothing_meets_are_told_at_once(tmp_path: Path, task_cache: Path) -> None:
-    config = replace(SMALL, tasks=("lenet-digits",), candidate_memory=0.5, population=40)
+    # Long enough to be looked at while it runs.
+    config = replace(
+        SMALL, tasks=("lenet-digits",), candidate_memory=0.5, population=40, rung_steps=(),
+        promote=(), fine_tune_steps=500,
+    )  # fmt: skip
     source = TaskSource(cache_dir=str(task_cache))
     with pytest.raises(
         UserError, match=r"no formula can be tried on lenet-digits, .* --candidate-m"
