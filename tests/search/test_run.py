@@ -361,8 +361,8 @@ def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
 def test_limits_that_nothing_meets_are_told_at_once(tmp_path: Path, task_cache: Path) -> None:
     # Long enough to be looked at while it runs.
     config = replace(
-        SMALL, tasks=("lenet-digits",), candidate_memory=0.5, population=40, rung_steps=(),
-        promote=(), fine_tune_steps=500,
+        SMALL, tasks=("lenet-digits",), candidate_timeout=0.3, population=40, rung_steps=(),
+        promote=(), fine_tune_steps=2000,
     )  # fmt: skip
     source = TaskSource(cache_dir=str(task_cache))
     with pytest.raises(
