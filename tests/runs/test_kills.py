@@ -16,6 +16,7 @@ LOOPS = Path(__file__).with_name("kill_loops.py")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("GP_PRUNE_KILLS" not in os.environ, reason="half an hour; set GP_PRUNE_KILLS=1")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="workers are found in /proc")
 def test_200_kills_change_nothing(tmp_path: Path, task_cache: Path) -> None:
