@@ -14,7 +14,8 @@ from gp_prune.language import symbols
 from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.primitive import Operand
 
-_LINEAR = frozenset({"total", "mean"})
+LINEAR = frozenset({"total", "mean"})
+"""Reductions of which sums and factors can be taken out."""
 DUAL = {"largest": "smallest", "smallest": "largest"}
 """The reduction of values with the other sign."""
 _OF_MAGNITUDE = frozenset({"norm", "magnitudes", "deviation"})
@@ -225,27 +226,19 @@ class Algebra:
         ratio = inner.ratio
         sign = Ratio(-1.0 if ratio.value < 0 else 1.0)
         traits = self._build.patterns.traits(tree)
-        odd = role == "tanh" or traits.odd
-        if traits.scale_free and ratio not in (ONE, sign) and ratio.value != 0:
-            body = self.product_of(replace(inner, ratio=sign))
-            return self.product(Expression(tree.head, tree.over, (body,)))
-        out = ONE
-        if role in _LINEAR:
-            out = ratio
-        elif odd:
-            out = sign
+        out, left = ONE, ratio  # what stands before the function, and what its argument keeps
+        if role in LINEAR or (role in DUAL and (sign == ONE or self._build.has(DUAL[role]))):
+            out, left = ratio, ONE
         elif role in _OF_MAGNITUDE:
-            out = ratio.times(sign)
+            out, left = ratio.times(sign), ONE
         elif role == "variance":
-            out = ratio.times(ratio)
-        elif role in DUAL and (sign == ONE or self._build.has(DUAL[role])):
-            out = ratio
-        if out == ONE and role in (*_OF_MAGNITUDE, "variance") and sign != ONE:
-            body = self.product_of(replace(inner, ratio=ratio.times(sign)))
-            return self.product(Expression(tree.head, tree.over, (body,)))
-        if out in (ONE, Ratio(0.0)) or ratio.value == 0:
+            out, left = ratio.times(ratio), ONE
+        elif role == "tanh" or traits.odd:
+            out, left = sign, sign.times(ratio)
+        if traits.scale_free:
+            left = ONE if traits.odd else sign
+        if left == ratio or ratio.value == 0:
             return Product(powers={self.same(tree): 1})
-        left = sign.times(ratio) if odd else ONE
         body = self.product_of(replace(inner, ratio=left))
         head = tree.head
         if role in DUAL and sign != ONE:

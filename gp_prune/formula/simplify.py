@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gp_prune.formula.algebra import DUAL, ONE, Algebra, Ranges
+from gp_prune.formula.algebra import DUAL, LINEAR, ONE, Algebra, Ranges
 from gp_prune.formula.tree_builder import TreeBuilder
 from gp_prune.language import numeric, symbols
-from gp_prune.language.axes import SCALAR, Elementwise
+from gp_prune.language.axes import SCALAR, Axes, Elementwise
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.primitive import Operator, PrimitiveSet
 from gp_prune.language.symbols import Scope
@@ -31,7 +31,6 @@ TIME_LIMIT = 2.0
 _EXTREMES = frozenset({"largest", "smallest"})
 _NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
 _SPREAD = frozenset({"deviation", "variance"})
-_LINEAR = frozenset({"total", "mean"})
 
 
 class _OutOfTime(Exception):
@@ -290,8 +289,6 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
         yield build.apply("magnitudes", *inner.arguments, over=tree.over)
     if role == "total" and within == "magnitudes":
         yield build.apply("magnitudes", *inner.arguments, over=tree.over | inner.over)
-    if role == "magnitudes" and within == "total" and simplifier.ranges.nonnegative(inner):
-        yield build.apply("total", *inner.arguments, over=tree.over | inner.over)
     if role == "total" and within == "square":
         (norm,) = inner.arguments
         if simplifier.role(norm) == "norm":
@@ -303,33 +300,47 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
         yield build.apply("root", build.apply("magnitudes", *inner.arguments, over=tree.over))
 
 
-def _outward(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
-    """Move terms and factors that are equal along the reduced axes outward, or drop them."""
-    if not tree.over:
-        return
-    role, (inner,) = simplifier.role(tree), tree.arguments
-    within = simplifier.role(inner)
+def _shifts(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Drop, or move outward, a term that is equal along the reduced axes."""
+    role = simplifier.role(tree)
     dropped = role in _SPREAD or simplifier.build.patterns.traits(tree).shift_free
-    if within in ("add", "subtract") and (dropped or role in ("mean", *_EXTREMES)):
-        for place, moved in enumerate(inner.arguments):
-            shift = inner.arguments[1 - place]
-            if set(shift.axes) & set(tree.over) or moved.axes is not inner.axes:
-                continue
-            subtracted = place == 1 and within == "subtract"
-            if dropped:
-                moved = simplifier.build.negate(moved) if subtracted else moved
-                yield Expression(tree.head, tree.over, (moved,))
-                continue
-            dual = simplifier.build.operator(DUAL[role]) if role in DUAL else tree.head
-            reduced = Expression(dual if subtracted else tree.head, tree.over, (moved,))
-            parts = (reduced, shift) if place == 0 else (shift, reduced)
-            yield Expression(inner.head, SCALAR, parts)
-    if role in _LINEAR and within in ("multiply", "divide"):
-        for place, moved in enumerate(inner.arguments[: 2 if within == "multiply" else 1]):
-            factor = inner.arguments[1 - place]
-            if not set(factor.axes) & set(tree.over) and moved.axes is inner.axes:
-                reduced = Expression(tree.head, tree.over, (moved,))
-                yield Expression(inner.head, SCALAR, (reduced, factor))
+    if not dropped and role not in ("mean", *_EXTREMES):
+        return
+    (inner,) = tree.arguments
+    if simplifier.role(inner) not in ("add", "subtract"):
+        return
+    for place, shift in _equal_along(tree.over, inner):
+        moved = inner.arguments[1 - place]
+        subtracted = place == 0 and simplifier.role(inner) == "subtract"
+        if dropped:
+            moved = simplifier.build.negate(moved) if subtracted else moved
+            yield Expression(tree.head, tree.over, (moved,))
+            continue
+        dual = simplifier.build.operator(DUAL[role]) if role in DUAL else tree.head
+        reduced = Expression(dual if subtracted else tree.head, tree.over, (moved,))
+        parts = (shift, reduced) if place == 0 else (reduced, shift)
+        yield Expression(inner.head, SCALAR, parts)
+
+
+def _factors(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
+    """Move a factor that is equal along the axes of a sum or mean outward."""
+    if simplifier.role(tree) not in LINEAR:
+        return
+    (inner,) = tree.arguments
+    within = simplifier.role(inner)
+    if within not in ("multiply", "divide"):
+        return
+    for place, factor in _equal_along(tree.over, inner):
+        if place == 1 or within == "multiply":
+            reduced = Expression(tree.head, tree.over, (inner.arguments[1 - place],))
+            yield Expression(inner.head, SCALAR, (reduced, factor))
+
+
+def _equal_along(over: Axes, pair: Expression) -> Iterator[tuple[int, Expression]]:
+    """Yield the arguments of two that lack some axes, with their place, if the other has all."""
+    for place, part in enumerate(pair.arguments):
+        if not set(part.axes) & set(over) and pair.arguments[1 - place].axes is pair.axes:
+            yield place, part
 
 
 def _roots(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]:
@@ -382,7 +393,8 @@ RULES: tuple[Rule, ...] = (
     _quotients,
     _extremes,
     _over_axes,
-    _outward,
+    _shifts,
+    _factors,
     _roots,
     _logarithms,
 )
