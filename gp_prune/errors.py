@@ -60,6 +60,18 @@ def brief(value: object) -> str:
         return f"a {type(value).__name__} of too many digits"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def whole(least: int, most: int = MOST) -> Rule:
     """Return the rule for a whole number; ``True`` and ``False`` are none."""
     words = (

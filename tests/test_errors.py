@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from gp_prune.errors import Rule, UserError, check_fields, number, one_of, whole
+from gp_prune.errors import (
+    Rule,
+    UserError,
+    check_fields,
+    first_line,
+    number,
+    one_of,
+    root_cause,
+    whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +76,17 @@ def test_a_list_stands_for_a_tuple_and_a_tuple_for_no_number() -> None:
     single: Any = (1,)
     with pytest.raises(UserError, match=r"^count is \(1,\); it must be a whole number"):
         check_fields(Fields(count=single), rules)
+
+
+@pytest.mark.parametrize(("message", "line"), [("\n one\ntwo", "one"), (" \n", "RuntimeError")])
+def test_the_first_line_of_an_error_is_its_type_where_it_says_nothing(
+    message: str, line: str
+) -> None:
+    assert first_line(RuntimeError(message)) == line
+
+
+def test_the_root_cause_is_the_error_that_the_others_were_raised_from() -> None:
+    first, second, third = ValueError("a"), KeyError("b"), UserError("c")
+    second.__cause__, third.__cause__ = first, second
+    third.__context__ = OSError("handled meanwhile")
+    assert root_cause(third) is first and root_cause(first) is first

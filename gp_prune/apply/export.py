@@ -21,7 +21,7 @@ from torch.jit._trace import TracerWarning
 from gp_prune._io import write_bytes
 from gp_prune.apply.network import ValueReads
 from gp_prune.apply.result import PrunedModel
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, root_cause
 from gp_prune.pruning import unmask
 from gp_prune.pruning.graph.cut_check import randomise_weights
 from gp_prune.pruning.modules import largest_difference, sample_count, tell_nothing
@@ -315,9 +315,7 @@ def _exporting(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # exporters raise whatever the network's code meets on the way
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = root_cause(error)
         lines = _CONTROL.sub("", str(cause)).strip().splitlines() or [""]
         raise UserError(
             f"the network cannot be exported to {what} ({type(cause).__name__}: {lines[0]}); "

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.network import check_model
 from gp_prune.apply.weights import DEFAULT, load_weights, loading_pretrained, quick_hub
-from gp_prune.errors import UserError, brief
+from gp_prune.errors import UserError, brief, first_line
 from gp_prune.language.user_file import describe, run_python_file
 from gp_prune.statistics.running import as_device, random_state, tensors_of, to_device
 from gp_prune.statistics.time_limit import (
@@ -77,7 +77,7 @@ def build_timm_model(name: str, *, pretrained: bool = False) -> BuiltModel:
     except UserError:
         raise
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"timm cannot build {name!r} ({reason}); name another model") from error
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     shape = config.get("input_size")

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, first_line
 from gp_prune.pruning.modules import unwrapping
 from gp_prune.statistics.running import (
     Forward,
@@ -77,7 +77,7 @@ def _check_copy(model: nn.Module, name: str) -> None:
     try:
         copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # whatever a part of the network raises when it is copied
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         reason = reason.split(". ")[0]
         for path, module in model.named_modules():
             if hasattr(module, "weight_g"):

@@ -30,7 +30,7 @@ from gp_prune.apply.scoring import (
     measure_scores,
 )
 from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
-from gp_prune.errors import UserError, brief, pluralize
+from gp_prune.errors import UserError, brief, first_line, pluralize
 from gp_prune.pruning import (
     Architecture,
     ChannelPlan,
@@ -216,7 +216,7 @@ class Pruner:
         except Exception as error:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(self._inputs))
             on = f"inputs of shape {shapes}" if shapes else f"inputs {brief(self._inputs)}"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             remedy = "give the shape of its inputs with --input-shape (example_inputs)"
             if self._forward_fn is not None:
                 remedy = "give example_inputs that forward_fn can run it on"

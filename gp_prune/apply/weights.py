@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune._io import check_regular, parse_tensors, read_file
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, first_line, root_cause
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.training.checkpoint import count_bytes
 
@@ -86,10 +86,8 @@ def loading_pretrained(name: str, source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the connection, the cache, the file or the network
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:_LONGEST]
+        cause = root_cause(error)
+        reason = first_line(cause)[:_LONGEST]
         cached = Path(torch.hub.get_dir()) / "checkpoints" / source.rpartition("/")[2]
         if cached.is_file():
             raise UserError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
-from gp_prune.errors import UserError, pluralize
+from gp_prune.errors import UserError, first_line, pluralize
 from gp_prune.statistics import Batch, Inputs
 from gp_prune.statistics.batches import as_batch, batch_size
 from gp_prune.statistics.running import map_tensors, tensors_of, to_device
@@ -254,7 +254,7 @@ def gather(data: Any, most: int | None = None) -> Samples:
     try:
         whole = Samples(*(_joined([batch[field] for batch in batches]) for field in range(3)))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"the batches of the data cannot be put together ({reason}); all need the same parts, "
             "with samples of the same shape"

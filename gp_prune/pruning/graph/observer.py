@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gp_prune.errors import first_line
 from gp_prune.pruning.attention.heads import AttentionEnds, cut_graph_at_attention
 from gp_prune.pruning.attention.modules import HeadAttention
 from gp_prune.pruning.cost import FlopCounter, flop_counter
@@ -390,7 +391,7 @@ def adds_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None, ran
         with torch.no_grad():
             observer(model, inputs)
     except Exception as error:  # in training mode it may want targets, larger maps, or anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         warnings.warn(
             f"layers that are idle in evaluation mode ({', '.join(sorted(idle))}) are not "
             f"followed, because the network does not run in training mode on these inputs "
