@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, compact, latency, mask, measure, predict
-from gp_prune.pruning.cost import flop_counter
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 
 
@@ -164,11 +164,3 @@ def test_operators_that_torch_does_not_count(
         model(inputs)
     assert counter.total == 2 * 3 * macs
     assert not counter.uncounted
-
-
-def test_operators_without_a_count_are_named() -> None:
-    with flop_counter() as counter:
-        torch.fft.rfft(torch.randn(2, 8)).abs()
-        torch.cdist(torch.randn(3, 4), torch.randn(2, 4))
-        torch.linalg.inv(torch.eye(3))
-    assert counter.uncounted == {"aten::_fft_r2c", "aten::_cdist_forward", "aten::linalg_inv_ex"}

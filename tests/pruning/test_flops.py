@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gp_prune.pruning.cost import FlopCounter, flop_counter
+from gp_prune.pruning.flops import FlopCounter, flop_counter
 
 
 class Everything(nn.Module):
@@ -74,3 +74,11 @@ def test_attention_on_a_cpu_is_counted() -> None:
     with torch.no_grad(), flop_counter() as counter:
         attention(torch.randn(2, 4, 3, 3))
     assert counter.total == 2 * 2 * (2 * 9 * 9 * 4)
+
+
+def test_operators_without_a_count_are_named() -> None:
+    with flop_counter() as counter:
+        torch.fft.rfft(torch.randn(2, 8)).abs()
+        torch.cdist(torch.randn(3, 4), torch.randn(2, 4))
+        torch.linalg.inv(torch.eye(3))
+    assert counter.uncounted == {"aten::_fft_r2c", "aten::_cdist_forward", "aten::linalg_inv_ex"}

@@ -24,7 +24,7 @@ from gp_prune.pruning.attention.modules import (
     OpenAttention,
     WindowAttention,
 )
-from gp_prune.pruning.cost import flop_counter
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.graph.architecture import HEADS, IN, OUT, ChannelGroup, Slot
 from gp_prune.pruning.modules import Prunable, all_close
 from gp_prune.statistics.running import Forward, call_model, copy_model, map_tensors, tensors_of

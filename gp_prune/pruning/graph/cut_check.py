@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune.pruning.cost import count_macs, flop_counter, predict
+from gp_prune.pruning.cost import count_macs, predict
+from gp_prune.pruning.flops import flop_counter
 from gp_prune.pruning.graph.architecture import (
     DEPTHWISE_SIDE,
     NORM_SIDE,

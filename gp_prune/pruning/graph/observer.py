@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gp_prune.errors import first_line
 from gp_prune.pruning.attention.heads import AttentionEnds, cut_graph_at_attention
 from gp_prune.pruning.attention.modules import HeadAttention
-from gp_prune.pruning.cost import FlopCounter, flop_counter
+from gp_prune.pruning.flops import FlopCounter, flop_counter
 from gp_prune.pruning.modules import PerChannel, Prunable, Spanning, is_transposed
 from gp_prune.pruning.surgery import side_width
 from gp_prune.statistics.running import (
