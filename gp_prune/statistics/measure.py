@@ -329,7 +329,7 @@ class _Run:
         """Measure some layers, and evaluate the formulas on them as far as the data is needed."""
         chosen = {name: self.surroundings.layers[name] for name in group}
         modules = _with_consumers(self.model, chosen, self.consumers)
-        norms = {n: self.surroundings.norm_modules(self.model)[n] for n in group}
+        norms = self.surroundings.norm_modules(self.model, group)
         plan = self.formulas.plan
         measured = Measured(
             self.needs, modules, norms, self.consumers, self.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -43,9 +43,9 @@ class Surroundings(NamedTuple):
     at_once: int | None
     sizes: Mapping[tuple[str, str], Maps]
 
-    def norm_modules(self, model: nn.Module) -> dict[str, nn.Module | None]:
-        """Return the batch norm after each layer that is measured, or None."""
-        names = {layer: self.norms[layer] for layer in self.layers}
+    def norm_modules(self, model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module | None]:
+        """Return the batch norm after each of some layers, or None."""
+        names = {layer: self.norms[layer] for layer in layers}
         return {n: None if norm is None else model.get_submodule(norm) for n, norm in names.items()}
 
 
