@@ -111,53 +111,43 @@ class Interpreter:
         return value * grown(node, self._layer.coverage) if self._sampled else value
 
     def _in_parts(self, node: Expression) -> Tensor | None:
-        """Return the value of a node over large maps, evaluated part by part; None elsewhere."""
+        """Return the value of a node over large maps, evaluated part by part; None elsewhere.
+
+        The maps are those of the samples, or the mean maps of the classes.
+        """
         if not self._cuts or "n" in node.axes:
             return None
-        if not any("n" in argument.axes for argument in node.arguments):
-            return self._over_class_maps(node)
-        maps = _maps_of(node, self._layer.values)
-        if not maps or any(getattr(self._layer, name) is None for name in maps):
+        letter = "n" if any("n" in argument.axes for argument in node.arguments) else "s"
+        if letter in node.axes or not any(letter in part.axes for part in node.arguments):
             return None
-        self.computed += 1
-        whole = maps == _maps_of(node, {})
+        fields = _maps_of(node, self._layer.values, letter)
+        if not fields or (letter == "s" and not fields <= CLASS_MAP_FIELDS):
+            return None
+        maps = {name: getattr(self._layer, name) for name in fields}
+        if any(values is None for values in maps.values()):
+            return None
+        record = part_of(self._layer, maps)
+        whole = letter == "n" and fields == _maps_of(node, {})
         if whole and has_merge(node) and plan([node]).targets[node].merged:
-            return self._merged(node, maps)
-        channel = cuts_by_channel(node, maps)
-        if channel is not None:
-            return self._channel_by_channel(node, maps, channel)
-        self.computed -= 1
-        return None
+            return self._merged(node, record)
+        channel = cuts_by_channel(node, fields, letter)
+        return None if channel is None else self._by_channel(node, record, channel, letter)
 
-    def _over_class_maps(self, node: Expression) -> Tensor | None:
-        """Return the value of a node over positions, evaluated channel by channel."""
-        if "s" in node.axes or not any("s" in argument.axes for argument in node.arguments):
-            return None
-        maps = _maps_of(node, self._layer.values, "s")
-        if not maps or not maps <= CLASS_MAP_FIELDS:
-            return None
-        if any(getattr(self._layer, name) is None for name in maps):
-            return None
-        channel = cuts_by_channel(node, maps, "s")
-        if channel is None:
-            return None
+    def _merged(self, node: Expression, record: LayerRecord) -> Tensor:
         self.computed += 1
-        return self._channel_by_channel(node, maps, channel, "s")
-
-    def _merged(self, node: Expression, maps: frozenset[str]) -> Tensor:
         known = {part: self.evaluate(part) for part in known_subtrees(node.arguments[0])}
         total = Accumulator([node], (), known, self._layer.coverage)
-        total.add(part_of(self._layer, {name: getattr(self._layer, name) for name in maps}))
+        total.add(record)
         return total.result()[node]
 
-    def _channel_by_channel(
-        self, node: Expression, maps: frozenset[str], channel: str, letter: str = "n"
+    def _by_channel(
+        self, node: Expression, record: LayerRecord, channel: str, letter: str
     ) -> Tensor:
         import torch
 
+        self.computed += 1
         parts = [part for argument in node.arguments for part in known_subtrees(argument, letter)]
         known = {**self._layer.values, **{part: self.evaluate(part) for part in parts}}
-        record = part_of(self._layer, {name: getattr(self._layer, name) for name in maps})
         values = [
             Interpreter(part, _PART_BYTES, in_parts=False).evaluate(node)
             for part in _cut(record, 0, channel, known)
