@@ -85,7 +85,7 @@ class Plan:
     def stages(self) -> int:
         """Return how many passes over the data the targets take; 0 without any."""
         stages = [target.stage for target in self.targets.values()]
-        return max([*stages, *self.gathered.values(), int(bool(self.stored))], default=0)
+        return max([*stages, *self.gathered.values(), int(bool(self.stored))])
 
     @property
     def by_channel(self) -> bool:
@@ -117,23 +117,22 @@ class Plan:
     def _add(self, node: Expression) -> None:
         parts = [self._nodes[argument] for argument in node.arguments]
         kind = _classify(node, parts)
-        sources = frozenset().union(*(part.sources for part in parts if _by_sample(part)))
         if isinstance(node.head, Operand):
             self._nodes[node] = self._of_operand(node, node.head, kind)
             return
         known = max((part.stage for part in parts if part.kind is _Kind.FIXED), default=0)
-        sampled = [part.stage for part in parts if part.kind is not _Kind.FIXED]
         if kind is _Kind.FIXED:
             self._nodes[node] = _Node(kind, known, frozenset())
             return
-        stage = max(known + 1, *sampled) if kind is _Kind.SAMPLE else max(known, *sampled)
-        if kind is _Kind.FULL and not _mergeable(node, parts):
+        sampled = [part for part in parts if part.kind is not _Kind.FIXED]
+        sources = frozenset().union(*(part.sources for part in sampled))
+        stage = max(known + (kind is _Kind.SAMPLE), *(part.stage for part in sampled))
+        merged = has_merge(node) and parts[0].kind is _Kind.SAMPLE
+        if kind is _Kind.FULL and not merged:
             self._hold(node)
-        elif kind is _Kind.FULL:
-            stage = max(sampled)
         self._nodes[node] = _Node(kind, stage, sources)
         if "n" not in node.axes:
-            self.targets[node] = Target(node, stage, sources, _mergeable(node, parts))
+            self.targets[node] = Target(node, stage, sources, merged)
             self._nodes[node] = _Node(_Kind.FIXED, stage, frozenset())
 
     def _of_operand(self, node: Expression, operand: Operand, kind: _Kind) -> _Node:
@@ -163,10 +162,6 @@ class Plan:
                 self.gathered[argument] = part.stage
 
 
-def _by_sample(node: _Node) -> bool:
-    return node.kind is not _Kind.FIXED
-
-
 def _classify(node: Expression, parts: Sequence[_Node]) -> _Kind:
     """Return how the value of a node is found, given what its arguments are."""
     head = node.head
@@ -180,10 +175,6 @@ def _classify(node: Expression, parts: Sequence[_Node]) -> _Kind:
         return _Kind.FIXED
     apart = isinstance(head.shape, Elementwise) or (head.shape.bracketed and "n" not in node.over)
     return _Kind.SAMPLE if apart and _Kind.FULL not in kinds else _Kind.FULL
-
-
-def _mergeable(node: Expression, parts: Sequence[_Node]) -> bool:
-    return has_merge(node) and parts[0].kind is _Kind.SAMPLE
 
 
 def has_merge(node: Expression) -> bool:
