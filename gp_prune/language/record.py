@@ -8,6 +8,7 @@ A :class:`LayerRecord` is what :mod:`gp_prune.statistics` measures and what the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,6 +56,14 @@ MAP_FIELDS: dict[str, str] = {
 }
 """Fields of a record that have a value for each sample (axis n), with the need that asks for them:
 a formula that reads them can be evaluated on some samples after the others."""
+
+MAP_NEEDS = frozenset(MAP_FIELDS.values())
+"""Needs that ask for such fields."""
+
+
+def map_fields(needs: AbstractSet[str]) -> frozenset[str]:
+    """Return the fields of :data:`MAP_FIELDS` that needs ask for."""
+    return frozenset(name for name, need in MAP_FIELDS.items() if need in needs)
 
 
 CLASS_MAP_FIELDS = frozenset({"class_map", "rest_map", "mean_map"})

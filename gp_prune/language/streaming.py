@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gp_prune.language.axes import Elementwise, Reduction, Signature
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import Operand, Operator
-from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS
+from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, MAP_NEEDS, map_fields
 
 _WITHOUT_DATA = frozenset({"noise", "outgoing"})
 """Needs of operands that are known before the data is read."""
@@ -143,7 +143,7 @@ class Plan:
         if kind is _Kind.FIXED:
             return _Node(kind, int(not operand.needs <= _WITHOUT_DATA), frozenset())
         self.opaque = True
-        read = frozenset(name for name, need in MAP_FIELDS.items() if need in operand.needs)
+        read = map_fields(operand.needs)
         self.stored |= read
         if "n" not in node.axes:
             self.targets[node] = Target(node, 1, read, merged=False)
@@ -168,7 +168,7 @@ def _classify(node: Expression, parts: Sequence[_Node]) -> _Kind:
     if isinstance(head, Operand):
         if head.source in MAP_FIELDS:
             return _Kind.SAMPLE
-        reads_maps = head.source is None and not head.needs.isdisjoint(MAP_FIELDS.values())
+        reads_maps = head.source is None and not head.needs.isdisjoint(MAP_NEEDS)
         return _Kind.FULL if reads_maps else _Kind.FIXED
     kinds = {part.kind for part in parts}
     if not isinstance(head, Operator) or kinds <= {_Kind.FIXED}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,14 @@ from torch import Tensor
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Accumulator, Interpreter, part_of
 from gp_prune.language.primitive import Operand
-from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, Coverage, LayerRecord
+from gp_prune.language.record import (
+    CLASS_MAP_FIELDS,
+    MAP_FIELDS,
+    MAP_NEEDS,
+    Coverage,
+    LayerRecord,
+    map_fields,
+)
 from gp_prune.language.streaming import Plan, known_subtrees, plan
 
 RecordOf = Callable[[str], LayerRecord]
@@ -127,7 +135,7 @@ class Formulas:
                 machine = Interpreter(self._with_values(record_of(name)))
                 values |= {node: machine.evaluate(node) for node in targets}
 
-    def finish(self, record: LayerRecord, needs: Iterable[str]) -> LayerRecord:
+    def finish(self, record: LayerRecord, needs: AbstractSet[str]) -> LayerRecord:
         """Return a record with the values of the formulas, and without what was kept for them.
 
         Args:
@@ -140,9 +148,8 @@ class Formulas:
             part: machine.evaluate(part) for tree in self.expressions for part in _measured(tree)
         }
         self._values.pop(record.name, None)
-        kept = {name for name, need in MAP_FIELDS.items() if need in set(needs)}
-        dropped = set(MAP_FIELDS) - kept
-        if "centroids" not in set(needs):
+        dropped = MAP_FIELDS.keys() - map_fields(needs)
+        if "centroids" not in needs:
             dropped |= CLASS_MAP_FIELDS
         nothing: dict[str, None] = dict.fromkeys(dropped)
         return replace(record, values=values, **nothing)  # type: ignore[arg-type]
@@ -178,5 +185,5 @@ def _is_by_entry(node: Expression) -> bool:
 def _reads_maps(node: Expression) -> bool:
     """Return whether a node is an operand of the user's that reads maps in a way not known."""
     head = node.head
-    maps = {*MAP_FIELDS.values(), "centroids"}
+    maps = MAP_NEEDS | {"centroids"}
     return isinstance(head, Operand) and head.source is None and not head.needs.isdisjoint(maps)

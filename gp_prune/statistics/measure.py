@@ -20,7 +20,15 @@ from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
-from gp_prune.language.record import LOSS_NEEDS, MAP_FIELDS, NEEDS, Coverage, LayerRecord
+from gp_prune.language.record import (
+    LOSS_NEEDS,
+    MAP_FIELDS,
+    MAP_NEEDS,
+    NEEDS,
+    Coverage,
+    LayerRecord,
+    map_fields,
+)
 from gp_prune.statistics.activation_tracer import ActivationTracer
 from gp_prune.statistics.batches import (
     Batch,
@@ -239,13 +247,12 @@ class _Run:
     @property
     def kept(self) -> frozenset[str]:
         """Return the fields with a value for each sample that are kept for all samples."""
-        asked = {name for name, need in MAP_FIELDS.items() if need in self.asked}
-        return self.formulas.plan.stored | asked
+        return self.formulas.plan.stored | map_fields(self.asked)
 
     @property
     def exact(self) -> bool:
         """Return whether maps are given away, and so in float64."""
-        return self.formulas.plan.opaque or bool(self.asked & set(MAP_FIELDS.values()))
+        return self.formulas.plan.opaque or bool(self.asked & MAP_NEEDS)
 
     def reads_data(self, stage: int) -> bool:
         """Return whether a pass over the data has something to measure."""
@@ -293,7 +300,7 @@ class _Run:
 
     def _share_memory(self, data: DataPasses, names: Sequence[str]) -> None:
         census = data.census()
-        together = bool(self.asked & {*MAP_FIELDS.values(), "centroids"})
+        together = bool(self.asked & (MAP_NEEDS | {"centroids"}))
         demands = [d for name in names for d in self._demands(name, census, together)]
         self.sampling = share_memory(
             demands, names, census, memory=self.memory, together=together, seed=self.seed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.language.record import MAP_FIELDS
+from gp_prune.language.record import MAP_NEEDS
 from gp_prune.statistics.activation_tracer import Call, Listener, Site
 from gp_prune.statistics.formulas import Stream
 from gp_prune.statistics.layers import as_maps, tap_energy
@@ -27,7 +27,7 @@ _BY_CLASS = frozenset(
 ) | {"kernel_class", "kernel_rest", "kernel_between"}
 """Fields of a record with a number, or a map, for every class."""
 
-RECORDED_NEEDS = LABEL_NEEDS | set(MAP_FIELDS.values()) | {"second_moments"}
+RECORDED_NEEDS = LABEL_NEEDS | MAP_NEEDS | {"second_moments"}
 """Needs that a :class:`Recorder` measures while the model runs."""
 
 
