@@ -145,20 +145,21 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
     """Return some samples of a batch."""
     if start == 0 and stop == batch_size(batch.inputs):
         return batch
-
-    def part(value: Any) -> Any:
-        return map_tensors(lambda t: t[start:stop] if t.dim() else t, value)
-
-    return Batch(*(part(field) for field in batch))
+    return _select(batch, lambda values: values[start:stop])
 
 
 def select_samples(batch: Batch, rows: Tensor) -> Batch:
     """Return the samples of a batch with these numbers."""
+    return _select(batch, lambda values: values[rows.to(values.device)])
 
-    def part(value: Any) -> Any:
-        return map_tensors(lambda t: t[rows.to(t.device)] if t.dim() else t, value)
 
-    return Batch(*(part(field) for field in batch))
+def _select(batch: Batch, choose: Callable[[Tensor], Tensor]) -> Batch:
+    """Return a batch of what is chosen of every tensor that has samples."""
+
+    def choose_samples(values: Tensor) -> Tensor:
+        return choose(values) if values.dim() else values
+
+    return Batch(*(map_tensors(choose_samples, field) for field in batch))
 
 
 def split_batch(batch: Batch, most: int | None) -> list[Batch]:
@@ -167,10 +168,10 @@ def split_batch(batch: Batch, most: int | None) -> list[Batch]:
     if parts == 1:
         return [batch]
 
-    def part(value: Any, number: int) -> Any:
-        return map_tensors(lambda t: t.tensor_split(parts)[number] if t.dim() else t, value)
+    def part(number: int) -> Batch:
+        return _select(batch, lambda values: values.tensor_split(parts)[number])
 
-    return [Batch(*(part(field, number) for field in batch)) for number in range(parts)]
+    return [part(number) for number in range(parts)]
 
 
 def in_parts(
