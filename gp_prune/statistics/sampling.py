@@ -148,25 +148,17 @@ def share_memory(
     rounds = [list(demands)] if together else list(by_layer.values())
     limit = memory if together else memory * 7 // 8
     most = {side: count for some in rounds for side, count in _fit(some, limit).items()}
-    least = max(
-        (
-            sum((d.each + d.extra) * most.get((d.layer, d.side), d.positions) for d in some)
-            for some in rounds
-        ),
-        default=0,
-    )
+
+    def seen(demand: Demand) -> int:
+        return most.get((demand.layer, demand.side), demand.positions)
+
+    least = max((sum((d.each + d.extra) * seen(d) for d in some) for some in rounds), default=0)
     samples = None
     if least > limit:
         samples = max(1, census.samples * limit // least)
     sizes = {(d.layer, d.side): d.positions for d in demands}
-    kept = {
-        name: sum(d.each * most.get((d.layer, d.side), d.positions) for d in some)
-        for name, some in by_layer.items()
-    }
-    moments = {
-        name: sum(d.extra * most.get((d.layer, d.side), d.positions) for d in some)
-        for name, some in by_layer.items()
-    }
+    kept = {name: sum(d.each * seen(d) for d in some) for name, some in by_layer.items()}
+    moments = {name: sum(d.extra * seen(d) for d in some) for name, some in by_layer.items()}
     groups = [names] if together else _grouped(kept, moments, memory)
     return Sampling(seed, samples, most, groups, sizes)
 
