@@ -137,16 +137,18 @@ class TaskScorer:
 
     def find_rounding(self, expression: Expression) -> str:
         """Return the first layer whose scores differ by rounding alone; empty if there is none."""
-        for name, layer in self.layers.items():
-            if "i" not in expression.axes and name not in self._ranked:
-                continue
-            scores = without_rounding(expression, layer)
+        for name in self._scored(expression):
+            scores = without_rounding(expression, self.layers[name])
             if scores.numel() > 1 and bool((scores == scores.flatten()[0]).all()):
                 return name
         return ""
 
+    def _scored(self, expression: Expression) -> list[str]:
+        """Return the layers that a formula ranks: of channels, those that can lose some."""
+        return [n for n in self.layers if "i" in expression.axes or n in self._ranked]
+
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
-        names = [n for n in self.layers if "i" in expression.axes or n in self._ranked]
+        names = self._scored(expression)
         interpreters = self._interpreters
         if noise_seed is not None:
             redrawn = collect(self.task.model, names, (), needs={"noise"}, seed=noise_seed)
