@@ -119,6 +119,11 @@ def _classes_of(value: Tensor | None, present: Tensor) -> Tensor | None:
     return value.index_select(min(1, value.dim() - 1), there)
 
 
+def is_finite(values: Tensor) -> bool:
+    """Return whether all numbers are finite; their sum tells sooner, unless it overflows."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
 class Recorder(Listener):
     """Measures what an :class:`~gp_prune.statistics.activation_tracer.ActivationTracer` tells.
 
@@ -356,7 +361,7 @@ class Recorder(Listener):
         of an image), a sample has as many rows one after the other; they count as positions.
         """
         maps = as_maps(values.detach(), self._layers[call.layer])
-        if not bool(torch.isfinite(maps).all()):
+        if not is_finite(maps):
             raise UserError(
                 f"layer {call.layer!r} has non-finite activations (its {what}); "
                 "check the data and the model's weights"

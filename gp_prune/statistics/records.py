@@ -21,7 +21,7 @@ from gp_prune.statistics.layers import (
     effective_weight,
     to_dense,
 )
-from gp_prune.statistics.recording import Recorder
+from gp_prune.statistics.recording import Recorder, is_finite
 from gp_prune.statistics.running import derive_seed
 from gp_prune.statistics.sampling import Sampling
 
@@ -144,11 +144,6 @@ def _squares(
     return {field: zeros if value is None else value for field, value in found.items()}
 
 
-def _is_finite(value: Tensor) -> bool:
-    """Return whether all numbers are finite; their sum tells sooner, unless it overflows."""
-    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
-
-
 @dataclass
 class Measured:
     """What the passes over the data have measured on all layers.
@@ -214,7 +209,7 @@ class Measured:
             seed = derive_seed(self.seed, name, "noise", bits=63)
             fields["noise"] = uniform(tuple(weight.shape), seed)
         for field, value in fields.items():
-            if value is not None and not _is_finite(value):  # before it becomes float64: quicker
+            if value is not None and not is_finite(value):  # before it becomes float64: quicker
                 raise UserError(
                     f"layer {name!r} has a {field} that is not finite; "
                     "check the model's weights and the data"
