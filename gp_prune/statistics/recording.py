@@ -50,10 +50,14 @@ class Wanted(NamedTuple):
     placed: AbstractSet[str] = frozenset()
 
     @property
+    def held(self) -> AbstractSet[str]:
+        """Return the fields that are held until the end of the pass, returned or not."""
+        return {*self.kept, "activation"} if "kernels" in self.needs else self.kept
+
+    @property
     def maps(self) -> AbstractSet[str]:
         """Return the fields with a value for each sample that are looked at."""
-        extra = {"activation"} if "kernels" in self.needs else set()
-        return {*self.kept, *self.streamed, *extra}
+        return {*self.held, *self.streamed}
 
 
 class _LayerStatistics:
@@ -62,8 +66,7 @@ class _LayerStatistics:
     def __init__(
         self, name: str, module: nn.Module, wanted: Wanted, sampling: Sampling, samples: int
     ) -> None:
-        kept = {*wanted.kept, "activation"} if "kernels" in wanted.needs else wanted.kept
-        self.kept = {name: KeptValues(samples) for name in kept}
+        self.kept = {name: KeptValues(samples) for name in wanted.held}
         self.returned = wanted.kept
         # What is read from the outputs has the same positions throughout.
         self.inputs = sampling.positions(name, "inputs")
