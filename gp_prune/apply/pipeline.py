@@ -24,11 +24,9 @@ from gp_prune.apply.options import (
     PruneOptions,
     match_layers,
 )
+from gp_prune.apply.remarks import note_embeddings, note_missing_norms
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
-from gp_prune.apply.scoring import (
-    LayerScores,
-    measure_scores,
-)
+from gp_prune.apply.scoring import LayerScores, measure_scores
 from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
 from gp_prune.errors import UserError, brief, first_line, pluralize
 from gp_prune.pruning import (
@@ -52,7 +50,6 @@ from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
 from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.coverage import describe_limit
-from gp_prune.statistics.layers import is_batch_norm
 from gp_prune.statistics.running import (
     Forward,
     call_model,
@@ -70,8 +67,6 @@ _MOST_UNDECIDED = 0.05
 
 _TOLERANCE = 1e-3
 """Largest difference of masked and compact outputs, as a share of the largest output."""
-_OF_BATCH_NORM = frozenset({"gamma", "beta", "Ggamma", "Gbeta"})
-"""Operands that are parameters of a batch norm, and of the layer itself where there is none."""
 _SEARCH_TURNS = 11
 """Turns in which a candidate is timed beside the original while a cut is searched."""
 
@@ -182,7 +177,10 @@ class Pruner:
             cut_residual=options.cut_residual,
             min_share=0.0 if options.by_weight else options.floor,
             keep_share=dict(options.keep_share),
-            notes=(*self._notes(architecture), *self._shared_notes(plan)),
+            notes=(
+                *note_missing_norms(self._model, options.metric),
+                *note_embeddings(self._model, plan, self._looked_up),
+            ),
             pattern=None if options.pattern is None else str(options.pattern),
             steps=tuple(steps),
             times=times,
@@ -472,34 +470,6 @@ class Pruner:
         masked = copy_model(self._model)
         mask(masked, plan, architecture)
         return masked
-
-    def _notes(self, architecture: Architecture) -> tuple[str, ...]:
-        """Return what to say of the network beside the cut."""
-        metric = self.options.metric
-        read = [n.name for n in metric.expression.nodes() if n.name in _OF_BATCH_NORM]
-        if not read or any(is_batch_norm(module) for module in self._model.modules()):
-            return ()
-        return (
-            f"Metric {metric.name!r} reads batch norms ({', '.join(dict.fromkeys(read))}), and the "
-            "network has none: their scale counts as 1 and the bias as their shift.",
-        )
-
-    def _shared_notes(self, plan: ChannelPlan | WeightPlan) -> tuple[str, ...]:
-        """Name the layers whose pruned weights are those of an embedding, too."""
-        if isinstance(plan, ChannelPlan):
-            return ()
-        names = [
-            repr(name)
-            for name in plan.kept
-            if id(self._model.get_submodule(name)._parameters.get("weight")) in self._looked_up
-        ]
-        if not names:
-            return ()
-        which = f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(names)}"
-        return (
-            f"The weights of {which} are looked up as an embedding, too, which loses the same "
-            "numbers; keep them whole with --ignore (ignore).",
-        )
 
     def _report_step(self, number: int, share: float, plan: ChannelPlan | WeightPlan) -> PruneStep:
         """Return what a step came to, and tell the person where there are several."""
