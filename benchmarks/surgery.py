@@ -158,7 +158,6 @@ def their_prune(model: nn.Module, inputs: Tensor, ratio: float) -> nn.Module:
         inputs,
         importance=tp.importance.MagnitudeImportance(p=1),
         pruning_ratio=ratio,
-        min_share=0,
         ignored_layers=[model.fc],
     )
     pruner.step()
