@@ -258,7 +258,7 @@ def digest_declarations(metric: Metric) -> dict[str, str]:
 
     Operators have brackets after their names, since an operand may have the name of one.
     """
-    from gp_prune.language.declaration import digest_declaration
+    from gp_prune.language.declaration_digest import digest_declaration
 
     heads = {node.head for node in metric.expression.nodes()}
     digests = {

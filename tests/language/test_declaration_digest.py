@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gp_prune import Metric
-from gp_prune.language.declaration import digest_declaration
+from gp_prune.language.declaration_digest import digest_declaration
 from gp_prune.language.primitive import builtin_primitives, primitive_set
 from gp_prune.metric.file import bundled_metrics
 
