@@ -18,11 +18,11 @@ from gp_prune.apply.data import MEASURES, ErrorKind, SplitName, TuningData
 from gp_prune.apply.lineage import find_cut, remember_cut
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError, pluralize
-from gp_prune.pruning import measure
+from gp_prune.pruning.cost import count_nonzero
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward
 from gp_prune.statistics.batches import Progress, batch_size
-from gp_prune.statistics.running import copy_model, device_of, random_state, to_device
+from gp_prune.statistics.running import copy_model, device_of, random_state
 from gp_prune.training import (
     Epoch,
     FineTuning,
@@ -169,10 +169,7 @@ def tune_pruned(
         chance=guess.chance,
         **{name: result.error for name, result in results.items()},
     )
-    (example,) = _first(report, 1)
-    inputs = to_device(example.inputs, device_of(model))
-    nonzero = measure(model, inputs, forward_fn=forward_fn).nonzero
-    after = pruned.after._replace(nonzero=nonzero)
+    after = pruned.after._replace(nonzero=count_nonzero(model))
     notes = tuple(dict.fromkeys((*pruned.notes, *([data.note] if data.note else []))))
     seconds = pruned.seconds + time.perf_counter() - started
     remember_cut(model, find_cut(pruned.model))

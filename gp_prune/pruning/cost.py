@@ -189,7 +189,7 @@ def measure(model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None
     with evaluation_mode(model):
         macs = count_macs(model, example_inputs, forward_fn)
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(macs // samples, params, _count_nonzero(model))
+    return Cost(macs // samples, params, count_nonzero(model))
 
 
 def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None = None) -> int:
@@ -199,7 +199,8 @@ def count_macs(model: nn.Module, example_inputs: Any, forward_fn: Forward | None
     return counter.total // 2
 
 
-def _count_nonzero(model: nn.Module) -> int:
+def count_nonzero(model: nn.Module) -> int:
+    """Count the parameters that are not zero, masks applied."""
     masks = {
         id(getattr(module, f"{name}_orig")): getattr(module, f"{name}_mask")
         for _, module, name in masked_parameters(model)
