@@ -30,7 +30,7 @@ from gp_prune.language.declarations import (
 )
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.language.symbols import Call, Notation, Scope
-from gp_prune.language.user_file import run_python_file
+from gp_prune.language.user_file import keep_source, run_python_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -357,7 +357,10 @@ def declared_in(module: ModuleType) -> list[Operand | Operator]:
 def _families() -> list[ModuleType]:
     package = importlib.import_module(FAMILIES)
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [importlib.import_module(f"{FAMILIES}.{name}") for name in names]
+    modules = [importlib.import_module(f"{FAMILIES}.{name}") for name in names]
+    for module in modules:
+        keep_source(module)  # an update during a run must not change what its metrics declare
+    return modules
 
 
 @cache

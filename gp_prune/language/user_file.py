@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import linecache
 import sys
+from importlib.abc import InspectLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -47,7 +49,22 @@ def run_python_file(
         if isinstance(error, Exception | SystemExit):
             raise error_type(f"{file} does not run: {describe(error)}; mend the file") from error
         raise
+    keep_source(module)
     return module
+
+
+def keep_source(module: ModuleType) -> None:
+    """Let ``inspect`` give the source that a module was loaded from after its file has changed.
+
+    By default it reads the file again, and finds other code at the lines of a function.
+    """
+    loader, file = module.__loader__, module.__file__
+    if file is None or not isinstance(loader, InspectLoader):
+        return
+    source = loader.get_source(module.__name__)
+    if source is not None:
+        # Without a time of change the entry is never compared with the file.
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
 
 
 def describe(error: BaseException) -> str:

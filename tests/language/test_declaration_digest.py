@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from gp_prune import Metric
+import gp_prune
+from gp_prune import Metric, primitives
 from gp_prune.language.declaration_digest import digest_declaration
 from gp_prune.language.primitive import builtin_primitives, primitive_set
 from gp_prune.metric.file import bundled_metrics
@@ -80,6 +82,54 @@ def test_a_saved_metric_knows_what_has_changed(tmp_path: Path, name: str) -> Non
     changed.write_text(FILE.replace(old, new, 1) if old else FILE)
     loaded = Metric.load(tmp_path / "m.json", primitive_set(changed))
     assert bool(loaded.changed_primitives()) is (name in CHANGES)
+
+
+@pytest.mark.parametrize("later", ["# a line more\n" + FILE.replace("x.clamp", "x.clip"), None])
+def test_the_digest_is_of_the_code_that_was_run_not_of_what_its_file_holds_later(
+    tmp_path: Path, later: str | None
+) -> None:
+    files = [tmp_path / "own.py", tmp_path / "changed.py"]
+    saved = []
+    for file in files:
+        file.write_text(FILE)
+        metric = Metric.parse(FORMULA, name="mine", primitives=primitive_set(file))
+        if file.stem == "changed" and later is None:
+            file.unlink()
+        elif file.stem == "changed":
+            file.write_text(later or "")
+        metric.save(tmp_path / "m.json")
+        saved.append((tmp_path / "m.json").read_bytes())
+    assert saved[0] == saved[1]
+    assert len(Metric.load(tmp_path / "m.json", primitive_set(files[0])).declarations) == 5
+    if later is not None:
+        again = Metric.load(tmp_path / "m.json", primitive_set(files[1]))
+        assert again.changed_primitives() == ("clip2()",)
+
+
+_UPDATED = """
+from pathlib import Path
+from gp_prune import primitives
+from gp_prune.language.declaration_digest import digest_declaration
+from gp_prune.language.primitive import builtin_primitives
+loaded = list(builtin_primitives())
+assert list(primitives.__path__) == [str(Path("gp_prune/primitives").absolute())], "not the copy"
+for file in Path("gp_prune/primitives").glob("*.py"):
+    file.write_text("# a line more\\n" + file.read_text())
+print(*map(digest_declaration, loaded))
+"""
+
+
+def test_an_update_of_the_package_changes_no_digest_of_what_is_loaded(tmp_path: Path) -> None:
+    without_bytecode = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(gp_prune.__path__[0], tmp_path / "gp_prune", ignore=without_bytecode)
+    target = tmp_path / "gp_prune" / "primitives"
+    shutil.copytree(primitives.__path__[0], target, ignore=without_bytecode, dirs_exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _UPDATED], cwd=tmp_path, capture_output=True, text=True, check=True,
+        timeout=100,
+    )  # fmt: skip
+    assert (target / "operands.py").read_text().startswith("# a line more")
+    assert done.stdout.split() == [digest_declaration(p) for p in builtin_primitives()]
 
 
 def test_another_number_of_a_factory_is_another_declaration(tmp_path: Path) -> None:
