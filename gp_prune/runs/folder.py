@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -374,7 +375,11 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    installed = {name: importlib.metadata.version(name) for name in packages}
+@cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of Python and of the packages that decide a result.
+
+    They are looked up once: what is installed during a run is not what the run computes with.
+    """
+    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **installed}

@@ -14,7 +14,6 @@ from gp_prune._io import MOST_TEXT, read_file, write_text
 from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
-from gp_prune.runs.folder import versions
 from gp_prune.runs.journal import NAME, entries
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.comparison import KINDS, Comparison, Contender, Record, recommend
@@ -71,8 +70,12 @@ def assemble(
     comparison: Comparison,
     kinds: Mapping[str, str],
     failures: Mapping[str, str],
+    begun: Mapping[str, Any],
 ) -> SearchResult:
-    """Return the result of a run from its parts."""
+    """Return the result of a run from its parts; ``begun`` is the header of its journal."""
+    # What the run was begun with: files and packages may have changed since.
+    settings = {name: begun[name] for name in config.to_json()}
+    provenance = {"settings": settings, "versions": begun["versions"]}
     evolved = sorted(
         (c for c in entered if c.candidate is not None),
         key=lambda c: (comparison.mean(c.name, "validation"), c.expression.size, c.name),
@@ -82,7 +85,7 @@ def assemble(
         folder=folder,
         contenders=evolved + [c for c in entered if c.candidate is None],
         recommended=recommend(config, entered, comparison),
-        metrics={c.name: _metric(config, primitives, c, comparison) for c in evolved},
+        metrics={c.name: _metric(config, primitives, c, comparison, provenance) for c in evolved},
         comparison=comparison,
         assessed=archive.assessed,
         behaviours=archive.behaviours,
@@ -92,7 +95,11 @@ def assemble(
 
 
 def _metric(
-    config: SearchConfig, primitives: PrimitiveSet, contender: Contender, comparison: Comparison
+    config: SearchConfig,
+    primitives: PrimitiveSet,
+    contender: Contender,
+    comparison: Comparison,
+    provenance: dict[str, Any],
 ) -> Metric:
     def error(column: str, task: str) -> float:
         return comparison.mean(contender.name, column, kind="ladder", task=task)
@@ -114,7 +121,7 @@ def _metric(
             }
             for task, (_, macs, params) in contender.candidate.by_task.items()
         },
-        provenance={"settings": settings_json(config), "versions": versions()},
+        provenance=provenance,
     )
 
 

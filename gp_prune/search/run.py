@@ -172,9 +172,11 @@ def _run(
         lambda done, of: progress(SearchProgress("compare", done, of)),
     )  # fmt: skip
     kinds = {scorer.task.name: scorer.task.kind for scorer in scorers}
+    assert journal.begun is not None
     result = assemble(
-        config, folder, primitives, search.archive, entered, comparison, kinds, evaluator.failures
-    )
+        config, folder, primitives, search.archive, entered, comparison, kinds, evaluator.failures,
+        journal.begun,
+    )  # fmt: skip
     with writing(folder):
         write(result)
     progress(SearchProgress("done", 1, 1))

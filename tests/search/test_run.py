@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import random
 import shutil
@@ -181,6 +182,34 @@ def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
     monkeypatch.setattr("gp_prune.search.evaluation.Evaluation.run", None)
     again = evolve(SMALL, tmp_path / "again", source=source, reuse=old)
     assert content(again.folder) == content(small_run.folder)
+
+
+def test_a_file_of_primitives_that_is_removed_during_a_run_changes_nothing_of_its_result(
+    tmp_path: Path, task_cache: Path
+) -> None:
+    file = tmp_path / "own.py"
+    declaration = (
+        "from gp_prune import operand\n\n\n@operand('own', axes='oik', meaning='a weight')\n"
+        "def own(layer):\n    return layer.weight\n"
+    )
+    config = replace(
+        SMALL, tasks=("lenet-digits",), population=4, generations=1, fine_tune_steps=1,
+        final_steps=1, final_seeds=1, calibration=16, primitives=(str(file),),
+    )  # fmt: skip
+
+    def change(now: SearchProgress) -> None:
+        if now.stage == "search":
+            file.unlink(missing_ok=True)
+
+    results = []
+    for name, hear in (("left", lambda _: None), ("changed", change)):
+        file.write_text(declaration)
+        source = TaskSource(cache_dir=str(task_cache))
+        results.append(evolve(config, tmp_path / name, source=source, progress=hear))
+    assert content(results[1].folder) == content(results[0].folder)
+    (provenance, *_) = [metric.provenance for metric in results[1].metrics.values()]
+    digest = hashlib.sha256(declaration.encode()).hexdigest()
+    assert provenance["settings"]["primitives"] == [f"own.py sha256:{digest}"]
 
 
 def test_the_statistics_are_in_the_run_folder(small_run: SearchResult) -> None:
