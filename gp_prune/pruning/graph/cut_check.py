@@ -23,8 +23,8 @@ from gp_prune.pruning.graph.architecture import (
     ChannelGroup,
     Removed,
 )
+from gp_prune.pruning.graph.function_modes import training_branches
 from gp_prune.pruning.graph.inner_maps import find_differing_layer, recorded_maps
-from gp_prune.pruning.graph.observer import training_branches
 from gp_prune.pruning.modules import (
     PARAMETER,
     PerChannel,

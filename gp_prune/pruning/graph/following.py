@@ -19,7 +19,8 @@ from torch import nn
 from torch_pruning import _helpers
 from torch_pruning.dependency import index_mapping, shape_infer
 
-from gp_prune.pruning.graph.observer import GraphObserver, Joined
+from gp_prune.pruning.graph.function_modes import Joined
+from gp_prune.pruning.graph.observer import GraphObserver
 from gp_prune.pruning.modules import Prunable
 
 INDEX_MAP_LIMIT = 2**24
