@@ -92,6 +92,16 @@ def find_owner(model: nn.Module, name: str, side: str) -> tuple[nn.Module, str]:
     return owner, leaf
 
 
+def find_holders(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    """Return id of a parameter -> name and module of all that hold it, in the order of modules."""
+    holders: dict[int, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((name, module))
+    return holders
+
+
 def channel_dim(parameter: Tensor) -> int:
     """Return the dimension of a free parameter that holds channels: the last of size over 1."""
     sizes = tuple(parameter.shape)

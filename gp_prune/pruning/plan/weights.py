@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gp_prune._io import canonical_digest, check_digest, check_type, read_object
 from gp_prune.errors import UserError
-from gp_prune.pruning.modules import Conv, Prunable, weight_of
+from gp_prune.pruning.modules import Conv, Prunable, find_holders, weight_of
 from gp_prune.pruning.plan.channels import Budget, check_shares, read_plan
 
 
@@ -243,17 +243,15 @@ class WeightPlan:
             UserError: the model lacks a layer, or its weight has another shape.
         """
         masks: dict[tuple[str, str], Tensor] = {}
-        holders: dict[int, list[str]] = {}
-        for name, module in model.named_modules():
-            if isinstance(module, Prunable):
-                for parameter in module._parameters.values():
-                    holders.setdefault(id(parameter), []).append(name)
+        holders = find_holders(model)
         for name, packed in self.kept.items():
             weight = weight_of(model, name)
             if tuple(weight.shape) != packed.shape:
                 raise UserError(_other_shape(name, tuple(weight.shape), packed.shape))
             mask = torch.from_numpy(packed.unpack()).to(weight.device)
-            masks |= {(holder, "weight"): mask for holder in holders[id(weight)]}
+            for holder, module in holders[id(weight)]:
+                if isinstance(module, Prunable):
+                    masks[holder, "weight"] = mask
         return masks
 
     def digest(self) -> str:

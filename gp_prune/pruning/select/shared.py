@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from gp_prune.pruning.modules import Prunable, is_transposed, weight_of
+from gp_prune.pruning.modules import Prunable, find_holders, is_transposed, weight_of
 
 
 class SharedWeights(NamedTuple):
@@ -37,11 +36,7 @@ def find_shared(
         layers: names of layers with weights.
         ignore: names of layers whose weights all stay.
     """
-    holders: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                holders[id(parameter)].append((name, module))
+    holders = find_holders(model)
     owners: dict[str, str] = {}
     whole: dict[str, str] = {}
     first: dict[int, str] = {}
