@@ -22,6 +22,7 @@ from gp_prune.pruning.select.weights import flatten_scores
 from gp_prune.pruning.torch_methods import ImportanceScores, MetricUnstructured
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of
+from gp_prune.training.checkpoint import named_tensors
 from gp_prune.training.samples import Data
 
 _AGAIN = 2  # the data may be gone through more than once
@@ -211,9 +212,9 @@ class _LayerScores:
 
 def _state(model: nn.Module) -> tuple[object, ...]:
     """Return a value that differs when a parameter or buffer is another or was written to."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
     return tuple(
-        (name, id(t), 0 if t.is_inference() else t._version, tuple(t.shape)) for name, t in tensors
+        (name, id(t), 0 if t.is_inference() else t._version, tuple(t.shape))
+        for name, t in named_tensors(model)
     )
 
 

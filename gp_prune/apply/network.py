@@ -26,6 +26,7 @@ from gp_prune.statistics.running import (
     random_like,
     seed_generators,
 )
+from gp_prune.training.checkpoint import named_tensors
 
 _WHOLE = frozenset({"tolist", "numpy", "__array__"})
 """Methods of tensors that give their values to Python."""
@@ -53,7 +54,7 @@ def check_model(model: Any, name: str = "the network", *, lazy: bool = False) ->
         )
     if next(model.parameters(), None) is None:
         raise UserError(f"{name} has no parameters, so there is nothing to prune")
-    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for path, tensor in named_tensors(model):
         if is_lazy(tensor):
             if lazy:
                 return

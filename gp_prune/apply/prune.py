@@ -11,30 +11,15 @@ from torch import nn
 
 from gp_prune.apply.lineage import Cut, find_cut, join_plans, remember_cut
 from gp_prune.apply.network import check_model
-from gp_prune.apply.options import (
-    KEEP,
-    OldBudgets,
-    PruneOptions,
-    rename_old_budgets,
-)
+from gp_prune.apply.options import KEEP, OldBudgets, PruneOptions, rename_old_budgets
 from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
-from gp_prune.apply.scoring import (
-    LayerScores,
-    as_metric,
-    move,
-    warn_of_limit,
-)
+from gp_prune.apply.scoring import LayerScores, as_metric, move, warn_of_limit
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import (
-    ChannelPlan,
-    Pattern,
-)
+from gp_prune.pruning import ChannelPlan, Pattern
 from gp_prune.statistics import Loss, Progress
-from gp_prune.statistics.running import (
-    Forward,
-)
+from gp_prune.statistics.running import Forward
 from gp_prune.training.samples import Data
 
 

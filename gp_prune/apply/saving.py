@@ -47,7 +47,7 @@ from gp_prune.pruning.graph.architecture import OUT
 from gp_prune.pruning.modules import Prunable, masked_parameters, renew_masked
 from gp_prune.pruning.surgery import side_width
 from gp_prune.statistics.running import copy_model
-from gp_prune.training.checkpoint import count_bytes
+from gp_prune.training.checkpoint import count_bytes, named_tensors
 
 KIND = "pruned model"
 PLAN, ARCHITECTURE, WEIGHTS, REPORT = (
@@ -290,7 +290,7 @@ def _keep_types(pruned: nn.Module, state: Mapping[str, Tensor]) -> None:
     if len(real) == 1:
         pruned.to(real.pop())  # what is not saved, such as buffers that are computed, follows
         return
-    for name, tensor in (*pruned.named_parameters(), *pruned.named_buffers()):
+    for name, tensor in named_tensors(pruned):
         saved = state.get(name)
         if saved is not None and saved.is_floating_point() and tensor.is_floating_point():
             tensor.data = tensor.data.to(saved.dtype)

@@ -34,10 +34,8 @@ from gp_prune.statistics.coverage import (
     describe_limit,
 )
 from gp_prune.statistics.running import as_device, copy_model, device_of
-from gp_prune.training.samples import (
-    Data,
-    tensor_digest,
-)
+from gp_prune.training.checkpoint import named_tensors
+from gp_prune.training.samples import Data, tensor_digest
 
 _SAME_WITHOUT_NORM = frozenset({"W", "b"})
 """Operands that are the same whether a batch norm follows or not."""
@@ -314,5 +312,5 @@ def move(model: nn.Module, device: str | torch.device | None) -> nn.Module:
 
 def _digest(model: nn.Module) -> str:
     """Tell a network by the names, types, shapes and values of its parameters and buffers."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = dict(named_tensors(model))
     return f"{' '.join(tensors)} {tensor_digest(tensors.values())}"
