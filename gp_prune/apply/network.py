@@ -1,4 +1,4 @@
-"""Check that a network can be pruned at all: a plain module with its weights that can be copied."""
+"""Check that a network can be pruned at all: a plain module with its weights, which runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gp_prune.errors import UserError, first_line
+from gp_prune.errors import UserError, brief, first_line
+from gp_prune.pruning import Cost, measure
 from gp_prune.pruning.modules import unwrapping
 from gp_prune.statistics.running import (
     Forward,
@@ -25,6 +26,7 @@ from gp_prune.statistics.running import (
     masked_values,
     random_like,
     seed_generators,
+    tensors_of,
 )
 from gp_prune.training.checkpoint import named_tensors
 
@@ -166,6 +168,47 @@ class ValueReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func is torch.ops.aten.embedding.default:
             self.looked_up.add(id(args[0]))
         return func(*args, **(kwargs or {}))
+
+
+def count_network(
+    model: nn.Module, inputs: Any, forward_fn: Forward | None
+) -> tuple[Cost, frozenset[int]]:
+    """Return what a network costs as it is given, and the ids of tensors whose rows it looks up.
+
+    Args:
+        model: the network.
+        inputs: a batch that it can be called with.
+        forward_fn: runs the network on the batch.
+
+    Raises:
+        UserError: it does not run on the inputs, or branches on them.
+    """
+    reads = ValueReads()
+
+    def watched(network: nn.Module, batch: Any) -> Any:
+        with reads:
+            return call_model(network, batch, forward_fn)
+
+    try:
+        cost = measure(model, inputs, forward_fn=watched)
+        if reads.any or reads.sizes:
+            check_branches(model, inputs, forward_fn)
+        return cost, frozenset(reads.looked_up)
+    except UserError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))
+        on = f"inputs of shape {shapes}" if shapes else f"inputs {brief(inputs)}"
+        reason = first_line(error)
+        remedy = "give the shape of its inputs with --input-shape (example_inputs)"
+        if forward_fn is not None:
+            remedy = "give example_inputs that forward_fn can run it on"
+        elif not isinstance(inputs, Tensor):
+            remedy = (
+                "give example_inputs that it can be called with, or forward_fn, which runs it "
+                "on them, to gp_prune.prune()"
+            )
+        raise UserError(f"the network does not run on {on} ({reason}); {remedy}") from error
 
 
 def check_branches(model: nn.Module, inputs: Any, forward_fn: Forward | None) -> None:

@@ -12,23 +12,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
-from gp_prune.apply.network import ValueReads, check_branches, check_model
-from gp_prune.apply.options import (
-    IGNORED,
-    KEEP,
-    LATENCY,
-    PruneOptions,
-    match_layers,
-)
+from gp_prune.apply.checking import check_outputs, running_cut
+from gp_prune.apply.network import check_model, count_network
+from gp_prune.apply.options import IGNORED, KEEP, LATENCY, PruneOptions, match_layers
 from gp_prune.apply.remarks import note_embeddings, note_missing_norms
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.scoring import LayerScores, measure_scores
 from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
-from gp_prune.errors import UserError, brief, first_line, pluralize
+from gp_prune.errors import UserError, pluralize
 from gp_prune.pruning import (
     Architecture,
     ChannelPlan,
@@ -43,30 +37,17 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.trace import find_violation, trace_layers
-from gp_prune.pruning.modules import as_dense, largest_difference
 from gp_prune.pruning.select.scores import MOST_TIES, keep_unranked
-from gp_prune.pruning.surgery import set_to_zero
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
 from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.coverage import describe_limit
-from gp_prune.statistics.running import (
-    Forward,
-    call_model,
-    copy_model,
-    device_of,
-    evaluation_mode,
-    seed_generators,
-    tensors_of,
-)
+from gp_prune.statistics.running import Forward, copy_model, device_of, tensors_of
 from gp_prune.statistics.time_limit import TimeLimitError
 from gp_prune.training.samples import Data
 
 _MOST_UNDECIDED = 0.05
 """Share of channels or weights about which positions may decide."""
-
-_TOLERANCE = 1e-3
-"""Largest difference of masked and compact outputs, as a share of the largest output."""
 _SEARCH_TURNS = 11
 """Turns in which a candidate is timed beside the original while a cut is searched."""
 
@@ -143,7 +124,7 @@ class Pruner:
             if plan is not None:
                 network, now = self._cut_so_far(plan, architecture)
             # What ran in the first step fails in a later one because of the cut between them.
-            with nullcontext() if plan is None else self._running_cut():
+            with nullcontext() if plan is None else running_cut():
                 scores = self.score(network, now, first=plan is None)
             if plan is None:
                 architecture = now = self._keep_unranked(now, scores, bounds)
@@ -191,38 +172,9 @@ class Pruner:
         )
 
     def count(self) -> Cost:
-        """Return what the network costs as it is given.
-
-        Raises:
-            UserError: it does not run on the inputs.
-        """
-        reads = ValueReads()
-
-        def watched(model: nn.Module, inputs: Any) -> Any:
-            with reads:
-                return call_model(model, inputs, self._forward_fn)
-
-        try:
-            cost = measure(self._model, self._inputs, forward_fn=watched)
-            self._looked_up = frozenset(reads.looked_up)
-            if reads.any or reads.sizes:
-                check_branches(self._model, self._inputs, self._forward_fn)
-            return cost
-        except UserError:
-            raise
-        except Exception as error:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(self._inputs))
-            on = f"inputs of shape {shapes}" if shapes else f"inputs {brief(self._inputs)}"
-            reason = first_line(error)
-            remedy = "give the shape of its inputs with --input-shape (example_inputs)"
-            if self._forward_fn is not None:
-                remedy = "give example_inputs that forward_fn can run it on"
-            elif not isinstance(self._inputs, Tensor):
-                remedy = (
-                    "give example_inputs that it can be called with, or forward_fn, which runs it "
-                    "on them, to gp_prune.prune()"
-                )
-            raise UserError(f"the network does not run on {on} ({reason}); {remedy}") from error
+        """Return what the network costs as it is given; see :func:`count_network`."""
+        cost, self._looked_up = count_network(self._model, self._inputs, self._forward_fn)
+        return cost
 
     def trace(self, *, try_out: bool) -> Architecture:
         """Return the groups of channels that are cut together, and what they cost."""
@@ -360,27 +312,11 @@ class Pruner:
         """Return the time after a cut of ``network`` as a share of the whole network's time."""
         candidate = compact(network, plan, now)
         forward_fn = self._forward_fn
-        with self._running_cut():
+        with running_cut():
             turns = compare(
                 self._model, candidate, self._inputs, turns=_SEARCH_TURNS, forward_fn=forward_fn
             )
         return turns.share
-
-    @contextmanager
-    def _running_cut(self) -> Iterator[None]:
-        """Say in one sentence that the pruned network does not run, and what helps."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # whatever its code raises
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise UserError(
-                f"the pruned network does not run ({type(error).__name__}: {brief(reason)}): its "
-                "code needs widths that the cut does not leave; keep multiples of a number with "
-                "--round-to (round_to), keep layers whole with --ignore (ignore), or use mode "
-                "'mask'"
-            ) from error
 
     def cut(self, plan: ChannelPlan | WeightPlan, architecture: Architecture) -> nn.Module:
         """Return a copy of the network without what goes, or with it held at zero."""
@@ -405,7 +341,7 @@ class Pruner:
             UserError: it costs or computes something else than was planned, or does so with random
                 weights where ``try_out`` says to try them.
         """
-        with self._running_cut():
+        with running_cut():
             measured = measure(pruned, self._inputs, forward_fn=self._forward_fn)
         if isinstance(plan, WeightPlan):
             removed = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
@@ -420,7 +356,10 @@ class Pruner:
                 f"where {macs} and {params} were planned; use mode 'mask' for this network"
             )
         if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
-            self._check_outputs(pruned, plan, architecture)
+            check_outputs(
+                self._model, pruned, architecture.entries(plan.removed), self._inputs,
+                forward_fn=self._forward_fn, seed=self.options.seed,
+            )  # fmt: skip
         if try_out:
             violation = find_violation(
                 self._model, self._inputs, architecture, plan.removed, forward_fn=self._forward_fn
@@ -428,33 +367,6 @@ class Pruner:
             if violation:
                 raise UserError(violation)
         return measured
-
-    def _check_outputs(
-        self, pruned: nn.Module, plan: ChannelPlan, architecture: Architecture
-    ) -> None:
-        """Raise UserError unless removing the channels did what holding them at zero does.
-
-        Tracing tries this on one cut with random weights; this is the cut that is made.
-        """
-        # Channels set to zero compute what masks do, without the memory that masks take.
-        zeroed = copy_model(self._model)
-        set_to_zero(zeroed, architecture.entries(plan.removed))
-        outputs = []
-        for network in (zeroed, pruned):
-            with evaluation_mode(network), torch.no_grad():
-                seed_generators(self.options.seed)
-                output = call_model(network, self._inputs, self._forward_fn)
-            outputs.append([tensor for tensor in tensors_of(output) if tensor.is_floating_point()])
-        finite = [
-            pair for pair in zip(*outputs, strict=True) if bool(as_dense(pair[0]).isfinite().all())
-        ]
-        share = largest_difference([one for one, _ in finite], [other for _, other in finite])
-        if share > _TOLERANCE:
-            raise UserError(
-                "the network without the channels gives other outputs than with the channels at "
-                f"zero (they differ by {share:.2g} of the largest); it uses them in a way that "
-                "cannot be followed, so use mode 'mask', or ignore the layers concerned"
-            )
 
     def _cut_so_far(
         self, plan: ChannelPlan | WeightPlan, architecture: Architecture
