@@ -1,7 +1,7 @@
 """Checks of the project: ``nox`` runs lint, types and tests; ``nox -l`` lists all.
 
 The checks run in the active environment, because torch is too large for one environment per check:
-`pip install -c constraints.txt -e '.[test,dev]'`.
+`pip install -c constraints.txt -e '.[test,dev,docs]'`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy, and the order of imports with import-linter."""
-    session.run("mypy", "--strict", "tests", "benchmarks", external=True)
+    session.run("mypy", "--strict", "tests", "benchmarks", "examples", external=True)
     # primitives/ and evolved_metrics/ are part of the package only when it is installed, so both
     # tools look at a copy that is laid out as an installed package.
     with tempfile.TemporaryDirectory() as folder:
@@ -68,8 +68,13 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the code of README and docs/, check their links, and compile all formulas."""
+    """Run the code of README and docs/, build the site, and compile all formulas."""
     session.run("pytest", "-n", "0", "tests/test_docs.py", external=True)
+    with tempfile.TemporaryDirectory() as folder:
+        session.run(
+            "python", "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", folder,
+            external=True,
+        )  # fmt: skip
     if shutil.which("pdflatex"):
         session.run("bash", ".ci/latex", external=True)
     else:

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csv_lines import append, read
+from protocols import FINE_TUNED, hypervolume
 from scipy.stats import ttest_1samp, wilcoxon
 
 from gp_prune._io import write_text
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.search.archive import hypervolume
 from gp_prune.search.config import STRATEGIES, SearchConfig
 from gp_prune.search.results import SearchResult, ladder_objectives
 from gp_prune.search.run import evolve
@@ -61,16 +61,18 @@ def volumes(result: SearchResult) -> tuple[float, float]:
     """Hypervolumes of the front by validation and by test errors."""
     found = [c for c in result.contenders if c.candidate is not None]
     rows = [ladder_objectives(result, contender) for contender in found]
-    by_validation = [(validation, macs, params) for validation, macs, params, _ in rows]
-    by_test = [(test, macs, params) for _, macs, params, test in rows]
+    by_validation = [(row["tuned_error"], row["macs"], row["params"]) for row in rows]
+    by_test = [(row["test_tuned_error"], row["macs"], row["params"]) for row in rows]
     return hypervolume(by_validation), hypervolume(by_test)
 
 
 def settings(task: str, seed: int, given: argparse.Namespace) -> SearchConfig:
     """Return a search of which only the ladder is looked at, so its final comparison is short."""
     return SearchConfig(
+        validate_on=(),
         tasks=(task,), population=given.population, generations=given.generations, seed=seed,
         front_size=given.front, budgets=(0.5,), final_steps=1, final_seeds=1,
+        **FINE_TUNED,
     )  # fmt: skip
 
 

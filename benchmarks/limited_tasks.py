@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.tasks import Task
@@ -27,9 +27,6 @@ class LimitedSource(TaskSource):
         task = super().load(name)
         train = task.train.select(slice(self.training))
         validation = task.validation.select(slice(self.judging))
-        limited = replace(task, train=train, validation=validation)
-        return replace(
-            limited,
-            dense_error=limited.error(task.model, validation),
-            trivial_error=limited.trivial_error_on(validation),
+        return Task(
+            task.model, train, validation, task.test, name=task.name, kind=task.kind, keep=task.keep
         )

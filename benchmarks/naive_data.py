@@ -35,7 +35,9 @@ def loadable(task: Task, data_root: str | None) -> Loadable:
     """
     name = TORCHVISION.get(task.name.rpartition("-")[2])
     if name is None or data_root is None:
-        return Loadable(*(TensorDataset(s.inputs, s.labels) for s in (task.train, task.validation)))
+        return Loadable(
+            *(TensorDataset(s.inputs, _labels(s)) for s in (task.train, task.validation))
+        )
     vision = import_torchvision()
     transforms = importlib.import_module("torchvision.transforms")
     images = getattr(vision.datasets, name)(data_root, train=True, transform=transforms.ToTensor())
@@ -51,9 +53,14 @@ def _places(split: Split, places: dict[bytes, int]) -> list[int]:
     return [places[image.tobytes()] for image in raw]
 
 
+def _labels(split: Split) -> Tensor:
+    assert split.labels is not None, "the built-in tasks have labels"
+    return split.labels
+
+
 def same(images: Dataset[Any], split: Split, count: int = 100) -> bool:
     """Whether the first images and labels are those of the split."""
     taken = [images[place] for place in range(count)]
     inputs = torch.stack([image for image, _ in taken])
     labels: Tensor = torch.tensor([int(label) for _, label in taken])
-    return torch.equal(inputs, split.inputs[:count]) and torch.equal(labels, split.labels[:count])
+    return torch.equal(inputs, split.inputs[:count]) and torch.equal(labels, _labels(split)[:count])

@@ -26,14 +26,15 @@ import torch
 from csv_lines import append, read
 from deap import algorithms, base, gp, tools
 from naive_data import Loadable
+from protocols import WORST, hypervolume
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gp_prune.language.record import LayerRecord
+from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, compact, mask, select_channels
-from gp_prune.search.archive import WORST, Objectives, hypervolume
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import relative
+from gp_prune.search.objectives import Objectives
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed
 from gp_prune.tasks import Task
@@ -264,7 +265,8 @@ def first_front(population: Sequence[Formula]) -> list[Objectives]:
 
 
 def ranked(bench: TaskScorer) -> list[tuple[str, LayerRecord]]:
-    """Return the layers whose channels can be removed."""
+    """Return the layers whose channels can be removed, with all measurements."""
+    bench.measure(NEEDS.keys())
     names = {member.layer for group in bench.architecture.free for member in group.members}
     return [(name, layer) for name, layer in bench.layers.items() if name in names]
 

@@ -33,7 +33,7 @@ from gp_prune._io import write_text
 from gp_prune.apply.result import PrunedModel
 from gp_prune.metric.file import Conventions
 from gp_prune.statistics import Batch
-from gp_prune.tasks.data import Split, load_data
+from gp_prune.tasks.data import LabelledSplit, load_data
 from gp_prune.training import fine_tune, recalibrate
 
 NAME = "resnet_cifar"
@@ -55,7 +55,7 @@ class Augmented:
         seed: decides order, shifts and flips.
     """
 
-    def __init__(self, samples: Split, protocol: Protocol, seed: int) -> None:
+    def __init__(self, samples: LabelledSplit, protocol: Protocol, seed: int) -> None:
         self.samples, self.protocol, self.seed = samples, protocol, seed
 
     def __len__(self) -> int:
@@ -88,13 +88,13 @@ def augmented(images: Tensor, padding: int, generator: torch.Generator) -> Tenso
     return torch.where(flips.reshape(-1, 1, 1, 1), cropped.flip(3), cropped)
 
 
-def sample(samples: Split, count: int, seed: int) -> Split:
+def sample(samples: LabelledSplit, count: int, seed: int) -> LabelledSplit:
     """``count`` of the samples, chosen by seed."""
     chosen = torch.randperm(len(samples.labels), generator=torch.Generator().manual_seed(seed))
     return samples.select(chosen[:count])
 
 
-def accuracy(model: nn.Module, samples: Split) -> float:
+def accuracy(model: nn.Module, samples: LabelledSplit) -> float:
     """Percent of the samples that are classified right."""
     right = 0
     with torch.inference_mode():
@@ -109,7 +109,12 @@ class Bench:
     """The networks and data of a run, and the lines that are there already."""
 
     def __init__(
-        self, train: Split, test: Split, weights: dict[str, Path], protocol: Protocol, out: Path
+        self,
+        train: LabelledSplit,
+        test: LabelledSplit,
+        weights: dict[str, Path],
+        protocol: Protocol,
+        out: Path,
     ) -> None:
         self.train, self.test, self.weights = train, test, weights
         self.protocol, self.out = protocol, out
@@ -185,7 +190,7 @@ class Bench:
         write_text(self.out / f"{NAME}.md", markdown(self.lines, self.protocol))
 
 
-def _batches(samples: Split) -> list[Batch]:
+def _batches(samples: LabelledSplit) -> list[Batch]:
     inputs, labels = normalised(samples.inputs), samples.labels
     return [
         Batch(x, y, y)

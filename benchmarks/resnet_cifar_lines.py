@@ -115,8 +115,9 @@ def markdown(lines: Sequence[Line], protocol: Protocol) -> str:
     networks = list(dict.fromkeys(line.network for line in lines))
     parts = ["# CIFAR-10 networks pruned one shot\n", f"Made by `{COMMAND}`.\n", protocol.text()]
     parts.append(
-        "\nThe shortcuts between stages pad with channels of zeros, which surgery cannot follow: "
-        "the residual stream\nstays whole, and what is cut are the channels inside the blocks.\n\n"
+        "\nThe shortcuts between stages pad with channels of zeros. When this was measured, the "
+        "residual stream was kept\nwhole for that reason, and what was cut are the channels inside "
+        "the blocks; now the stream is cut, too.\n\n"
         "Test accuracy in percent, mean ± standard deviation over the seeds (a seed decides the "
         "samples, the order of\nfine-tuning, and the numbers of `random`). Ranking: `layer` cuts "
         "the same share of each layer; `global` ranks\nall layers together, after division by "

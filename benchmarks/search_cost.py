@@ -20,6 +20,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from csv_lines import as_csv
+from protocols import FINE_TUNED
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -71,8 +72,9 @@ def measured(
     """One search of a few generations."""
     generations = max(1, round(given.behaviours / population) - 1)
     config = SearchConfig(
+        validate_on=(),
         tasks=(task,), population=population, generations=generations, rung_steps=(0,),
-        promote=(0.25,),
+        promote=(0.25,), **FINE_TUNED,
     )  # fmt: skip
     source = TaskSource(given.cache_dir, given.data_root)
     bench = TaskScorer(source.load(task), config.calibration, config.seed)

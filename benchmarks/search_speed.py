@@ -40,6 +40,7 @@ from csv_lines import append
 from limited_tasks import LimitedSource
 from naive_data import Loadable, loadable, same
 from naive_search import Naive, Tried, masked_copy, masked_error, smaller, tuned_error
+from protocols import FINE_TUNED, hypervolume
 
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.pruning import ChannelPlan
@@ -47,10 +48,10 @@ from gp_prune.runs.executors import InProcess, Runner, make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.processes import resident_memory
-from gp_prune.search.archive import Objectives, hypervolume
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
+from gp_prune.search.objectives import Objectives
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.training.pooling import pool_fast
@@ -323,6 +324,7 @@ def main() -> None:
             given.cache_dir, given.data_root, training=given.training, judging=given.judging
         )
     config = SearchConfig(
+        validate_on=(),
         tasks=(given.task,),
         population=given.population,
         generations=given.generations,
@@ -331,6 +333,7 @@ def main() -> None:
         fine_tune_steps=given.steps,
         rung_steps=listed(given.rungs, int),
         promote=listed(given.promote, float),
+        **FINE_TUNED,
     )
     bench = TaskScorer(source.load(given.task), config.calibration, config.seed)
     print(

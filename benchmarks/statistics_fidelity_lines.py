@@ -75,9 +75,10 @@ def markdown(lines: Sequence[Line]) -> str:
     text = [
         "# Scores from all samples and positions, and from 64 samples at 64 positions",
         "",
-        "Accuracy of the validation split right after the cut, in percent, without fine-tuning or",
-        "recalibration; the published weights of `mnist_cnn` have seen these images. `before` is",
-        "the code that sampled 64 images and 64 positions of each map, `after` the present one.",
+        "Accuracy of the validation split right after the cut, in percent, without fine-tuning;",
+        "batch norm is measured again on 2,048 training images. The published weights of",
+        "`mnist_cnn` and `resnet20` have seen the images of the validation split. `before` is the",
+        "code that sampled 64 images and 64 positions of each map, `after` the present one.",
         "Where a metric has another formula now, that is part of the difference. Kendall's tau is",
         "the mean over the layers of a network. Beside a mean is the standard deviation over",
         "networks and calibration images, beside a difference that over the paired cells.",

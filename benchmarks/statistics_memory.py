@@ -8,6 +8,8 @@ samples at 64 positions: what was collected and scored, without loading.
     python benchmarks/statistics_memory.py --work FOLDER [--size 224] [--images 256] [--no-time]
         [--max-memory 2e9] [--metrics NAME ...]
 
+`a+b` measures two metrics in the same passes, under one limit; each alone takes no more.
+
 The network has random weights, the images are noise of 10 classes in batches of 32; neither matters
 for memory and hardly for time.
 """
@@ -52,7 +54,7 @@ class Line:
     """What one metric takes.
 
     Attributes:
-        metric: its name.
+        metric: its name, or several with ``+`` between that are measured in the same passes.
         size: height and width of the images.
         images: number of images.
         limit: ``max_memory`` in bytes.
@@ -125,18 +127,20 @@ def run_plain(model: nn.Module, images: Images, *, backward: bool) -> None:
 
 
 def run_metric(model: nn.Module, images: Images, name: str, limit: int) -> None:
-    """Score every layer by a metric."""
-    metric = Metric.load(name)
-    request: dict[str, Any] = {"needs": metric.needs}
+    """Score every layer by a metric, or by several in the same passes."""
+    metrics = [Metric.load(part) for part in name.split("+")]
+    needs = {need for metric in metrics for need in metric.needs}
+    request: dict[str, Any] = {"needs": needs}
     if "expressions" in inspect.signature(collect_each).parameters:  # statistics are streamed
-        request = {"expressions": [metric.expression], "max_memory": limit}
+        request = {"expressions": [m.expression for m in metrics], "max_memory": limit}
     example = torch.zeros(1, 3, images.size, images.size)
-    if "outgoing" in metric.needs:
+    if "outgoing" in needs:
         request["outgoing"] = consumers(trace(model, example))
     for _, record in collect_each(
         model, None, images, loss=functional.cross_entropy, example_inputs=example, **request
     ):
-        metric.scores(record)
+        for metric in metrics:
+            metric.scores(record)
 
 
 def work(what: str, size: int, images: int, limit: int) -> None:
@@ -167,7 +171,8 @@ def ask(what: str, arguments: argparse.Namespace, old: Path | None = None) -> di
 
 def measure(name: str, arguments: argparse.Namespace, plain: dict[str, float]) -> Line:
     """Measure one metric."""
-    kind = "backward" if Metric.load(name).needs & LOSS_NEEDS else "forward"
+    needs = {need for part in name.split("+") for need in Metric.load(part).needs}
+    kind = "backward" if needs & LOSS_NEEDS else "forward"
     if kind not in plain:
         plain[kind] = ask(kind, arguments)["peak"]
     now, before, highest = list[float](), list[float](), 0.0
@@ -212,7 +217,8 @@ def markdown(lines: Sequence[Line]) -> str:
         for line in sorted(those, key=lambda line: -line.peak_mb):
             timed = not math.isnan(line.before)
             each = 1000 * line.seconds / images
-            columns = [f"`{line.metric}`", f"{line.peak_mb:,.0f}", f"{line.plain_mb:,.0f}"]
+            names = line.metric.replace("+", "`, `")
+            columns = [f"`{names}`", f"{line.peak_mb:,.0f}", f"{line.plain_mb:,.0f}"]
             columns.append(f"{each:,.0f}")
             columns.append(f"{1000 * line.before / images:,.0f}" if timed else "")
             columns.append(f"{line.seconds / line.before:.2f}" if timed else "")

@@ -13,7 +13,11 @@ from gp_prune import SearchConfig, evolve
 
 def main() -> None:
     config = SearchConfig(
-        tasks=("lenet-digits", "autoencoder-digits"), population=12, generations=2, final_seeds=2
+        validate_on=(),
+        tasks=("lenet-digits", "autoencoder-digits"),
+        population=12,
+        generations=2,
+        final_seeds=2,
     )
     with tempfile.TemporaryDirectory() as folder:
         result = evolve(config, Path(folder) / "run")

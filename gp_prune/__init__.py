@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from gp_prune.autoencoder.settings import AutoencodeSettings as AutoencodeSettings
     from gp_prune.genetic.run import GeneticPruner as GeneticPruner
     from gp_prune.genetic.settings import GeneticSettings as GeneticSettings
+    from gp_prune.judging.compare import MetricComparison as MetricComparison
+    from gp_prune.judging.compare import compare as compare
+    from gp_prune.judging.judge import DegenerateFormula as DegenerateFormula
+    from gp_prune.judging.judge import FormulaResult as FormulaResult
+    from gp_prune.judging.judge import Judge as Judge
+    from gp_prune.judging.judge import evaluate as evaluate
     from gp_prune.language import symbols as symbols
     from gp_prune.language.axes import Elementwise as Elementwise
     from gp_prune.language.axes import Normaliser as Normaliser
@@ -45,10 +51,17 @@ if TYPE_CHECKING:
     from gp_prune.metric.metric import Metric as Metric
     from gp_prune.metric.mutation import MetricMutation as MetricMutation
     from gp_prune.metric.mutation import random_mutation as random_mutation
+    from gp_prune.runs.callbacks import Callback as Callback
+    from gp_prune.runs.callbacks import StopRun as StopRun
     from gp_prune.runs.jobs import TaskSource as TaskSource
+    from gp_prune.runs.trackers import MLflow as MLflow
+    from gp_prune.runs.trackers import TensorBoard as TensorBoard
+    from gp_prune.runs.trackers import Trackio as Trackio
     from gp_prune.search.config import SearchConfig as SearchConfig
+    from gp_prune.search.estimator import MetricSearch as MetricSearch
     from gp_prune.search.run import evolve as evolve
     from gp_prune.tasks.catalogue import load_task as load_task
+    from gp_prune.tasks.task import Task as Task
     from gp_prune.training.fine_tuning import fine_tune as fine_tune
     from gp_prune.training.recalibration import recalibrate as recalibrate
     from gp_prune.training.settings import FineTuning as FineTuning
@@ -66,6 +79,8 @@ _PUBLIC = {
     "gp_prune.autoencoder.settings": ("AutoencodeSettings",),
     "gp_prune.genetic.run": ("GeneticPruner",),
     "gp_prune.genetic.settings": ("GeneticSettings",),
+    "gp_prune.judging.compare": ("MetricComparison", "compare"),
+    "gp_prune.judging.judge": ("DegenerateFormula", "FormulaResult", "Judge", "evaluate"),
     "gp_prune.language.axes": ("Elementwise", "Normaliser", "Reduction", "Signature"),
     "gp_prune.language.primitive": ("Merge", "operand", "operator", "primitive_set"),
     "gp_prune.language.record": ("LayerRecord", "synthetic_layer"),
@@ -76,10 +91,14 @@ _PUBLIC = {
     "gp_prune.metric.file": ("Conventions",),
     "gp_prune.metric.metric": ("Metric",),
     "gp_prune.metric.mutation": ("MetricMutation", "random_mutation"),
+    "gp_prune.runs.callbacks": ("Callback", "StopRun"),
     "gp_prune.runs.jobs": ("TaskSource",),
+    "gp_prune.runs.trackers": ("MLflow", "TensorBoard", "Trackio"),
     "gp_prune.search.config": ("SearchConfig",),
+    "gp_prune.search.estimator": ("MetricSearch",),
     "gp_prune.search.run": ("evolve",),
     "gp_prune.tasks.catalogue": ("load_task",),
+    "gp_prune.tasks.task": ("Task",),
     "gp_prune.training.fine_tuning": ("fine_tune",),
     "gp_prune.training.recalibration": ("recalibrate",),
     "gp_prune.training.settings": ("FineTuning",),

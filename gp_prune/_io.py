@@ -14,10 +14,11 @@ import os
 import re
 import secrets
 import stat
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gp_prune.errors import UserError, brief
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+_LOCKED_BYTE = 2**31 - 2
+"""Windows locks bytes of a file; this one is far beyond the end of any."""
 
 _TYPE_NAMES = {
     int: "a whole number", float: "a number", str: "a text", bool: "true or false",
@@ -79,7 +83,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-_TEMPORARY = re.compile(r"\..+\.(csv|json|jsonl|png|safetensors|svg|toml)\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(r"\..+\.(csv|html|json|jsonl|png|safetensors|svg|toml)\.[a-z0-9_]{8}")
 
 
 SHARED_SECONDS = 600.0
@@ -413,3 +417,41 @@ def check_digest(found: str, written: str, what: str) -> None:
     """Raise UserError unless the digest that a file carries fits its content."""
     if found != written:
         raise UserError(f"the {what} does not fit its digest; it was changed or damaged")
+
+
+def code_digest(file: str | Path) -> str:
+    """Return the SHA-256 of a Python file, or that it cannot be read."""
+    try:
+        return f"sha256:{hashlib.sha256(read_file(file, MOST_TEXT)).hexdigest()}"
+    except OSError as error:
+        return f"not readable: {error.strerror}"
+
+
+def resolve_path(text: str, names: Collection[str] = ()) -> str:
+    """Return the absolute path of an existing file or folder; a name or other text as it is.
+
+    Runs keep absolute paths, so that they can be resumed from another folder.
+    """
+    try:
+        is_path = bool(text) and text not in names and Path(text).exists()
+    except (OSError, ValueError):  # a formula may be longer than a path
+        is_path = False
+    return str(Path(text).resolve()) if is_path else text
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed or its process ends; return whether no other has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # The same byte for all, and none of a line: Windows refuses to read locked ones.
+            os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -28,8 +28,9 @@ class UserError(ValueError):
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return a count with its noun, as messages need it: ``1 sample``, ``2 samples``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Return a count with its noun, as messages need it: ``1 sample``, ``2 batches``."""
+    plural = f"{noun}es" if noun.endswith(("tch", "rch", "nch", "s", "sh", "x")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 class Rule(NamedTuple):
@@ -57,7 +58,7 @@ def brief(value: object) -> str:
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__} of too many digits"
+        return "a value of too many digits"
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import sympy
 from gp_prune.language import symbols
 from gp_prune.language.axes import Elementwise
 from gp_prune.language.primitive import operator
-from gp_prune.language.symbols import EPSILON, EXP_LIMIT, RealFunction
+from gp_prune.language.symbols import EPSILON, EXP_LIMIT, Light, RealFunction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,33 +19,51 @@ UNARY = Elementwise(1)
 BINARY = Elementwise(2)
 
 
+# The digests of saved metrics cover the source line on which a lambda stands; it stays as it is.
+# fmt: off
 @operator(
     "add", shape=BINARY, meaning="a + b", infix="+", symbol=lambda a, b: a + b, laws=["commutative"]
+    , phrase="{a} plus {b}", unit="same",
 )
 def add(a: Tensor, b: Tensor) -> Tensor:
     return a + b
 
 
-@operator("sub", shape=BINARY, meaning="a - b", infix="-", symbol=lambda a, b: a - b)
+@operator("sub", shape=BINARY, meaning="a - b", infix="-", symbol=lambda a, b: a - b, phrase="{a} minus {b}", unit="same")  # noqa: E501
 def sub(a: Tensor, b: Tensor) -> Tensor:
     return a - b
 
 
 @operator(
     "mul", shape=BINARY, meaning="a b", infix="*", symbol=lambda a, b: a * b, laws=["commutative"]
+    , phrase="{a} times {b}", unit="product",
 )
 def mul(a: Tensor, b: Tensor) -> Tensor:
     return a * b
+# fmt: on
+
+
+SMALL_DIVISOR = r"A quotient is 0 where the magnitude of its divisor is at most $10^{-12}$."
 
 
 class Div(RealFunction):
     """Protected division: a / b where |b| > EPSILON, else 0."""
 
     nargs = 2
-    latex = r"\frac{#1}{#2}_{\!\epsilon}"
-    definition = (
-        r"\frac{a}{b}_{\!\epsilon} = \frac{a}{b} \text{ where } |b| > \epsilon, "
-        r"\text{ else } 0 \quad (\epsilon = 10^{-12})"
+    latex = r"\frac{#1}{#2}^{\dagger}"
+    definition = ""
+    note = (
+        r"A quotient marked $\dagger$ is 0 where the magnitude of its divisor is at most "
+        r"$10^{-12}$."
+    )
+    light = (
+        Light(r"\frac{#1}{#2}", argument=2, low=2 * EPSILON),
+        Light(
+            r"\frac{#1}{#2}",
+            argument=2,
+            low=0.0,
+            note=SMALL_DIVISOR,
+        ),
     )
     keeps_sign = True
     role = "divide"
@@ -62,7 +80,16 @@ class Div(RealFunction):
         return sympy.Piecewise((a / b, sympy.Abs(b) > EPSILON), (0, True))
 
 
-@operator("div", shape=BINARY, meaning="a / b, 0 where |b| <= 1e-12", infix="/", symbol=Div)
+@operator(
+    "div",
+    shape=BINARY,
+    meaning="a / b, 0 where |b| <= 1e-12",
+    infix="/",
+    symbol=Div,
+    phrase="{a} divided by {b}",
+    note="A quotient is 0 where the divisor is at most 1e-12 in magnitude.",
+    unit="quotient",
+)
 def div(a: Tensor, b: Tensor) -> Tensor:
     allowed = b.abs() > EPSILON
     return (a / b.where(allowed, 1.0)).where(allowed, 0.0)
@@ -83,7 +110,13 @@ class Maximum(RealFunction):
 
 
 @operator(
-    "maximum", shape=BINARY, meaning="the larger of a and b", symbol=Maximum, laws=["commutative"]
+    "maximum",
+    shape=BINARY,
+    meaning="the larger of a and b",
+    symbol=Maximum,
+    laws=["commutative"],
+    phrase="the larger of {a} and {b}",
+    unit="same",
 )
 def maximum(a: Tensor, b: Tensor) -> Tensor:
     return a.maximum(b) + 0.0  # of 0 and -0 torch takes the first or the second; now it is 0
@@ -103,7 +136,13 @@ class Minimum(RealFunction):
 
 
 @operator(
-    "minimum", shape=BINARY, meaning="the smaller of a and b", symbol=Minimum, laws=["commutative"]
+    "minimum",
+    shape=BINARY,
+    meaning="the smaller of a and b",
+    symbol=Minimum,
+    laws=["commutative"],
+    phrase="the smaller of {a} and {b}",
+    unit="same",
 )
 def minimum(a: Tensor, b: Tensor) -> Tensor:
     return a.minimum(b) + 0.0
@@ -116,6 +155,8 @@ def minimum(a: Tensor, b: Tensor) -> Tensor:
     infix="-x",
     symbol=lambda x: -x,
     laws=["involution", "negation"],
+    phrase="the negative of {a}",
+    unit="same",
 )
 def neg(x: Tensor) -> Tensor:
     return -x
@@ -127,6 +168,8 @@ def neg(x: Tensor) -> Tensor:
     meaning="|x|",
     symbol=symbols.magnitude,
     laws=["idempotent", "even", "magnitude", "nonnegative"],
+    phrase="the magnitude of {a}",
+    unit="same",
 )
 def magnitude(x: Tensor) -> Tensor:
     return x.abs()
@@ -139,6 +182,8 @@ def magnitude(x: Tensor) -> Tensor:
     infix="x^2",
     symbol=symbols.square,
     laws=["even", "nonnegative"],
+    phrase="the square of {a}",
+    unit="square",
 )
 def square(x: Tensor) -> Tensor:
     return x * x
@@ -170,9 +215,21 @@ class Sqrt(RealFunction):
         return sympy.sqrt(sympy.Abs(x))
 
 
-@operator("sqrt", shape=UNARY, meaning="sqrt(|x|)", symbol=Sqrt, laws=["even", "nonnegative"])
+@operator(
+    "sqrt",
+    shape=UNARY,
+    meaning="sqrt(|x|)",
+    symbol=Sqrt,
+    laws=["even", "nonnegative"],
+    phrase="the square root of {a}",
+    note="A square root is that of the magnitude.",
+    unit="root",
+)
 def sqrt(x: Tensor) -> Tensor:
     return x.abs().sqrt()
+
+
+_SMALL_LOGARITHM = r"The logarithm of a number below $10^{-12}$ is that of $10^{-12}$."
 
 
 class Log(RealFunction):
@@ -181,6 +238,11 @@ class Log(RealFunction):
     nargs = 1
     latex = r"\log_{\epsilon}"
     definition = r"\log_{\epsilon} x = \log \max(|x|, \epsilon) \quad (\epsilon = 10^{-12})"
+    light = (
+        Light(r"\log\left(#1\right)", low=EPSILON),
+        Light(r"\log\left(#1\right)", low=0.0, note=_SMALL_LOGARITHM),
+        Light(r"\log\left|#1\right|", note=_SMALL_LOGARITHM),
+    )
     role = "logarithm"
 
     @staticmethod
@@ -188,7 +250,16 @@ class Log(RealFunction):
         return sympy.log(sympy.Max(sympy.Abs(x), EPSILON))
 
 
-@operator("log", shape=UNARY, meaning="log(max(|x|, 1e-12))", symbol=Log, laws=["even"])
+@operator(
+    "log",
+    shape=UNARY,
+    meaning="log(max(|x|, 1e-12))",
+    symbol=Log,
+    laws=["even"],
+    phrase="the logarithm of {a}",
+    note="A logarithm is the natural one of the magnitude, or of 1e-12 where that is larger.",
+    unit="plain",
+)
 def log(x: Tensor) -> Tensor:
     return x.abs().clamp(min=EPSILON).log()
 
@@ -200,6 +271,10 @@ class Exp(RealFunction):
     is_nonnegative = True
     latex = r"\exp_{50}"
     definition = r"\exp_{50} x = \exp(\min(x, 50))"
+    light = (
+        Light(r"\exp\left(#1\right)", high=EXP_LIMIT),
+        Light(r"\exp\left(#1\right)", note="An exponent above 50 counts as 50."),
+    )
     role = "exponential"
 
     @staticmethod
@@ -207,12 +282,21 @@ class Exp(RealFunction):
         return sympy.exp(sympy.Min(x, EXP_LIMIT))
 
 
-@operator("exp", shape=UNARY, meaning="exp(min(x, 50))", symbol=Exp, laws=["nonnegative"])
+@operator(
+    "exp",
+    shape=UNARY,
+    meaning="exp(min(x, 50))",
+    symbol=Exp,
+    laws=["nonnegative"],
+    phrase="the exponential of {a}",
+    note="An exponential is that of 50 where its argument is larger.",
+    unit="plain",
+)
 def exp(x: Tensor) -> Tensor:
     return x.clamp(max=EXP_LIMIT).exp()
 
 
-@operator("tanh", shape=UNARY, meaning="tanh(x)", symbol=lambda x: sympy.tanh(x, evaluate=False))
+@operator("tanh", shape=UNARY, meaning="tanh(x)", symbol=lambda x: sympy.tanh(x, evaluate=False), phrase="the hyperbolic tangent of {a}", unit="plain")  # fmt: skip # noqa: E501
 def tanh(x: Tensor) -> Tensor:
     return x.tanh()
 
@@ -248,6 +332,8 @@ class NotEqual(Indicator):
     meaning="1 where x is not 0, else 0",
     symbol=lambda x: NotEqual(x, 0),
     laws=["even", "nonnegative"],
+    phrase="1 where {a} is not 0 and 0 elsewhere",
+    unit="number",
 )
 def nonzero(x: Tensor) -> Tensor:
     return (x != 0).to(x.dtype)
@@ -264,6 +350,13 @@ class AtLeast(Indicator):
         return sympy.Piecewise((1, a >= b), (0, True))
 
 
-@operator("at_least", shape=BINARY, meaning="1 where a is at least b, else 0", symbol=AtLeast)
+@operator(
+    "at_least",
+    shape=BINARY,
+    meaning="1 where a is at least b, else 0",
+    symbol=AtLeast,
+    phrase="1 where {a} is at least {b} and 0 elsewhere",
+    unit="number",
+)
 def at_least(a: Tensor, b: Tensor) -> Tensor:
     return (a >= b).to(a.dtype)

@@ -1,4 +1,4 @@
-"""Operators on whole filters: distances between them, and how far out a vector lies."""
+"""Operators on whole filters: distances, nuclear norms, and how far out a vector lies."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ def _distance(call: Call) -> sympy.Expr:
     meaning="l2 distance between every two filters",
     symbol=_distance,
     cost=50,
+    phrase="the l2 distance between the filters of the channel and of channel p in {a}",
+    note="A filter is all entries of a channel, over input channels and taps.",
+    unit="same",
 )
 def pairwise_distance(x: Tensor) -> Tensor:
     return _distances(x)
@@ -52,9 +55,10 @@ class MedoidOver(OverAxes):
 
     latex = r"\operatorname{medoid}"
     definition = (
-        r"\operatorname{medoid}_{o}\colon \text{the filter with the least summed } "
-        r"\ell_2 \text{ distance to all filters}"
+        r"\operatorname{medoid}_{o'} x_{o',i,k}\colon \text{entry } i,k \text{ of the slice } "
+        r"x_{o',\cdot,\cdot} \text{ with the least summed } \ell_2 \text{ distance to all slices}"
     )
+    keeps_sign = True
 
     @classmethod
     def write(cls, call: Call) -> Any:
@@ -77,9 +81,62 @@ class MedoidOver(OverAxes):
     meaning="the filter whose summed l2 distance to all filters is least",
     symbol=MedoidOver,
     cost=50,
+    phrase="the medoid over channels of {a}",
+    note="The medoid is the filter (all entries of a channel, over input channels and taps) whose "
+    "summed l2 distance to all filters is least.",
+    unit="same",
 )
 def medoid(x: Tensor) -> Tensor:
     return x[_distances(x).sum(1).argmin()]
+
+
+class NuclearNorm(BoundArguments):
+    """The sum of the singular values of a matrix over the bound indices."""
+
+    is_nonnegative = True
+    binds = ("ik",)
+    definition = (
+        r"\left\lVert X \right\rVert_{*}\colon \text{sum of the singular values of the matrix } "
+        r"\text{of input channels by taps}"
+    )
+
+    def _latex(self, printer: Any) -> str:
+        """Print an operand with dots for its indices, any other matrix by its entries."""
+        x, i, k = self.args
+        if isinstance(x, sympy.Indexed):
+            matrix = printer.print_dotted(x, i, k)
+        else:
+            entries, rows, columns = (printer.doprint(part) for part in self.args)
+            matrix = rf"\left({entries}\right)_{{{rows},{columns}}}"
+        return rf"\left\lVert {matrix} \right\rVert_{{*}}"
+
+    @staticmethod
+    def numpy(x: Any) -> Any:
+        import numpy as np
+
+        return np.linalg.svd(x, compute_uv=False).sum(axis=-1)
+
+
+@operator(
+    "nuclear_norm",
+    shape=Signature("oik", to="o"),
+    meaning="nuclear norm, the sum of the singular values, of each filter as a matrix of its "
+    "input channels by its taps",
+    symbol=NuclearNorm,
+    cost=50,
+    by_channel=True,
+    phrase="the nuclear norm of the matrix of input channels by taps of {a}",
+    note="A nuclear norm is the sum of the singular values.",
+    unit="same",
+)
+def nuclear_norm(x: Tensor) -> Tensor:
+    import torch
+
+    finite = x.isfinite().flatten(1).all(1)
+    x = x.where(finite[:, None, None], 0.0)
+    vectors = 1 in x.shape[1:]  # the one singular value of a vector is its length
+    norms = x.square().sum((1, 2)).sqrt() if vectors else torch.linalg.svdvals(x).sum(1)
+    return norms.where(finite, torch.nan)
 
 
 class RidgeForm(BoundArguments):
@@ -166,6 +223,10 @@ def _form_by_svd(x: Tensor, d: Tensor) -> Tensor:
     cost=50,
     growth=0.5,
     by_channel=True,
+    phrase="the ridge form of {a} at {b}",
+    note="The ridge form of maps x at d is d^T (S + 1e-4 I)^-1 d over positions, where S is the "
+    "sum over samples of (x - m)(x - m)^T and m is the mean of x over samples.",
+    unit="plain",
 )
 def ridge_form(x: Tensor, d: Tensor) -> Tensor:
     import torch

@@ -28,8 +28,10 @@ class SumShare(AlongAxes):
     """x / sum of |x|, protected."""
 
     latex = r"\operatorname{bysum}"
-    definition = r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}_{\!\epsilon}"
-    odd = idempotent = scale_free = True
+    definition = r"\operatorname{bysum}_{i}(x_{i}) = \frac{x_{i}}{\sum_{i'} |x_{i'}|}^{\dagger}"
+    note = Div.note
+    keeps_sign = odd = idempotent = scale_free = True
+    rescales = True
     bounds = (-1.0, 1.0)
 
     @staticmethod
@@ -37,7 +39,17 @@ class SumShare(AlongAxes):
         return Div(call.argument(0), total(magnitude(call.body), *call.bound))
 
 
-@operator("by_sum", shape=ALONG, meaning="x / sum of |x|", symbol=SumShare, cost=2, growth=-1)
+@operator(
+    "by_sum",
+    shape=ALONG,
+    meaning="x / sum of |x|",
+    symbol=SumShare,
+    cost=2,
+    growth=-1,
+    phrase="{a} divided by the sum of its magnitudes over {axes}",
+    note="A quotient is 0 where the divisor is at most 1e-12 in magnitude.",
+    unit="number",
+)
 def by_sum(x: Tensor, dims: Dims) -> Tensor:
     return _protected(x, x.abs().sum(dims, keepdim=True))
 
@@ -46,8 +58,10 @@ class MaxShare(AlongAxes):
     """x / largest |x|, protected."""
 
     latex = r"\operatorname{bymax}"
-    definition = r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}_{\!\epsilon}"
-    odd = idempotent = scale_free = True
+    definition = r"\operatorname{bymax}_{i}(x_{i}) = \frac{x_{i}}{\max_{i'} |x_{i'}|}^{\dagger}"
+    note = Div.note
+    keeps_sign = odd = idempotent = scale_free = True
+    rescales = True
     bounds = (-1.0, 1.0)
 
     @staticmethod
@@ -55,7 +69,16 @@ class MaxShare(AlongAxes):
         return Div(call.argument(0), MaxOver(magnitude(call.body), *call.bound))
 
 
-@operator("by_max", shape=ALONG, meaning="x / largest |x|", symbol=MaxShare, cost=2)
+@operator(
+    "by_max",
+    shape=ALONG,
+    meaning="x / largest |x|",
+    symbol=MaxShare,
+    cost=2,
+    phrase="{a} divided by its largest magnitude over {axes}",
+    note="A quotient is 0 where the divisor is at most 1e-12 in magnitude.",
+    unit="number",
+)
 def by_max(x: Tensor, dims: Dims) -> Tensor:
     return _protected(x, x.abs().amax(dims, keepdim=True))
 
@@ -66,9 +89,11 @@ class MinMax(AlongAxes):
     latex = r"\operatorname{minmax}"
     definition = (
         r"\operatorname{minmax}_{i}(x_{i}) = "
-        r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}_{\!\epsilon}"
+        r"\frac{x_{i} - \min_{i'} x_{i'}}{\max_{i'} x_{i'} - \min_{i'} x_{i'}}^{\dagger}"
     )
+    note = Div.note
     idempotent = scale_free = shift_free = True
+    rescales = True
     bounds = (0.0, 1.0)
 
     @staticmethod
@@ -77,7 +102,17 @@ class MinMax(AlongAxes):
         return Div(difference(call.argument(0), low), high - low)
 
 
-@operator("min_max", shape=ALONG, meaning="(x - min x) / (max x - min x)", symbol=MinMax, cost=3)
+@operator(
+    "min_max",
+    shape=ALONG,
+    meaning="(x - min x) / (max x - min x)",
+    symbol=MinMax,
+    cost=3,
+    phrase="{a} scaled to the range from 0 to 1 over {axes}",
+    note="To scale x to the range from 0 to 1 is (x - smallest) / (largest - smallest), or 0 where "
+    "that divisor is at most 1e-12.",
+    unit="number",
+)
 def min_max(x: Tensor, dims: Dims) -> Tensor:
     low = x.amin(dims, keepdim=True)
     return _protected(x - low, x.amax(dims, keepdim=True) - low)
@@ -89,9 +124,11 @@ class ZScore(AlongAxes):
     latex = r"\operatorname{zscore}"
     definition = (
         r"\operatorname{zscore}_{i}(x_{i}) = \frac{x_{i} - \frac{1}{N_{i}} \sum_{i'} x_{i'}}"
-        r"{\operatorname{std}_{i'} x_{i'}}_{\!\epsilon}"
+        r"{\operatorname{std}_{i'} x_{i'}}^{\dagger}"
     )
+    note = Div.note
     odd = idempotent = scale_free = shift_free = True
+    rescales = True
 
     @staticmethod
     def written_out(call: Call) -> Any:
@@ -105,6 +142,10 @@ class ZScore(AlongAxes):
     meaning="(x - mean x) / standard deviation of x",
     symbol=ZScore,
     cost=3,
+    phrase="{a} standardised over {axes}",
+    note="To standardise x is (x - mean) / standard deviation, or 0 where that divisor is at most "
+    "1e-12; the deviation divides by the number of entries.",
+    unit="number",
 )
 def z_score(x: Tensor, dims: Dims) -> Tensor:
     centred = x - x.mean(dims, keepdim=True)
@@ -118,6 +159,7 @@ class TailSum(AlongAxes):
     definition = (
         r"\operatorname{tailsum}_{i}(x_{i}) = \sum_{i'} \left[x_{i'} \geq x_{i}\right] x_{i'}"
     )
+    keeps_sign = True
 
     @staticmethod
     def written_out(call: Call) -> Any:
@@ -131,6 +173,10 @@ class TailSum(AlongAxes):
     symbol=TailSum,
     cost=20,
     growth=1,
+    phrase="the tail sum over {axes} of {a}",
+    note="The tail sum of an entry is the sum of all entries that are at least as large, itself "
+    "included.",
+    unit="same",
 )
 def tail_sum(x: Tensor, dims: Dims) -> Tensor:
     import torch

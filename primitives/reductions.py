@@ -38,6 +38,8 @@ def _entries(x: Tensor, dims: Dims) -> Tensor:
     "sum",
     shape=OVER,
     meaning="sum",
+    phrase="the sum over {axes} of {a}",
+    unit="same",
     symbol=lambda call: symbols.total(call.body, *call.bound),
     merge=Merge(lambda x, dims: (x.sum(dims),), _added, _only),
     growth=1,
@@ -50,6 +52,8 @@ def total(x: Tensor, dims: Dims) -> Tensor:
     "mean",
     shape=OVER,
     meaning="mean",
+    phrase="the mean over {axes} of {a}",
+    unit="same",
     symbol=lambda call: symbols.mean(call.body, *call.bound),
     merge=Merge(
         lambda x, dims: (_entries(x, dims), x.sum(dims)), _added, lambda state: state[1] / state[0]
@@ -76,6 +80,8 @@ class MaxOver(OverAxes):
     "max",
     shape=OVER,
     meaning="largest value",
+    phrase="the largest over {axes} of {a}",
+    unit="same",
     symbol=MaxOver,
     merge=Merge(lambda x, dims: (x.amax(dims),), lambda a, b: (_only(a).maximum(_only(b)),), _only),
 )
@@ -100,6 +106,8 @@ class MinOver(OverAxes):
     "min",
     shape=OVER,
     meaning="smallest value",
+    phrase="the smallest over {axes} of {a}",
+    unit="same",
     symbol=MinOver,
     merge=Merge(lambda x, dims: (x.amin(dims),), lambda a, b: (_only(a).minimum(_only(b)),), _only),
 )
@@ -144,6 +152,9 @@ def _variance(state: State) -> Tensor:
     "var",
     shape=OVER,
     meaning="population variance",
+    phrase="the variance over {axes} of {a}",
+    note="Variances and standard deviations divide by the number of entries.",
+    unit="square",
     symbol=VarOver,
     merge=Merge(_spread, _joined_spread, _variance),
 )
@@ -168,6 +179,9 @@ class StdOver(OverAxes):
     "std",
     shape=OVER,
     meaning="population standard deviation",
+    phrase="the standard deviation over {axes} of {a}",
+    note="Variances and standard deviations divide by the number of entries.",
+    unit="same",
     symbol=StdOver,
     merge=Merge(_spread, _joined_spread, lambda state: _variance(state).sqrt()),
 )
@@ -179,6 +193,8 @@ def std(x: Tensor, dims: Dims) -> Tensor:
     "l1",
     shape=OVER,
     meaning="sum of magnitudes",
+    phrase="the sum of magnitudes over {axes} of {a}",
+    unit="same",
     symbol=lambda call: symbols.total(symbols.magnitude(call.body), *call.bound),
     merge=Merge(lambda x, dims: (x.abs().sum(dims),), _added, _only),
     growth=1,
@@ -191,9 +207,74 @@ def l1(x: Tensor, dims: Dims) -> Tensor:
     "l2",
     shape=OVER,
     meaning="square root of the sum of squares",
+    phrase="the l2 norm over {axes} of {a}",
+    unit="same",
     symbol=lambda call: sympy.sqrt(symbols.total(call.body**2, *call.bound)),
     merge=Merge(lambda x, dims: ((x * x).sum(dims),), _added, lambda state: _only(state).sqrt()),
     growth=0.5,
 )
 def l2(x: Tensor, dims: Dims) -> Tensor:
     return (x * x).sum(dims).sqrt()
+
+
+BINS = 31
+"""Bins of a histogram. A prime number, so that values on a grid are hardly ever on an edge."""
+
+
+class HistogramEntropy(OverAxes):
+    """Shannon entropy of a histogram of the values over the bound indices."""
+
+    is_nonnegative = True
+    bounds = (0.0, math.log(BINS))
+    latex = r"\operatorname{entropy}"
+    definition = (
+        r"\operatorname{entropy}\colon -\sum_{b} p_{b} \log p_{b} "
+        r"\text{ (natural logarithm), where } p_{b} \text{ is the share of the entries in bin } "
+        rf"b \text{{ of {BINS} bins of equal width }} "
+        r"\text{from the least entry to the greatest; } "
+        r"\text{the upper edge belongs to the last bin; } \text{0 where all entries are equal}"
+    )
+
+    @staticmethod
+    def numpy(x: Any, dims: Dims) -> Any:
+        import numpy as np
+
+        columns = x.reshape(math.prod(x.shape[dim] for dim in dims), -1)
+        found = np.full(columns.shape[1], np.nan)
+        for position, values in enumerate(columns.T):
+            width = values.max() - values.min()
+            if np.isfinite(width):
+                share = (values - values.min()) / (width or 1.0)
+                bins = np.minimum(np.floor(share * BINS), BINS - 1)
+                _, counts = np.unique(bins, return_counts=True)
+                found[position] = np.log(len(values)) - counts @ np.log(counts) / len(values)
+        return found.reshape(x.shape[len(dims) :])
+
+
+@operator(
+    "histogram_entropy",
+    shape=OVER,
+    meaning=f"Shannon entropy, in nats, of a histogram of {BINS} equal bins from the smallest "
+    "value to the largest",
+    symbol=HistogramEntropy,
+    cost=20,
+    phrase="the histogram entropy over {axes} of {a}",
+    note="A histogram entropy is -sum p log p (natural logarithm), where p is the share of the "
+    f"entries in each of {BINS} bins of equal width from the least entry to the greatest, whose "
+    "upper edge belongs to the last bin; it is 0 where all entries are equal.",
+    unit="number",
+)
+def histogram_entropy(x: Tensor, dims: Dims) -> Tensor:
+    import torch
+
+    kept = [dim for dim in range(x.dim()) if dim not in dims]
+    rows = x.permute([*kept, *dims]).flatten(len(kept))
+    low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
+    width = high - low
+    finite = width.isfinite()
+    share = ((rows - low) / width.where(width > 0, 1.0)).where(finite, 0.0)
+    bins = (share * BINS).floor().clamp(max=BINS - 1).long()
+    counts = rows.new_zeros(*rows.shape[:-1], BINS)
+    shares = counts.scatter_add_(-1, bins, torch.ones_like(rows)) / rows.shape[-1]
+    entropy = -torch.xlogy(shares, shares).sum(-1)
+    return entropy.clamp(min=0).where(finite.squeeze(-1), torch.nan)

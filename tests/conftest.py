@@ -186,6 +186,18 @@ class FlushingInterpreter(Interpreter):
 
 
 @pytest.fixture(scope="session")
+def noise_of() -> Callable[[Expression, LayerRecord], torch.Tensor]:
+    """How far each value of a tree moves, at most, when its steps move by about 1e-10."""
+
+    def noise_of(tree: Expression, layer: LayerRecord) -> torch.Tensor:
+        value = evaluate(tree, layer)
+        moved = [NoisyInterpreter(layer, seed).evaluate(tree) for seed in range(4)]
+        return torch.stack([(other - value).abs() for other in moved]).amax(0)
+
+    return noise_of
+
+
+@pytest.fixture(scope="session")
 def hangs_on_rounding(
     differ: Callable[[Any, Any, float], bool],
 ) -> Callable[[Expression], bool]:

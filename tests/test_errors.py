@@ -15,6 +15,7 @@ from gp_prune.errors import (
     first_line,
     number,
     one_of,
+    pluralize,
     root_cause,
     whole,
 )
@@ -90,3 +91,17 @@ def test_the_root_cause_is_the_error_that_the_others_were_raised_from() -> None:
     second.__cause__, third.__cause__ = first, second
     third.__context__ = OSError("handled meanwhile")
     assert root_cause(third) is first and root_cause(first) is first
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (1, "epoch", "1 epoch"),
+        (2, "epoch", "2 epochs"),
+        (3, "mini-batch", "3 mini-batches"),
+        (1_000, "search", "1,000 searches"),
+        (0, "class", "0 classes"),
+    ],
+)
+def test_counts_have_their_noun(number: int, noun: str, text: str) -> None:
+    assert pluralize(number, noun) == text

@@ -24,6 +24,8 @@ FOLDERS = {
     "evolved_metrics": "gp_prune/evolved_metrics",
 }
 """Folders of the repository, and where the package has them."""
+KINDS = {".py", ".json", ".safetensors", ".css", ".html", ".js"}
+"""Endings of the files of the package."""
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -54,7 +56,7 @@ def files_of_the_package() -> set[str]:
     names = set()
     for folder, target in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".json"} or path.name == "py.typed":
+            if path.suffix in KINDS or path.name == "py.typed":
                 names.add(f"{target}/{path.relative_to(ROOT / folder).as_posix()}")
     return names
 
@@ -109,7 +111,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
     information = f"gp_prune-{gp_prune.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"gp_prune", information}
-    packed = {name for name in names if name.endswith((".py", ".json", "/py.typed"))}
+    kinds = (*KINDS, "/py.typed")
+    packed = {name for name in names if name.endswith(kinds)}
     assert packed == files_of_the_package()
     assert any(name.startswith("gp_prune/primitives/") for name in packed)
     assert "gp_prune/evolved_metrics/reference/l1.json" in packed

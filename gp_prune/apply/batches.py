@@ -88,8 +88,8 @@ def as_batches(data: Any, *, samples: int | None, seed: int) -> Iterable[Batch]:
         return _Batches(Subset(all_samples, order[:samples].tolist()), None)
     if isinstance(data, Tensor | str | bytes) or not isinstance(data, Iterable):
         raise UserError(
-            f"the data is a {type(data).__name__}; give a list of batches, a data loader, a data "
-            "set, or one pair (inputs, target) of tensors"
+            f"the data is of type {type(data).__name__}; give a list of batches, a data loader, "
+            "a data set, or one pair (inputs, target) of tensors"
         )
     return _Batches(data, samples)
 

@@ -42,14 +42,30 @@ def running_cut() -> Iterator[None]:
         ) from error
 
 
+class KeptOutput:
+    """Runs networks, which draw the same random numbers, and keeps what the last one returned.
+
+    Args:
+        forward_fn: runs a network on a batch, where calling it is not the way.
+        seed: of the random numbers.
+
+    Attributes:
+        output: what came out.
+    """
+
+    def __init__(self, forward_fn: Forward | None, seed: int) -> None:
+        self._forward_fn, self._seed = forward_fn, seed
+        self.output: Any = None
+
+    def __call__(self, network: nn.Module, inputs: Any) -> Any:
+        """Run a network in evaluation mode, inside what restores the random state."""
+        seed_generators(self._seed)
+        self.output = call_model(network, inputs, self._forward_fn)
+        return self.output
+
+
 def check_outputs(
-    model: nn.Module,
-    pruned: nn.Module,
-    entries: Entries,
-    inputs: Any,
-    *,
-    forward_fn: Forward | None,
-    seed: int,
+    model: nn.Module, output: Any, entries: Entries, inputs: Any, forward_fn: Forward
 ) -> None:
     """Raise UserError unless removing the channels did what holding them at zero does.
 
@@ -57,21 +73,20 @@ def check_outputs(
 
     Args:
         model: the whole network; it stays as it is.
-        pruned: the network without the channels.
+        output: what the network without the channels returned.
         entries: what went, by module and side.
-        inputs: a batch that both can be called with.
-        forward_fn: runs a network on the batch.
-        seed: of networks that draw numbers, which draw the same ones.
+        inputs: the batch.
+        forward_fn: runs a network on the batch, as the smaller one did.
     """
     # Channels set to zero compute what masks do, without the memory that masks take.
     zeroed = copy_model(model)
     set_to_zero(zeroed, entries)
-    outputs = []
-    for network in (zeroed, pruned):
-        with evaluation_mode(network), torch.no_grad():
-            seed_generators(seed)
-            output = call_model(network, inputs, forward_fn)
-        outputs.append([tensor for tensor in tensors_of(output) if tensor.is_floating_point()])
+    with evaluation_mode(zeroed), torch.no_grad():
+        expected = forward_fn(zeroed, inputs)
+    outputs = [
+        [tensor for tensor in tensors_of(value) if tensor.is_floating_point()]
+        for value in (expected, output)
+    ]
     finite = [
         pair for pair in zip(*outputs, strict=True) if bool(as_dense(pair[0]).isfinite().all())
     ]

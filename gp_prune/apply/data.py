@@ -28,16 +28,21 @@ from gp_prune.training.loss import (
     Measure,
     evaluate,
     main_output,
+    sequences_at_once,
     squared_errors,
+    token_losses,
     wrong_classes,
 )
 from gp_prune.training.samples import Data, Samples, gather, in_order, take
 
-ErrorKind = Literal["error", "mse"]
-"""What is measured: the share of samples whose class is wrong, or the mean squared error."""
+ErrorKind = Literal["error", "mse", "nats", "own"]
+"""What is measured: the share of samples whose class is wrong, the mean squared error, or the error
+of a user's task."""
 SplitName = Literal["validation", "test"]
 """What it is measured on: samples that decided when training ended, or that decided nothing."""
-MEASURES: dict[ErrorKind, Measure] = {"error": wrong_classes, "mse": squared_errors}
+MEASURES: dict[ErrorKind, Measure] = {
+    "error": wrong_classes, "mse": squared_errors, "nats": token_losses
+}  # fmt: skip
 
 LEAST_SAMPLES = 10
 """Fewest samples to train on, and to judge on: an error of fewer says nothing."""
@@ -78,6 +83,8 @@ class TuningData:
         split: which these are: ``"test"``, or ``"validation"`` where there are no others.
         kind: what is measured.
         loss: ``loss(output, target)``, a mean over the batch.
+        task: the task that the samples come from, where they come from one; an error of its own is
+            what is measured.
         train_images: (images,) numbers of the images of ``train`` in their source, from which
             calibration samples may come; None where the data are no images of a source.
         note: what a person should know of the data and the network, a sentence or nothing.
@@ -90,8 +97,14 @@ class TuningData:
     split: SplitName
     kind: ErrorKind
     loss: Loss
+    task: Task | None = None
     train_images: Tensor | None = None
     note: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        """Return what measures the error of a batch."""
+        return MEASURES[self.kind] if self.task is None else self.task.measure
 
     def evaluate(
         self,
@@ -107,8 +120,11 @@ class TuningData:
         Raises:
             UserError: there is no sample, or output and labels (or target) cannot be compared.
         """
+        language = self.kind == "nats" or (self.task is not None and self.task.kind == "language")
+        if language and isinstance(samples, Samples):
+            batch_size = sequences_at_once(samples.inputs, batch_size)
         batches = in_order(samples, batch_size)
-        return evaluate(model, batches, measure or MEASURES[self.kind], forward_fn=forward_fn)
+        return evaluate(model, batches, measure or self.measure, forward_fn=forward_fn)
 
 
 def calibration(
@@ -148,13 +164,16 @@ def calibration(
         images = open_images(loaded, source, data_root=data_root, download=download)
         allowed = torch.arange(len(images)) if among is None else among
         chosen = allowed[_choose(len(allowed), samples, seed)]
-        data = _in_batches(images.name, Samples(*take(images, chosen)), _loss(loaded))
-        return data._replace(classes=images.classes)
+        batches = tuple(in_order(Samples(*take(images, chosen)), _CALIBRATION_BATCH))
+        return Calibration(images.name, batches, _loss(loaded), images.classes)
     task = loaded.task
     if task is None:
         return NO_DATA
     train = task.train.select(_choose(len(task.train), samples, seed))
-    return _in_batches(f"{task.name}, training split", train, task.loss)
+    size = _CALIBRATION_BATCH
+    if task.kind == "language":
+        size = sequences_at_once(train.inputs, size)
+    return Calibration(f"{task.name}, training split", tuple(in_order(train, size)), task.loss)
 
 
 def _choose(count: int, samples: int, seed: int) -> Tensor:
@@ -162,12 +181,10 @@ def _choose(count: int, samples: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _in_batches(name: str, samples: Samples, loss: Loss) -> Calibration:
-    return Calibration(name, tuple(in_order(samples, _CALIBRATION_BATCH)), loss)
-
-
 def _loss(loaded: LoadedModel) -> Loss:
-    return loaded.task.loss if loaded.task else cross_entropy
+    if loaded.task is not None:
+        return loaded.task.loss
+    return mean_squared_error if loaded.reconstructs else cross_entropy
 
 
 def check_samples(samples: int) -> None:
@@ -189,7 +206,7 @@ def check_labels(loaded: LoadedModel, data: Calibration) -> str:
     Returns:
         What to say where the network has more outputs than there are classes; else nothing.
     """
-    if data.loss is None or loaded.reconstructs:
+    if data.loss is None or loaded.reconstructs or loaded.predicts_tokens:
         return ""
     with evaluation_mode(loaded.model), torch.no_grad():
         shape = tuple(main_output(call_model(loaded.model, loaded.example_inputs)).shape)
@@ -275,8 +292,9 @@ def _of_task(task: Task, samples: int | None, seed: int) -> TuningData:
     train = task.train
     if samples is not None and samples < len(train):
         train = train.select(_choose(len(train), samples, seed))
-    kind: ErrorKind = "mse" if task.kind == "reconstruction" else "error"
-    return TuningData(task.name, train, task.validation, task.test, "test", kind, task.loss)
+    kinds: dict[str, ErrorKind] = {"classification": "error", "language": "nats"}
+    kind = "own" if task.own_error else kinds.get(task.kind, "mse")
+    return TuningData(task.name, train, task.validation, task.test, "test", kind, task.loss, task)
 
 
 def own_data(
@@ -304,6 +322,8 @@ def own_data(
     """
     check_loss(loss)
     check_value("seed", seed, SEED)
+    if kind not in MEASURES:
+        raise UserError(f"the kind of error is {kind!r}; it must be one of {', '.join(MEASURES)}")
     whole = gather(data)
     parts = split_indices(len(whole), share, seed, whole.labels)
     train, validation = (whole.select(part) for part in parts)

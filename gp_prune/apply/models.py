@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gp_prune._compat import import_torchvision
-from gp_prune.apply.network import check_model
-from gp_prune.apply.weights import DEFAULT, load_weights, loading_pretrained, quick_hub
+from gp_prune.apply.hf_models import HF, HFModel, load_hf
+from gp_prune.apply.weights import DEFAULT, loading_pretrained, quick_hub
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.language.user_file import describe, run_python_file
 from gp_prune.statistics.running import as_device, random_state, tensors_of, to_device
@@ -29,10 +31,12 @@ from gp_prune.statistics.time_limit import (
     limit_forward,
     time_limit,
 )
-from gp_prune.tasks import TASK_NAMES, Task, load_task
+from gp_prune.tasks import TASK_NAMES, Task, is_task_name, load_task
+from gp_prune.tasks.images import IMAGENET_MEAN
+from gp_prune.training.network import check_model
+from gp_prune.training.weights import load_weights
 
 TIMM = "timm:"
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 class BuiltModel(NamedTuple):
@@ -81,7 +85,7 @@ def build_timm_model(name: str, *, pretrained: bool = False) -> BuiltModel:
         raise UserError(f"timm cannot build {name!r} ({reason}); name another model") from error
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     shape = config.get("input_size")
-    imagenet = tuple(config.get("mean") or ()) == _IMAGENET_MEAN
+    imagenet = tuple(config.get("mean") or ()) == IMAGENET_MEAN
     origin = f"pretrained weights {config.get('tag') or ''} of timm" if pretrained else ""
     return BuiltModel(model.eval(), tuple(shape) if shape else None, imagenet, origin)
 
@@ -132,7 +136,7 @@ TORCHVISION = "torchvision:"
 DEFAULT_SHAPE = (3, 224, 224)
 """Channels, height and width of an input image where nothing else is said."""
 
-_KINDS = f"a task ({TASK_NAMES[0]}), {TORCHVISION}NAME, {TIMM}NAME or FILE.py:FUNCTION"
+_KINDS = f"a task ({TASK_NAMES[0]}), {TORCHVISION}NAME, {TIMM}NAME, {HF}FOLDER or FILE.py:FUNCTION"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +150,8 @@ class LoadedModel:
         task: the task that it belongs to, if any; brings data, loss and interface layers.
         origin: where its weights come from, for a person to read.
         imagenet: whether it expects images normalised with ImageNet's mean and deviation.
+        kind: what a network without a task does: ``"classification"`` or ``"reconstruction"``.
+        hf: the folder of transformers that it comes from, if it does.
     """
 
     name: str
@@ -154,16 +160,30 @@ class LoadedModel:
     task: Task | None = None
     origin: str = ""
     imagenet: bool = False
+    kind: str = "classification"
+    hf: HFModel | None = None
 
     @property
     def interface(self) -> tuple[str, ...]:
         """Return the layers that the task never cuts."""
-        return self.task.interface if self.task else ()
+        return self.task.keep if self.task else ()
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Return the layers that lose no single weight unless a person asks for it."""
+        if self.hf is not None:
+            return self.hf.whole
+        return self.task.whole if self.task else ()
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Return whether the network is a language model."""
+        return self.task is not None and self.task.kind == "language"
 
     @property
     def reconstructs(self) -> bool:
         """Return whether the network is to repeat its inputs."""
-        return self.task is not None and self.task.kind == "reconstruction"
+        return (self.kind if self.task is None else self.task.kind) == "reconstruction"
 
 
 def load_model(
@@ -185,8 +205,9 @@ def load_model(
 
     Args:
         spec: a task name (its trained network), ``torchvision:NAME``, ``timm:NAME`` (where timm is
-            installed), or ``FILE.py:FUNCTION``, where the function takes no arguments and returns a
-            module, or a module and its example inputs.
+            installed), ``hf:FOLDER`` (what transformers' ``save_pretrained`` wrote), or
+            ``FILE.py:FUNCTION``, where the function takes no arguments and returns a module, a
+            module and its example inputs, or a :class:`~gp_prune.tasks.Task`.
         input_shape: sizes of one input sample; by default what timm says for its networks, and
             (3, 224, 224). A task and a function that returns example inputs have their own.
         weights: a state dict (``.safetensors``, or a torch file of plain tensors) for a network
@@ -207,7 +228,9 @@ def load_model(
     """
     target = as_device(device)
     check_timeout(model_timeout)
-    if spec in TASK_NAMES:
+    if spec.startswith(HF):
+        return _of_hf(spec, input_shape, weights, target)
+    if is_task_name(spec):
         if input_shape is not None or weights is not None:
             raise UserError(
                 f"{spec!r} is a task with its own weights and inputs; leave out --input-shape and "
@@ -228,6 +251,8 @@ def load_model(
     )
     with limit:
         built = _build(spec, seed, weights)
+    if isinstance(built.model, Task):
+        return _of_task(built.model, spec, input_shape, weights, target, model_timeout)
     model, inputs = _unpack(built.model, spec)
     check_model(model, f"the network of {spec!r}", lazy=weights is None)
     if inputs is None:
@@ -247,8 +272,48 @@ def load_model(
     return LoadedModel(spec, model.to(target), inputs, None, origin, built.imagenet)
 
 
+def _of_hf(
+    spec: str, input_shape: tuple[int, ...] | None, weights: str | Path | None, device: torch.device
+) -> LoadedModel:
+    """Return the network of a folder of transformers."""
+    if input_shape is not None or weights is not None:
+        raise UserError(
+            f"{spec!r} is a folder with its own weights and inputs; leave out --input-shape and "
+            "--weights"
+        )
+    loaded = load_hf(spec.removeprefix(HF))
+    inputs = loaded.example_inputs.to(device)
+    model = loaded.model.to(device)
+    return LoadedModel(
+        spec, model, inputs, None, "of the folder", loaded.imagenet, hf=replace(loaded, model=model)
+    )
+
+
+def _of_task(
+    task: Task,
+    spec: str,
+    input_shape: tuple[int, ...] | None,
+    weights: str | Path | None,
+    device: torch.device,
+    model_timeout: float,
+) -> LoadedModel:
+    """Return the network of a task that a user's function has returned."""
+    if input_shape is not None or weights is not None:
+        raise UserError(
+            f"{spec!r} returns a task with its own weights and inputs; leave out --input-shape and "
+            "--weights"
+        )
+    limit_forward(task.model, model_timeout, spec)
+    task.to(device)
+    origin = f"as the task of {spec.rpartition(':')[2]}() has it"
+    return LoadedModel(spec, task.model, task.example_inputs, task, origin)
+
+
 def _build(spec: str, seed: int, weights: str | Path | None) -> BuiltModel:
-    """Build the network of a package or of a user's file, with weights where they have a name."""
+    """Build the network of a package or of a user's file, with weights where they have a name.
+
+    All random numbers of torch, Python and numpy's old functions follow from the seed.
+    """
     file, _, function = spec.rpartition(":")
     with random_state(seed):
         if spec.startswith(TORCHVISION):
@@ -261,8 +326,22 @@ def _build(spec: str, seed: int, weights: str | Path | None) -> BuiltModel:
                     f"--weights {DEFAULT} names the weights that torchvision and timm have for "
                     f"their networks, and {spec!r} is none of them; give a file"
                 )
-            return BuiltModel(_call_users_function(Path(file), function))
+            with _seeded(seed):
+                return BuiltModel(_call_users_function(Path(file), function))
     raise _unknown(spec)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's random numbers for a user's code, and restore both afterwards."""
+    python, legacy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
 
 
 def _build_torchvision_model(name: str, named: str | Path | None) -> BuiltModel:
@@ -302,6 +381,8 @@ def _call_users_function(file: Path, name: str) -> Any:
             raise UserError(_no_function(file, name, module))
         try:
             return function()
+        except UserError as error:  # a task of the user's, mostly, whose sentence has the remedy
+            raise UserError(f"function {name!r} of {str(file)!r}: {error}") from error
         # SystemExit too, which would otherwise end the program without a message.
         except (Exception, SystemExit) as error:
             raise UserError(
@@ -336,8 +417,8 @@ def _unpack(built: Any, spec: str) -> tuple[nn.Module, Any]:
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"{spec!r} gives a {type(model).__name__}; it must give a torch.nn.Module, or a tuple "
-            "(module, example_inputs)"
+            f"{spec!r} gives a value of type {type(model).__name__}; it must give a "
+            "torch.nn.Module, a tuple (module, example_inputs) or a gp_prune.Task"
         )
     if inputs is not None and not tensors_of(inputs):
         raise UserError(

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from gp_prune._sizes import parse_size
-from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
-from gp_prune.language.primitive import Operand
+from gp_prune.errors import SEED, Rule, UserError, brief, check_fields, number, one_of, whole
+from gp_prune.language.primitive import Operand, PrimitiveSet
 from gp_prune.language.record import NEEDS
-from gp_prune.metric.file import Conventions
+from gp_prune.metric.file import ALLOCATIONS, OWN, RESIDUAL_WHOLE, Conventions
 from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class PruneOptions:
         cut_residual: whether channels are cut across normalisations that span them.
         mode: one of :data:`MODES`; None means compact for channels and mask for weights.
         conventions: how the scores are used; None means those of the metric.
+        allocation: how the budget is divided among the layers: one of
+            :data:`gp_prune.metric.file.ALLOCATIONS`, or a metric whose global ranking does it.
         time_it: whether to measure the latency before and after.
         seed: seed of everything random.
         samples: how many of the calibration samples are used; None means all.
@@ -103,6 +105,7 @@ class PruneOptions:
     cut_residual: bool = False
     mode: str | None = None
     conventions: Conventions | None = None
+    allocation: str | Metric = OWN
     time_it: bool = False
     seed: int = 0
     samples: int | None = None
@@ -131,6 +134,7 @@ class PruneOptions:
                 "channels"
             )
         self._check_keep_share()
+        self._check_allocation()
         for option in ("ignore", "interface"):
             names = getattr(self, option)
             if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -154,6 +158,31 @@ class PruneOptions:
                     f"the share to keep of {name!r} (--keep-share) is {share!r}; it must be "
                     f"{_KEPT.words}"
                 )
+
+    def _check_allocation(self) -> None:
+        allocation = self.allocation
+        by_metric = isinstance(allocation, Metric)
+        if not by_metric and allocation not in ALLOCATIONS:
+            raise UserError(
+                f"allocation (--allocation) is {brief(allocation)}; it must be one of "
+                f"{', '.join(ALLOCATIONS)}, or a metric of channels"
+            )
+        if isinstance(allocation, Metric) and allocation.granularity == "weight":
+            raise UserError(
+                f"metric {allocation.name!r} (--allocation) ranks single weights, and shares of "
+                "layers are of channels; use a metric of channels"
+            )
+        if self.by_weight and (by_metric or allocation == RESIDUAL_WHOLE):
+            raise UserError(
+                f"metric {self.metric.name!r} ranks single weights, and allocation "
+                f"{self.allocation_name!r} (--allocation) divides channels; use own, global or "
+                "uniform, or a metric of channels"
+            )
+        if self.pattern is not None and allocation != OWN:
+            raise UserError(
+                f"pattern {self.pattern} keeps the same share of every layer; leave out allocation "
+                "(--allocation)"
+            )
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
@@ -215,7 +244,18 @@ class PruneOptions:
     @property
     def ranking(self) -> Conventions:
         """Return how the scores are used."""
-        return self.conventions or self.metric.conventions
+        used = self.conventions or self.metric.conventions
+        return used.under(self.allocation if isinstance(self.allocation, str) else "uniform")
+
+    @property
+    def allocation_name(self) -> str:
+        """Return what divides the budget among the layers, for a person."""
+        return self.allocation if isinstance(self.allocation, str) else self.allocation.name
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """Return the metrics that score the network: what ranks, then what divides the budget."""
+        return (self.metric, *([] if isinstance(self.allocation, str) else [self.allocation]))
 
     @property
     def floor(self) -> float:
@@ -247,7 +287,7 @@ class PruneOptions:
     def can_start_again(self) -> bool:
         """Return whether little time is lost if pruning fails and is started again."""
         once = self.steps == 1 and self.kind != LATENCY
-        return self.compact and once and not needs_data(self.metric)
+        return self.compact and once and not any(map(needs_data, self.measured))
 
     @cached_property
     def _budget(self) -> tuple[str, float]:
@@ -317,6 +357,27 @@ def match_layers(
             raise UserError(f"no {wanted} is called {name!r}; {hint}")
         matched.update(dict.fromkeys(matches))
     return tuple(matched)
+
+
+def as_allocation(given: str | Metric, primitives: PrimitiveSet | None = None) -> str | Metric:
+    """Return one of :data:`gp_prune.metric.file.ALLOCATIONS`, or the metric that divides a budget.
+
+    Args:
+        given: such a name, a metric, or what :meth:`Metric.load` takes.
+        primitives: the vocabulary of a formula.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(given, Metric) or given in ALLOCATIONS:
+        return given
+    try:
+        return Metric.load(given, primitives)
+    except UserError as error:
+        raise UserError(
+            f"allocation (--allocation) is {brief(given)}, which is none of "
+            f"{', '.join(ALLOCATIONS)}, and no metric: {error}"
+        ) from None
 
 
 def needs_data(metric: Metric) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,14 +15,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
-from gp_prune.apply.checking import check_outputs, running_cut
-from gp_prune.apply.network import check_model, count_network
-from gp_prune.apply.options import IGNORED, KEEP, LATENCY, PruneOptions, match_layers
+from gp_prune.apply.checking import KeptOutput, check_outputs, running_cut
+from gp_prune.apply.network import count_network
+from gp_prune.apply.options import (
+    IGNORED,
+    KEEP,
+    LATENCY,
+    PruneOptions,
+    match_layers,
+    needs_data,
+)
 from gp_prune.apply.remarks import note_embeddings, note_missing_norms
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.scoring import LayerScores, measure_scores
-from gp_prune.apply.selection import Bounds, select_next_channels, select_next_weights
+from gp_prune.apply.selection import WITH_SHARE, Bounds, select_next_channels, select_next_weights
 from gp_prune.errors import UserError, pluralize
+from gp_prune.metric.file import RESIDUAL_WHOLE, Conventions
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (
     Architecture,
     ChannelPlan,
@@ -37,6 +46,7 @@ from gp_prune.pruning import (
 )
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.trace import find_violation, trace_layers
+from gp_prune.pruning.select.allocation import Allocation, keep_streams
 from gp_prune.pruning.select.scores import MOST_TIES, keep_unranked
 from gp_prune.pruning.timing import compare
 from gp_prune.statistics import Batch, Loss, Progress, prunable_layers
@@ -44,6 +54,7 @@ from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.coverage import describe_limit
 from gp_prune.statistics.running import Forward, copy_model, device_of, tensors_of
 from gp_prune.statistics.time_limit import TimeLimitError
+from gp_prune.training.network import check_model
 from gp_prune.training.samples import Data
 
 _MOST_UNDECIDED = 0.05
@@ -85,14 +96,17 @@ class Pruner:
         self._given = scores is not None
         self._data: Iterable[Batch] = ()
         if scores is None:
+            measuring = [metric for metric in options.measured if needs_data(metric)]
             self._data = calibration_batches(
-                options.metric,
+                (measuring or options.measured)[0],
                 data,
-                passes=options.steps,
+                passes=options.steps * max(1, len(measuring)),
                 samples=options.samples,
                 seed=options.seed,
             )
-        self._ignore = match_layers(options.ignore, prunable_layers(self._model))
+        layers = prunable_layers(self._model)
+        self._ignore = match_layers(options.ignore, layers)
+        match_layers(tuple(options.keep_share), layers, WITH_SHARE)  # before anything is traced
         self._loss, self._forward_fn = loss, forward_fn
         self._tell = progress or (lambda line: None)
         self._batch_progress = batch_progress
@@ -126,10 +140,11 @@ class Pruner:
             # What ran in the first step fails in a later one because of the cut between them.
             with nullcontext() if plan is None else running_cut():
                 scores = self.score(network, now, first=plan is None)
+                allocation = self._allocation(network, now)
             if plan is None:
-                architecture = now = self._keep_unranked(now, scores, bounds)
+                architecture = now = self._keep_unranked(now, scores, bounds, allocation)
             reached = bounds.step(len(steps) + 1, options.steps)
-            plan = self.select(network, now, architecture, scores, share, plan, reached)
+            plan = self.select(network, now, architecture, scores, share, plan, reached, allocation)
             self._check_ties(plan)
             steps.append(self._report_step(len(steps) + 1, share, plan))
         assert plan is not None
@@ -158,6 +173,7 @@ class Pruner:
             cut_residual=options.cut_residual,
             min_share=0.0 if options.by_weight else options.floor,
             keep_share=dict(options.keep_share),
+            allocation=options.allocation_name,
             notes=(
                 *note_missing_norms(self._model, options.metric),
                 *note_embeddings(self._model, plan, self._looked_up),
@@ -199,7 +215,9 @@ class Pruner:
             else replace(group, fixed=IGNORED)
             for group in architecture.groups
         ]
-        return replace(architecture, groups=tuple(groups))
+        architecture = replace(architecture, groups=tuple(groups))
+        whole = self.options.allocation == RESIDUAL_WHOLE
+        return keep_streams(architecture) if whole else architecture
 
     def score(self, network: nn.Module, now: Architecture, *, first: bool) -> Mapping[str, Tensor]:
         """Return layer name -> scores (o,) or (o, i, k), measured on ``network``."""
@@ -214,10 +232,19 @@ class Pruner:
         if first:
             times = "" if self.options.steps == 1 else f", {self.options.steps} times"
             self._tell(f"scoring {pluralize(len(layers), 'layer')} with {metric.name}{times}")
-        scored = measure_scores(
+        scored = self._measure(network, metric, layers, now)
+        if first:
+            self.scored = scored
+        return scored.scores
+
+    def _measure(
+        self, network: nn.Module, metric: Metric, layers: Sequence[str], now: Architecture
+    ) -> LayerScores:
+        """Score layers of ``network``, whose groups are ``now``, by a metric."""
+        return measure_scores(
             network,
             metric,
-            self._data,
+            self._data if needs_data(metric) else (),
             layers=layers,
             architecture=now,
             loss=self._loss,
@@ -227,19 +254,35 @@ class Pruner:
             forward_fn=self._forward_fn,
             progress=self._batch_progress,
         )
-        if first:
-            self.scored = scored
-        return scored.scores
+
+    def _allocation(self, network: nn.Module, now: Architecture) -> Allocation:
+        """Return how the budget is divided; by a metric after it has scored ``network``."""
+        chosen = self.options.allocation
+        if isinstance(chosen, str):
+            return Allocation(chosen)
+        scored = self._measure(network, chosen, now.scored_layers, now)
+        return Allocation(chosen.name, scored.scores, chosen.conventions)
 
     def _keep_unranked(
-        self, architecture: Architecture, scores: Mapping[str, Tensor], bounds: Bounds
+        self,
+        architecture: Architecture,
+        scores: Mapping[str, Tensor],
+        bounds: Bounds,
+        allocation: Allocation,
     ) -> Architecture:
         """Keep the groups whole that the scores do not rank, unless told otherwise."""
         options = self.options
         if options.by_weight or options.unranked != KEEP:
             return architecture
-        with self._naming_the_metric():
-            return keep_unranked(architecture, scores, options.ranking, but=bounds.shares)
+        rankings: list[tuple[Metric, Mapping[str, Tensor], Conventions]]
+        rankings = [(options.metric, scores, options.ranking)]
+        if allocation.scores is not None:
+            shared = (options.measured[-1], allocation.scores, allocation.ranking_of_shares)
+            rankings.append(shared)
+        for metric, values, ranking in rankings:
+            with self._naming_the_metric(metric):
+                architecture = keep_unranked(architecture, values, ranking, but=bounds.shares)
+        return architecture
 
     def _check_ties(self, plan: ChannelPlan | WeightPlan) -> None:
         """Raise UserError where positions rather than scores decide what goes."""
@@ -253,7 +296,7 @@ class Pruner:
             )
 
     @contextmanager
-    def _naming_the_metric(self) -> Iterator[None]:
+    def _naming_the_metric(self, metric: Metric) -> Iterator[None]:
         """Say in a DegenerateScores from inside which metric it was, and what helps."""
         try:
             yield
@@ -269,7 +312,7 @@ class Pruner:
             raise DegenerateScores(
                 error.reason,
                 error.layer,
-                f"{error.detail}; metric {self.options.metric.name!r} cannot rank it, {remedy}",
+                f"{error.detail}; metric {metric.name!r} cannot rank it, {remedy}",
             ) from error
 
     def select(
@@ -281,6 +324,7 @@ class Pruner:
         share: float,
         earlier: ChannelPlan | WeightPlan | None,
         bounds: Bounds,
+        allocation: Allocation,
     ) -> ChannelPlan | WeightPlan:
         """Return what goes, in channels or weights of the whole network.
 
@@ -289,7 +333,7 @@ class Pruner:
         the metric.
         """
         options = self.options
-        with self._naming_the_metric():
+        with self._naming_the_metric(options.metric):
             if options.by_weight:
                 assert not isinstance(earlier, ChannelPlan)
                 return select_next_weights(
@@ -305,6 +349,7 @@ class Pruner:
                 options,
                 partial(self._time, network, now),
                 bounds,
+                allocation,
             )
             return plan
 
@@ -341,8 +386,9 @@ class Pruner:
             UserError: it costs or computes something else than was planned, or does so with random
                 weights where ``try_out`` says to try them.
         """
+        run = KeptOutput(self._forward_fn, self.options.seed)
         with running_cut():
-            measured = measure(pruned, self._inputs, forward_fn=self._forward_fn)
+            measured = measure(pruned, self._inputs, forward_fn=run)
         if isinstance(plan, WeightPlan):
             removed = sum(int((~kept.unpack()).sum()) for kept in plan.kept.values())
             share = 1.0 if plan.achieved.macs is None else plan.achieved.macs
@@ -357,8 +403,7 @@ class Pruner:
             )
         if not any(architecture.by_name[name].crosses_normalisation for name in plan.removed):
             check_outputs(
-                self._model, pruned, architecture.entries(plan.removed), self._inputs,
-                forward_fn=self._forward_fn, seed=self.options.seed,
+                self._model, run.output, architecture.entries(plan.removed), self._inputs, run
             )  # fmt: skip
         if try_out:
             violation = find_violation(

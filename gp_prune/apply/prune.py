@@ -10,16 +10,24 @@ import torch
 from torch import nn
 
 from gp_prune.apply.lineage import Cut, find_cut, join_plans, remember_cut
-from gp_prune.apply.network import check_model
-from gp_prune.apply.options import KEEP, OldBudgets, PruneOptions, rename_old_budgets
+from gp_prune.apply.options import (
+    KEEP,
+    OldBudgets,
+    PruneOptions,
+    as_allocation,
+    needs_data,
+    rename_old_budgets,
+)
 from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.scoring import LayerScores, as_metric, move, warn_of_limit
-from gp_prune.metric.file import Conventions
+from gp_prune.errors import UserError
+from gp_prune.metric.file import OWN, Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import ChannelPlan, Pattern
 from gp_prune.statistics import Loss, Progress
 from gp_prune.statistics.running import Forward
+from gp_prune.training.network import check_model
 from gp_prune.training.samples import Data
 
 
@@ -49,6 +57,7 @@ def prune(
     cut_residual: bool = False,
     mode: str | None = None,
     conventions: Conventions | None = None,
+    allocation: str | Metric = OWN,
     forward_fn: Forward | None = None,
     time_it: bool = False,
     seed: int = 0,
@@ -108,6 +117,12 @@ def prune(
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
             by default compact for channels and mask for weights.
         conventions: in place of those of the metric.
+        allocation: how the budget is divided among the layers, whatever the scope: ``"own"`` as the
+            conventions say, ``"global"`` by one ranking of all channels, ``"uniform"`` the same
+            share of every layer, ``"residual-whole"`` likewise, but channels that several layers
+            make together (residual streams) stay; or a metric (what ``metric`` takes): each layer
+            loses as many channels as the global ranking of that metric says, and ``metric``
+            chooses which.
         forward_fn: ``forward_fn(model, inputs)`` runs the network on the example inputs, and on
             the inputs of each batch, where calling it with them is not the way.
         time_it: whether to measure the latency before and after.
@@ -131,7 +146,8 @@ def prune(
         "pruning_ratio": pruning_ratio, "keep_channels": keep_channels, "keep_macs": keep_macs,
         "keep_params": keep_params, "keep_latency": keep_latency,
     }  # fmt: skip
-    check_model(model)
+    check_model(model, copied=False)  # the pruner tries that, where the network then is
+    allocation = as_allocation(allocation)
     scores = metric if isinstance(metric, LayerScores) else None
     if scores is not None:
         scores.check_use(model, data, loss=loss, samples=samples, memory=max_memory, steps=steps)
@@ -150,11 +166,17 @@ def prune(
         cut_residual=cut_residual,
         mode=mode,
         conventions=conventions,
+        allocation=allocation,
         time_it=time_it,
         seed=seed,
         samples=samples,
         max_memory=max_memory,
     )
+    if scores is not None and not isinstance(allocation, str) and needs_data(allocation):
+        raise UserError(
+            f"allocation by metric {allocation.name!r} measures on data, and scores come without "
+            "any; give the metric itself in place of its scores"
+        )
     earlier = find_cut(model)
     model = move(model, device)
     pruner = Pruner(

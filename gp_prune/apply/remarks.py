@@ -226,7 +226,8 @@ def _at_chance(pruned: PrunedModel) -> str:
     quality = pruned.quality
     if quality is None or quality.chance is None or not quality.dense >= quality.chance:
         return ""
-    error = "error" if quality.kind == "error" else "mean squared error"
+    names = {"mse": "mean squared error", "nats": "cross-entropy in nats per token"}
+    error = names.get(quality.kind, "error")
     return (
         f"The network was at chance level before it was pruned: its {error} is "
         f"{quality.dense:.3g}, and always giving the same answer has {quality.constant:.3g}; "

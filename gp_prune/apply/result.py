@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from gp_prune._html import table_html
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.remarks import find_remarks
-from gp_prune.metric.file import Conventions
+from gp_prune.metric.file import OWN, Conventions
 from gp_prune.pruning import (
     Achieved,
     Architecture,
@@ -221,6 +222,8 @@ class PrunedModel:
         cut_residual: whether channels were cut across normalisations that span them.
         min_share: share of its channels that every layer keeps at least.
         keep_share: layers or patterns -> the share of their channels that was to be kept.
+        allocation: what divided the budget among the layers: one of
+            :data:`gp_prune.metric.file.ALLOCATIONS`, or the name of a metric.
         notes: what is to be said of the network and the data, in sentences.
         pattern: the pattern of single weights, such as ``"2:4"``, or None.
         steps: what each step aimed at and came to; one where the network was scored once.
@@ -253,6 +256,7 @@ class PrunedModel:
     cut_residual: bool = False
     min_share: float = 0.0
     keep_share: Mapping[str, float] = field(default_factory=dict)
+    allocation: str = OWN
     notes: tuple[str, ...] = ()
     pattern: str | None = None
     steps: tuple[PruneStep, ...] = ()
@@ -272,6 +276,19 @@ class PrunedModel:
             if share is not None
         ]
         return f"<PrunedModel by {self.metric!r} ({self.mode}): {', '.join(kept)} kept>"
+
+    def _repr_html_(self) -> str:
+        """Return costs before and after for a notebook; all text is escaped."""
+        rows = [
+            (
+                row.layer,
+                f"{row.channels_kept} of {row.channels}",
+                f"{row.macs_kept:,} of {row.macs:,}",
+                f"{row.params_kept:,} of {row.params:,}",
+            )
+            for row in self.rows
+        ]
+        return table_html(repr(self)[1:-1], ("layer", "channels", "MACs", "parameters"), rows)
 
     @property
     def asked(self) -> Budget:
@@ -339,6 +356,7 @@ class PrunedModel:
             "cut_residual": self.cut_residual,
             "min_share": self.min_share,
             "keep_share": dict(self.keep_share),
+            "allocation": self.allocation,
             "pattern": self.pattern,
             "asked": {"kind": self.counted, "keep": self.asked_share},
             "achieved": self.achieved._asdict(),

@@ -36,10 +36,8 @@ from gp_prune._io import (
     write_tensors,
 )
 from gp_prune.apply.lineage import Cut, remember_cut
-from gp_prune.apply.network import check_model
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.apply.weights import BYTES, REAL, put_state
 from gp_prune.errors import UserError, brief
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
@@ -48,6 +46,8 @@ from gp_prune.pruning.modules import Prunable, masked_parameters, renew_masked
 from gp_prune.pruning.surgery import side_width
 from gp_prune.statistics.running import copy_model
 from gp_prune.training.checkpoint import count_bytes, named_tensors
+from gp_prune.training.network import check_model
+from gp_prune.training.weights import BYTES, REAL, put_state
 
 KIND = "pruned model"
 PLAN, ARCHITECTURE, WEIGHTS, REPORT = (
@@ -77,8 +77,8 @@ def save_pruned(pruned: PrunedModel, folder: str | Path, *, model: str = "") -> 
     """
     if not isinstance(pruned, PrunedModel):
         raise UserError(
-            f"save_pruned() was given a {type(pruned).__name__}; give what gp_prune.prune() "
-            "returned, then the folder"
+            f"save_pruned() was given a value of type {type(pruned).__name__}; give what "
+            "gp_prune.prune() returned, then the folder"
         )
     target = check_folder(folder)
     tensors, shared = _plain_state(pruned.model)
@@ -324,8 +324,8 @@ def _plain_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise UserError(
-                f"the state {name!r} of the network is a {type(value).__name__}; only tensors can "
-                "be saved"
+                f"the state {name!r} of the network is of type {type(value).__name__}; only "
+                "tensors can be saved"
             )
         memory = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and memory in first:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gp_prune._sizes import parse_size
 from gp_prune.apply.batches import as_batches, example_batch, is_nothing
-from gp_prune.apply.network import check_model
 from gp_prune.apply.options import needs_data
 from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
 from gp_prune.language.primitive import Operand
@@ -35,6 +34,7 @@ from gp_prune.statistics.coverage import (
 )
 from gp_prune.statistics.running import as_device, copy_model, device_of
 from gp_prune.training.checkpoint import named_tensors
+from gp_prune.training.network import check_model
 from gp_prune.training.samples import Data, tensor_digest
 
 _SAME_WITHOUT_NORM = frozenset({"W", "b"})

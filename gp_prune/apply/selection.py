@@ -21,9 +21,9 @@ from gp_prune.pruning import (
     Budget,
     ChannelPlan,
     WeightPlan,
-    select_channels,
     select_weights,
 )
+from gp_prune.pruning.select.allocation import Allocation, select_allocated
 from gp_prune.pruning.select.channels import least_width
 from gp_prune.pruning.select.scores import as_array, guard, normalise
 from gp_prune.pruning.select.shared import join_shared_scores
@@ -32,6 +32,9 @@ from gp_prune.statistics.layers import to_dense
 _ROUNDS = 8  # of bisection: 1/256 of the MACs
 _CLOSE = 0.01  # a difference of shares below which the search stops
 _LEAST = 1e-9  # a share of the MACs that no network can meet: the smallest one is taken
+
+WITH_SHARE = "layer with a share to keep"
+"""What is looked for where a name of ``keep_share`` matches no layer, for the message."""
 
 TimeShare = Callable[[ChannelPlan], float]
 """Time of the network after a cut of the present one, as a share of the whole network's time."""
@@ -63,7 +66,7 @@ class Bounds(NamedTuple):
         wanted: dict[str, float] = {}
         exact: dict[str, float] = {}
         for name, share in options.keep_share.items():
-            matched = match_layers([name], layers, "layer with a share to keep")
+            matched = match_layers([name], layers, WITH_SHARE)
             if all(layer in fixed for layer in matched):
                 raise UserError(
                     f"the share to keep of {name!r} means nothing, because {matched[0]!r} is kept "
@@ -94,6 +97,7 @@ def select_next_channels(
     options: PruneOptions,
     time_share: TimeShare,
     bounds: Bounds,
+    allocation: Allocation,
 ) -> tuple[ChannelPlan, float | None]:
     """Choose the channels that go in one step.
 
@@ -106,6 +110,7 @@ def select_next_channels(
         options: the budget and the ranking.
         time_share: measures a cut, for a budget of latency.
         bounds: what the groups keep whatever their scores.
+        allocation: how the budget is divided among the groups.
 
     Returns:
         The plan, and for a budget of latency the share of time that the smallest network takes.
@@ -119,11 +124,12 @@ def select_next_channels(
     }
 
     def select(kind: str, keep: float) -> ChannelPlan:
-        return select_channels(
+        return select_allocated(
             now,
             scores,
             options.ranking,
             Budget(kind, keep),
+            allocation,
             round_to=options.round_to,
             least=bounds.least,
             keep_shares=shares,

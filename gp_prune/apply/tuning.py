@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from gp_prune.apply.data import MEASURES, ErrorKind, SplitName, TuningData
+from gp_prune.apply.data import ErrorKind, SplitName, TuningData
 from gp_prune.apply.lineage import find_cut, remember_cut
 from gp_prune.apply.result import PrunedModel
 from gp_prune.errors import UserError, pluralize
@@ -23,6 +23,7 @@ from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import Batch, Forward
 from gp_prune.statistics.batches import Progress, batch_size
 from gp_prune.statistics.running import copy_model, device_of, random_state
+from gp_prune.tasks import Split
 from gp_prune.training import (
     Epoch,
     FineTuning,
@@ -36,6 +37,8 @@ from gp_prune.training import (
 from gp_prune.training.loss import Measure
 from gp_prune.training.samples import Data, equal_parts, in_order, sample_count, take
 
+_MOST_NATS = 700.0
+"""The exponential of more overflows."""
 RECALIBRATION_SAMPLES = 2048
 """Most samples on which batch norms are measured again."""
 _BATCH = 64
@@ -46,7 +49,8 @@ class Quality:
     """How well the dense network, and each state of the pruned one, does the task.
 
     Attributes:
-        kind: what is measured; less is better.
+        kind: what is measured, less is better: ``"error"``, the share of wrong classes; ``"mse"``;
+            ``"nats"``, the cross-entropy per token; or ``"own"``, an error of the user.
         split: on which part of the data: ``"test"`` samples decided nothing, ``"validation"``
             samples decided which epoch of the fine-tuning is kept.
         data: name of the data.
@@ -75,6 +79,12 @@ class Quality:
     constant: float | None = None
     chance: float | None = None
 
+    def _perplexities(self, errors: Mapping[str, float | None]) -> dict[str, Any]:
+        """Return the perplexity of each state of a language model; nothing for other networks."""
+        if self.kind != "nats":
+            return {}
+        return {"perplexity": {name: _perplexity(value) for name, value in errors.items()}}
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures as a JSON object; an error that is not finite is None."""
         tuning = None
@@ -94,8 +104,14 @@ class Quality:
             "data": self.data,
             "samples": self.samples,
             **errors,
+            **self._perplexities(errors),
             "fine_tuning": tuning,
         }
+
+
+def _perplexity(nats: float | None) -> float | None:
+    """Return the perplexity of a cross-entropy; None where it has none or would overflow."""
+    return math.exp(nats) if nats is not None and nats < _MOST_NATS else None
 
 
 def tune_pruned(
@@ -153,11 +169,12 @@ def tune_pruned(
         states["tuned"] = model
     tell(f"judging on the {data.split} samples of {data.name}")
     report = data.read_report()
-    guess = _ConstantAnswer(data.kind)
+    guess = _ConstantAnswer(data)
     results = {
         name: data.evaluate(state, report, forward_fn=forward_fn, measure=guess.watch(name))
         for name, state in states.items()
     }
+    constant = guess.error_on(report)
     quality = Quality(
         kind=data.kind,
         split=data.split,
@@ -165,8 +182,8 @@ def tune_pruned(
         samples=results["dense"].samples,
         settings=settings,
         history=history,
-        constant=guess.error,
-        chance=guess.chance,
+        constant=constant,
+        chance=guess.chance(constant),
         **{name: result.error for name, result in results.items()},
     )
     after = pruned.after._replace(nonzero=count_nonzero(model))
@@ -180,18 +197,19 @@ def tune_pruned(
 class _ConstantAnswer:
     """Work out the error of always giving one answer, from the samples that a network is judged on.
 
-    Of classes the answer is the most frequent one, of numbers their mean per entry.
+    Of classes the answer is the most frequent one, of tokens their frequencies, of numbers their
+    mean per entry. For an error of the user it is the guess of the task.
     """
 
-    def __init__(self, kind: ErrorKind) -> None:
-        self._kind = kind
+    def __init__(self, data: TuningData) -> None:
+        self._data, self._kind = data, data.kind
         self._labels: Counter[int] = Counter()
         self._sums = [0.0, 0.0, 0.0]  # samples, sum of the targets, sum of their squares
 
     def watch(self, state: str) -> Measure:
         """Return the measure of a state; that of the dense network looks at the targets."""
-        measure = MEASURES[self._kind]
-        if state != "dense":
+        measure = self._data.measure
+        if state != "dense" or self._kind == "own":
             return measure
 
         def watched(output: Any, batch: Batch) -> tuple[float, int]:
@@ -199,6 +217,8 @@ class _ConstantAnswer:
             if self._kind == "error":
                 labels = batch.target if batch.labels is None else batch.labels
                 self._labels.update(labels.tolist())
+            elif self._kind == "nats":
+                self._labels.update(batch.target.flatten().tolist())
             else:
                 target = batch.target.detach().to("cpu", torch.float64)
                 for number, part in enumerate((torch.ones(len(target)), target, target.square())):
@@ -207,18 +227,21 @@ class _ConstantAnswer:
 
         return watched
 
-    @property
-    def error(self) -> float:
-        """Return the error of the constant answer."""
+    def error_on(self, samples: Data) -> float:
+        """Return the error of the constant answer on the samples that were watched."""
+        if self._kind == "own":
+            assert self._data.task is not None and isinstance(samples, Split)  # of the task
+            return self._data.task.trivial_error_on(samples)
         if self._kind == "error":
             return 1 - max(self._labels.values()) / self._labels.total()
+        if self._kind == "nats":
+            shares = [count / self._labels.total() for count in self._labels.values()]
+            return -sum(share * math.log(share) for share in shares)
         count, total, squares = map(torch.as_tensor, self._sums)
         return max(0.0, float((squares / count - (total / count).square()).mean()))
 
-    @property
-    def chance(self) -> float | None:
+    def chance(self, error: float) -> float | None:
         """Return two standard errors less; None where every sample has the same class."""
-        error = self.error
         if self._kind != "error":
             return error
         spread = math.sqrt(error * (1 - error) / self._labels.total())

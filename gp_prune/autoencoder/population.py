@@ -8,8 +8,9 @@ Canonical training is a grid of one cell.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ from gp_prune.autoencoder.networks import FOLDER, create_pair, pair_path, write_
 from gp_prune.autoencoder.schedule import PruningEvents
 from gp_prune.autoencoder.settings import CANONICAL, AutoencodeSettings
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import Runner, run_with_journal
+from gp_prune.runs.executors import Runner
+from gp_prune.runs.inside import Inside, InsideStep
+from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.running import derive_seed
 
@@ -97,6 +100,21 @@ class GenerationReport:
     pruned: int
 
 
+@dataclass(frozen=True)
+class EpochProgress:
+    """How far an epoch is that is being done.
+
+    Attributes:
+        number: of the epoch, from 1.
+        of: number of epochs.
+        inside: cells whose epoch is done.
+    """
+
+    number: int
+    of: int
+    inside: Inside
+
+
 class Population:
     """The cells of a run and their history.
 
@@ -108,6 +126,11 @@ class Population:
         runner: runs the steps.
         journal: remembers them.
         folder: the run folder.
+        inside: where the runner puts how much of the running steps is done.
+
+    Attributes:
+        evaluated: called with the number of an epoch, and how many of how many cells are done.
+        hear: called with how far the present epoch is.
     """
 
     def __init__(
@@ -119,7 +142,12 @@ class Population:
         runner: Runner,
         journal: Journal[CellResult],
         folder: Path,
+        inside: InsideStep | None = None,
     ) -> None:
+        self.evaluated: Callable[[int, int, int], None] = lambda number, done, of: None
+        self.hear: Callable[[EpochProgress], None] = lambda progress: None
+        self._inside = inside or InsideStep()
+        self._inside.what = "cells trained"
         self.history: list[HistoryRow] = []
         self.limits: dict[str, None] = {}  # sentences on what was measured in part
         self._settings, self._metric, self._events = settings, metric, events
@@ -147,9 +175,15 @@ class Population:
         """Go through all generations; report each when all its cells are done."""
         for generation in range(1, self._settings.epochs + 1):
             earlier = self._states()
+            trained = 0
             for wave in self._order(generation):
                 steps = [self._step(generation, cell) for cell in wave]
-                results = run_with_journal(steps, self._runner, self._journal)
+                self._inside.hear = partial(self._tell_inside, generation, trained)
+                results = run_with_journal(
+                    steps, self._runner, self._journal, partial(self._tell, generation, trained),
+                    self._inside,
+                )  # fmt: skip
+                trained += len(wave)
                 before = [(cell.cut, cell.missed_pruning) for cell in self.cells]
                 for step in steps:
                     result = results[step.key]
@@ -167,6 +201,13 @@ class Population:
             for state in sorted(earlier - self._states()):
                 pair_path(self._folder, state).unlink(missing_ok=True)
             yield self._report(generation)
+
+    def _tell(self, generation: int, before: int, done: int, of: int) -> None:
+        self.evaluated(generation, before + done, len(self.cells))
+
+    def _tell_inside(self, generation: int, before: int, inside: Inside) -> None:
+        whole = inside._replace(done=before + inside.done, of=len(self.cells))
+        self.hear(EpochProgress(generation, self._settings.epochs, whole))
 
     def _states(self) -> set[str]:
         """Return the states that the cells refer to."""

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gp_prune._html import table_html
 from gp_prune._io import write_json, write_tensors, write_text
 from gp_prune.autoencoder.cells import RunContext, result_reader
 from gp_prune.autoencoder.networks import (
@@ -24,7 +25,12 @@ from gp_prune.autoencoder.networks import (
     read_pair,
     reconstruct,
 )
-from gp_prune.autoencoder.population import GenerationReport, HistoryRow, Population
+from gp_prune.autoencoder.population import (
+    EpochProgress,
+    GenerationReport,
+    HistoryRow,
+    Population,
+)
 from gp_prune.autoencoder.pruning import (
     check_labels,
     choose_unit,
@@ -43,6 +49,7 @@ from gp_prune.autoencoder.schedule import (
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
 from gp_prune.metric.metric import Metric
+from gp_prune.runs.callbacks import DONE, AnyCallback, Callbacks, RunEnd, RunStart, RunStep
 from gp_prune.runs.executors import make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
@@ -51,7 +58,9 @@ from gp_prune.runs.folder import (
     write_run_header,
     writing,
 )
+from gp_prune.runs.inside import InsideStep
 from gp_prune.runs.jobs import TaskSource, Workbench
+from gp_prune.runs.spent import record_spent
 from gp_prune.runs.statistics import warn_of_limits
 from gp_prune.statistics.running import one_thread
 
@@ -111,6 +120,14 @@ class AutoencodeResult:
             f"{self.sparsity:.1%} of the weights zero>"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the cells for a notebook; all text is escaped."""
+        rows = [
+            (cell["cell"], f"{cell['validation_loss']:.4g}", f"{cell['sparsity']:.1%}")
+            for cell in self._cells()
+        ]
+        return table_html(repr(self)[1:-1], ("cell", "validation loss", "weights zero"), rows)
+
     def module(self) -> nn.Sequential:
         """Return the best autoencoder as a network of torch; pruned weights are 0 in it."""
         return module(self.best.clone(), self.layout)
@@ -146,6 +163,8 @@ class AutoencodeResult:
             "sparsity": self.sparsity,
             "nodes": {name: list(counts) for name, counts in self.nodes().items()},
             "parameters": self.layout.parameters,
+            "widths": [*self.layout.encoder, *self.layout.decoder[1:]],
+            "cells": self._cells(),
             "pruning_events": sum(row.pruned for row in self.history),
             "limits": list(self.limits),
             "failures": [
@@ -154,6 +173,20 @@ class AutoencodeResult:
                 if row.failure
             ],
         }
+
+    def _cells(self) -> list[dict[str, Any]]:
+        """Return every cell at the end."""
+        last = [row for row in self.history if row.generation == self.settings.epochs]
+        return [
+            {
+                "cell": row.cell,
+                "validation_loss": row.validation_loss,
+                "sparsity": row.sparsity,
+                "pruned": sum(r.pruned for r in self.history if r.cell == row.cell),
+                "learning_rate": row.learning_rate,
+            }
+            for row in sorted(last, key=lambda row: row.cell)
+        ]
 
     def write(self) -> None:
         """Write history, result and network into the run folder."""
@@ -181,6 +214,8 @@ def autoencode(
     trust: Sequence[str | Path] = (),
     skip_lost: bool = False,
     progress: Callable[[GenerationReport], None] = lambda _: None,
+    inside: Callable[[EpochProgress], None] = lambda _: None,
+    callbacks: Sequence[AnyCallback] = (),
 ) -> AutoencodeResult:
     """Train an autoencoder, or a grid of them, and prune on the way.
 
@@ -202,6 +237,9 @@ def autoencode(
         skip_lost: whether a job whose workers die again and again is set aside for good, with the
             worst result, in the place of ending the run.
         progress: called with the report of every generation.
+        inside: called with how far the present epoch is, a few times per second.
+        callbacks: follow the run, see :class:`gp_prune.Callback`; a function is called with each
+            :class:`~gp_prune.autoencoder.population.GenerationReport`.
 
     Raises:
         UserError: a setting, the data, the operator, the folder or the journal is not usable; the
@@ -212,9 +250,16 @@ def autoencode(
         AutoencodeSettings, settings, folder, resume=resume, trust=trust
     )
     source = source or TaskSource()
-    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost)
+    told = Callbacks(callbacks, RunStart("autoencoder", folder, settings.to_json()))
+    step = InsideStep()
+    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost, inside=step)
     try:
-        with one_thread(), open_run_folder(folder, result_reader(), settings) as journal:
+        with (
+            one_thread(),
+            open_run_folder(folder, result_reader(), settings) as journal,
+            record_spent(folder, runner),
+            told,
+        ):
             metric = load_metric(settings)
             unit = choose_unit(settings, metric)
             decided = replace(settings, loss=_choose_loss(settings), unit=unit)
@@ -235,16 +280,43 @@ def autoencode(
             with writing(folder):
                 text = "" if metric is None else json.dumps(metric.to_json())
                 events = _draw_events(settings, chances)
-                population = Population(decided, text, events, context, runner, journal, folder)
+                population = Population(
+                    decided, text, events, context, runner, journal, folder, step
+                )
+                population.hear, population.evaluated = inside, told.evaluated
                 for generation in population.generations():
                     progress(generation)
+                    told.step(_step_of(generation))
             result = _conclude(decided, folder, chances, context, population)
             warn_of_limits(settings, result.limits)
             with writing(folder):
                 result.write()
+            told.done(_end_of(result))
             return result
     finally:
         runner.close()
+
+
+def _step_of(generation: GenerationReport) -> RunStep:
+    """Return a generation for the callbacks."""
+    figures = {
+        "validation_loss/best": generation.best,
+        "validation_loss/mean": generation.mean,
+        "sparsity": generation.sparsity,
+        "pruned": generation.pruned,
+    }
+    return RunStep(generation.number, figures, state=generation)
+
+
+def _end_of(result: AutoencodeResult) -> RunEnd:
+    """Return the result for the callbacks."""
+    figures = {
+        "validation_loss": result.validation_loss,
+        "test_loss": result.test_loss,
+        "test_l1": result.test_l1,
+        "sparsity": result.sparsity,
+    }
+    return RunEnd(DONE, figures, result=result)
 
 
 def _describe(

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from gp_prune.autoencoder.networks import Half, Layer, Pair, decode, encode
 from gp_prune.errors import UserError
+from gp_prune.training.shares import report_share
 
 BETAS = (0.5, 0.999)
 """Of Adam, as in the paper."""
@@ -116,11 +117,12 @@ def train_epoch(pair: Pair, inputs: Tensor, order: Tensor, options: TrainingOpti
     shuffled = inputs[order]
     total = torch.zeros((), dtype=torch.float64, device=inputs.device)
     with torch.no_grad():
-        for batch in torch.split(shuffled, options.batch_size):
+        for number, batch in enumerate(torch.split(shuffled, options.batch_size), 1):
             total += _backward(encoder, decoder, batch, options) * len(batch)
             optimizer.step()
             for half in pruned:
                 half.apply_mask()
+            report_share(min(1.0, number * options.batch_size / len(inputs)))
     mean = float(total) / len(inputs)
     if not (math.isfinite(mean) and all(bool(half.weights.isfinite().all()) for half in pair)):
         raise UserError(

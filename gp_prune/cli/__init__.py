@@ -117,8 +117,8 @@ class CommandGroup(click.Group):
         except (click.Abort, KeyboardInterrupt):
             echo("gp-prune: interrupted", err=True)
             return INTERRUPTED
-        except SystemExit:  # click ends so where stdout is a pipe that was closed
-            return 1
+        except SystemExit as end:  # a shell has asked for completions, or a pipe was closed
+            return end.code if isinstance(end.code, int) else 1
         except BrokenPipeError:
             # Python flushes stdout once more when it exits; discard that.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -174,6 +174,10 @@ COMMANDS = {
     "evolve": LazyCommand(
         "gp_prune.cli.evolve:evolve", "Search for new metrics by genetic programming."
     ),
+    "evaluate": LazyCommand(
+        "gp_prune.cli.evaluate:evaluate", "Judge one formula by the objectives of a search."
+    ),
+    "compare": LazyCommand("gp_prune.cli.compare:compare", "Compare metrics at equal budgets."),
     "apply": LazyCommand("gp_prune.cli.apply:apply", "Prune a network by a metric."),
     "genetic": LazyCommand(
         "gp_prune.cli.genetic:genetic", "Prune one network by a genetic algorithm."
@@ -181,9 +185,17 @@ COMMANDS = {
     "autoencode": LazyCommand(
         "gp_prune.cli.autoencode:autoencode", "Train autoencoders and prune them during training."
     ),
+    "report": LazyCommand("gp_prune.cli.report:report", "Show a run as a web page."),
+    "tasks": LazyCommand("gp_prune.cli.tasks:list_tasks", "List the built-in tasks."),
     "list": LazyCommand("gp_prune.cli.describe:list_metrics", "List the bundled metrics."),
     "show": LazyCommand("gp_prune.cli.describe:show", "Show everything that a metric contains."),
+    "doctor": LazyCommand(
+        "gp_prune.cli.doctor:doctor", "Say what is installed, found and missing."
+    ),
     "latex": LazyCommand("gp_prune.cli.describe:latex", "Print metrics as LaTeX."),
+    "completion": LazyCommand(
+        "gp_prune.cli.completion:completion", "Print the completion script of a shell."
+    ),
 }
 """All commands with the path of their code, which is imported when the command is used."""
 

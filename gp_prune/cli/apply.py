@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 
-from gp_prune.apply.options import BUDGETS, KEEP, OLD_BUDGETS, REFUSE, PruneOptions
+from gp_prune.apply.options import (
+    BUDGETS,
+    KEEP,
+    OLD_BUDGETS,
+    REFUSE,
+    PruneOptions,
+    as_allocation,
+)
+from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Sizes,
     json_option,
@@ -35,6 +43,7 @@ _OF_TUNING = (
 )  # fmt: skip
 _OLD_BUDGETS = {old: new for old, new in OLD_BUDGETS.items() if old != "channels"}
 """Options that work until 0.2 -> the options in their place."""
+_PACKAGES = ("torchvision:", "timm:", "hf:")
 _COUNTS = ("samples", "epochs", "tuning_samples")
 _COUNT = whole(1)
 _TIMEOUT = number(least=0)
@@ -59,6 +68,7 @@ class ApplyCommand:
     tuning: Mapping[str, Any]
     model: str
     input_shape: tuple[int, ...] | None
+    kind: str | None
     weights: str | None
     data: str | None
     data_root: str | None
@@ -78,6 +88,7 @@ class ApplyCommand:
     device: str
     quiet: bool
     model_timeout: float
+    with_head: bool
 
     def __post_init__(self) -> None:
         """Check the options, each alone and then together."""
@@ -140,15 +151,17 @@ class ApplyCommand:
 
     @property
     def names_task(self) -> bool:
-        """Return whether the model is a task, if it is anything: all others have a colon."""
-        return ":" not in self.model
+        """Return whether the model is a task, if it is anything."""
+        others = self.model.startswith(_PACKAGES) or ".py:" in self.model
+        return not others
 
     @property
     def judges(self) -> bool:
         """Return whether the error is measured before and after."""
         if self.judge is not None:
             return self.judge
-        return self.epochs is not None or self.names_task
+        folder = self.model.startswith("hf:") and self.data is not None
+        return self.epochs is not None or self.names_task or folder
 
     def tell(self, line: str) -> None:
         """Print a line of progress on stderr."""
@@ -184,6 +197,13 @@ def _prune_options(metric: Metric, given: dict[str, Any]) -> PruneOptions:
         pruning["pattern"] = Pattern.parse(pattern)
     elif not several:
         pruning["pruning_ratio"] = 0.5
+    allocation = given.pop("allocation")
+    if allocation is not None:
+        if scope is not None:
+            raise UserError(
+                "--scope and --allocation both say how the budget is divided; leave one of them out"
+            )
+        pruning["allocation"] = as_allocation(allocation, metric.primitives)
     if scope is not None:
         pruning["conventions"] = replace(metric.conventions, scope=scope)
     return PruneOptions(metric=metric, **pruning)
@@ -224,8 +244,8 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("metric")
-@click.argument("model")
+@click.argument("metric", shell_complete=completion.metrics)
+@click.argument("model", shell_complete=completion.tasks)
 # What goes.
 @click.option(
     "--pruning-ratio", type=float, metavar="R", help="Remove this share of channels (or weights)."
@@ -243,11 +263,21 @@ Examples:
 @click.option("--pattern", metavar="N:M", help="Of every M consecutive weights keep N.")
 @click.option("--scope", type=click.Choice(SCOPES), help="What is ranked together.")
 @click.option(
+    "--allocation",
+    metavar="NAME|METRIC",
+    help="Divide the budget by: own, global, uniform, residual-whole, or a metric's shares.",
+)
+@click.option(
     "--steps", type=int, default=1, metavar="N", help="Score and cut N times.  [default: 1]"
 )
 @click.option("--round-to", type=int, default=1, metavar="K", help="Keep multiples of K channels.")
 @click.option(
     "--ignore", metavar="NAME", multiple=True, help="Layer, or pattern (layer4.*), to leave whole."
+)
+@click.option(
+    "--with-head",
+    is_flag=True,
+    help="Also prune weights of the last layer of a language model, which else stays whole.",
 )
 @click.option(
     "--min-share",
@@ -283,7 +313,16 @@ Examples:
     metavar="FILE|DEFAULT",
     help="State dict for the network (.safetensors or torch), or the package's own weights.",
 )
-@click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
+@click.option(
+    "--data",
+    metavar="SET|FOLDER|FILE",
+    help="A data set, or a folder of class folders; for a language model of hf: a text or .npy.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["classification", "reconstruction"]),
+    help="What the network does with it.  [default: classification]",
+)
 @click.option("--data-root", metavar="DIR", help="Folder with torchvision's data sets.")
 @click.option("--download", is_flag=True, help="Fetch a missing data set into --data-root.")
 @click.option("--samples", type=int, help=f"Calibration samples.  [default: {SAMPLES}]")
@@ -325,9 +364,10 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
 
     METRIC is the name of a bundled metric, a metric file or a formula. MODEL is a task such as
     lenet-digits (its trained network and data), torchvision:NAME or timm:NAME (random weights
-    unless --weights is given) or FILE.py:FUNCTION, where the function returns a torch module, or
-    the module and its example inputs. Without a budget half of the channels (or weights) are
-    removed. Give the --keep-latency budget with the batch that matters, through FILE.py:FUNCTION.
+    unless --weights is given), hf:FOLDER (a folder of transformers) or FILE.py:FUNCTION, where the
+    function returns a torch module, or the module and its example inputs. Without a budget half of
+    the channels (or weights) are removed. Give the --keep-latency budget with the batch that
+    matters, through FILE.py:FUNCTION.
     """
     ranks = Metric.load(metric, primitive_set(*primitive_files))
     pruning = _prune_options(ranks, given)
@@ -336,7 +376,8 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     command = ApplyCommand(pruning=pruning, tuning=tuning, **given)
     # Torch is imported only now, when the arguments are known to be in order.
     from gp_prune.cli.apply_run import run
-    from gp_prune.report.console import make_console, measuring
+    from gp_prune.report.console import make_console
+    from gp_prune.report.progress import measuring
     from gp_prune.report.pruning import print_pruning
 
     with measuring(quiet=command.quiet) as batches_done:
@@ -346,7 +387,10 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
         return
     print_pruning(make_console(sys.stdout), report)
     if command.out is not None:
-        echo(f"Saved in {command.out}; gp_prune.load_pruned({command.out!r}, model) gives it back.")
+        back = f"gp_prune.load_pruned({command.out!r}, model) gives it back"
+        if command.model.startswith("hf:"):
+            back = "from_pretrained of transformers reads it"
+        echo(f"Saved in {command.out}; {back}.")
     for path, difference in report["exports"].items():
         echo(f"Exported to {path}; its outputs differ from torch's by {difference:.1g}.")
     if command.plot is not None:

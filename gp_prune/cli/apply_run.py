@@ -21,8 +21,10 @@ from gp_prune.apply.data import (
     tuning_data,
 )
 from gp_prune.apply.export import ExportWarning, export_onnx, export_torch, onnx_modules
+from gp_prune.apply.hf_data import unlabelled_text, with_text
+from gp_prune.apply.hf_models import HF, check_target, save_hf
 from gp_prune.apply.models import LoadedModel, load_model
-from gp_prune.apply.options import missing_data, needs_data
+from gp_prune.apply.options import PruneOptions, missing_data, needs_data
 from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
@@ -30,8 +32,8 @@ from gp_prune.apply.tuning import tune_pruned
 from gp_prune.cli.apply import SAMPLES, ApplyCommand
 from gp_prune.errors import UserError
 from gp_prune.language.record import LOSS_NEEDS
-from gp_prune.report.console import BatchesDone
 from gp_prune.report.plots import find_matplotlib
+from gp_prune.report.progress import BatchesDone
 from gp_prune.tasks.data import DATA_SETS
 from gp_prune.training import FineTuning
 from gp_prune.training.checkpoint import check_checkpoint
@@ -69,11 +71,19 @@ def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
         download=command.download,
         model_timeout=command.model_timeout,
     )
-    judging = _tuning_data(command, loaded) if command.judges else None
-    data, note = _calibration(command, loaded, judging)
+    if command.kind is not None:
+        if loaded.task is not None:
+            raise UserError(
+                f"{command.model!r} is a task for {loaded.task.kind}, and --kind is for networks "
+                "that bring no data; leave it out"
+            )
+        loaded = replace(loaded, kind=command.kind)
+    loaded, source = _with_tokens(command, loaded)
+    judging = _tuning_data(command, loaded, source) if _judges(command, loaded) else None
+    data, note = _calibration(command, loaded, source, judging)
     pruned = Pruner(
         loaded.model,
-        replace(command.pruning, interface=loaded.interface),
+        _with_layers(command, loaded),
         loaded.example_inputs,
         data=data.batches,
         loss=data.loss,
@@ -100,6 +110,47 @@ def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
     return {**report, "exports": exports, "seconds": round(time.perf_counter() - started, 3)}
 
 
+def _with_tokens(command: ApplyCommand, loaded: LoadedModel) -> tuple[LoadedModel, str | None]:
+    """Return a network with the text that it is measured and judged on, and the data besides.
+
+    Raises:
+        UserError: the data does not fit a network of a folder, or cannot be read.
+    """
+    hf = loaded.hf
+    if hf is None or command.data is None:
+        return loaded, command.data
+    if hf.other_images:
+        raise UserError(
+            f"the images of {loaded.name!r} are {hf.other_images}, and those of --data are not; "
+            "prune it from Python with images of yours, gp_prune.prune(model, metric, data=...)"
+        )
+    if not hf.causal:
+        return loaded, command.data
+    command.tell(f"reading {command.data}")
+    return with_text(loaded, command.data), None
+
+
+def _judges(command: ApplyCommand, loaded: LoadedModel) -> bool:
+    """Return whether errors are measured; UserError where that is asked for and cannot be."""
+    hf = loaded.hf
+    if hf is None or hf.causal or not hf.text or not command.judges:
+        return command.judges
+    if command.judge or command.epochs is not None:
+        raise UserError(
+            f"{loaded.name!r} does not predict the next token, so --data has no target to judge or "
+            "train it by; leave out --judge and --epochs"
+        )
+    return False
+
+
+def _with_layers(command: ApplyCommand, loaded: LoadedModel) -> PruneOptions:
+    """Return the options of pruning with the layers of the network that stay whole."""
+    options = replace(command.pruning, interface=loaded.interface)
+    if options.by_weight and not command.with_head:
+        options = replace(options, ignore=tuple(dict.fromkeys((*options.ignore, *loaded.whole))))
+    return options
+
+
 def _fine_tuning(command: ApplyCommand) -> FineTuning | None:
     if command.epochs is None:
         return None
@@ -109,7 +160,16 @@ def _fine_tuning(command: ApplyCommand) -> FineTuning | None:
 
 def _check_surroundings(command: ApplyCommand) -> None:
     """Raise UserError for what can be known to fail, before anything is loaded."""
-    if command.out is not None:
+    if command.model.startswith(HF):
+        if not command.pruning.by_weight:
+            raise UserError(
+                f"metric {command.pruning.metric.name!r} ranks channels, and {HF}FOLDER takes "
+                "metrics of single weights, which change no shapes; use one whose name ends in "
+                "_weight"
+            )
+        if command.out is not None:
+            check_target(Path(command.out).expanduser())
+    elif command.out is not None:
         check_folder(command.out, replace=command.force)
     for option, path in command.files.items():
         _check_file(option, path, replace=command.force)
@@ -151,8 +211,9 @@ def _check_data(command: ApplyCommand) -> None:
                 f"--epochs and --judge need data, and {command.model!r} brings none; name a data "
                 "set or a folder of images with --data"
             )
-        if needs_data(command.pruning.metric):
-            raise missing_data(command.pruning.metric)
+        for metric in command.pruning.measured:
+            if needs_data(metric):
+                raise missing_data(metric)
     elif command.data not in DATA_SETS:
         for option, given in (("download", command.download), ("data-root", command.data_root)):
             if given:
@@ -162,10 +223,10 @@ def _check_data(command: ApplyCommand) -> None:
                 )
 
 
-def _tuning_data(command: ApplyCommand, loaded: LoadedModel) -> TuningData:
+def _tuning_data(command: ApplyCommand, loaded: LoadedModel, source: str | None) -> TuningData:
     return tuning_data(
         loaded,
-        command.data,
+        source,
         samples=command.tuning_samples,
         seed=command.pruning.seed,
         data_root=command.data_root,
@@ -174,14 +235,14 @@ def _tuning_data(command: ApplyCommand, loaded: LoadedModel) -> TuningData:
 
 
 def _calibration(
-    command: ApplyCommand, loaded: LoadedModel, judging: TuningData | None
+    command: ApplyCommand, loaded: LoadedModel, source: str | None, judging: TuningData | None
 ) -> tuple[Calibration, str]:
     """Return calibration data if the metric measures anything, otherwise none, and a remark.
 
     Images on which the network is judged decide nothing about the cut.
     """
-    metric = command.pruning.metric
-    if not needs_data(metric):
+    metrics = command.pruning.measured
+    if not any(map(needs_data, metrics)):
         unread = [
             flag
             for flag, given in (("--data", command.data and judging is None),
@@ -192,28 +253,41 @@ def _calibration(
         if unread:
             verb = "is" if len(unread) == 1 else "are"
             command.tell(
-                f"{metric.name} measures nothing, so {' and '.join(unread)} {verb} not read"
+                f"{metrics[0].name} measures nothing, so {' and '.join(unread)} {verb} not read"
             )
         return NO_DATA, ""
-    if command.data is not None or loaded.task is not None:
+    if loaded.hf is None and (command.data is not None or loaded.task is not None):
         command.tell(f"reading {command.data or 'training samples of ' + command.model}")
+    if loaded.hf is not None and loaded.hf.text and not loaded.hf.causal:
+        for metric in metrics:
+            if metric.needs & LOSS_NEEDS:
+                raise UserError(
+                    f"metric {metric.name!r} needs gradients of a loss, and {loaded.name!r} does "
+                    "not predict the next token; use one of weights and inputs, such as "
+                    "wanda_weight"
+                )
+        assert source is not None  # _check_data has seen to it
+        return unlabelled_text(loaded, source, command.samples or SAMPLES), ""
     data = calibration(
         loaded,
-        command.data,
+        source,
         samples=command.samples or SAMPLES,
         seed=command.pruning.seed,
         data_root=command.data_root,
         download=command.download,
         among=None if judging is None else judging.train_images,
     )
-    return data, check_labels(loaded, data) if metric.needs & LOSS_NEEDS else ""
+    labelled = any(metric.needs & LOSS_NEEDS for metric in metrics)
+    return data, check_labels(loaded, data) if labelled else ""
 
 
 def _write(
     command: ApplyCommand, loaded: LoadedModel, pruned: PrunedModel, report: dict[str, Any]
 ) -> dict[str, float]:
     """Write the files that are asked for; return exported file -> largest relative difference."""
-    if command.out is not None:
+    if command.out is not None and loaded.hf is not None:
+        save_hf(pruned.model, command.out, loaded.hf.folder, report)
+    elif command.out is not None:
         save_pruned(pruned, command.out, model=command.model)
     if command.plot is not None:
         from gp_prune.report.plots import plot_pruning

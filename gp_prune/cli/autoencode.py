@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gp_prune._io import resolve_path
+from gp_prune.cli import completion
 from gp_prune.cli.options import (
     RunOptions,
     can_plot,
     memory_option,
-    resolve_path,
     run_options,
 )
 from gp_prune.errors import UserError
@@ -41,7 +42,9 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.option("--mode", help="canonical (one autoencoder) or coevolve.  [default: coevolve]")
 @click.option(
-    "--operator", help="none, random, variance, conjunctive or a metric.  [default: conjunctive]"
+    "--operator",
+    shell_complete=completion.pruning_operators,
+    help="none, random, variance, conjunctive or a metric.  [default: conjunctive]",
 )
 @click.option(
     "--schedule",
@@ -49,7 +52,7 @@ Examples:
     "[default: exponential]",
 )
 @click.option(
-    "--data", metavar="SET|FILE.npz",
+    "--data", metavar="SET|FILE.npz", shell_complete=completion.autoencoder_data,
     help="binary-clusters, binary-clusters-50, digits, mnist, fashionmnist, cifar10, or a file "
     "with the array inputs (and labels).  [default: digits]",
 )  # fmt: skip
@@ -95,7 +98,9 @@ def autoencode(run: RunOptions, plot: bool | None, **given: Any) -> int:
     """
     from gp_prune.autoencoder.run import autoencode
     from gp_prune.autoencoder.settings import AutoencodeSettings
-    from gp_prune.report.autoencoder import progress_display, result_lines
+    from gp_prune.autoencoder.stored import read_report
+    from gp_prune.report.autoencoder import progress_display
+    from gp_prune.report.plots import plot_files
 
     for name in ("data", "operator"):
         if given[name] is not None and given[name].endswith((".npz", ".json")):
@@ -104,6 +109,13 @@ def autoencode(run: RunOptions, plot: bool | None, **given: Any) -> int:
     if settings is not None:
         _check_use(settings, {name for name, value in given.items() if value is not None})
     draws = can_plot(plot)
+    finished = read_report(run.resume) if run.resume else None
+    if finished is not None:
+        plots = [path for path in plot_files(run.folder) if path.exists()]
+        if not draws or plots == plot_files(run.folder):
+            run.write_report()
+            _print_result(run, finished, plots)
+            return 0
     last: GenerationReport | None = None
     try:
         with progress_display(quiet=run.quiet) as show:
@@ -113,18 +125,25 @@ def autoencode(run: RunOptions, plot: bool | None, **given: Any) -> int:
                 last = now
                 show(now)
 
-            result = autoencode(settings, progress=progress, **run.run_arguments())
+            result = autoencode(settings, progress=progress, inside=show, **run.run_arguments())
         plots = _plot(result) if draws else []
     except KeyboardInterrupt:
         return _stop(run, last)
+    run.write_report()
+    _print_result(run, result.to_json(), plots)
+    return 0
+
+
+def _print_result(run: RunOptions, report: dict[str, Any], plots: list[Path]) -> None:
+    from gp_prune.report.autoencoder import result_lines
+
     if run.as_json:
-        print_json({**result.to_json(), "plots": list(map(str, plots))}, allow_nan=True)
-        return 0
-    for line in result_lines(result, sys.stdout):
+        print_json({**report, "plots": list(map(str, plots))}, allow_nan=True)
+        return
+    for line in result_lines(report, sys.stdout):
         echo(line)
     if plots:
         echo(f"\nDrawn in {', '.join(path.name for path in plots)} there.")
-    return 0
 
 
 def _check_use(settings: AutoencodeSettings, given: set[str]) -> None:
@@ -159,7 +178,7 @@ def _plot(result: Any) -> list[Path]:
 def _stop(run: RunOptions, last: GenerationReport | None) -> int:
     """Print how far the run has come, and how to continue it."""
     if last is None:
-        return run.report_interrupt("before the first epoch was done")
+        return run.report_early_interrupt("the first epoch")
     state = {
         "folder": str(run.folder), "epoch": last.number, "of": last.of,
         "validation_loss": last.best, "sparsity": last.sparsity,

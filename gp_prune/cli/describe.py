@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from gp_prune.cli import completion
 from gp_prune.cli.options import json_option, primitives_option
+from gp_prune.formula.units import unit_of
+from gp_prune.formula.words import in_words
 from gp_prune.language.axes import Normaliser, Reduction, Signature
 from gp_prune.language.infix import write_infix
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
-from gp_prune.language.record import NEEDS
+from gp_prune.language.record import NEEDS, families_of
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
 from gp_prune.report.catalogue import operator_cost, passes
 from gp_prune.report.text import echo, print_json
@@ -23,6 +27,7 @@ Examples:
   gp-prune list
   gp-prune list --primitives my_primitives.py
   gp-prune list --operands --primitives my_primitives.py
+  gp-prune list --html > gallery.html
 """
 
 
@@ -30,12 +35,14 @@ Examples:
 @click.option("--operands", is_flag=True, help="List the tensors of a layer that formulas read.")
 @click.option("--operators", is_flag=True, help="List the functions that formulas apply.")
 @click.option("--markdown", is_flag=True, help="Print the page evolved_metrics/README.md.")
+@click.option("--html", is_flag=True, help="Print the gallery, docs/gallery.html: a web page.")
 @json_option
 @primitives_option
 def list_metrics(
     operands: bool,
     operators: bool,
     markdown: bool,
+    html: bool,
     as_json: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
@@ -43,8 +50,21 @@ def list_metrics(
 
     With --primitives alone, list what these files add to the vocabulary.
     """
-    if operands + operators + markdown > 1 or (markdown and as_json):
-        raise click.UsageError("give one of --operands, --operators, --markdown and --json alone")
+    pages = markdown + html
+    if operands + operators + pages > 1 or (pages and as_json):
+        raise click.UsageError(
+            "give one of --operands, --operators, --markdown, --html and --json alone"
+        )
+    if pages and primitive_files:
+        raise click.UsageError(
+            f"--{'html' if html else 'markdown'} shows the bundled metrics, to which --primitives "
+            "adds none; leave out --primitives"
+        )
+    if html:
+        from gp_prune.report.gallery import gallery
+
+        echo(gallery(_group_by_folder()), nl=False)
+        return
     if markdown:
         from gp_prune.report.catalogue import markdown_page
 
@@ -52,7 +72,11 @@ def list_metrics(
         return
     if operands or operators:
         primitives = primitive_set(*primitive_files)
-        tables = {"operands": _operand_table} if operands else {"operators": _operator_table}
+        tables = (
+            {"operands": _operand_table, "families": _family_table}
+            if operands
+            else {"operators": _operator_table}
+        )
     elif primitive_files:
         known = set(builtin_primitives())
         primitives = PrimitiveSet(p for p in primitive_set(*primitive_files) if p not in known)
@@ -129,9 +153,21 @@ def _operand_table(primitives: PrimitiveSet) -> _Rows:
     return [
         ["operand", "axes", "latex", "needs", "meaning"],
         *(
-            [x.name, str(x.axes), x.latex, " ".join(sorted(x.needs)), x.meaning]
+            [x.name, str(x.axes), x.write_latex(), " ".join(sorted(x.needs)), x.meaning]
             for x in primitives.operands.values()
         ),
+    ]
+
+
+def _family_table(primitives: PrimitiveSet) -> _Rows:
+    """Return the families of operands that a search can leave out."""
+    families: dict[str, list[str]] = {}
+    for operand in primitives.operands.values():
+        for family in families_of(operand.needs) if operand.searchable else ():
+            families.setdefault(family, []).append(operand.name)
+    return [
+        ["family", "operands"],
+        *([name, " ".join(members)] for name, members in sorted(families.items())),
     ]
 
 
@@ -161,22 +197,30 @@ def _signature(operator: Operator) -> tuple[str, str]:
 _SHOW_EXAMPLES = """\b
 Examples:
   gp-prune show taylor_bn
+  gp-prune show --explain 'sum[i,k](abs(W)) + 0.5 * std[n,s](A)'
   gp-prune show run/metrics/best.json --json
 """
 
 
 @click.command(epilog=_SHOW_EXAMPLES)
-@click.argument("metric")
+@click.argument("metric", shell_complete=completion.metrics)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Also test invariances and find like metrics on small networks (takes seconds).",
+)
 @json_option
 @primitives_option
-def show(metric: str, as_json: bool, primitive_files: tuple[str, ...]) -> None:
-    """Show the formula, conventions, needs and provenance of a metric.
+def show(metric: str, explain: bool, as_json: bool, primitive_files: tuple[str, ...]) -> None:
+    """Show the formula, also in words, the conventions, needs and provenance of a metric.
 
     METRIC is the name of a bundled metric, a metric file or a formula.
     """
     loaded = Metric.load(metric, primitive_set(*primitive_files))
     _warn_of_changes(loaded)
     facts = _facts(loaded)
+    if explain:
+        facts |= _tested(loaded) | _comparison(loaded)
     if as_json:
         print_json(facts)
     else:
@@ -200,9 +244,15 @@ def _warn_of_changes(metric: Metric) -> None:
 
 def _facts(metric: Metric) -> dict[str, Any]:
     simpler = metric.simplified()
+    words = in_words(metric.expression)
     return {
         "name": metric.name,
         "description": metric.description,
+        "words": words.sentence,
+        "where": words.parts,
+        "reads": words.operands,
+        "notes": list(words.notes),
+        "unit": unit_of(metric.expression),
         "text": str(metric.expression),
         "infix": write_infix(metric.expression),
         "simplified": "" if simpler is metric else str(simpler.expression),
@@ -222,6 +272,26 @@ def _facts(metric: Metric) -> dict[str, Any]:
     }
 
 
+def _tested(metric: Metric) -> dict[str, Any]:
+    """Return which invariances hold on a small network."""
+    from gp_prune.tasks.invariance import TESTS, find_invariances  # they need torch
+
+    found = find_invariances(metric).items()
+    holds = {True: "holds", False: "does not hold"}
+    return {"tested": {name: f"{holds[kept]}: {TESTS[name]}" for name, kept in found}}
+
+
+def _comparison(metric: Metric) -> dict[str, Any]:
+    """Return what a metric ranks like, and the variance that its parts carry."""
+    from gp_prune.tasks.likeness import likeness  # it needs torch
+
+    found = likeness(metric)
+    facts: dict[str, Any] = {"ranks_like": {name: round(tau, 3) for name, tau in found.nearest}}
+    if found.kind:
+        facts[f"{found.kind}_carry"] = {part: round(share, 3) for part, share in found.parts}
+    return facts
+
+
 _IF_EMPTY = {
     "needs": {"weights only": "no data"},
     "invariances": {"none": "nothing is declared"},
@@ -238,6 +308,8 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             for number, (key, entry) in enumerate(value.items()):
                 text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
                 lines.append(("" if number else name, f"{key}: {text}"))
+        elif isinstance(value, list):
+            lines += [("" if number else name, text) for number, text in enumerate(value)]
         elif value != "":
             lines.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
     return lines
@@ -246,68 +318,123 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
 _LATEX_EXAMPLES = """\b
 Examples:
   gp-prune latex l1
+  gp-prune latex --legend lamp > lamp.tex
   gp-prune latex --standalone l1 taylor_bn > metrics.tex
   gp-prune latex --table --simplify l1 run/metrics/*.json
+  gp-prune latex --bibtex l1 wanda > metrics.bib
   gp-prune latex --infix 'sum[i,k](abs(W)) * std[n,s](A)'
 """
 
 
 @click.command(epilog=_LATEX_EXAMPLES)
-@click.argument("metrics", metavar="METRIC...", nargs=-1, required=True)
+@click.argument(
+    "metrics", metavar="METRIC...", nargs=-1, required=True, shell_complete=completion.metrics
+)
+@click.option("--plain", is_flag=True, help="Print nothing but the formula, in full.")
+@click.option("--legend", is_flag=True, help="Print it with what its signs mean.")
+@click.option("--standalone", is_flag=True, help="Print a document that explains the symbols.")
 @click.option("--table", is_flag=True, help="Print a table of name, formula, size and objectives.")
+@click.option("--bibtex", is_flag=True, help="Print the sources as BibTeX entries.")
+@click.option("--mathml", is_flag=True, help="Print MathML, for a web page.")
+@click.option("--sympy", is_flag=True, help="Print the formula of sympy.")
+@click.option("--text", is_flag=True, help="Print the text form, add(b, gamma).")
+@click.option("--infix", is_flag=True, help="Print the infix form, b + gamma.")
 @click.option(
     "--simplify", is_flag=True, help="Print a simpler formula of the same values, if any."
 )
-@click.option("--standalone", is_flag=True, help="Print a document that explains the symbols.")
-@click.option("--mathml", "form", flag_value="mathml", help="Print MathML, for a web page.")
-@click.option("--sympy", "form", flag_value="sympy", help="Print the formula of sympy.")
-@click.option("--text", "form", flag_value="text", help="Print the text form, add(b, gamma).")
-@click.option("--infix", "form", flag_value="infix", help="Print the infix form, b + gamma.")
+@click.option(
+    "--digits",
+    type=click.IntRange(1, 17),
+    default=3,
+    show_default=True,
+    help="Significant digits of constants in LaTeX and MathML; metric files have all.",
+)
 @primitives_option
 def latex(
     metrics: tuple[str, ...],
-    form: str | None,
     table: bool,
     simplify: bool,
     standalone: bool,
+    digits: int,
     primitive_files: tuple[str, ...],
+    **forms: bool,
 ) -> None:
     """Print formulas as LaTeX, or in another form.
 
-    METRIC is the name of a bundled metric, a metric file or a formula. Several formulas are
-    separated by comment lines. A table needs the packages amsmath, array, booktabs and, for more
-    than 15 metrics, longtable; long formulas are broken over lines.
+    METRIC is the name of a bundled metric, a metric file or a formula. A formula is one line of
+    mathematics without dollar signs. What must be said below it stands before it as a comment, and
+    several formulas are each named by a comment, so that the output can be piped into a document. A
+    wide term that occurs more than once is named and defined after the formula; --plain writes it
+    out. A table needs the packages amsmath, array, booktabs and, when it is long, longtable.
     """
+    form = _chosen_form([name for name, given in forms.items() if given])
+    if form is not None and (standalone or table):
+        raise click.UsageError(
+            f"--{form} prints single formulas; leave out --standalone and --table"
+        )
+    source = click.get_current_context().get_parameter_source("digits")
+    if form in _EXACT and source is not ParameterSource.DEFAULT:
+        raise click.UsageError(f"--{form} rounds no constants; leave out --digits")
+    if form == "bibtex" and simplify:
+        raise click.UsageError("--bibtex prints no formulas; leave out --simplify")
     primitives = primitive_set(*primitive_files)
     chosen = [Metric.load(name, primitives) for name in metrics]
     for metric in chosen:
         _warn_of_changes(metric)
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
-    if form is not None and (standalone or table):
-        raise click.UsageError(
-            f"--{form} prints single formulas; leave out --standalone and --table"
-        )
     if standalone or table:
         from gp_prune.report import latex_document
 
-        body = latex_document.latex_table(chosen) if table else ""
-        echo(latex_document.standalone(chosen, body) if standalone else body, nl=False)
+        body = latex_document.latex_table(chosen, digits) if table else ""
+        text = latex_document.standalone(chosen, body, digits) if standalone else body
+        echo(text, nl=False)
+        return
+    if form == "bibtex":
+        from gp_prune.report.bibtex import bibliography
+
+        echo(bibliography(chosen), nl=False)
         return
     for metric in chosen:
         if len(chosen) > 1:
-            echo(_COMMENTS[form].format(metric.name))
-        echo(_FORMS[form](metric))
+            echo(_COMMENTS.get(form, "% {}").format(metric.name))
+        echo(_FORMS[form](metric, digits))
 
 
-_FORMS: dict[str | None, Callable[[Metric], str]] = {
-    None: Metric.latex,
-    "mathml": Metric.mathml,
-    "sympy": lambda metric: str(metric.sympy()),
-    "text": lambda metric: str(metric.expression),
-    "infix": lambda metric: write_infix(metric.expression),
+def _chosen_form(given: list[str]) -> str | None:
+    if len(given) > 1:
+        names = " and ".join(f"--{name}" for name in given)
+        raise click.UsageError(f"{names} exclude each other; give one of them")
+    return given[0] if given else None
+
+
+def _commented(metric: Metric, digits: int) -> str:
+    """Return the formula with the sentences that belong below it as comments above it."""
+    from gp_prune.formula.latex import print_latex
+
+    printed = print_latex(metric.expression, metric.primitives, digits=digits)
+    return "\n".join([*(f"% {note}" for note in printed.notes), printed.text])
+
+
+def _explained(metric: Metric, digits: int) -> str:
+    from gp_prune.report.latex_document import legend
+
+    return legend(metric, digits).rstrip("\n")
+
+
+_EXACT = frozenset({"bibtex", "sympy", "text", "infix"})
+"""Forms that have all digits of constants, or no constants."""
+
+_FORMS: dict[str | None, Callable[[Metric, int], str]] = {
+    None: _commented,
+    "plain": lambda metric, digits: metric.latex(digits, name_terms=False),
+    "legend": _explained,
+    "mathml": lambda metric, digits: metric.mathml(digits),
+    "sympy": lambda metric, digits: str(metric.sympy()),
+    "text": lambda metric, digits: str(metric.expression),
+    "infix": lambda metric, digits: write_infix(metric.expression),
 }
-_COMMENTS = {
-    None: "% {}", "mathml": "<!-- {} -->", "sympy": "# {}", "text": "# {}", "infix": "# {}",
+_COMMENTS: dict[str | None, str] = {
+    "mathml": "<!-- {} -->", "sympy": "# {}", "text": "# {}", "infix": "# {}",
 }  # fmt: skip
-"""The line that names one of several formulas."""
+"""The line that names one of several formulas, where it is not a comment of LaTeX."""

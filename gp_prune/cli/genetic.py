@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gp_prune._io import resolve_path
+from gp_prune.cli import completion
 from gp_prune.cli.options import (
     RunOptions,
     Sizes,
     can_plot,
     memory_option,
-    resolve_path,
     run_options,
 )
 from gp_prune.errors import UserError
@@ -21,7 +22,6 @@ from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.genetic.engine import RoundStatus
-    from gp_prune.genetic.front import GeneticResult
     from gp_prune.genetic.run import GeneticProgress
 
 
@@ -36,7 +36,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.tasks)
 # What is wanted.
 @click.option("--pareto", is_flag=True, help="Search the front of all three objectives.  [default]")
 @click.option("--lambda-error", type=float, metavar="A", help="One fitness: weight of the error.")
@@ -61,7 +61,12 @@ Examples:
     help="Most error above the dense network's to prune further.",
 )
 # The network and its data.
-@click.option("--data", metavar="SET|FOLDER", help="A data set, or a folder of class folders.")
+@click.option(
+    "--data",
+    metavar="SET|FOLDER",
+    shell_complete=completion.data_sets,
+    help="A data set, or a folder of class folders.",
+)
 @click.option("--weights", metavar="FILE", help="State dict for the network.")
 @click.option("--input-shape", type=Sizes(), help="Sizes of one input.")
 @click.option("--model-seed", type=int, help="Seed of random weights, or of a task's training.")
@@ -73,6 +78,7 @@ Examples:
 @click.option(
     "--mutation",
     "mutations",
+    shell_complete=completion.mutations,
     metavar="METRIC",
     multiple=True,
     help="A metric, or random; repeatable.",
@@ -117,10 +123,19 @@ def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:
     """
     from gp_prune.genetic.run import prune_genetically
     from gp_prune.genetic.settings import GeneticSettings
-    from gp_prune.report.genetic import progress_display, result_lines
+    from gp_prune.genetic.stored import read_report
+    from gp_prune.report.genetic import progress_display
 
     settings = run.load_settings(GeneticSettings, _to_settings(given))
+    finished = read_report(run.resume) if run.resume else None
     draws = can_plot(plot)
+    if finished is not None:
+        plots = [path for path in _plot_files(run.folder) if path.exists()]
+        missing = draws and len(plots) < len(_plot_files(run.folder))
+        plots = _plot(finished, run.folder) if missing else plots
+        run.write_report()
+        _print_result(run, finished, plots)
+        return 0
     last: RoundStatus | None = None
     try:
         with progress_display(quiet=run.quiet) as show:
@@ -135,13 +150,20 @@ def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:
         plots = _plot(report, run.folder) if draws else []
     except KeyboardInterrupt:
         return _stop(run, last)
+    run.write_report()
+    _print_result(run, report, plots)
+    return 0
+
+
+def _print_result(run: RunOptions, report: dict[str, Any], plots: list[Path]) -> None:
+    from gp_prune.report.genetic import result_lines
+
     if run.as_json:
         print_json(report, allow_nan=True)
-        return 0
-    for line in result_lines(result, sys.stdout):
+        return
+    for line in result_lines(report, sys.stdout):
         echo(line)
-    echo(_next_steps(result, plots))
-    return 0
+    echo(_next_steps(run.folder, report, plots))
 
 
 def _to_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -178,10 +200,14 @@ def _to_settings(given: dict[str, Any]) -> dict[str, Any]:
 def _plot(report: dict[str, Any], folder: Path) -> list[Path]:
     from gp_prune.report.plots import plot_front
 
-    paths = [folder / "front.png", folder / "front.svg"]
+    paths = _plot_files(folder)
     for path in paths:
         plot_front(report, path)
     return paths
+
+
+def _plot_files(folder: Path) -> list[Path]:
+    return [folder / "front.png", folder / "front.svg"]
 
 
 def _stop(run: RunOptions, last: RoundStatus | None) -> int:
@@ -189,7 +215,7 @@ def _stop(run: RunOptions, last: RoundStatus | None) -> int:
     from gp_prune.report.genetic import interim_json, interim_lines
 
     if last is None:
-        return run.report_interrupt("before the first generation was done")
+        return run.report_early_interrupt("a generation")
     return run.report_interrupt(
         f"in round {last.round} of {last.of}",
         interim_json(str(run.folder), last.front),
@@ -197,14 +223,14 @@ def _stop(run: RunOptions, last: RoundStatus | None) -> int:
     )
 
 
-def _next_steps(result: GeneticResult, plots: list[Path]) -> str:
+def _next_steps(folder: Path, report: dict[str, Any], plots: list[Path]) -> str:
     from gp_prune.genetic.front import NETWORKS
 
     lines = [""]
     if plots:
         lines.append(f"Drawn in {' and '.join(map(str, plots))}.")
-    best = result.recommended or next(iter(result.points), None)
+    best = report["recommended"] or next((point["name"] for point in report["front"]), None)
     if best is not None:
-        path = str(result.folder / NETWORKS / best.name)
-        lines.append(f"gp_prune.load_pruned({path!r}, model) gives {best.name} back.")
+        path = str(folder / NETWORKS / best)
+        lines.append(f"gp_prune.load_pruned({path!r}, model) gives {best} back.")
     return "\n".join(lines)

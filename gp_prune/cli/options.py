@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gp_prune._io import resolve_path
 from gp_prune._sizes import MAX_MEMORY
-from gp_prune.cli import INTERRUPTED
+from gp_prune.cli import INTERRUPTED, completion
 from gp_prune.errors import UserError, brief
 from gp_prune.report.text import echo, print_json
 
 if TYPE_CHECKING:
     from gp_prune.runs.folder import Settings
+    from gp_prune.runs.trackers import TensorBoard
 
     S = TypeVar("S", bound=Settings)
 
@@ -55,6 +57,12 @@ model_timeout_option = click.option(
     metavar="SECONDS",
     help="Most time of FILE.py:FUNCTION, and of each forward pass of its network; 0 for any.",
 )
+tensorboard_option = click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the course of the run for TensorBoard, into a sub-folder of DIR.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress on stderr.")
 
 
@@ -81,6 +89,36 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return sizes
 
 
+class Shares(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Parse shares to keep, separated by commas: ``0.5,0.3``."""
+
+    name = "S,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Return the shares as numbers; what shares may be is checked with the settings."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{brief(value)} is no list of shares; write it like 0.5,0.3", param, ctx)
+
+
+def data_options(command: Command) -> Command:
+    """Add the options of data for the networks that bring none."""
+    options = [
+        click.option("--data", metavar="SET|FOLDER", shell_complete=completion.data_sets,
+                     help="Images for models that bring no data."),
+        click.option("--kind", help="What those do: classification or reconstruction."),
+        click.option("--weights", "model_weights", metavar="FILE", help="State dict for a model."),
+        click.option("--input-shape", type=Sizes(), help="Sizes of one input of a model."),
+        click.option("--most", type=int, metavar="N", help="Most images to read of each part."),
+    ]  # fmt: skip
+    return functools.reduce(lambda result, add: add(result), reversed(options), command)
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Hold the options of a command that writes a run folder, apart from the run's settings.
@@ -102,6 +140,7 @@ class RunOptions:
         cache_dir: folder for trained networks.
         model_timeout: seconds that a user's function and a forward pass of its network may take;
             None where no user's network is run.
+        tensorboard: folder for the events of TensorBoard; None for none.
     """
 
     resume: Path | None
@@ -119,6 +158,7 @@ class RunOptions:
     skip_lost: bool = False
     cache_dir: str | None = None
     model_timeout: float | None = None
+    tensorboard: Path | None = None
 
     def load_settings(self, settings_class: type[S], given: dict[str, Any]) -> S | None:
         """Return the settings of the file and the command line; None where neither has any.
@@ -137,9 +177,14 @@ class RunOptions:
             # Absolute, so that the run can be resumed from another folder.
             direct["primitives"] = tuple(map(resolve_path, self.primitive_files))
         settings = {**stored, **direct}
-        checked = settings_class(**settings) if settings else None
-        if self.resume and (settings or self.out):
-            raise UserError("--resume takes all settings from the run folder; leave the others out")
+        if self.resume and (stored or self.out or set(direct) - settings_class.ADJUSTABLE):
+            names = sorted(settings_class.ADJUSTABLE.intersection(given))
+            options = [f"--{name.replace('_', '-')}" for name in names]
+            but = f" (only {', '.join(options)} may be given)" if options else ""
+            raise UserError(
+                f"--resume takes all settings from the run folder; leave the others out{but}"
+            )
+        checked = settings_class(**settings) if settings and not self.resume else None
         if not self.resume:
             from gp_prune.runs.folder import check_trust, code_files
 
@@ -150,6 +195,13 @@ class RunOptions:
             check_trust(read, self.trust, file)
         return checked
 
+    def changes(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that a resumed run changes, by name; None in ``given`` = not given.
+
+        :meth:`load_settings` has checked them.
+        """
+        return {name: value for name, value in given.items() if self.resume and value is not None}
+
     @cached_property
     def folder(self) -> Path:
         """Return the folder of the run; by default the first of ``runs/001``, ... that is free."""
@@ -157,11 +209,24 @@ class RunOptions:
         numbered = (Path("runs") / f"{number:03d}" for number in range(1, 10**6))
         return given or next(folder for folder in numbered if not folder.exists())
 
+    @cached_property
+    def board(self) -> TensorBoard | None:
+        """Return what writes the events of TensorBoard, if they are wanted.
+
+        Raises:
+            UserError: tensorboard is not installed.
+        """
+        if self.tensorboard is None:
+            return None
+        from gp_prune.runs.trackers import TensorBoard
+
+        return TensorBoard(self.tensorboard)
+
     def run_arguments(self) -> dict[str, Any]:
         """Return the arguments that every run takes from these options.
 
         Raises:
-            UserError: CUDA is asked for, and there is none.
+            UserError: CUDA is asked for, and there is none, or tensorboard is not installed.
         """
         from gp_prune.runs.jobs import TaskSource
         from gp_prune.runs.processes import cores
@@ -176,6 +241,7 @@ class RunOptions:
             "resume": self.resume is not None, "skip_lost": self.skip_lost,
             # Files of primitives are settings of a new run.
             "trust": (*self.trust, *self.primitive_files) if self.resume else (),
+            **({} if self.board is None else {"callbacks": [self.board]}),
         }  # fmt: skip
 
     @property
@@ -197,6 +263,7 @@ class RunOptions:
             ("--cache-dir", self.cache_dir), ("--data-root", self.data_root),
             ("--dask", self.dask), ("--model-timeout", self._changed_timeout),
             ("--device", None if self.device == "cpu" else self.device),
+            ("--tensorboard", None if self.tensorboard is None else str(self.tensorboard)),
         ):  # fmt: skip
             if value is not None:
                 options.append((flag, value))
@@ -204,6 +271,42 @@ class RunOptions:
         words += ["--download"] if self.download else []
         command = click.get_current_context().command.name
         return f"gp-prune {command} {shlex.join(words)}"
+
+    def write_report(self, code: Iterable[str] = ()) -> None:
+        """Write the page of the run, which has ended, into its folder, and say where it is.
+
+        Where the folder holds several runs, each has a page. The result is in the other files
+        already, so a page that cannot be written is a warning.
+
+        Args:
+            code: Python files of primitives that the run has used.
+        """
+        from gp_prune.report.page.write import REPORT, find_run, write_report, write_reports
+
+        if self.tensorboard is not None and (self.board is None or not self.board.begun):
+            echo(
+                "gp-prune: warning: the run had ended before, so nothing was written for "
+                "TensorBoard", err=True,
+            )  # fmt: skip
+        try:
+            write = write_report if find_run(self.folder) else write_reports
+            write(self.folder, trust=tuple(code))
+        except UserError as error:
+            echo(f"gp-prune: warning: there is no {REPORT}: {error}", err=True)
+            return
+        if not self.quiet:
+            echo(f"gp-prune: report: {self.folder / REPORT}", err=True)
+
+    def report_early_interrupt(self, first: str) -> int:
+        """Print that a run was interrupted before a step was done, see :meth:`report_interrupt`.
+
+        Args:
+            first: the step of a new run; a resumed one repeats what it has done before.
+        """
+        again = self.resume is not None
+        return self.report_interrupt(
+            "before it had come as far as before" if again else f"before {first} was done"
+        )
 
     def report_interrupt(self, when: str, data: Any = None, lines: Iterable[str] = ()) -> int:
         """Print what an interrupted run has reached and how to continue it.
@@ -230,7 +333,9 @@ class RunOptions:
         return INTERRUPTED
 
 
-def run_options(*, cache: bool = True, model: bool = False) -> Callable[[Command], Command]:
+def run_options(
+    *, cache: bool = True, model: bool = False, followed: bool = True
+) -> Callable[[Command], Command]:
     """Add the options of :class:`RunOptions` and ``--seed`` to a command.
 
     The command gets one :class:`RunOptions` as its first argument; the seed is a setting.
@@ -238,6 +343,7 @@ def run_options(*, cache: bool = True, model: bool = False) -> Callable[[Command
     Args:
         cache: whether the command uses trained networks.
         model: whether the command may run a user's network.
+        followed: whether the command takes callbacks.
     """
     path = click.Path(path_type=Path)
     options = [
@@ -258,6 +364,7 @@ def run_options(*, cache: bool = True, model: bool = False) -> Callable[[Command
         click.option("--download", is_flag=True, help="Let torchvision fetch a missing data set."),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu",
                      show_default=True, help="Device to compute on."),
+        *([tensorboard_option] if followed else []),
         json_option,
         quiet_option,
     ]  # fmt: skip
@@ -313,15 +420,3 @@ def can_plot(plot: bool | None) -> bool:
         echo(f"gp-prune: warning: {sentence}", err=True)
         return False
     return True
-
-
-def resolve_path(text: str, names: Collection[str] = ()) -> str:
-    """Return the absolute path of an existing file or folder; a name or other text as it is.
-
-    Runs keep absolute paths, so that they can be resumed from another folder.
-    """
-    try:
-        is_path = text not in names and Path(text).exists()
-    except OSError:  # a formula may be longer than a path
-        is_path = False
-    return str(Path(text).resolve()) if is_path else text

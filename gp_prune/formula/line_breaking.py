@@ -197,16 +197,20 @@ def _write_scripts(part: Script) -> str:
 TEXT_WIDTH = 345.0
 """Points in a line of the article class."""
 
-QUOTIENT = r"a \mathbin{\big/_{\!\epsilon}} b = \frac{a}{b}_{\!\epsilon}"
-"""The definition of a protected division in line."""
-
 _WIDE = 0.4
 """Share of the line beyond which a part is opened, so that TeX can break it."""
 
 _NARROW = 0.6, 150.0
 """Of a narrow line a larger share, up to 150 points, so that more fractions stay fractions."""
 
+_CLOSING_WIDTH, _LEAST = 10.0, 60.0
+"""Points of a closing bracket, by which the parts inside must be narrower, and the least limit."""
+
+_FACTOR = 40.0
+"""Points up to which a fraction stays on the line of the sum that it is a factor of."""
+
 _BREAK = r"\penalty900"  # between factors; TeX's own penalty after a plus is 700
+_BREAK_SIGN = r"\penalty700"  # before a plus or minus, where TeX by itself breaks after it
 _BREAK_INSIDE = r"\penalty950"  # after an opening bracket, where nothing better is near
 _SIGNS = frozenset({"+", "-", "=", ",", r"\neq", r"\geq", r"\leq"})
 _SCRIPT_SIZE = 0.7
@@ -244,32 +248,31 @@ def displayed(text: str, line: float = TEXT_WIDTH) -> str:
     )
 
 
-def has_inline_quotient(text: str) -> bool:
-    """Return whether a broken formula writes a protected division in line."""
-    return r"\Big/_{" in text
-
-
 def paragraph(text: str, line: float) -> str:
     """Return the formula for a paragraph, such as a cell of a table, of that width in points."""
-    return rf"$\displaystyle {broken(text, line)}$"
+    lines = broken(text, line)
+    if lines == text:
+        return rf"$\displaystyle {text}$"
+    return rf"{{\binoppenalty=10000 $\displaystyle {lines}$}}"  # no break after a plus
 
 
-def _width(part: Part) -> float:
+def _width(part: Part, limits: bool = True) -> float:
+    """Estimate a width; in a fraction TeX sets limits at the side of a sum, not below it."""
     match part:
         case Row(parts):
-            return sum(map(_width, parts))
+            return sum(_width(inner, limits) for inner in parts)
         case Fraction(above, below):
-            return max(_width(above), _width(below)) + 3.0
+            return max(_width(above, False), _width(below, False)) + 3.0
         case Command(command, body):
-            return _width(body) + (9.0 if command == r"\sqrt" else 0.0)
+            return _width(body, limits) + (9.0 if command == r"\sqrt" else 0.0)
         case Fence(_, body, _, grows):
-            return _width(body) + (14.0 if grows else 10.0)
+            return _width(body, limits) + (14.0 if grows else 10.0)
         case Script(base, below, above):
             scripts = [_SCRIPT_SIZE * _width(s) for s in (below, above) if s is not None]
-            takes_limits = isinstance(base, Sign) and base.text in (r"\sum", r"\max", r"\min")
-            return (
-                max(_width(base), *scripts) if takes_limits else _width(base) + max(scripts) + 0.5
-            )
+            takes = isinstance(base, Sign) and base.text in (r"\sum", r"\max", r"\min")
+            if takes and limits:
+                return max(_width(base), *scripts)
+            return _width(base, limits) + max(scripts) + 0.5
         case Sign(text):
             if part.words:
                 return 5.0 * len(part.words) + 2.0
@@ -284,7 +287,9 @@ def _open_row(row: Row, limit: float) -> str:
     neighbours = zip((None, *row.parts[:-1]), row.parts, (*row.parts[1:], None), strict=True)
     for before, part, after in neighbours:
         alone = (before is None or _is_sign(before)) and (after is None or _is_sign(after))
-        if before is not None and _may_break(before, part):
+        if before is not None and _is_between(before, part):
+            texts.append(_BREAK_SIGN)
+        elif before is not None and _may_break(before, part):
             texts.append(r"\penalty0" if _is_space(part) else _BREAK)
         texts.append(_open(part, limit, alone))
     return " ".join(texts)
@@ -294,18 +299,19 @@ def _open(part: Part, limit: float, alone: bool) -> str:
     """Open a part where it is wide; put a quotient that is not alone in brackets."""
     if _width(part) <= limit:
         return write_latex(part)
-    size = "Big" if _is_tall(part) else "big"
+    size = _SIZES[_height(part)]
+    inside = min(limit, max(limit - _CLOSING_WIDTH, _LEAST))
     match part:
-        case Script(Fraction() as fraction, _, None):
-            return _quotient(fraction, _write_scripts(part), limit, alone, size)
+        case Script(Fraction() as fraction):
+            return _quotient(fraction, _write_scripts(part), limit, alone)
         case Script(base) if not isinstance(base, Row):
-            return _open(base, limit, True) + _write_scripts(part)
+            return _open(base, inside, True) + _write_scripts(part)
         case Fraction():
-            return _quotient(part, "", limit, alone, size)
+            return _quotient(part, "", limit, alone)
         case Fence(left, body, right):
-            return _bracket(_open_row(body, limit), size, left, right)
+            return _bracket(_open_row(body, inside), size, left, right)
         case Command(r"\sqrt", body, degree):
-            return rf"{_bracket(_open_row(body, limit), size)}^{{1/{degree.strip('[]') or 2}}}"
+            return rf"{_bracket(_open_row(body, inside), size)}^{{1/{degree.strip('[]') or 2}}}"
     return write_latex(part)
 
 
@@ -313,7 +319,8 @@ def _bracket(text: str, size: str, left: str = "(", right: str = ")") -> str:
     return rf"\{size}l{left} {_BREAK_INSIDE} {text} \{size}r{right}"
 
 
-def _quotient(part: Fraction, scripts: str, limit: float, alone: bool, size: str) -> str:
+def _quotient(part: Fraction, scripts: str, limit: float, alone: bool) -> str:
+    size = _SIZES[max(1, _height(part.above), _height(part.below))]
     sides = []
     for side in (part.above, part.below):
         text = _open_row(side, limit)
@@ -323,16 +330,22 @@ def _quotient(part: Fraction, scripts: str, limit: float, alone: bool, size: str
     return quotient if alone else _bracket(quotient, size, "[", "]")
 
 
-def _is_tall(part: Part) -> bool:
-    """Return whether brackets around a part must be large."""
+_SIZES = ("big", "Big", "bigg")
+"""Sizes of brackets around signs in a line, around sums, and around fractions."""
+
+
+def _height(part: Part) -> int:
+    """Return the place in ``_SIZES`` of brackets around a part; outer ones are never smaller."""
     match part:
-        case Fraction() | Sign(r"\sum"):
-            return True
+        case Fraction():
+            return 2
+        case Sign(r"\sum"):
+            return 1
         case Script(base):
-            return _is_tall(base)
+            return _height(base)
         case Row(parts) | Command(body=Row(parts)) | Fence(body=Row(parts)):
-            return any(map(_is_tall, parts))
-    return False
+            return max(map(_height, parts), default=0)
+    return 0
 
 
 def _is_sign(part: Part) -> bool:
@@ -347,12 +360,24 @@ def _may_break(before: Part, after: Part) -> bool:
     """Return whether a line may end between two parts: two factors, or after a comma."""
     if before == Sign(","):
         return True
+    if before == Sign(r"\,") and not _is_sign(after):
+        return True
     if any(_is_sign(part) or _is_space(part) for part in (before, after)):
         return False
-    return not _leads(before) and not (isinstance(before, Fraction) and _leads(after))
+    factor = isinstance(before, Fraction) and _width(before) <= _FACTOR  # such as 1 / N
+    return not _leads(before) and not (factor and _leads(after))
+
+
+def _is_between(before: Part, part: Part) -> bool:
+    """Return whether a part is a plus or minus between two terms, before which a line may end."""
+    if part not in (Sign("+"), Sign("-")) or _is_sign(before) or _leads(before):
+        return False
+    return before != Sign(r"\colon")
 
 
 def _leads(part: Part) -> bool:
     """Return whether a part is a sum or function sign in front of its argument."""
     base = part.base if isinstance(part, Script) else part
-    return isinstance(base, Sign) and bool(base.words or base.text in {r"\sum", *_UPRIGHT})
+    if not isinstance(base, Sign) or base.text.startswith(r"\text{"):
+        return False
+    return bool(base.words) or base.text in {r"\sum", *_UPRIGHT}

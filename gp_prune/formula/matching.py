@@ -77,6 +77,7 @@ class Traits(NamedTuple):
     idempotent: bool = False
     scale_free: bool = False
     shift_free: bool = False
+    rescales: bool = False
     bounds: tuple[float, float] = symbols.Notation.bounds
 
 
@@ -138,6 +139,7 @@ class OperatorPatterns:
             stated.idempotent,
             stated.scale_free,
             stated.shift_free,
+            stated.rescales,
             stated.bounds,
         )
 

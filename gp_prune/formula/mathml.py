@@ -38,6 +38,10 @@ _OPERATORS = {
     r"\lVert": "\N{DOUBLE VERTICAL LINE}",
     r"\rVert": "\N{DOUBLE VERTICAL LINE}",
     r"\top": "\N{DOWN TACK}",
+    r"\dagger": "\N{DAGGER}",
+    r"\langle": "\N{MATHEMATICAL LEFT ANGLE BRACKET}",
+    r"\rangle": "\N{MATHEMATICAL RIGHT ANGLE BRACKET}",
+    r"\pm": "\N{PLUS-MINUS SIGN}",
     "-": "\N{MINUS SIGN}",
 }
 _LETTERS = {
@@ -49,6 +53,7 @@ _LETTERS = {
 }
 _FUNCTIONS = frozenset({"log", "exp", "max", "min", "tanh", "sin", "cos", "tan", "det", "arg"})
 _ACCENTS = {r"\hat": "^", r"\tilde": "~"}
+_WIDE_SPACES = frozenset({r"\quad", r"\qquad"})
 _BELOW = frozenset({r"\sum", r"\max", r"\min"})
 _MARKS = frozenset("+-=<>|()[],;:/*!.")
 
@@ -79,8 +84,13 @@ def _element(tag: str, *children: Any, text: str | None = None, **attributes: st
 def _translate(part: Part) -> Any:
     match part:
         case Row(parts):
-            shown = [p for p in parts if not isinstance(p, Sign) or p.text not in SPACES]
-            children = [_translate(inner) for inner in shown]
+            left_out = SPACES - _WIDE_SPACES
+            shown = [p for p in parts if not isinstance(p, Sign) or p.text not in left_out]
+            children = []
+            for inner, after in zip(shown, [*shown[1:], None], strict=True):
+                children.append(_translate(inner))
+                if _is_function(inner) and after is not None and not _opens(after):
+                    children.append(_element("mspace", width="0.167em"))
             return children[0] if len(children) == 1 else _element("mrow", *children)
         case Sign():
             return _sign(part)
@@ -92,7 +102,11 @@ def _translate(part: Part) -> Any:
             return _element("mroot", _translate(body), _element("mn", text=degree[1:-1]))
         case Command(accent, body):
             bar = _element("mo", text=_ACCENTS.get(accent, "\N{OVERLINE}"))
-            return _element("mover", _translate(body), bar, accent="true")
+            over = _translate(body)
+            # Browsers do not stretch a bar with every font; a page can draw it as a border.
+            wide = over.tag == "mrow" and accent not in _ACCENTS
+            named = {"class": "overline"} if wide else {}
+            return _element("mover", over, bar, accent="true", **named)
         case Fence(left, body, right, grows):
             ends = [
                 _element("mo", text=_OPERATORS.get(mark, mark), fence="true", form=form,
@@ -102,6 +116,18 @@ def _translate(part: Part) -> Any:
             return _element("mrow", ends[0], _translate(body), ends[1])
         case Script():
             return _script(part)
+
+
+def _is_function(part: Part) -> bool:
+    r"""Return whether a part is the name of a function, such as ``\max`` with its indices."""
+    sign = part.base if isinstance(part, Script) else part
+    return isinstance(sign, Sign) and (
+        sign.text.startswith(r"\operatorname") or sign.text.removeprefix("\\") in _FUNCTIONS
+    )
+
+
+def _opens(part: Part) -> bool:
+    return isinstance(part, Fence) or (isinstance(part, Sign) and part.text in _MARKS)
 
 
 def _script(part: Script) -> Any:
@@ -116,8 +142,11 @@ def _script(part: Script) -> Any:
 
 def _sign(sign: Sign) -> Any:
     text = sign.text
+    if text in _WIDE_SPACES:
+        return _element("mspace", width="1em")
     if sign.words:
-        return _element("mi" if text.startswith(r"\operatorname") else "mtext", text=sign.words)
+        words = sign.words.replace(" ", "\N{NO-BREAK SPACE}")  # a browser trims other spaces
+        return _element("mi" if text.startswith(r"\operatorname") else "mtext", text=words)
     if text[0].isdigit():
         return _element("mn", text=text)
     if text[0] == "'":

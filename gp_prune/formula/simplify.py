@@ -10,9 +10,9 @@ same size, or moves terms outward, so that simplifying ends and never enlarges.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -25,36 +25,41 @@ from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.primitive import Operator, PrimitiveSet
 from gp_prune.language.symbols import Scope
 
-TIME_LIMIT = 2.0
-"""Seconds after which the formula stays as it is."""
+MOST_NODES = 100_000
+"""Nodes of all trees to which rules are applied; then the formula stays as it is.
+
+A count, not seconds, so that the result does not depend on the speed of the machine or its load.
+A tree of a search needs about 1,000; the limit is reached after some seconds.
+"""
 
 _EXTREMES = frozenset({"largest", "smallest"})
 _NESTING = frozenset({"total", "mean", "norm", "magnitudes"}) | _EXTREMES
 _SPREAD = frozenset({"deviation", "variance"})
 
 
-class _OutOfTime(Exception):
-    """The time limit has passed."""
+class _TooMuchWork(Exception):
+    """Rules were applied to as many nodes as are allowed."""
 
 
 def simplify(
-    expression: Expression, primitives: PrimitiveSet, time_limit: float = TIME_LIMIT
+    expression: Expression, primitives: PrimitiveSet, most_nodes: int = MOST_NODES
 ) -> Expression:
     """Return a simpler tree with the same values and type; the tree itself if there is none.
 
     Args:
         expression: any tree.
         primitives: the vocabulary of the result.
-        time_limit: seconds after which the tree is returned as it is.
+        most_nodes: nodes of all trees to which rules are applied, together. Where more are needed,
+            the result is the last whole pass, which may be the tree as it is.
     """
-    simplifier = _Simplifier(primitives, time.monotonic() + time_limit)
+    simplifier = _Simplifier(primitives, most_nodes)
     best = expression
     try:
         # What a rule makes of two parts may be simplified in turn, until nothing is gained.
         while simplifier.better(simpler := simplifier.simplest(best).kept, best):
             best = simpler
-    except _OutOfTime:
-        return expression
+    except _TooMuchWork:
+        pass
     return best
 
 
@@ -69,11 +74,11 @@ Rule = Callable[["_Simplifier", Expression], Iterator[Expression]]
 
 
 class _Simplifier:
-    def __init__(self, primitives: PrimitiveSet, deadline: float) -> None:
+    def __init__(self, primitives: PrimitiveSet, most_nodes: int) -> None:
         self.build = TreeBuilder(primitives)
         self.ranges = Ranges(self.build.patterns)
         self.algebra = Algebra(self.build, self.ranges)
-        self.deadline = deadline
+        self.nodes_left = most_nodes
         self.known: dict[Expression, _Simplest] = {}
         self.lengths: dict[Expression, int] = {}
         self.depths: dict[Expression, tuple[int, int]] = {}
@@ -110,8 +115,9 @@ class _Simplifier:
     def simplest(self, tree: Expression) -> _Simplest:
         """Return the simplest forms of a tree."""
         if tree not in self.known:
-            if time.monotonic() > self.deadline:
-                raise _OutOfTime
+            self.nodes_left -= tree.size
+            if self.nodes_left < 0:
+                raise _TooMuchWork
             self.known[tree] = self._simplest(tree)
         return self.known[tree]
 
@@ -169,6 +175,27 @@ class _Simplifier:
     def role(self, tree: Expression) -> str:
         """Return what the head of a tree computes."""
         return self.algebra.role(tree)
+
+    def flat(self, tree: Expression, role: str) -> list[Expression]:
+        """Return the values of which a tree is the largest (or smallest), however nested."""
+        if self.role(tree) != role:
+            return [tree]
+        return [part for argument in tree.arguments for part in self.flat(argument, role)]
+
+    def undominated(self, parts: list[Expression], role: str) -> list[Expression]:
+        """Drop values that are never the largest (or smallest) alone; the first of equals stays."""
+        kept: list[Expression] = []
+        for part in parts:
+            if any(self._decides(other, part, role) for other in kept):
+                continue
+            kept = [other for other in kept if not self._decides(part, other, role)]
+            kept.append(part)
+        return kept
+
+    def _decides(self, one: Expression, other: Expression, role: str) -> bool:
+        """Return whether the other value never matters beside this one."""
+        low, high = (other, one) if role == "larger" else (one, other)
+        return self.same(one, other) or self.ranges.of(low).high <= self.ranges.of(high).low
 
     def same(self, a: Expression, b: Expression) -> bool:
         """Return whether two trees are equal but for the order of arguments."""
@@ -253,6 +280,10 @@ def _extremes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression]
     if role not in ("larger", "smaller"):
         return
     build, (a, b) = simplifier.build, tree.arguments
+    parts = simplifier.flat(tree, role)
+    kept = simplifier.undominated(parts, role)
+    if len(kept) < len(parts):
+        yield reduce(partial(build.apply, role), kept)
     for one, other in ((a, b), (b, a)):
         low, high = (one, other) if role == "larger" else (other, one)
         if simplifier.ranges.of(low).high <= simplifier.ranges.of(high).low:
@@ -285,6 +316,14 @@ def _over_axes(simplifier: _Simplifier, tree: Expression) -> Iterator[Expression
         and inner.over is tree.over
     ):
         yield inner
+    outer, rescaled = build.patterns.traits(tree), build.patterns.traits(inner)
+    if (
+        rescaled.rescales
+        and inner.over is tree.over
+        and outer.scale_free
+        and (outer.shift_free or not rescaled.shift_free)
+    ):
+        yield Expression(tree.head, tree.over, inner.arguments)
     if role == "total" and within == "magnitude":
         yield build.apply("magnitudes", *inner.arguments, over=tree.over)
     if role == "total" and within == "magnitudes":

@@ -22,7 +22,7 @@ from gp_prune.genetic.plan import (
     Marks,
     Masks,
 )
-from gp_prune.genetic.retraining import cut_network
+from gp_prune.genetic.weights import cut_network
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import ChannelGroup, DegenerateScores, consumers, trace
 from gp_prune.pruning.graph.architecture import DEPTHWISE_SIDE, OUT

@@ -15,22 +15,22 @@ from torch import nn
 from gp_prune.genetic.elite import Elite, MetricScores
 from gp_prune.genetic.plan import GeneLayout, GeneticPlan, KeptShares, Masks
 from gp_prune.genetic.retraining import (
-    DENSE,
     EvaluatePlan,
     PlanOutcome,
     RetrainPlan,
     ShiftedImages,
-    load_network,
-    state_path,
 )
 from gp_prune.genetic.selection import REFERENCE, Fitness, select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.variation import Individual, Variation
+from gp_prune.genetic.weights import DENSE, load_network, state_path
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
 from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume
-from gp_prune.runs.executors import Runner, run_with_journal
+from gp_prune.runs.executors import Runner
+from gp_prune.runs.inside import InsideStep
+from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import Journal
 from gp_prune.statistics.coverage import LayerCoverage
@@ -53,7 +53,7 @@ class RoundStatus:
         hypervolume: of all that was tried and retrained, in error by the trivial error, MACs and
             parameters kept.
         front: retrained networks that no other one dominates, the least error first.
-        kind: what the errors are: ``"error"`` (rate) or ``"mse"``.
+        kind: what the errors are: ``"error"`` (rate), ``"mse"`` or ``"own"``.
     """
 
     round: int
@@ -92,10 +92,13 @@ class Engine:
         folder: where weights are kept.
         runner: where jobs run.
         journal: what is known already, and where the rest is written.
+        inside: hears how far the present step is.
 
     Attributes:
         archive: the dense network and all that were retrained.
         failures: why plans could not be evaluated or retrained, one reason for each.
+        evaluated: called with how many plans, or networks, of how many are done in a step.
+        inside: how far the present step is.
     """
 
     def __init__(
@@ -107,7 +110,10 @@ class Engine:
         folder: str,
         runner: Runner,
         journal: Journal[PlanOutcome],
+        inside: InsideStep | None = None,
     ) -> None:
+        self.evaluated: Callable[[int, int], None] = lambda done, of: None
+        self.inside = inside or InsideStep()
         self.prepared, self.settings = prepared, settings
         self.layout = GeneLayout(
             prepared.model, prepared.architecture, settings.granularity, settings.macs,
@@ -263,7 +269,8 @@ class Engine:
             EvaluatePlan(self._source, self._folder, i.elite.weights, i.plan, samples)
             for i in individuals
         ]
-        outcomes = run_with_journal(jobs, self._runner, self._journal)
+        self.inside.what = "plans evaluated"
+        outcomes = run_with_journal(jobs, self._runner, self._journal, self.evaluated, self.inside)
         for individual, job in zip(individuals, jobs, strict=True):
             individual.error, _, failure = outcomes[job.key]
             self.fitness.assign(individual)
@@ -335,7 +342,8 @@ class Engine:
             )
             for start, _, plan, epochs in requests
         ]  # fmt: skip
-        outcomes = run_with_journal(jobs, self._runner, self._journal)
+        self.inside.what = "networks retrained"
+        outcomes = run_with_journal(jobs, self._runner, self._journal, self.evaluated, self.inside)
         # The journal may know weights that somebody has deleted since.
         lost = [
             job for job in jobs if (weights := outcomes[job.key].weights)

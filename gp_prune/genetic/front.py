@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from gp_prune._html import table_html
 from gp_prune._io import write_json, write_text
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.saving import save_pruned
 from gp_prune.errors import pluralize
+from gp_prune.genetic.convolution_times import ConvolutionTimes, compare_convolutions
 from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import Engine
-from gp_prune.genetic.retraining import cut_network
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import PreparedModel
+from gp_prune.genetic.weights import cut_network
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning.cost import Cost, measure
-from gp_prune.pruning.modules import Conv
-from gp_prune.pruning.timing import compare
 from gp_prune.statistics.running import (
-    call_model,
     device_of,
-    evaluation_mode,
-    one_thread,
     tensors_of,
     to_device,
 )
@@ -43,7 +37,6 @@ TIMED_BATCH = 256
 """Samples of the batch on which convolutions are timed."""
 
 _JUDGED_BATCH = 250
-_FIRST_TURNS = 11
 _VALUE_BYTES = 4
 _INDEX_BYTES = 4  # of a row pointer or a column number
 
@@ -74,123 +67,6 @@ def count_stored_bytes(model: nn.Module) -> StoredBytes:
         dense += full
         csr += min(full, values + rows)
     return StoredBytes(dense, csr)
-
-
-class Convolutions(nn.Module):
-    """The convolutions of a network alone, each on what reaches it in the network.
-
-    Args:
-        model: the network.
-        inputs: a batch.
-
-    Attributes:
-        layers: the convolutions.
-        onednn: whether they run in oneDNN, torch's default on a CPU; otherwise in torch's own way.
-        repeats: how often a pass runs them.
-    """
-
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        super().__init__()
-        self._calls: list[tuple[nn.Module, Tensor]] = []
-        layers = [module for module in model.modules() if isinstance(module, Conv)]
-        hooks = [layer.register_forward_pre_hook(self._record) for layer in layers]
-        try:
-            with evaluation_mode(model), torch.no_grad():
-                call_model(model, inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self.layers = nn.ModuleList(layers)
-        self.onednn = True
-        self.repeats = 1
-
-    def _record(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._calls.append((module, args[0].detach().clone()))
-
-    def forward(self, _: Any) -> None:
-        """Run every convolution on its own input."""
-        with _onednn(self.onednn):
-            for _ in range(self.repeats):
-                for module, inputs in self._calls:
-                    module(inputs)
-
-    def prefers_onednn(self, inputs: Any) -> bool:
-        """Return whether oneDNN is the faster way."""
-        other = copy.copy(self)
-        other.onednn = False
-        return compare(self, other, inputs, turns=_FIRST_TURNS).share >= 1
-
-
-@contextmanager
-def _onednn(enabled: bool) -> Iterator[None]:
-    """Let torch use oneDNN or not for a while; nothing else of its settings is touched."""
-    # torch.backends.mkldnn.flags would also set the precision of matrix products.
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(enabled)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
-
-
-class ConvolutionTimes(NamedTuple):
-    """Time of the convolutions of a network divided by that of the dense network's.
-
-    Attributes:
-        share: median of the ratio; each network in the faster of torch's two ways on a CPU.
-        lower: its lower quartile.
-        upper: its upper quartile.
-        default: median of the ratio where both run in torch's default way.
-        onednn: whether oneDNN, the default, is the faster way for the dense and for the other one.
-    """
-
-    share: float
-    lower: float
-    upper: float
-    default: float
-    onednn: tuple[bool, bool]
-
-
-def compare_convolutions(
-    dense: nn.Module, pruned: nn.Module, inputs: Any
-) -> ConvolutionTimes | None:
-    """Time the convolutions of two networks on a batch, in turns and on one thread.
-
-    oneDNN is made for many channels and takes longer than torch's own convolutions where there are
-    two or three, so each network is timed in both ways (on a CPU). In every turn the smaller
-    network is repeated until it takes about as long as the dense one; a single pass of a
-    millisecond would mostly measure the state of the caches.
-
-    Args:
-        dense: a network.
-        pruned: a smaller one.
-        inputs: the batch, on the device of both.
-
-    Returns:
-        None where the network has no convolution.
-    """
-    with one_thread():
-        before, after = Convolutions(dense, inputs), Convolutions(pruned, inputs)
-        if not len(before.layers):
-            return None
-        default = best = _time_ratio(before, after, inputs)
-        onednn = before.prefers_onednn(inputs), after.prefers_onednn(inputs)
-        if not all(onednn):
-            before.onednn, after.onednn = onednn
-            best = _time_ratio(before, after, inputs)
-    return ConvolutionTimes(*best, default[0], onednn)
-
-
-def _time_ratio(
-    before: Convolutions, after: Convolutions, inputs: Any
-) -> tuple[float, float, float]:
-    """Return the time of ``after`` divided by that of ``before``: median and quartiles."""
-    after.repeats = 1
-    first = compare(before, after, inputs, turns=_FIRST_TURNS)
-    repeats = after.repeats = max(1, round(1 / first.share))
-    ratio = compare(before, after, inputs)
-    after.repeats = 1
-    return ratio.share / repeats, ratio.lower / repeats, ratio.upper / repeats
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -247,6 +123,7 @@ class FrontEntry:
             "conv_time_share": None if time is None else time.share,
             "conv_time_quartiles": None if time is None else [time.lower, time.upper],
             "conv_time_share_default": None if time is None else time.default,
+            "conv_time_onednn": None if time is None else list(time.onednn),
             "epochs": self.elite.epochs,
             "channels": self.channels,
         }
@@ -314,7 +191,7 @@ class GeneticResult:
         recommended: of the points whose error is within the limit, the one that keeps least, or
             with lambdas the fittest; None where there is none.
         split: what the points were judged on in the end: ``"test"`` or ``"validation"``.
-        kind: what the errors are: ``"error"`` (rate) or ``"mse"``.
+        kind: what the errors are: ``"error"`` (rate), ``"mse"`` or ``"own"``.
         evaluations: plans that were tried.
         history: (evaluations, hypervolume) after every generation and every retraining.
         counted: which MACs were an objective: ``"conv"`` or ``"all"``.
@@ -341,6 +218,15 @@ class GeneticResult:
         best = "none of them" if self.recommended is None else repr(self.recommended.name)
         front = pluralize(len(self.points), "network")
         return f"<GeneticResult in {str(self.folder)!r}: {front} on the front, recommended {best}>"
+
+    def _repr_html_(self) -> str:
+        """Return the front for a notebook; all text is escaped."""
+        rows = [
+            (p.name, f"{p.validation:.4g}", f"{p.report:.4g}", f"{p.macs:,}", f"{p.cost.nonzero:,}")
+            for p in (self.dense, *self.points)
+        ]
+        headings = ("network", "validation error", f"{self.split} error", "MACs", "parameters")
+        return table_html(repr(self)[1:-1], headings, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""

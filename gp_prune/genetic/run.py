@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from gp_prune.apply.data import ErrorKind, TuningData, own_data
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError
+from gp_prune.genetic.convolution_times import ConvolutionTimes
 from gp_prune.genetic.elite import Elite
 from gp_prune.genetic.engine import Engine, RoundStatus
 from gp_prune.genetic.finalists import retrain_baselines, retrain_finalists
@@ -25,9 +26,11 @@ from gp_prune.genetic.source import (
     NamedModel,
     PreparedModel,
 )
+from gp_prune.genetic.stored import read_report, read_times
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import RANDOM, MetricMutation, random_mutation
+from gp_prune.runs.callbacks import DONE, AnyCallback, Callbacks, RunEnd, RunStart, RunStep
 from gp_prune.runs.executors import make_runner
 from gp_prune.runs.folder import (
     load_or_check_settings,
@@ -36,8 +39,10 @@ from gp_prune.runs.folder import (
     write_run_header,
     writing,
 )
+from gp_prune.runs.inside import Inside, InsideStep
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.statistics import write_statistics
+from gp_prune.runs.spent import record_spent
+from gp_prune.runs.statistics import StatisticsFile
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import device_of, one_thread
 from gp_prune.training.samples import draw
@@ -63,12 +68,14 @@ class GeneticProgress:
         done: steps of the stage that are done.
         of: steps of the stage.
         status: the state of the genetic algorithm, in the stage ``"prune"``.
+        inside: how far the step is that is being done, if that is the news.
     """
 
     stage: str
     done: int
     of: int
     status: RoundStatus | None = None
+    inside: Inside | None = None
 
 
 Report = Callable[[GeneticProgress], None]
@@ -87,11 +94,13 @@ def prune_genetically(
     skip_lost: bool = False,
     timed: bool = True,
     progress: Report = lambda _: None,
+    callbacks: Sequence[AnyCallback] = (),
 ) -> GeneticResult:
     """Prune one network by a genetic algorithm; write everything into a run folder.
 
     The networks depend on the settings alone: not on the workers, and not on whether the run was
-    killed and resumed on the way. Measured times do not count among them.
+    killed and resumed on the way. Measured times do not count among them; those of a run that has
+    ended are kept.
 
     Args:
         settings: how; with ``resume`` they are read from the run folder.
@@ -107,6 +116,8 @@ def prune_genetically(
             worst result, in the place of ending the run.
         timed: whether to measure the time of the convolutions at the end.
         progress: called with the progress of the run.
+        callbacks: follow the run, see :class:`gp_prune.Callback`; a function is called with each
+            :class:`~gp_prune.genetic.engine.RoundStatus`.
 
     Raises:
         UserError: a setting, network, folder or journal is not usable; the sentence says which.
@@ -119,22 +130,36 @@ def prune_genetically(
             "a network in memory cannot travel to other processes; use one worker, or name a file "
             "and a function that makes it (FILE.py:FUNCTION)"
         )
-    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost)
+    told = Callbacks(callbacks, RunStart("genetic", folder, settings.to_json()))
+    inside = InsideStep()
+    runner = make_runner(source, workers, cluster=cluster, skip_lost=skip_lost, inside=inside)
     try:
-        with one_thread(), open_run_folder(folder, outcome_reader(), settings) as journal:
+        with (
+            one_thread(),
+            open_run_folder(folder, outcome_reader(), settings) as journal,
+            record_spent(folder, runner),
+            told,
+        ):
             pool = load_mutations(settings)
             progress(GeneticProgress("load", 0, 1))
             model_source, prepared = _load(settings, model, source)
             weights = str((folder / WEIGHTS).resolve())
-            engine = Engine(model_source, prepared, settings, pool, weights, runner, journal)
+            engine = Engine(
+                model_source, prepared, settings, pool, weights, runner, journal, inside
+            )
             facts, digested = _describe(settings, prepared, pool)
             write_run_header(folder, settings, journal, facts, resume=resume, digested=digested)
             progress(GeneticProgress("load", 1, 1))
-            result = _prune(engine, folder, progress, timed)
-            write_statistics(folder, settings, {settings.model or "network": engine.coverage})
-            with writing(folder):
-                result.write()
+            earlier = read_report(folder) if resume else None
+            times = None if earlier is None else read_times(earlier)
+            result = _prune(engine, folder, progress, told, timed, times)
+            if earlier is None:
+                coverage = {settings.model or "network": engine.coverage}
+                StatisticsFile(folder, settings).write(coverage)
+                with writing(folder):
+                    result.write()
             progress(GeneticProgress("done", 1, 1))
+            told.done(_end_of(result))
             return result
     finally:
         runner.close()
@@ -203,19 +228,38 @@ def _describe(
     return facts, digested
 
 
-def _prune(engine: Engine, folder: Path, progress: Report, timed: bool) -> GeneticResult:
-    """Run the rounds, retrain the finalists and their baselines, and measure all of them."""
+def _prune(
+    engine: Engine,
+    folder: Path,
+    progress: Report,
+    told: Callbacks,
+    timed: bool,
+    times: Mapping[str, ConvolutionTimes | None] | None,
+) -> GeneticResult:
+    """Run the rounds, retrain the finalists and their baselines, and measure all of them.
+
+    ``times`` are those of a run that has ended; they are not measured again.
+    """
     settings, data = engine.settings, engine.prepared.data
     history: list[tuple[int, float]] = []
+    reached = GeneticProgress("prune", 0, settings.rounds)
+    engine.evaluated = lambda done, of: told.evaluated(len(history), done, of)
+    engine.inside.hear = lambda inside: progress(replace(reached, inside=inside))
     for status in engine.rounds():
         history.append((status.evaluations, status.hypervolume))
         progress(GeneticProgress("prune", status.round, status.of, status))
-    progress(GeneticProgress("polish", 0, 1))
+        told.step(_step_of(len(history) - 1, status))
+        # The round of what comes next: after the retraining of one it is another one.
+        done = status.round if status.generation is None else status.round - 1
+        reached = GeneticProgress("prune", min(done, status.of - 1), status.of)
+    reached = GeneticProgress("polish", 0, 1)
+    progress(reached)
     finalists = select_nondominated(retrain_finalists(engine))
     names = [f"p{number:02d}" for number in range(1, len(finalists) + 1)]
     baselines: dict[str, list[Elite | None]] = {}
     if settings.baselines:
-        progress(GeneticProgress("compare", 0, 1))
+        reached = GeneticProgress("compare", 0, 1)
+        progress(reached)
         baselines = retrain_baselines(engine, finalists)
     named = [("dense", engine.archive[0]), *zip(names, finalists, strict=True)]
     for baseline, elites in baselines.items():
@@ -223,7 +267,9 @@ def _prune(engine: Engine, folder: Path, progress: Report, timed: bool) -> Genet
         named += [(f"{baseline} {name}", elite) for name, elite in pairs if elite is not None]
     entries: dict[str, FrontEntry] = {}
     progress(GeneticProgress("judge", 0, len(named)))
-    for entry in measure_entries(engine, named, timed=timed):
+    for entry in measure_entries(engine, named, timed=timed and times is None):
+        if times is not None:
+            entry = replace(entry, conv_time=times.get(entry.name))
         entries[entry.name] = entry
         progress(GeneticProgress("judge", len(entries), len(named)))
     points = tuple(entries[name] for name in names)
@@ -245,6 +291,34 @@ def _prune(engine: Engine, folder: Path, progress: Report, timed: bool) -> Genet
     )
 
 
+def _step_of(number: int, status: RoundStatus) -> RunStep:
+    """Return the state after a generation or a retraining for the callbacks."""
+    front = status.front
+    figures = {
+        "round": status.round,
+        "evaluations": status.evaluations,
+        "hypervolume": status.hypervolume,
+        "front": len(front),
+        "least/error": min(elite.error for elite in front),
+        "least/macs": min(elite.shares.macs for elite in front),
+        "least/params": min(elite.shares.params for elite in front),
+    }
+    return RunStep(number, figures, state=status)
+
+
+def _end_of(result: GeneticResult) -> RunEnd:
+    """Return the recommended network for the callbacks; without one there is no figure."""
+    best = result.recommended
+    if best is None:
+        return RunEnd(DONE, result=result)
+    figures = {
+        f"{result.split}_error": best.report,
+        "macs": best.macs / result.dense.macs,
+        "params": best.cost.nonzero / result.dense.cost.nonzero,
+    }
+    return RunEnd(DONE, figures, {"recommended": best.name}, result)
+
+
 class GeneticPruner:
     """Prunes networks by a genetic algorithm and retraining in turns.
 
@@ -257,6 +331,8 @@ class GeneticPruner:
         cluster: address of a Dask scheduler whose workers work in their place.
         source: folders of tasks and data sets, and the device.
         progress: called with the progress of a run.
+        callbacks: follow a run, see :class:`gp_prune.Callback`; a function is called with each
+            :class:`~gp_prune.genetic.engine.RoundStatus`.
         changes: settings by name that differ from ``settings``.
 
     Raises:
@@ -271,6 +347,7 @@ class GeneticPruner:
         cluster: str | None = None,
         source: TaskSource | None = None,
         progress: Report = lambda _: None,
+        callbacks: Sequence[AnyCallback] = (),
         **changes: Any,
     ) -> None:
         known = GeneticSettings.__dataclass_fields__
@@ -280,6 +357,7 @@ class GeneticPruner:
         self.settings = replace(settings or GeneticSettings(), **changes)
         self._options: dict[str, Any] = {
             "workers": workers, "cluster": cluster, "source": source, "progress": progress,
+            "callbacks": callbacks,
         }  # fmt: skip
 
     def prune(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.pruning import Architecture, trace
 from gp_prune.runs.jobs import TaskSource, Workbench, network_digest
 from gp_prune.statistics import Batch
+from gp_prune.tasks import Split
 from gp_prune.training import Samples
 from gp_prune.training.samples import draw, fingerprint, gather, in_order
 
@@ -66,8 +67,20 @@ class PreparedModel:
 
     @cached_property
     def trivial_error(self) -> float:
-        """Return the validation error of the best constant prediction, at least 1e-12."""
-        if self.data.kind == "error":
+        """Return the validation error of the best constant prediction, at least 1e-12.
+
+        Raises:
+            UserError: it is not positive, as an error of a user may be.
+        """
+        if self.data.task is not None:
+            assert isinstance(self.data.validation, Split)  # of the task
+            error = self.data.task.trivial_error_on(self.data.validation)
+            if self.data.kind == "own" and error <= 0:
+                raise UserError(
+                    f"the error of task {self.data.name!r} is {error:.4g} for the best constant "
+                    "guess, and errors are given as a share of that; give an error that is positive"
+                )
+        elif self.data.kind == "error":
             # Batch by batch, because the images of a folder may not fit into memory.
             batches = in_order(self.data.validation, _BATCH)
             labels = torch.cat([b.target if b.labels is None else b.labels for b in batches])
@@ -142,7 +155,7 @@ class NamedModel:
             input_shape=settings.input_shape or None,
             weights=settings.weights or None,
             seed=settings.model_seed,
-            **asdict(source),
+            **source.arguments(),
         )
         data = tuning_data(
             loaded,

@@ -14,14 +14,26 @@ from typing import ClassVar
 AXIS_MEANING: dict[str, str] = {
     "o": "output channels of the layer",
     "p": "a second index over the output channels (pairs of channels)",
-    "i": "input channels; beside o, those that the output channel reads",
-    "k": "kernel taps (1 for a linear layer)",
-    "j": "outgoing taps: weights of the next layers that read the channel",
-    "c": "classes, one against the rest",
+    "i": "input channels (in a grouped layer, those that the output channel reads)",
+    "k": "kernel taps (a linear layer has one)",
+    "j": "weights of the next layers that read the channel (outgoing taps)",
+    "c": "classes, each compared with all others",
     "n": "calibration samples",
-    "s": "spatial positions (1 for a linear layer)",
+    "s": "spatial positions (a linear layer has one)",
 }
 """Each axis letter, in canonical order, with its meaning."""
+
+AXIS_WORDS: dict[str, tuple[str, str]] = {
+    "o": ("channel", "channels"),
+    "p": ("channel p", "all channels p"),
+    "i": ("input channel", "input channels"),
+    "k": ("tap", "taps"),
+    "j": ("outgoing tap", "outgoing taps"),
+    "c": ("class", "classes"),
+    "n": ("sample", "samples"),
+    "s": ("position", "positions"),
+}
+"""One entry along each axis, and several, as formulas in words name them."""
 
 _ORDER = {letter: position for position, letter in enumerate(AXIS_MEANING)}
 

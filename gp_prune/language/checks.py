@@ -176,6 +176,9 @@ def _check_traits(operator: Operator, over: Axes, types: Sequence[Axes]) -> None
         "shift_free": lambda: torch.allclose(
             operator.apply([v + 2.5 for v in values], types, over), value
         ),
+        "rescales": lambda: _rescales(
+            values[0], value, types[0], over, shifted=function.shift_free
+        ),
     }
     broken = [trait for trait in holds if getattr(function, trait) is True and not holds[trait]()]
     if not bool(((value >= low) & (value <= high)).all()):
@@ -185,6 +188,15 @@ def _check_traits(operator: Operator, over: Axes, types: Sequence[Axes]) -> None
             f"operator {operator.name!r}: {function.__name__} states {broken[0]!r}, "
             "which does not hold on random numbers; correct it or leave it out"
         )
+
+
+def _rescales(x: Tensor, value: Tensor, axes: Axes, over: Axes, *, shifted: bool) -> bool:
+    """Return whether the values are the argument over positive numbers, less a shift if allowed."""
+    dims = tuple(axes.index(letter) for letter in over)
+    if shifted:
+        x, value = (each - each.mean(dims, keepdim=True) for each in (x, value))
+    lengths = [each.square().sum(dims, keepdim=True).sqrt() for each in (x, value)]
+    return torch.allclose(x * lengths[1], value * lengths[0])
 
 
 def _check_laws(operator: Operator) -> None:

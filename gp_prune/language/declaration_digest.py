@@ -18,7 +18,20 @@ from typing import Any
 from gp_prune.language.axes import Axes, Signature
 from gp_prune.language.primitive import Operand, Operator
 
-_SAID = frozenset({"meaning", "latex", "definition", "cost", "searchable"})
+_SAID = frozenset(
+    {
+        "meaning",
+        "latex",
+        "definition",
+        "light",
+        "cost",
+        "searchable",
+        "phrase",
+        "note",
+        "unit",
+        "rescales",
+    }
+)
 """Arguments of a declaration that change no score."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,20 @@ LAWS = {
 """Exact algebraic laws that an operator may declare; the canonical form relies on them. They hold
 bit for bit, also for the two zeros: a function that may return -0 adds 0.0 to its result."""
 
+UNIT_RULES = {
+    "same": "the unit of the arguments, which must have one unit",
+    "product": "the product of the units",
+    "quotient": "the quotient of the units",
+    "square": "the square of the unit",
+    "root": "the square root of the unit",
+    "number": "a plain number, of arguments of one unit",
+    "plain": "a plain number, of plain numbers",
+}
+"""What an operator does to units."""
+
 _UNARY_LAWS = frozenset(LAWS) - {"commutative"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-_TOKEN = re.compile(r"\\[A-Za-z]+|\\.?|#.?|\S")
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.?|#[^{}\s,]?|\S")
 _PAIRS = {"}": "{", r"\right": r"\left", r"\rVert": r"\lVert", r"\end": r"\begin"}
 _OPEN_ENDED = frozenset({"^", "_", r"\frac", r"\sqrt", r"\left", r"\right"})
 """Tokens after which something must follow."""
@@ -45,6 +57,35 @@ def check_name(name: Any, meaning: Any) -> None:
         )
     if not isinstance(meaning, str) or not meaning.strip() or not meaning.isprintable():
         raise PrimitiveError(f"primitive {name!r}: say in one line what it means (meaning=)")
+
+
+def check_phrase(what: str, phrase: Any, slots: tuple[str, ...]) -> None:
+    """Raise PrimitiveError unless a phrase has each slot once, and nothing else in braces."""
+    try:
+        if not isinstance(phrase, str) or (phrase and not phrase.isprintable()):
+            raise ValueError
+        parts = list(string.Formatter().parse(phrase))
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError
+        found = sorted(name for _, name, _, _ in parts if name is not None)
+    except ValueError:
+        found = ["?"]
+    if phrase != "" and found != sorted(slots):
+        wanted = " and ".join(f"{{{slot}}}" for slot in slots)
+        said = f"write one line with {wanted}, each once" if slots else "write one line of words"
+        raise PrimitiveError(f"{what}: phrase= {brief(phrase)} is not valid; {said}")
+
+
+_UNIT = re.compile(r"(?:1|[a-z]+(?:\^[0-9]+)?)(?:[ /][a-z]+(?:\^[0-9]+)?)*\Z")
+
+
+def check_unit(what: str, unit: Any) -> None:
+    """Raise PrimitiveError unless a unit is written like ``"loss^2/weight^2"``."""
+    if unit is not None and unit != "" and not (isinstance(unit, str) and _UNIT.match(unit)):
+        raise PrimitiveError(
+            f"{what}: unit= {brief(unit)} is not valid; write it like 'activation weight^2' or "
+            "'loss/weight'"
+        )
 
 
 def check_shape(name: str, shape: Any, laws: frozenset[str]) -> None:
@@ -134,6 +175,30 @@ def check_latex(text: Any, what: str, arguments: int = 0) -> None:
     fault = _find_fault(text, arguments)
     if fault:
         raise PrimitiveError(f"{what} {brief(text)} {fault}")
+
+
+def check_operand_latex(text: Any, name: str, indices: int) -> None:
+    """Raise PrimitiveError unless LaTeX is a symbol, or a template that shows every index.
+
+    Args:
+        text: the symbol; in a template ``#`` stands for all indices, ``#1`` for the first.
+        name: the operand, for the message.
+        indices: how many indices it has.
+    """
+    what = f"operand {name!r}: latex="
+    plain = (
+        re.sub(r"#(?![0-9A-Za-z])", "#1" if indices else "#", text)
+        if isinstance(text, str)
+        else text
+    )
+    check_latex(plain, what, indices)
+    shown = set(re.findall(r"#[0-9]?", text))
+    if shown and not re.sub(r"#[0-9]?|[{},\s]", "", text):
+        raise PrimitiveError(f"{what} {brief(text)} has no sign beside its indices; add one")
+    if shown and "#" not in shown and len(shown) < indices:
+        raise PrimitiveError(
+            f"{what} {brief(text)} leaves out an index; use # for all of them, or #1 to #{indices}"
+        )
 
 
 def _find_fault(text: Any, arguments: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from gp_prune.language.axes import Axes, Elementwise, Reduction
 from gp_prune.language.declarations import (
+    UNIT_RULES,
     PrimitiveError,
     Shape,
-    check_latex,
     check_name,
     check_notation,
+    check_operand_latex,
+    check_phrase,
     check_shape,
     check_symbol,
+    check_unit,
 )
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.language.symbols import Call, Notation, Scope
@@ -74,6 +78,29 @@ class Operand:
     searchable: bool = True
     nonnegative: bool = False
     source: str | None = None
+    phrase: str = ""
+    unit: str | None = None
+
+    def write_latex(self, indices: Sequence[str] | None = None) -> str:
+        """Return the LaTeX of this operand with indices, by default the letters of its axes."""
+        return with_indices(self.latex, self.axes if indices is None else indices)
+
+
+def with_indices(symbol: str, indices: Iterable[str]) -> str:
+    """Return a LaTeX symbol with its indices, in braces where it has a subscript already.
+
+    In a template ``#`` stands for all indices, ``#1`` for the first one and so on.
+    """
+    each = list(indices)
+    if "#" in symbol:
+        return re.sub(
+            "#([1-9]?)", lambda m: each[int(m[1]) - 1] if m[1] else ",".join(each), symbol
+        )
+    if not each:
+        return symbol
+    return (
+        f"{{{symbol}}}_{{{','.join(each)}}}" if "_" in symbol else f"{symbol}_{{{','.join(each)}}}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +120,9 @@ class Operator:
     merge: Merge | None = None
     growth: float = 0.0
     by_channel: bool = False
+    phrase: str = ""
+    note: str = ""
+    unit: str | None = None
 
     def apply(self, values: Sequence[Tensor], types: Sequence[Axes], over: Axes) -> Tensor:
         """Compute this operator on tensors of the given types, aligned by axis name.
@@ -135,8 +165,10 @@ def operand(
     searchable: bool = True,
     nonnegative: bool = False,
     source: str | None = None,
+    phrase: str = "",
+    unit: str | None = None,
 ) -> Callable[[Callable[[LayerRecord], Tensor]], Operand]:
-    """Declare a tensor of a layer that formulas may use.
+    r"""Declare a tensor of a layer that formulas may use.
 
     The decorated function gets a :class:`~gp_prune.language.record.LayerRecord` and returns the
     float64 tensor, its dimensions in canonical axis order. These are the fields of the record by
@@ -163,6 +195,7 @@ def operand(
     centroids             class_map, rest_map (o, c, s); mean_map (o, s)
     kernels               kernel_class, kernel_rest, kernel_between (o, c)
     map_ranks             map_rank (o, n)
+    map_spectra           map_nuclear (o, n)
     map_norms             nuclear_loss (o, n)
     ====================  ======================================================================
 
@@ -172,13 +205,18 @@ def operand(
         name: the name in formulas.
         axes: axis letters of the tensor, one of :data:`gp_prune.language.axes.LEGAL_AXES`.
         meaning: one line for ``gp-prune list``.
-        latex: the symbol without its indices; the name by default.
+        latex: the symbol without its indices; the name by default. Or a template in which ``#``
+            stands for all indices, ``#1`` for the first one and so on, such as
+            ``\frac{\partial L}{\partial W_{#}}``.
         needs: measurements it takes, keys of :data:`gp_prune.language.record.NEEDS`.
         searchable: whether a search may use it (pure noise may not).
         nonnegative: whether it is never below 0 on any layer; its root prints without bars.
         source: the field of the record that the operand is, where it is one and nothing else. A
             formula can then be evaluated while the data streams by; other operands that read
             activations or gradients get them of all samples at once, which takes memory.
+        phrase: what it is called in words, one entry of it: ``"the weight"``.
+        unit: its unit, such as ``"loss/weight"`` or ``"activation^2"``; empty for a plain number,
+            None where it is not known.
 
     Raises:
         PrimitiveError: the declaration is not valid.
@@ -200,10 +238,12 @@ def operand(
             raise PrimitiveError(f"operand {name!r}: unknown need {unknown[0]!r}; use {known}")
         if source is not None and source not in LayerRecord.__dataclass_fields__:
             raise PrimitiveError(f"operand {name!r}: a layer record has no field {source!r}")
-        check_latex(latex or name, f"operand {name!r}: latex=")
+        check_operand_latex(latex or name, name, len(type_))
+        check_phrase(f"operand {name!r}", phrase, ())
+        check_unit(f"operand {name!r}", unit)
         declared = Operand(
             *(name, type_, meaning, latex or name, frozenset(needs), read),
-            *(searchable, nonnegative, source),
+            *(searchable, nonnegative, source, phrase, unit),
         )
         _check_values(declared, read)
         return declared
@@ -225,6 +265,9 @@ def operator(
     merge: Merge | None = None,
     growth: float = 0.0,
     by_channel: bool = False,
+    phrase: str = "",
+    note: str = "",
+    unit: str | None = None,
 ) -> Callable[[Callable[..., Tensor]], Operator]:
     """Declare a function that formulas may apply.
 
@@ -255,6 +298,12 @@ def operator(
         by_channel: for a :class:`Signature` whose result has the axis o: whether a channel of the
             result depends on the same channel of the arguments alone, so that channels can be
             computed one after the other.
+        phrase: what it is called in words, with a slot for each argument, ``{a}``, ``{b}`` and so
+            on, and ``{axes}`` for the axes in brackets: ``"the median over {axes} of {a}"``; by
+            default its name.
+        note: a sentence that is printed once beside the words; of an operator that is not built in,
+            the meaning by default.
+        unit: the rule for the unit of its value, a key of :data:`UNIT_RULES`; not known by default.
 
     Raises:
         PrimitiveError: the declaration is not valid; for a user's own file also when the
@@ -267,6 +316,11 @@ def operator(
     check_symbol(name, shape, symbol)
     assert symbol is not None
     check_notation(name, shape, symbol, latex, definition)
+    slots = ("axes",) * shape.bracketed + tuple("abcdef"[: shape.arity])
+    check_phrase(f"operator {name!r}", phrase, slots)
+    if unit is not None and unit not in UNIT_RULES:
+        rules = ", ".join(UNIT_RULES)
+        raise PrimitiveError(f"operator {name!r}: unknown rule of units {unit!r}; use {rules}")
 
     def declare(compute: Callable[..., Tensor]) -> Operator:
         if not (cost > 0):
@@ -275,7 +329,7 @@ def operator(
             raise PrimitiveError(f"operator {name!r}: merge= is for reductions")
         declared = Operator(
             *(name, shape, meaning, compute, symbol, laws, cost, latex, definition),
-            *(infix, merge, growth, by_channel),
+            *(infix, merge, growth, by_channel, phrase, note, unit),
         )
         _check_values(declared, compute)
         return declared

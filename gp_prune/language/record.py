@@ -38,12 +38,29 @@ NEEDS: dict[str, str] = {
     "centroids": "a forward pass over calibration data with class labels (mean maps)",
     "kernels": "a forward pass over calibration data with class labels (kernels between maps)",
     "map_ranks": "a forward pass over calibration data (ranks of whole activation maps)",
+    "map_spectra": "a forward pass over calibration data (singular values of every activation map)",
     "map_norms": "a forward pass over calibration data (nuclear norms of whole activation maps)",
 }
 """What an operand can need beyond the network itself, with the pass over the data it costs."""
 
 LOSS_NEEDS = frozenset({"gradients", "fisher", "sample_fisher", "hessian", "output_gradients"})
 """Needs for which the data must have targets, and a loss compares the output with them."""
+
+FAMILIES: dict[str, frozenset[str]] = {
+    "labels": frozenset({"labels", "centroids", "kernels"}),
+    "gradients": LOSS_NEEDS,
+    "data": frozenset(NEEDS) - {"noise", "outgoing", "synflow"},
+    **{need: frozenset({need}) for need in NEEDS if need not in ("labels", "gradients", "noise")},
+}
+"""Families of operands: an operand belongs to each family of which it has a need. Those without any
+need are the family ``weights``."""
+
+
+def families_of(needs: AbstractSet[str]) -> tuple[str, ...]:
+    """Return the families of an operand with these needs, see :data:`FAMILIES`."""
+    if not needs:
+        return ("weights",)
+    return tuple(name for name, members in FAMILIES.items() if members & needs)
 
 
 MAP_FIELDS: dict[str, str] = {
@@ -52,6 +69,7 @@ MAP_FIELDS: dict[str, str] = {
     "activation": "outputs",
     "output_grad": "output_gradients",
     "map_rank": "map_ranks",
+    "map_nuclear": "map_spectra",
     "nuclear_loss": "map_norms",
 }
 """Fields of a record that have a value for each sample (axis n), with the need that asks for them:
@@ -148,6 +166,7 @@ class LayerRecord:
     gamma_beta_product: Tensor | None = None  # (o,), "fisher": gradient by gamma times by beta
     sample_fisher: Tensor | None = None  # (o, i, k), "sample_fisher": squared, mean over samples
     outgoing_sample_fisher: Tensor | None = None  # (o, j), "outgoing" and "sample_fisher"
+    map_nuclear: Tensor | None = None  # (o, n), "map_spectra": nuclear norm of each map
     groups: int = 1
     """Groups of the layer; output channels of one read the inputs of that one alone."""
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
@@ -244,4 +263,5 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         gamma_beta_product=signed(o) / 4,
         sample_fisher=numbers(o, i, k),
         outgoing_sample_fisher=numbers(o, j),
+        map_nuclear=numbers(o, n) * 3,
     )

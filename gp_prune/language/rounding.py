@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gp_prune.language.axes import Normaliser
 from gp_prune.language.expression import Expression
-from gp_prune.language.interpreter import evaluate
+from gp_prune.language.interpreter import Interpreter
 from gp_prune.language.primitive import Operand, Operator
 from gp_prune.language.record import LayerRecord
 
@@ -37,16 +37,58 @@ def without_rounding(expression: Expression, layer: LayerRecord) -> Tensor:
     Raises:
         MissingMeasurement: the layer lacks what an operand reads.
     """
-    values = evaluate(expression, layer)
-    if values.numel() < 2 or values.is_complex() or not _may_cancel(expression):
-        return values
-    width = values.max() - values.min()
-    if not bool(width > 0) or not bool(width.isfinite()):
-        return values
-    changed = evaluate(expression, _with_other_last_bits(layer)).to(values.dtype)
-    if bool((changed - values).abs().max() <= _MOST * width):
-        return values
-    return values.mean().expand(values.shape).clone()
+    return RoundingCheck(layer).without_rounding(expression)
+
+
+class RoundingCheck:
+    """Finds out, for many formulas on one layer, whether values differ by rounding alone.
+
+    Args:
+        layer: the measurements.
+        values: gives the values on the layer; by default a new interpreter.
+        memory: bytes of the changed measurements that are kept for the next formula, and of values
+            computed from them; more than that is made anew every time.
+    """
+
+    def __init__(
+        self, layer: LayerRecord, values: Interpreter | None = None, memory: int = 0
+    ) -> None:
+        self._layer = layer
+        self._values = Interpreter(layer) if values is None else values
+        self._memory = memory
+        self._kept: Interpreter | None = None
+
+    def without_rounding(self, expression: Expression) -> Tensor:
+        """Return the values of a tree; where they differ by rounding alone, their mean.
+
+        Raises:
+            MissingMeasurement: the layer lacks what an operand reads.
+        """
+        values = self._values.evaluate(expression)
+        if values.numel() < 2 or values.is_complex() or not _may_cancel(expression):
+            return values
+        width = values.max() - values.min()
+        if not bool(width > 0) or not bool(width.isfinite()):
+            return values
+        changed = self._changed().evaluate(expression).to(values.dtype)
+        if bool((changed - values).abs().max() <= _MOST * width):
+            return values
+        return values.mean().expand(values.shape).clone()
+
+    def _changed(self) -> Interpreter:
+        """Return what evaluates formulas on the measurements with other last bits."""
+        if self._kept is not None:
+            return self._kept
+        if _size(self._layer) > self._memory:
+            return Interpreter(_with_other_last_bits(self._layer))
+        self._kept = Interpreter(_with_other_last_bits(self._layer), self._memory)
+        return self._kept
+
+
+def _size(layer: LayerRecord) -> int:
+    """Return the bytes of the fields of a record, as float64."""
+    read = (getattr(layer, field.name) for field in fields(layer))
+    return sum(8 * value.numel() for value in read if hasattr(value, "is_floating_point"))
 
 
 def _may_cancel(expression: Expression) -> bool:

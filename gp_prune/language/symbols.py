@@ -10,6 +10,9 @@ A function that an operator needs and sympy lacks is a class derived from :class
                           is the body and ``#2`` are the indices. By default the operator's name.
 ``definition``            LaTeX of what it means, for ``gp-prune latex --standalone``; by default
                           what the operator says in ``meaning``, and nothing where it is empty.
+``note``                  a sentence to stand below a formula that uses it, where the sign alone
+                          does not say what it computes; mathematics between dollar signs.
+``light``                 lighter signs for arguments of which enough is known; see :class:`Light`.
 ``numpy``                 static method: the same function on arrays, in plain numpy, with which
                           the torch function is compared.
 ``written_out``           static method that may replace ``numpy``: the same function in functions
@@ -19,6 +22,8 @@ A function that an operator needs and sympy lacks is a class derived from :class
 ``odd``, ``idempotent``   f(-x) = -f(x); f(f(x)) = f(x) along the same axes.
 ``scale_free``            f(a x) = f(x) for every number a > 0.
 ``shift_free``            f(x + a) = f(x) for every number a.
+``rescales``              f(x) = (x - a) / b, protected, with a and b > 0 equal along the axes;
+                          a = 0 unless it is ``shift_free``.
 ``bounds``                the smallest and the largest value.
 ``is_indicator``          its value is 0 or 1.
 ``role``                  what simplification may take it for, such as ``"divide"``.
@@ -34,6 +39,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import sympy
@@ -94,17 +100,40 @@ def indexed(name: str, indices: tuple[sympy.Symbol, ...]) -> Any:
     return sympy.IndexedBase(name, real=True)[indices]
 
 
+@dataclass(frozen=True)
+class Light:
+    """A lighter sign of a function, for the uses whose argument is in an interval.
+
+    Attributes:
+        latex: the template, as ``Notation.latex``.
+        argument: the argument that must be in the interval, counted from 1.
+        low: the least value that the argument may have.
+        high: the largest.
+        note: a sentence that must then stand below the formula, mathematics between dollar signs.
+            It may not say anything false of the same sign of a plain function.
+    """
+
+    latex: str
+    argument: int = 1
+    low: float = -math.inf
+    high: float = math.inf
+    note: str = ""
+
+
 class Notation:
     """What a formula must know about a function; see the table of this module."""
 
     latex: ClassVar[str] = ""
     definition: ClassVar[str | None] = None
+    note = ""
+    light = tuple[Light, ...]()
     numpy: ClassVar[Callable[..., Any] | None] = None
     keeps_sign: ClassVar[bool] = False
     odd: ClassVar[bool] = False
     idempotent: ClassVar[bool] = False
     scale_free: ClassVar[bool] = False
     shift_free: ClassVar[bool] = False
+    rescales = False
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     is_indicator: ClassVar[bool] = False
     role: ClassVar[str] = ""

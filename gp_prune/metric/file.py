@@ -8,8 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from gp_prune._io import (
     read_file,
     read_object,
 )
+from gp_prune._names import bundled_metrics as bundled_metrics
 from gp_prune.errors import UserError, brief
 from gp_prune.language.primitive import Operand, Operator
 
@@ -32,6 +32,15 @@ SCHEMA_VERSION = 1
 SCOPES = ("layer", "global", "isomorphic", "row")
 NORMALISERS = ("none", "sum", "mean", "max")
 JOINS = ("sum", "mean", "max", "first")
+
+OWN, RESIDUAL_WHOLE = "own", "residual-whole"
+ALLOCATIONS = {
+    OWN: "the metric's own conventions",
+    "global": "one ranking of the scores of all layers, each divided by its mean",
+    "uniform": "the same share of every layer",
+    RESIDUAL_WHOLE: "residual streams stay whole, the same share of every other layer",
+}
+"""How a budget can be divided among the layers, with the meaning; a metric can do it, too."""
 
 INVARIANCES = {
     "permutation": "permuting the channels of a network permutes the scores in the same way",
@@ -101,6 +110,14 @@ class Conventions:
                     f"{field} is {brief(value)}; it must be one of {', '.join(allowed)}"
                 )
 
+    def under(self, allocation: str) -> Conventions:
+        """Return the conventions by which scores are ranked under one of :data:`ALLOCATIONS`."""
+        if allocation == OWN:
+            return self
+        if allocation == "global":
+            return replace(self, scope="global", normaliser="mean")
+        return replace(self, scope="layer")
+
     def check_granularity(self, granularity: str) -> None:
         """Raise UserError if scores of this granularity cannot be ranked within the scope.
 
@@ -127,22 +144,6 @@ class Conventions:
         """Read the object of :meth:`to_json`; UserError names a field that is wrong."""
         fields = dict.fromkeys(cls.__dataclass_fields__, object)
         return cls(**read_object(data, "the field 'conventions'", fields))
-
-
-def bundled_metrics(*folders: str) -> dict[str, Any]:
-    """Return the bundled metric files by name, in order of folder and name.
-
-    Args:
-        folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
-    """
-    root = resources.files("gp_prune.evolved_metrics")
-    return {
-        file.name.removesuffix(".json"): file
-        for folder in folders or ("reference", "evolved")
-        if (root / folder).is_dir()
-        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".json")
-    }
 
 
 def is_formula(text: str | Path, operands: Collection[str]) -> bool:

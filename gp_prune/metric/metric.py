@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from gp_prune._html import Markup, facts_html, shorten
 from gp_prune._io import canonical_digest, write_json
 from gp_prune.language.axes import CHANNEL, WEIGHT
 from gp_prune.language.expression import Expression, ExpressionError, canonical
@@ -105,7 +106,7 @@ class Metric:
                 raise MetricError(
                     f"the {text} of metric {self.name!r} is not one line of printable text"
                 )
-        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+        if not is_metric_name(self.name):
             raise MetricError(
                 f"metric name {self.name!r} is not valid; use letters, digits, '_' and '-'"
             )
@@ -116,6 +117,28 @@ class Metric:
             )
         self.conventions.check_granularity(self.granularity)
         object.__setattr__(self, "invariances", check_invariances(self.invariances))
+
+    def __repr__(self) -> str:
+        """Return name, granularity, scope and formula in one line."""
+        kind = f"{self.granularity}, {self.conventions.scope}"
+        return f"<Metric {self.name!r} ({kind}): {shorten(str(self.expression))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the metric for a notebook; all text is escaped."""
+        conventions = self.conventions
+        use = f"{conventions.scope}, normaliser {conventions.normaliser}, join {conventions.join}"
+        return facts_html(
+            f"Metric {self.name}",
+            [
+                ("formula", Markup(self.mathml())), ("text", self.expression),
+                ("scores", f"{self.granularity}s"), ("conventions", use),
+                ("description", self.description), ("source", self.source),
+            ],
+        )  # fmt: skip
+
+    def _repr_latex_(self) -> str:
+        """Return the formula for a notebook."""
+        return rf"$\displaystyle {self.latex()}$"
 
     @classmethod
     def parse(
@@ -245,23 +268,32 @@ class Metric:
 
         return to_sympy(self.expression)
 
-    def latex(self) -> str:
-        """Return the formula as LaTeX mathematics, without dollar signs."""
+    def latex(self, digits: int | None = 3, *, name_terms: bool = True) -> str:
+        """Return the formula as LaTeX mathematics in one line, without dollar signs.
+
+        Args:
+            digits: significant digits of constants that are not whole; None for all.
+            name_terms: whether a wide term that occurs more than once is written as a symbol that
+                is defined after the formula.
+        """
         from gp_prune.formula.latex import latex
 
-        return latex(self.expression, self.primitives)
+        return latex(self.expression, self.primitives, digits=digits, name_terms=name_terms)
 
-    def mathml(self) -> str:
-        """Return the formula as presentation MathML: one ``math`` element."""
-        from gp_prune.formula.mathml import mathml
+    def mathml(self, digits: int | None = 3, *, name_terms: bool = True) -> str:
+        """Return the formula as presentation MathML: one ``math`` element.
 
-        return mathml(self.expression, self.primitives)
+        The arguments are those of :meth:`latex`.
+        """
+        from gp_prune.formula.mathml import latex_to_mathml
+
+        return latex_to_mathml(self.latex(digits, name_terms=name_terms))
 
     def simplified(self) -> Metric:
         """Return the metric with a smaller formula of the same values, up to rounding.
 
-        It is the metric itself where no smaller formula is found within two seconds (see
-        :mod:`gp_prune.formula.simplify`).
+        It is the metric itself where no smaller formula is found. The rules, and how much work they
+        may take, are those of :mod:`gp_prune.formula.simplify`; the time plays no part.
         """
         from gp_prune.formula.simplify import simplify
 
@@ -401,6 +433,11 @@ class Metric:
         from gp_prune.metric.mutation import MetricMutation
 
         return MetricMutation(self, temperature, amount)
+
+
+def is_metric_name(name: str) -> bool:
+    """Tell whether a text may be the name of a metric: letters, digits, ``_`` and ``-``."""
+    return name.replace("_", "").replace("-", "").isalnum()
 
 
 def probe(expression: Expression) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ from gp_prune.pruning.graph.architecture import (
     IN,
     NORM_SIDE,
     OUT,
+    PAD,
     RESHAPE,
     SIZE,
     Architecture,
@@ -39,6 +40,7 @@ from gp_prune.pruning.modules import (
     masked_parameters,
     refuse_masked,
 )
+from gp_prune.pruning.padding import find_padding, shorten_padding
 from gp_prune.pruning.plan.channels import ChannelPlan
 from gp_prune.pruning.plan.weights import WeightPlan
 from gp_prune.statistics.running import copy_model
@@ -148,6 +150,9 @@ def _find_entries(
     }
     entries = architecture.entries(plan.removed)
     for name, side in entries:
+        if side == PAD:  # its width stands in the code of the module
+            find_padding(model, name)
+            continue
         width, traced = _width(model, name, side), traced_widths[name, side]
         if width != traced:
             raise UserError(
@@ -196,6 +201,8 @@ def remove_entries(model: nn.Module, entries: Entries) -> None:
         elif side == SIZE:
             owner, leaf = find_owner(model, name, side)
             setattr(owner, leaf, getattr(owner, leaf) - len(removed))
+        elif side == PAD:
+            shorten_padding(model, name, len(removed))
         elif name not in done:
             module = find_module(model, name)
             if is_grouped(module) and side in (IN, OUT):
@@ -310,7 +317,7 @@ def _zeros(
     The dimension is None where they are offsets within each group of a grouped convolution.
     """
     for (name, side), removed in entries.items():
-        if side in (SIZE, RESHAPE, HEADS):
+        if side in (SIZE, RESHAPE, HEADS, PAD):
             continue
         if side == PARAMETER:
             owner, leaf = find_owner(model, name, side)

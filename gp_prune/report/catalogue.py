@@ -26,8 +26,19 @@ _SECTIONS = {
         "Written down from the literature, as published: the constants, the sums and the signs "
         "are\nthose of the source, negated where a source scores what to remove. The channel "
         "form of a\nmetric of single weights is the sum over the filter.\n\n"
-        "Left out is ThiNet (Luo et al., ICCV 2017): a greedy loop that chooses one channel after "
-        "another,\neach by what the earlier choices have left, so it is no formula.",
+        "Variants that differ only in conventions are one formula with two rankings, and have one "
+        "entry. So\n`NAME_global` in a search is the metric NAME, ranked over the whole network; "
+        "FLAP with its adaptive\nshares ranks `z_score[o]` of `flap` over the whole network.\n\n"
+        "Left out is what is no formula of the measurements of a layer:\n\n"
+        "- ThiNet (Luo et al., ICCV 2017) is a greedy loop that chooses one channel after another, "
+        "each by\n  what the earlier choices have left.\n"
+        "- CURL (Luo and Wu, CVPR 2020) compares the outputs of the network with and without each "
+        "channel,\n  one run of the network for each.\n"
+        "- SCOP (Tang et al., NeurIPS 2020) trains a factor for each map and for its knockoff, "
+        "which another\n  network generates, and scores by their difference.\n"
+        "- NISP (Yu et al., CVPR 2018) beyond one step carries scores back through the network from"
+        " a ranking\n  of its last features; `nisp` is the step from the layers that read a channel"
+        ".",
     ),
     "evolved": ("Evolved metrics", "Found by this project's own searches."),
 }

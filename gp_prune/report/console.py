@@ -1,13 +1,10 @@
-"""Show tables, summaries and progress on a terminal, or as plain lines of text elsewhere."""
+"""Show tables and summaries on a terminal, or as plain lines of text elsewhere."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import IO, Any, Protocol, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -18,15 +15,11 @@ from rich.text import Text
 
 from gp_prune.report.text import Rendered, printable
 
-P = TypeVar("P")
-BarState = tuple[str, int, int, str]
-"""Stage, steps done, steps in total, and a note."""
-
-SILENT_S = 5.0
-"""Seconds until the first plain line, and between two."""
-
 PLAIN_WIDTH = 120
 """Characters per line where the output is not a terminal."""
+
+LEAST_TEXT = 40
+"""Characters of the narrowest column of text beside figures."""
 
 MARK = ">>>>"
 """Marks the recommended row of a table."""
@@ -86,6 +79,60 @@ def new_table(title: str, headings: Iterable[str], *, padding: int = 1) -> Table
     return table
 
 
+def split_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    room: int,
+    *,
+    keys: int,
+    styles: Mapping[int, str] | None = None,
+    padding: int = 1,
+    text: Sequence[str] = (),
+) -> list[Table]:
+    """Return tables that together have all columns, so that no number is cut or folded.
+
+    Args:
+        headings: of the columns; a column is flush right if its heading starts with ``>``.
+        rows: of the table.
+        room: characters of a line; a table has more where its first columns leave no room for one
+            other.
+        keys: number of first columns, which every table repeats.
+        styles: number of a row -> its style.
+        padding: blanks between two columns.
+        text: heading and cells of one more column, which is folded to fill the room; it is left
+            out where less than :data:`LEAST_TEXT` characters are left beside the others.
+    """
+    columns = list(zip(headings, *rows, strict=True))
+    widths = [
+        max(map(cell_len, (heading.removeprefix(">"), *cells))) + padding
+        for heading, *cells in columns
+    ]
+    first = sum(widths[:keys])
+    parts: list[list[int]] = [[]]
+    used = first
+    for number in range(keys, len(columns)):
+        if parts[-1] and used + widths[number] - padding > room:
+            parts.append([])
+            used = first
+        parts[-1].append(number)
+        used += widths[number]
+    beside = bool(text) and sum(widths) + LEAST_TEXT <= room
+    tables = []
+    for part in parts:
+        shown = [*range(keys), *part]
+        table = new_table("", [headings[number] for number in shown], padding=padding)
+        table.title = None
+        table.width = None if beside else sum(widths[number] for number in shown)
+        if beside:
+            table.add_column(text[0], overflow="fold", min_width=LEAST_TEXT)
+        for number, row in enumerate(rows):
+            cells = [row[n] for n in shown] + ([text[number + 1]] if beside else [])
+            # As Text, because in a plain string rich takes [i,k] for markup.
+            table.add_row(*map(Text, cells), style=(styles or {}).get(number, ""))
+        tables.append(table)
+    return tables
+
+
 def _add_columns(table: Table, headings: Iterable[str], **options: Any) -> None:
     for heading in headings:
         flush = "right" if heading.startswith(">") else "left"
@@ -95,7 +142,7 @@ def _add_columns(table: Table, headings: Iterable[str], **options: Any) -> None:
 def render(console: Console, *parts: RenderableType) -> list[str]:
     """Return what a console prints as lines, without the blanks that fill a line."""
     with console.capture() as captured:
-        console.print(Group(*parts))
+        console.print(Group(*parts), crop=False)
     return rendered_lines(captured.get())
 
 
@@ -196,138 +243,3 @@ def _print(console: Console, content: Table) -> None:
         console.print(content)
     else:
         console.file.writelines(f"{line}\n" for line in render(console, content))
-
-
-@contextmanager
-def show_progress(
-    titles: Mapping[str, str],
-    to_bar: Callable[[P], BarState],
-    to_line: Callable[[P], str],
-    *,
-    quiet: bool,
-) -> Iterator[Callable[[P], None]]:
-    """Give a function that shows the progress of a run: a bar per stage, or lines with the time.
-
-    Args:
-        titles: stage -> title of its bar; other stages have none.
-        to_bar: gives the state of a bar.
-        to_line: gives a line for a log; empty for none.
-        quiet: show nothing.
-    """
-    console = make_console(sys.stderr)
-    if quiet:
-        yield lambda _: None
-    elif console.is_terminal:
-        with show_stage_bars(console, titles) as show:
-            yield lambda now: show(*to_bar(now))
-    else:
-        started = time.monotonic()
-
-        def print_line(now: P) -> None:
-            line = to_line(now)
-            if line:
-                console.print(f"{time.monotonic() - started:6.0f} s  {line}", soft_wrap=True)
-
-        yield print_line
-
-
-@contextmanager
-def show_stage_bars(
-    console: Console, titles: Mapping[str, str]
-) -> Iterator[Callable[[str, int, int, str], None]]:
-    """Give a function that shows stage, steps done, steps in total and a note on a terminal.
-
-    Args:
-        console: where to.
-        titles: stage -> title of its bar; other stages have none.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # slow to import
-
-    class Stages(Progress):
-        """The bars, and below them the note of the last step, in as many lines as it takes."""
-
-        note = ""
-
-        def get_renderables(self) -> Iterable[RenderableType]:
-            yield from super().get_renderables()
-            if self.note:
-                yield Text(self.note)
-
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Stages(*columns, console=console) as bar:
-        rows = {
-            stage: bar.add_task(title, total=None, start=False) for stage, title in titles.items()
-        }
-
-        reached = bar.get_time()
-
-        def show(stage: str, done: int, total: int, note: str) -> None:
-            nonlocal reached
-            if stage in rows:
-                task = bar.tasks[rows[stage]]
-                if task.start_time is None:  # its first step counts, too
-                    task.start_time = reached
-                bar.note = note
-                bar.update(rows[stage], completed=done, total=total)
-            reached = bar.get_time()
-
-        yield show
-
-
-class BatchesDone(Protocol):
-    """Shows how many batches are done."""
-
-    def __call__(self, done: int, total: int | None, trained: bool = ...) -> None:
-        """Show it; ``total`` is None if unknown, ``trained`` says that they are trained on."""
-
-
-@contextmanager
-def measuring(*, quiet: bool, clock: Callable[[], float] = time.monotonic) -> Iterator[BatchesDone]:
-    """Give a function that shows a pass over batches (see :class:`BatchesDone`).
-
-    It shows a bar if stderr is a terminal, otherwise a line every :data:`SILENT_S` seconds, so
-    that a short pass prints nothing.
-
-    Args:
-        quiet: print nothing.
-        clock: gives the time in seconds.
-    """
-    console = make_console(sys.stderr)
-    if quiet:
-        yield lambda done, total, trained=False: None
-        return
-    if not console.is_terminal:
-        last = clock()
-
-        def line(done: int, total: int | None, trained: bool = False) -> None:
-            nonlocal last
-            if clock() - last >= SILENT_S:
-                last = clock()
-                of = "" if total is None else f" of {total}"
-                what = "trained on" if trained else "measured"
-                console.print(Text(f"gp-prune: {what} {done}{of} batches"))
-
-        yield line
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("gp-prune: {task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("batches"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        row = bar.add_task("", visible=False)
-
-        def show(done: int, total: int | None, trained: bool = False) -> None:
-            what = "fine-tuning" if trained else "measuring"
-            bar.update(row, completed=done, total=total, visible=True, description=what)
-
-        yield show

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _BLUE, _GREY, _ORANGE, _LIGHT = "#2166ac", "#8a929e", "#c2703d", "#d3d7de"
-_TEXT = 8  # points
+TEXT = 8
+"""Points of the text of a plot."""
 
 
 def save_figure(draw: Callable[[], Any], path: str | Path) -> None:
@@ -72,15 +73,23 @@ def find_matplotlib() -> Any:
     return matplotlib
 
 
-def _new_figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of matplotlib of a size in inches, which a notebook shows."""
+    from gp_prune.report.notebook_figure import NotebookFigure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return NotebookFigure(figsize=(width, height), layout="constrained")
 
 
-def _clean(axes: Any, *, which: str = "major", left: bool = False) -> None:
-    """Leave out the frame but for the axes, and set the size of the tick labels."""
-    axes.tick_params(labelsize=_TEXT, which=which)
+def clean_axes(axes: Any, *, size: int = TEXT, which: str = "major", left: bool = False) -> None:
+    """Leave out the frame but for the axes, and set the size of the tick labels.
+
+    Args:
+        axes: of matplotlib.
+        size: points of the tick labels.
+        which: the ticks: ``"major"``, ``"minor"`` or ``"both"``.
+        left: leave out the left axis, too.
+    """
+    axes.tick_params(labelsize=size, which=which)
     for side in ("top", "right", *(["left"] if left else [])):
         axes.spines[side].set_visible(False)
 
@@ -103,19 +112,19 @@ def plot_front(report: Mapping[str, Any], path: str | Path) -> None:
 
 def _draw_front(report: Mapping[str, Any]) -> Any:
     """Draw two panels with one vertical axis."""
-    figure = _new_figure(9.0, 4.2)
+    figure = new_figure(9.0, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     macs = "conv_macs" if report["counted_macs"] == "conv" else "macs"
     titles = {"conv_macs": "convolution MACs kept (%)", "macs": "MACs kept (%)",
               "params_not_zero": "parameters not zero (%)"}  # fmt: skip
     for axes, field in zip(panels, (macs, "params_not_zero"), strict=True):
         _draw_front_over(axes, report, field)
-        axes.set_xlabel(titles[field], fontsize=_TEXT)
+        axes.set_xlabel(titles[field], fontsize=TEXT)
     what = "error (%)" if report["error"] == "error" else "mean squared error"
-    panels[0].set_ylabel(f"{report['split']} {what}", fontsize=_TEXT)
-    panels[0].legend(frameon=False, fontsize=_TEXT)
+    panels[0].set_ylabel(f"{report['split']} {what}", fontsize=TEXT)
+    panels[0].legend(frameon=False, fontsize=TEXT)
     name = printable(report["settings"]["model"] or "network")
-    figure.suptitle(f"{name}: front of the genetic pruner", fontsize=_TEXT + 3, parse_math=False)
+    figure.suptitle(f"{name}: front of the genetic pruner", fontsize=TEXT + 3, parse_math=False)
     return figure
 
 
@@ -136,18 +145,19 @@ def _draw_front_over(axes: Any, report: Mapping[str, Any], field: str) -> None:
     draw(report["front"], "front", _BLUE, "o")
     for point in report["front"]:
         axes.annotate(point["name"], locate(point), xytext=(4, 4), textcoords="offset points",
-                      fontsize=_TEXT - 2)  # fmt: skip
+                      fontsize=TEXT - 2)  # fmt: skip
     axes.axhline(unit * dense["report_error"], color="#333333", linewidth=0.8, linestyle=":")
     if report["front"]:  # an empty axis has no logarithms
         axes.set_xscale("log")
     # Plain numbers: the axis seldom shows two powers of ten.
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis(lambda value, _: f"{value:g}")
-    _clean(axes, which="both")
+    clean_axes(axes, which="both")
 
 
 _PICTURE = 1.0  # inches
-_LOSSES = {"l1": "L1 loss", "bce": "cross-entropy (nats)"}
+LOSSES = {"l1": "L1 loss", "bce": "cross-entropy (nats)"}
+"""Loss of an autoencoder -> what its axis is called."""
 
 
 def write_plots(result: AutoencodeResult) -> list[Path]:
@@ -157,17 +167,21 @@ def write_plots(result: AutoencodeResult) -> list[Path]:
         UserError: matplotlib is missing, or a file cannot be written.
     """
     plots = {"curves": _draw_curves, "reconstructions": _draw_reconstructions}
-    paths = []
-    for name, draw in plots.items():
-        for suffix in (".png", ".svg"):
-            paths.append(result.folder / f"{name}{suffix}")
-            save_figure(partial(draw, result), paths[-1])
+    paths = plot_files(result.folder)
+    for path in paths:
+        save_figure(partial(plots[path.stem], result), path)
     return paths
+
+
+def plot_files(folder: Path) -> list[Path]:
+    """Return the files that :func:`write_plots` writes."""
+    names = ("curves", "reconstructions")
+    return [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".svg")]
 
 
 def _draw_curves(result: AutoencodeResult) -> Any:
     """Draw loss, sparsity and schedule over the epochs."""
-    figure = _new_figure(7.0, 7.5)
+    figure = new_figure(7.0, 7.5)
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 2])
     by_cell = [
         [row for row in result.history if row.cell == cell]
@@ -177,10 +191,10 @@ def _draw_curves(result: AutoencodeResult) -> Any:
     _draw_sparsity(middle, by_cell)
     _draw_schedule(lower, result, len(by_cell))
     for axes in (upper, middle, lower):
-        _clean(axes)
+        clean_axes(axes)
     settings = result.settings
     title = printable(f"{settings.mode}: {settings.operator}, {settings.data}")
-    figure.suptitle(title, fontsize=_TEXT + 3, parse_math=False)
+    figure.suptitle(title, fontsize=TEXT + 3, parse_math=False)
     return figure
 
 
@@ -199,15 +213,15 @@ def _draw_loss(axes: Any, result: AutoencodeResult, by_cell: list[list[HistoryRo
     pruned = [row for row in best if row.pruned]
     axes.plot([r.generation for r in pruned], [r.validation_loss for r in pruned], "v",
               color=_BLUE, markersize=5, linestyle="", label="pruned")  # fmt: skip
-    axes.set_ylabel(_LOSSES[result.settings.loss], fontsize=_TEXT)
-    axes.legend(frameon=False, fontsize=_TEXT)
+    axes.set_ylabel(LOSSES[result.settings.loss], fontsize=TEXT)
+    axes.legend(frameon=False, fontsize=TEXT)
 
 
 def _draw_sparsity(axes: Any, by_cell: list[list[HistoryRow]]) -> None:
     for rows in by_cell:
         axes.step([r.generation for r in rows], [100 * r.sparsity for r in rows], where="post",
                   color=_BLUE, linewidth=0.8, alpha=1 if len(by_cell) == 1 else 0.5)  # fmt: skip
-    axes.set_ylabel("weights that are zero (%)", fontsize=_TEXT)
+    axes.set_ylabel("weights that are zero (%)", fontsize=TEXT)
     axes.set_ylim(bottom=0)
 
 
@@ -220,19 +234,19 @@ def _draw_schedule(axes: Any, result: AutoencodeResult, cells: int) -> None:
         pruned[row.generation - 1] += row.pruned / cells
     axes.bar(epochs, pruned, color=_GREY, alpha=0.6, width=0.8, label="share of cells pruned")
     axes.set_ylim(0, 1.05)
-    axes.set_ylabel("probability", fontsize=_TEXT)
-    axes.set_xlabel("epoch", fontsize=_TEXT)
-    axes.legend(frameon=False, fontsize=_TEXT)
+    axes.set_ylabel("probability", fontsize=TEXT)
+    axes.set_xlabel("epoch", fontsize=TEXT)
+    axes.legend(frameon=False, fontsize=TEXT)
 
 
 def _draw_reconstructions(result: AutoencodeResult) -> Any:
     """Draw samples of the validation split above their reconstructions."""
     rows = result.reconstructions()
     count = len(result.pictures)
-    figure = _new_figure(_PICTURE * count, _PICTURE * len(rows) + 0.3 * len(rows))
+    figure = new_figure(_PICTURE * count, _PICTURE * len(rows) + 0.3 * len(rows))
     panels = figure.subplots(len(rows), count, squeeze=False)
     for (title, pictures), line in zip(rows, panels, strict=True):
-        line[0].set_title(title, fontsize=_TEXT, loc="left")
+        line[0].set_title(title, fontsize=TEXT, loc="left")
         for picture, axes in zip(pictures, line, strict=True):
             axes.imshow(_to_picture(picture, result.shape), cmap="gray", vmin=0, vmax=1,
                         interpolation="nearest")  # fmt: skip
@@ -283,17 +297,17 @@ def _draw_layers(report: Mapping[str, Any]) -> Any:
         raise UserError("the report has no layers to draw; give the report of a pruned network")
     totals = _totals(report)
     heights = [_ROW * (len(totals) + 1), _ROW * (len(layers) + 1)]
-    figure = _new_figure(_WIDTH, min(_MAX_INCHES, sum(heights) + 2 * _MARGIN))
+    figure = new_figure(_WIDTH, min(_MAX_INCHES, sum(heights) + 2 * _MARGIN))
     upper, lower = figure.subplots(2, 1, height_ratios=heights)
     _draw_bars(upper, [_Bar(name, 100.0, 100 * share, note) for name, share, note in totals])
-    upper.set_xlabel("kept (%)", fontsize=_TEXT)
+    upper.set_xlabel("kept (%)", fontsize=TEXT)
     upper.set_xlim(0, 100)
     _draw_bars(lower, [_layer_bar(row, unit) for row in layers])
-    lower.set_xlabel("weights and biases" if by_weight else "channels", fontsize=_TEXT)
+    lower.set_xlabel("weights and biases" if by_weight else "channels", fontsize=TEXT)
     lower.set_xlim(0, max(row[unit] for row in layers))
     _add_legend(lower, any(row["fixed"] for row in layers))
     title = printable(f"{report['model'] or 'network'} pruned by {report['metric']}")
-    upper.set_title(title, fontsize=_TEXT + 3, loc="left", parse_math=False)
+    upper.set_title(title, fontsize=TEXT + 3, loc="left", parse_math=False)
     return figure
 
 
@@ -337,11 +351,11 @@ def _draw_bars(axes: Any, bars: Sequence[_Bar]) -> None:
         label.set_parse_math(False)  # a name may contain a dollar sign
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    _clean(axes, left=True)
+    clean_axes(axes, left=True)
     for row, bar in enumerate(bars):
         axes.annotate(
             bar.note, (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
-            textcoords="offset points", va="center", fontsize=_TEXT, annotation_clip=False,
+            textcoords="offset points", va="center", fontsize=TEXT, annotation_clip=False,
         )  # fmt: skip
 
 
@@ -351,5 +365,5 @@ def _add_legend(axes: Any, whole: bool) -> None:
     colours = {"kept": _AFTER, **({"kept whole": _WHOLE} if whole else {}), "removed": _BEFORE}
     axes.legend(
         handles=[Patch(color=colour, label=label) for label, colour in colours.items()],
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=len(colours), frameon=False, fontsize=_TEXT,
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=len(colours), frameon=False, fontsize=TEXT,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gp_prune.errors import pluralize
+from gp_prune.metric.file import ALLOCATIONS, OWN
 from gp_prune.report.console import percent, print_facts, print_table, quantity
 
 _UNITS = {
@@ -19,6 +20,8 @@ _STATES = {
     "dense": "before pruning", "pruned": "after pruning",
     "recalibrated": "after recalibration", "tuned": "after fine-tuning",
 }  # fmt: skip
+_ERRORS = {"mse": "mean squared error", "nats": "nats per token"}
+"""Kind of an error -> what a column is called; others are errors."""
 
 
 def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
@@ -42,6 +45,12 @@ def print_pruning(console: Console, report: Mapping[str, Any]) -> None:
     print_facts(console, _totals(report, by_weight))
     for line in report.get("remarks") or ():
         console.print(Text(line))
+
+
+def _allocation(name: str) -> list[tuple[str, str]]:
+    """Return what divides the budget among the layers, unless the conventions do."""
+    words = ALLOCATIONS.get(name, f"the shares of the layers are those of {name}")
+    return [] if name == OWN else [("allocation", words)]
 
 
 def _layer_cells(row: Mapping[str, Any]) -> list[str]:
@@ -109,16 +118,24 @@ def _states(report: Mapping[str, Any]) -> _Part:
     """Return the error of the network in each state, where it was measured."""
     quality = report.get("quality") or {}
     is_rate = quality.get("kind") == "error"
+    perplexities = quality.get("perplexity")
     rows = []
     for state, title in _STATES.items():
         value = quality.get(state)
         if value is not None:
-            rows.append([title, percent(value) if is_rate else f"{value:.4g}"])
+            row = [title, percent(value) if is_rate else f"{value:.4g}"]
         elif state in ("dense", "pruned") and quality:
-            rows.append([title, "not finite"])
+            row = [title, "not finite"]
+        else:
+            continue
+        if perplexities:
+            perplexity = perplexities.get(state)
+            row.append("-" if perplexity is None else f"{perplexity:.4g}")
+        rows.append(row)
     samples = pluralize(quality.get("samples") or 0, f"{quality.get('split')} sample")
-    error = ">error" if is_rate else ">mean squared error"
-    return [f"on {samples} of {quality.get('data')}", error], rows
+    heading = _ERRORS.get(quality.get("kind", ""), "error")
+    headings = [f"on {samples} of {quality.get('data')}", f">{heading}"]
+    return [*headings, *([">perplexity"] if perplexities else [])], rows
 
 
 def _tuning(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -156,6 +173,7 @@ def _totals(report: Mapping[str, Any], by_weight: bool) -> list[tuple[str, str]]
     weights = f" ({report['weights']})" if report.get("weights") else ""
     return [
         ("metric", f"{report['metric']} ({report['conventions']['scope']} ranking)"),
+        *_allocation(report["allocation"]),
         ("model", f"{report['model']}{weights}"),
         *([("data", report["data"])] if report.get("data") else []),
         *([("measured", report["measured"])] if report.get("measured") else []),

@@ -1,50 +1,76 @@
-"""Print the result of a search as tables, and show its progress."""
+"""Print the result of a search as tables."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gp_prune.apply.own_task import short_name
 from gp_prune.errors import pluralize
-from gp_prune.report.console import MARK, BarState, make_console, new_table, render, show_progress
-from gp_prune.search.archive import Candidate
-from gp_prune.search.comparison import Contender, Record
+from gp_prune.report.console import (
+    MARK,
+    make_console,
+    new_table,
+    render,
+    split_table,
+)
+from gp_prune.search.comparison import Comparison, Contender, Record
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.held_out import restrict
+from gp_prune.search.leave_one_out import LeftOut
 from gp_prune.search.nsga2 import Generation
+from gp_prune.search.objectives import LATENCY, SIZE
 from gp_prune.search.results import SearchResult, ladder_objectives
-from gp_prune.search.run import SearchProgress
 
 PLAIN_WIDTH = 160
 """Characters per line where the output is not a terminal."""
 
 NARROW = 120
-"""Below this width the formulas do not fit beside the figures."""
+"""Below this width the errors of a task are not given in its own unit."""
+
+_FORMULA = "formula"
 
 FAILURES = 10
 """Most evaluations that are listed because a limit or the user ended them."""
 
 _BUDGETS = {"macs": "equal MACs", "params": "equal params"}
-_STAGES = {"tasks": "networks", "search": "generations", "compare": "comparison"}
+_HEADINGS = {
+    "error": "error", "tuned_error": "tuned error", "macs": "MACs", "params": "params",
+    "latency": "latency",
+}  # fmt: skip
+_UNITS = {
+    "error": "val/test", "tuned_error": "val/test", "macs": "kept", "params": "kept",
+    "latency": "share",
+}  # fmt: skip
+_JUDGED = {"error": "pruned", "tuned_error": "fine-tuned"}
+_MEANS = {"log": "geometric mean", "mean": "mean"}
+BUDGET_UNITS = {"macs": "MACs", "params": "parameters", "channels": "channels"}
+"""Kind of a budget -> what it counts."""
 
 
 def result_lines(result: SearchResult, stream: IO[str]) -> list[str]:
     """Return the front and the comparison by task as lines for a stream.
 
-    They are in colour on a terminal. On a narrow one the formulas are below the front.
+    They are in colour on a terminal. On a narrow one the formulas are below the front, and what
+    does not fit beside the names is in further tables.
     """
     console = make_console(stream, PLAIN_WIDTH)
+    tables = _front_tables(result, console.width)
     narrow = console.width < NARROW
-    parts: list[RenderableType] = [_front_table(result, with_formulas=not narrow)]
-    if narrow:
+    parts: list[RenderableType] = [*tables]
+    if tables[-1].columns[-1].header != _FORMULA:
         parts += [
             Text(f"{contender.name} = {contender.expression}") for contender in result.contenders
         ]
-    parts += [Text(_explanation(result), style="dim"), Text(), _task_table(result, brief=narrow)]
+    parts.append(Text(_explanation(result), style="dim"))
+    if result.comparison.records:
+        parts += [Text(), *_task_tables(result, console.width, brief=narrow)]
     parts += [Text(line) for line in _failure_lines(result)]
     return render(console, *parts)
 
@@ -63,34 +89,62 @@ def _failure_lines(result: SearchResult) -> list[str]:
     return lines + ([f"  and {len(failures) - FAILURES} more"] if len(failures) > FAILURES else [])
 
 
-def _front_table(result: SearchResult, *, with_formulas: bool) -> Table:
-    """Return a table with a row for every formula of the front and every baseline."""
+def _front_tables(result: SearchResult, room: int) -> list[Table]:
+    """Return tables with a row for every formula of the front and every baseline.
+
+    The formulas are the last column, if there is room for them.
+    """
     budgets = _budgets(result)
-    table = new_table(
-        f"Pareto front: {result.assessed} formulas tried, {result.behaviours} behaviours",
-        ["", ">size", ">error", ">MACs", ">params", *(f">{_BUDGETS[budget]}" for budget in budgets),
-         "metric"],
-    )  # fmt: skip
-    if with_formulas:
-        table.add_column("formula", overflow="fold", min_width=24)
-    header = ["", "", "val/test", "kept", "kept", *("val/test" for _ in budgets)]
-    table.add_row(*header, style="dim")
+    measured = [name for name in result.config.names if name != SIZE]
+    headings = [
+        "", "metric", ">size", *(f">{_HEADINGS[name]}" for name in measured),
+        *(f">{_BUDGETS[budget]}" for budget in budgets),
+    ]  # fmt: skip
+    units = [_UNITS[name] if budgets else _UNITS[name].removesuffix("/test") for name in measured]
+    rows = [["", "", "", *units, *("val/test" for _ in budgets)]]
+    unseen = _chooses(result)
+    if unseen:
+        headings.append(">unseen")
+        rows[0].append("val/test")
+    styles = {0: "dim"}
+    formulas = [_FORMULA, ""]
     for contender in result.contenders:
         row = _figures(result, contender)
-        pairs = [row["ladder"], *(row[f"equal_{budget}"] for budget in budgets)]
-        ladder, *equal = (f"{pair['validation']:.3f}/{pair['test']:.3f}" for pair in pairs)
-        kept = [f"{row['ladder'][name]:.3f}" for name in ("macs", "params")]
+        ladder = [_cell(row["ladder"], name) for name in measured]
+        equal = [_pair(row[f"equal_{budget}"]) for budget in budgets]
+        equal += [_pair(row["unseen"])] if unseen else []
         mark = MARK if row["recommended"] else ""
-        texts = [mark, str(row["size"]), ladder, *kept, *equal, row["name"], row["formula"]]
-        # As Text, because in a plain string rich takes [i,k] for markup.
-        cells = [Text(text) for text in texts[: len(table.columns)]]
-        table.add_row(*cells, style="bold green" if row["recommended"] else "")
-    return table
+        if mark:
+            styles[len(rows)] = "bold green"
+        rows.append([mark, row["name"], str(row["size"]), *ladder, *equal])
+        formulas.append(row["formula"])
+    tables = split_table(headings, rows, room, keys=2, styles=styles, text=formulas)
+    tried = f"{result.assessed} formulas tried, {result.behaviours} behaviours"
+    tables[0].title = f"Pareto front: {tried}"
+    return tables
+
+
+def _chooses(result: SearchResult) -> tuple[str, ...]:
+    """Return the tasks, none of them in the search, by which the winner was chosen."""
+    measured = {record.task for record in result.held_out.records}
+    return tuple(name for name in result.config.validation_tasks if name in measured)
+
+
+def _pair(errors: Mapping[str, float]) -> str:
+    """Format the errors on the validation and on the test split."""
+    return f"{errors['validation']:.3f}/{errors['test']:.3f}"
+
+
+def _cell(ladder: Mapping[str, float], name: str) -> str:
+    """Return the value of an objective; of an error also the test error, where it was measured."""
+    tested = ladder.get(f"test_{name}")
+    if tested is not None:
+        return f"{ladder[name]:.3f}/{tested:.3f}"
+    return "" if math.isnan(ladder[name]) else f"{ladder[name]:.3f}"
 
 
 def _figures(result: SearchResult, contender: Contender) -> dict[str, Any]:
     """Return what was measured of a formula as a JSON object."""
-    validation, macs, params, test = ladder_objectives(result, contender)
     equal = {
         f"equal_{budget}": {
             split: result.comparison.mean(contender.name, split, kind=budget)
@@ -98,94 +152,137 @@ def _figures(result: SearchResult, contender: Contender) -> dict[str, Any]:
         }
         for budget in _budgets(result)
     }
+    unseen = {}
+    if _chooses(result):
+        splits = ("validation", "test")
+        unseen["unseen"] = {split: result.unseen_error(contender, split) for split in splits}
     return {
         "name": contender.name,
         "formula": str(contender.expression),
         "size": contender.expression.size,
         "evolved": contender.candidate is not None,
         "recommended": contender is result.recommended,
-        "ladder": {"validation": validation, "test": test, "macs": macs, "params": params},
+        "ladder": ladder_objectives(result, contender),
         **equal,
-    }
+        **unseen,
+    }  # fmt: skip
 
 
-def _task_table(result: SearchResult, *, brief: bool) -> Table:
+def _task_tables(result: SearchResult, room: int, *, brief: bool) -> list[Table]:
     """Return the test errors of the recommended formula and the baselines, task by task.
 
     ``brief`` leaves out the errors in the unit of the task.
     """
     shares = ", ".join(f"{share:.0%}" for share in result.config.budgets)
-    title = f"Test error at equal budgets ({shares} kept), mean and standard deviation"
-    table = new_table(title, ["", "metric", "budget"], padding=2)
-    for heading in (*result.config.tasks, "mean", "kept"):
-        table.add_column(heading, justify="right")
+    tasks = [f">{short_name(task)}" for task in result.config.tasks]
+    headings = ["", "metric", "budget", "judged", *tasks]
+    headings += [">mean", ">kept"]
+    rows: list[list[str]] = []
+    styles: dict[int, str] = {}
     shown = [result.recommended, *(c for c in result.contenders if c.candidate is None)]
     for budget in _budgets(result):
-        for contender in shown:
-            best = contender is result.recommended
-            cells = [
-                _task_cell(result, contender, budget, task, brief) for task in result.config.tasks
-            ]
-            mean = result.comparison.mean(contender.name, "test", kind=budget)
-            spread = result.comparison.spread(contender.name, "test", kind=budget)
-            table.add_row(
-                MARK if best else "", contender.name, _BUDGETS[budget], *cells,
-                f"{mean:.3f} ± {spread:.3f}",
-                f"{result.comparison.mean(contender.name, budget, kind=budget):.3f}",
-                style="bold green" if best else "",
-            )  # fmt: skip
-    return table
+        for error in _errors(result):
+            for contender in shown:
+                if not result.comparison.part(contender.name, kind=budget, error=error):
+                    continue
+                best = contender is result.recommended
+                if best:
+                    styles[len(rows)] = "bold green"
+                parts = [(budget, task, error) for task in (*result.config.tasks, None)]
+                cells = [_task_cell(result, contender, part, brief) for part in parts]
+                kept = result.comparison.mean(contender.name, budget, kind=budget, error=error)
+                rows.append(
+                    [MARK if best else "", contender.name, _BUDGETS[budget], _JUDGED[error], *cells,
+                     f"{kept:.3f}"]
+                )  # fmt: skip
+    tables = split_table(headings, rows, room, keys=4, styles=styles, padding=1 if brief else 2)
+    title = f"Test error at equal budgets ({shares} kept), ± the standard deviation of repeats"
+    tables[0].title = title
+    return tables
 
 
 def _task_cell(
-    result: SearchResult, contender: Contender, budget: str, task: str, brief: bool
+    result: SearchResult, contender: Contender, part: tuple[str, str | None, str], brief: bool
 ) -> str:
-    rows: list[Record] = result.comparison.part(contender.name, kind=budget, task=task)
-    values = [
-        statistics.fmean(row.test for row in rows if row.repeat == repeat)
-        for repeat in sorted({row.repeat for row in rows})
-    ]
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    """Return the test error of a formula: relative, and as the task measures it.
+
+    Args:
+        result: of the search.
+        contender: the formula.
+        part: kind of budget, name of the task or None for all, and which error.
+        brief: whether to leave out the error as the task measures it.
+    """
+    kind, task, error = part
+    rows: list[Record] = result.comparison.part(contender.name, kind=kind, task=task, error=error)
+    mean = result.comparison.mean(contender.name, "test", kind=kind, task=task, error=error)
+    relative = f"{mean:.3f}"
+    if any(row.repeat for row in rows):
+        spread = result.comparison.spread(contender.name, "test", kind=kind, task=task, error=error)
+        relative += f" ± {spread:.3f}"
+    if brief or task is None:
+        return relative
     raw = statistics.fmean(row.raw_test for row in rows)
-    natural = f"{raw:.1%}" if result.kinds[task] == "classification" else f"mse {raw:.4f}"
-    relative = f"{statistics.fmean(values):.3f} ± {spread:.3f}"
-    return relative if brief else f"{relative} ({natural})"
+    natural = _natural(raw, result.kinds[task])
+    return f"{relative} ({natural})"
+
+
+def _natural(error: float, kind: str) -> str:
+    """Return an error as the task measures it, of a language model as its perplexity."""
+    if kind == "classification":
+        return f"{error:.1%}"
+    return f"ppl {math.exp(error):.3g}" if kind == "language" else f"mse {error:.4f}"
+
+
+def _errors(result: SearchResult) -> list[str]:
+    """Return the errors of the comparison: the one that decides, then the other one."""
+    present = {record.error for record in result.comparison.records if record.kind != "ladder"}
+    return sorted(present, key=lambda name: name != result.config.errors[0])
 
 
 def _explanation(result: SearchResult) -> str:
-    ladder = ", ".join(f"{share:.0%}" for share in result.config.ladder)
-    budgets = ", ".join(f"{share:.0%}" for share in result.config.budgets)
-    unit = "channels" if result.config.granularity == "channel" else "weights"
-    return (
-        "error: 0 as the dense network, 1 as the best constant guess; mean over the tasks\n"
-        f"error, MACs, params: {ladder} of the {unit} kept; equal MACs, equal params: "
-        f"errors at {budgets} of them kept\n"
-        f"NAME_{result.config.scope}: a published metric under the conventions of this run"
-    )
+    config = result.config
+    ladder = ", ".join(f"{share:.0%}" for share in config.ladder)
+    budgets = ", ".join(f"{share:.0%}" for share in config.budgets)
+    units = " or ".join(BUDGET_UNITS[kind] for kind in config.budget_kind)
+    shown = ", ".join(_HEADINGS[name] for name in config.names if name != SIZE)
+    equal = f"; equal MACs, equal params: errors at {budgets} of them kept"
+    lines = [
+        f"error: 0 as the dense network, 1 as the best constant guess; {_MEANS[config.aggregate]} "
+        "over the tasks",
+        f"{shown}: {ladder} of the {units} kept{equal if result.comparison.records else ''}",
+        f"NAME_{config.scope}: a published metric under the conventions of this run",
+    ]
+    names = ", ".join(_chooses(result))
+    if names:
+        lines.append(f"unseen: errors at equal MACs and params on {names}, not in the search")
+    if LATENCY in config.names:
+        lines.append("latency was measured: another run with these settings finds other values")
+    return "\n".join(lines)
 
 
-def interim_lines(front: Sequence[Candidate], stream: IO[str]) -> list[str]:
+def interim_lines(generation: Generation, stream: IO[str]) -> list[str]:
     """Return the front of a run that was stopped as lines for a stream."""
-    table = new_table("Pareto front so far", [">size", ">error", ">MACs", ">params"])
+    measured = [name for name in generation.objectives if name != SIZE]
+    headings = [f">{_HEADINGS[name]}" for name in measured]
+    table = new_table("Pareto front so far", [">size", *headings])
     table.add_column("formula", overflow="fold", min_width=24)
-    for candidate in front:
-        figures = [f"{value:.3f}" for value in candidate.objectives]
+    for candidate in generation.front:
+        values = dict(zip(generation.objectives, candidate.objectives, strict=True))
+        figures = [f"{values[name]:.3f}" for name in measured]
         size = str(candidate.expression.size)
         table.add_row(size, *figures, Text(str(candidate.expression)))
     return render(make_console(stream, PLAIN_WIDTH), table)
 
 
-def interim_json(folder: str, front: Sequence[Candidate]) -> dict[str, Any]:
+def interim_json(folder: str, generation: Generation) -> dict[str, Any]:
     """Return the front of a run that was stopped as a JSON object."""
     rows = [
         {
             "formula": str(candidate.expression),
             "size": candidate.expression.size,
-            "ladder": dict(
-                zip(("validation", "macs", "params"), candidate.objectives, strict=True)
-            ),
+            "ladder": dict(zip(generation.objectives, candidate.objectives, strict=True)),
         }
-        for candidate in front
+        for candidate in generation.front
     ]
     return {"folder": folder, "interrupted": True, "front": rows}
 
@@ -202,43 +299,86 @@ def recommendation(result: SearchResult) -> str:
     lines = [
         f"{MARK} {best.name} = {best.expression}",
         *([f"     Simplified: {simple}"] if simple.size < best.expression.size else []),
+        *([f"     Found as: {found}"] if (found := metric.provenance.get("found_as")) else []),
         *([f"     Published: {best.published}"] if best.published else []),
         f"     LaTeX: {metric.latex()}",
-        "     Rule: the smallest formula whose validation error at equal budgets is within one "
-        "standard deviation",
-        f"     of the least (formulas of at most {config.recommended_size} nodes); the test split "
-        "decided nothing.",
+        *_rule(config, _chooses(result)),
         *(f"     Test split {line}" for line in verdict(result)),
     ]
     return "\n".join(lines)
+
+
+def _rule(config: SearchConfig, unseen: Sequence[str]) -> list[str]:
+    """Return how the recommended formula was chosen, in lines.
+
+    Args:
+        config: the settings.
+        unseen: the tasks that chose it, none of them in the search; empty if there were none.
+    """
+    limit = f"(formulas of at most {config.recommended_size} nodes); the test split"
+    if not config.comparison:
+        return [
+            "     Rule: the formula with the least error in the search",
+            f"     {limit} was not read.",
+        ]
+    what = "deviation" if config.judged_repeats > 1 else "error"
+    return [
+        "     Rule: of the formulas that beat random scores on every task (or on most),",
+        "     the smallest whose validation error at equal budgets is within one",
+        f"     standard {what} of the least{' one' if unseen else ''}",
+        *([f"     on {', '.join(unseen)}, which were not in the search"] if unseen else []),
+        f"     {limit} decided nothing.",
+    ]
 
 
 def verdict(result: SearchResult) -> list[str]:
     """Compare the recommended formula with every baseline on the test split.
 
     Returns:
-        A line for each kind of budget: the mean error of the formula, and for every baseline its
-        mean error and the number of tasks on which the formula has less.
+        A line for each kind of budget and each error, on the tasks of the search and on those that
+        chose the formula: its mean error, and for every baseline its mean error and the number of
+        tasks on which the formula has less.
     """
-    best = result.recommended.name
-    tasks = result.config.tasks
-    lines = []
-    for budget in _budgets(result):
-        error = result.comparison.mean(best, "test", kind=budget)
-        against = []
-        for contender in result.contenders:
-            if contender.candidate is not None or contender.name == best:
-                continue
-            other = result.comparison.mean(contender.name, "test", kind=budget)
-            wins = sum(
-                result.comparison.mean(best, "test", kind=budget, task=task)
-                < result.comparison.mean(contender.name, "test", kind=budget, task=task)
-                for task in tasks
-            )
-            word = "below" if error < other else "NOT below"
-            against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
-        lines.append(f"at {_BUDGETS[budget]}: {error:.3f}, {', '.join(against)}")
+    each = [(budget, error) for error in _errors(result) for budget in _budgets(result)]
+    words = {"error": "right after pruning", "tuned_error": "after fine-tuning"}
+    lines = [
+        f"at {_BUDGETS[budget]} {words[error]}: "
+        f"{_against_baselines(result, result.comparison, budget, error)}"
+        for budget, error in each
+    ]
+    unseen = _chooses(result)
+    there = restrict(result.held_out, unseen)
+    lines += [
+        f"at {_BUDGETS[budget]} {words[error]} on {', '.join(unseen)}: "
+        f"{_against_baselines(result, there, budget, error)}"
+        for budget, error in each
+        if there.part(result.recommended.name, kind=budget, error=error)
+    ]
     return lines
+
+
+def _against_baselines(
+    result: SearchResult, comparison: Comparison, budget: str, error_name: str
+) -> str:
+    """Return the mean test error of the recommended formula beside that of each baseline."""
+    best = result.recommended.name
+    tasks = list(dict.fromkeys(record.task for record in comparison.records))
+
+    def mean(name: str, task: str | None = None) -> float:
+        return comparison.mean(name, "test", kind=budget, task=task, error=error_name)
+
+    error = mean(best)
+    against = []
+    for contender in result.contenders:
+        if contender.candidate is not None or contender.name == best:
+            continue
+        if not comparison.part(contender.name, kind=budget, error=error_name):
+            continue
+        other = mean(contender.name)
+        wins = sum(mean(best, task) < mean(contender.name, task) for task in tasks)
+        word = "below" if error < other else "NOT below"
+        against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
+    return f"{error:.3f}, {', '.join(against)}"
 
 
 def _budgets(result: SearchResult) -> list[str]:
@@ -261,37 +401,41 @@ def result_json(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def progress_display(*, quiet: bool) -> AbstractContextManager[Callable[[SearchProgress], None]]:
-    """Show the stages of a search, see :func:`gp_prune.report.console.show_progress`.
-
-    A log has a line for each generation, and for each quarter of another stage.
-    """
-    printed: set[tuple[str, int]] = set()
-
-    def to_line(now: SearchProgress) -> str:
-        if now.generation is not None:
-            return f"generation {now.done}/{now.of}: {_note(now.generation)}"
-        quarter = (now.stage, now.done * 4 // max(1, now.of))
-        if now.stage not in _STAGES or quarter in printed:
-            return ""
-        printed.add(quarter)
-        return f"{_STAGES[now.stage]}: {now.done}/{now.of}"
-
-    return show_progress(_STAGES, _bar, to_line, quiet=quiet)
-
-
-def _bar(now: SearchProgress) -> BarState:
-    return now.stage, now.done, now.of, _note(now.generation) if now.generation else ""
-
-
-def _note(generation: Generation) -> str:
-    best = generation.front[0]
-    complete = generation.complete
-    in_full = "" if complete == generation.behaviours else f" ({complete} in full)"
-    return (
-        f"{generation.assessed} formulas ({generation.rejected} more refused), "
-        f"{generation.behaviours} behaviours{in_full}, "
-        f"front {len(generation.front)}, "
-        f"least error {best.objectives[0]:.3f} by {best.expression}"
-        f"{'; ends here: ' + generation.stopped if generation.stopped else ''}"
+def left_out_lines(left: Sequence[LeftOut], stream: IO[str]) -> list[str]:
+    """Return what each winner does on the task that its search left out, as lines for a stream."""
+    console = make_console(stream, PLAIN_WIDTH)
+    headings = ["", "left out", "metric", *(f">{title}" for title in _BUDGETS.values())]
+    rows: list[list[str]] = []
+    styles: dict[int, str] = {}
+    for one in left:
+        for name, errors in one.errors().items():
+            best = name == one.result.recommended.name
+            if best:
+                styles[len(rows)] = "bold green"
+            figures = [f"{errors[kind]:.3f}" for kind in _BUDGETS]
+            rows.append([MARK if best else "", short_name(one.task), name, *figures])
+    parts: list[RenderableType] = [
+        *split_table(headings, rows, console.width, keys=3, styles=styles)
+    ]
+    parts += [
+        Text(f"{one.result.recommended.name} = {one.result.recommended.expression}") for one in left
+    ]
+    explanation = (
+        "test error on the task left out, whose errors neither the search nor the choice of its "
+        f"winner ({MARK}) has used"
     )
+    return render(console, *parts, Text(explanation, style="dim"))
+
+
+def left_out_json(left: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """Return what each winner does on the task that its search left out, as JSON."""
+    return [
+        {
+            "left_out": one.task,
+            "folder": str(one.result.folder),
+            "recommended": one.result.recommended.name,
+            "formula": str(one.result.recommended.expression),
+            "test_error": one.errors(),
+        }
+        for one in left
+    ]

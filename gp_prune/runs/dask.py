@@ -76,7 +76,7 @@ class DaskCluster:
     def prepare(self, tasks: Sequence[str]) -> None:
         """Train or load the tasks here; the workers must find the same networks."""
         for name in tasks:
-            self._facts[name] = facts(self._run.source.load(name))
+            self._facts[name] = facts(self._run.source.load_once(name))
 
     def submit(self, job: Job[R]) -> Future[R]:
         """Run the job on the cluster.

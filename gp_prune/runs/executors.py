@@ -1,20 +1,20 @@
-"""Where jobs run, and the queue that runs each of them once and writes its result down."""
+"""Where jobs run: in this process, in worker processes, or on the workers of a cluster."""
 
 from __future__ import annotations
 
 import math
 import platform
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Generic, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Protocol
 
 from gp_prune.errors import UserError
 from gp_prune.runs import processes
+from gp_prune.runs.inside import POLL_SECONDS, InsideStep
 from gp_prune.runs.jobs import Job, R, T, TaskSource, Workbench, work
-from gp_prune.runs.journal import Journal
 from gp_prune.runs.processes import (
     Facts,
     LimitExceeded,
@@ -121,20 +121,44 @@ class SkipLost:
 
 
 class InProcess:
-    """Runs jobs in this process, each as soon as it is submitted."""
+    """Runs jobs in this process, each as soon as it is submitted.
 
-    def __init__(self, source: TaskSource) -> None:
+    Args:
+        source: where the tasks are.
+        inside: is told how much of a job is done.
+    """
+
+    def __init__(self, source: TaskSource, inside: InsideStep | None = None) -> None:
         self._workbench = Workbench(source)
+        self._inside = inside or InsideStep()
+        self._inside.active = inside is not None
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Load the tasks."""
-        for name in tasks:
-            self._workbench.task(name)
+        for number, name in enumerate(tasks):
+            self._inside.count(number, len(tasks))
+            with self._followed(name):
+                self._workbench.source.load_once(name)
+            self._inside.drop(name)
+        self._inside.count(len(tasks), len(tasks))
+
+    @contextmanager
+    def _followed(self, key: str) -> Iterator[None]:
+        """Tell how much is done of the training in the body."""
+        from gp_prune.training.shares import listening
+
+        def hear(share: float) -> None:
+            self._inside.put(key, share)
+            self._inside.tell()
+
+        with listening(hear) if self._inside.active else nullcontext():
+            yield
 
     def submit(self, job: Job[R]) -> Future[R]:
         """Run the job now."""
         try:
-            return completed(job.run(self._workbench))
+            with self._followed(job.key):
+                return completed(job.run(self._workbench))
         except Exception as error:
             if not processes.out_of_memory(error):
                 raise
@@ -156,6 +180,7 @@ class Host:
         source: where the workers find the tasks.
         limits: what one job may use.
         expected: what the workers must find in loading a task, by its name.
+        inside: is told how much of a job, or of the training of a task, is done.
     """
 
     def __init__(
@@ -163,10 +188,12 @@ class Host:
         source: TaskSource,
         limits: ResourceLimits,
         expected: Mapping[str, Facts] | None = None,
+        inside: InsideStep | None = None,
     ) -> None:
         self._source = source
+        self._inside = inside
         self._limits = limits
-        self._expected = expected or {}
+        self._expected = {} if expected is None else expected  # which may be filled later
         self._changed = threading.Condition()
         self._free: list[Worker] = []
         self._all: set[Worker] = set()
@@ -254,7 +281,8 @@ class Host:
         def compute(worker: Worker) -> R:
             if job.task:
                 self._load(worker, job.task)
-            result: R = worker.call(processes.run, self._source, job, limits=limits)
+            hear = self._hear(job.key)
+            result: R = worker.call(processes.run, self._source, job, limits=limits, hear=hear)
             return result
 
         for _ in range(TRIES):
@@ -265,6 +293,10 @@ class Host:
             except WorkerLost as lost:
                 raise JobLost(job.title, str(lost)) from None
         return job.failed(f"{reason}, {TRIES} times")
+
+    def _hear(self, key: str) -> Callable[[float], None] | None:
+        inside = self._inside
+        return partial(inside.put, key) if inside is not None and inside.active else None
 
     def _retry(self, function: Callable[[Worker], T]) -> T:
         """Return what a function gets from a worker; try again, after pauses, when it is lost."""
@@ -283,18 +315,22 @@ class Host:
     def _load(self, worker: Worker, name: str) -> None:
         """Load a task without a limit: it is no fault of the candidate if that takes long."""
         if name not in worker.loaded:
-            self._check(name, worker.call(processes.load, self._source, name))
+            found = worker.call(processes.load, self._source, name, hear=self._hear(name))
+            self._check(name, found)
             worker.loaded.add(name)
 
     def _check(self, name: str, facts: Facts) -> None:
         """Raise a UserError where a result would differ from that of the main process."""
         for fact, wanted in self._expected.get(name, {}).items():
             if facts[fact] != wanted:
-                remedy = (
-                    f"copy the cache folder of {name} from the main machine"
-                    if fact == "network"
-                    else "install the same version"
-                )
+                remedy = "install the same version"
+                if fact in ("network", "data"):
+                    remedy = f"copy the cache folder, or the files, of {name} from the main machine"
+                    if name.rpartition(":")[0].endswith(".py"):
+                        remedy = (
+                            "let the function give the same network and data at every call, and "
+                            "copy the files that it reads from the main machine"
+                        )
                 raise UserError(
                     f"a worker on {platform.node()} has another {fact} for {name!r} than the "
                     f"main process, {facts[fact]} in the place of {wanted}; {remedy} there"
@@ -327,18 +363,28 @@ class WorkerPool:
         source: where the workers find the tasks.
         workers: number of processes.
         limits: what one job may use.
+        inside: is told how much of a job, or of the training of a task, is done.
     """
 
     def __init__(
-        self, source: TaskSource, workers: int, limits: ResourceLimits | None = None
+        self,
+        source: TaskSource,
+        workers: int,
+        limits: ResourceLimits | None = None,
+        inside: InsideStep | None = None,
     ) -> None:
-        self.host = Host(source, limits or ResourceLimits())
+        self._facts: dict[str, Facts] = {}
+        self._inside = inside or InsideStep()
+        self.host = Host(source, limits or ResourceLimits(), self._facts, inside)
         self._source = source
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="gp-prune")
 
     def prepare(self, tasks: Sequence[str]) -> None:
-        """Train what was never trained, several at a time; workers then load all tasks.
+        """Train what was never trained, several at a time; then load all tasks, here and there.
+
+        Workers must find the networks and data of the main process: a user's function may give
+        another network at each call.
 
         The loading goes on while the main process does something else, for which a core is left;
         a worker that has no task loaded loads what it needs for its first jobs.
@@ -347,8 +393,15 @@ class WorkerPool:
             UserError: a task cannot be loaded, or a worker died over it.
         """
         untrained = [name for name in tasks if not self._source.trained(name)]
+        self._inside.count(0, len(tasks))
         for future in [self._threads.submit(self.host.load, name) for name in untrained]:
+            while not wait([future], POLL_SECONDS).done:
+                self._inside.tell()
             future.result()
+        for number, name in enumerate(tasks, 1):
+            self._facts[name] = processes.facts(self._source.load_once(name))
+            self._inside.drop(name)
+            self._inside.count(number, len(tasks))
         for _ in range(min(self._workers, max(1, cores() - 1))):
             self._threads.submit(self.host.load, *tasks)
 
@@ -364,6 +417,18 @@ class WorkerPool:
         self.host.close()
 
 
+def in_process(
+    workers: int,
+    limits: ResourceLimits | None = None,
+    cluster: str | None = None,
+    *,
+    skip_lost: bool = False,
+) -> bool:
+    """Return whether jobs run in this very process, see :func:`make_runner`."""
+    limited = limits is not None and limits.limited
+    return cluster is None and workers == 1 and not skip_lost and not limited
+
+
 def make_runner(
     source: TaskSource,
     workers: int,
@@ -371,6 +436,7 @@ def make_runner(
     cluster: str | None = None,
     *,
     skip_lost: bool = False,
+    inside: InsideStep | None = None,
 ) -> Runner:
     """Return a runner; one worker means this very process, if nothing is limited or skipped.
 
@@ -380,6 +446,8 @@ def make_runner(
         limits: what one job may use; a limit needs a process that can be ended.
         cluster: address of a Dask scheduler whose workers take the place of the processes.
         skip_lost: whether jobs whose workers are lost again and again are set aside.
+        inside: is told how much of the running jobs is done, and in :meth:`Runner.prepare` of the
+            tasks; workers of a cluster tell nothing.
 
     Raises:
         UserError: the number of workers is not positive, or the cluster cannot be used.
@@ -391,98 +459,8 @@ def make_runner(
         runner = DaskCluster(source, cluster, limits)
     elif workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
-    elif workers == 1 and not skip_lost and (limits is None or not limits.limited):
-        runner = InProcess(source)
+    elif in_process(workers, limits, skip_lost=skip_lost):
+        runner = InProcess(source, inside)
     else:
-        runner = WorkerPool(source, workers, limits)
+        runner = WorkerPool(source, workers, limits, inside)
     return SkipLost(runner) if skip_lost else runner
-
-
-class JobQueue(Generic[R]):
-    """Jobs that are run at most once, and whose results are recorded in their order.
-
-    As a context manager it cancels the jobs that have not begun when its body raises.
-
-    Args:
-        runner: runs what the journal does not know.
-        journal: remembers results, those of earlier runs of the same folder and of a run that
-            is reused included.
-        progress: hears how many of how many distinct jobs are done.
-        of: number of distinct jobs where it is known; else progress hears how many so far.
-
-    Attributes:
-        results: what is known, by the keys of the jobs.
-    """
-
-    def __init__(
-        self,
-        runner: Runner,
-        journal: Journal[R],
-        progress: Callable[[int, int], None] = lambda done, of: None,
-        of: int = 0,
-    ) -> None:
-        self._runner = runner
-        self._journal = journal
-        self._progress = progress
-        self._of = of
-        self._asked: set[str] = set()
-        # With lent results in their places, so that the journal is the same with and without.
-        self._waiting: deque[tuple[Job[R], Future[R]]] = deque()
-        self.results: dict[str, R] = {}
-
-    def submit(self, job: Job[R]) -> None:
-        """Begin a job unless its result is known; record earlier ones that are done."""
-        if job.key in self._asked:
-            return
-        self._asked.add(job.key)
-        known = self._journal.known(job.key)
-        if known is not None:
-            self.results[job.key] = known
-            return
-        lent = self._journal.lent(job.key)
-        future = self._runner.submit(job) if lent is None else completed(lent)
-        self._waiting.append((job, future))
-        while self._waiting and self._waiting[0][1].done():
-            self._record()
-
-    def collect(self) -> dict[str, R]:
-        """Wait for all jobs; return the results by the keys of the jobs."""
-        while self._waiting:
-            self._record()
-        self._journal.sync()
-        return self.results
-
-    def _record(self) -> None:
-        job, future = self._waiting.popleft()
-        result = future.result()
-        self._journal.outcome(job, result)
-        self.results[job.key] = result
-        self._progress(len(self.results), max(self._of, len(self._asked)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _, future in self._waiting:
-            future.cancel()
-
-
-def run_with_journal(
-    jobs: Iterable[Job[R]],
-    runner: Runner,
-    journal: Journal[R],
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, R]:
-    """Return the result of every job by its key; no job is run twice.
-
-    Args:
-        jobs: what is wanted. Of an iterator, the first jobs run while it makes the others.
-        runner: see :class:`JobQueue`, also for the others.
-        journal: remembers results.
-        progress: hears how many of how many distinct jobs are done.
-    """
-    of = len({job.key for job in jobs}) if isinstance(jobs, Sequence) else 0
-    with JobQueue(runner, journal, progress, of) as queue:
-        for job in jobs:
-            queue.submit(job)
-        return queue.collect()

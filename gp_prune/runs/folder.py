@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -12,14 +11,15 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from gp_prune._io import (
     MOST_TEXT,
     check_type,
+    code_digest,
     read_file,
     remove_temporary_files,
     write_text,
@@ -41,6 +41,29 @@ _CODE = "python_files"
 """The entry of a run's header that names the Python files that it runs, with their digests."""
 
 
+_TASKS = ("tasks", "validate_on", "report_on")
+"""The settings that name tasks."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file; nothing in it is checked but that it is TOML.
+
+    Raises:
+        UserError: the file cannot be read, or is not TOML.
+    """
+    file = repr(str(path))
+    try:
+        return tomllib.loads(read_file(path, MOST_TEXT).decode())
+    except OSError as error:
+        raise UserError(f"settings file {file} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(
+            f"settings file {file} is nested too deeply; settings are not nested at all"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"settings file {file} is not valid TOML: {error}") from None
+
+
 class Settings:
     """Base of a frozen dataclass of settings; all that decides the result of a run.
 
@@ -49,7 +72,13 @@ class Settings:
     :func:`gp_prune.errors.check_fields`.
 
     Settings of runs that measure layers have a field ``max_memory``, a size with its unit.
+
+    Attributes:
+        ADJUSTABLE: names of the settings that a resumed run may change: what the journal holds
+            stays right whatever they are.
     """
+
+    ADJUSTABLE: ClassVar[frozenset[str]] = frozenset()
 
     def normalise_memory(self) -> None:
         """Write ``max_memory`` as its shortest text, so that equal sizes are equal settings.
@@ -84,7 +113,16 @@ class Settings:
         Raises:
             UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
         """
-        return cls(**cls.read(path))
+        return cls.from_content(read_toml(path), path)
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], path: Path) -> Self:
+        """Return the settings that were read from a file, see :meth:`from_toml`.
+
+        Raises:
+            UserError: a setting is unknown or wrong.
+        """
+        return cls(**cls._check(content, path))
 
     @classmethod
     def read(cls, path: Path) -> dict[str, Any]:
@@ -93,18 +131,19 @@ class Settings:
         Raises:
             UserError: the file cannot be read, is not TOML, or holds an unknown or wrong setting.
         """
+        return cls._check(read_toml(path), path)
+
+    @classmethod
+    def _check(cls, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Check the names and the types of settings that were read from a file, and return them.
+
+        Raises:
+            UserError: one is unknown or wrong.
+        """
         file = repr(str(path))
-        try:
-            data = tomllib.loads(read_file(path, MOST_TEXT).decode())
-        except OSError as error:
-            raise UserError(f"settings file {file} cannot be read: {error.strerror}") from None
-        except RecursionError:
-            raise UserError(
-                f"settings file {file} is nested too deeply; settings are not nested at all"
-            ) from None
-        except ValueError as error:
-            raise UserError(f"settings file {file} is not valid TOML: {error}") from None
-        types = get_type_hints(cls)
+        data = dict(content)
+        hints = get_type_hints(cls)
+        types = {field.name: hints[field.name] for field in fields(cast(Any, cls))}
         for name, value in data.items():
             if name not in types:
                 close = difflib.get_close_matches(name, types, n=1)
@@ -148,10 +187,11 @@ S = TypeVar("S", bound=Settings)
 
 
 def code_files(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the Python files that settings name: those of primitives, and that of the model."""
-    file = str(settings.get("model", "")).rpartition(":")[0]
-    model = (file,) if file.endswith(".py") else ()
-    return (*settings.get("primitives", ()), *model)
+    """Return the Python files that settings name: of primitives, of a model and of tasks."""
+    tasks = (name for entry in _TASKS for name in settings.get(entry, ()))
+    files = (str(name).rpartition(":")[0] for name in (settings.get("model", ""), *tasks))
+    models = dict.fromkeys(file for file in files if file.endswith(".py"))
+    return (*settings.get("primitives", ()), *models)
 
 
 def check_trust(code: Iterable[str], trust: Iterable[str | Path], owner: str) -> None:
@@ -177,14 +217,6 @@ def check_trust(code: Iterable[str], trust: Iterable[str | Path], owner: str) ->
             )
     for path in sorted(unused):
         raise UserError(f"{owner} does not run {trusted[path]!r}; leave it out")
-
-
-def code_digest(file: str | Path) -> str:
-    """Return the SHA-256 of a Python file, or that it cannot be read."""
-    try:
-        return f"sha256:{hashlib.sha256(read_file(file, MOST_TEXT)).hexdigest()}"
-    except OSError as error:
-        return f"not readable: {error.strerror}"
 
 
 def _check_code(settings: Settings, journal: Journal[R]) -> None:
@@ -218,6 +250,7 @@ def load_or_check_settings(
     *,
     resume: bool,
     trust: Sequence[str | Path] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> S:
     """Return the settings of a run, and check that the folder is fit for it.
 
@@ -227,20 +260,24 @@ def load_or_check_settings(
         folder: the run folder.
         resume: continue the run in the folder.
         trust: Python files that stored settings may run; those of ``given`` need not be named.
+        changes: with ``resume``, settings that replace the stored ones, by name.
 
     Raises:
-        UserError: the folder is in use, or is no run folder, its settings are others, or they
-            would run a file that was not named.
+        UserError: the folder is in use, or is no run folder, a setting would change that a resumed
+            run keeps, or the settings would run a file that was not named.
     """
     if resume:
         if not (folder / CONFIG).is_file():
             raise UserError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}")
         stored = settings.from_toml(folder / CONFIG)
-        if given is not None and given != stored:
+        wanted = replace(cast(Any, stored if given is None else given), **(changes or {}))
+        kept = [name for name in wanted.changed(stored) if name not in settings.ADJUSTABLE]
+        if kept:
             raise UserError(
-                f"a resumed run keeps its settings, but {', '.join(given.changed(stored))} would "
-                "change; leave them out or start a new run"
+                f"a resumed run keeps its settings, but {', '.join(kept)} would change; leave them "
+                "out or start a new run"
             )
+        stored = wanted
         check_trust(
             stored.python_files,
             (*trust, *(given.python_files if given else ())),
@@ -282,12 +319,12 @@ def open_run_folder(
     """
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        with writing(folder):
+        with writing(folder, begun=False):
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_links(folder)
         with Journal(folder, read) as journal:
             _check_statistics(folder, journal)
-            with writing(folder):
+            with writing(folder, begun=False):
                 for part, _, _ in os.walk(folder):
                     remove_temporary_files(Path(part))
             try:
@@ -306,9 +343,9 @@ def _check_statistics(folder: Path, journal: Journal[Any]) -> None:
     if journal.begun is None or journal.begun.get("statistics") == STATISTICS_VERSION:
         return
     raise UserError(
-        f"run {str(folder)!r} was begun when formulas read 64 samples and positions of each layer, "
-        "not all of them, so it cannot be resumed; start a new run (evolve takes its evaluations "
-        "over with --reuse)"
+        f"run {str(folder)!r} was begun with version {journal.begun.get('statistics', 1)} of the "
+        f"statistics that formulas read, and version {STATISTICS_VERSION} may give other scores, "
+        "so it cannot be resumed; start a new run (evolve takes its evaluations over with --reuse)"
     )
 
 
@@ -340,38 +377,51 @@ def write_run_header(
     resume: bool,
     digested: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the settings of a new run and all that decides its results, or check the latter.
+    """Write the settings of a run and all that decides its results, or check the latter.
+
+    Settings that a resumed run changes are written, too; the journal keeps those that it was begun
+    with.
 
     Args:
         folder: the run folder.
         settings: what :func:`load_or_check_settings` returned.
         journal: the journal in the folder.
         identity: all that decides the results, as JSON.
-        resume: the settings are there already.
+        resume: the run was begun before.
         digested: name in ``identity`` -> what it is, see :meth:`Journal.write_header`.
 
     Raises:
         UserError: the run was begun with something else, or the folder cannot be written.
     """
-    if not resume:
-        with writing(folder):
-            write_text(folder / CONFIG, settings.to_toml())
     header = {**identity, "statistics": STATISTICS_VERSION}
     code = list(map(_describe_code, settings.python_files))
-    journal.write_header({**header, _CODE: code} if code else header, digested)
+    header = {**header, _CODE: code} if code else header
+    if not resume:
+        with writing(folder, begun=False):
+            write_text(folder / CONFIG, settings.to_toml())
+    journal.write_header(header, digested, settings.ADJUSTABLE)
+    if resume and type(settings).from_toml(folder / CONFIG) != settings:
+        with writing(folder):
+            write_text(folder / CONFIG, settings.to_toml())
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn an error of the system into one sentence about the run folder."""
+def writing(folder: Path, *, begun: bool = True) -> Iterator[None]:
+    """Turn an error of the system into one sentence about the run folder.
+
+    Args:
+        folder: the run folder.
+        begun: whether the journal holds what has been done, so that the run can go on.
+    """
     try:
         yield
     except OSError as error:
         name = error.filename or folder
+        remedy = "go on with --resume" if begun else "give another --out"
         raise UserError(
             f"run folder {str(folder)!r} cannot be written: {error.strerror}"
-            f"{'' if Path(name) == folder else f' ({str(name)!r})'}; mend this, or give another "
-            "--out"
+            f"{'' if Path(name) == folder else f' ({str(name)!r})'}; mend this"
+            f"{', and ' if begun else ', or '}{remedy}"
         ) from error
 
 

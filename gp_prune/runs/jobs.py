@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from gp_prune._io import code_digest
+from gp_prune.apply.own_task import NO_OPTIONS, TaskOptions, load_named_task
+from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, trace
+from gp_prune.runs.held import HeldTask, read_held
 from gp_prune.statistics.time_limit import MODEL_TIMEOUT
-from gp_prune.tasks import Task, is_trained, load_task
+from gp_prune.tasks import Task, is_task_name, is_trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +92,7 @@ class Workbench:
         """Return a task and its traced network, loaded when first asked for."""
         if name not in self._tasks:
             task = self.source.load(name)
-            traced = trace(task.model, task.example_inputs, interface=task.interface)
+            traced = trace(task.model, task.example_inputs, interface=task.keep)
             self._tasks[name] = task, traced
         return self._tasks[name]
 
@@ -121,6 +125,12 @@ class TaskSource:
         device: where networks and data are put.
         model_timeout: seconds that a user's function and a forward pass of its network may take; 0
             for any time.
+        options: data, kind and weights of networks that bring none.
+        code: users' files with networks, and what the main process has found there: a worker runs
+            no other content.
+        files: tasks that the main process holds in memory.
+        held: the same in the main process, by name, and those that it has loaded with
+            :meth:`load_once`; they do not travel.
     """
 
     cache_dir: str | None = None
@@ -128,21 +138,56 @@ class TaskSource:
     download: bool = False
     device: str = "cpu"
     model_timeout: float = MODEL_TIMEOUT
+    options: TaskOptions = NO_OPTIONS
+    code: tuple[tuple[str, str], ...] = ()
+    files: tuple[HeldTask, ...] = ()
+    held: dict[str, Task] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what travels to other processes: all but the tasks in memory."""
+        return {**self.__dict__, "held": {}}
 
     def load(self, name: str) -> Task:
-        """Load a task; see :func:`gp_prune.tasks.load_task` for what it raises."""
-        return load_task(name, **self._options())
+        """Load a task; see :func:`gp_prune.apply.own_task.load_named_task` for what it raises.
+
+        Raises:
+            UserError: also where a user's file is another one than that of the main process.
+        """
+        if name in self.held:
+            return self.held[name]
+        for file in self.files:
+            if file.name == name:
+                return read_held(file)
+        for path, digest in self.code:
+            if name.rpartition(":")[0] == path and code_digest(path) != digest:
+                raise UserError(
+                    f"a worker has {path!r} as {code_digest(path)}, and the main process as "
+                    f"{digest}; copy the file from the main machine and go on with --resume"
+                )
+        return load_named_task(name, self.options, **self.arguments())
+
+    def load_once(self, name: str) -> Task:
+        """Load a task and keep it, so that this process has one network and one data set by it."""
+        if name not in self.held:
+            self.held[name] = self.load(name)
+        return self.held[name]
 
     def trained(self, name: str) -> bool:
         """Tell whether :meth:`load` takes no training; raise as it does."""
-        return is_trained(name, **self._options())
+        if name in self.held or not is_task_name(name):
+            return True
+        arguments = self.arguments()
+        del arguments["model_timeout"]
+        return is_trained(name, **arguments)
 
-    def _options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
+        """Return folders, device and limit as the arguments of what loads a network."""
         return {
             "cache_dir": None if self.cache_dir is None else Path(self.cache_dir),
             "data_root": None if self.data_root is None else Path(self.data_root),
             "download": self.download,
             "device": self.device,
+            "model_timeout": self.model_timeout,
         }
 
 

@@ -15,22 +15,19 @@ import stat
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self
 
-from gp_prune._io import sync_folder
+from gp_prune._io import sync_folder, try_lock
 from gp_prune.errors import Rule, UserError, brief
 from gp_prune.runs.jobs import Decoder, Job, R
 from gp_prune.runs.line_index import DIGEST_BYTES, LineIndex, digest
 
 NAME = "journal.jsonl"
 _SYNC_SECONDS = 0.5
-_LOCKED_BYTE = 2**31 - 2
-"""Windows locks bytes of a file; this one is far beyond the end of a journal."""
-
 _MOST_BYTES = 2**24
 """Longest line; what is longer was not written by a run."""
 
@@ -112,13 +109,19 @@ class Journal(Generic[R]):
         """Return the result of the job with a key in another run, if it was lent."""
         return self._lent.get(key)
 
-    def write_header(self, run: dict[str, Any], digested: Mapping[str, str] | None = None) -> None:
+    def write_header(
+        self,
+        run: dict[str, Any],
+        digested: Mapping[str, str] | None = None,
+        adjustable: Collection[str] = (),
+    ) -> None:
         """Write all that decides the results of this run, or check that it is still the same.
 
         Args:
             run: what decides the results, by name.
             digested: name -> what it is, where a value says nothing to a person, such as a digest;
                 for instance ``"the data 'digits'"``.
+            adjustable: names that may have another value than at the beginning.
 
         Raises:
             UserError: the run was begun with something else, so its results would not fit.
@@ -128,7 +131,7 @@ class Journal(Generic[R]):
             self._write({"event": "begin", "run": run})
             return
         for name in sorted({*run, *self._begun}):
-            if run.get(name) == self._begun.get(name):
+            if name in adjustable or run.get(name) == self._begun.get(name):
                 continue
             if digested and name in digested:
                 raise UserError(
@@ -269,6 +272,10 @@ def _tuples(value: Any) -> Any:
     return value
 
 
+class DamagedJournal(UserError):
+    """A journal cannot be read; the message names its file and the line."""
+
+
 def entries(path: Path, read: Decoder[R]) -> Iterator[dict[str, Any] | tuple[str, R]]:
     """Read the lines of a journal, without a torn last one: results with the key of their job.
 
@@ -277,7 +284,7 @@ def entries(path: Path, read: Decoder[R]) -> Iterator[dict[str, Any] | tuple[str
         read: makes a result of a line.
 
     Raises:
-        UserError: a line is damaged, or the journal is no regular file.
+        DamagedJournal: a line is damaged, or the journal is no regular file.
         OSError: the file cannot be read.
     """
     _check_regular(path)
@@ -320,7 +327,7 @@ def _lines(path: Path, read: Decoder[R]) -> Iterator[_Line[R]]:
                 yield _parse(line, read)
             except _DAMAGE:
                 old = " (it has no digest, as in earlier versions)" if _unsealed(line) else ""
-                raise UserError(
+                raise DamagedJournal(
                     f"journal {str(path)!r} is damaged in line {number}; restore it or start a new "
                     f"run in another folder{old}"
                 ) from None
@@ -396,7 +403,7 @@ def _check_regular(path: Path) -> None:
     except OSError:  # what is missing is made, and other errors are said when it is opened
         return
     if not stat.S_ISREG(mode):
-        raise UserError(f"journal {str(path)!r} is no regular file; put it back")
+        raise DamagedJournal(f"journal {str(path)!r} is no regular file; put it back")
 
 
 def _write_all(file: FileIO, line: bytes) -> None:
@@ -416,23 +423,9 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
 
 def _lock(file: FileIO, path: Path) -> None:
     """Keep other runs out until the file is closed (the system sees to it after a kill)."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        def take() -> None:
-            # The same byte in every run, and none of a line: Windows refuses to read locked ones.
-            os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        def take() -> None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
     try:
-        take()
         # A run that could not begin may have removed the file since it was opened here.
-        taken = not os.path.samestat(os.fstat(file.fileno()), path.stat())
+        taken = not try_lock(file) or not os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
         taken = True
     if taken:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 HEADER = 8
 """Bytes of the length before each message."""
 
+SHARE = b"share "
+"""Begins a message before the answer: how much of it is done. No pickle begins so."""
+
 _LOOK_SECONDS = 0.05
 
 # ``sys`` is a part of the interpreter, so nothing is imported before the path is set.
@@ -145,6 +148,7 @@ class Worker:
         function: Callable[..., Any],
         *args: Any,
         limits: ResourceLimits | None = None,
+        hear: Callable[[float], None] | None = None,
     ) -> Any:
         """Return ``function(*args)``, computed in the worker; raise the exception that it raised.
 
@@ -152,17 +156,22 @@ class Worker:
             function: a function that the worker can import.
             args: what pickle can carry.
             limits: what it may use.
+            hear: called with the share of a training in it that is done.
 
         Raises:
             LimitExceeded: it took more than the limits and was killed.
             WorkerLost: the worker died or ran out of memory; it cannot be used again.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        request = pickle.dumps((function, args))
+        request = pickle.dumps((function, args, hear is not None))
         with self._watched(limits or ResourceLimits()) as reasons:
             try:
                 send(self._process.stdin, request)
                 answer = receive(self._process.stdout)
+                while answer is not None and answer.startswith(SHARE):
+                    if hear is not None:
+                        hear(float(answer.removeprefix(SHARE)))
+                    answer = receive(self._process.stdout)
             except (OSError, ValueError):  # a ValueError: the pipes were closed meanwhile
                 answer = None
         if answer is None or reasons:
@@ -279,7 +288,7 @@ def serve() -> None:
     reader = threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True)
     reader.start()
     while True:
-        send(answers, _answer(requests.get()))
+        send(answers, _answer(requests.get(), answers))
 
 
 def _read(stream: IO[bytes], requests: queue.SimpleQueue[bytes]) -> None:
@@ -289,11 +298,16 @@ def _read(stream: IO[bytes], requests: queue.SimpleQueue[bytes]) -> None:
     os._exit(1)
 
 
-def _answer(request: bytes) -> bytes:
+def _answer(request: bytes, answers: IO[bytes]) -> bytes:
     """Return the value of the request, or the exception that it raised."""
     try:
-        function, args = pickle.loads(request)
-        return pickle.dumps((True, function(*args)))
+        function, args, followed = pickle.loads(request)
+        if not followed:
+            return pickle.dumps((True, function(*args)))
+        from gp_prune.training.shares import listening
+
+        with listening(lambda share: send(answers, SHARE + repr(share).encode())):
+            return pickle.dumps((True, function(*args)))
     except BaseException as error:
         error.add_note(f"in a worker:\n{traceback.format_exc()}")
         try:
@@ -337,9 +351,12 @@ def facts(task: Task) -> Facts:
     import importlib.metadata
 
     from gp_prune.runs.jobs import network_digest
+    from gp_prune.tasks import is_task_name
 
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"network": network_digest(task.model), **packages}
+    known = {"network": network_digest(task.model), **packages}
+    # The samples of a built-in task are part of what its network is known by.
+    return known if is_task_name(task.name) else {"data": task.digest, **known}
 
 
 def run(source: TaskSource, job: Job[R]) -> R:

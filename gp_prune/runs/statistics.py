@@ -21,32 +21,47 @@ STATISTICS = "statistics.json"
 """The file in the run folder."""
 
 
-def write_statistics(
-    folder: Path, settings: Settings, networks: Mapping[str, LayerCoverage]
-) -> None:
-    """Write how much of the data each measurement saw, and warn where a limit was met.
+class StatisticsFile:
+    """The file of a run that says how much of the data each measurement saw.
 
     Args:
         folder: the run folder.
         settings: of the run, with a field ``max_memory``.
-        networks: name of a network -> how much was measured of its layers.
 
     Warns:
-        CoverageWarning: something did not fit, or the limit is more than the machine has.
+        CoverageWarning: the limit of memory is more than the machine has.
     """
-    notes = [
-        describe_limit(coverage, settings.memory, f" of {name}")
-        for name, coverage in networks.items()
-    ]
-    warn_of_limits(settings, notes)
-    content = {
-        "version": STATISTICS_VERSION,
-        "max_memory": settings.memory,
-        "notes": [note for note in notes if note],
-        "networks": {name: coverage_json(coverage) for name, coverage in networks.items()},
-    }
-    with writing(folder):
-        write_json(folder / STATISTICS, content)
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder, self._settings = folder, settings
+        self._warned: set[str] = set()
+        warn_of_limits(settings, [])
+
+    def write(self, networks: Mapping[str, LayerCoverage]) -> None:
+        """Write what was measured by now.
+
+        Args:
+            networks: name of a network -> how much was measured of its layers.
+
+        Warns:
+            CoverageWarning: something did not fit; once for each network.
+        """
+        memory = self._settings.memory
+        found = {
+            name: describe_limit(coverage, memory, f" of {name}")
+            for name, coverage in networks.items()
+        }
+        notes = {name: note for name, note in found.items() if note}
+        _warn(note for name, note in notes.items() if name not in self._warned)
+        self._warned.update(notes)
+        content = {
+            "version": STATISTICS_VERSION,
+            "max_memory": memory,
+            "notes": [*notes.values()],
+            "networks": {name: coverage_json(coverage) for name, coverage in networks.items()},
+        }
+        with writing(self._folder):
+            write_json(self._folder / STATISTICS, content)
 
 
 def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
@@ -56,6 +71,10 @@ def warn_of_limits(settings: Settings, notes: Iterable[str]) -> None:
         settings: of the run, with a field ``max_memory``.
         notes: sentences; those that are empty say nothing.
     """
-    for note in dict.fromkeys([*notes, remark_on_size(settings.memory)]):
+    _warn([*notes, remark_on_size(settings.memory)])
+
+
+def _warn(notes: Iterable[str]) -> None:
+    for note in dict.fromkeys(notes):
         if note:
-            warnings.warn(note, CoverageWarning, stacklevel=3)
+            warnings.warn(note, CoverageWarning, stacklevel=4)

@@ -11,22 +11,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
-from deap import tools
-
 from gp_prune.errors import UserError
 from gp_prune.language.expression import MAX_NODES, Expression
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.runs import evolution
-from gp_prune.search.evaluation import WORST_ERROR
-from gp_prune.search.grammar import Individual
+from gp_prune.search.objectives import SIZE, Objectives
+from gp_prune.search.selection import thin
 
-Objectives = tuple[float, float, float]
 Behaviour = str
-"""A digest of the plans that a formula causes on all tasks and steps of the ladder."""
-
-WORST: Objectives = (WORST_ERROR, 1.0, 1.0)
-"""Finite and dominated by nothing better than itself: what a candidate gets that ranks nothing."""
+"""A digest of the plans that a formula causes on all tasks and budgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +29,12 @@ class Candidate:
 
     Attributes:
         expression: the formula in canonical form.
-        objectives: error, MACs kept, parameters kept; means over tasks and ladder. The error is
-            that of the highest rung on which the candidate was tried, and comparable with that of
-            candidates of the same rung alone.
+        objectives: a value for each objective of the search, over all tasks and budgets. An error
+            is that of the highest rung on which the candidate was tried, and comparable with that
+            of candidates of the same rung alone.
         behaviour: equal exactly for candidates that prune alike on all tasks.
-        by_task: the three objectives for each task.
+        by_task: for each task the errors, the shares of MACs and parameters that are kept and, as
+            far as it is an objective, the latency; each over the budgets.
         reason: why it could not be tried; empty if it was.
         rung: the highest rung on which it was tried.
         earlier: its objectives on the rungs below, lowest first.
@@ -48,7 +43,7 @@ class Candidate:
     expression: Expression
     objectives: Objectives
     behaviour: Behaviour
-    by_task: Mapping[str, Objectives] = field(default_factory=dict)
+    by_task: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reason: str = ""
     rung: int = 0
     earlier: tuple[Objectives, ...] = ()
@@ -68,39 +63,14 @@ def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
 
 
-def hypervolume(front: Iterable[Objectives]) -> float:
+def hypervolume(front: Iterable[Objectives], worst: Objectives) -> float:
     """Return the volume of all objectives that a front dominates and that are below the worst.
 
-    It lies between 0 (nothing better than the worst) and 2 (no error with nothing kept).
+    Args:
+        front: vectors of objectives.
+        worst: the worst value of each, see :attr:`~gp_prune.search.config.SearchConfig.worst`.
     """
-    return evolution.hypervolume(front, WORST)
-
-
-def individuals_of(
-    candidates: Sequence[Candidate], objectives: Sequence[Objectives]
-) -> list[Individual]:
-    """Return individuals without trees, as DEAP's selection needs them."""
-    individuals = []
-    for candidate, values in zip(candidates, objectives, strict=True):
-        individual = Individual([])
-        individual.fitness.values = values
-        individual.candidate = candidate
-        individuals.append(individual)
-    return individuals
-
-
-def thin(front: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return at most ``count`` of a front, in its order.
-
-    The half with the least errors stays; the others are chosen by crowding distance.
-    """
-    if len(front) <= count:
-        return list(front)
-    best, others = front[: (count + 1) // 2], front[(count + 1) // 2 :]
-    individuals = individuals_of(others, [candidate.objectives for candidate in others])
-    spread = tools.selNSGA2(individuals, count - len(best))
-    kept = {id(individual.candidate) for individual in spread} | {id(c) for c in best}
-    return [candidate for candidate in front if id(candidate) in kept]
+    return evolution.hypervolume(front, worst)
 
 
 _TABLES = """
@@ -110,7 +80,7 @@ _TABLES = """
     CREATE TABLE formulas (text TEXT PRIMARY KEY, size INTEGER, behaviour TEXT) WITHOUT ROWID;
     CREATE INDEX twins ON formulas (behaviour, size, text);
     CREATE TABLE results (
-        behaviour TEXT PRIMARY KEY, reason TEXT, rung INTEGER, error REAL, macs REAL, params REAL,
+        behaviour TEXT PRIMARY KEY, reason TEXT, rung INTEGER, {measured},
         by_task TEXT, earlier TEXT
     ) WITHOUT ROWID;
 """
@@ -128,19 +98,24 @@ class Archive:
 
     Args:
         primitives: the vocabulary of the formulas.
+        objectives: the names of the objectives, in the order of their values in candidates; the
+            size of a formula is its own, all others are measured of its behaviour.
         top: the rung of candidates that were tried in full.
 
     Raises:
         UserError: the temporary folder is full or cannot be written; so do the methods.
     """
 
-    def __init__(self, primitives: PrimitiveSet, top: int = 0) -> None:
+    def __init__(self, primitives: PrimitiveSet, objectives: Sequence[str], top: int = 0) -> None:
+        self.objectives = tuple(objectives)
         self.top = top
+        self._size = objectives.index(SIZE) if SIZE in objectives else None
         with _reachable():
             # A run may begin in one thread and be taken apart by another; SQLite has locks.
             self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             weakref.finalize(self, self._database.close)
-            self._database.executescript(_TABLES)
+            measured = ", ".join(f"{name} REAL" for name in objectives if name != SIZE)
+            self._database.executescript(_TABLES.format(measured=measured))
         self._formula = lru_cache(_PARSED)(partial(parse, primitives=primitives))
 
     def add(self, candidate: Candidate) -> None:
@@ -153,11 +128,14 @@ class Archive:
 
     def update(self, candidate: Candidate) -> None:
         """Give all candidates that behave like this one the same results."""
-        self._rows(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            candidate.behaviour, candidate.reason, candidate.rung, *candidate.objectives,
-            json.dumps(dict(candidate.by_task)), json.dumps(candidate.earlier),
-        )  # fmt: skip
+        measured = [value for n, value in enumerate(candidate.objectives) if n != self._size]
+        values: list[str | float] = [
+            candidate.behaviour, candidate.reason, candidate.rung, *measured,
+            json.dumps({task: dict(part) for task, part in candidate.by_task.items()}),
+            json.dumps(candidate.earlier),
+        ]  # fmt: skip
+        marks = ", ".join("?" * len(values))
+        self._rows(f"INSERT OR REPLACE INTO results VALUES ({marks})", *values)
 
     def smallest(self, behaviour: Behaviour) -> Candidate | None:
         """Return the smallest formula with a behaviour, if there is one."""
@@ -181,15 +159,19 @@ class Archive:
 
     def _candidates(self, condition: str, value: str) -> Iterator[Candidate]:
         rows = self._rows(
-            "SELECT text, behaviour, reason, rung, error, macs, params, by_task, earlier "
+            f"SELECT text, behaviour, reason, rung, by_task, earlier, size, "
+            f"{', '.join(self.objectives)} "
             f"FROM formulas JOIN results USING (behaviour) WHERE {condition}", value
         )  # fmt: skip
-        for text, behaviour, reason, rung, error, macs, params, by_task, earlier in rows:
-            tasks = {name: _objectives(values) for name, values in json.loads(by_task).items()}
+        for text, behaviour, reason, rung, by_task, earlier, size, *objectives in rows:
             yield Candidate(
-                self._formula(text), (error, macs, params), behaviour, tasks, reason, rung,
-                tuple(map(_objectives, json.loads(earlier))),
+                self._formula(text), tuple(map(float, objectives)), behaviour, json.loads(by_task),
+                reason, rung, tuple(self._sized(values, size) for values in json.loads(earlier)),
             )  # fmt: skip
+
+    def _sized(self, values: Sequence[float], size: int) -> Objectives:
+        """Return objectives that were measured of a behaviour as those of a formula of a size."""
+        return tuple(float(size) if n == self._size else v for n, v in enumerate(values))
 
     def __contains__(self, text: str) -> bool:
         return self._number("SELECT count(*) FROM formulas WHERE text = ?", text) > 0
@@ -221,38 +203,39 @@ class Archive:
         Args:
             readable: most nodes of the formulas that are considered; None for any number.
         """
+        columns = ", ".join(self.objectives)
         rows = self._rows(
-            f"SELECT error, macs, params, text {_TRIED} AND rung = ? AND size <= ? "
-            "ORDER BY error, macs, params, size, text",
+            f"SELECT text, {columns} {_TRIED} AND rung = ? AND size <= ? "
+            f"ORDER BY {columns}, size, text",
             self.top, MAX_NODES if readable is None else readable,
         )  # fmt: skip
         # In this order a row can only be dominated by one that comes before it.
         best: dict[Objectives, str] = {}
-        for *objectives, text in rows:
-            point = _objectives(objectives)
+        for text, *objectives in rows:
+            point = tuple(map(float, objectives))
             if point not in best and not any(dominates(kept, point) for kept in best):
                 best[point] = text
         front = [c for text in best.values() for c in self._candidates("text = ?", text)]
         return sorted(front, key=lambda c: (c.objectives[0], c.order))
 
-    def shortlist(self, count: int, readable: int) -> list[Candidate]:
+    def shortlist(self, count: int, readable: int, weights: Sequence[float]) -> list[Candidate]:
         """Return at most ``count`` candidates to compare in full: the front, thinned, by error.
 
         Long formulas may crowd out all that a person can read. So at least a third are formulas of
         at most ``readable`` nodes, if there are as many that no other such formula dominates.
+
+        Args:
+            count: most candidates.
+            readable: most nodes of a formula that a person can read.
+            weights: one for each objective, see :func:`~gp_prune.search.selection.thin`.
         """
         front = self.front()
         reserved = self.front(readable)[: count // 3]
-        chosen = thin(front, count)
+        chosen = thin(front, count, weights)
         if sum(c.expression.size <= readable for c in chosen) < len(reserved):
-            kept = thin([c for c in front if c not in reserved], count - len(reserved))
-            chosen = [*kept, *reserved]
+            others = [c for c in front if c not in reserved]
+            chosen = [*thin(others, count - len(reserved), weights), *reserved]
         return sorted(chosen, key=lambda c: (c.objectives[0], c.order))
-
-
-def _objectives(values: Sequence[float]) -> Objectives:
-    error, macs, params = values
-    return error, macs, params
 
 
 def _fetch(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:

@@ -12,15 +12,18 @@ from typing import NamedTuple
 
 from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import probe
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.pruning.select.scores import MOST_TIES
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.line_index import digest
-from gp_prune.search.archive import WORST, Archive, Behaviour, Candidate, Objectives
+from gp_prune.search.archive import Archive, Behaviour, Candidate
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.course import GenerationCourse
 from gp_prune.search.evaluation import AnyOutcome, Evaluation, Evaluator, Outcome
 from gp_prune.search.grammar import Grammar, Individual
+from gp_prune.search.objectives import COSTS, LATENCY, SIZE, aggregate, mean_cost
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.search.successive_halving import choose_promoted
 from gp_prune.statistics.running import derive_seed
@@ -67,6 +70,7 @@ class Assessor:
         archive: all formulas that were drawn.
         behaviours: number of distinct behaviours that were evaluated.
         refused: why formulas could not be tried, with their number.
+        course: how far a generation is.
     """
 
     def __init__(
@@ -80,18 +84,24 @@ class Assessor:
         self.config = config
         self.grammar = grammar
         self.scorers = {scorer.task.name: scorer for scorer in scorers}
-        self.archive = Archive(grammar.primitives, config.top_rung)
+        self.archive = Archive(grammar.primitives, config.names, config.top_rung)
         self.behaviours = 0
         self.refused: Counter[str] = Counter()
         self._evaluator = evaluator
         self._journal = journal
         self._queue: list[_Submitted] = []
         self._measured: set[bytes] = set()
+        each = len(scorers) * len(config.cells) * len(config.errors)
+        self.course = GenerationCourse(each, config.promote)
+        evaluator.listener = self._tell
 
     @property
     def evaluations(self) -> int:
         """Return the number of networks pruned and measured, those of the journal included."""
         return len(self._measured)
+
+    def _tell(self) -> None:
+        self.course.tell(self._evaluator.waiting)
 
     def assess(
         self, drawn: Iterator[Individual], count: int, population: Sequence[Individual] = ()
@@ -126,6 +136,7 @@ class Assessor:
             arrived = self.promote(rung, arrived, [*older, *cuts], cuts)
         for individual in met:
             self._record(self.refreshed(individual).candidate)
+            self._record_birth(individual)
         return met
 
     def draw_new(self, tree: Individual) -> DrawnFormula | None:
@@ -137,45 +148,37 @@ class Assessor:
         cuts = self.score(expression)
         if isinstance(cuts, str):
             self._refuse(cuts)
-            self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=cuts))
+            self.archive.add(self._untried(expression, _behaviour([text]), cuts))
             return None
         behaviour = _behaviour([cut.key for cut in cuts])
         twin = self.archive.smallest(behaviour)
         rounding = "" if twin else self._find_rounding(expression)
         if rounding:
             self._refuse(rounding)
-            self.archive.add(Candidate(expression, WORST, _behaviour([text]), reason=rounding))
+            self.archive.add(self._untried(expression, _behaviour([text]), rounding))
             return None
-        untried = Candidate(expression, WORST, behaviour, reason="not yet tried")
+        untried = self._untried(expression, behaviour, "not yet tried")
         self.archive.add(replace(twin or untried, expression=expression))
         individual = self.grammar.from_expression(expression)
-        individual.origin = tree.origin
+        individual.origin, individual.parents = tree.origin, tree.parents
         return DrawnFormula(individual, behaviour, cuts, twin is not None)
 
+    def _untried(self, expression: Expression, behaviour: Behaviour, reason: str) -> Candidate:
+        """Return a candidate with the worst objectives that its formula can have."""
+        size = float(expression.size)
+        names = zip(self.config.names, self.config.worst, strict=True)
+        objectives = tuple(size if name == SIZE else worst for name, worst in names)
+        return Candidate(expression, objectives, behaviour, reason=reason)
+
     def score(self, expression: Expression) -> list[PlannedCut] | str:
-        """Return the cuts of a formula on every task and step of the ladder, or why it has none."""
-        if not all(map(math.isfinite, probe(expression))):
-            return "its scores on the synthetic layer are not finite, so it could not be saved"
-        cuts = []
-        for name, scorer in self.scorers.items():
-            for keep in self.config.ladder:
-                try:
-                    budget = Budget(self.config.ladder_kind, keep)
-                    cut = scorer.plan(expression, self.config.conventions, budget)
-                except (DegenerateScores, MissingMeasurement) as error:
-                    return f"{name}: {error}"
-                if cut.plan.ties > MOST_TIES:
-                    return f"{name}: {cut.plan.ties:.0%} of its scores are tied"
-                cuts.append(cut)
-        return cuts
+        """Return the cuts of a formula on every task at every budget, or why it has none."""
+        return plan_cuts(
+            expression, self.config.conventions, self.config.cells, [*self.scorers.values()]
+        )
 
     def _find_rounding(self, expression: Expression) -> str:
         """Return where a formula ranks rounding errors; empty if it does so nowhere."""
-        for name, scorer in self.scorers.items():
-            layer = scorer.find_rounding(expression)
-            if layer:
-                return f"{name}: the scores of layer {layer!r} differ by rounding alone"
-        return ""
+        return find_rounding(expression, [*self.scorers.values()])
 
     def rescore(self, candidate: Candidate) -> list[PlannedCut]:
         """Return the cuts of a candidate of an earlier generation again."""
@@ -185,14 +188,16 @@ class Assessor:
 
     def evaluate(self, behaviour: Behaviour, cuts: list[PlannedCut], rung: int) -> None:
         """Submit the evaluations of a behaviour on a rung."""
-        evaluations = [
-            ladder_evaluation(self.config, cut, rung, samples=self._samples(cut.task, rung))
-            for cut in cuts
-        ]
-        for evaluation in evaluations:
-            self._evaluator.submit(evaluation)
-        keys = [evaluation.key for evaluation in evaluations]
+        keys = []
+        for cut in cuts:
+            for evaluation in ladder_evaluations(
+                self.config, cut, rung, samples=self._samples(cut.task, rung)
+            ).values():
+                self.course.ask()
+                self._evaluator.submit(evaluation)
+                keys.append(evaluation.key)
         self._queue.append(_Submitted(behaviour, cuts, keys))
+        self._tell()  # some may be known already
 
     def update(self, rung: int) -> None:
         """Collect what was submitted on a rung, and write down what became of it."""
@@ -224,11 +229,13 @@ class Assessor:
             Those that were promoted.
         """
         wanted = math.ceil(self.config.promote[rung] * len(arrived))
-        tuned = self.config.steps(rung) > 0
+        worst = self.config.worst if self.config.steps(rung) > 0 else None
         risen: list[Behaviour] = []
         while len(risen) < wanted:
             tried = [self._smallest(behaviour) for behaviour in pool]
-            best = choose_promoted(tried, rung, wanted - len(risen), by_volume=tuned)
+            best = choose_promoted(
+                tried, rung, wanted - len(risen), weights=self.config.weights, worst=worst
+            )
             if not best:
                 break
             for candidate in best:
@@ -246,6 +253,22 @@ class Assessor:
         individual.fitness.values = candidate.objectives
         return individual
 
+    def measure(self, expression: Expression) -> Candidate:
+        """Try a formula on the highest rung alone, without a place in the archive.
+
+        Returns:
+            Its results; with a ``reason`` and the worst objectives if it cannot be tried.
+        """
+        cuts = self.score(expression)
+        if isinstance(cuts, str):
+            return self._untried(expression, _behaviour([str(expression)]), cuts)
+        evaluations = [e for cut in cuts for e in ladder_evaluations(self.config, cut).values()]
+        outcomes = self._evaluator.outcomes(evaluations)
+        untried = self._untried(expression, _behaviour([cut.key for cut in cuts]), "not yet tried")
+        results = [outcomes[evaluation.key] for evaluation in evaluations]
+        top = self.config.top_rung
+        return replace(self._judge(untried, top, cuts, results), rung=top, earlier=())
+
     def _samples(self, task: str, rung: int) -> int:
         """Return how many validation samples a rung judges on; 0 for all."""
         most = self.config.rung_samples
@@ -256,26 +279,52 @@ class Assessor:
     def _judge(
         self, before: Candidate, rung: int, cuts: Sequence[PlannedCut], outcomes: Sequence[Outcome]
     ) -> Candidate:
-        """Return a candidate after its evaluations on a rung."""
-        pairs = list(zip(cuts, outcomes, strict=True))
-        failed = [f"{cut.task}: {outcome.failure}" for cut, outcome in pairs if outcome.failure]
-        if failed:
-            self._refuse(failed[0])
-            return Candidate(before.expression, WORST, before.behaviour, reason=failed[0])
-        by_task: dict[str, Objectives] = {}
-        for name in self.scorers:
-            part = [(cut, outcome) for cut, outcome in pairs if cut.task == name]
-            by_task[name] = (
-                _mean([outcome.validation for _, outcome in part]),
-                _mean([cut.macs for cut, _ in part]),
-                _mean([cut.params for cut, _ in part]),
-            )
-        error, macs, params = (_mean(column) for column in zip(*by_task.values(), strict=True))
+        """Return a candidate after its evaluations on a rung.
+
+        Args:
+            before: what was known of it.
+            rung: the rung.
+            cuts: its cuts.
+            outcomes: for each cut one outcome for each error that is an objective.
+        """
+        names = self.config.errors
+        parts = [outcomes[n : n + len(names)] for n in range(0, len(outcomes), len(names))]
+        measured = [
+            (cut, dict(zip(names, part, strict=True)))
+            for cut, part in zip(cuts, parts, strict=True)
+        ]
+        for cut, part in measured:
+            for outcome in part.values():
+                if outcome.failure:
+                    reason = f"{cut.task}: {outcome.failure}"
+                    self._refuse(reason)
+                    return self._untried(before.expression, before.behaviour, reason)
+        by_task = {
+            task: self._summarize([entry for entry in measured if entry[0].task == task])
+            for task in self.scorers
+        }
+        over_all = {**self._summarize(measured), SIZE: float(before.expression.size)}
         earlier = (*before.earlier, before.objectives) if rung else ()
         return Candidate(
-            before.expression, (error, macs, params), before.behaviour, by_task,
-            rung=rung, earlier=earlier,
+            before.expression, tuple(over_all[name] for name in self.config.names),
+            before.behaviour, by_task, rung=rung, earlier=earlier,
         )  # fmt: skip
+
+    def _summarize(
+        self, measured: Sequence[tuple[PlannedCut, Mapping[str, Outcome]]]
+    ) -> dict[str, float]:
+        """Return what was measured of some cuts as one number of each kind."""
+        values = {
+            name: aggregate(self.config.aggregate, [part[name].validation for _, part in measured])
+            for name in self.config.errors
+        }
+        for name in COSTS:
+            kept = [(cut.plan.asked.kind, getattr(cut, name)) for cut, _ in measured]
+            values[name] = mean_cost(name, kept)
+        if LATENCY in self.config.names:
+            times = [outcome.latency for _, part in measured for outcome in part.values()]
+            values[LATENCY] = _mean([share for share in times if share is not None])
+        return values
 
     def _refuse(self, reason: str) -> None:
         self.refused[reason.partition(":")[2] or reason] += 1
@@ -285,6 +334,18 @@ class Assessor:
         assert candidate is not None
         return candidate
 
+    def _record_birth(self, individual: Individual) -> None:
+        """Write what a formula was made of, and by which operator."""
+        if individual.parents:
+            self._journal.event(
+                {
+                    "event": "bred",
+                    "text": str(individual.candidate.expression),
+                    "operator": individual.origin,
+                    "parents": list(individual.parents),
+                }
+            )
+
     def _record(self, candidate: Candidate) -> None:
         self._journal.event(
             {
@@ -292,21 +353,59 @@ class Assessor:
                 "text": str(candidate.expression),
                 "rung": candidate.rung,
                 "objectives": list(candidate.objectives),
-                "by_task": {name: list(values) for name, values in candidate.by_task.items()},
+                "by_task": {name: dict(part) for name, part in candidate.by_task.items()},
                 **({"reason": candidate.reason} if candidate.reason else {}),
             }
         )
 
 
-def ladder_evaluation(
+def plan_cuts(
+    expression: Expression,
+    conventions: Conventions,
+    budgets: Sequence[Budget],
+    scorers: Sequence[TaskScorer],
+) -> list[PlannedCut] | str:
+    """Return the cuts of a formula on every task at every budget, or why it has none.
+
+    Args:
+        expression: the formula.
+        conventions: how its scores are used.
+        budgets: the shares to keep.
+        scorers: the prepared tasks; a reason begins with the name of one.
+    """
+    if not all(map(math.isfinite, probe(expression))):
+        return "its scores on the synthetic layer are not finite, so it could not be saved"
+    cuts = []
+    for scorer in scorers:
+        for budget in budgets:
+            try:
+                cut = scorer.plan(expression, conventions, budget)
+            except (DegenerateScores, MissingMeasurement) as error:
+                return f"{scorer.task.name}: {error}"
+            if cut.plan.ties > MOST_TIES:
+                return f"{scorer.task.name}: {cut.plan.ties:.0%} of its scores are tied"
+            cuts.append(cut)
+    return cuts
+
+
+def find_rounding(expression: Expression, scorers: Sequence[TaskScorer]) -> str:
+    """Return where a formula ranks rounding errors; empty if it does so on none of the tasks."""
+    for scorer in scorers:
+        layer = scorer.find_rounding(expression)
+        if layer:
+            return f"{scorer.task.name}: the scores of layer {layer!r} differ by rounding alone"
+    return ""
+
+
+def ladder_evaluations(
     config: SearchConfig,
     cut: PlannedCut,
     rung: int | None = None,
     *,
     test: bool = False,
     samples: int = 0,
-) -> Evaluation:
-    """Return the evaluation of a cut on a rung, by default on the highest.
+) -> dict[str, Evaluation]:
+    """Return the evaluations of a cut on a rung, one for each error that is an objective.
 
     All cuts of a task are fine-tuned on the same order of samples, so that differences between
     candidates are due to what they cut (ranks agree better with the mean over many seeds).
@@ -314,14 +413,25 @@ def ladder_evaluation(
     Args:
         config: the settings.
         cut: what is tried.
-        rung: decides the number of fine-tuning steps.
+        rung: decides the number of fine-tuning steps; by default the highest.
         test: whether the test error is measured, too.
         samples: validation samples that are judged on; 0 for all.
+
+    Returns:
+        Name of the error -> its evaluation. The first one measures the latency, where that is an
+        objective.
     """
-    steps = config.steps(config.top_rung if rung is None else rung)
-    # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
-    seed = derive_seed("trial", config.seed, cut.task) if steps else 0
-    return Evaluation(cut.task, cut.plan.to_json(), steps, seed, test, samples, cut.formula)
+    evaluations: dict[str, Evaluation] = {}
+    for name in config.errors:
+        tuned = config.steps(config.top_rung if rung is None else rung)
+        steps = tuned if name == "tuned_error" else 0
+        # Without fine-tuning there is nothing to draw, and runs of all seeds share the result.
+        seed = derive_seed("trial", config.seed, cut.task) if steps else 0
+        evaluations[name] = Evaluation(
+            cut.task, cut.plan.to_json(), steps, seed, test, samples,
+            latency=LATENCY in config.names and not evaluations and not test, formula=cut.formula,
+        )  # fmt: skip
+    return evaluations
 
 
 def _behaviour(keys: Sequence[str]) -> Behaviour:

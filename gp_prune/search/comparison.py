@@ -1,16 +1,18 @@
 """The final comparison, at equal MACs and at equal parameters.
 
-Every formula of the front and the baselines prune each task to the same budgets, are fine-tuned
-with several seeds, and are judged on the validation split, which decides the recommendation, and
-on the test split, which decides nothing.
+Every formula of the front and the baselines prune each task to the same budgets and are judged by
+the error that the search minimised: on the validation split, which decides the recommendation, and
+on the test split, which decides nothing. On the tasks of the search, the winner and the baselines
+under its conventions are then judged by the other error too: after fine-tuning, or right after
+pruning.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression, canonical
@@ -18,9 +20,11 @@ from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.assessor import ladder_evaluation
+from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Evaluator
+from gp_prune.search.objectives import ERRORS, SIZE, aggregate, compared
+from gp_prune.search.reduction import PlanSetting, Reducer, Reduction
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.statistics.running import derive_seed
 
@@ -39,6 +43,8 @@ class Contender:
         conventions: how its scores are used.
         candidate: its results in the search; None for a baseline.
         published: the source of a formula of the front that is a published one.
+        reduction: how a formula of the front became shorter; None for a baseline, and where a
+            result is read from its files (its metrics say it under ``provenance``).
     """
 
     name: str
@@ -46,6 +52,7 @@ class Contender:
     conventions: Conventions
     candidate: Candidate | None = None
     published: str = ""
+    reduction: Reduction | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,12 @@ class Record:
     Attributes:
         contender: name of the formula.
         task: name of the task.
-        kind: ``"macs"``, ``"params"``, or ``"ladder"`` for the search's own protocol (its ladder,
-            its fine-tuning).
+        kind: what is equal for all contenders, ``"macs"`` or ``"params"``, or ``"ladder"`` for the
+            search's own protocol (its budgets, its fine-tuning).
+        budget: what the share to keep counts.
         keep: the share that was to be kept.
+        error: ``"error"`` for the error right after pruning, ``"tuned_error"`` for that after
+            fine-tuning.
         macs: share of MACs really kept.
         params: share of parameters really kept.
         repeat: number of the fine-tuning run.
@@ -69,7 +79,9 @@ class Record:
     contender: str
     task: str
     kind: str
+    budget: str
     keep: float
+    error: str
     macs: float
     params: float
     repeat: int
@@ -79,62 +91,139 @@ class Record:
 
 
 class Comparison:
-    """Keep all records of the final comparison, and compute means over any part of them."""
+    """Keep all records of the final comparison, and summarise any part of them.
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    Args:
+        records: the records.
+        config: the settings of the run: how the errors on several tasks and budgets become one,
+            and by which error all contenders are judged.
+    """
+
+    def __init__(self, records: Sequence[Record], config: SearchConfig) -> None:
         self.records = list(records)
+        self.config = config
 
     def part(
-        self, contender: str, *, kind: str | None = None, task: str | None = None
+        self,
+        contender: str,
+        *,
+        kind: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
     ) -> list[Record]:
-        """Return the records of a contender; None means any kind but the ladder, and any task."""
+        """Return the records of a contender.
+
+        Args:
+            contender: its name.
+            kind: None means any kind but the ladder.
+            task: None means any task.
+            error: None means the one by which all are judged.
+        """
+        error = error or self.config.errors[0]
         return [
             record
             for record in self.records
             if record.contender == contender
             and (record.kind == kind if kind else record.kind != "ladder")
             and task in (None, record.task)
+            and record.error == error
         ]
 
     def mean(
-        self, contender: str, column: str, *, kind: str | None = None, task: str | None = None
+        self,
+        contender: str,
+        column: str,
+        *,
+        kind: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
     ) -> float:
-        """Return the mean of a column over tasks, budgets and repeats."""
-        rows = self.part(contender, kind=kind, task=task)
-        return statistics.fmean(getattr(row, column) for row in rows)
+        """Return one number for a column over tasks, budgets and repeats.
 
-    def spread(self, contender: str, column: str, *, kind: str | None = None) -> float:
-        """Return the standard deviation, over the repeats, of the mean over tasks and budgets."""
-        rows = self.part(contender, kind=kind)
-        repeats = sorted({row.repeat for row in rows})
-        means = [
-            statistics.fmean(getattr(row, column) for row in rows if row.repeat == repeat)
-            for repeat in repeats
+        Of ``validation`` and ``test`` it is the aggregate of the means over the repeats, of all
+        other columns the mean.
+        """
+        return self._summarize(self.part(contender, kind=kind, task=task, error=error), column)
+
+    def _summarize(self, rows: Sequence[Record], column: str) -> float:
+        if column not in ("validation", "test"):
+            return statistics.fmean(getattr(row, column) for row in rows)
+        return aggregate(self.config.aggregate, [*_cells(rows, column).values()])
+
+    def excess(self, contender: str, best: str) -> tuple[float, float]:
+        """Return by how much a formula is worse than another on the validation split.
+
+        Returns:
+            The mean, over tasks and budgets, of the difference of the errors (of their logarithms,
+            where the aggregate is ``log``), and its standard error.
+        """
+        first, second = (_cells(self.part(name), "validation") for name in (contender, best))
+        differences = [
+            compared(self.config.aggregate, error) - compared(self.config.aggregate, second[cell])
+            for cell, error in first.items()
         ]
-        return statistics.stdev(means) if len(means) > 1 else 0.0
+        few = len(differences) < 2
+        error = 0.0 if few else statistics.stdev(differences) / math.sqrt(len(differences))
+        return statistics.fmean(differences), error
+
+    def spread(
+        self,
+        contender: str,
+        column: str,
+        *,
+        kind: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+    ) -> float:
+        """Return the standard deviation, over the repeats, of the value over tasks and budgets.
+
+        It is 0 where there is one repeat alone, as for all but random formulas right after pruning.
+        """
+        rows = self.part(contender, kind=kind, task=task, error=error)
+        values = [
+            self._summarize([row for row in rows if row.repeat == repeat], column)
+            for repeat in sorted({row.repeat for row in rows})
+        ]
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _cells(rows: Sequence[Record], column: str) -> dict[tuple[object, ...], float]:
+    """Return the mean of a column over the repeats, for every task and budget."""
+    cells: dict[tuple[object, ...], list[float]] = {}
+    for row in rows:
+        cell = (row.task, row.kind, row.budget, row.keep)
+        cells.setdefault(cell, []).append(getattr(row, column))
+    return {cell: statistics.fmean(values) for cell, values in cells.items()}
 
 
 def contenders(
-    config: SearchConfig, archive: Archive, published: Sequence[Metric]
+    config: SearchConfig, archive: Archive, published: Sequence[Metric], reducer: Reducer
 ) -> list[Contender]:
     """Return the formulas to compare: the front, then the baselines.
 
-    A formula of the front that is a published one keeps its name. The baselines are random, L1 (or
-    magnitude), and the published metric that did best in the search, each under the conventions of
-    this run; random and L1 also as published.
+    The formulas of the front are reduced, and those that become equal are one. One that is a
+    published metric, or prunes and ranks like one, is shown as that metric under its name. The
+    baselines are random, L1 (or magnitude), and the published metric that did best in the search,
+    each under the conventions of this run; random and L1 also as published.
+
+    Without a comparison there are no baselines.
 
     Args:
         config: the settings.
         archive: all candidates of the run.
         published: the reference metrics.
+        reducer: shortens the formulas.
     """
-    known = {canonical(m.expression): m for m in published if m.expression.axes is config.root}
-    entries = []
-    for candidate in archive.shortlist(config.front_size, config.recommended_size):
-        metric = known.get(candidate.expression)
-        name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
-        source = metric.source or metric.name if metric else ""
-        entries.append(Contender(name, candidate.expression, config.conventions, candidate, source))
+    known = find_published(config, published)
+    shortlist = archive.shortlist(config.front_size, config.recommended_size, config.weights)
+    unique: dict[str, Contender] = {}
+    for candidate in shortlist:
+        reduction = reducer.reduce(candidate.expression)
+        contender = shown_as(config, candidate, reduction, known, reducer)
+        unique.setdefault(contender.name, contender)  # others may have become equal to it
+    if not config.comparison:
+        return [*unique.values()]
+    entries: list[Contender] = []
     by_name = {metric.name: metric for metric in published}
     for baseline in BASELINES[config.granularity]:
         metric = by_name[baseline]
@@ -148,10 +237,72 @@ def contenders(
     ]
     if scored:
         entries.append(_under_conventions(config, min(scored)[-1]))
-    unique: dict[str, Contender] = {}
     for contender in entries:
         unique.setdefault(contender.name, contender)
     return list(unique.values())
+
+
+def find_published(config: SearchConfig, published: Sequence[Metric]) -> dict[Expression, Metric]:
+    """Return the published metrics of the granularity by their formula in canonical form."""
+    return {canonical(m.expression): m for m in published if m.expression.axes is config.root}
+
+
+def name_candidate(
+    config: SearchConfig, known: Mapping[Expression, Metric], candidate: Candidate
+) -> Contender:
+    """Return a formula of the front with its name; a published one keeps its own.
+
+    Args:
+        config: the settings.
+        known: the published metrics, see :func:`find_published`.
+        candidate: the formula with its results.
+    """
+    metric = known.get(candidate.expression)
+    name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
+    source = metric.source or metric.name if metric else ""
+    return Contender(name, candidate.expression, config.conventions, candidate, source)
+
+
+def shown_as(
+    config: SearchConfig,
+    candidate: Candidate,
+    reduction: Reduction,
+    known: Mapping[Expression, Metric],
+    reducer: Reducer,
+) -> Contender:
+    """Return a formula of the front as its reduction, or as the metric that this is.
+
+    Args:
+        config: the settings.
+        candidate: the results of the reduction; its formula may be a longer one.
+        reduction: how the formula became shorter.
+        known: the published metrics, see :func:`find_published`.
+        reducer: compares the plans.
+    """
+    expression = reduction.expression
+    metric = known.get(expression) or reducer.find_published(expression, [*known.values()])
+    if metric is not None:
+        expression = canonical(metric.expression)
+    sizes = {SIZE: float(expression.size)}
+    values = zip(config.names, candidate.objectives, strict=True)
+    objectives = tuple(sizes.get(name, value) for name, value in values)
+    shown = replace(candidate, expression=expression, objectives=objectives)
+    return replace(name_candidate(config, known, shown), reduction=reduction)
+
+
+def plan_setting(config: SearchConfig) -> PlanSetting:
+    """Return where the plans of a formula decide its results, in the search and the comparison."""
+    budgets = [*config.cells]
+    budgets += [Budget(kind, keep) for kind in KINDS for keep in config.budgets]
+
+    def noise_seeds(task: str, budget: Budget) -> list[int]:
+        return [_noise_seed(config, task, budget, draw) for draw in range(config.final_seeds)]
+
+    return PlanSetting(config.conventions, tuple(budgets), noise_seeds)
+
+
+def _noise_seed(config: SearchConfig, task: str, budget: Budget, draw: int) -> int:
+    return derive_seed("noise", config.seed, task, budget.kind, budget.keep, draw)
 
 
 def _under_conventions(config: SearchConfig, metric: Metric) -> Contender:
@@ -171,8 +322,10 @@ def compare(
     entered: Sequence[Contender],
     evaluator: Evaluator,
     progress: Callable[[int, int], None],
+    *,
+    judged: bool = True,
 ) -> Comparison:
-    """Prune, fine-tune and measure every contender at every budget.
+    """Prune and measure every contender at every budget.
 
     Args:
         config: the settings.
@@ -180,16 +333,34 @@ def compare(
         entered: what is compared.
         evaluator: evaluates pruned networks.
         progress: hears how many of how many evaluations are done.
+        judged: whether by the error that all are judged by, or by the other one.
 
     Raises:
         UserError: a contender cannot be scored on a task.
     """
+    if not config.comparison:
+        return Comparison([], config)
     planned = [
         entry
         for contender in entered
         for scorer in scorers
-        for entry in _plan(config, scorer, contender)
+        for entry in plan_records(config, scorer, contender, judged=judged)
     ]
+    return Comparison(measure_records(planned, evaluator, progress), config)
+
+
+def measure_records(
+    planned: Sequence[tuple[Record, Evaluation]],
+    evaluator: Evaluator,
+    progress: Callable[[int, int], None],
+) -> list[Record]:
+    """Return the records with the errors of their evaluations.
+
+    Args:
+        planned: what :func:`plan_records` returns.
+        evaluator: evaluates pruned networks.
+        progress: hears how many of how many evaluations are done.
+    """
     outcomes = evaluator.outcomes([evaluation for _, evaluation in planned], progress)
     records = []
     for draft, evaluation in planned:
@@ -198,44 +369,77 @@ def compare(
         records.append(
             replace(draft, validation=outcome.validation, test=outcome.test, raw_test=outcome.raw)
         )
-    return Comparison(records)
+    return records
 
 
-def _plan(
-    config: SearchConfig, scorer: TaskScorer, contender: Contender
+def plan_records(
+    config: SearchConfig, scorer: TaskScorer, contender: Contender, *, judged: bool
 ) -> list[tuple[Record, Evaluation]]:
-    """Return every evaluation of a contender on a task, with its record without the errors."""
+    """Return every evaluation of a contender on a task, with its record without the errors.
+
+    Raises:
+        UserError: the contender cannot be scored on the task.
+    """
     noisy = "noise" in contender.expression.needs
-    asked = [("ladder", Budget(config.ladder_kind, keep)) for keep in config.ladder]
+    asked = [("ladder", budget) for budget in config.cells if judged]
     asked += [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
     planned = []
     for label, budget in asked:
-        # The search fine-tunes once; random numbers are drawn again for every repeat.
-        repeats = config.final_seeds if label != "ladder" or noisy else 1
-        cut = _cut(config, scorer, contender, budget, 0 if noisy else None)
-        for repeat in range(repeats):
-            if noisy and repeat:
-                cut = _cut(config, scorer, contender, budget, repeat)
-            if label == "ladder":
-                evaluation = ladder_evaluation(config, cut, test=True)
-            else:
-                # One order of samples for all contenders: differences are due to the cuts.
-                seed = derive_seed("final", config.seed, cut.task, repeat)
-                plan = cut.plan.to_json()
-                evaluation = Evaluation(
-                    cut.task, plan, config.final_steps, seed, test=True, formula=cut.formula
-                )
+        for repeat in range(config.final_seeds):
+            if noisy or not repeat:
+                cut = _cut(config, scorer, contender, budget, repeat if noisy else None)
             record = Record(
                 contender=contender.name,
                 task=cut.task,
                 kind=label,
+                budget=budget.kind,
                 keep=budget.keep,
+                error="",
                 macs=cut.macs,
                 params=cut.params,
                 repeat=repeat,
             )
-            planned.append((record, evaluation))
+            if label == "ladder":
+                evaluations = ladder_evaluations(config, cut, test=True)
+            else:
+                evaluations = _final_evaluations(config, cut, repeat, judged=judged)
+            for error, evaluation in evaluations.items():
+                # The search fine-tunes once; random numbers are drawn again for every repeat.
+                if not repeat or noisy or (label != "ladder" and evaluation.steps):
+                    planned.append((replace(record, error=error), evaluation))
     return planned
+
+
+def final_errors(config: SearchConfig, *, judged: bool) -> dict[str, int]:
+    """Return the errors of the final comparison, with their mini-batches of fine-tuning.
+
+    Args:
+        config: the settings.
+        judged: the error that all contenders are judged by, or the other one, which is left out
+            where it would be the same.
+    """
+    steps = dict(zip(ERRORS, (0, config.final_steps), strict=True))
+    kept = config.errors[0]
+    return {
+        name: count
+        for name, count in steps.items()
+        if (name == kept) == judged and (judged or config.final_steps)
+    }
+
+
+def _final_evaluations(
+    config: SearchConfig, cut: PlannedCut, repeat: int, *, judged: bool
+) -> dict[str, Evaluation]:
+    """Return the evaluations of a cut in the comparison, by the error that they measure."""
+    plan = cut.plan.to_json()
+    # One order of samples for all contenders: differences are due to the cuts.
+    seed = derive_seed("final", config.seed, cut.task, repeat)
+    return {
+        name: Evaluation(
+            cut.task, plan, steps, seed if steps else 0, test=True, formula=cut.formula
+        )
+        for name, steps in final_errors(config, judged=judged).items()
+    }
 
 
 def _cut(
@@ -243,28 +447,8 @@ def _cut(
 ) -> PlannedCut:
     noise = None
     if draw is not None:
-        purpose = (scorer.task.name, budget.kind, budget.keep, draw)
-        noise = derive_seed("noise", config.seed, *purpose)
+        noise = _noise_seed(config, scorer.task.name, budget, draw)
     try:
         return scorer.plan(contender.expression, contender.conventions, budget, noise)
     except DegenerateScores as error:
         raise UserError(f"{contender.name} cannot be compared: {error}") from None
-
-
-def recommend(
-    config: SearchConfig, entered: Sequence[Contender], comparison: Comparison
-) -> Contender:
-    """Return the smallest formula that is as good as the best one on the validation split.
-
-    The best is the formula of the front with the least mean validation error at equal budgets; as
-    good are those whose mean exceeds it by at most the standard deviation of the best one over
-    its fine-tuning runs. Only formulas of at most ``config.recommended_size`` nodes count, unless
-    there is none; of equally small ones the better is taken.
-    """
-    evolved = [c for c in entered if c.candidate is not None]
-    small = [c for c in evolved if c.expression.size <= config.recommended_size] or evolved
-    means = {c.name: comparison.mean(c.name, "validation") for c in small}
-    best = min(small, key=lambda c: (means[c.name], c.expression.size, c.name))
-    limit = means[best.name] + comparison.spread(best.name, "validation")
-    as_good = [c for c in small if means[c.name] <= limit]
-    return min(as_good, key=lambda c: (c.expression.size, means[c.name], c.name))

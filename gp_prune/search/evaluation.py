@@ -13,31 +13,46 @@ import copy
 import hashlib
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
+import torch
 from torch import nn
 
 from gp_prune.errors import number
 from gp_prune.pruning import ChannelPlan, WeightPlan, compact, mask
-from gp_prune.runs.executors import JobQueue, Runner, run_with_journal
+from gp_prune.pruning.timing import timed_pass
+from gp_prune.runs.executors import Runner
+from gp_prune.runs.job_queue import JobQueue, run_with_journal
 from gp_prune.runs.jobs import Decoder, Job, Workbench
 from gp_prune.runs.journal import TEXT, Journal, each, optional, reader
 from gp_prune.runs.line_index import digest
+from gp_prune.search.objectives import WORST_ERROR
+from gp_prune.statistics.running import evaluation_mode
 from gp_prune.tasks import Split, Task
+from gp_prune.tasks.trivial import error_span
 from gp_prune.training.pooling import pool_fast
 
-WORST_ERROR = 2.0
-"""Relative errors end here (1 is the trivial guess), so that a network that fine-tuning blew up
-is bad but finite."""
+EVALUATION_VERSION = 2
+"""Raised where an evaluation with the same key gives another result; runs of others are not mixed.
+
+2: batch norm is recalibrated on 512 samples, before on 2048.
+"""
 
 WORST_RAW = 1.0
 """Every class is wrong, or every pixel as far from the truth as it can be."""
 
 STACK_ON_GPU = 16
 """Networks per stack on a GPU, unless the settings say otherwise; not yet measured on one."""
+
+_TEST, _LATENCY = "+test", "+latency"
+"""Ends of the key of an evaluation that measures more than the validation error."""
+
+_TIMED_SAMPLES = 64
+_TIMED_TURNS = 15
 
 _WINDOW = 4
 """Number of stacks that are put together at once, so that networks of one size meet."""
@@ -55,6 +70,7 @@ class Evaluation:
         test: whether the error on the test split is measured too; for final reports alone.
         samples: validation samples that are judged on, the first ones (the order of the split is
             random already); 0 for all.
+        latency: whether the time of a forward pass is measured too; it is never the same twice.
         formula: for a person: the first formula that leads to the plan.
     """
 
@@ -64,6 +80,7 @@ class Evaluation:
     seed: int
     test: bool = False
     samples: int = 0
+    latency: bool = False
     formula: str = field(default="", compare=False)
 
     @property
@@ -74,8 +91,9 @@ class Evaluation:
     @property
     def key(self) -> str:
         """Return a text that is equal exactly for evaluations with the same result."""
-        split = (f":first{self.samples}" if self.samples else "") + ("+test" if self.test else "")
-        return f"{self.task}:{self.plan['digest']}:{self.steps}:{self.seed}{split}"
+        split = f":first{self.samples}" if self.samples else ""
+        more = (_LATENCY if self.latency else "") + (_TEST if self.test else "")
+        return f"{self.task}:{self.plan['digest']}:{self.steps}:{self.seed}{split}{more}"
 
     def run(self, workbench: Workbench) -> Outcome:
         """Prune a copy of the task's network, fine-tune, recalibrate, measure.
@@ -109,12 +127,30 @@ class Evaluation:
                 lambda: _Scale.of(task, task.validation.select(slice(self.samples))),
             )
         raw, validation = scale.measure(task, model)
+        latency = self._time(model, workbench) if self.latency else None
         if not self.test:
-            return Outcome(validation, None, raw)
+            return Outcome(validation, None, raw, latency=latency)
         # Read when a final report first asks for it.
         scale = workbench.recall(f"test split of {self.task}", lambda: _Scale.of(task, task.test()))
         raw, test = scale.measure(task, model)
-        return Outcome(validation, test, raw)
+        return Outcome(validation, test, raw, latency=latency)
+
+    def _time(self, model: nn.Module, workbench: Workbench) -> float:
+        """Return the time of a forward pass as a share of that of the dense network.
+
+        It is the median of turns in which both run once.
+        """
+        task, _ = workbench.task(self.task)
+        dense = workbench.recall(
+            f"network of {self.task} to time", lambda: pool_fast(copy.deepcopy(task.model)).eval()
+        )
+        inputs = task.validation.inputs[:_TIMED_SAMPLES]
+        with evaluation_mode(model), torch.no_grad():
+            turns = [
+                (timed_pass(model, inputs), timed_pass(dense, inputs))
+                for _ in range(1 + _TIMED_TURNS)
+            ]
+        return statistics.median(pruned / whole for pruned, whole in turns[1:])
 
     def failed(self, reason: str) -> Outcome:
         """Return what counts where there is no result: the worst error that is finite."""
@@ -130,16 +166,20 @@ class Outcome(NamedTuple):
         raw: the error on the judged split (test where asked for) as the task measures it; 1, the
             worst there is, where fine-tuning blew up the network and it is not finite.
         failure: why there is no result; empty if there is one.
+        latency: time of a forward pass, as a share of that of the dense network; None unless it
+            was asked for.
     """
 
     validation: float
     test: float | None
     raw: float
     failure: str = ""
+    latency: float | None = None
 
 
 _ERROR = number(least=-WORST_ERROR, most=WORST_ERROR)
-_RULES = {"validation": _ERROR, "test": optional(_ERROR), "raw": number(least=0, most=math.inf)}
+_RULES = {"validation": _ERROR, "test": optional(_ERROR), "raw": number(most=math.inf),
+          "latency": optional(number(least=0, most=math.inf))}  # fmt: skip
 _STACK_RULES = {"members": each(TEXT), **{name: each(rule) for name, rule in _RULES.items()}}
 
 
@@ -166,7 +206,7 @@ def relative(error: float, dense: float, trivial: float) -> float:
 
     0 is the error of the dense network, 1 that of the best guess that looks at no input.
     """
-    value = (error - dense) / (trivial - dense)
+    value = (error - dense) / error_span(dense, trivial)
     return max(-WORST_ERROR, min(value, WORST_ERROR)) if math.isfinite(value) else WORST_ERROR
 
 
@@ -190,6 +230,7 @@ class StackOutcome(NamedTuple):
         test: None for each unless asked for.
         raw: the errors as the task measures them.
         failure: why the stack has no result; empty if it has one.
+        latency: None for each unless asked for; empty for none at all.
     """
 
     members: tuple[str, ...]
@@ -197,6 +238,7 @@ class StackOutcome(NamedTuple):
     test: tuple[float | None, ...]
     raw: tuple[float, ...]
     failure: str = ""
+    latency: tuple[float | None, ...] = ()
 
     def each(self) -> dict[str, Outcome]:
         """Return the outcomes of the networks by the keys of their evaluations.
@@ -204,8 +246,12 @@ class StackOutcome(NamedTuple):
         Raises:
             ValueError: the fields do not have as many entries each.
         """
-        columns = zip(self.members, self.validation, self.test, self.raw, strict=True)
-        return {key: Outcome(validation, test, raw) for key, validation, test, raw in columns}
+        latency = self.latency or (None,) * len(self.members)
+        columns = zip(self.members, self.validation, self.test, self.raw, latency, strict=True)
+        return {
+            key: Outcome(validation, test, raw, latency=latency)
+            for key, validation, test, raw, latency in columns
+        }
 
 
 @dataclass(frozen=True)
@@ -252,8 +298,9 @@ class StackedEvaluation:
             member.judge(pool_fast(model), workbench)
             for member, model in zip(self.members, models, strict=True)
         ]
-        validation, test, raw, _ = zip(*outcomes, strict=True)
-        return StackOutcome(tuple(member.key for member in self.members), validation, test, raw)
+        validation, test, raw, _, latency = zip(*outcomes, strict=True)
+        keys = tuple(member.key for member in self.members)
+        return StackOutcome(keys, validation, test, raw, latency=latency if first.latency else ())
 
     def failed(self, reason: str) -> StackOutcome:
         """Return no outcomes; the members may be tried one by one."""
@@ -274,8 +321,10 @@ def outcome_reader() -> Decoder[AnyOutcome]:
     def read(entry: Mapping[str, Any]) -> AnyOutcome:
         if "members" not in entry:
             outcome = single(entry)
-            if outcome.test is None and entry["key"].endswith("+test"):
+            if outcome.test is None and entry["key"].endswith(_TEST):
                 raise ValueError("test")
+            if outcome.latency is None and _LATENCY in entry["key"] and not outcome.failure:
+                raise ValueError("latency")
             return outcome
         outcomes = stacked(entry)
         outcomes.each()  # refuses a damaged line
@@ -356,6 +405,8 @@ class Evaluator:
     Attributes:
         failures: formula and task -> why it has the worst error: a limit that the user set, or the
             user's decision to set lost ones aside.
+        waiting: evaluations that were submitted and have no result yet.
+        listener: called whenever one more has its result.
     """
 
     def __init__(self, runner: Runner, journal: Journal[AnyOutcome], stack: int) -> None:
@@ -364,10 +415,12 @@ class Evaluator:
         self._evaluated: dict[bytes, str] = {}
         self._builder = StackBuilder(stack)
         self.failures: dict[str, str] = {}
+        self.listener: Callable[[], None] = lambda: None
         self._start_round()
 
     def _start_round(self) -> None:
         self._progress: Callable[[int], None] | None = None
+        self._done = self.waiting = 0
         self._wanted: dict[str, None] = {}
         self._members: dict[str, tuple[Evaluation, ...]] = {}
         self._jobs = JobQueue(self._runner, self._journal, self._tell)
@@ -378,6 +431,7 @@ class Evaluator:
         new = key not in self._wanted and digest(key) not in self._evaluated
         self._wanted[key] = None
         if new:
+            self.waiting += 1
             self._begin(self._builder.add(evaluation))
 
     def _begin(self, stacks: list[tuple[Evaluation, ...]]) -> None:
@@ -387,8 +441,13 @@ class Evaluator:
             self._jobs.submit(job)
 
     def _tell(self, done: int, of: int) -> None:
+        newest = next(reversed(self._jobs.results))
+        count = len(self._members[newest])
+        self._done += count
+        self.waiting -= count
+        self.listener()
         if self._progress is not None:
-            self._progress(sum(len(self._members[key]) for key in self._jobs.results))
+            self._progress(self._done)
 
     def collect(self) -> dict[str, Outcome]:
         """Wait for all that was submitted since the last call; return the outcomes by key.

@@ -7,9 +7,10 @@ names, so that no run depends on the hash seed.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,24 @@ from gp_prune.language.axes import (
 )
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import Operand, Operator, PrimitiveSet
+from gp_prune.language.record import FAMILIES, families_of
 
 
 class ObjectivesFitness(base.Fitness):  # type: ignore[misc]
-    """Three objectives, all minimised: error, MACs kept, parameters kept."""
+    """Any number of objectives, all minimised."""
 
-    weights = (-1.0, -1.0, -1.0)
+    weights = ()
+
+    def _get(self) -> tuple[float, ...]:
+        return tuple(-value for value in self.wvalues)
+
+    def _set(self, values: Sequence[float]) -> None:
+        self.wvalues = tuple(-value for value in values)
+
+    def _delete(self) -> None:
+        self.wvalues = ()
+
+    values = property(_get, _set, _delete)
 
 
 class Individual(gp.PrimitiveTree):  # type: ignore[misc]
@@ -40,12 +53,14 @@ class Individual(gp.PrimitiveTree):  # type: ignore[misc]
 
     Attributes:
         origin: the variation operator that it comes from; empty for none.
+        parents: the texts of the formulas that it was made of.
     """
 
     def __init__(self, nodes: Collection[Any], origin: str = "") -> None:
         super().__init__(nodes)
         self.fitness = ObjectivesFitness()
         self.origin = origin
+        self.parents: tuple[str, ...] = ()
 
 
 class Constant(gp.Terminal):  # type: ignore[misc]
@@ -78,6 +93,57 @@ class OutsideGrammar(UserError):
     """An expression uses something that this search leaves out."""
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which part of the vocabulary is searched.
+
+    Attributes:
+        operands: names of operands; empty for all.
+        operators: names of operators; empty for all.
+        exclude: what is left out of these: names of operands and operators, and families of
+            operands, see :data:`gp_prune.language.record.FAMILIES`.
+    """
+
+    operands: Collection[str] = ()
+    operators: Collection[str] = ()
+    exclude: Collection[str] = ()
+
+    def has_operand(self, operand: Operand) -> bool:
+        """Tell whether an operand is searched."""
+        names = {operand.name, *families_of(operand.needs)}
+        wanted = not self.operands or operand.name in self.operands
+        return wanted and not names.intersection(self.exclude)
+
+    def has_operator(self, operator: Operator) -> bool:
+        """Tell whether an operator is searched."""
+        wanted = not self.operators or operator.name in self.operators
+        return wanted and operator.name not in self.exclude
+
+    def check(self, primitives: PrimitiveSet) -> None:
+        """Raise UserError where a name is unknown, or cannot be searched."""
+        operands, operators = primitives.operands, primitives.operators
+        for setting, names, known in (
+            ("operand", self.operands, [*operands]),
+            ("operator", self.operators, [*operators]),
+            ("excluded", self.exclude, [*operands, *operators, "weights", *FAMILIES]),
+        ):
+            for name in names:
+                if name not in known:
+                    close = difflib.get_close_matches(name, known, n=1)
+                    hint = f" (did you mean {close[0]!r}?)" if close else ""
+                    raise UserError(
+                        f"{setting} {name!r} is unknown{hint}; 'gp-prune list --operands' shows "
+                        "all operands and their families, and 'gp-prune list --operators' all "
+                        "operators"
+                    )
+        for name in self.operands:
+            if not operands[name].searchable:
+                raise UserError(
+                    f"operand {name!r} is {operands[name].meaning}, and is no part of any search; "
+                    "leave it out"
+                )
+
+
 class Grammar:
     """The grammar of one search.
 
@@ -87,6 +153,7 @@ class Grammar:
         measured: measurements that the tasks offer, keys of :data:`gp_prune.language.record.NEEDS`;
             operands that need others are left out.
         max_cost: operators with a greater declared cost are left out.
+        vocabulary: which operands and operators are searched; None for all.
 
     Attributes:
         primitives: the vocabulary.
@@ -101,23 +168,35 @@ class Grammar:
         root: Axes,
         measured: Collection[str],
         max_cost: float = float("inf"),
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.primitives = primitives
         self.root = root
+        vocabulary = vocabulary or Vocabulary()
+        vocabulary.check(primitives)
         operands = [
             operand
             for operand in primitives.operands.values()
-            if operand.searchable and operand.needs <= set(measured)
+            if operand.searchable
+            and operand.needs <= set(measured)
+            and vocabulary.has_operand(operand)
+        ]
+        operators = [
+            operator
+            for operator in primitives.operators.values()
+            if operator.cost <= max_cost and vocabulary.has_operator(operator)
         ]
         productions = [
-            production
-            for operator in primitives.operators.values()
-            if operator.cost <= max_cost
-            for production in productions_of(operator)
+            production for operator in operators for production in productions_of(operator)
         ]
         self.least_height = _least_heights(operands, productions)
-        if root not in self.least_height:
-            raise OutsideGrammar(f"no expression of axes {root} can be built from the operands")
+        if root not in self.least_height or not operators:
+            raise OutsideGrammar(
+                f"no formula of axes {root} can be built from the operands "
+                f"{', '.join(operand.name for operand in operands) or '(none)'} and the operators "
+                f"{', '.join(operator.name for operator in operators) or '(none)'}; exclude less, "
+                "or name more operands and operators"
+            )
         used = _used_types(root, productions, set(self.least_height))
         self.types = tuple(sorted(used))
         self.classes = {axes: type(f"Axes_{axes.letters}", (), {}) for axes in self.types}

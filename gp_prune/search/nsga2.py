@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, brief
 from gp_prune.language.expression import canonical
+from gp_prune.language.parser import parse
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric
@@ -21,9 +23,10 @@ from gp_prune.runs.evolution import AdaptiveOperatorRates, Growth
 from gp_prune.runs.journal import Journal
 from gp_prune.search.archive import Archive, Behaviour, Candidate, hypervolume
 from gp_prune.search.assessor import Assessor
+from gp_prune.search.census import take_census
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import AnyOutcome, Evaluator
-from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar
+from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar, Vocabulary
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import survivors
 from gp_prune.search.variation import CROSSOVER, Generator, Limits, Variation
@@ -33,6 +36,42 @@ ELITE = 0.25
 """Share of the population that outlives a restart."""
 
 TIME_IS_UP = "the time limit is reached"
+
+
+def make_grammar(
+    config: SearchConfig, primitives: PrimitiveSet
+) -> tuple[Grammar, list[Individual]]:
+    """Return the grammar of a search, and the formulas that the user starts from as its trees.
+
+    Raises:
+        UserError: a name of the vocabulary is unknown, or a start formula cannot be used.
+    """
+    vocabulary = Vocabulary(config.operands, config.operators, config.exclude)
+    grammar = Grammar(primitives, config.root, NEEDS, config.max_cost, vocabulary)
+    return grammar, [_read_start(text, config, grammar) for text in config.start_formulas]
+
+
+def _read_start(text: str, config: SearchConfig, grammar: Grammar) -> Individual:
+    """Return a formula that the user starts from, as a tree in canonical form."""
+    what = f"start formula {brief(text)}"
+    expression = parse(text, grammar.primitives)
+    if expression.axes is not config.root:
+        raise UserError(
+            f"{what} has the axes {expression.axes}, and this search is for formulas of axes "
+            f"{config.root}; leave it out, or search with another --granularity"
+        )
+    try:
+        tree = grammar.from_expression(canonical(expression))
+    except OutsideGrammar as error:
+        raise UserError(f"{what} cannot be used: {error}") from None
+    limits = Limits(config.size_limit, config.height_limit)
+    if not limits.hold(tree):
+        raise UserError(
+            f"{what} has {len(tree)} nodes and height {tree.height}, and formulas of this "
+            f"search have at most {limits.size} nodes and height {limits.height}; "
+            "raise size_limit or height_limit, or leave it out"
+        )
+    return tree
 
 
 @dataclass(frozen=True)
@@ -47,9 +86,11 @@ class Generation:
         behaviours: distinct behaviours so far.
         complete: of these, the ones tried on the highest rung, too.
         evaluations: networks pruned and measured so far, those of the journal included.
+        objectives: the names of the objectives.
         front: the front so far, thinned, least error first.
         hypervolume: what the whole front dominates; see :func:`~.archive.hypervolume`.
         stopped: the rule that ends the search here, as half a sentence; empty if none does.
+        known: whether the journal had it, as after a resumption.
     """
 
     number: int
@@ -59,9 +100,11 @@ class Generation:
     behaviours: int
     complete: int
     evaluations: int
+    objectives: tuple[str, ...]
     front: tuple[Candidate, ...]
     hypervolume: float
     stopped: str = ""
+    known: bool = field(default=False, compare=False)
 
 
 class Search:
@@ -71,10 +114,13 @@ class Search:
         config: the settings.
         primitives: the vocabulary.
         scorers: the prepared tasks, in the order of ``config.tasks``.
-        seeds: metrics that the first population starts from and that grafts are taken from.
+        seeds: published metrics that the first population starts from and that grafts are taken
+            from, besides the start formulas of the settings.
         evaluator: evaluates pruned networks.
         journal: where what a person may want to read is written.
         clock: returns the seconds, for the time limit.
+        built_in: formulas that are used like the start formulas of the settings, all of them; like
+            the published ones they are left out where the settings say so.
     """
 
     def __init__(
@@ -86,12 +132,16 @@ class Search:
         evaluator: Evaluator,
         journal: Journal[AnyOutcome],
         clock: Callable[[], float] = time.monotonic,
+        built_in: Sequence[Metric] = (),
     ) -> None:
         self.config = config
         self.journal = journal
-        self.grammar = Grammar(primitives, config.root, NEEDS, config.max_cost)
+        self.grammar, self.given = make_grammar(config, primitives)
         self.limits = Limits(config.size_limit, config.height_limit)
-        self.seeds = self._usable(seeds)
+        self.seeds = self.given
+        if not config.no_start_formulas:
+            self.given = self.given + self._usable(built_in)
+            self.seeds = self.given + self._usable(seeds)
         self.assessor = Assessor(config, self.grammar, scorers, evaluator, journal)
         self.growth = Growth()
         self._clock = clock
@@ -129,17 +179,20 @@ class Search:
                 random_trees = self.config.strategy == "random"
                 if not random_trees and 0 < self.config.restart <= self._unmoved.idle:
                     self._unmoved.idle = 0
-                    population = survivors(population, max(1, round(ELITE * len(population))))
+                    elite = max(1, round(ELITE * len(population)))
+                    population = survivors(population, elite, self.config.weights)
                     random_trees = True
                 drawn = (
                     iter(generator.individual, None)
                     if random_trees
                     else self._breed(variation, population)
                 )
-                fresh = self.assessor.assess(drawn, self._room(self.config.population), population)
+                room = self._room(self.config.population)
+                self.assessor.course.begin(number, room)
+                fresh = self.assessor.assess(drawn, room, population)
             population = self._survivors(population + fresh)
             self._learn(fresh, population)
-            report = self._report(number)
+            report = self._report(number, population)
             stopped = self._stops(number, self._clock() - started)
             yield replace(report, stopped=stopped)
             if stopped:
@@ -162,7 +215,11 @@ class Search:
             return f"{evaluated} behaviours have been evaluated"
         if config.stall and idle >= config.stall:
             return f"the front has not grown for {idle} generations"
-        end = {"event": "stopped", "generation": number, "reason": TIME_IS_UP}
+        # A run that is extended has the time once more.
+        end = {
+            "event": "stopped", "generation": number, "of": config.generations,
+            "limit": config.time_limit, "reason": TIME_IS_UP,
+        }  # fmt: skip
         if self.journal.holds(end) or (config.time_limit and seconds >= config.time_limit):
             self.journal.event(end)
             return TIME_IS_UP
@@ -171,14 +228,21 @@ class Search:
     def _first(self, generator: Generator) -> list[Individual]:
         """Return the first population: seeds for at most half of it, random trees for the rest.
 
-        All seeds are tried, so that the front and the comparison know the best of them, but only
-        some breed: a population of published formulas would explore little else.
+        All seeds are tried, so that the front and the comparison know the best of them, but of the
+        published ones only some breed: a population of them would explore little else. Those that
+        the user gave, and the built-in ones, all breed.
         """
-        seeds = self.assessor.assess(iter(self.seeds), self._room(len(self.seeds)))
-        count = min(len(seeds), self.config.population // 2)
-        chosen = generator.rng.sample(seeds, count)
+        size, tried = self.config.population, self._room(len(self.seeds))
+        self.assessor.course.begin(0, self._room(tried + size - min(size // 2, tried)))
+        seeds = self.assessor.assess(iter(self.seeds), tried)
+        wanted = {str(self.grammar.to_expression(tree)) for tree in self.given}
+        chosen = [seed for seed in seeds if str(seed.candidate.expression) in wanted]
+        others = [seed for seed in seeds if str(seed.candidate.expression) not in wanted]
+        places = max(0, size // 2 - len(chosen))
+        chosen += generator.rng.sample(others, min(len(others), places))
         endless = iter(generator.individual, None)
-        room = self._room(self.config.population - count)
+        room = self._room(max(0, size - len(chosen)))
+        self.assessor.course.expect(self.assessor.behaviours + room)
         return chosen + self.assessor.assess(endless, room, chosen)
 
     def _breed(self, variation: Variation, population: list[Individual]) -> Iterator[Individual]:
@@ -188,13 +252,15 @@ class Search:
         while True:
             first = _tournament(population, rng)
             name = rates.draw(rng)
+            parents = [first]
             if name == CROSSOVER:
-                partner = _tournament(population, rng)
-                children: Sequence[Individual] = variation.crossover(first, partner)
+                parents.append(_tournament(population, rng))
+                children: Sequence[Individual] = variation.crossover(*parents)
             else:
                 children = (variation.apply(name, first),)
+            texts = tuple(str(parent.candidate.expression) for parent in parents)
             for child in children:
-                child.origin = name
+                child.origin, child.parents = name, texts
                 yield child
 
     def _operator_rates(self, variation: Variation) -> AdaptiveOperatorRates:
@@ -222,13 +288,14 @@ class Search:
         current = [self.assessor.refreshed(individual) for individual in individuals]
         for individual in sorted(current, key=lambda i: i.candidate.order):
             best.setdefault(individual.candidate.behaviour, individual)
-        return survivors(list(best.values()), self.config.population)
+        return survivors(list(best.values()), self.config.population, self.config.weights)
 
-    def _report(self, number: int) -> Generation:
-        front = self.archive.shortlist(self.config.front_size, self.config.recommended_size)
+    def _report(self, number: int, population: Sequence[Individual]) -> Generation:
+        config = self.config
+        front = self.archive.shortlist(config.front_size, config.recommended_size, config.weights)
         if not front:
             raise UserError(self._nothing())
-        volume = hypervolume(c.objectives for c in self.archive.front())
+        volume = hypervolume((c.objectives for c in self.archive.front()), config.worst)
         for growth in (self.growth, self._unmoved):
             growth.update(volume)
         assessed = self.archive.assessed
@@ -240,11 +307,12 @@ class Search:
             behaviours=self.archive.behaviours,
             complete=self.archive.complete,
             evaluations=self.assessor.evaluations,
+            objectives=config.names,
             front=tuple(front),
             hypervolume=volume,
         )
-        self._write(report)
-        return report
+        census = take_census(individual.candidate.expression for individual in population)
+        return replace(report, known=self._write(report, census))
 
     def _nothing(self) -> str:
         ((reason, count),) = self.assessor.refused.most_common(1) or [(" none was new", 0)]
@@ -254,22 +322,26 @@ class Search:
             f"{count} of them because{reason}; try other tasks or more --population"
         )
 
-    def _write(self, report: Generation) -> None:
+    def _write(self, report: Generation, census: Mapping[str, Any]) -> bool:
+        """Write a report into the journal; return whether it was there already."""
         rates = self._rates.rates() if self._rates else {}
-        self.journal.event(
-            {
-                "event": "generation",
-                "number": report.number,
-                "assessed": report.assessed,
-                "behaviours": report.behaviours,
-                "complete": report.complete,
-                "evaluations": report.evaluations,
-                "hypervolume": report.hypervolume,
-                "rates": {name: round(rate, 4) for name, rate in rates.items()},
-                "front": [[str(c.expression), list(c.objectives)] for c in report.front],
-            }
-        )
-        self.journal.sync()
+        event = {
+            "event": "generation",
+            "number": report.number,
+            "assessed": report.assessed,
+            "behaviours": report.behaviours,
+            "complete": report.complete,
+            "evaluations": report.evaluations,
+            "hypervolume": report.hypervolume,
+            "rates": {name: round(rate, 4) for name, rate in rates.items()},
+            "front": [[str(c.expression), list(c.objectives)] for c in report.front],
+            "population": dict(census),
+        }
+        known = self.journal.holds(event)
+        if not known:
+            self.journal.event(event)
+            self.journal.sync()
+        return known
 
 
 def _tournament(population: Sequence[Individual], rng: random.Random) -> Individual:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gp_prune._io import MOST_TEXT, read_file, write_text
+from gp_prune._html import shorten, table_html
+from gp_prune._io import MOST_TEXT, read_file
+from gp_prune.apply.own_task import short_names
 from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.journal import NAME, entries
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.comparison import KINDS, Comparison, Contender, Record, recommend
+from gp_prune.search.comparison import Comparison, Contender
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import AnyOutcome, outcome_reader
+from gp_prune.search.held_out import restrict
+from gp_prune.search.objectives import ERRORS, LATENCY, SIZE, mean_cost
+from gp_prune.search.recommendation import judge_of, judged_error, recommend
+
+if TYPE_CHECKING:
+    from gp_prune.report.search_plots import SearchPlots
 
 FRONT = "front.csv"
 COMPARISON = "comparison.csv"
@@ -32,10 +39,14 @@ class SearchResult:
     Attributes:
         config: its settings.
         folder: its run folder.
-        contenders: the front, best validation error at equal budgets first, then the baselines.
+        contenders: the front, the one that would be chosen by its error alone first, then the
+            baselines.
         recommended: the formula that the run recommends.
         metrics: the metric of every formula of the front, by name.
         comparison: the records of the final comparison.
+        held_out: those on tasks that are not in the search. In both, all are judged by the error
+            of the search; in the first, the recommended formula and the baselines under its
+            conventions also by the other one.
         assessed: number of distinct formulas tried on all tasks.
         behaviours: number of distinct behaviours among them.
         kinds: ``"classification"`` or ``"reconstruction"`` for every task.
@@ -49,16 +60,53 @@ class SearchResult:
     recommended: Contender
     metrics: dict[str, Metric]
     comparison: Comparison
+    held_out: Comparison
     assessed: int
     behaviours: int
     kinds: dict[str, str]
     failures: dict[str, str]
 
+    def unseen_error(self, contender: Contender, split: str) -> float:
+        """Return the mean error on the tasks that choose the winner; NaN where there are none.
+
+        Args:
+            contender: a formula of the front, or a baseline.
+            split: ``"validation"`` or ``"test"``.
+        """
+        chooses = restrict(self.held_out, self.config.validation_tasks)
+        return chooses.mean(contender.name, split) if chooses.records else math.nan
+
+    @property
+    def plot(self) -> SearchPlots:
+        """Return the plots of the search: ``result.plot.front("front.pdf")``."""
+        from gp_prune.report.search_plots import SearchPlots
+
+        return SearchPlots(self)
+
     def __repr__(self) -> str:
         """Return the folder, the size of the front and the recommended formula."""
         front = pluralize(len(self.metrics), "formula")
-        best = f"{self.recommended.name!r} = {self.recommended.expression}"
+        best = f"{self.recommended.name!r} = {shorten(str(self.recommended.expression))}"
         return f"<SearchResult in {str(self.folder)!r}: {front} on the front, recommended {best}>"
+
+    def _repr_html_(self) -> str:
+        """Return the front for a notebook, the recommended formula first; all text is escaped."""
+        ranked = sorted(self.contenders, key=lambda c: c is not self.recommended)
+        rows = [
+            (
+                c.name,
+                c.expression.size,
+                f"{ladder_objectives(self, c)[self.config.errors[0]]:.3f}",
+                str(c.expression),
+            )
+            for c in ranked
+        ]
+        headings = ("metric", "size", "validation error", "formula")
+        return table_html(repr(self)[1:-1], headings, rows)
+
+    def _repr_latex_(self) -> str:
+        """Return the recommended formula for a notebook."""
+        return self.metrics[self.recommended.name]._repr_latex_()
 
 
 def assemble(
@@ -68,25 +116,27 @@ def assemble(
     archive: Archive,
     entered: Sequence[Contender],
     comparison: Comparison,
+    held_out: Comparison,
     kinds: Mapping[str, str],
     failures: Mapping[str, str],
-    begun: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> SearchResult:
-    """Return the result of a run from its parts; ``begun`` is the header of its journal."""
-    # What the run was begun with: files and packages may have changed since.
-    settings = {name: begun[name] for name in config.to_json()}
-    provenance = {"settings": settings, "versions": begun["versions"]}
+    """Return the result of a run from its parts."""
+    judge = judge_of(config, comparison, held_out)
     evolved = sorted(
         (c for c in entered if c.candidate is not None),
-        key=lambda c: (comparison.mean(c.name, "validation"), c.expression.size, c.name),
+        key=lambda c: (judged_error(c, judge), c.expression.size, c.name),
     )
     return SearchResult(
         config=config,
         folder=folder,
         contenders=evolved + [c for c in entered if c.candidate is None],
-        recommended=recommend(config, entered, comparison),
-        metrics={c.name: _metric(config, primitives, c, comparison, provenance) for c in evolved},
+        recommended=recommend(config, entered, comparison, judge),
+        metrics={
+            c.name: candidate_metric(config, primitives, c, provenance, comparison) for c in evolved
+        },
         comparison=comparison,
+        held_out=held_out,
         assessed=archive.assessed,
         behaviours=archive.behaviours,
         kinds=dict(kinds),
@@ -94,35 +144,77 @@ def assemble(
     )
 
 
-def _metric(
+def make_provenance(config: SearchConfig, begun: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings and package versions of a run as its metrics state them.
+
+    Args:
+        config: the settings now.
+        begun: the header of the journal: files and packages may have changed since.
+    """
+    now = config.to_json()
+    settings = {name: now[name] if name in config.ADJUSTABLE else begun[name] for name in now}
+    # People exchange metrics, and where files are is nobody else's business.
+    for name in ("tasks", "validate_on", "report_on"):
+        settings[name] = list(short_names(settings[name]).values())
+    for name in ("data", "model_weights"):
+        settings[name] = Path(settings[name]).name
+    return {"settings": settings, "versions": begun["versions"]}
+
+
+def candidate_metric(
     config: SearchConfig,
     primitives: PrimitiveSet,
     contender: Contender,
-    comparison: Comparison,
-    provenance: dict[str, Any],
+    provenance: Mapping[str, Any],
+    comparison: Comparison | None = None,
 ) -> Metric:
-    def error(column: str, task: str) -> float:
-        return comparison.mean(contender.name, column, kind="ladder", task=task)
+    """Return the metric of a formula of the front.
 
-    assert contender.candidate is not None
+    Args:
+        config: the settings.
+        primitives: the vocabulary.
+        contender: the formula with its results in the search.
+        provenance: see :func:`make_provenance`.
+        comparison: the final comparison, which has its test error; None before.
+    """
+    candidate = contender.candidate
+    assert candidate is not None
+    first = config.errors[0]
+
+    def errors(task: str, error: float) -> dict[str, float]:
+        if comparison is None or not comparison.records:
+            return {"validation_error": error}
+        return {
+            f"{split}_error": comparison.mean(
+                contender.name, split, kind="ladder", task=task, error=first
+            )
+            for split in ("validation", "test")
+        }
+
+    shorts = short_names(config.tasks)
+    names = ", ".join(shorts.values())
     return Metric(
         name=contender.name,
         expression=contender.expression,
         conventions=config.conventions,
         primitives=primitives,
-        description=f"{'tried' if contender.published else 'evolved'} on {', '.join(config.tasks)}",
+        description=f"{'tried' if contender.published else 'evolved'} on {names}",
         source=contender.published or f"gp-prune evolve, seed {config.seed}",
         objectives={
-            task: {
-                "macs": macs,
-                "params": params,
-                "validation_error": error("validation", task),
-                "test_error": error("test", task),
-            }
-            for task, (_, macs, params) in contender.candidate.by_task.items()
+            shorts[task]: {"macs": part["macs"], "params": part["params"]}
+            | errors(task, part[first])
+            for task, part in candidate.by_task.items()
         },
-        provenance=provenance,
+        provenance={**provenance, **_reduced_from(contender)},
     )
+
+
+def _reduced_from(contender: Contender) -> dict[str, Any]:
+    """Return the formula that the search found, and what was dropped of it, where it was longer."""
+    reduction = contender.reduction
+    if reduction is None or reduction.original == contender.expression:
+        return {}
+    return {"found_as": str(reduction.original), "dropped": list(reduction.steps)}
 
 
 def settings_json(config: SearchConfig) -> dict[str, Any]:
@@ -135,66 +227,45 @@ def settings_json(config: SearchConfig) -> dict[str, Any]:
     return settings
 
 
-def write(result: SearchResult) -> None:
-    """Write the metrics, the front and the comparison."""
-    for metric in result.metrics.values():
-        metric.save(result.folder / METRICS / f"{metric.name}.json")
-    comparison = result.comparison
-    columns = [field.name for field in fields(Record)]
-    _write_csv(result.folder / COMPARISON, columns, map(astuple, comparison.records))
-    kinds = sorted({record.kind for record in comparison.records} - {"ladder"})
-    rows = [
-        [
-            contender.name, int(contender is result.recommended),
-            str(contender.expression), contender.expression.size,
-            *ladder_objectives(result, contender),
-            *(
-                comparison.mean(contender.name, column, kind=kind)
-                for kind in kinds
-                for column in ("validation", "test")
-            ),
-        ]
-        for contender in result.contenders
-    ]  # fmt: skip
-    _write_csv(result.folder / FRONT, _front_columns(kinds), rows)
+def shown_objectives(config: SearchConfig, candidate: Candidate) -> dict[str, float]:
+    """Return the objectives of a candidate but for the size, which has a column in each table."""
+    named = zip(config.names, candidate.objectives, strict=True)
+    return {name: value for name, value in named if name != SIZE}
 
 
-def write_front_so_far(folder: Path, front: Sequence[Candidate]) -> None:
-    """Write the front of a run that has not ended; the columns of the comparison stay empty.
+def ladder_objectives(result: SearchResult, contender: Contender) -> dict[str, float]:
+    """Return the objectives of the search by name, without the size, and the test errors.
 
-    Args:
-        folder: the run folder.
-        front: candidates, least error first.
+    They are measured under the same protocol as in the search, so those of a formula of the front
+    are its objectives. A latency is measured in the search alone: others have NaN. Without a
+    comparison there are no test errors.
+
+    Returns:
+        Name of the objective -> its value; then ``"test_NAME"`` -> test error of each error.
     """
-    columns = _front_columns(KINDS)
-    rows = [["", "", str(c.expression), c.expression.size, *c.objectives] for c in front]
-    empty = [""] * len(columns)
-    _write_csv(folder / FRONT, columns, [row + empty[len(row) :] for row in rows])
+    config, comparison = result.config, result.comparison
+    if not comparison.records:
+        assert contender.candidate is not None
+        return shown_objectives(config, contender.candidate)
+
+    def value(name: str) -> float:
+        if name in ERRORS:
+            return comparison.mean(contender.name, "validation", kind="ladder", error=name)
+        if name == LATENCY:
+            searched = contender.candidate
+            return shown_objectives(config, searched)[name] if searched else math.nan
+        rows = comparison.part(contender.name, kind="ladder")
+        return mean_cost(name, [(row.budget, getattr(row, name)) for row in rows])
+
+    values = {name: value(name) for name in config.names if name != SIZE}
+    tested = {
+        f"test_{name}": comparison.mean(contender.name, "test", kind="ladder", error=name)
+        for name in config.errors
+    }
+    return values | tested
 
 
-def _front_columns(kinds: Iterable[str]) -> list[str]:
-    columns = ["name", "recommended", "formula", "size", "error", "macs", "params", "test_error"]
-    return columns + [f"equal_{kind}_{split}" for kind in kinds for split in ("validation", "test")]
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def ladder_objectives(result: SearchResult, contender: Contender) -> list[float]:
-    """Return validation error, MACs kept, parameters kept and test error under the ladder.
-
-    The same protocol as in the search, so the first three are the objectives of the front.
-    """
-    columns = ("validation", "macs", "params", "test")
-    return [result.comparison.mean(contender.name, c, kind="ladder") for c in columns]
-
-
-_SAME = {"versions": "packages", "device": "device"}
+_SAME = {"evaluation": "evaluation protocol", "versions": "packages", "device": "device"}
 """What must be equal for an evaluation to have the same result, besides the networks."""
 
 
@@ -264,6 +335,9 @@ def _difference(other: Mapping[str, Any], config: SearchConfig, identity: Mappin
     changed = [name for name in shared if theirs[name] != ours[name]]
     if changed:
         return f"its networks of {', '.join(changed)} were others"
+    for name, digest in identity.get("samples", {}).items():
+        if name in shared and other.get("samples", {}).get(name) != digest:
+            return f"its data of {name} were others"
     if other.get("seed") != config.seed and all(map(config.steps, range(config.top_rung + 1))):
         return f"its seed was {other.get('seed')}, so all fine-tuning was different"
     return ""

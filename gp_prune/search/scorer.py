@@ -7,14 +7,17 @@ only networks that no earlier formula has led to are tried.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Interpreter
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.language.rounding import without_rounding
+from gp_prune.language.rounding import RoundingCheck, without_rounding
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import (
     Architecture,
@@ -26,14 +29,30 @@ from gp_prune.pruning import (
     select_weights,
     trace,
 )
-from gp_prune.statistics import collect
-from gp_prune.statistics.coverage import LayerCoverage, coverage_of
+from gp_prune.statistics.coverage import LayerCoverage
+from gp_prune.statistics.on_demand import Measurements
+from gp_prune.statistics.recording import LABEL_NEEDS
+from gp_prune.statistics.records import draw_noise
+from gp_prune.statistics.running import one_thread
 from gp_prune.tasks import Task
 
 Plan = ChannelPlan | WeightPlan
 
 INTERPRETER_MEMORY = 32 * 2**20
 """Bytes of subtree values that are remembered for one task."""
+
+ROUNDING_MEMORY = 256 * 2**20
+"""Bytes that checks for rounding may keep for one task."""
+
+MOST_TOKENS = 8192
+"""Tokens from which a language model is measured, at most: 64 sequences of 128."""
+
+
+def _samples(task: Task, calibration: int) -> int:
+    """Return the number of samples that are measured."""
+    if task.kind != "language":
+        return calibration
+    return max(1, min(calibration, MOST_TOKENS // task.train.inputs.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -71,9 +90,12 @@ class PlannedCut:
 class TaskScorer:
     """One task, prepared for scoring: its traced network and the measurements of its layers.
 
+    A measurement is taken when the first formula needs it.
+
     Args:
         task: the task.
-        calibration: number of training samples from which measurements are taken.
+        calibration: number of training samples from which measurements are taken; of a language
+            model at most as many as have 8192 tokens.
         seed: decides the noise, and what is measured of a layer that does not fit the memory.
         max_memory: most bytes for what is measured; None means the default.
     """
@@ -83,30 +105,55 @@ class TaskScorer:
     ) -> None:
         self.task = task
         self.architecture: Architecture = trace(
-            task.model, task.example_inputs, interface=task.interface
+            task.model, task.example_inputs, interface=task.keep
         )
         # The first samples: the order of the training split is random already.
-        batches = list(task.batches(task.train.select(slice(calibration)), 256))
-        self.layers: dict[str, LayerRecord] = collect(
+        batches = list(task.batches(task.train.select(slice(_samples(task, calibration))), 256))
+        self._measurements = Measurements(
             task.model,
-            None,
             batches,
-            needs=set(NEEDS),
+            # A formula that needs labels is tried in vain on a task without them.
+            needs=set(NEEDS) - (LABEL_NEEDS if task.train.labels is None else set()),
             max_memory=max_memory,
             loss=task.loss,
             seed=seed,
             outgoing=consumers(self.architecture),
         )
-        memory = INTERPRETER_MEMORY // max(1, len(self.layers))
-        self._interpreters = {n: Interpreter(layer, memory) for n, layer in self.layers.items()}
+        self._renew()
         self._ranked = {
             member.layer for group in self.architecture.free for member in group.members
         }
 
     @property
+    def layers(self) -> Mapping[str, LayerRecord]:
+        """Return what has been measured of the layers: what formulas have asked for so far."""
+        return self._measurements.records
+
+    @property
     def coverage(self) -> LayerCoverage:
-        """Return how much of the calibration data each measurement saw."""
-        return coverage_of(self.layers.values())
+        """Return how much of the calibration data each measurement so far saw."""
+        return self._measurements.coverage
+
+    def measure(self, needs: AbstractSet[str]) -> None:
+        """Measure what was not measured before; formulas that are scored do so by themselves.
+
+        Args:
+            needs: keys of :data:`gp_prune.language.record.NEEDS`.
+        """
+        with one_thread():
+            found = self._measurements.ask(needs)
+        if found:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Evaluate formulas on what has been measured by now."""
+        memory = INTERPRETER_MEMORY // max(1, len(self.layers))
+        self._interpreters = {n: Interpreter(layer, memory) for n, layer in self.layers.items()}
+        memory = ROUNDING_MEMORY // max(1, len(self.layers))
+        self._rounding = {
+            n: RoundingCheck(layer, self._interpreters[n], memory)
+            for n, layer in self.layers.items()
+        }
 
     def plan(
         self,
@@ -130,32 +177,60 @@ class TaskScorer:
         scores = self._scores(expression, noise_seed)
         plan: Plan
         if "i" in expression.axes:
-            plan = select_weights(self.task.model, self.architecture, scores, conventions, budget)
+            plan = select_weights(
+                self.task.model,
+                self.architecture,
+                scores,
+                conventions,
+                budget,
+                ignore=self.task.whole,
+            )
         else:
             plan = select_channels(self.architecture, scores, conventions, budget)
         return PlannedCut(self.task.name, plan, str(expression))
 
+    def ranking_scores(
+        self, expression: Expression, noise_seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Return the scores of the layers as they are ranked when a network is pruned.
+
+        Scores that differ by rounding alone are their mean, see
+        :func:`~gp_prune.language.rounding.without_rounding`.
+
+        Args:
+            expression: the formula, of type {o} or {o,i,k}.
+            noise_seed: for new draws of the random operands; None keeps those of the measurements.
+
+        Raises:
+            MissingMeasurement: the task offers too little for an operand.
+        """
+        names = self._scored(expression)
+        if noise_seed is None:
+            return {name: self._rounding[name].without_rounding(expression) for name in names}
+        return {
+            name: without_rounding(expression, self._redrawn(name, noise_seed)) for name in names
+        }
+
     def find_rounding(self, expression: Expression) -> str:
         """Return the first layer whose scores differ by rounding alone; empty if there is none."""
         for name in self._scored(expression):
-            scores = without_rounding(expression, self.layers[name])
+            scores = self._rounding[name].without_rounding(expression)
             if scores.numel() > 1 and bool((scores == scores.flatten()[0]).all()):
                 return name
         return ""
 
     def _scored(self, expression: Expression) -> list[str]:
-        """Return the layers that a formula ranks: of channels, those that can lose some."""
-        return [n for n in self.layers if "i" in expression.axes or n in self._ranked]
+        """Return the layers that a formula ranks, measured: those that can lose something."""
+        self.measure(expression.needs)
+        if "i" in expression.axes:
+            return [name for name in self.layers if name not in self.task.whole]
+        return [name for name in self.layers if name in self._ranked]
 
     def _scores(self, expression: Expression, noise_seed: int | None) -> Mapping[str, Any]:
         names = self._scored(expression)
         interpreters = self._interpreters
         if noise_seed is not None:
-            redrawn = collect(self.task.model, names, (), needs={"noise"}, seed=noise_seed)
-            interpreters = {
-                name: Interpreter(replace(self.layers[name], noise=redrawn[name].noise))
-                for name in names
-            }
+            interpreters = {name: Interpreter(self._redrawn(name, noise_seed)) for name in names}
         scores = {}
         for name in names:
             try:
@@ -168,3 +243,9 @@ class TaskScorer:
                     f"{type(error).__name__}: {error}; mend the primitive or leave it out"
                 ) from error
         return scores
+
+    def _redrawn(self, name: str, noise_seed: int) -> LayerRecord:
+        """Return the measurements of a layer with other random numbers."""
+        layer = self.layers[name]
+        noise = draw_noise(name, tuple(layer.weight.shape), noise_seed)
+        return replace(layer, noise=noise.to(layer.weight))

@@ -15,12 +15,19 @@ from collections.abc import Sequence
 from deap import tools
 
 from gp_prune.runs.evolution import LEAST_GROWTH
-from gp_prune.search.archive import Candidate, Objectives, hypervolume, individuals_of
+from gp_prune.search.archive import Candidate, hypervolume
 from gp_prune.search.grammar import Individual
+from gp_prune.search.objectives import Objectives
+from gp_prune.search.selection import assign_crowding, individuals_of, select
 
 
 def choose_promoted(
-    candidates: Sequence[Candidate], rung: int, count: int, *, by_volume: bool
+    candidates: Sequence[Candidate],
+    rung: int,
+    count: int,
+    *,
+    weights: Sequence[float],
+    worst: Objectives | None,
 ) -> list[Candidate]:
     """Choose the candidates that are promoted from a rung to the next one, the best first.
 
@@ -38,20 +45,24 @@ def choose_promoted(
             were promoted already set the standard; the others do not count.
         rung: the rung that they come from.
         count: most that are promoted.
-        by_volume: whether by what they add to the hypervolume. That needs errors which tell how
-            good a candidate will be: those right after pruning only tell which one is better.
+        weights: one for each objective, for the crowding distance.
+        worst: where they are taken by what they add to the hypervolume, the worst of each
+            objective; None for the other way. The hypervolume needs errors which tell how good a
+            candidate will be: those right after pruning only tell which one is better.
     """
     tried = [c for c in candidates if not c.reason and c.rung >= rung]
     tried.sort(key=lambda c: c.behaviour)
-    ranked = _rank(tried, [c.on(rung) for c in tried])
+    ranked = _rank(tried, [c.on(rung) for c in tried], weights)
     waiting = [c for c in ranked if c.rung == rung]
-    if not by_volume:
+    if worst is None:
         return waiting[:count]
     risen = [c.on(rung) for c in tried if c.rung > rung]
-    return [waiting[n] for n in _greatest(risen, [c.on(rung) for c in waiting], count)]
+    return [waiting[n] for n in _greatest(risen, [c.on(rung) for c in waiting], count, worst)]
 
 
-def _greatest(points: list[Objectives], offered: Sequence[Objectives], count: int) -> list[int]:
+def _greatest(
+    points: list[Objectives], offered: Sequence[Objectives], count: int, worst: Objectives
+) -> list[int]:
     """Choose the points to add for the greatest hypervolume, one after the other.
 
     Of points that add the same the first is taken.
@@ -60,15 +71,16 @@ def _greatest(points: list[Objectives], offered: Sequence[Objectives], count: in
         points: those that are there.
         offered: those that may be added.
         count: most that are added.
+        worst: the worst value of each objective.
     """
-    points, volume = list(points), hypervolume(points)
+    points, volume = list(points), hypervolume(points, worst)
     # What a point adds never grows as others are added: a stale gain is an upper bound, and most
     # need not be computed again (lazy greedy, Minoux 1978).
     heap = [(-math.inf, number) for number in range(len(offered))]
     chosen: list[int] = []
     while heap and len(chosen) < count:
         _, number = heapq.heappop(heap)
-        grown = hypervolume([*points, offered[number]])
+        grown = hypervolume([*points, offered[number]], worst)
         gain = grown - volume if grown > volume * (1 + LEAST_GROWTH) else 0.0
         if heap and (-gain, number) > heap[0]:
             heapq.heappush(heap, (-gain, number))
@@ -79,23 +91,28 @@ def _greatest(points: list[Objectives], offered: Sequence[Objectives], count: in
     return chosen
 
 
-def survivors(individuals: Sequence[Individual], count: int) -> list[Individual]:
+def survivors(
+    individuals: Sequence[Individual], count: int, weights: Sequence[float]
+) -> list[Individual]:
     """Return the best by rung, then by NSGA-II in the rung; each gets its crowding distance.
 
     Args:
         individuals: with their candidates; no two with the same behaviour.
         count: most to keep.
+        weights: one for each objective.
     """
     chosen: list[Individual] = []
     for rung in sorted({i.candidate.rung for i in individuals}, reverse=True):
         alike = [i for i in individuals if i.candidate.rung == rung]
-        chosen += tools.selNSGA2(alike, min(count - len(chosen), len(alike)))
+        chosen += select(alike, count - len(chosen), weights)
         if len(chosen) == count:
             break
     return chosen
 
 
-def _rank(candidates: Sequence[Candidate], objectives: Sequence[Objectives]) -> list[Candidate]:
+def _rank(
+    candidates: Sequence[Candidate], objectives: Sequence[Objectives], weights: Sequence[float]
+) -> list[Candidate]:
     """Sort candidates by front, in each the least crowded first."""
     individuals = individuals_of(candidates, objectives)
     order = {id(individual): number for number, individual in enumerate(individuals)}
@@ -103,7 +120,7 @@ def _rank(candidates: Sequence[Candidate], objectives: Sequence[Objectives]) -> 
     for front in tools.sortNondominated(individuals, len(individuals)):
         # DEAP gathers equal vectors in its own order; that of the candidates is restored.
         front.sort(key=lambda individual: order[id(individual)])
-        tools.emo.assignCrowdingDist(front)
+        assign_crowding(front, weights)
         front.sort(key=lambda individual: -individual.fitness.crowding_dist)
         ranked += [individual.candidate for individual in front]
     return ranked

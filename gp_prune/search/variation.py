@@ -29,7 +29,12 @@ _INNER_SHARE = 0.9
 _CONSTANT_SHARE = 0.9
 """Share of {} leaves that are constants where the type has operands too."""
 
-_GROUP_WEIGHTS = {"reduction": 3.0, "binary": 3.0, "unary": 2.0, "normaliser": 1.0, "special": 1.0}
+_GROUP_WEIGHTS = {"reduction": 3.0, "binary": 3.0, "unary": 2.0, "normaliser": 1.0, "special": 0.5}
+"""How often a group of operators is drawn.
+
+A type has one or two ``special`` operators, with their own signature, if any; this weight makes one
+about as frequent as one reduction.
+"""
 
 
 class Limits(NamedTuple):

@@ -10,12 +10,14 @@ from gp_prune.errors import pluralize
 from gp_prune.language.record import Coverage, LayerRecord
 from gp_prune.statistics.sampling import MAX_MEMORY
 
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 """Raised whenever the same formula gets other scores on the same data; runs then cannot be resumed.
 
 Version 1 kept 64 samples and 64 positions of each layer's maps; 2 measures all of them.
 Version 3 reads maps of several sizes whole, and scales kernels, counts and norms of a part of the
-data to the whole.
+data to the whole. Version 4 takes what needs no mini-batches over larger batches, sums kernels by
+pairs of classes, and takes losses of nuclear norm of maps of one position without an integral: the
+same numbers but for their last digits.
 """
 
 LayerCoverage = Mapping[str, Mapping[str, Coverage]]

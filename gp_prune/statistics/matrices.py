@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gp_prune.errors import UserError
 from gp_prune.statistics.layers import unfolded, with_samples
+from gp_prune.statistics.moments import all_but
 
 _LOWEST, _STEP, _GRID = -36.0, 0.3, 214
 """Grid of the integral in :func:`nuclear_losses`, in the logarithm of t: up to 28."""
@@ -44,11 +45,36 @@ def map_ranks(maps: Tensor, width: int) -> Tensor:
     return ranks.to(torch.float64)
 
 
+def map_nuclear_norms(maps: Tensor, width: int) -> Tensor:
+    """Return the nuclear norm of the map of each sample and channel (Yeom et al., 2021).
+
+    It is the sum of the singular values of the matrix of rows and columns that :func:`map_ranks`
+    takes; of a map that is one row, its length. Computed in float64.
+
+    Args:
+        maps: (n, o, positions).
+        width: number of positions in a row of a map; it divides the number of positions.
+
+    Returns:
+        (n, o), float64; not a number where a map has an entry that is not finite.
+    """
+    values = maps.to(torch.float64)
+    finite = values.isfinite().all(2)
+    values = values.where(finite.unsqueeze(2), 0.0)
+    matrices = values.reshape(*maps.shape[:2], maps.shape[2] // width, width)
+    if 1 in matrices.shape[2:]:
+        norms = values.square().sum(2).sqrt()
+    else:
+        norms = torch.linalg.svdvals(matrices).sum(2)
+    return norms.where(finite, torch.nan)
+
+
 def map_nuclear_losses(maps: Tensor) -> Tensor:
     """Return what the nuclear norm of a sample's maps loses without each channel (CHIP).
 
     The maps of a sample are one matrix (o, positions) with a row per channel (Sui et al., NeurIPS
-    2021). Computed in float64, a few samples at a time.
+    2021). Computed in float64, a few samples at a time. Of maps of one position it is what the
+    length of the vector of all channels loses.
 
     Args:
         maps: (n, o, positions).
@@ -56,6 +82,10 @@ def map_nuclear_losses(maps: Tensor) -> Tensor:
     Returns:
         (n, o), float64.
     """
+    if maps.shape[2] == 1:
+        squares = maps.squeeze(2).to(torch.float64).square()
+        length, shorter = squares.sum(1, keepdim=True).sqrt(), all_but(squares).sqrt()
+        return squares / (length + shorter).where(length > 0, 1.0)
     step = max(1, _MOST_AT_ONCE // (maps.shape[1] * max(_GRID, maps.shape[2])))
     return torch.cat([nuclear_losses(some) for some in torch.split(maps, step)])
 

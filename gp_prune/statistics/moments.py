@@ -183,6 +183,10 @@ def _add_by_label(sums: Tensor, maps: Tensor, labels: Tensor) -> None:
 _MOST_AT_ONCE = 2**21
 """Numbers that are worked on at a time: 16 MB in float64."""
 
+_SHARES, _BLOCK = 8, 2**18
+"""Parts of the rows of a matrix of kernels, which is symmetric, so that about half of it is
+computed; and numbers in the parts of several channels that are computed at a time."""
+
 _LOST_DIGITS = 1e-10
 """Error of a squared distance above which it is not taken from a product of matrices."""
 
@@ -207,9 +211,12 @@ def mean_kernels(
         ``kernel_class``, ``kernel_rest`` and ``kernel_between`` (o, c), by field of the record.
     """
     member = functional.one_hot(labels, classes).to(torch.float64)  # (n, c)
-    step = max(1, _MOST_AT_ONCE // (maps.shape[1] * max(maps.shape[1:])))
+    samples = maps.shape[1]
+    rows = max(1, min(-(-samples // _SHARES), _MOST_AT_ONCE // samples))
+    step = max(1, min(_BLOCK // (rows * samples), _MOST_AT_ONCE // maps[0].numel()))
     parts = [
-        _block_means(part.to(torch.float64), member, growth) for part in torch.split(maps, step)
+        _block_means(part.to(torch.float64), member, growth, rows)
+        for part in torch.split(maps, step)
     ]
     within, rest, between = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
     return {"kernel_class": within, "kernel_rest": rest, "kernel_between": between}
@@ -218,7 +225,7 @@ def mean_kernels(
 def _squared_distances(maps: Tensor, size: int) -> Iterator[Tensor]:
     """Yield the squared distances between the maps (o, n, s) of each channel, some rows at a time.
 
-    Each part is (o, rows, n), with ``size`` rows or less, so that (n, n) need not fit in memory.
+    Each part has ``size`` rows or less and leaves out the columns before them: (o, rows, rest).
     A product of matrices is several times as fast as differences, but cancels where maps are alike;
     about their mean, they are so small that this matters for few networks.
     """
@@ -226,29 +233,51 @@ def _squared_distances(maps: Tensor, size: int) -> Iterator[Tensor]:
     squares = centred.square().sum(2)
     apart = float(squares.max()) * torch.finfo(torch.float64).eps > _LOST_DIGITS
     for start in range(0, maps.shape[1], size):
-        rows = slice(start, start + size)
+        rows, rest = slice(start, start + size), slice(start, None)
         if apart:
             by_difference = "donot_use_mm_for_euclid_dist"
-            yield torch.cdist(maps[:, rows], maps, compute_mode=by_difference).square_()
+            some = torch.cdist(maps[:, rows], maps[:, rest], compute_mode=by_difference)
+            yield some.square_()
             continue
-        both = squares[:, rows].unsqueeze(2) + squares.unsqueeze(1)
-        found = both.baddbmm_(centred[:, rows], centred.mT, alpha=-2)
-        found.diagonal(start, dim1=1, dim2=2).zero_()
+        both = squares[:, rows].unsqueeze(2) + squares[:, rest].unsqueeze(1)
+        found = both.baddbmm_(centred[:, rows], centred[:, rest].mT, alpha=-2)
+        found.diagonal(0, dim1=1, dim2=2).zero_()
         yield found.clamp_(min=0)
 
 
-def _block_means(maps: Tensor, member: Tensor, growth: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Average the kernel of ``maps`` (o, n, s) within, outside and across each class: (o, c)."""
-    size = max(1, _MOST_AT_ONCE // (maps.shape[0] * maps.shape[1]))
-    to_classes, to_rests = [], []
+def _kernel_sums(maps: Tensor, member: Tensor, growth: float, size: int) -> Tensor:
+    """Sum the kernel of ``maps`` (o, n, s) over the pairs of samples of each two classes."""
+    classes = member.shape[1]
+    sums = maps.new_zeros(maps.shape[0], classes, classes)
+    start = 0
     for squares in _squared_distances(maps, size):
-        kernel = squares.mul_(-growth / 2).exp_()  # (o, rows, n)
-        to_classes.append(kernel @ member)
-        to_rests.append(kernel @ (1 - member))
-    to_class, to_rest = torch.cat(to_classes, dim=1), torch.cat(to_rests, dim=1)  # (o, n, c)
+        kernel = squares.mul_(-growth / 2).exp_()  # (o, rows, rest)
+        stop = start + kernel.shape[1]
+        rows = member[start:stop].T
+        sums += rows @ (kernel[:, :, : stop - start] @ member[start:stop])
+        if stop < maps.shape[1]:
+            later = rows @ (kernel[:, :, stop - start :] @ member[stop:])
+            sums += later + later.mT  # of each pair both orders
+        start = stop
+    return sums
+
+
+def all_but(sums: Tensor) -> Tensor:
+    """Return, for each entry of the last axis, the sum of the others; nothing is subtracted."""
+    before = functional.pad(sums.cumsum(-1)[..., :-1], (1, 0))
+    after = functional.pad(sums.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
+    return before + after
+
+
+def _block_means(
+    maps: Tensor, member: Tensor, growth: float, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the kernel of ``maps`` (o, n, s) within, outside and across each class: (o, c)."""
+    sums = _kernel_sums(maps, member, growth, size)
+    others = all_but(sums)  # of a class with all but another one
     inside, outside = member.sum(0), (1 - member).sum(0)  # (c,)
     return (
-        (member * to_class).sum(1) / inside.square().clamp(min=1),
-        ((1 - member) * to_rest).sum(1) / outside.square().clamp(min=1),
-        (member * to_rest).sum(1) / (inside * outside).clamp(min=1),
+        sums.diagonal(dim1=1, dim2=2) / inside.square().clamp(min=1),
+        all_but(others.mT).diagonal(dim1=1, dim2=2) / outside.square().clamp(min=1),
+        others.diagonal(dim1=1, dim2=2) / (inside * outside).clamp(min=1),
     )

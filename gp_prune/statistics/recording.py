@@ -15,7 +15,12 @@ from gp_prune.language.record import MAP_NEEDS
 from gp_prune.statistics.activation_tracer import Call, Listener, Site
 from gp_prune.statistics.formulas import Stream
 from gp_prune.statistics.layers import as_maps, tap_energy
-from gp_prune.statistics.matrices import SecondMoments, map_nuclear_losses, map_ranks
+from gp_prune.statistics.matrices import (
+    SecondMoments,
+    map_nuclear_losses,
+    map_nuclear_norms,
+    map_ranks,
+)
 from gp_prune.statistics.moments import Centroids, Moments, mean_kernels
 from gp_prune.statistics.sampling import KeptValues, Sampling
 
@@ -309,7 +314,7 @@ class Recorder(Listener):
     def _read_after(self, call: Call, after: Tensor) -> None:
         labelled = self._labels is not None
         first = call.use == 0 and bool(
-            self._maps_wanted & {"activation", "map_rank", "nuclear_loss"}
+            self._maps_wanted & {"activation", "map_rank", "map_nuclear", "nuclear_loss"}
         )
         if not (labelled or first):
             return
@@ -327,9 +332,11 @@ class Recorder(Listener):
         """Take the activation itself, and what is measured on whole maps."""
         if "activation" in self._maps_wanted:
             self._take(call, "activation", maps)
+        width = 1 if isinstance(self._layers[call.layer], nn.Linear) else after.shape[-1]
         if "map_rank" in self._maps_wanted:
-            linear = isinstance(self._layers[call.layer], nn.Linear)
-            self._take(call, "map_rank", map_ranks(maps, 1 if linear else after.shape[-1]))
+            self._take(call, "map_rank", map_ranks(maps, width))
+        if "map_nuclear" in self._maps_wanted:
+            self._take(call, "map_nuclear", map_nuclear_norms(maps, width))
         if "nuclear_loss" in self._maps_wanted:
             self._take(call, "nuclear_loss", map_nuclear_losses(maps))
 

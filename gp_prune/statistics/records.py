@@ -75,6 +75,17 @@ def uniform(shape: tuple[int, ...], seed: int) -> Tensor:
     return numbers.clamp(min=2.0**-54)  # torch.rand may return 0
 
 
+def draw_noise(layer: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return the noise of a layer (o, i, k), float64, on the CPU: the measurement ``"noise"``.
+
+    Args:
+        layer: name of the layer.
+        shape: of its weights.
+        seed: of the measurements.
+    """
+    return uniform(shape, derive_seed(seed, layer, "noise", bits=63))
+
+
 def has_running_statistics(norm: nn.Module | None) -> bool:
     """Return whether a batch norm knows mean and variance, so that they need no measuring."""
     return getattr(norm, "running_mean", None) is not None
@@ -206,8 +217,7 @@ class Measured:
         if "outgoing" in self.needs:
             fields |= self._from_consumers(name, weight)
         if "noise" in self.needs:
-            seed = derive_seed(self.seed, name, "noise", bits=63)
-            fields["noise"] = uniform(tuple(weight.shape), seed)
+            fields["noise"] = draw_noise(name, tuple(weight.shape), self.seed)
         for field, value in fields.items():
             if value is not None and not is_finite(value):  # before it becomes float64: quicker
                 raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
+from gp_prune.statistics.copying import copy_modules
 from gp_prune.statistics.time_limit import forward_limit
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -74,7 +74,7 @@ def copy_model(model: ModelT, memo: dict[int, Any] | None = None) -> ModelT:
     for value in masked_values(model):
         if not value.is_leaf:
             memo.setdefault(id(value), value.detach().clone())
-    copied = copy.deepcopy(model, memo)
+    copied: ModelT = copy_modules(model, memo)
     for parameter in copied.parameters():
         if not parameter.is_leaf:
             parameter.detach_().requires_grad_()

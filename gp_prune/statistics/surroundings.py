@@ -9,15 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.statistics.activation_tracer import (
-    Call,
-    Site,
-    norms_of,
-    observe,
-    pair_without_data,
-)
+from gp_prune.statistics.activation_tracer import Call, Site, norms_of, observe
 from gp_prune.statistics.batches import batch_size
 from gp_prune.statistics.layers import as_maps
+from gp_prune.statistics.pairing import pair_without_data
 from gp_prune.statistics.running import Forward, Inputs, is_scripted
 from gp_prune.statistics.sampling import Maps
 

@@ -6,7 +6,14 @@ May import ``training`` and the packages below it; open ``task.py`` first.
 from __future__ import annotations
 
 from gp_prune.tasks.cache import CacheWarning
-from gp_prune.tasks.catalogue import TASK_NAMES, check_task_name, is_trained, load_task
+from gp_prune.tasks.catalogue import (
+    TASK_NAMES,
+    check_task_name,
+    is_language_task,
+    is_task_name,
+    is_trained,
+    load_task,
+)
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.task import Task
 
@@ -16,6 +23,8 @@ __all__ = [
     "Split",
     "Task",
     "check_task_name",
+    "is_language_task",
+    "is_task_name",
     "is_trained",
     "load_task",
 ]

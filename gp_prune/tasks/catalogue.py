@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product, starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from gp_prune._io import DamagedFileError, canonical_digest
+from gp_prune._names import LANGUAGE_TASKS as LANGUAGE_TASKS
+from gp_prune._names import TASK_NAMES as TASK_NAMES
+from gp_prune._names import TEXT_TASKS, WEIGHTS_TASKS
 from gp_prune.errors import SEED, UserError, check_value
+from gp_prune.pruning import measure
 from gp_prune.statistics.running import as_device, one_thread, random_state
 from gp_prune.tasks import cache
 from gp_prune.tasks.cache import CacheWarning, Entry
-from gp_prune.tasks.data import DATA_SETS, DataSet, Split, load_data, user_folder
+from gp_prune.tasks.cifar_resnet import CifarResNet
+from gp_prune.tasks.data import (
+    IMAGE_SHAPES,
+    DataSet,
+    LabelledSplit,
+    Split,
+    load_data,
+    user_folder,
+)
+from gp_prune.tasks.language_models import HEAD, LANGUAGE_MODELS, SEQUENCE
 from gp_prune.tasks.models import MODELS, Kind
-from gp_prune.tasks.task import Task, as_split
+from gp_prune.tasks.task import Task, default_loss, default_measure, mean_error
+from gp_prune.tasks.texts import TextData, load_text
 from gp_prune.tasks.training import Descent, optimise
+from gp_prune.training.samples import tensor_digest
+from gp_prune.training.weights import load_weights
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
 
-TASK_NAMES: tuple[str, ...] = tuple(starmap("{1}-{0}".format, product(DATA_SETS, MODELS)))
-"""Every name that :func:`load_task` knows; those that need no files come first."""
+_AT_SEED = "@"
+
+_FROM_FILES = dict(zip(WEIGHTS_TASKS, (3, 9), strict=True))
+"""Tasks with weights from a file -> the residual blocks of each stage."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +73,30 @@ _RECIPES: dict[str, Recipe] = {
     "cnn-digits": Recipe(20, 1e-2, batch_size=64, weight_decay=0.3),
     "autoencoder-digits": Recipe(200, 1e-2, batch_size=32),
     "caffe_lenet-digits": Recipe(40, 3e-3, batch_size=32, weight_decay=0.3),
+    "resnet-digits": Recipe(20, 1e-2, weight_decay=0.3),
+    "mobilenet-digits": Recipe(30, 1e-2, batch_size=32, weight_decay=0.3),
+    "mlp-digits": Recipe(40, 5e-3, batch_size=32, weight_decay=0.3),
 }
 _LARGE_RECIPES: dict[str, Recipe] = {
     "lenet": Recipe(5, 3e-3),
     "cnn": Recipe(3, 1e-2, batch_size=128, weight_decay=0.1),
     "autoencoder": Recipe(10, 5e-3, batch_size=128),
     "caffe_lenet": Recipe(10, 2e-3, weight_decay=0.05),
+    "resnet": Recipe(3, 1e-2, batch_size=128, weight_decay=0.1),
+    "mobilenet": Recipe(3, 1e-2, batch_size=128, weight_decay=0.1),
+    "mlp": Recipe(12, 2e-3, weight_decay=0.1),
 }
+_LANGUAGE_RECIPE = Recipe(6, 3e-3, batch_size=16, warm_up=0.1, weight_decay=0.1)
+_MOST_LANGUAGE_STEPS = 900
+"""So that a long text takes no more time than a short one, of which more epochs are made."""
 
 
 def recipe(name: str) -> Recipe:
-    """Return how the dense network of the task ``name`` is trained."""
-    return _RECIPES.get(name) or _LARGE_RECIPES[name.split("-")[0]]
+    """Return how the dense network of the task ``name``, without a seed, is trained."""
+    model = name.split("-")[0]
+    if model in LANGUAGE_MODELS:
+        return _LANGUAGE_RECIPE
+    return _RECIPES.get(name) or _LARGE_RECIPES[model]
 
 
 def load_task(
@@ -84,7 +113,11 @@ def load_task(
     The same arguments give the same weights, bit for bit on a CPU: training takes one thread.
 
     Args:
-        name: ``"<model>-<data set>"``, one of :data:`TASK_NAMES`.
+        name: ``"<model>-<data set>"``, one of :data:`TASK_NAMES`; with ``"@<seed>"`` after it,
+            that seed trains the network and ``seed`` is not used. ``"resnet20-cifar10:FILE"`` and
+            ``"resnet56-cifar10:FILE"`` are residual networks for CIFAR-10 with shortcuts without
+            parameters; their weights are the plain tensors in a file, and nothing is trained.
+            ``"llama-text:FILE"`` trains a language model on the text of a file.
         cache_dir: folder for trained networks; by default one in the user's cache folder.
         data_root: folder with torchvision's data sets; by default one in the user's cache folder.
         download: whether torchvision may fetch a missing data set.
@@ -92,37 +125,109 @@ def load_task(
         device: where the network and the data are put.
 
     Raises:
-        UserError: the name is unknown, the data set is missing or damaged, or the cache folder
-            cannot be used.
+        UserError: the name is unknown, the data set is missing or damaged, the text is too short,
+            or the cache folder cannot be used.
 
     Warns:
         CacheWarning: a cache entry was damaged; the network is trained again and replaces it.
     """
-    check_task_name(name)
     check_value("seed", seed, SEED)
-    model_name, data_name = name.split("-")
+    check_task_name(name)
+    if file := _weights_file(name):
+        return _load_from_file(name, file, cache_dir, data_root, download, as_device(device))
+    base, seed, text = _read_name(name, seed)
+    model_name, data_name = base.split("-")
     target = as_device(device)
+    if model_name in LANGUAGE_MODELS:
+        return _load_language_model(name, base, seed, text, cache_dir, target)
     data = load_data(data_name, data_root, download=download)
-    kind = MODELS[model_name].kind
+    built = MODELS[model_name]
     with random_state(seed):
-        model = MODELS[model_name].build(data.shape, data.classes).to(target).eval()
-    task = Task(
+        model = built.build(data.shape, data.classes).to(target).eval()
+    train, validation = (as_split(s, built.kind, target) for s in (data.train, data.validation))
+    folder, identity = _cache_entry(base, seed, target, data, cache_dir)
+    fit = partial(_train, recipe(base), model, built.kind, train, validation, seed)
+    return Task(
+        model,
+        train,
+        validation,
+        partial(_read_split, built.kind, data.read_test, target),
         name=name,
-        kind=kind,
-        model=model,
-        train=as_split(data.train, kind, target),
-        validation=as_split(data.validation, kind, target),
-        interface=MODELS[model_name].interface,
-        dense_error=math.nan,
-        trivial_error=math.nan,
-        read_test=partial(_read_split, kind, data.read_test, target),
+        kind=built.kind,
+        keep=built.interface,
+        dense_error=_restore_or(fit, folder, identity, model),
     )
-    folder, identity = _cache_entry(name, seed, target, data, cache_dir)
-    return replace(
-        task,
-        dense_error=_restore_or(partial(_train, task, seed), folder, identity, model),
-        trivial_error=task.trivial_error_on(task.validation),
+
+
+def _load_language_model(
+    name: str,
+    base: str,
+    seed: int,
+    text: str,
+    cache_dir: str | Path | None,
+    device: torch.device,
+) -> Task:
+    data = load_text(text)
+    with random_state(seed):
+        model = LANGUAGE_MODELS[base.split("-")[0]]().to(device).eval()
+    train, validation = data.train.to(device), data.validation.to(device)
+    folder, identity = _cache_entry(base, seed, device, data, cache_dir)
+    fit = partial(_train, recipe(base), model, "language", train, validation, seed)
+    return Task(
+        model,
+        train,
+        validation,
+        partial(_read_sequences, data, device),
+        name=name,
+        kind="language",
+        whole=(HEAD,),
+        dense_error=_restore_or(fit, folder, identity, model),
     )
+
+
+def _read_sequences(data: TextData, device: torch.device) -> Split:
+    return data.read_test().to(device)
+
+
+class TaskFacts(NamedTuple):
+    """What a built-in task costs.
+
+    Attributes:
+        name: its name.
+        kind: kind of the task.
+        input_shape: channels, height and width of an image, or the bytes of a sequence.
+        params: parameters of the network.
+        macs: multiply-accumulate operations for one input.
+        training: ``"seconds"`` or ``"minutes"``, about, on one core.
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    params: int
+    macs: int
+    training: str
+
+
+def task_facts() -> list[TaskFacts]:
+    """Return what the built-in tasks cost; no data is read and nothing is trained."""
+    facts = []
+    for name in TASK_NAMES:
+        model_name, data_name = name.split("-")
+        training = "seconds" if name in _RECIPES else "minutes"
+        shape: tuple[int, ...]
+        if model_name in LANGUAGE_MODELS:
+            kind, shape = "language", (SEQUENCE,)
+            with random_state(0):
+                model: nn.Module = LANGUAGE_MODELS[model_name]()
+            cost = measure(model, torch.zeros(1, *shape, dtype=torch.int64))
+        else:
+            kind, shape = MODELS[model_name].kind, IMAGE_SHAPES[data_name]
+            with random_state(0):
+                model = MODELS[model_name].build(shape, 10)
+            cost = measure(model, torch.zeros(1, *shape))
+        facts.append(TaskFacts(name, kind, shape, cost.params, int(cost.macs), training))
+    return facts
 
 
 def is_trained(
@@ -140,25 +245,134 @@ def is_trained(
         UserError: as :func:`load_task`.
     """
     check_task_name(name)
-    data = load_data(name.split("-")[1], data_root, download=download)
-    folder, identity = _cache_entry(name, seed, as_device(device), data, cache_dir)
+    if _weights_file(name):
+        return True
+    base, seed, text = _read_name(name, seed)
+    model_name, data_name = base.split("-")
+    data: DataSet | TextData
+    if model_name in LANGUAGE_MODELS:
+        data = load_text(text)
+    else:
+        data = load_data(data_name, data_root, download=download)
+    folder, identity = _cache_entry(base, seed, as_device(device), data, cache_dir)
     try:
         return cache.read(folder, identity) is not None
     except DamagedFileError:
         return False
 
 
+def is_task_name(name: str) -> bool:
+    """Return whether ``name`` is a built-in task, or one with ``@`` or ``:`` and anything then."""
+    base, _, _ = name.partition(":")
+    names = (*_FROM_FILES, *TEXT_TASKS)
+    return name.partition(_AT_SEED)[0] in TASK_NAMES or base.partition(_AT_SEED)[0] in names
+
+
+def is_language_task(name: str) -> bool:
+    """Return whether a name is that of a built-in task whose network is a language model."""
+    model = name.partition(":")[0].partition(_AT_SEED)[0].partition("-")[0]
+    return is_task_name(name) and model in LANGUAGE_MODELS
+
+
 def check_task_name(name: str) -> None:
-    """Raise UserError unless there is a task of that name."""
-    if name in TASK_NAMES:
-        return
-    close = difflib.get_close_matches(name, TASK_NAMES, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise UserError(f"unknown task {name!r}{hint}; choose one of {', '.join(TASK_NAMES)}")
+    """Raise UserError unless there is a task of that name, with its ``@SEED`` or ``:FILE``."""
+    base, _, file = name.partition(":")
+    if base not in _FROM_FILES:
+        _read_name(name, 0)
+    elif not file:
+        raise UserError(
+            f"task {name!r} has no file with its weights; write {base}:FILE, where FILE holds the "
+            "state dict"
+        )
+
+
+def _weights_file(name: str) -> str:
+    """Return the file of a task with weights from a file; empty for the others."""
+    base, _, file = name.partition(":")
+    return file if base in _FROM_FILES else ""
+
+
+def _load_from_file(
+    name: str,
+    file: str,
+    cache_dir: str | Path | None,
+    data_root: str | Path | None,
+    download: bool,
+    device: torch.device,
+) -> Task:
+    """Return a task with weights from a file; its error is measured now or taken from the cache."""
+    base = name.partition(":")[0]
+    data = load_data(base.split("-")[1], data_root, download=download)
+    model = CifarResNet(_FROM_FILES[base], normalise=True)
+    load_weights(model, Path(file).expanduser())
+    model.to(device).eval()
+    kind: Kind = "classification"
+    train, validation = (as_split(part, kind, device) for part in (data.train, data.validation))
+    identity = {
+        "task": base,
+        "source_version": _SOURCE_VERSION,
+        "weights": tensor_digest(model.state_dict().values()),
+        "data": data.fingerprint(),
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+    folder = user_folder(cache_dir, "tasks") / f"{base}-{canonical_digest(identity)[:16]}"
+    measure = partial(mean_error, model, validation, default_measure(kind), kind)
+    return Task(
+        model,
+        train,
+        validation,
+        partial(_read_split, kind, data.read_test, device),
+        name=name,
+        kind=kind,
+        dense_error=_restore_or(measure, folder, identity, model),
+    )
+
+
+class _Name(NamedTuple):
+    """The name of a task, the seed of its training and the file with its text, empty for none."""
+
+    base: str
+    seed: int
+    text: str
+
+
+def _read_name(name: str, seed: int) -> _Name:
+    """Return the parts of a name; the seed is ``seed`` where the name has none.
+
+    Raises:
+        UserError: there is no such task, the seed is not one, or a text is missing.
+    """
+    written, _, file = name.partition(":")
+    if written.partition(_AT_SEED)[0] not in TEXT_TASKS:
+        written, file = name, ""
+    elif not file:
+        raise UserError(f"task {name!r} has no file with its text; write {written}:FILE")
+    base, at, text = written.partition(_AT_SEED)
+    if base not in (*TASK_NAMES, *TEXT_TASKS):
+        close = difflib.get_close_matches(base, TASK_NAMES, n=1)
+        hint = f" (did you mean {close[0] + at + text!r}?)" if close else ""
+        files = " or ".join(f"{known}:FILE" for known in (*_FROM_FILES, *TEXT_TASKS))
+        raise UserError(
+            f"unknown task {name!r}{hint}; choose one of {', '.join(TASK_NAMES)}, or {files}"
+        )
+    if not at:
+        return _Name(base, seed, file)
+    if not (text.isascii() and text.isdecimal() and str(int(text)) == text):
+        raise UserError(
+            f"task {name!r} has {text!r} after the {_AT_SEED}; write the seed of its training as a "
+            f"whole number, for instance {base + '@1'!r}"
+        )
+    check_value(f"the seed of task {name!r}", int(text), SEED)
+    return _Name(base, int(text), file)
 
 
 def _cache_entry(
-    name: str, seed: int, device: torch.device, data: DataSet, cache_dir: str | Path | None
+    name: str,
+    seed: int,
+    device: torch.device,
+    data: DataSet | TextData,
+    cache_dir: str | Path | None,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a trained network, and all that decides its weights as JSON."""
     identity = {
@@ -196,21 +410,29 @@ def _restore_or(
     return dense_error
 
 
-def _train(task: Task, seed: int) -> float:
+def _train(
+    how: Recipe, model: nn.Module, kind: Kind, train: Split, validation: Split, seed: int
+) -> float:
     """Train the dense network of a task in place; return its validation error."""
-    how = recipe(task.name)
+    most = _MOST_LANGUAGE_STEPS if kind == "language" else sys.maxsize
     with one_thread():
         descent = Descent(
-            steps=how.epochs * max(1, len(task.train) // how.batch_size),
+            steps=min(most, how.epochs * max(1, len(train) // how.batch_size)),
             learning_rate=how.learning_rate,
             batch_size=how.batch_size,
             seed=seed,
             warm_up=how.warm_up,
             weight_decay=how.weight_decay,
         )
-        optimise(task.model, task.train.inputs, task.train.target, task.loss, descent)
-    return task.error(task.model, task.validation)
+        optimise(model, train.inputs, train.target, default_loss(kind), descent)
+        return mean_error(model, validation, default_measure(kind), kind)
 
 
-def _read_split(kind: Kind, read: Callable[[], Split], device: torch.device) -> Split:
+def as_split(part: LabelledSplit, kind: Kind, device: torch.device) -> Split:
+    """Return labelled images as a split on a device, with the target that a kind of task has."""
+    target = part.labels if kind == "classification" else part.inputs
+    return Split(part.inputs, target, part.labels).to(device)
+
+
+def _read_split(kind: Kind, read: Callable[[], LabelledSplit], device: torch.device) -> Split:
     return as_split(read(), kind, device)

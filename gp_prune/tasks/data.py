@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gp_prune._compat import import_torchvision
+from gp_prune._names import DATA_SETS as DATA_SETS
 from gp_prune.errors import UserError
 from gp_prune.tasks.models import Shape
 from gp_prune.training.samples import Samples, tensor_digest
@@ -37,23 +38,33 @@ _CIFAR_TEST = ("test_batch.bin",)
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # a byte with the label, then the red, green and blue planes
 
-DATA_SETS: tuple[str, ...] = ("digits", *_VISION_SETS)
-"""Every data set that a task name can end with."""
+IMAGE_SHAPES: dict[str, Shape] = {
+    "digits": (1, 8, 8), "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32),
+}  # fmt: skip
+"""Channels, height and width of the images of each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split(Samples):
-    """Images of one part of a data set.
+    """Samples of one part of the data of a task, in memory.
 
     Attributes:
-        inputs: (n, channels, height, width) float32 in [0, 1].
-        target: what the loss compares with: the labels of a classification, the inputs themselves
-            of a reconstruction.
-        labels: (n,) int64 class numbers, for both kinds of task.
+        inputs: (n, ...) what the network takes; of the known data sets (n, channels, height, width)
+            float32 in [0, 1].
+        target: (n, ...) what the loss compares with: the labels of a classification, the inputs
+            themselves of a reconstruction, the numbers to predict of a regression.
+        labels: (n,) int64 class numbers; None where there are none.
     """
 
     inputs: Tensor
     target: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSplit(Split):
+    """Labelled images of one part of a known data set."""
+
     labels: Tensor
 
 
@@ -70,9 +81,9 @@ class DataSet:
     """
 
     name: str
-    train: Split
-    validation: Split
-    read_test: Callable[[], Split]
+    train: LabelledSplit
+    validation: LabelledSplit
+    read_test: Callable[[], LabelledSplit]
     classes: int = 10
 
     @property
@@ -150,7 +161,7 @@ def stratified_split(labels: Tensor, sizes: tuple[int, ...], seed: int) -> list[
     ]
 
 
-def _read_digits(part: str) -> Split:
+def _read_digits(part: str) -> LabelledSplit:
     """Read a part of scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
     table = torch.from_numpy(_digits_table())
     inputs = table[:, :-1].float().div(16).reshape(-1, 1, 8, 8)
@@ -158,7 +169,7 @@ def _read_digits(part: str) -> Split:
     sizes = {"test": 360, "validation": 360, "train": len(table) - 720}
     parts = stratified_split(labels, tuple(sizes.values()), _SPLIT_SEED)
     chosen = torch.from_numpy(parts[list(sizes).index(part)])
-    return Split(inputs, labels, labels).select(chosen)
+    return LabelledSplit(inputs, labels, labels).select(chosen)
 
 
 def _digits_table() -> np.ndarray:
@@ -186,7 +197,7 @@ def _load_vision(name: str, data_root: Path, *, download: bool) -> DataSet:
     return DataSet(name, train, validation, read_test)
 
 
-def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> Split:
+def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> LabelledSplit:
     """Read the official training or test set of a torchvision data set."""
     if name == "cifar10" and (data_root / _CIFAR_FOLDER).is_dir():
         return _read_cifar_binary(data_root / _CIFAR_FOLDER, train=train)
@@ -207,10 +218,10 @@ def _read_vision(name: str, data_root: Path, *, train: bool, download: bool) -> 
     if len(labels) == 0 or len(inputs) != len(labels) or not bool(labels.lt(10).all()):
         reason = f"{len(inputs)} images, {len(labels)} labels, each label must be 0 to 9"
         raise _unreadable(name, data_root / subfolder, reason)
-    return Split(inputs, labels, labels)
+    return LabelledSplit(inputs, labels, labels)
 
 
-def _read_cifar_binary(folder: Path, *, train: bool) -> Split:
+def _read_cifar_binary(folder: Path, *, train: bool) -> LabelledSplit:
     """Read the official training or test set of CIFAR-10 from its binary version."""
     _check_cifar_sizes(folder)
     names = _CIFAR_TRAIN if train else _CIFAR_TEST
@@ -226,7 +237,7 @@ def _read_cifar_binary(folder: Path, *, train: bool) -> Split:
     records = torch.from_numpy(np.concatenate(files)).reshape(-1, _CIFAR_RECORD)
     inputs = records[:, 1:].float().div_(255).reshape(-1, *_CIFAR_SHAPE)
     labels = records[:, 0].long()
-    return Split(inputs, labels, labels)
+    return LabelledSplit(inputs, labels, labels)
 
 
 def _check_cifar_sizes(folder: Path) -> None:

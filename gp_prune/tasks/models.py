@@ -1,7 +1,7 @@
-"""Build the networks of the tasks: two LeNets, a small VGG with batch norm, an autoencoder.
+"""Build the networks of the tasks: LeNets, perceptrons, and a small VGG, ResNet and MobileNet.
 
-Each is an ``nn.Sequential`` of named steps, so that it can be read from top to bottom and needs no
-class; the names are those that plans, records and reports show.
+Each is an ``nn.Sequential`` of named steps, so that it can be read from top to bottom; the names
+are those that plans, records and reports show.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
-Kind = Literal["classification", "reconstruction"]
+Kind = Literal["classification", "regression", "reconstruction", "language"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PREDICTED: dict[str, str] = {"regression": "numbers", "language": "tokens"}
+"""What networks of a kind predict that images do not have."""
 Shape = tuple[int, int, int]
 """Channels, height and width of one image."""
 Steps = list[tuple[str, nn.Module]]
@@ -61,8 +64,9 @@ def lenet(shape: Shape, classes: int) -> nn.Sequential:
 def caffe_lenet(shape: Shape, classes: int) -> nn.Sequential:
     """Build the LeNet of Caffe's examples, 20-50-500, which pruning papers use.
 
-    On 28x28 images it has 431,080 parameters. Caffe's own has no ReLU after the convolutions.
-    Images of less than 16 pixels a side get 3x3 kernels with padding in place of the 5x5 ones.
+    On 28x28 images it has 431,080 parameters. Caffe's own has no ReLU after the convolutions;
+    this one has. Images of less than 16 pixels a side get 3x3 kernels with padding in place of the
+    5x5 ones.
 
     Args:
         shape: channels, height, width of an image; (1, 8, 8), (1, 28, 28) and (3, 32, 32) are used.
@@ -73,6 +77,29 @@ def caffe_lenet(shape: Shape, classes: int) -> nn.Sequential:
         ("linear1", nn.Linear(features, 500)),
         ("relu3", nn.ReLU()),
         ("output", nn.Linear(500, classes)),
+    ]
+    return nn.Sequential(OrderedDict(steps))
+
+
+def mlp(shape: Shape, classes: int) -> nn.Sequential:
+    """Build LeNet-300-100 (LeCun et al. 1998), two hidden layers with ReLU, as pruning papers do.
+
+    On 28x28 images it has 266,610 parameters. Images of less than 16 pixels a side get a fifth as
+    many units, because with more the network forgives almost any cut.
+
+    Args:
+        shape: channels, height, width of an image.
+        classes: number of classes, the width of the output.
+    """
+    pixels = shape[0] * shape[1] * shape[2]
+    first, second = (60, 20) if min(shape[1:]) < _SMALL_IMAGE else (300, 100)
+    steps: Steps = [
+        ("flatten", nn.Flatten()),
+        ("linear1", nn.Linear(pixels, first)),
+        ("relu1", nn.ReLU()),
+        ("linear2", nn.Linear(first, second)),
+        ("relu2", nn.ReLU()),
+        ("output", nn.Linear(second, classes)),
     ]
     return nn.Sequential(OrderedDict(steps))
 
@@ -116,12 +143,7 @@ def cnn(shape: Shape, classes: int) -> nn.Sequential:
         if pooled:
             steps.append((f"pool{index}", nn.MaxPool2d(2)))
         channels = width
-    steps += [
-        ("average", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("output", nn.Linear(channels, classes)),
-    ]
-    return nn.Sequential(OrderedDict(steps))
+    return nn.Sequential(OrderedDict([*steps, *_head(channels, classes)]))
 
 
 def autoencoder(shape: Shape, classes: int) -> nn.Sequential:
@@ -155,10 +177,114 @@ def autoencoder(shape: Shape, classes: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(steps))
 
 
+class Residual(nn.Module):
+    """A residual block of He et al. (2016): ``relu(body(x) + shortcut(x))``.
+
+    The body is two 3x3 convolutions with batch norm. The shortcut is the identity, or a 1x1
+    convolution with batch norm where the number of channels changes ("option B").
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        """Build a block.
+
+        Args:
+            before: channels of the input.
+            after: channels of the output.
+            stride: of the first convolution and of the shortcut.
+        """
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        steps: Steps = []
+        if (before, stride) != (after, 1):
+            steps = [
+                ("conv", nn.Conv2d(before, after, 1, stride, bias=False)),
+                ("norm", nn.BatchNorm2d(after)),
+            ]
+        self.shortcut = nn.Sequential(OrderedDict(steps))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, before, h, w) to (n, after, h / stride, w / stride), rounded up."""
+        inner = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
+        output: Tensor = self.relu2(inner + self.shortcut(x))
+        return output
+
+
+def resnet(shape: Shape, classes: int) -> nn.Sequential:
+    """Build a small ResNet (He et al. 2016): one residual block each with 16, 32 and 64 channels.
+
+    Images of less than 16 pixels a side get half as many channels.
+
+    Args:
+        shape: channels, height, width of an image; each side at least 4.
+        classes: number of classes, the width of the output.
+    """
+    base, steps = _stem(shape)
+    steps += [
+        ("block1", Residual(base, base, 1)),
+        ("block2", Residual(base, 2 * base, 2)),
+        ("block3", Residual(2 * base, 4 * base, 2)),
+    ]
+    return nn.Sequential(OrderedDict([*steps, *_head(4 * base, classes)]))
+
+
+def mobilenet(shape: Shape, classes: int) -> nn.Sequential:
+    """Build a small MobileNet (Howard et al. 2017): 16 channels, then 32-32-64 depthwise separable.
+
+    Each separable block is a depthwise 3x3 convolution and a 1x1 convolution, both with batch norm
+    and ReLU. Images of less than 16 pixels a side get half as many channels.
+
+    Args:
+        shape: channels, height, width of an image; each side at least 4.
+        classes: number of classes, the width of the output.
+    """
+    base, steps = _stem(shape)
+    before = base
+    for index, (after, stride) in enumerate(((2 * base, 2), (2 * base, 1), (4 * base, 2)), 1):
+        depthwise = nn.Conv2d(before, before, 3, stride, padding=1, groups=before, bias=False)
+        steps += [
+            (f"depthwise{index}", depthwise),
+            (f"depthwise_norm{index}", nn.BatchNorm2d(before)),
+            (f"depthwise_relu{index}", nn.ReLU()),
+            (f"pointwise{index}", nn.Conv2d(before, after, 1, bias=False)),
+            (f"pointwise_norm{index}", nn.BatchNorm2d(after)),
+            (f"pointwise_relu{index}", nn.ReLU()),
+        ]
+        before = after
+    return nn.Sequential(OrderedDict([*steps, *_head(before, classes)]))
+
+
+def _stem(shape: Shape) -> tuple[int, Steps]:
+    """Return the channels of the first convolution, and the first steps: it, batch norm, ReLU."""
+    channels, height, width = shape
+    base = 8 if min(height, width) < _SMALL_IMAGE else 16
+    return base, [
+        ("conv", nn.Conv2d(channels, base, 3, padding=1, bias=False)),
+        ("norm", nn.BatchNorm2d(base)),
+        ("relu", nn.ReLU()),
+    ]
+
+
+def _head(channels: int, classes: int) -> Steps:
+    """Return the last steps of a convolutional classifier: channel means and a linear layer."""
+    return [
+        ("average", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("output", nn.Linear(channels, classes)),
+    ]
+
+
 MODELS: dict[str, ModelKind] = {
     "lenet": ModelKind(lenet, "classification"),
     "cnn": ModelKind(cnn, "classification"),
     "autoencoder": ModelKind(autoencoder, "reconstruction", interface=("latent",)),
     "caffe_lenet": ModelKind(caffe_lenet, "classification"),
+    "resnet": ModelKind(resnet, "classification"),
+    "mobilenet": ModelKind(mobilenet, "classification"),
+    "mlp": ModelKind(mlp, "classification"),
 }
 """Every kind of network that a task name can start with."""

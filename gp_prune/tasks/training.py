@@ -18,7 +18,9 @@ from gp_prune.errors import UserError
 from gp_prune.pruning.modules import renew_masked
 from gp_prune.statistics import Loss
 from gp_prune.statistics.running import preserve_gradients, random_state, training_mode
+from gp_prune.tasks.models import Residual
 from gp_prune.training.settings import schedule
+from gp_prune.training.shares import report_share
 
 
 def random_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -92,6 +94,7 @@ class Descent:
             loss(inputs[chosen], target[chosen]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             after_step()
+            report_share((step + 1) / self.steps)
 
 
 def optimise(
@@ -119,9 +122,18 @@ def optimise(
 
 _STACKABLE = (
     nn.Sequential, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Sigmoid, nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
+    nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten, Residual,
 )  # fmt: skip
 """Layers in which additional channels of zeros change nothing in the others."""
+
+
+def can_stack(model: nn.Module) -> bool:
+    """Return whether :func:`optimise_stacked` takes copies of a network."""
+    return all(map(_can_be_padded, model.modules()))
+
+
+def _can_be_padded(module: nn.Module) -> bool:
+    return type(module) in _STACKABLE and getattr(module, "groups", 1) == 1
 
 
 def optimise_stacked(
@@ -180,7 +192,7 @@ def _check(models: Sequence[nn.Module]) -> None:
     """Raise UserError unless the networks differ in widths alone and can be padded."""
     for layers in zip(*(model.named_modules() for model in models), strict=False):
         (name, module), *others = layers
-        if type(module) not in _STACKABLE or getattr(module, "groups", 1) != 1:
+        if not _can_be_padded(module):
             raise UserError(
                 f"networks with the layer {name!r} ({module}) cannot be stacked; fine-tune them "
                 "one by one (stack 1)"

@@ -48,6 +48,7 @@ from gp_prune.training.samples import (
     tensor_digest,
 )
 from gp_prune.training.settings import Epoch, FineTuning, History, schedule
+from gp_prune.training.shares import report_share
 
 Held = Mapping[tuple[str, str], Tensor]
 """(module, parameter) -> bool tensor of the parameter's shape: False where a zero must stay."""
@@ -244,6 +245,7 @@ class _Run:
             _set_zeros(self.zeros)
             total, count = total + value * size, count + size
             self.tell(len(rates), batches)
+            report_share(progress)
         if not count:
             raise UserError(
                 f"the training data has no sample in epoch {number}; give data that can be read "

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.errors import UserError
-from gp_prune.statistics import Batch, Forward, Loss
+from gp_prune.statistics import Batch, Forward, Inputs, Loss
 from gp_prune.statistics.batches import batch_size
 from gp_prune.statistics.running import (
     call_model,
     device_of,
     evaluation_mode,
+    tensors_of,
     to_device,
 )
 from gp_prune.training.samples import as_data, in_order
 from gp_prune.training.settings import FineTuning
+
+_TOKENS_AT_ONCE = 2048
+"""Tokens in a batch, at most: the outputs of a language model have hundreds of numbers for each."""
 
 
 def main_output(output: Any) -> Tensor:
@@ -42,8 +46,8 @@ def main_output(output: Any) -> Tensor:
     if isinstance(tensor, Tensor):
         return tensor
     raise UserError(
-        f"the network gives a {type(output).__name__} without 'logits', so there is no tensor to "
-        "judge it by; give forward_fn(model, inputs), which returns one"
+        f"the network gives a value of type {type(output).__name__} without 'logits', so there "
+        "is no tensor to judge it by; give forward_fn(model, inputs), which returns one"
     )
 
 
@@ -55,7 +59,8 @@ def distance(output: Any, taught: Any, target: Any, temperature: float) -> Tenso
     Knowledge in a Neural Network"). For every other target: the mean squared difference.
 
     Args:
-        output: (n, classes, ...) logits, or an output of any shape (see :func:`main_output`).
+        output: (n, classes, ...) logits, (n, positions, tokens) logits of a language model, or an
+            output of any shape (see :func:`main_output`).
         taught: the output of the dense network, of the same shape.
         target: what the loss compares ``output`` with.
         temperature: what logits are divided by.
@@ -71,9 +76,20 @@ def distance(output: Any, taught: Any, target: Any, temperature: float) -> Tenso
         )
     if not _is_classes(target):
         return functional.mse_loss(logits, aim)
-    classes, aims = (functional.log_softmax(x / temperature, 1) for x in (logits, aim))
+    axis = _class_axis(logits, target)
+    classes, aims = (functional.log_softmax(x / temperature, axis) for x in (logits, aim))
     divergence = functional.kl_div(classes, aims, reduction="sum", log_target=True)
-    return divergence * temperature * temperature / (logits.numel() / logits.shape[1])
+    return divergence * temperature * temperature / (logits.numel() / logits.shape[axis])
+
+
+def _class_axis(logits: Tensor, target: Tensor) -> int:
+    """Return the axis of the classes: the last one for a target (n, positions) of tokens, else 1.
+
+    Where a network has as many tokens as positions, the shapes do not tell, and it is 1.
+    """
+    n, *rest = logits.shape
+    of_tokens = target.shape == logits.shape[:-1] and target.shape != (n, *rest[1:])
+    return -1 if of_tokens else 1
 
 
 def _is_classes(target: Any) -> bool:
@@ -210,6 +226,46 @@ def wrong_classes(output: Any, batch: Batch) -> tuple[float, int]:
             f"in an output ({size} samples, classes); use a network that classifies"
         )
     return float(output.argmax(1).ne(labels.to(output.device)).sum()), size
+
+
+def sequences_at_once(inputs: Inputs, most: int) -> int:
+    """Return the sequences of a batch of tokens: at most ``most``, and few where they are long.
+
+    Args:
+        inputs: (n, positions) tokens.
+        most: sequences that a batch may have.
+    """
+    return max(1, min(most, _TOKENS_AT_ONCE // tensors_of(inputs)[0].shape[1]))
+
+
+def token_losses(output: Any, batch: Batch) -> tuple[float, int]:
+    """Return the sum of the cross-entropies of a batch in nats, and the number of tokens.
+
+    Raises:
+        UserError: the output is not (n, positions, tokens) with a target (n, positions).
+    """
+    tensor, target = main_output(output), batch.target
+    check_tokens(tensor, target)
+    logits, wanted = tensor.flatten(0, 1).float(), target.flatten().to(tensor.device)
+    return float(functional.cross_entropy(logits, wanted, reduction="sum")), target.numel()
+
+
+def token_loss(output: Any, target: Any) -> Tensor:
+    """Return the mean cross-entropy of a batch in nats per token, see :func:`token_losses`."""
+    tensor = main_output(output)
+    check_tokens(tensor, target)
+    return functional.cross_entropy(tensor.flatten(0, 1), target.flatten())
+
+
+def check_tokens(output: Tensor, target: Any) -> None:
+    """Raise UserError unless an output has logits for the tokens of a target."""
+    shape = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+    if output.dim() != 3 or shape != output.shape[:2]:
+        raise UserError(
+            f"the output of the network has shape {tuple(output.shape)}, the target {shape}; a "
+            "language model gives logits (samples, positions, tokens) for a target (samples, "
+            "positions) of tokens"
+        )
 
 
 def squared_errors(output: Any, batch: Batch) -> tuple[float, int]:

@@ -94,15 +94,15 @@ def as_data(data: Any) -> Data:
     unsized = isinstance(data, Dataset) and not hasattr(data, "__len__")
     if unsized or isinstance(data, IterableDataset):
         raise UserError(
-            f"the data is a {type(data).__name__}, whose samples cannot be picked by number; give "
-            "a data loader of it with a batch size"
+            f"the data is of type {type(data).__name__}, whose samples cannot be picked by "
+            "number; give a data loader of it with a batch size"
         )
     if isinstance(data, Dataset | Iterable) and not isinstance(
         data, Iterator | Tensor | str | bytes
     ):
         return data
     raise UserError(
-        f"the data is a {type(data).__name__}, which cannot be read once per epoch; "
+        f"the data is of type {type(data).__name__}, which cannot be read once per epoch; "
         "give a data set, a list of batches, a data loader or a pair (inputs, target) of tensors"
     )
 

@@ -74,3 +74,9 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches as a data loader yields them."""
     generator = torch.Generator().manual_seed(4)
     return [(torch.rand(6, 3, 10, 10, generator=generator), torch.arange(6) % 5) for _ in range(2)]
+
+
+@pytest.fixture
+def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are timed in few turns: the times are not looked at."""
+    monkeypatch.setattr("gp_prune.pruning.timing._TURN_SECONDS", 0.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from gp_prune.apply.data import (
     split_indices,
     tuning_data,
 )
-from gp_prune.apply.images import fit_image, open_images
+from gp_prune.apply.images import open_images
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
 from gp_prune.statistics.batches import as_batch
 from gp_prune.tasks import Split
 from gp_prune.tasks.data import load_data
+from gp_prune.tasks.images import fit_image
 from gp_prune.training import Samples
 from gp_prune.training.samples import gather, take
 
@@ -218,7 +220,9 @@ def test_a_task_brings_its_splits_and_its_test_samples_are_read_last(task_cache:
         reads.append(1)
         return task.read_test()
 
-    spied = replace(loaded, task=replace(task, read_test=read))
+    spied = replace(loaded, task=copy.copy(task))
+    assert spied.task is not None
+    spied.task.read_test = read
     data: Any = tuning_data(spied)
     assert (data.split, data.kind, len(data.train)) == ("test", "error", len(task.train.inputs))
     assert torch.equal(data.validation.inputs, task.validation.inputs)
@@ -250,7 +254,9 @@ def test_images_are_split_and_read_as_calibration_reads_them() -> None:
 def test_images_for_an_autoencoder_are_their_own_target(task_cache: Path) -> None:
     loaded = load_model("cnn-digits", cache_dir=task_cache)
     assert loaded.task is not None
-    repeating = replace(loaded, task=replace(loaded.task, kind="reconstruction"))
+    repeating = replace(loaded, task=copy.copy(loaded.task))
+    assert repeating.task is not None
+    repeating.task.kind = "reconstruction"
     data: Any = tuning_data(repeating, "digits")
     batch: Any = take(data.validation, torch.arange(3))
     assert data.kind == "mse" and torch.equal(batch.inputs, batch.target)
@@ -331,10 +337,10 @@ def test_own_data_that_does_not_fit_together_is_one_sentence() -> None:
         ([{"a": x, "b": y}, {"a": x}], "cannot be put together"),
         ([{"a": x, "b": y[:1]}], "has 30 samples, but one of its tensors has 1"),
         ([((x, x), y), ((x,), y)], "cannot be put together"),
-        (7, "the data is a int"),
-        (None, "the data is a NoneType"),
-        (x, "the data is a Tensor"),
-        ("digits", "the data is a str"),
+        (7, "the data is of type int"),
+        (None, "the data is of type NoneType"),
+        (x, "the data is of type Tensor"),
+        ("digits", "the data is of type str"),
         (Nothing(), "the Nothing has no samples"),
         ([], "has no batch"),
         ([3], "yields int"),

@@ -105,7 +105,7 @@ def test_file_may_import_its_neighbours(file: Path) -> None:
         ("{folder}/own.py:fails", ["'fails'", "ZeroDivisionError: division by zero"]),
         ("{folder}/own.py:leaves", ["'leaves'", "SystemExit"]),
         ("{folder}/own.py:needs", ["'needs'", "must take no arguments"]),
-        ("{folder}/own.py:wrong", ["gives a int", "torch.nn.Module"]),
+        ("{folder}/own.py:wrong", ["gives a value of type int; ", "torch.nn.Module"]),
     ],
 )
 def test_wrong_specs(file: Path, spec: str, words: list[str]) -> None:

@@ -76,7 +76,7 @@ def on_meta() -> nn.Module:
         (lambda: Holder(torch.ones(2, requires_grad=True) * 2), r"cannot be copied \(in 'value'\)"),
         (Branching, "branches on its data: it calls '[bc]' for some inputs and not for others"),
         (lambda: nn.Conv2d, "the model is the class Conv2d; give a torch.nn.Module"),
-        (lambda: network().state_dict(), "the model is a OrderedDict; give a torch.nn.Module"),
+        (lambda: network().state_dict(), "the model is a value of type OrderedDict; give"),
         (
             lambda: nn.Sequential(nn.Flatten()),
             "has no parameters, so there is nothing",

@@ -77,7 +77,7 @@ def test_inputs_by_name_get_advice_of_their_own(forward_fn: Any, images: torch.T
 
 @pytest.mark.parametrize("data", [5, "digits", torch.zeros(3, 6)])
 def test_data_that_yields_no_batches(perceptron: nn.Module, data: Any) -> None:
-    with pytest.raises(UserError, match=f"the data is a {type(data).__name__}; give a list"):
+    with pytest.raises(UserError, match=f"the data is of type {type(data).__name__}; give a list"):
         prune(perceptron, "apoz", torch.rand(2, 6), keep_channels=0.5, data=data)
 
 
@@ -181,6 +181,7 @@ class Request(nn.Module):
         return {"logits": self.inner(request["pixels"][0]), "note": "fine"}
 
 
+@pytest.mark.usefixtures("short_timing")
 @pytest.mark.parametrize("metric", ["l1", "taylor_bn", "grasp", "synflow"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_forward_fn_gives_the_same_plan(
@@ -276,6 +277,7 @@ def test_attention_is_opened_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(load_pruned(tmp_path / "out", other)(x), pruned.model(x))
 
 
+@pytest.mark.usefixtures("short_timing")
 @pytest.mark.parametrize("name", ["channels", "macs", "params", "latency"])
 def test_old_names_of_budgets_warn(residual: nn.Module, images: torch.Tensor, name: str) -> None:
     budget: dict[str, Any] = {f"keep_{name}": 1.0}
@@ -369,6 +371,16 @@ def test_floors_and_shares_that_are_refused(options: dict[str, Any], words: str)
     with pytest.raises(UserError) as refused:
         prune(uneven(), "l1", ROW, keep_channels=0.5, **options)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("option", [{"ignore": ("9",)}, {"keep_share": {"9": 0.5}}])
+def test_names_of_layers_are_checked_before_anything_runs(
+    option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = uneven()
+    monkeypatch.setattr(type(network), "forward", None)
+    with pytest.raises(UserError, match=r"no layer .* is called '9'; the layers are 0, 2,"):
+        prune(network, "l1", ROW, keep_channels=0.5, **option)
 
 
 @pytest.mark.parametrize("option", [{"min_share": 0.2}, {"keep_share": {"0": 0.5}}])

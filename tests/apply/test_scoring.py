@@ -126,7 +126,7 @@ def test_options_of_scoring_are_refused_beside_scores(
     ("options", "words"),
     [
         ({"model": "resnet18"}, "the model is the text 'resnet18'; give a torch.nn.Module"),
-        ({"model": None}, "the model is a NoneType; give"),
+        ({"model": None}, "the model is a value of type NoneType; give"),
         ({"metric": 5}, "the metric is of type int; give a Metric, the name of a bundled one"),
         ({"metric": None}, "the metric is of type NoneType"),
         ({"device": "nonsense"}, "device 'nonsense' is not available here; use 'cpu'"),

@@ -21,6 +21,7 @@ from gp_prune.apply.tuning import Quality, tune_pruned
 from gp_prune.errors import UserError
 from gp_prune.pruning import WeightPlan, unmask
 from gp_prune.pruning.modules import masked_parameters
+from gp_prune.tasks import Task
 from gp_prune.training import FineTuning, History
 from gp_prune.training.loss import evaluate
 from gp_prune.training.samples import draw, in_order
@@ -38,6 +39,31 @@ def pruned(cnn: LoadedModel) -> PrunedModel:
 
 def states(*models: nn.Module) -> list[torch.Tensor]:
     return [value.clone() for model in models for value in model.state_dict().values()]
+
+
+def test_a_task_with_an_error_of_its_own_is_judged_by_it() -> None:
+    def far_off(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - target).abs().amax(1).mean()
+
+    inputs = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    task = Task(model, (inputs, inputs[:, :2] + 1), kind="regression", error=far_off)
+    mine = LoadedModel("mine", model, task.example_inputs, task)
+    half = prune(model, "l1", task.example_inputs, keep_channels=0.5)
+    tuned, quality = tune_pruned(half, model, tuning_data(mine), FineTuning(epochs=1))
+    test = task.test()
+    assert quality.kind == "own" and quality.constant == task.trivial_error_on(test)
+    with torch.no_grad():
+        assert quality.dense == pytest.approx(float(far_off(model(test.inputs), test.target)))
+    assert quality.tuned == task.error(tuned.model, test)
+
+
+def test_a_network_that_reconstructs_needs_no_labels() -> None:
+    loaded = LoadedModel("mine", nn.Identity(), torch.zeros(1, 1, 8, 8), kind="reconstruction")
+    data = tuning_data(loaded, "digits", samples=60)
+    assert data.kind == "mse" and data.evaluate(loaded.model, data.validation).error == 0
 
 
 def test_every_state_is_judged_on_the_test_samples(cnn: LoadedModel, pruned: PrunedModel) -> None:

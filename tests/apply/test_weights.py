@@ -15,8 +15,8 @@ from torch import nn
 from gp_prune import load_pruned, prune, save_pruned
 from gp_prune._compat import import_torchvision
 from gp_prune.apply.models import load_model
-from gp_prune.apply.weights import load_weights
 from gp_prune.errors import UserError
+from gp_prune.training.weights import load_weights
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="timm is not installed"

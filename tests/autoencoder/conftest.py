@@ -1,11 +1,17 @@
-"""Small networks with one kind of difficulty each."""
+"""Small data and settings of the autoencoder trainer."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gp_prune import AutoencodeSettings
+
+# What tests compare of run folders is there.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs"))
 
 
 @pytest.fixture(scope="session")

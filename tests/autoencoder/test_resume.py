@@ -12,18 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_folders import all_files
 
-from gp_prune import AutoencodeSettings, autoencode
+from gp_prune import AutoencodeSettings, Metric, autoencode
 from gp_prune.autoencoder.population import GenerationReport
 from gp_prune.errors import UserError
 
 MODES = ("canonical", "coevolve")
 LOOP = Path(__file__).with_name("autoencode_kill_loop.py")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -42,12 +38,12 @@ def test_k_generations_and_then_the_rest_are_the_whole_run(
         autoencode(settings, tmp_path / "parts", progress=interrupt)
     assert not (tmp_path / "parts" / "result.json").exists()
     autoencode(None, tmp_path / "parts", resume=True)
-    whole, parts = content(tmp_path / "whole"), content(tmp_path / "parts")
+    whole, parts = all_files(tmp_path / "whole"), all_files(tmp_path / "parts")
     assert parts.keys() == whole.keys()
     assert parts == whole
-    before = content(tmp_path / "parts")
+    before = all_files(tmp_path / "parts")
     autoencode(None, tmp_path / "parts", resume=True)
-    assert content(tmp_path / "parts") == before, "a finished run stays as it is"
+    assert all_files(tmp_path / "parts") == before, "a finished run stays as it is"
 
 
 @pytest.mark.parametrize(
@@ -56,10 +52,14 @@ def test_k_generations_and_then_the_rest_are_the_whole_run(
 def test_the_number_of_workers_changes_nothing(
     small: AutoencodeSettings, tmp_path: Path, updates: str
 ) -> None:
-    settings = replace(small, updates=updates, cells=6, topology="torus", epochs=2)
+    metric = tmp_path / "mine.json"  # which travels to the workers
+    Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(metric)
+    settings = replace(
+        small, updates=updates, cells=6, topology="torus", epochs=2, operator=str(metric)
+    )
     autoencode(settings, tmp_path / "one")
     autoencode(settings, tmp_path / "two", workers=2)
-    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert all_files(tmp_path / "two") == all_files(tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_a_killed_worker_does_not_change_the_result(
     autoencode(settings, tmp_path / "one")
     autoencode(settings, tmp_path / "two", workers=2, progress=kill_one)
     assert len(set(killed)) == 2
-    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert all_files(tmp_path / "two") == all_files(tmp_path / "one")
 
 
 def test_a_schedule_of_ones_own_and_its_resume(small: AutoencodeSettings, tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_every_resume_after_a_kill_ends_as_the_run_without(
 ) -> None:
     settings = replace(small, mode=mode, epochs=6, operator="random", schedule="fixed")
     autoencode(settings, tmp_path / "whole")
-    wanted = content(tmp_path / "whole")
+    wanted = all_files(tmp_path / "whole")
     (tmp_path / "runs").mkdir()
     program = [sys.executable, str(LOOP), str(tmp_path / "whole"), str(tmp_path / "runs"), "20"]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 8
     for folder in (tmp_path / "runs").iterdir():
-        assert content(folder) == wanted, folder.name
+        assert all_files(folder) == wanted, folder.name

@@ -229,7 +229,7 @@ def test_a_metric_of_ones_own(small: AutoencodeSettings, tmp_path: Path) -> None
     file = tmp_path / "mine.json"
     Metric.parse("sum[i,k](abs(mul(W, G)))", name="mine").save(file)
     settings = replace(small, operator=str(file), schedule="fixed", epochs=2, probability=1.0)
-    result = autoencode(settings, tmp_path / "run", workers=2)
+    result = autoencode(settings, tmp_path / "run")
     assert result.sparsity > 0
     Metric.parse("sum[i,k](abs(W))", name="mine").save(file)
     with pytest.raises(UserError, match=r"^the metric .*mine.json. changed since the run"):

@@ -8,9 +8,13 @@ from typing import Any
 
 import any_network
 import autoencoder_tables
+import default_run
+import default_winners_table
 import genetic_lenet_lines
 import gp_vs_random
+import language_formulas
 import promotion
+import proxy_fidelity_table
 import pytest
 import resnet_cifar_lines
 import search_cost
@@ -26,10 +30,16 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 KINDS = {
     "any_network": any_network.Line,
     "autoencoder_operators": autoencoder_tables.Line,
+    "default_run": default_run.Line,
+    "default_winners-test": default_winners_table.Line,
+    "default_winners_before-test": default_winners_table.Line,
+    "default_winners_before-validation": default_winners_table.Line,
     "genetic_lenet": genetic_lenet_lines.Record,
     "genetic_mutation": genetic_lenet_lines.Comparison,
     "gp_vs_random": gp_vs_random.Line,
+    "language": language_formulas.Line,
     "promotion": promotion.Line,
+    "proxy_fidelity": proxy_fidelity_table.Line,
     "resnet_cifar": resnet_cifar_lines.Line,
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,

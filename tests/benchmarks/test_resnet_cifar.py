@@ -13,17 +13,17 @@ from resnets import resnet20
 
 from gp_prune import Metric
 from gp_prune.metric.file import Conventions
-from gp_prune.tasks.data import Split
+from gp_prune.tasks.data import LabelledSplit
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 SMALL = replace(Protocol(), calibration=8, recalibration=8, steps=2, batch_size=4)
 
 
-def made_up(count: int, seed: int = 0) -> Split:
+def made_up(count: int, seed: int = 0) -> LabelledSplit:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, 32, 32, generator=generator)
     labels = torch.randint(0, 10, (count,), generator=generator)
-    return Split(images, labels, labels)
+    return LabelledSplit(images, labels, labels)
 
 
 def line(seed: int, tuned: float, metric: str = "l1", network: str = "resnet20") -> Line:
@@ -58,7 +58,7 @@ def test_a_line_is_measured_once_and_the_same_every_time(tmp_path: Path, weights
     assert unlike[0].macs == pytest.approx(0.5, abs=0.005)
     again = bench(tmp_path / "first")
     assert again.lines == first.lines
-    again.train = again.test = Split(*[torch.empty(0)] * 3)  # would not run
+    again.train = again.test = LabelledSplit(*[torch.empty(0)] * 3)  # would not run
     again.add("resnet20", metric, metric.conventions, 1)
     assert again.lines == first.lines
     layer = Conventions("layer", "none", "mean")
@@ -79,7 +79,7 @@ def test_augmented_batches_are_repeated_exactly() -> None:
 
 
 def test_no_image_comes_twice_before_all_came_once() -> None:
-    samples = Split(torch.rand(10, 3, 32, 32), *[torch.arange(10)] * 2)
+    samples = LabelledSplit(torch.rand(10, 3, 32, 32), *[torch.arange(10)] * 2)
     protocol = replace(SMALL, steps=5)
     labels = torch.cat([b.target for b in resnet_cifar.Augmented(samples, protocol, 0)])
     assert sorted(set(labels[:8].tolist())) == sorted(labels[:8].tolist())
@@ -100,7 +100,7 @@ def test_every_augmented_image_is_a_shift_or_a_flipped_shift() -> None:
 
 
 def test_samples_are_chosen_by_seed() -> None:
-    samples = Split(torch.zeros(30, 1), *[torch.arange(30)] * 2)
+    samples = LabelledSplit(torch.zeros(30, 1), *[torch.arange(30)] * 2)
     first = resnet_cifar.sample(samples, 10, 0).labels
     assert len(set(first.tolist())) == 10
     assert torch.equal(first, resnet_cifar.sample(samples, 10, 0).labels)

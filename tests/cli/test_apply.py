@@ -151,14 +151,10 @@ def test_unused_data_is_said(run: Run, spec: str) -> None:
     assert "--data is not read" in run("apply", "l1", spec, "--data", "digits").stderr
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize("metric", ["taylor_weights", "wanda_weight"])
-def test_tasks_bring_their_data(run: Run, cache: Path, metric: str) -> None:
-    result = run("apply", metric, "lenet-digits", "--cache-dir", cache, "--json", "--samples", 64)
+def test_tasks_bring_their_data(run: Run, task_cache: Path, metric: str) -> None:
+    options = ("--cache-dir", task_cache, "--json", "--samples", 64)
+    result = run("apply", metric, "lenet-digits", *options)
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["data"] == "lenet-digits, training split"
@@ -166,8 +162,9 @@ def test_tasks_bring_their_data(run: Run, cache: Path, metric: str) -> None:
 
 
 @pytest.mark.slow
-def test_interface_of_a_task_is_kept(run: Run, cache: Path) -> None:
-    result = run("apply", "taylor_weights", "autoencoder-digits", "--cache-dir", cache, "--json")
+def test_interface_of_a_task_is_kept(run: Run, task_cache: Path) -> None:
+    options = ("--cache-dir", task_cache, "--json")
+    result = run("apply", "taylor_weights", "autoencoder-digits", *options)
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["interface"] == ["latent"]

@@ -43,8 +43,9 @@ def lazy():
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("raises", "function 'raises' of "), ("junk", "junk' gives a dict; it must give"),
-        ("triple", "triple' gives a tuple; it must give a torch.nn.Module, or"),
+        ("raises", "function 'raises' of "),
+        ("junk", "junk' gives a value of type dict; it must give"),
+        ("triple", "triple' gives a value of type tuple; it must give a torch.nn.Module, a tuple"),
         ("inputs", "inputs' gives example inputs without a tensor ('abc')"),
         ("meta", "meta' has no weights: 'weight' is on the meta device"),
         ("lock", "cannot be copied (in 'lock')"),

@@ -16,7 +16,7 @@ from PIL import Image
 import gp_prune
 from gp_prune.apply.models import load_model
 from gp_prune.cli import apply_run
-from gp_prune.report.console import SILENT_S, measuring
+from gp_prune.report.progress import SILENT_S, measuring
 from gp_prune.training.samples import take
 
 Run = Callable[..., Result]
@@ -40,11 +40,6 @@ def build():
 def spec(tmp_path: Path) -> str:
     (tmp_path / "own.py").write_text(MODULE)
     return f"{tmp_path}/own.py:build"
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 def report_of(result: Result) -> Any:
@@ -72,8 +67,8 @@ def test_fine_tuning_on_a_data_set(run: Run, spec: str, tmp_path: Path) -> None:
     assert float(wrong.double().mean()) == pytest.approx(quality["tuned"])
 
 
-def test_a_task_is_judged_on_its_test_samples(run: Run, cache: Path) -> None:
-    options = ("--cache-dir", cache, "--json", "--quiet")
+def test_a_task_is_judged_on_its_test_samples(run: Run, task_cache: Path) -> None:
+    options = ("--cache-dir", task_cache, "--json", "--quiet")
     report = report_of(run("apply", "l1", "lenet-digits", *options))
     assert report["quality"]["split"] == "test"
     assert report["quality"]["dense"] < report["quality"]["pruned"]
@@ -259,6 +254,8 @@ def test_a_pattern_of_weights(run: Run, spec: str) -> None:
         (["--data", "{folder}", "--data-root", "x"], ["--data-root is for data sets"]),
         (["--force"], ["--force", "--out"]),
         (["--pattern", "2:4", "--scope", "layer"], ["--pattern", "--scope"]),
+        (["--allocation", "global", "--scope", "layer"], ["--allocation", "--scope"]),
+        (["--allocation", "nowhere"], ["--allocation", "residual-whole"]),
         (["--pattern", "4:2"], ["'4:2' would keep 4 of only 2 weights", "did you mean '2:4'?"]),
         (
             [

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gp_prune import AutoencodeSettings, autoencode
 from gp_prune.autoencoder import run as whole
@@ -51,8 +52,33 @@ def test_a_run_prints_its_cells_and_draws(run: Run, data: str, tmp_path: Path) -
         assert "<svg" in (tmp_path / "run" / f"{name}.svg").read_text()
 
 
+def test_tensorboard_follows_a_run_and_changes_no_byte(run: Run, data: str, tmp_path: Path) -> None:
+    arguments = ("--data", data, *FAST, "--no-plot", "--quiet")
+    for name, more in (("alone", ()), ("followed", ("--tensorboard", tmp_path / "logs"))):
+        assert run(*arguments, *more, "--out", tmp_path / name).exit_code == 0
+    alone, followed = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in files(tmp_path / name)}
+        for name in ("alone", "followed")
+    )
+    assert followed == alone
+    (events,) = (tmp_path / "logs" / "followed").iterdir()
+    read = EventAccumulator(str(events))
+    read.Reload()
+    assert [event.step for event in read.Scalars("validation_loss/best")] == [1, 2, 3]
+    ended = run("--resume", tmp_path / "followed", "--tensorboard", tmp_path / "logs", "--no-plot")
+    assert "the run had ended before, so nothing was written for TensorBoard" in ended.stderr
+
+
+def files(folder: Path) -> list[Path]:
+    """All files of a run but its times, and the page that shows them."""
+    passing = ("spent.json", "report.html")
+    return [p for p in folder.rglob("*") if p.is_file() and p.name not in passing]
+
+
 @pytest.mark.parametrize("mode", ["canonical", "coevolve"])
-def test_json_is_one_object(run: Run, data: str, tmp_path: Path, mode: str) -> None:
+def test_json_is_one_object_and_a_finished_run_says_it_again(
+    run: Run, data: str, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = ("--cells", 2) if mode == "coevolve" else ()
     arguments = ("--data", data, *QUICK, *cells, "--mode", mode, "--json", "--quiet", "--no-plot")
     result = run(*arguments, "--operator", "random", "--out", tmp_path / "run")
@@ -63,17 +89,21 @@ def test_json_is_one_object(run: Run, data: str, tmp_path: Path, mode: str) -> N
     assert report["plots"] == []
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
     assert stored["test_l1"] == report["test_l1"]
+    monkeypatch.setattr("gp_prune.autoencoder.run.autoencode", None)
+    again = run("--resume", tmp_path / "run", "--json", "--quiet", "--no-plot")
+    assert json.loads(again.stdout) == report
 
 
 def test_equal_runs_leave_equal_files(run: Run, data: str, tmp_path: Path) -> None:
     contents = []
+    timed = ("spent.json", "report.html")  # these say the time that was taken
     for name in ("one", "two"):
         assert run("--data", data, *FAST, "--out", tmp_path / name, "--quiet").exit_code == 0
         contents.append(
             {
                 str(p.relative_to(tmp_path / name)): p.read_bytes()
                 for p in (tmp_path / name).rglob("*")
-                if p.is_file()
+                if p.is_file() and p.name not in timed
             }
         )
     assert contents[0] == contents[1]
@@ -105,11 +135,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(whole, "autoencode", interrupted)
-        result = run("--data", data, *FAST, "--out", folder, "--quiet", "--json")
+        result = run("--data", data, *FAST, "--out", folder, "--quiet", "--json", "--no-plot")
     assert result.exit_code == 130
     assert json.loads(result.stdout)["epoch"] == 2
     assert f"after epoch 2 of 3; go on with: gp-prune autoencode --resume {folder}" in result.stderr
-    assert run("--resume", folder, "--quiet").exit_code == 0
+    assert run("--resume", folder, "--quiet", "--no-plot").exit_code == 0
     assert (folder / "result.json").exists()
     refused = run("--resume", folder, "--epochs", 9)
     assert refused.exit_code == 2

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
+from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.search.archive import Candidate
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.stored import FrontSoFar
 
 SMALL = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits",),
     population=4,
     generations=3,
@@ -38,8 +43,20 @@ SMALL = SearchConfig(
         (("--tasks", ""), "--tasks is '', where a name is empty; write names such as lenet-digits"),
         (("--tasks", "lenet-digits,,cnn-digits"), "where a name is empty"),
         (("--resume", "one", "--reuse", "other"), "leave out --reuse, or begin a new run"),
+        (
+            ("--resume", "one", "--seed", "1"),
+            "leave the others out (only --comparison, --final-seeds, --generations, "
+            "--max-evaluations, --reduce-within-noise, --stall, --time-limit may be given)",
+        ),
+        (("--resume", "one", "--generations", "9"), "'one' is not a run folder"),
+        (("--tasks", "lenet-digits", "--leave-one-out"), "there must be two tasks or more"),
+        (("--validate-on", "lenet-digits"), "but is there twice or among the tasks of the search"),
         (("--max-memory", "2"), "max_memory (--max-memory) is '2', which has no unit"),
         (("--calibration", "0"), "calibration is 0; it must be a whole number, at least 1"),
+        (("--objectives", "error,macks"), "objective 'macks' is unknown (did you mean 'macs'?)"),
+        (("--objectives", "error,,macs"), "objectives is 'error,,macs', where a name is empty"),
+        (("--budget-kind", "flops"), "budget_kind holds 'flops'; it must be one of channels, macs"),
+        (("--start-formula", "no_such_metric"), "no_such_metric"),
         (("--seed", "-1"), "seed is -1; it must be a whole number from 0 to"),
     ],
 )
@@ -49,6 +66,37 @@ def test_wrong_rules_are_refused(
     result = run("evolve", *options)
     assert result.exit_code == 2
     assert words in result.output
+
+
+@pytest.mark.slow
+def test_an_interrupt_after_the_first_front_was_written_says_so(
+    run: Callable[..., Result], tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: FrontSoFar, front: Sequence[Candidate]) -> None:
+        original(self, front)
+        raise KeyboardInterrupt
+
+    original = FrontSoFar.write
+    monkeypatch.setattr(FrontSoFar, "write", write)
+    (tmp_path / "settings.toml").write_text(SMALL.to_toml())
+    result = run(
+        "evolve", "--config", tmp_path / "settings.toml", "--out", tmp_path / "run", "--workers", 1,
+        "--cache-dir", task_cache, "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 130
+    front = tmp_path / "run" / "front.csv"
+    assert f"interrupted with the front so far in {front}; go on with: " in result.stderr
+    assert front.is_file()
+
+
+def test_tensorboard_is_looked_for_before_anything_is_done(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    result = run("evolve", "--tensorboard", tmp_path / "logs", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "install gp-prune[tensorboard]" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_help_says_which_rule_makes_runs_differ(run: Callable[..., Result]) -> None:
@@ -76,7 +124,9 @@ def test_an_interrupt_leaves_the_front_so_far(
     with started("evolve", *options, "--quiet") as process:
         try:
             deadline = time.monotonic() + 240
-            while not (folder / "front.csv").exists():
+            journal = folder / JOURNAL
+            # The first generation is reported when the second one is in the journal.
+            while not journal.exists() or journal.read_bytes().count(b'"assessed"') < 2:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gp_prune.formula.latex import print_latex
 from gp_prune.formula.line_breaking import displayed
+from gp_prune.language import symbols
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
+from gp_prune.tasks import TASK_NAMES
 
 Run = Callable[..., Result]
 README = Path(__file__).resolve().parents[2] / "evolved_metrics" / "README.md"
@@ -88,6 +91,27 @@ def test_options_that_exclude_each_other(run: Run) -> None:
         result = run("list", *options)
         assert result.exit_code == 2
         assert "give one of" in result.stderr
+    for page in ("--markdown", "--html"):
+        result = run("list", page, "--primitives", "missing.py")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "leave out --primitives" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--mathml --legend", "--mathml and --legend exclude each other; give one of them"),
+        ("--plain --text --infix", "--plain and --text and --infix exclude each other"),
+        ("--plain --table", "leave out --standalone and --table"),
+        ("--digits 5 --text", "--text rounds no constants; leave out --digits"),
+        ("--digits 3 --bibtex", "--bibtex rounds no constants; leave out --digits"),
+        ("--simplify --bibtex", "leave out --simplify"),
+    ],
+)
+def test_forms_that_exclude_each_other(run: Run, options: str, sentence: str) -> None:
+    result = run("latex", *options.split(), "l1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in " ".join(result.stderr.split())
 
 
 def test_show(run: Run) -> None:
@@ -104,6 +128,35 @@ def test_show(run: Run) -> None:
     assert facts["passes"] == "one pass, forward and backward"
     assert facts["invariances"] == {name: INVARIANCES[name] for name in ("permutation", "scale")}
     assert facts["conventions"] == metric.conventions.to_json()
+
+
+def test_show_in_words(run: Run) -> None:
+    facts = json.loads(run("show", "taylor_2017", "--json").stdout)
+    assert facts["words"] == "For every channel: x1, divided by the l2 norm over channels of x1."
+    assert facts["where"]["x1"].startswith("For every channel: the mean over samples of the magni")
+    assert list(facts["reads"]) == ["dZ", "Z"]
+    assert facts["unit"] == "none"
+    text = " ".join(run("show", "taylor_2017").stdout.split())
+    for words in (facts["words"], facts["where"]["x1"], *facts["reads"].values(), *facts["notes"]):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_show_explain_tests_invariances(run: Run) -> None:
+    facts = json.loads(run("show", "nisp", "--explain", "--json").stdout)
+    assert [text.partition(":")[0] for text in facts["tested"].values()] == ["holds"] * 4
+
+
+@pytest.mark.slow
+def test_show_explains_what_a_formula_ranks_like(run: Run) -> None:
+    formula = "l1[i,k](W) + 0.001 * abs(b)"
+    facts = json.loads(run("show", "--explain", "--json", formula).stdout)
+    assert next(iter(facts["ranks_like"])) == "l1"
+    assert len(facts["ranks_like"]) == 3
+    assert facts["terms_carry"]["mul(0.001, abs(b))"] < 0.01 < facts["terms_carry"]["l1[i,k](W)"]
+    text = run("show", "--explain", formula).stdout
+    assert re.search(r"ranks_like +l1: ", text)
+    assert "ranks_like" not in run("show", formula).stdout
 
 
 def test_show_says_that_there_are_no_needs_and_no_invariances(run: Run, tmp_path: Path) -> None:
@@ -147,6 +200,48 @@ def test_other_forms_of_a_formula(run: Run) -> None:
     assert run("latex", "--mathml", "l1", "l2").stdout.startswith("<!-- l1 -->\n<math")
 
 
+def test_latex_can_be_piped(run: Run) -> None:
+    """Comments stand above the formula, so it can be set between dollar signs as it is."""
+    *comments, formula = run("latex", "taylor_2017").stdout.splitlines()
+    assert comments == [
+        "% A quotient is 0 where the magnitude of its divisor is at most $10^{-12}$."
+    ]
+    assert formula == Metric.load("taylor_2017").latex()
+    assert r"\text{where } z_{o} = " in formula
+    plain = run("latex", "--plain", "taylor_2017").stdout
+    assert plain == Metric.load("taylor_2017").latex(name_terms=False) + "\n"
+    assert "where" not in plain
+    assert plain.count(r"\partial Z") == 2
+
+
+def test_latex_legend(run: Run) -> None:
+    text = run("latex", "--legend", "taylor_2017").stdout
+    assert text.startswith(r"\[ \mathrm{score}_{o} = ")
+    assert r"\documentclass" not in text
+    for part in (
+        "where\n\\[ z_{o} = ",
+        "A quotient is 0",
+        r"$\frac{\partial L_{n}}{\partial Z_{o,n,s}}$:",
+    ):
+        assert part in text
+
+
+def test_digits(run: Run) -> None:
+    rounded = run("latex", "0.123456789 * b").stdout.splitlines()
+    assert rounded == ["% Constants are rounded to 3 digits.", "0.123 b_{o}"]
+    assert run("latex", "--digits", "17", "0.123456789 * b").stdout == "0.123456789 b_{o}\n"
+    assert "<mn>0.12</mn>" in run("latex", "--mathml", "--digits", "2", "0.123456789 * b").stdout
+    assert "0.123456789" in run("latex", "--infix", "0.123456789 * b").stdout
+    assert run("latex", "--digits", "0", "l1").exit_code == 2
+
+
+def test_bibtex(run: Run) -> None:
+    text = run("latex", "--bibtex", "l1", "wanda", "wanda_weight", "random").stdout
+    assert text.startswith("% l1\n@inproceedings{li2017pruning,\n  author = {Li and others},\n")
+    assert "% wanda, wanda_weight\n@inproceedings{sun2024simple," in text
+    assert text.endswith("% without a published source: random\n")
+
+
 def test_latex_of_several_metrics(run: Run) -> None:
     lines = run("latex", "l1", "l2").stdout.splitlines()
     assert lines == ["% l1", Metric.load("l1").latex(), "% l2", Metric.load("l2").latex()]
@@ -159,7 +254,11 @@ def test_standalone_document_is_balanced(run: Run, name: str) -> None:
     assert text.endswith("\\end{document}\n")
     metric = Metric.load(name)
     index = ",".join(metric.expression.axes)
-    assert displayed(rf"\mathrm{{score}}_{{{index}}} = {metric.latex()}") in text
+    printed = print_latex(metric.expression, metric.primitives)
+    assert displayed(rf"\mathrm{{score}}_{{{index}}} = {printed.formula}") in text
+    for line in (*printed.where, *printed.definitions):
+        assert displayed(line) in text
+    assert " ".join(printed.notes) in text
     bare = re.sub(r"\\[{}$\\]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
@@ -169,9 +268,9 @@ def test_standalone_document_is_balanced(run: Run, name: str) -> None:
 
 def test_standalone_defines_what_it_uses(run: Run) -> None:
     lamp = run("latex", "--standalone", "lamp").stdout
-    assert r"\frac{a}{b}_{\!\epsilon} = " in lamp
-    assert "$W$: weights" in lamp
-    assert r"\frac{a}{b}" not in run("latex", "--standalone", "l1").stdout
+    assert "A quotient is 0 where the magnitude of its divisor is at most $10^{-12}$." in lamp
+    assert "$W_{o,i,k}$: weights" in lamp
+    assert "quotient" not in run("latex", "--standalone", "l1").stdout
 
 
 def test_latex_simplified(run: Run, tmp_path: Path) -> None:
@@ -180,7 +279,9 @@ def test_latex_simplified(run: Run, tmp_path: Path) -> None:
     assert run("latex", tmp_path / "long.json").stdout == simple  # sympy joins these anyway
     Metric.parse("sqrt(square(div(b, gamma)))", name="root").save(tmp_path / "root.json")
     simplified = run("latex", "--simplify", tmp_path / "root.json").stdout
-    assert simplified == Metric.parse("abs(div(b, gamma))").latex() + "\n"
+    note, formula = simplified.splitlines()
+    assert note == f"% {symbols.Div.note}"
+    assert formula == Metric.parse("abs(div(b, gamma))").latex()
 
 
 def test_latex_table(run: Run) -> None:
@@ -190,7 +291,7 @@ def test_latex_table(run: Run) -> None:
     whole = run("latex", "--table", "--standalone", "l1", "l2").stdout
     assert table in whole
     assert whole.startswith(r"\documentclass")
-    assert "$W$: weights" in whole
+    assert "$W_{o,i,k}$: weights" in whole
 
 
 def test_show_the_simplified_formula_where_it_differs(run: Run, tmp_path: Path) -> None:
@@ -206,3 +307,12 @@ def test_unknown_metric(run: Run, command: str) -> None:
     assert result.exit_code == 2
     assert "did you mean 'taylor_bn'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_built_in_tasks_are_listed_with_their_costs(run: Run) -> None:
+    listed = json.loads(run("tasks", "--json").stdout)["tasks"]
+    lines = run("tasks").stdout.splitlines()
+    assert [entry["name"] for entry in listed] == list(TASK_NAMES)
+    assert max(map(len, lines)) <= 80
+    (lenet,) = (entry for entry in listed if entry["name"] == "caffe_lenet-mnist")
+    assert (lenet["params"], lenet["input_shape"]) == (431_080, [1, 28, 28])

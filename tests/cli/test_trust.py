@@ -13,12 +13,14 @@ from click.testing import Result
 
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.journal import NAME, seal
+from gp_prune.search.evaluation import EVALUATION_VERSION
 from gp_prune.statistics.coverage import STATISTICS_VERSION
 
 Run = Callable[..., Result]
 
 CASES = [
     ("evolve", "primitives = [{file}]"),
+    ("evolve", 'tasks = ["{raw}:build"]'),
     ("genetic", "primitives = [{file}]"),
     ("genetic", 'model = "{raw}:build"\ndata = "digits"'),
     ("autoencode", 'primitives = [{file}]\noperator = "l1"'),
@@ -50,7 +52,17 @@ def folder_of(tmp_path: Path, settings: str, file: Path, digest: str) -> Path:
 
 def header(code: object) -> bytes:
     """The first line of a journal."""
-    return seal({"event": "begin", "run": {"python_files": code, "statistics": STATISTICS_VERSION}})
+    return seal(
+        {
+            "event": "begin",
+            "run": {
+                "python_files": code,
+                "statistics": STATISTICS_VERSION,
+                "objectives": [],
+                "evaluation": EVALUATION_VERSION,
+            },
+        }
+    )
 
 
 @cases

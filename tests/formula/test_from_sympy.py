@@ -46,7 +46,7 @@ def test_random_trees_round_trip(
     random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 12, seed=301) + random_trees(axes, 3, 302, 4, 9)
+        trees = random_trees(axes, 6, seed=301) + random_trees(axes, 2, 302, 4, 9)
         check(trees, differ, hangs_on_rounding)
 
 

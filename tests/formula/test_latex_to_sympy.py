@@ -48,11 +48,12 @@ def check_agreement(trees: list[Expression], differ: Differ, hangs: Predicate) -
     assert len(apart) < 0.05 * len(trees)
 
 
+@pytest.mark.slow
 def test_torch_equals_sympy(
     random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 60, seed=61) + random_trees(axes, 20, 62, 4, 9)
+        trees = random_trees(axes, 20, seed=61) + random_trees(axes, 10, 62, 4, 9)
         check_agreement(trees, differ, hangs_on_rounding)
 
 
@@ -73,7 +74,7 @@ def test_torch_equals_sympy_for_many(
 def test_no_index_is_captured(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
     lengths = {f"N_{letter}" for letter in SIZES}
     for axes in tree_types:
-        for tree in random_trees(axes, 40, seed=65, most=8):
+        for tree in random_trees(axes, 16, seed=65, most=8):
             free = {str(symbol) for symbol in to_sympy(tree).free_symbols}
             # sympy counts an indexed operand as a symbol of its own, beside its label
             labels = {name for name in free if name.partition("[")[0] in PRIMITIVES.operands}
@@ -159,9 +160,9 @@ def test_nested_normalisers_stay_short(name: str) -> None:
     ids=lambda text: text[:9] + text[-1],
 )
 def test_hostile_trees_are_written_at_once(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     written = formula_latex(formula(text), PRIMITIVES)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(written) < 5000
     assert "inf" not in written
 

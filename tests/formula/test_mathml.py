@@ -24,6 +24,7 @@ SPACE = "{http://www.w3.org/1998/Math/MathML}"
 
 CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "mroot": 2}
 TOKENS = {"mi", "mn", "mo", "mtext"}
+NOT_TRANSLATED = {"dagger", "langle", "rangle", "bar", "partial", "nabla", "lVert", "quad"}
 
 
 def check(text: str) -> ElementTree.Element:
@@ -32,9 +33,10 @@ def check(text: str) -> ElementTree.Element:
     assert root.tag == SPACE + "math"
     for element in root.iter():
         tag = element.tag.removeprefix(SPACE)
-        assert tag in CHILDREN or tag in TOKENS or tag in {"math", "mrow", "msqrt"}, tag
+        assert tag in CHILDREN or tag in TOKENS or tag in {"math", "mrow", "msqrt", "mspace"}, tag
         assert len(element) == CHILDREN.get(tag, len(element)), tag
         assert (tag in TOKENS) == bool(element.text), text
+        assert element.text not in NOT_TRANSLATED, text
         assert "\\" not in (element.text or ""), text
     return root
 
@@ -54,12 +56,12 @@ def test_bundled_metrics(name: str) -> None:
 def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
     count = 0
     for axes in tree_types:
-        for tree in random_trees(axes, 14, seed=331, most=8):
+        for tree in random_trees(axes, 7, seed=331, most=8):
             root = check(mathml(tree, PRIMITIVES))
             text = latex(tree, PRIMITIVES)
             assert len(list(root.iter(SPACE + "mfrac"))) == text.count(r"\frac")
             count += 1
-    assert count >= 200
+    assert count >= 100
 
 
 EXAMPLES = {
@@ -72,8 +74,8 @@ EXAMPLES = {
     "tanh(b)": '<mrow><mi>tanh</mi><mrow><mo fence="true" form="prefix" stretchy="true">(</mo>'
     "<msub><mi>b</mi><mi>o</mi></msub>"
     '<mo fence="true" form="postfix" stretchy="true">)</mo></mrow></mrow>',
-    "div(b, mu)": "<msub><mfrac><msub><mi>b</mi><mi>o</mi></msub>"
-    "<msub><mi>μ</mi><mi>o</mi></msub></mfrac><mi>ϵ</mi></msub>",
+    "div(b, mu)": "<msup><mfrac><msub><mi>b</mi><mi>o</mi></msub>"
+    "<msub><mi>μ</mi><mi>o</mi></msub></mfrac><mo>†</mo></msup>",
     "mul(b, 0.5)": "<mrow><mn>0.5</mn><msub><mi>b</mi><mi>o</mi></msub></mrow>",
 }
 

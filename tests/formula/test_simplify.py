@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +20,13 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
-from gp_prune.language.record import synthetic_layer
+from gp_prune.language.record import LayerRecord, synthetic_layer
 from gp_prune.metric.metric import Metric, bundled_metrics
 
 Trees = Callable[..., list[Expression]]
 Differ = Callable[[Any, Any, float], bool]
 Predicate = Callable[[Expression], bool]
+Noise = Callable[[Expression, LayerRecord], torch.Tensor]
 PRIMITIVES = builtin_primitives()
 LAYERS = [synthetic_layer(seed) for seed in (0, 7, 30)]
 
@@ -110,7 +112,13 @@ SIMPLER = {
     "z_score[o](sub(3, mul(2, b)))": "neg(z_score[o](b))",
     "by_sum[o](mul(2, b))": "by_sum[o](b)",
     "by_max[o](div(b, 3))": "by_max[o](b)",
+    "min_max[o](z_score[o](by_sum[o](b)))": "min_max[o](b)",
+    "by_sum[o](by_max[o](b))": "by_sum[o](b)",
     "maximum(b, maximum(b, gamma))": "maximum(b, gamma)",
+    "maximum(maximum(b, gamma), maximum(beta, b))": "maximum(maximum(b, gamma), beta)",
+    "minimum(minimum(b, -2.65), 0.000202)": "minimum(b, -2.65)",
+    "minimum(0.1, minimum(b, minimum(gamma, 0.2)))": "minimum(minimum(0.1, b), gamma)",
+    "maximum(maximum(b, abs(gamma)), -1)": "maximum(b, abs(gamma))",
     "minimum(b, maximum(gamma, b))": "b",
     "sum[i,k](mul(6, abs(W)))": "mul(6, l1[i,k](W))",
     "mean[n,s](mul(A, gamma))": "mul(mean[n,s](A), gamma)",
@@ -150,6 +158,7 @@ def test_simpler(text: str) -> None:
         "std[o](add(b, gamma))",
         "minimum(b, maximum(gamma, beta))",
         "min_max[o](neg(b))",
+        "by_sum[o](min_max[o](b))",
         "abs(b)",
         "sqrt(b)",
         "std[i](std[k](W))",
@@ -232,28 +241,37 @@ def texts(depth: int) -> st.SearchStrategy[str]:
 
 
 @given(text=texts(5))
-@settings(max_examples=300, derandomize=False)
-def test_terms_that_meet_often(text: str) -> None:
-    check_terms(text)
+@settings(max_examples=120, derandomize=False)
+def test_terms_that_meet_often(noise_of: Noise, text: str) -> None:
+    check_terms(text, noise_of)
 
 
 @pytest.mark.slow
 @given(text=texts(5))
 @settings(max_examples=20_000, derandomize=False)
-def test_many_terms_that_meet_often(text: str) -> None:
-    check_terms(text)
+def test_many_terms_that_meet_often(noise_of: Noise, text: str) -> None:
+    check_terms(text, noise_of)
 
 
-def check_terms(text: str) -> None:
+def test_a_root_of_what_a_cancellation_leaves_may_differ(noise_of: Noise) -> None:
+    check_terms("neg(sqrt(add(gamma, square(sqrt(gamma)))))", noise_of)
+    tree = parse("add(mul(gamma, 0.3), tanh(mul(b, gamma)))", PRIMITIVES)
+    assert all(bool((noise_of(tree, layer) < 2e-9).all()) for layer in LAYERS)
+
+
+def check_terms(text: str, noise_of: Noise) -> None:
     tree = parse(f"add(mul(gamma, 0.3), {text})", PRIMITIVES)
     found = simplify(tree, PRIMITIVES)
     assert found.axes is tree.axes
     assert found.size <= tree.size
     for layer in LAYERS:
         before, after = evaluate(tree, layer), evaluate(found, layer)
-        # Cancelled terms leave rounding errors of the size of the largest.
+        # Cancelled terms leave rounding errors of the size of the largest, and what comes after
+        # the cancellation can enlarge them, as a root of what is left does.
         largest = max(float(evaluate(node, layer).abs().max()) for node in tree.nodes())
-        assert not (largest < 1e6) or bool(((before - after).abs() <= 1e-9 * (1 + largest)).all())
+        excess = (before - after).abs() - 1e-9 * (1 + largest)
+        if largest < 1e6 and not bool((excess <= 0).all()):
+            assert bool((excess <= noise_of(tree, layer)).all())
 
 
 def opposing_pairs(tree: Expression) -> list[str]:
@@ -292,15 +310,19 @@ def test_bundled_metrics(name: str, differ: Differ) -> None:
     assert same == metric
 
 
-def test_the_time_limit(random_trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_a_count(random_trees: Trees) -> None:
+    """Each result follows from the tree and the limit: nothing, a whole pass, or all passes."""
     (tree,) = random_trees(Axes("o"), 1, 3, 9, 9)
     larger = Expression.apply(PRIMITIVES.operators["neg"], tree)
     larger = Expression.apply(PRIMITIVES.operators["neg"], larger)
-    assert simplify(larger, PRIMITIVES) != larger
-    assert simplify(larger, PRIMITIVES, time_limit=-1.0) is larger
-    ticks = itertools.count()
-    monkeypatch.setattr("gp_prune.formula.simplify.time.monotonic", lambda: float(next(ticks)))
-    assert simplify(larger, PRIMITIVES) is larger
+    whole = simplify(larger, PRIMITIVES)
+    assert whole != larger
+    assert simplify(larger, PRIMITIVES, most_nodes=larger.size) is larger
+    found = [simplify(larger, PRIMITIVES, most_nodes=2**power) for power in range(1, 15)]
+    sizes = [each.size for each in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert found[0] is larger
+    assert found[-1] == whole
 
 
 @pytest.mark.parametrize(
@@ -317,10 +339,11 @@ def test_the_time_limit(random_trees: Trees, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_hostile_trees_are_simplified_in_time(text: str) -> None:
     tree = parse(text, PRIMITIVES)
-    start = time.perf_counter()
+    start = time.process_time()
     found = simplify(tree, PRIMITIVES)
-    assert time.perf_counter() - start < 2.5
+    assert time.process_time() - start < 8
     assert found.size <= tree.size
+    assert found == simplify(tree, PRIMITIVES, most_nodes=12_000)
 
 
 def test_large_trees_are_simplified_in_time(random_trees: Trees) -> None:
@@ -330,9 +353,10 @@ def test_large_trees_are_simplified_in_time(random_trees: Trees) -> None:
         if whole.size + tree.size < 1900 and whole.height < 90:
             whole = Expression.apply(PRIMITIVES.operators["mul"], whole, tree)
     assert whole.size > 500
-    start = time.perf_counter()
-    simplify(whole, PRIMITIVES)
-    assert time.perf_counter() - start < 2.5
+    start = time.process_time()
+    found = simplify(whole, PRIMITIVES)
+    assert time.process_time() - start < 8
+    assert found.size < whole.size
 
 
 MINE = """

@@ -35,10 +35,10 @@ from torch.nn import functional
 
 from gp_prune import Metric, load_pruned, prune, save_pruned
 from gp_prune._io import canonical_digest, write_tensors
-from gp_prune.apply.weights import load_weights
 from gp_prune.autoencoder.settings import AutoencodeSettings
 from gp_prune.errors import UserError
 from gp_prune.genetic.settings import GeneticSettings
+from gp_prune.judging.settings import CompareSettings
 from gp_prune.language.parser import from_json
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import synthetic_layer
@@ -51,6 +51,7 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import outcome_reader
 from gp_prune.training import CheckpointWarning, FineTuning, fine_tune
 from gp_prune.training.checkpoint import STATE
+from gp_prune.training.weights import load_weights
 
 SEED = 24
 """Decides, with its number, every mutation; what was found once is found again below 10,000."""
@@ -222,7 +223,8 @@ class Files:
             ]
             tensors = load_file(folder / "pruned" / "weights.safetensors")
             self.pruned.append((parts[0], parts[1], tensors))
-        self.settings = [SearchConfig(), GeneticSettings(), AutoencodeSettings()]
+        compared = CompareSettings(metrics=("l1", "x=abs(b)"), tasks=("lenet-digits",))
+        self.settings = [SearchConfig(), GeneticSettings(), AutoencodeSettings(), compared]
         self._make_checkpoint()
 
     def _make_checkpoint(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gp_prune.genetic.front import Convolutions, compare_convolutions, count_stored_bytes
+from gp_prune.genetic.convolution_times import Convolutions, compare_convolutions
+from gp_prune.genetic.front import count_stored_bytes
 
 MakeNetwork = Callable[[str], tuple[nn.Module, Tensor]]
 

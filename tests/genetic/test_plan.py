@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.genetic import retraining
 from gp_prune.genetic.plan import CHANNELS, GeneLayout, GeneticPlan, Masks
+from gp_prune.genetic.weights import cut_network, find_positions, put_back
 from gp_prune.pruning import measure, trace
 
 MakeNetwork = Callable[[str], tuple[nn.Module, Tensor]]
@@ -76,7 +76,7 @@ SHARES = st.sampled_from([0.03, 0.2, 0.6, 0.95])
 def test_the_counts_are_those_of_the_network(case: Case, seed: int, share: float) -> None:
     layout, model, inputs = case
     plan = layout.plan(drawn(layout, seed, share))
-    smaller = retraining.cut_network(model, plan, layout.architecture)
+    smaller = cut_network(model, plan, layout.architecture)
     cost, dense = measure(smaller, inputs[:1]), measure(model, inputs[:1])
     shares = layout.shares(plan)
     zeros = dense.params - dense.nonzero  # a trained network may have zeros of its own
@@ -147,7 +147,7 @@ def test_what_goes_with_a_plan_was_of_no_use(plain_case: Case, seed: int, share:
             else:
                 weight = zeroed.get_parameter(f"{gene.name}.weight")
                 weight.mul_(torch.from_numpy(mask.reshape(weight.shape)))
-        smaller = retraining.cut_network(plain, layout.plan(masks), layout.architecture)
+        smaller = cut_network(plain, layout.plan(masks), layout.architecture)
         torch.testing.assert_close(smaller(inputs), zeroed(inputs), rtol=1e-4, atol=1e-6)
 
 
@@ -157,17 +157,17 @@ def test_weights_find_their_way_back(case: Case, seed: int, share: float) -> Non
     layout, model, _ = case
     plan = layout.plan(drawn(layout, seed, share))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    places = retraining.find_positions(model, plan, layout.architecture)
-    smaller = retraining.cut_network(model, plan, layout.architecture)
-    back = retraining.put_back(state, smaller, places, plan)
+    places = find_positions(model, plan, layout.architecture)
+    smaller = cut_network(model, plan, layout.architecture)
+    back = put_back(state, smaller, places, plan)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
     with torch.no_grad():
         for parameter in smaller.parameters():
             parameter.mul_(-2)
-    trained = retraining.put_back(state, smaller, places, plan)
+    trained = put_back(state, smaller, places, plan)
     changed = copy.deepcopy(model)
     changed.load_state_dict(trained)
-    again = retraining.cut_network(changed, plan, layout.architecture)
+    again = cut_network(changed, plan, layout.architecture)
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, smaller.state_dict()[name], rtol=0, atol=0)
 
@@ -181,12 +181,12 @@ def test_the_memory_format_of_a_network_does_not_matter(networks: MakeNetwork) -
     plan = layout.plan(drawn(layout, 0, 0.5))
     found = []
     for each in (model, other):
-        smaller = retraining.cut_network(each, plan, layout.architecture)
+        smaller = cut_network(each, plan, layout.architecture)
         with torch.no_grad():
             for parameter in smaller.parameters():
                 parameter.mul_(-2)
-        places = retraining.find_positions(each, plan, layout.architecture)
-        found.append(retraining.put_back(each.state_dict(), smaller, places, plan))
+        places = find_positions(each, plan, layout.architecture)
+        found.append(put_back(each.state_dict(), smaller, places, plan))
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -224,7 +224,7 @@ def test_nothing_removed_is_the_network_itself(case: Case) -> None:
     assert not plan.removed
     shares = layout.shares(plan)
     assert (shares.macs, shares.params) == (1.0, 1.0)
-    smaller = retraining.cut_network(model, plan, layout.architecture)
+    smaller = cut_network(model, plan, layout.architecture)
     assert torch.equal(smaller(inputs), model(inputs))
 
 

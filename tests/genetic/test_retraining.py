@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.genetic import retraining
 from gp_prune.genetic.plan import GeneLayout, GeneticPlan
 from gp_prune.genetic.retraining import (
-    DENSE,
     WORST,
     EvaluatePlan,
     RetrainPlan,
@@ -24,6 +22,7 @@ from gp_prune.genetic.retraining import (
 )
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import NamedModel, PreparedModel
+from gp_prune.genetic.weights import DENSE, cut_network, load_state, save_state, state_path
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.training import FineTuning, Samples
 from gp_prune.training.samples import take
@@ -53,7 +52,7 @@ def test_a_trial_judges_the_network_of_its_plan(digits: Digits, tmp_path: Path) 
     assert task is not None
     plan = half(layout)
     outcome = EvaluatePlan(source, str(tmp_path), DENSE, plan, 10_000).run(bench)
-    smaller = retraining.cut_network(prepared.model, plan, prepared.architecture)
+    smaller = cut_network(prepared.model, plan, prepared.architecture)
     assert outcome.error == pytest.approx(task.error(smaller, task.validation))
     job = EvaluatePlan(source, str(tmp_path), DENSE, plan, 10)
     assert job.failed("lost") == (WORST, "", "lost")
@@ -68,9 +67,9 @@ def test_retraining_keeps_what_is_pruned_at_zero_and_is_no_worse(
     settings = FineTuning(epochs=2, optimiser="adamw", learning_rate=3e-3)
     job = RetrainPlan(source, str(tmp_path), DENSE, plan, settings, distill)
     outcome = job.run(bench)
-    before = prepared.error(retraining.cut_network(prepared.model, plan, prepared.architecture))
+    before = prepared.error(cut_network(prepared.model, plan, prepared.architecture))
     assert outcome.error < before
-    state = retraining.load_state(tmp_path, outcome.weights)
+    state = load_state(tmp_path, outcome.weights)
     dense = prepared.model.state_dict()
     mask = plan.marks()["linear1"]
     # What was pruned is kept as it was, so that it can come back.
@@ -127,12 +126,12 @@ def test_shifted_images_are_the_images_moved() -> None:
 
 
 def test_lost_or_damaged_weights_are_named(tmp_path: Path) -> None:
-    digest = retraining.save_state({"a": torch.ones(3)}, tmp_path)
-    assert torch.equal(retraining.load_state(tmp_path, digest)["a"], torch.ones(3))
-    path = retraining.state_path(tmp_path, digest)
+    digest = save_state({"a": torch.ones(3)}, tmp_path)
+    assert torch.equal(load_state(tmp_path, digest)["a"], torch.ones(3))
+    path = state_path(tmp_path, digest)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="missing or damaged"):
-        retraining.load_state(tmp_path, digest)
+        load_state(tmp_path, digest)
     path.unlink()
     with pytest.raises(UserError, match="missing or damaged"):
-        retraining.load_state(tmp_path, digest)
+        load_state(tmp_path, digest)

@@ -59,6 +59,13 @@ def pruned(task_cache: Path, tmp_path: Path) -> Prune:
     return run
 
 
+@pytest.fixture(scope="module")
+def whole(task_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> GeneticResult:
+    """The result of a small run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("genetic") / "run"
+    return prune_genetically(SMALL, folder, source=TaskSource(str(task_cache)), timed=False)
+
+
 def figures(result: GeneticResult) -> dict[str, Any]:
     """All that does not depend on the clock or the folder."""
     data = result.to_json()
@@ -66,9 +73,8 @@ def figures(result: GeneticResult) -> dict[str, Any]:
     return data
 
 
-def test_a_run_leaves_what_its_result_says(pruned: Prune, tmp_path: Path, task_cache: Path) -> None:
-    result = pruned()
-    folder = tmp_path / "run"
+def test_a_run_leaves_what_its_result_says(whole: GeneticResult, task_cache: Path) -> None:
+    result, folder = whole, whole.folder
     task = load_task("lenet-digits", cache_dir=task_cache)
     test = task.test()
     assert result.points and result.recommended in result.points
@@ -107,27 +113,24 @@ def test_a_run_leaves_what_its_result_says(pruned: Prune, tmp_path: Path, task_c
             assert other.elite.epochs == point.elite.epochs
 
 
-def test_the_points_of_a_front_do_not_dominate_each_other(pruned: Prune) -> None:
-    result = pruned(baselines=False)
-    vectors = [(p.validation, p.elite.shares.macs, p.elite.shares.params) for p in result.points]
+def test_the_points_of_a_front_do_not_dominate_each_other(whole: GeneticResult) -> None:
+    vectors = [(p.validation, p.elite.shares.macs, p.elite.shares.params) for p in whole.points]
     for one in vectors:
         for other in vectors:
             assert one is other or not all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def test_the_hypervolume_never_falls(pruned: Prune) -> None:
-    result = pruned(baselines=False, final_epochs=0)
-    evaluations, volumes = zip(*result.history, strict=True)
+def test_the_hypervolume_never_falls(whole: GeneticResult) -> None:
+    evaluations, volumes = zip(*whole.history, strict=True)
     assert list(evaluations) == sorted(evaluations)
     assert list(volumes) == sorted(volumes)
-    assert result.evaluations == evaluations[-1]
+    assert whole.evaluations == evaluations[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(
-    pruned: Prune, tmp_path: Path
+    pruned: Prune, whole: GeneticResult, tmp_path: Path
 ) -> None:
-    whole = figures(pruned("whole"))
-
     class Enough(Exception):
         pass
 
@@ -141,21 +144,21 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(
 
     with pytest.raises(Enough):
         pruned("cut", progress=stop)
-    assert figures(pruned("cut", resume=True)) == whole
+    assert figures(pruned("cut", resume=True)) == figures(whole)
     # Once more: everything is known, and lost weights are made again.
     for path in (tmp_path / "cut" / "weights").iterdir():
         path.unlink()
-    assert figures(pruned("cut", resume=True)) == whole
+    assert figures(pruned("cut", resume=True)) == figures(whole)
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing(pruned: Prune) -> None:
-    assert figures(pruned("one")) == figures(pruned("two", workers=2))
+def test_the_number_of_workers_changes_nothing(pruned: Prune, whole: GeneticResult) -> None:
+    assert figures(whole) == figures(pruned("two", workers=2))
 
 
 @pytest.mark.slow
 def test_a_killed_worker_does_not_change_the_result(
-    pruned: Prune, kill_a_worker: Callable[[], int]
+    pruned: Prune, whole: GeneticResult, kill_a_worker: Callable[[], int]
 ) -> None:
     killed: list[int] = []
 
@@ -163,7 +166,7 @@ def test_a_killed_worker_does_not_change_the_result(
         if now.status is not None and len(killed) < 2:
             killed.append(kill_a_worker())
 
-    assert figures(pruned("two", workers=2, progress=kill_one)) == figures(pruned("one"))
+    assert figures(pruned("two", workers=2, progress=kill_one)) == figures(whole)
     assert len(set(killed)) == 2
 
 
@@ -191,7 +194,7 @@ def test_retraining_that_fails_mixes_nothing_up(
         assert other is not None
         assert other.name == f"random {point.name}"
         assert other.conv_macs <= point.conv_macs
-    lines = result_lines(result, io.StringIO())
+    lines = result_lines(result.to_json(), io.StringIO())
     assert lines[-1].endswith("failed, at last because the training loss is nan")
     of_l1 = result.baselines["l1"][-1]
     assert other is not None and of_l1 is not None
@@ -208,7 +211,7 @@ def derived(what_for: object) -> int:
 def test_a_run_that_finds_nothing_says_so(pruned: Prune, tmp_path: Path) -> None:
     result = pruned(learning_rate=1e9)
     assert not result.points and result.recommended is None
-    assert "no pruned network was found" in result_lines(result, io.StringIO())
+    assert "no pruned network was found" in result_lines(result.to_json(), io.StringIO())
     assert any("lower the learning rate" in reason for reason in result.failures)
     plot_front(result.to_json(), tmp_path / "front.svg")
 
@@ -251,17 +254,21 @@ def test_plans_that_were_set_aside_are_said_at_the_end(
     result = pruned(rounds=1, generations=1, baselines=False)
     (failure,) = result.failures
     assert re.fullmatch(r"plan [0-9a-f]{16} \([\d,]+ channels? removed\): set aside", failure)
-    assert result_lines(result, io.StringIO())[-1] == f"1 plan failed, at last because {failure}"
+    assert (
+        result_lines(result.to_json(), io.StringIO())[-1]
+        == f"1 plan failed, at last because {failure}"
+    )
 
 
 def test_the_seed_changes_the_run(pruned: Prune) -> None:
-    one, other = (pruned(str(seed), seed=seed, baselines=False) for seed in (1, 2))
+    changes = {"rounds": 1, "generations": 1, "final_epochs": 0, "baselines": False}
+    one, other = (pruned(str(seed), seed=seed, **changes) for seed in (1, 2))
     assert one.history != other.history
 
 
 @pytest.mark.parametrize("selection", ["truncation", "tournament", "roulette"])
 def test_one_fitness(pruned: Prune, selection: str) -> None:
-    result = pruned(lambdas=(1.0, 0.0, 10.0), selection=selection, baselines=False)
+    result = pruned(lambdas=(1.0, 0.0, 10.0), selection=selection, rounds=1, baselines=False)
     merits = [10 * p.elite.shares.params + p.validation for p in result.points]
     best = result.recommended
     assert best is not None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gp_prune.apply.data import TuningData
+from gp_prune.apply.data import TuningData, tuning_data
 from gp_prune.apply.models import LoadedModel
+from gp_prune.errors import UserError
 from gp_prune.genetic.source import PreparedModel
 from gp_prune.statistics import Batch
+from gp_prune.tasks import Task
 from gp_prune.training import Samples
 
 
@@ -40,3 +42,23 @@ def test_images_are_not_all_read_into_memory() -> None:
     assert prepared.trivial_error == pytest.approx(1 - 234 / 700)
     assert 0 < prepared.error(model) < 1
     assert reading.most <= 250
+
+
+@pytest.mark.parametrize("offset", [0.0, -9.0])
+def test_a_task_with_an_error_of_its_own_is_judged_by_it(offset: float) -> None:
+    def far_off(output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).abs().max() + offset
+
+    inputs = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    task = Task(model, (inputs, inputs[:, :2]), kind="regression", error=far_off)
+    loaded = LoadedModel("mine", model, task.example_inputs, task)
+    prepared = PreparedModel(loaded, tuning_data(loaded))
+    if offset:
+        with pytest.raises(UserError, match=r"of task 'Sequential' is -8.* an error that is posit"):
+            prepared.error(model)
+        return
+    assert prepared.trivial_error == task.trivial_error == pytest.approx(0.5, abs=0.2)
+    assert prepared.error(model) == min(task.dense_error, 2 * task.trivial_error)

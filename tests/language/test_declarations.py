@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gp_prune.formula.line_breaking import parse_latex
 from gp_prune.language.axes import Elementwise, Normaliser, Reduction
-from gp_prune.language.declarations import PrimitiveError, check_latex
+from gp_prune.language.declarations import PrimitiveError, check_latex, check_operand_latex
 from gp_prune.language.primitive import (
+    Operand,
     builtin_primitives,
     operand,
     operator,
@@ -135,7 +136,25 @@ def test_latex_that_can_stand_in_a_formula_is_accepted_and_read(text: str) -> No
 
 def test_all_that_is_built_in_would_be_accepted() -> None:
     for primitive in builtin_primitives():
-        check_latex(primitive.latex, primitive.name, 9)
+        if isinstance(primitive, Operand):
+            check_operand_latex(primitive.latex, primitive.name, len(primitive.axes))
+        else:
+            check_latex(primitive.latex, primitive.name, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"x_{#1}", "leaves out an index"),
+        (r"x_{#3}", "names an argument '#3', and it has 2"),
+        (r"{#,#1}", "no sign beside its indices"),
+    ],
+)
+def test_a_template_of_an_operand_shows_every_index(text: str, words: str) -> None:
+    with pytest.raises(PrimitiveError, match=words):
+        check_operand_latex(text, "mine", 2)
+    for good in (r"x_{#}", r"x^{#2}_{#1}", r"\frac{\partial L_{#2}}{\partial x_{#}}", "x"):
+        check_operand_latex(good, "mine", 2)
 
 
 def test_a_file_that_fails_leaves_no_module(tmp_path: Path) -> None:

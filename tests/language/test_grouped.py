@@ -185,6 +185,7 @@ def test_a_layer_of_one_group_is_no_special_case(
     same: Any = {
         "input_norm": torch.ones_like(record.require("input_norm")),
         "inverse_factor": torch.ones_like(record.require("inverse_factor")),
+        "inputs": record.require("inputs")[:1].expand_as(record.require("inputs")),
     }
     first: Any = {field: value[:1] for field, value in same.items()}
     found = metric.scores(dataclasses.replace(record, **same))

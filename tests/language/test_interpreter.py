@@ -143,7 +143,7 @@ OF_CHANNELS = (
     "weight bias gamma beta mu var weight_grad gamma_grad beta_grad pre_activation activation "
     "class_mean class_var rest_mean rest_var noise outgoing outgoing_grad synflow_grad fisher "
     "hessian_grad output_grad class_map rest_map mean_map kernel_class kernel_rest kernel_between "
-    "map_rank nuclear_loss outgoing_fisher filter_square gamma_square beta_square "
+    "map_rank map_nuclear nuclear_loss outgoing_fisher filter_square gamma_square beta_square "
     "gamma_beta_product sample_fisher outgoing_sample_fisher"
 )
 

@@ -181,10 +181,10 @@ def test_wrong_text(text: str) -> None:
 
 def test_huge_text_is_refused_at_once() -> None:
     text = "add(b," * 2_000_000
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ParseError, match="the text has more than 16000 words"):
         parse(text, PRIMITIVES)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @given(st.text(max_size=40))

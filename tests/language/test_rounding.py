@@ -12,7 +12,7 @@ from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import synthetic_layer
-from gp_prune.language.rounding import without_rounding
+from gp_prune.language.rounding import RoundingCheck, without_rounding
 from gp_prune.language.streaming import plan
 from gp_prune.metric.file import bundled_metrics
 
@@ -91,3 +91,20 @@ def test_rounding_is_recognised_in_values_that_are_known(text: str, seed: int) -
     layer = replace(layer, activation=None, values=known)
     after = without_rounding(expression, layer)
     assert bool((after == after.flatten()[0]).all()), evaluate(expression, layer)
+
+
+def test_one_check_serves_many_formulas() -> None:
+    layer, known = synthetic_layer(), builtin_primitives()
+    texts = [
+        ZERO,
+        f"z_score[o]({ZERO})",
+        "sub(sum[i,k](W), mul(mean[i,k](W), 11.999))",
+        "std[i,k](W)",
+    ]
+    for memory in (0, 2**30):
+        check = RoundingCheck(layer, memory=memory)
+        for text in [*texts, *texts]:
+            expression = parse(text, known)
+            assert torch.equal(
+                check.without_rounding(expression), without_rounding(expression, layer)
+            )

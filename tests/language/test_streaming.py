@@ -132,7 +132,7 @@ def test_large_maps_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("cuts", [[5], [2, 3], [1, 1, 1, 1, 1], [4, 1]])
 def test_an_accumulator_gives_what_all_samples_give(cuts: list[int], random_trees: Trees) -> None:
     layer = synthetic_layer()
-    trees = random_trees(CHANNEL, 80, seed=62, most=8)
+    trees = random_trees(CHANNEL, 120, seed=62, most=8)
     found = plan(trees)
     targets = [target.node for target in found.targets.values() if target.merged]
     known = {

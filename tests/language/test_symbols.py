@@ -176,6 +176,6 @@ def test_a_function_of_fixed_types_with_a_template(tmp_path: Path) -> None:
     file.write_text(INNER)
     own = primitive_set(file)
     metric = Metric.parse("sum[c](inner(mA, mP))", primitives=own)
-    assert metric.latex() == r"\sum_{c} \langle m^{A}_{o,\cdot}, m^{P}_{o,c,\cdot} \rangle"
+    assert metric.latex() == r"\sum_{c} \langle m_{o,\cdot}, m_{o,c,\cdot} \rangle"
     assert Metric.from_sympy(metric.sympy(), primitives=own).expression == metric.expression
     assert metric.simplified() is metric

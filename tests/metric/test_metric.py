@@ -410,7 +410,7 @@ def test_metrics_of_papers_that_rank_within_output_rows() -> None:
     row_metrics = {
         name for name in bundled_metrics() if Metric.load(name).conventions.scope == "row"
     }
-    assert row_metrics == {"pruner_zero_weight", "wanda_weight"}
+    assert row_metrics == {"flap_weight", "pruner_zero_weight", "wanda_weight"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Operators on filters: the ridge form where solving with the matrix itself would fail."""
+"""Operators on filters: nuclear norms; the ridge form where plain solving would fail."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gp_prune.language.primitive import builtin_primitives
 
+nuclear_norm = builtin_primitives().operators["nuclear_norm"].compute
 OPERATOR: Any = builtin_primitives().operators["ridge_form"]
 ridge_form = OPERATOR.compute
 
@@ -63,3 +64,21 @@ def test_a_channel_that_is_not_finite_leaves_the_others_alone() -> None:
     found = ridge_form(x, d)
     assert found[0].equal(expected[0])
     assert found[1:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9), (3, 9, 4), (3, 5, 1), (3, 1, 9)])
+def test_the_nuclear_norm_is_the_trace_of_the_root_of_the_gram_matrix(
+    shape: tuple[int, ...],
+) -> None:
+    x = normal(*shape)
+    values = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0)
+    torch.testing.assert_close(nuclear_norm(x), values.sqrt().sum(1), rtol=1e-6, atol=0)
+
+
+def test_a_filter_that_is_not_finite_leaves_the_others_alone() -> None:
+    x = normal(3, 5, 4)
+    expected = nuclear_norm(x)
+    x[1, 2, 3] = torch.inf
+    found = nuclear_norm(x)
+    assert found[[0, 2]].equal(expected[[0, 2]])
+    assert found[1].isnan()

@@ -114,6 +114,11 @@ def unfolded(module: Any, x: Tensor) -> Tensor:
     return columns.flip(1) if isinstance(module, nn.ConvTranspose2d) else columns
 
 
+def inputs_of(x: Tensor) -> Tensor:
+    """(i, n, s)."""
+    return x.reshape(*x.shape[:2], -1).transpose(0, 1)
+
+
 def inverse_factor(module: nn.Module, columns: Tensor) -> Any:
     """(i, k): SparseGPT's divisor, the diagonal of the Cholesky factor of the inverse Hessian."""
     rows = columns.flatten(0, 1)
@@ -207,6 +212,13 @@ def map_ranks(maps: Tensor) -> Tensor:
     return torch.from_numpy(np.linalg.matrix_rank(matrices).T.astype(float))
 
 
+def map_nuclear_norms(maps: Tensor) -> Tensor:
+    """(o, n) from the maps of a layer, (n, o, h, w) or (n, o): sums of singular values."""
+    matrices = maps.numpy() if maps.dim() == 4 else maps.numpy()[:, :, None, None]
+    norms = [[np.linalg.norm(matrix, "nuc") for matrix in sample] for sample in matrices]
+    return torch.tensor(norms, dtype=torch.float64).T
+
+
 def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     """Layer -> field -> value, each by its definition."""
     output, seen = run(model, x)
@@ -239,6 +251,7 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
             if norm is None
             else slope[id(norm.weight)],
             "beta_grad": slope[id(module.bias if norm is None else norm.bias)],
+            "inputs": inputs_of(seen[name]["input"].detach()),
             "input_norm": columns.square().sum(2).sqrt(),
             "inverse_factor": inverse_factor(module, columns),
             "pre_activation": z.transpose(0, 1),
@@ -254,6 +267,7 @@ def measure(model: Any, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
             "outgoing_grad": by_reader(slope[id(reader)], name),
             "outgoing_fisher": by_reader(squares[following[name]]["fisher"], name),
             "map_rank": map_ranks(raw),
+            "map_nuclear": map_nuclear_norms(raw),
             "nuclear_loss": nuclear_losses(a),
             **class_statistics(a.transpose(0, 1), y),
         }
@@ -342,6 +356,7 @@ def random_layer(seed: int = 3) -> LayerRecord:
         filter_square=normal(o).square(), gamma_square=normal(o).square(),
         beta_square=normal(o).square(), gamma_beta_product=normal(o),
         sample_fisher=normal(o, i, k).square(), outgoing_sample_fisher=normal(o, j).square(),
+        map_nuclear=normal(o, n).abs(),
     )  # fmt: skip
 
 
@@ -399,7 +414,7 @@ def check(
 _FAMILIES = {
     "classes": {"labels", "centroids", "kernels"},
     "gradients": {"gradients", "fisher", "sample_fisher", "hessian", "synflow", "output_gradients"},
-    "maps": {"inputs", "outputs", "second_moments", "map_ranks", "map_norms"},
+    "maps": {"inputs", "outputs", "second_moments", "map_ranks", "map_spectra", "map_norms"},
 }
 
 

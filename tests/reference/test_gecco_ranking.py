@@ -21,7 +21,6 @@ from gp_prune.language.record import LayerRecord
 from gp_prune.metric.metric import Metric
 from gp_prune.statistics import collect
 from gp_prune.tasks import load_task
-from gp_prune.tasks.data import Split
 
 Array = NDArray[np.float64]
 LAYERS = {"conv1": "relu1", "conv2": "relu2", "linear1": "relu3"}
@@ -110,7 +109,7 @@ class Trained(NamedTuple):
 def lenet(task_cache: Path) -> Trained:
     task = load_task("lenet-digits", cache_dir=task_cache)
     train = task.train
-    split = Split(train.inputs[:SAMPLES], train.target[:SAMPLES], train.labels[:SAMPLES])
+    split = train.select(slice(SAMPLES))
     needs = {need for name in TREES for need in Metric.load(name).needs}
     records = collect(task.model, list(LAYERS), task.batches(split, 128), needs=needs)
     maps, weights, x = {}, {}, split.inputs
@@ -124,7 +123,7 @@ def lenet(task_cache: Path) -> Trained:
                 maps[after[name]] = x.double().reshape(*x.shape[:2], -1).numpy()
             if name in LAYERS:
                 weights[name] = module.weight.double().numpy()
-    return Trained(records, maps, weights, split.labels.numpy())
+    return Trained(records, maps, weights, split.target.numpy())
 
 
 def score(tree: Callable[[Arguments], float], lenet: Trained, layer: str) -> Array:

@@ -42,6 +42,31 @@ def sparsegpt(t: Tensors) -> Array:
     return t["weight"] ** 2 / t["inverse_factor"][None] ** 2
 
 
+def entropy(t: Tensors) -> list[float]:
+    """Of the mean of a channel's map, over the samples."""
+    found = []
+    for maps in t["activation"]:  # (n, s)
+        counts, _ = np.histogram(maps.mean(axis=1), bins=31)
+        shares = counts[counts > 0] / counts.sum()
+        found.append(-float(np.sum(shares * np.log(shares))))
+    return found
+
+
+def flap(t: Tensors) -> Array:
+    """The fluctuation of each channel, times what its readers make of it."""
+    fluctuation = ((t["activation"] - t["activation"].mean((1, 2), keepdims=True)) ** 2).mean(
+        (1, 2)
+    )
+    return np.asarray(fluctuation * np.linalg.norm(t["outgoing"], axis=1) ** 2)
+
+
+def flap_weight(t: Tensors) -> Array:
+    scores = np.square(t["weight"])
+    for i, maps in enumerate(t["inputs"]):
+        scores[:, i] *= np.mean((maps - maps.mean()) ** 2)
+    return scores
+
+
 FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "activation_variance": lambda t: [
         sum(float(np.std(values)) for values in maps.T) for maps in t["activation"]
@@ -49,7 +74,11 @@ FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "apoz": lambda t: [1 - float(np.mean(a == 0)) for a in t["activation"]],
     "chip": lambda t: [float(np.mean(losses)) for losses in t["nuclear_loss"]],
     "conjunctive_activation": conjunctive,
+    "entropy": entropy,
+    "flap": flap,
+    "flap_weight": flap_weight,
     "hrank": lambda t: [float(np.mean(ranks)) for ranks in t["map_rank"]],
+    "map_nuclear_norm": lambda t: [float(np.mean(norms)) for norms in t["map_nuclear"]],
     "mean_activation": lambda t: [float(np.mean(np.abs(a))) for a in t["activation"]],
     "ria": lambda t: [scores.sum() for scores in ria(t)],
     "ria_weight": ria,

@@ -49,9 +49,16 @@ def group_norm(t: Tensors) -> list[float]:
     ]
 
 
+def singular_values(matrix: Array) -> Array:
+    """By the eigenvalues of the smaller product of the matrix with itself."""
+    gram = matrix @ matrix.T if len(matrix) < matrix.shape[1] else matrix.T @ matrix
+    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0)))
+
+
 FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "bn_scale": lambda t: np.abs(t["gamma"]),
     "fpgm": lambda t: fpgm(filters(t)),
+    "filter_nuclear_norm": lambda t: [float(singular_values(w).sum()) for w in t["weight"]],
     "geo_median": lambda t: geo_median(filters(t)),
     "group_norm": group_norm,
     "l1": lambda t: [float(np.linalg.norm(w.flatten(), 1)) for w in t["weight"]],
@@ -59,6 +66,7 @@ FORMULAS: dict[str, Callable[[Tensors], Any]] = {
     "lamp": lambda t: [w.sum() for w in lamp_weight(t["weight"])],
     "lamp_weight": lambda t: lamp_weight(t["weight"]),
     "magnitude": lambda t: np.abs(t["weight"]),
+    "nisp": lambda t: [float(np.abs(v).sum()) for v in t["outgoing"]],
     "random": lambda t: [float(u[0, 0]) for u in t["noise"]],
     "random_weight": lambda t: t["noise"] * inside(t),
 }

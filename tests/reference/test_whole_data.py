@@ -90,6 +90,7 @@ OPERANDS: dict[str, tuple[str, Callable[[Fields], Any]]] = {
     "R": ("sum[i,k](R)", lambda t: t["synflow_grad"].sum((1, 2))),
     "dZ": ("l2[n,s](dZ)", lambda t: _norm(t["output_grad"])),
     "rk": ("sum[n](rk)", lambda t: t["map_rank"].sum(1)),
+    "nm": ("sum[n](nm)", lambda t: t["map_nuclear"].sum(1)),
     "nl": ("sum[n](nl)", lambda t: t["nuclear_loss"].sum(1)),
     "Hd": ("mul(W, Hd)", lambda t: t["weight"] * t["inverse_factor"]),
     "V": ("l2[j](V)", lambda t: _norm(t["outgoing"])),
@@ -277,9 +278,15 @@ def test_every_operand_is_written_out() -> None:
 
 
 def test_bundled_metrics_score_the_whole_data(case: Case) -> None:
-    metrics = bundled()
-    expected = {metric.name: expect(case.plain, FORMULAS[metric.name]) for metric in metrics}
-    assert not differences(case.scores, expected, 1e-4, 1e-6)
+    # Second derivatives in float32 are sums of large terms of both signs; how they round depends on
+    # the processor.
+    for share, second in ((1e-6, False), (3e-5, True)):
+        expected = {
+            metric.name: expect(case.plain, FORMULAS[metric.name])
+            for metric in bundled()
+            if ("hessian" in metric.needs) == second
+        }
+        assert not differences(case.scores, expected, 1e-4, share)
 
 
 def test_operands_measure_the_whole_data(case: Case) -> None:

@@ -56,6 +56,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
             "activation": _flat(a),
             "output_grad": _flat(maps[name, "dZ"]),
             "map_rank": _ranks(a),
+            "map_nuclear": _nuclear_norms(a),
             "nuclear_loss": _nuclear_losses(a),
         }
         fields |= _input_products(module, before)
@@ -324,6 +325,13 @@ def _ranks(maps: Tensor) -> Tensor:
     if maps.dim() == 2:
         return (maps.T != 0).double()
     return torch.stack([torch.linalg.matrix_rank(sample) for sample in maps], 1).double()
+
+
+def _nuclear_norms(maps: Tensor) -> Any:
+    """(o, n): sums of the singular values of the maps (n, o, h, w); of one number, its size."""
+    matrices = maps.double().numpy() if maps.dim() == 4 else maps.double().numpy()[:, :, None, None]
+    norms = [[np.linalg.norm(matrix, "nuc") for matrix in sample] for sample in matrices]
+    return np.transpose(norms)
 
 
 def _nuclear_losses(maps: Tensor) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import re
 import time
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gp_prune.formula.latex import escape
+from gp_prune.formula.printer import escape
 from gp_prune.report.catalogue import markdown_math
 from gp_prune.report.console import (
     make_console,
@@ -20,8 +19,8 @@ from gp_prune.report.console import (
     print_facts,
     print_table,
     quantity,
-    show_stage_bars,
 )
+from gp_prune.report.progress import StageBars
 
 PREFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -132,8 +131,8 @@ def test_the_note_of_a_step_is_never_cut() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=60, force_terminal=True, color_system=None)
     note = "12 formulas, front 3, least error 0.012 by sum[i,k](mul(abs(W), abs(G)))"
-    with show_stage_bars(console, {"search": "generations"}) as show:
-        show("search", 1, 4, note)
+    with StageBars(console, {"search": "generations"}) as bars:
+        bars.show("search", 1, 4, note)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "generations" in text and "1/4" in text and "…" not in text
     assert all(word in text for word in note.split())
@@ -149,7 +148,7 @@ def test_facts_fold_under_themselves() -> None:
 
 def test_markdown_math() -> None:
     assert markdown_math(r"\left|x\right| |y|") == r"$\left\lvert x\right\rvert \vert y\vert$"
-    assert markdown_math(r"\frac{a}{b}_{\!\epsilon}") == r"$\frac{a}{b}_{\epsilon}$"
+    assert markdown_math(r"\frac{a}{b}_{\!c}") == r"$\frac{a}{b}_{c}$"
 
 
 def test_escape() -> None:
@@ -159,11 +158,11 @@ def test_escape() -> None:
 def test_the_time_of_a_stage_begins_with_its_first_step() -> None:
     """A step is shown when it is done, and the stage began before it."""
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with show_stage_bars(console, {"search": "generations", "compare": "compared"}) as show:
+    with StageBars(console, {"search": "generations", "compare": "compared"}) as bars:
         time.sleep(0.05)
-        show("search", 1, 2, "")
-        show("other", 1, 2, "")
+        bars.show("search", 1, 2, "")
+        bars.show("other", 1, 2, "")
         time.sleep(0.05)
-        show("compare", 1, 3, "")
-        tasks = inspect.getclosurevars(show).nonlocals["bar"].tasks
-        assert tasks[0].elapsed >= 0.1 and 0.05 <= tasks[1].elapsed < tasks[0].elapsed
+        bars.show("compare", 1, 3, "")
+        first, second = (task.elapsed or 0.0 for task in bars.tasks)
+        assert first >= 0.1 and 0.05 <= second < first

@@ -18,9 +18,8 @@ from gp_prune.search.run import evolve
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> SearchResult:
     config = SearchConfig(
-        tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=1, ladder=(0.5,),
-        budgets=(0.5,), fine_tune_steps=2, final_steps=2, final_seeds=2, front_size=4,
-        calibration=64,
+        validate_on=(), tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=1,
+        ladder=(0.5,), budgets=(0.5,), final_steps=2, final_seeds=2, front_size=4, calibration=64,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("front") / "run"
     return evolve(config, folder, source=TaskSource(cache_dir=str(task_cache)))
@@ -58,12 +57,18 @@ def test_narrow_terminals_get_the_formulas_below(
 def test_verdict_says_where_the_recommended_formula_loses(result: SearchResult) -> None:
     best = result.recommended.name
     lines = verdict(result)
-    assert len(lines) == 2
-    for kind, line in zip(("macs", "params"), lines, strict=True):
-        own = result.comparison.mean(best, "test", kind=kind)
+    parts = [(kind, error) for error in ("error", "tuned_error") for kind in ("macs", "params")]
+    words = {"error": "right after pruning", "tuned_error": "after fine-tuning"}
+    for (kind, error), line in zip(parts, lines, strict=True):
+        own = result.comparison.mean(best, "test", kind=kind, error=error)
+        assert words[error] in line
         for contender in result.contenders:
             if contender.candidate is None and contender.name != best:
-                other = result.comparison.mean(contender.name, "test", kind=kind)
+                if not result.comparison.part(contender.name, kind=kind, error=error):
+                    assert error == "tuned_error" and f"below {contender.name} " not in line
+                    assert contender.conventions != result.config.conventions
+                    continue
+                other = result.comparison.mean(contender.name, "test", kind=kind, error=error)
                 word = "below" if own < other else "NOT below"
                 assert f"{word} {contender.name} {other:.3f}" in line
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gp_prune.runs.jobs import Workbench
+from gp_prune.runs.jobs import Job, R, Workbench
 from gp_prune.statistics.running import derive_seed
+from gp_prune.training.shares import report_share
 
 
 class Sum(NamedTuple):
@@ -62,3 +66,32 @@ class Hoard(Add):
     def run(self, workbench: Workbench) -> Sum:
         bytearray(1 << 62)
         raise AssertionError
+
+
+def report_twice(pause: float) -> str:
+    """Say twice how far a training is, each time after some seconds."""
+    for share in (0.5, 1.0):
+        time.sleep(pause)
+        report_share(share)
+    return "done"
+
+
+class Trained(Add):
+    """Says how far it is while it adds numbers."""
+
+    def run(self, workbench: Workbench) -> Sum:
+        report_twice(0.0)
+        return super().run(workbench)
+
+
+class Nobody:
+    """Stands in for a runner where no job may be run."""
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def submit(self, job: Job[R]) -> Future[R]:
+        raise AssertionError(job.title)
+
+    def close(self) -> None:
+        pass

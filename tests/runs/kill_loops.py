@@ -18,11 +18,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from run_folders import USER_TASK, journal_size, lasting_files
 
 from gp_prune import AutoencodeSettings, GeneticSettings, autoencode
 from gp_prune.autoencoder import run as autoencoder_run
@@ -30,7 +32,6 @@ from gp_prune.genetic import run as genetic_run
 from gp_prune.runs import executors
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search import run as search_run
 from gp_prune.search.config import SearchConfig
 
@@ -41,6 +42,7 @@ EACH = 4
 """Kills of one run before it may end."""
 
 SEARCH = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits",), granularity="weight", population=4, generations=1, seed=5,
     ladder=(0.4,), budgets=(0.4,), rung_steps=(0,), promote=(0.25,), fine_tune_steps=1,
     final_steps=1, final_seeds=1, front_size=2, size_limit=15, height_limit=5, calibration=16,
@@ -56,11 +58,15 @@ AUTOENCODER = AutoencodeSettings(
 )  # fmt: skip
 
 
+USER = "evolve with a user task"
+COMMANDS = ("evolve", USER, "genetic", "autoencode")
+
+
 class Kind(NamedTuple):
     """What is killed.
 
     Attributes:
-        command: ``"evolve"``, ``"genetic"`` or ``"autoencode"``.
+        command: one of :data:`COMMANDS`.
         workers: number of processes.
         alone: whether the workers are killed and the run is not.
     """
@@ -86,6 +92,8 @@ class Loop:
         labels = np.arange(60) % 3
         bits = (random_state.rand(3, 12) < 0.6)[labels] ^ (random_state.rand(60, 12) < 0.05)
         self.data = str(folder / "own.npz")
+        self.code = folder / "own.py"
+        self.code.write_text(USER_TASK)
         np.savez(self.data, inputs=bits.astype(np.float32), labels=labels)
 
     def start(self, kind: Kind, folder: Path) -> None:
@@ -96,6 +104,10 @@ class Loop:
         }  # fmt: skip
         if kind.command == "evolve":
             search_run.evolve(None if resume else SEARCH, folder, **options)
+        elif kind.command == USER:
+            own_search = replace(SEARCH, tasks=(f"{self.code}:build",))
+            trust = (str(self.code),) if resume else ()
+            search_run.evolve(None if resume else own_search, folder, trust=trust, **options)
         elif kind.command == "genetic":
             settings = None if resume else GENETIC
             genetic_run.prune_genetically(settings, folder, timed=False, **options)
@@ -142,7 +154,7 @@ class Loop:
             _, status = os.waitpid(self.fork(kind, folder), 0)
         if status:
             sys.exit(f"{kind}: a run ended with status {status}")
-        found = content(folder)
+        found = lasting_files(folder)
         wanted = self.wanted.setdefault(kind.command, found)
         if found != wanted:
             names = found.keys() | wanted.keys()
@@ -205,18 +217,6 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder but for temporary ones, which a kill may leave."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
-
-
-def journal_size(folder: Path) -> int:
-    """Bytes that the journal of a run has now."""
-    path = folder / JOURNAL
-    return path.stat().st_size if path.exists() else -1
-
-
 def main() -> None:
     """Kill as often as asked for; end with an error where a resumed run differs."""
     parser = argparse.ArgumentParser()
@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, default=40, help="kills per command with one worker")
     parser.add_argument("--two", type=int, default=10, help="kills per command with two workers")
     parser.add_argument("--alone", type=int, default=9, help="kills of workers, for each number")
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="what is killed")
     given = parser.parse_args()
     torch.set_num_threads(1)
     vars(executors)["PAUSES"] = (0.05, 0.1, 0.2, 0.4)
@@ -237,7 +238,7 @@ def main() -> None:
     ]
     counts: Counter[str] = Counter()
     for make, wanted in plan:
-        for command in ("evolve", "genetic", "autoencode"):
+        for command in given.commands.split(","):
             kind = make(command)
             loop.measure(kind)
             while counts[str(kind)] < wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from run_folders import USER_TASK, content
 
 from gp_prune.errors import UserError
 from gp_prune.runs.dask import DaskCluster
@@ -23,12 +26,12 @@ from gp_prune.runs.executors import Host
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.results import COMPARISON, FRONT, METRICS
 from gp_prune.search.run import evolve
 
 needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="gp-prune[dask] is absent")
 
 SMALL = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits", "cnn-digits"),
     population=6,
     generations=2,
@@ -97,12 +100,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def wanted(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("alone") / "run"
     evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
-    return content(folder)
+    return with_journal(folder)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    names = [FRONT, COMPARISON, JOURNAL, *(f"{METRICS}/{p.name}" for p in folder.glob("metrics/*"))]
-    return {name: (folder / name).read_bytes() for name in names}
+def with_journal(folder: Path) -> dict[str, bytes]:
+    return {**content(folder), JOURNAL: (folder / JOURNAL).read_bytes()}
 
 
 def start(folder: Path, settings: Path, address: str, cache: Path) -> subprocess.Popen[bytes]:
@@ -120,7 +122,29 @@ def test_a_cluster_gives_the_same_front(
     run = start(tmp_path / "run", tmp_path / "c.toml", cluster.address, task_cache)
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors.decode()
-    assert content(tmp_path / "run") == wanted
+    assert with_journal(tmp_path / "run") == wanted
+
+
+@needs_dask
+@pytest.mark.slow
+def test_a_user_task_gives_the_same_with_any_workers(
+    cluster: Cluster, tmp_path: Path, task_cache: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(USER_TASK)
+    search = replace(SMALL, tasks=(f"{file}:build",))
+    source = TaskSource(cache_dir=str(task_cache))
+    found = {}
+    for name, options in {
+        "one": {"workers": 1}, "two": {"workers": 2}, "cluster": {"cluster": cluster.address},
+    }.items():  # fmt: skip
+        folder = tmp_path / name / "run"  # the name of the folder is in the results
+        evolve(search, folder, source=source, **options)  # type: ignore[arg-type]
+        found[name] = with_journal(folder)
+    assert found["one"] == found["two"] == found["cluster"]
+    assert str(tmp_path).encode() not in b"".join(
+        text for name, text in found["one"].items() if name.startswith("metrics")
+    )
 
 
 @needs_dask
@@ -138,7 +162,7 @@ def test_a_worker_that_is_killed_half_way_changes_nothing(
     cluster.kill_worker()
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors.decode()
-    assert content(tmp_path / "run") == wanted
+    assert with_journal(tmp_path / "run") == wanted
 
 
 def attempt(address: str) -> subprocess.CompletedProcess[str]:
@@ -158,11 +182,6 @@ def attempt(address: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        pytest.param(
-            "tcp://127.0.0.1:9",
-            "no Dask scheduler answers at 'tcp://127.0.0.1:9'",
-            marks=pytest.mark.slow,  # it waits for the scheduler
-        ),
         ("somewhere", "'somewhere' is no address of a Dask scheduler (missing port number"),
         ("carrier://pigeon:9", "is no address of a Dask scheduler (unknown address scheme"),
         (
@@ -171,9 +190,16 @@ def attempt(address: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_a_scheduler_that_does_not_answer_is_named(address: str, reason: str) -> None:
-    (sentence,) = attempt(address).stderr.splitlines()
-    assert reason in sentence
+def test_a_wrong_address_is_named(address: str, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        DaskCluster(TaskSource(), address)
+
+
+@needs_dask
+@pytest.mark.slow  # it waits for the scheduler
+def test_a_scheduler_that_does_not_answer_is_named() -> None:
+    (sentence,) = attempt("tcp://127.0.0.1:9").stderr.splitlines()
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:9'" in sentence
 
 
 @needs_dask
@@ -229,7 +255,7 @@ def test_a_scheduler_that_is_killed_is_one_sentence(
     assert "--resume" in sentence
     if moment == "half way":
         evolve(None, tmp_path / "run", source=TaskSource(str(task_cache)), resume=True)
-        assert content(tmp_path / "run") == wanted
+        assert with_journal(tmp_path / "run") == wanted
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from gp_prune.runs.executors import Host, InProcess, WorkerPool, make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal, reader
 from gp_prune.runs.processes import ResourceLimits, Worker, WorkerLost, resident_memory
-from gp_prune.search.evaluation import WORST_ERROR, Evaluation, Outcome
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.objectives import WORST_ERROR
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc here")
 
@@ -267,6 +268,7 @@ def test_a_candidate_is_tried_twice_and_then_fails_by_name(
         runner.close()
 
 
+@pytest.mark.slow
 def test_a_loss_touches_no_other_evaluation(task_cache: Path, tmp_path: Path) -> None:
     once = tmp_path / "once"
     # Unpacking makes the folder, then kills the worker; the second time the folder is there.

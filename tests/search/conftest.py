@@ -19,10 +19,11 @@ from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, outcome_r
 from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import TaskScorer
+from gp_prune.search.start_formulas import two_factor_metrics
 from gp_prune.statistics.running import derive_seed
 
-# Tests import their helpers from beside them.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# What tests compare of run folders is there.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs"))
 
 
 class SyntheticRunner:
@@ -71,12 +72,14 @@ def simulate(lenet_bench: TaskScorer) -> Callable[..., Simulation]:
         *,
         clock: Callable[[], float] = lambda: 0.0,
         lent: dict[str, Outcome] | None = None,
+        built_in: bool = False,
         **settings: Any,
     ) -> Simulation:
         config = SearchConfig(
             **{
                 "tasks": ("lenet-digits",), "calibration": 64, "population": 8, "generations": 4,
-                "rung_steps": (0,), "promote": (0.25,),
+                "rung_steps": (0,), "promote": (0.25,), "budget_kind": ("channels",),
+                "objectives": ("tuned_error", "macs", "params"),
                 **settings,
             }
         )  # fmt: skip
@@ -88,7 +91,10 @@ def simulate(lenet_bench: TaskScorer) -> Callable[..., Simulation]:
         with Journal(folder, outcome_reader()) as journal:
             journal.lend(lent or {})
             evaluator = Evaluator(runner, journal, stack=1)
-            search = Search(config, primitives, [lenet_bench], seeds, evaluator, journal, clock)
+            forms = two_factor_metrics(primitives) if built_in else []
+            search = Search(
+                config, primitives, [lenet_bench], seeds, evaluator, journal, clock, forms
+            )
             return Simulation(search, runner, list(search.generations()))
 
     return run

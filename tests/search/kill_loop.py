@@ -17,14 +17,15 @@ import traceback
 from pathlib import Path
 
 import torch
+from run_folders import journal_size, lasting_files
 
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search import run
 from gp_prune.search.config import SearchConfig
 
 SETTINGS = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits",),
     granularity="weight",
     population=4,
@@ -85,19 +86,8 @@ class Case:
         """Wait for the end of the run; gives all files of its folder."""
         _, status = os.waitpid(self.pid, 0)
         assert status == 0, f"the run in {self.folder} ended with status {status}"
-        return content(self.folder)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder, but for a temporary one that a kill may leave."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
-
-
-def journal_size(folder: Path) -> int:
-    """Bytes that the journal of a run has now."""
-    path = folder / JOURNAL
-    return path.stat().st_size if path.exists() else -1
+        files: dict[str, bytes] = lasting_files(self.folder)
+        return files
 
 
 def main() -> None:
@@ -112,7 +102,7 @@ def main() -> None:
     TaskSource.load = functools.cache(TaskSource.load)  # type: ignore[method-assign]
     source = TaskSource(cache_dir=given.cache)
     run.evolve(SETTINGS, given.folder / "warm", source=source)
-    wanted = content(given.folder / "warm")
+    wanted = lasting_files(given.folder / "warm")
     seconds = 0.0
     rng = random.Random(0)
     killed, places = 0, set()

@@ -17,8 +17,14 @@ from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.processes import resident_memory
-from gp_prune.search.archive import WORST, Archive, Candidate, Objectives, dominates, thin
+from gp_prune.search.archive import Archive, Candidate, dominates
 from gp_prune.search.grammar import Individual
+from gp_prune.search.objectives import Objectives
+from gp_prune.search.selection import thin
+
+NAMES = ("tuned_error", "macs", "params")
+WEIGHTS = (1.0, 1.0, 1.0)
+WORST = (2.0, 1.0, 1.0)
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
@@ -35,7 +41,7 @@ def formula(number: int, depth: int = 0) -> Expression:
 
 def archived(vectors: Sequence[Objectives]) -> Archive:
     """Each vector belongs to a formula and a behaviour of its own."""
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     for number, vector in enumerate(vectors):
         archive.add(Candidate(formula(number), vector, str(number)))
     return archive
@@ -73,7 +79,7 @@ def test_front_equals_deap(vectors: list[Objectives]) -> None:
 def test_the_archive_counts_and_ranks_what_it_holds(
     results: list[tuple[Objectives, int, str]], drawn: list[tuple[int, int]], readable: int
 ) -> None:
-    archive = Archive(builtin_primitives(), top=1)
+    archive = Archive(builtin_primitives(), NAMES, top=1)
     everything = []
     for number, (behaviour, depth) in enumerate(drawn):
         objectives, rung, reason = results[behaviour]
@@ -109,10 +115,10 @@ def test_the_archive_counts_and_ranks_what_it_holds(
 def test_what_is_archived_comes_back_as_it_was(
     objectives: Objectives, earlier: list[Objectives], reason: str
 ) -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     kept = Candidate(
-        read("div(1e-300, b)"), objectives, "x", {"a": objectives, "ü": WORST}, reason,
-        len(earlier), tuple(earlier),
+        read("div(1e-300, b)"), objectives, "x", {"a": {"e": objectives[0]}, "ü": {"m": 1.0}},
+        reason, len(earlier), tuple(earlier),
     )  # fmt: skip
     archive.add(kept)
     assert archive.get(kept.expression) == archive.smallest("x") == kept
@@ -126,7 +132,7 @@ def test_thinned_front_is_a_part_with_the_least_error(
     vectors: list[Objectives], count: int
 ) -> None:
     front = archived(vectors).front()
-    kept = thin(front, count)
+    kept = thin(front, count, WEIGHTS)
     assert len(kept) == min(count, len(front))
     assert all(any(c is f for f in front) for c in kept)
     assert kept[0] is front[0]
@@ -137,10 +143,10 @@ def test_the_shortlist_has_formulas_that_a_person_can_read(
     vectors: list[Objectives], count: int, long: list[bool]
 ) -> None:
     """A third of it, if there are as many; the rest are of the front, the best of it first."""
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     for number, (vector, wide) in enumerate(zip(vectors, long, strict=False)):
         archive.add(Candidate(formula(number, depth=int(wide)), vector, str(number)))
-    front, short, chosen = archive.front(), archive.front(3), archive.shortlist(count, 3)
+    front, short, chosen = archive.front(), archive.front(3), archive.shortlist(count, 3, WEIGHTS)
     readable = [c for c in chosen if c.expression.size <= 3]
     assert len(chosen) == len({id(c) for c in chosen}) <= count
     assert len(readable) >= min(count // 3, len(short))
@@ -149,7 +155,7 @@ def test_the_shortlist_has_formulas_that_a_person_can_read(
 
 
 def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     long = Candidate(read("abs(abs(b))"), (0.1, 0.2, 0.3), "x")
     short = Candidate(read("abs(b)"), (0.1, 0.2, 0.3), "x")
     for candidate in (long, short):
@@ -158,9 +164,9 @@ def test_of_equal_behaviour_the_smaller_formula_is_shown() -> None:
 
 
 def test_a_candidate_that_ranks_nothing_never_reaches_the_front() -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     archive.add(Candidate(formula(1), WORST, "1", reason="scores are constant"))
-    assert archive.front() == archive.shortlist(5, 25) == []
+    assert archive.front() == archive.shortlist(5, 25, WEIGHTS) == []
     assert (len(archive), archive.assessed) == (1, 0)
 
 
@@ -171,7 +177,7 @@ def test_dominates_is_strict() -> None:
 
 
 def test_a_long_archive_stays_on_the_disk() -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     before = resident_memory(os.getpid())
     for number in range(20_000):
         failed = Candidate(formula(number), WORST, str(number), reason=f"{number:0500}")
@@ -181,7 +187,7 @@ def test_a_long_archive_stays_on_the_disk() -> None:
 
 
 def test_a_full_disk_is_named_with_the_remedy() -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     list(archive._rows("PRAGMA max_page_count = 20"))
     with pytest.raises(UserError, match=r"is full; make room .* SQLITE_TMPDIR"):
         for number in range(1000):
@@ -189,7 +195,7 @@ def test_a_full_disk_is_named_with_the_remedy() -> None:
 
 
 def test_an_archive_goes_from_one_thread_to_another() -> None:
-    archive = Archive(builtin_primitives())
+    archive = Archive(builtin_primitives(), NAMES)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(archive.add, Candidate(formula(1), WORST, "1")).result()
     assert str(formula(1)) in archive

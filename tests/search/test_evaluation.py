@@ -24,7 +24,6 @@ from gp_prune.runs.journal import NAME, Journal, entries, seal
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import (
-    WORST_ERROR,
     WORST_RAW,
     AnyOutcome,
     Evaluation,
@@ -36,15 +35,18 @@ from gp_prune.search.evaluation import (
     outcome_reader,
     stack_size,
 )
+from gp_prune.search.objectives import WORST_ERROR
 from gp_prune.search.results import SearchResult
 from gp_prune.search.run import evolve
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed
 
 SMALL = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits", "autoencoder-digits"), population=6, generations=2, seed=5,
     ladder=(0.4,), budgets=(0.4,), fine_tune_steps=3, rung_steps=(0,),
     promote=(0.6,), final_steps=3, final_seeds=2, front_size=4, calibration=128, stack=3,
+    budget_kind=("channels",), objectives=("tuned_error", "macs", "params"),
 )  # fmt: skip
 
 
@@ -281,6 +283,7 @@ def small_run(
     return evolve(request.param, folder, source=TaskSource(cache_dir=str(task_cache)))
 
 
+@pytest.mark.slow
 def test_a_run_with_stacks_ends_alike_with_any_number_of_workers(
     small_run: SearchResult, task_cache: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +293,7 @@ def test_a_run_with_stacks_ends_alike_with_any_number_of_workers(
     assert (other.folder / NAME).read_bytes() == (small_run.folder / NAME).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_stacks_is_resumed_bit_for_bit(
     small_run: SearchResult, task_cache: Path, tmp_path: Path
 ) -> None:
@@ -305,12 +309,13 @@ def test_a_run_with_stacks_is_resumed_bit_for_bit(
     assert content(resumed.folder) == content(small_run.folder)
 
 
+@pytest.mark.slow
 def test_a_longer_run_takes_over_stacks(
     small_run: SearchResult, task_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
-    longer = replace(small_run.config, generations=3)
-    plain = evolve(longer, tmp_path / "plain", source=source)
+    shorter = replace(small_run.config, generations=1)
+    earlier = evolve(shorter, tmp_path / "earlier", source=source)
     ran: list[str] = []
 
     def run(self: StackedEvaluation, workbench: Workbench) -> StackOutcome:
@@ -319,10 +324,10 @@ def test_a_longer_run_takes_over_stacks(
 
     really = StackedEvaluation.run
     monkeypatch.setattr(StackedEvaluation, "run", run)
-    reusing = evolve(longer, tmp_path / "reusing", source=source, reuse=small_run.folder)
-    assert content(reusing.folder) == content(plain.folder)
-    assert (reusing.folder / NAME).read_bytes() == (plain.folder / NAME).read_bytes()
-    before = (small_run.folder / NAME).read_text()
+    reusing = evolve(small_run.config, tmp_path / "reusing", source=source, reuse=earlier.folder)
+    assert content(reusing.folder) == content(small_run.folder)
+    assert (reusing.folder / NAME).read_bytes() == (small_run.folder / NAME).read_bytes()
+    before = (earlier.folder / NAME).read_text()
     assert ran
     assert not any(key in before for key in ran)
     assert (reusing.folder / NAME).read_text().count('"key": "stack of') > 2 * len(ran)
@@ -340,5 +345,5 @@ def test_a_network_that_blew_up_is_bad_but_finite(task_cache: Path, test: bool) 
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     outcome = evaluation.judge(model, workbench)
-    assert outcome == (WORST_ERROR, WORST_ERROR if test else None, WORST_RAW, "")
+    assert outcome == Outcome(WORST_ERROR, WORST_ERROR if test else None, WORST_RAW)
     json.dumps(outcome, allow_nan=False)

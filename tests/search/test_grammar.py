@@ -8,13 +8,14 @@ from collections.abc import Callable
 import pytest
 from deap import gp
 
+from gp_prune.errors import UserError
 from gp_prune.language.axes import CHANNEL, LEGAL_AXES, SCALAR, WEIGHT, Axes, Elementwise, Reduction
 from gp_prune.language.expression import Expression
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives
-from gp_prune.language.record import NEEDS
+from gp_prune.language.record import FAMILIES, LOSS_NEEDS, NEEDS, families_of
 from gp_prune.metric.metric import Metric, bundled_metrics
-from gp_prune.search.grammar import Constant, Grammar, OutsideGrammar, productions_of
+from gp_prune.search.grammar import Constant, Grammar, OutsideGrammar, Vocabulary, productions_of
 
 PRIMITIVES = builtin_primitives()
 GRAMMARS = {axes: Grammar(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
@@ -99,10 +100,10 @@ def test_dear_operators_are_left_out() -> None:
 
 
 def test_other_roots_are_refused() -> None:
-    with pytest.raises(OutsideGrammar, match=r"no expression of axes \{o,j\} can be built"):
+    with pytest.raises(OutsideGrammar, match=r"no formula of axes \{o,j\} can be built"):
         Grammar(PRIMITIVES, Axes("oj"), NEEDS.keys() - {"outgoing"})
     none = PrimitiveSet(PRIMITIVES.operators.values())
-    with pytest.raises(OutsideGrammar, match=r"no expression of axes \{o\} can be built"):
+    with pytest.raises(OutsideGrammar, match=r"no formula of axes \{o\} can be built"):
         Grammar(none, CHANNEL, NEEDS)
 
 
@@ -148,3 +149,58 @@ def test_sets_are_the_same_every_time() -> None:
     assert {a: list(p) for a, p in again.by_result.items()} == {
         a: list(p) for a, p in GRAMMARS[CHANNEL].by_result.items()
     }
+
+
+def searched(**given: tuple[str, ...]) -> Grammar:
+    return Grammar(PRIMITIVES, CHANNEL, NEEDS, vocabulary=Vocabulary(**given))
+
+
+def test_a_family_holds_what_needs_it_and_weights_what_needs_nothing() -> None:
+    whole = searched()
+    for family in ("weights", *FAMILIES):
+        left = set(whole.operands) - set(searched(exclude=(family,)).operands)
+        expected = {
+            name
+            for name, operand in whole.operands.items()
+            if (not operand.needs if family == "weights" else operand.needs & FAMILIES[family])
+        }
+        assert left == expected, family
+    without = searched(exclude=("gradients", "labels"))
+    assert not any(operand.needs & LOSS_NEEDS for operand in without.operands.values())
+    assert not {"muP", "kPQ", "mA"} & set(without.operands) and "mu" in without.operands
+    assert families_of(frozenset({"outgoing", "fisher"})) == (
+        "gradients",
+        "data",
+        "outgoing",
+        "fisher",
+    )
+
+
+def test_named_operands_and_operators_are_the_whole_search() -> None:
+    grammar = searched(operands=("W", "gamma"), operators=("abs", "sum", "mul"), exclude=("mul",))
+    assert set(grammar.operands) == {"W", "gamma"}
+    assert {p.operator.name for p in grammar.productions.values()} == {"abs", "sum"}
+    with pytest.raises(OutsideGrammar):
+        grammar.from_expression(tree("mul(gamma, gamma)"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"operands": ("gama",)}, r"operand 'gama' is unknown \(did you mean 'gamma'"),
+        ({"operators": ("sums",)}, r"operator 'sums' is unknown \(did you mean 'sum'"),
+        ({"exclude": ("lables",)}, r"excluded 'lables' is unknown \(did you mean 'labels'"),
+        ({"operands": ("U",)}, "operand 'U' is a uniform random number per channel, and is no"),
+        ({"operands": ("W",), "operators": ("abs",)}, "from the operands W and the operators abs;"),
+        (
+            {"exclude": ("data", "weights", "outgoing", "synflow")},
+            "from the operands \\(none\\) and",
+        ),
+        ({"operands": ("b",), "operators": ("abs",), "exclude": ("abs",)}, "operators \\(none\\);"),
+    ],
+)
+def test_what_leaves_nothing_to_search_is_refused(
+    given: dict[str, tuple[str, ...]], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        searched(**given)

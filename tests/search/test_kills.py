@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_folders import all_files, lasting_files
 
 from gp_prune.errors import UserError
 from gp_prune.runs.folder import CONFIG
@@ -24,6 +25,7 @@ KILLS = 200
 LOOP = Path(__file__).with_name("kill_loop.py")
 
 SMALL = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits",),
     granularity="weight",
     population=4,
@@ -43,11 +45,6 @@ SMALL = SearchConfig(
 )
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 def test_every_resume_after_a_kill_ends_as_the_run_without(
@@ -55,7 +52,8 @@ def test_every_resume_after_a_kill_ends_as_the_run_without(
 ) -> None:
     TaskSource(cache_dir=str(task_cache)).load("lenet-digits")
     program = [sys.executable, str(LOOP), str(tmp_path), str(task_cache), str(KILLS)]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    shared = {**os.environ, "PYTHONPATH": str(LOOP.parents[1] / "runs")}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=shared)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) >= KILLS
 
@@ -64,7 +62,8 @@ def test_every_resume_after_a_kill_ends_as_the_run_without(
 def wanted(tmp_path_factory: pytest.TempPathFactory, task_cache: Path) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("alone") / "run"
     evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
-    return content(folder)
+    files: dict[str, bytes] = all_files(folder)
+    return files
 
 
 def command(folder: Path, cache: Path, *more: str) -> list[str]:
@@ -89,7 +88,8 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
 
     try:
-        with pytest.raises(UserError, match=r"^journal .* cannot be written: .* --resume$"):
+        says = r"^(journal|run folder) .* cannot be written: .* --resume$"
+        with pytest.raises(UserError, match=says):
             evolve(SMALL, folder, source=source, progress=fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -97,7 +97,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
     assert journal.endswith(b"\n")
     assert wanted[JOURNAL].startswith(journal)
     evolve(None, folder, source=source, resume=True)
-    assert content(folder) == wanted
+    assert all_files(folder) == wanted
 
 
 def test_a_disk_that_is_full_at_fsync_loses_nothing(
@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_at_fsync_loses_nothing(
         with pytest.raises(UserError, match=r"No space left on device; .* --resume$"):
             evolve(SMALL, tmp_path / "run", source=source)
     evolve(None, tmp_path / "run", source=source, resume=True)
-    assert content(tmp_path / "run") == wanted
+    assert all_files(tmp_path / "run") == wanted
 
 
 def test_a_run_killed_before_it_began_can_be_started_again(
@@ -128,7 +128,7 @@ def test_a_run_killed_before_it_began_can_be_started_again(
     (folder / JOURNAL).touch()
     (folder / f".{CONFIG}.torn").write_text("tasks = [")
     evolve(SMALL, folder, source=TaskSource(cache_dir=str(task_cache)))
-    assert {name: data for name, data in content(folder).items() if name[0] != "."} == wanted
+    assert lasting_files(folder) == wanted
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_a_signal_ends_the_run_and_its_workers(
         assert time.monotonic() < deadline
         time.sleep(0.005)
     workers = children(running.pid)
-    assert len(workers) == 2
+    assert 1 <= len(workers) <= 2, "the second starts when there is work for it"
     # To the whole group, as the terminal does, or to the run alone, as batch systems do.
     (os.killpg if group else os.kill)(running.pid, number)
     _, errors = running.communicate(timeout=120)
@@ -170,4 +170,4 @@ def test_a_signal_ends_the_run_and_its_workers(
         assert time.monotonic() < deadline, "workers outlive the run"
         time.sleep(0.05)
     evolve(None, folder, source=TaskSource(cache_dir=str(task_cache)), resume=True)
-    assert content(folder) == wanted
+    assert all_files(folder) == wanted

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gp_prune.errors import UserError
+from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.pruning import Budget
@@ -20,16 +22,23 @@ from gp_prune.runs.evolution import LEAST_GROWTH, Growth
 from gp_prune.runs.executors import InProcess
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME, Journal
-from gp_prune.search.archive import WORST, Archive, Objectives, hypervolume
-from gp_prune.search.assessor import ladder_evaluation
-from gp_prune.search.comparison import _cut, contenders
+from gp_prune.search.archive import Archive, hypervolume
+from gp_prune.search.assessor import ladder_evaluations
+from gp_prune.search.comparison import _cut, contenders, plan_setting
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluator, outcome_reader, plan_from_json
 from gp_prune.search.nsga2 import Search
+from gp_prune.search.objectives import Objectives
+from gp_prune.search.reduction import Reducer
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import TaskScorer
+from gp_prune.statistics import collect
 
-CONFIG = SearchConfig(tasks=("cnn-digits",), calibration=64)
+TUNED = ("tuned_error", "macs", "params")
+CONFIG = SearchConfig(
+    tasks=("cnn-digits",), calibration=64, budget_kind=("channels",), objectives=TUNED
+)
+WORST = (2.0, 1.0, 1.0)
 QUARTERS = st.integers(0, 4)
 POINTS = st.lists(st.tuples(QUARTERS, QUARTERS, QUARTERS), max_size=8)
 
@@ -71,10 +80,9 @@ def test_trials_of_a_task_are_tuned_on_one_order_of_samples(search: Search) -> N
     second = search.assessor.score(parse("abs(gamma)", primitives))
     assert not isinstance(first, str)
     assert not isinstance(second, str)
-    seeds = {ladder_evaluation(CONFIG, trial).seed for trial in [*first, *second]}
-    keys = {ladder_evaluation(CONFIG, trial).key for trial in [*first, *second]}
-    assert len(seeds) == 1
-    assert len(keys) == 4
+    evaluations = [ladder_evaluations(CONFIG, cut)["tuned_error"] for cut in [*first, *second]]
+    assert len({evaluation.seed for evaluation in evaluations}) == 1
+    assert len({evaluation.key for evaluation in evaluations}) == 4
 
 
 def test_a_plan_travels_as_json(bench: TaskScorer) -> None:
@@ -87,11 +95,10 @@ def test_a_plan_travels_as_json(bench: TaskScorer) -> None:
 
 def test_random_operands_are_drawn_by_seed(bench: TaskScorer) -> None:
     primitives = builtin_primitives()
-    (random,) = [
-        c
-        for c in contenders(CONFIG, Archive(primitives), reference_metrics(primitives))
-        if c.name == "random"
-    ]
+    reducer = Reducer(primitives, [bench], plan_setting(CONFIG))
+    archive = Archive(primitives, CONFIG.names)
+    entered = contenders(CONFIG, archive, reference_metrics(primitives), reducer)
+    (random,) = [c for c in entered if c.name == "random"]
     budget = Budget("channels", 0.5)
     plans = [_cut(CONFIG, bench, random, budget, draw).key for draw in (0, 0, 1, 2)]
     assert plans[0] == plans[1]
@@ -116,7 +123,7 @@ def test_hypervolume_counts_cells(points: list[tuple[int, int, int]]) -> None:
     front: list[Objectives] = [
         (p[0] / 4 * WORST[0], p[1] / 4 * WORST[1], p[2] / 4 * WORST[2]) for p in points
     ]
-    assert hypervolume(front) == pytest.approx(dominated / 64 * WORST[0], abs=1e-12)
+    assert hypervolume(front, WORST) == pytest.approx(dominated / 64 * WORST[0], abs=1e-12)
 
 
 @given(st.lists(st.floats(0, 2), max_size=30))
@@ -199,3 +206,11 @@ def test_a_stalled_front_brings_immigrants(
     assert len({frozenset(c.behaviour for c in g.front) for g in run.generations}) > 1
     volumes = [g.hypervolume for g in run.generations]
     assert volumes == sorted(volumes)
+
+
+def test_other_random_numbers_are_those_of_a_measurement_with_that_seed(bench: TaskScorer) -> None:
+    expression = parse("add(mean[i,k](abs(W)), U)", builtin_primitives())
+    names = bench._scored(expression)
+    measured = collect(bench.task.model, names, (), needs={"noise"}, seed=7)
+    scores = bench._scores(expression, 7)
+    assert all(torch.equal(scores[name], evaluate(expression, measured[name])) for name in names)

@@ -15,9 +15,17 @@ from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
 from gp_prune.search.results import EarlierRun
 
-CONFIG = SearchConfig(tasks=("lenet-digits",), seed=1, rung_steps=(0,), promote=(0.25,))
+CONFIG = SearchConfig(
+    tasks=("lenet-digits",),
+    seed=1,
+    rung_steps=(0,),
+    promote=(0.25,),
+    budget_kind=("channels",),
+    objectives=("tuned_error", "macs", "params"),
+)
 IDENTITY = {
     "seed": 1,
+    "evaluation": 2,
     "versions": {"torch": "2"},
     "device": "cpu",
     "networks": {"lenet-digits": "sha256:1", "cnn-digits": "sha256:2"},
@@ -47,6 +55,7 @@ def test_failures_and_torn_lines_are_left_behind(tmp_path: Path) -> None:
     ("changed", "words"),
     [
         ({"versions": {"torch": "1"}}, "its packages: "),
+        ({"evaluation": 1}, "its evaluation protocol: 1, not 2"),
         ({"device": "cuda"}, "its device: 'cuda', not 'cpu'"),
         ({"networks": {"lenet-digits": "sha256:3"}}, "its networks of lenet-digits were others"),
         ({"networks": {"lenet-mnist": "sha256:1"}}, "it has none of the tasks lenet-digits"),

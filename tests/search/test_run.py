@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -11,9 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import content
@@ -22,8 +25,9 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
+from gp_prune.report.search import recommendation, result_json, result_lines
 from gp_prune.runs.folder import CONFIG
-from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.jobs import Job, TaskSource, Workbench
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import seal
 from gp_prune.runs.statistics import STATISTICS
@@ -31,14 +35,19 @@ from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, SearchResult, ladder_objectives
 from gp_prune.search.run import SearchProgress, evolve, reference_metrics
+from gp_prune.search.stored import RESULT
 from gp_prune.statistics.coverage import STATISTICS_VERSION
 
 SMALL = SearchConfig(
+    validate_on=(),
     tasks=("lenet-digits", "cnn-digits"),
     population=6,
     generations=2,
     seed=5,
     ladder=(0.4,),
+    budget_kind=("channels",),
+    objectives=("tuned_error", "macs", "params"),
+    aggregate="mean",
     budgets=(0.4,),
     rung_steps=(0,),
     promote=(0.25,),
@@ -48,6 +57,11 @@ SMALL = SearchConfig(
     front_size=4,
     calibration=128,
 )
+
+TINY = replace(
+    SMALL, tasks=("lenet-digits",), population=4, generations=1, fine_tune_steps=1,
+    final_steps=1, final_seeds=1, calibration=16,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +78,27 @@ def test_the_run_folder_holds_the_front(small_run: SearchResult) -> None:
         metric = Metric.load(small_run.folder / METRICS / f"{name}.json")
         assert metric.expression == small_run.metrics[name].expression
         assert set(metric.objectives) == set(SMALL.tasks)
+
+
+def test_the_journal_says_what_was_bred_and_what_lives(small_run: SearchResult) -> None:
+    lines = map(json.loads, (small_run.folder / JOURNAL).read_text().splitlines())
+    events: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        events.setdefault(line["event"], []).append(line)
+    known = {event["text"] for event in events["candidate"]}
+    assert events["bred"]
+    for event in events["bred"]:
+        assert {event["text"], *event["parents"]} <= known
+        assert len(event["parents"]) == (2 if event["operator"] == "crossover" else 1)
+    for event in events["generation"]:
+        assert event["population"]["formulas"] == SMALL.population
+    best = small_run.recommended.name
+    cells = {(e["task"], e["budget"], e["keep"]) for e in events["layers"]}
+    assert len(cells) == len(events["layers"]) == len(SMALL.tasks) * 2 * len(SMALL.budgets)
+    for event in events["layers"]:
+        assert event["contender"] == best
+        assert all(0 < kept <= of for _, kept, of in event["layers"])
+        assert any(kept < of for _, kept, of in event["layers"])
 
 
 def test_no_two_of_the_front_behave_alike(small_run: SearchResult) -> None:
@@ -88,6 +123,23 @@ def test_the_recommendation_is_the_smallest_of_the_best(small_run: SearchResult)
     )
 
 
+def test_all_are_judged_by_one_error_and_the_winner_and_the_baselines_by_both(
+    small_run: SearchResult,
+) -> None:
+    alike = small_run.config.conventions
+    baselines = [c for c in small_run.contenders if c.candidate is None]
+    last = {c.name for c in baselines if c.conventions == alike}
+    assert 2 <= len(last) < len(baselines)  # random and L1 are there as published, too
+    last.add(small_run.recommended.name)
+    for contender in small_run.contenders:
+        parts = {
+            error: small_run.comparison.part(contender.name, kind="macs", error=error)
+            for error in ("tuned_error", "error")
+        }
+        assert {row.repeat for row in parts["tuned_error"]} == {0, 1}
+        assert bool(parts["error"]) == (contender.name in last)
+
+
 def test_budgets_are_met_alike_by_all(small_run: SearchResult) -> None:
     for record in small_run.comparison.records:
         if record.kind in ("macs", "params"):
@@ -102,9 +154,45 @@ def test_the_search_never_reads_the_test_split(small_run: SearchResult) -> None:
     assert first_test > last_generation
 
 
-def test_same_seed_same_result(small_run: SearchResult, tmp_path: Path, task_cache: Path) -> None:
-    again = evolve(SMALL, tmp_path / "again", source=TaskSource(cache_dir=str(task_cache)))
-    assert content(again.folder) == content(small_run.folder)
+class Backwards:
+    """A runner whose jobs end in the reverse of their order, when the first is waited for."""
+
+    def __init__(self, source: TaskSource) -> None:
+        self._workbench = Workbench(source)
+        self._begun: list[tuple[Job[Any], Future[Any]]] = []
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        pass
+
+    def submit(self, job: Job[Any]) -> Future[Any]:
+        backwards = self
+
+        class Late(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                backwards.run_all()
+                return super().result(timeout)
+
+        self._begun.append((job, Late()))
+        return self._begun[-1][1]
+
+    def run_all(self) -> None:
+        while self._begun:
+            job, future = self._begun.pop()
+            future.set_result(job.run(self._workbench))
+
+    def close(self) -> None:
+        assert not self._begun
+
+
+def test_same_seed_same_result_in_whatever_order_jobs_end(
+    tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    one = evolve(TINY, tmp_path / "one", source=source)
+    monkeypatch.setattr("gp_prune.search.run.make_runner", lambda *_, **__: Backwards(source))
+    other = evolve(TINY, tmp_path / "other", source=source)
+    assert content(one.folder) == content(other.folder)
+    assert (one.folder / JOURNAL).read_bytes() == (other.folder / JOURNAL).read_bytes()
 
 
 @pytest.mark.slow
@@ -116,18 +204,91 @@ def test_another_seed_gives_another_result(
     assert content(other.folder) != content(small_run.folder)
 
 
-def test_a_finished_run_resumes_without_an_evaluation(
-    small_run: SearchResult, task_cache: Path
+def test_the_result_of_a_finished_run_is_read_from_its_files(
+    small_run: SearchResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No network is trained, loaded or evaluated."""
     before = content(small_run.folder)
     journal = (small_run.folder / JOURNAL).read_bytes()
-    source = TaskSource(cache_dir=str(task_cache))
-    evolve(None, small_run.folder, source=source, resume=True)
+    monkeypatch.setattr("gp_prune.search.run._prepare", None)
+    monkeypatch.setattr("gp_prune.search.run.make_runner", None)
+    again = evolve(None, small_run.folder, resume=True)
+    for field in fields(SearchResult):
+        if field.name not in ("comparison", "held_out"):
+            assert getattr(again, field.name) == getattr(small_run, field.name), field.name
+    assert again.comparison.records == small_run.comparison.records
+    assert again.held_out.records == small_run.held_out.records
+    assert result_lines(again, io.StringIO()) == result_lines(small_run, io.StringIO())
     assert content(small_run.folder) == before
     assert (small_run.folder / JOURNAL).read_bytes() == journal
 
 
-@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("change", ["torn", "name", "formula", "recommended", "records"])
+def test_a_damaged_result_is_named(small_run: SearchResult, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    text = (folder / RESULT).read_text()
+    data = json.loads(text)
+    if change == "name":
+        data["contenders"][0]["name"] = "../../outside"
+    elif change == "formula":
+        data["contenders"][0]["formula"] = "sum[i"
+    elif change == "recommended":
+        data["recommended"] = "random"
+    elif change == "records":
+        records = (folder / COMPARISON).read_text().splitlines(keepends=True)
+        (folder / COMPARISON).write_text("".join(x for x in records if not x.startswith("l1,")))
+    (folder / RESULT).write_text(text[:-40] if change == "torn" else json.dumps(data))
+    with pytest.raises(UserError, match=r"cannot be read: .*; remove .*result\.json"):
+        evolve(None, folder, resume=True)
+
+
+@pytest.mark.slow
+def test_an_extended_run_equals_one_begun_with_as_many_generations(
+    small_run: SearchResult, tmp_path: Path, task_cache: Path
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    folder = tmp_path / "run"
+    short = replace(SMALL, generations=1, final_seeds=1)
+    evolve(short, folder, source=source, reuse=small_run.folder)
+    assert content(folder) != content(small_run.folder)
+    with pytest.raises(UserError, match="but seed would change"):
+        evolve(None, folder, source=source, resume=True, changes={"seed": 1, "generations": 2})
+    longer = {"generations": 2, "final_seeds": 2}
+    seen: list[SearchProgress] = []
+    evolve(None, folder, source=source, resume=True, changes=longer, progress=seen.append)
+    assert content(folder) == content(small_run.folder)
+    assert (folder / RESULT).read_bytes() == (small_run.folder / RESULT).read_bytes()
+    assert (folder / CONFIG).read_text() == SMALL.to_toml()
+    assert [p.generation.known for p in seen if p.generation] == [True, True, False]
+    begun = json.loads((folder / JOURNAL).read_text().splitlines()[0])
+    assert begun["run"]["generations"] == 1
+
+
+@pytest.mark.slow
+def test_without_a_comparison_the_error_of_the_search_decides(
+    small_run: SearchResult, tmp_path: Path, task_cache: Path
+) -> None:
+    folder = tmp_path / "run"
+    source = TaskSource(cache_dir=str(task_cache))
+    config = replace(SMALL, comparison=False)
+    result = evolve(config, folder, source=source, reuse=small_run.folder)
+    evolved = [c.candidate for c in result.contenders if c.candidate is not None]
+    assert len(evolved) == len(result.contenders)
+    small = [c for c in evolved if c.expression.size <= config.recommended_size] or evolved
+    assert result.recommended.candidate in small
+    assert min(c.objectives[0] for c in small) == result.recommended.candidate.objectives[0]
+    assert '"test": null' in (folder / JOURNAL).read_text()
+    lines = [json.loads(x) for x in (folder / JOURNAL).read_text().splitlines()]
+    assert all(x.get("test") is None for x in lines)
+    text = "\n".join([*result_lines(result, io.StringIO()), recommendation(result)])
+    assert "±" not in text and "deviation" not in text and "nan" not in text
+    assert json.dumps(result_json(result), allow_nan=False)
+    evolve(None, folder, resume=True, source=source, changes={"comparison": True})
+    assert content(folder) == content(small_run.folder)
+
+
+@pytest.mark.parametrize("seed", [11, pytest.param(12, marks=pytest.mark.slow)])
 def test_interrupted_anywhere_and_resumed(
     small_run: SearchResult, tmp_path: Path, task_cache: Path, seed: int
 ) -> None:
@@ -142,6 +303,36 @@ def test_interrupted_anywhere_and_resumed(
     assert (folder / JOURNAL).read_bytes() == journal
 
 
+@pytest.mark.slow
+def test_reduced_within_noise_in_whatever_order_jobs_end_and_resumed(
+    tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TaskSource(cache_dir=str(task_cache))
+    config = replace(
+        TINY, seed=2, objectives=("error", "macs", "params", "size"), rung_steps=(), promote=(),
+        no_start_formulas=True, size_limit=15, final_steps=10, final_seeds=3,
+        reduce_within_noise=True,
+    )  # fmt: skip
+    one = evolve(config, tmp_path / "one", source=source)
+    shorter = [m for m in one.metrics.values() if "within noise" in str(m.provenance)]
+    assert shorter
+    later = tmp_path / "later"
+    evolve(replace(config, reduce_within_noise=False), later, source=source)
+    evolve(folder=later, source=source, resume=True, changes={"reduce_within_noise": True})
+    assert content(one.folder) == content(later)
+    # The end of the journal is lost, and evaluated again.
+    lines = (one.folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    expected = content(one.folder)
+    (one.folder / RESULT).unlink()
+    (one.folder / JOURNAL).write_bytes(b"".join(lines[: len(lines) * 3 // 4]))
+    evolve(folder=one.folder, source=source, resume=True)
+    assert content(one.folder) == expected
+    monkeypatch.setattr("gp_prune.search.run.make_runner", lambda *_, **__: Backwards(source))
+    other = evolve(config, tmp_path / "other", source=source)
+    assert content(other.folder) == expected
+
+
+@pytest.mark.slow
 def test_two_workers_equal_one(small_run: SearchResult, tmp_path: Path, task_cache: Path) -> None:
     source = TaskSource(cache_dir=str(task_cache))
     seen: list[SearchProgress] = []
@@ -151,6 +342,7 @@ def test_two_workers_equal_one(small_run: SearchResult, tmp_path: Path, task_cac
     assert [p.generation.number for p in seen if p.generation] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_reused_run_spares_all_evaluations(
     small_run: SearchResult, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +354,7 @@ def test_a_reused_run_spares_all_evaluations(
     assert journal == (small_run.folder / JOURNAL).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
     small_run: SearchResult, tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +369,7 @@ def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
     (old / JOURNAL).write_bytes(seal(begun) + "".join(rest).encode())
     before = content(old)
     source = TaskSource(cache_dir=str(task_cache))
-    with pytest.raises(UserError, match="so it cannot be resumed; start a new run"):
+    with pytest.raises(UserError, match=r"version 1 of the statistics .* so it cannot be resumed"):
         evolve(None, old, source=source, resume=True)
     assert content(old) == before
     monkeypatch.setattr("gp_prune.search.evaluation.Evaluation.run", None)
@@ -184,6 +377,7 @@ def test_a_run_of_earlier_statistics_is_reused_but_not_resumed(
     assert content(again.folder) == content(small_run.folder)
 
 
+@pytest.mark.slow
 def test_a_file_of_primitives_that_is_removed_during_a_run_changes_nothing_of_its_result(
     tmp_path: Path, task_cache: Path
 ) -> None:
@@ -192,10 +386,7 @@ def test_a_file_of_primitives_that_is_removed_during_a_run_changes_nothing_of_it
         "from gp_prune import operand\n\n\n@operand('own', axes='oik', meaning='a weight')\n"
         "def own(layer):\n    return layer.weight\n"
     )
-    config = replace(
-        SMALL, tasks=("lenet-digits",), population=4, generations=1, fine_tune_steps=1,
-        final_steps=1, final_seeds=1, calibration=16, primitives=(str(file),),
-    )  # fmt: skip
+    config = replace(TINY, primitives=(str(file),))
 
     def change(now: SearchProgress) -> None:
         if now.stage == "search":
@@ -244,11 +435,15 @@ def test_the_front_so_far_can_be_read_in_every_generation(tmp_path: Path, task_c
             assert [row["formula"] for row in rows] == [
                 str(c.expression) for c in progress.generation.front
             ]
+            files = sorted((tmp_path / "run" / METRICS).iterdir())
+            assert [file.stem for file in files] == sorted(row["name"] for row in rows)
+            by_name = {row["name"]: row["formula"] for row in rows}
+            assert all(str(Metric.load(f).expression) == by_name[f.stem] for f in files)
             seen.append(list(rows[0]))
 
     source = TaskSource(cache_dir=str(task_cache))
-    result = evolve(replace(SMALL, strategy="random"), tmp_path / "run", source=source,
-                    progress=read)  # fmt: skip
+    config = replace(TINY, strategy="random", generations=2)
+    result = evolve(config, tmp_path / "run", source=source, progress=read)
     assert len(seen) == 3
     assert list(table(result.folder / FRONT)[0]) == seen[0]
 
@@ -336,16 +531,17 @@ def test_the_front_shows_the_objectives_of_the_search(small_run: SearchResult) -
     shown = []
     for contender in small_run.contenders:
         if contender.candidate is not None:
-            figures = ladder_objectives(small_run, contender)[:3]
-            assert figures == pytest.approx(contender.candidate.objectives)
-            shown.append(figures)
+            figures = ladder_objectives(small_run, contender)
+            shown.append(tuple(figures[name] for name in small_run.config.names))
+            assert shown[-1] == pytest.approx(contender.candidate.objectives)
     assert not any(dominates(a, b) for a in shown for b in shown)
 
 
-def test_random_is_drawn_anew_for_every_repeat_and_budget(small_run: SearchResult) -> None:
+def test_random_pruning_differs_between_repeats_and_budgets(small_run: SearchResult) -> None:
     rows = [r for r in small_run.comparison.records if r.contender == "random"]
     lenet = [r for r in rows if r.task == "lenet-digits" and r.kind != "ladder"]
     assert len({r.validation for r in lenet}) == len(lenet) == 4
+    assert {r.error for r in lenet} == {small_run.config.errors[0]}
 
 
 @pytest.mark.slow

@@ -17,14 +17,17 @@ from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Budget
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.runs.journal import NAME
-from gp_prune.search.archive import Archive, Candidate, Objectives, dominates, hypervolume
+from gp_prune.search.archive import Archive, Candidate, dominates, hypervolume
 from gp_prune.search.evaluation import Evaluation
 from gp_prune.search.grammar import Individual
+from gp_prune.search.objectives import Objectives
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import choose_promoted, survivors
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 VECTOR = st.tuples(LEVELS, LEVELS, LEVELS)
+WEIGHTS = (1.0, 1.0, 1.0)
+WORST = (2.0, 1.0, 1.0)
 HISTORIES = st.lists(st.lists(VECTOR, min_size=1, max_size=3), min_size=1, max_size=25)
 
 
@@ -47,13 +50,14 @@ def test_promotion_takes_the_best_whatever_the_order(
     shuffler: random.Random,
 ) -> None:
     candidates = [candidate(number, history) for number, history in enumerate(histories)]
-    rising = choose_promoted(candidates, rung, count, by_volume=by_volume)
+    worst = WORST if by_volume else None
+    rising = choose_promoted(candidates, rung, count, weights=WEIGHTS, worst=worst)
     waiting = [c for c in candidates if c.rung == rung]
     assert len(rising) == min(count, len(waiting))
     left = [c for c in waiting if c not in rising]
     assert not any(dominates(a.objectives, b.objectives) for a in left for b in rising)
     shuffler.shuffle(candidates)
-    assert choose_promoted(candidates, rung, count, by_volume=by_volume) == rising
+    assert choose_promoted(candidates, rung, count, weights=WEIGHTS, worst=worst) == rising
 
 
 @given(HISTORIES, st.integers(0, 1), st.integers(1, 4))
@@ -63,18 +67,18 @@ def test_always_the_one_rises_that_adds_most_to_the_hypervolume(
     candidates = [candidate(number, history) for number, history in enumerate(histories)]
     there = [c.on(rung) for c in candidates if c.rung > rung]
     waiting = [c for c in candidates if c.rung == rung]
-    for chosen in choose_promoted(candidates, rung, count, by_volume=True):
-        volumes = [hypervolume([*there, c.objectives]) for c in waiting]
+    for chosen in choose_promoted(candidates, rung, count, weights=WEIGHTS, worst=WORST):
+        volumes = [hypervolume([*there, c.objectives], WORST) for c in waiting]
         there.append(chosen.objectives)
-        assert hypervolume(there) >= max(volumes) - 1e-5
+        assert hypervolume(there, WORST) >= max(volumes) - 1e-5
         waiting.remove(chosen)
 
 
 def test_a_failed_candidate_does_not_rise() -> None:
     good = candidate(1, [(0.5, 0.5, 0.5)])
     failed = Candidate(good.expression, (0.1, 0.1, 0.1), "x", reason="too slow")
-    for by_volume in (False, True):
-        assert choose_promoted([failed, good], 0, 2, by_volume=by_volume) == [good]
+    for worst in (None, WORST):
+        assert choose_promoted([failed, good], 0, 2, weights=WEIGHTS, worst=worst) == [good]
 
 
 @given(HISTORIES, st.integers(1, 10))
@@ -87,7 +91,7 @@ def test_of_two_the_one_on_the_higher_rung_survives(
         individual.candidate = candidate(number, history)
         individual.fitness.values = individual.candidate.objectives
         individuals.append(individual)
-    kept = survivors(individuals, count)
+    kept = survivors(individuals, count, WEIGHTS)
     assert len(kept) == min(count, len(individuals))
     lost = [i for i in individuals if not any(i is k for k in kept)]
     least = min(i.candidate.rung for i in kept)
@@ -96,7 +100,7 @@ def test_of_two_the_one_on_the_higher_rung_survives(
 
 def test_results_are_shared_by_all_that_behave_alike() -> None:
     primitives = builtin_primitives()
-    archive = Archive(primitives, top=1)
+    archive = Archive(primitives, ("error", "macs", "params"), top=1)
     for text in ("abs(abs(b))", "abs(b)"):
         archive.add(Candidate(parse(text, primitives), (0.9, 1.0, 1.0), "x"))
     assert archive.front() == []
@@ -152,10 +156,12 @@ def test_cheap_rungs_judge_on_few_samples(
     simulate: Callable[..., Any], tmp_path: Path, lenet_bench: TaskScorer
 ) -> None:
     held = len(lenet_bench.task.validation.inputs)
-    few = simulate(tmp_path / "few", rung_samples=held - 1).runner.evaluations
+    few = simulate(tmp_path / "few", rung_samples=held - 1, generations=1).runner.evaluations
     assert {(e.steps, e.samples) for e in few} == {(0, held - 1), (30, 0)}
     for number, most in enumerate((held, 0)):
-        every = simulate(tmp_path / f"all{number}", rung_samples=most).runner.evaluations
+        every = simulate(
+            tmp_path / f"all{number}", rung_samples=most, generations=1
+        ).runner.evaluations
         assert {e.samples for e in every} == {0}
 
 

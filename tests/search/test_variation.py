@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes
+from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes, Reduction, Signature
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
@@ -263,7 +263,7 @@ def test_constants_of_offspring_are_numbers() -> None:
     assert all(isinstance(value, float) for value in values)
 
 
-@pytest.mark.parametrize("root", GRAMMARS, ids=str)
+@pytest.mark.parametrize("root", [CHANNEL, pytest.param(WEIGHT, marks=pytest.mark.slow)], ids=str)
 def test_ten_thousand_trees(root: Axes) -> None:
     """None invalid, none over the limits; every type, operator and operand occurs."""
     grammar = GRAMMARS[root]
@@ -283,9 +283,7 @@ def test_ten_thousand_trees(root: Axes) -> None:
             names[node.name] += 1
         texts.add(str(expression))
     assert set(types) == set(grammar.types)
-    operators = set(PRIMITIVES.operators)
-    assert set(names) == {*operators, *grammar.operands, "constant"}
-    assert min(names[name] for name in operators) >= 2  # few types fit a medoid
+    assert set(names) == {*PRIMITIVES.operators, *grammar.operands, "constant"}
     assert min(names[name] for name in grammar.operands) >= 10
     assert len(texts) > 0.6 * COUNT
 
@@ -386,7 +384,7 @@ print(digest.hexdigest())
 
 def test_the_hash_seed_does_not_matter() -> None:
     digests = set()
-    for hash_seed in ("0", "1", "12345"):
+    for hash_seed in ("0", "12345"):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -396,6 +394,21 @@ def test_the_hash_seed_does_not_matter() -> None:
         )
         digests.add(done.stdout)
     assert len(digests) == 1
+
+
+@ROOTS
+def test_operators_of_special_types_are_no_more_frequent_than_reductions(root: Axes) -> None:
+    grammar = GRAMMARS[root]
+    generator = Generator(grammar, random.Random(5))
+    trees = [grammar.to_expression(generator.individual()) for _ in range(1500)]
+    found = Counter(name for tree in trees for name in {n.name for n in tree.nodes()})
+    operators = PRIMITIVES.operators
+    special = [name for name, o in operators.items() if isinstance(o.shape, Signature)]
+    reductions = [name for name, o in operators.items() if isinstance(o.shape, Reduction)]
+    most = max(found[name] for name in reductions)
+    assert special
+    assert max(found[name] for name in special) <= 1.25 * most
+    assert found["nuclear_norm"] > 0
 
 
 def test_scalars_are_mostly_constants() -> None:

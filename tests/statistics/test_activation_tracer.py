@@ -13,13 +13,8 @@ from torch.nn import functional
 
 from gp_prune._compat import TorchvisionWarning, import_torchvision
 from gp_prune.statistics import Batch, collect, prunable_layers
-from gp_prune.statistics.activation_tracer import (
-    PairingWarning,
-    Site,
-    norms_of,
-    observe,
-    pair_without_data,
-)
+from gp_prune.statistics.activation_tracer import Site, norms_of, observe
+from gp_prune.statistics.pairing import PairingWarning, pair_without_data
 
 
 def torchvision_model(name: str) -> nn.Module:
@@ -233,7 +228,7 @@ def test_all_ways_of_pairing_agree_on_torchvision(
     layers = prunable_layers(model)
     exact = norms_of(observe(model, layers, torch.zeros(1, 3, 64, 64)))
     assert pair_without_data(model, layers) == exact
-    monkeypatch.setattr("gp_prune.statistics.activation_tracer._Tracer.trace", _fail)
+    monkeypatch.setattr("gp_prune.statistics.pairing._Tracer.trace", _fail)
     guessing = pytest.warns(PairingWarning) if any(exact.values()) else nullcontext()
     with guessing:
         assert pair_without_data(model, layers) == exact

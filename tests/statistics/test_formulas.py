@@ -355,7 +355,7 @@ def test_collected_values_are_counted_by_their_own_channels(
         seen.extend(demands)
         return share_memory(demands, *args, **options)
 
-    monkeypatch.setattr("gp_prune.statistics.measure.share_memory", spy)
+    monkeypatch.setattr("gp_prune.statistics.request.share_memory", spy)
     by_input = [tree("mul(sum[i,k](mul(W, max[n](tail_sum[n](mean[s](X))))), b)")]
     collect(mixture, ["line"], parts, expressions=by_input)  # 3 inputs, 5 outputs
     assert [d.each for d in seen if not d.side] == [10 * 8 * 3, 0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gp_prune.statistics import Batch, collect, matrices
 from gp_prune.statistics.matrices import nuclear_losses
 
-NEEDS = {"outputs", "map_ranks", "map_norms"}
+NEEDS = {"outputs", "map_ranks", "map_spectra", "map_norms"}
 
 
 def plain_losses(matrix: Tensor) -> Tensor:
@@ -83,6 +83,8 @@ def test_whole_maps_of_all_samples(mixture: nn.Module, parts: list[Batch]) -> No
             for n, values in enumerate(channel):
                 rank = np.linalg.matrix_rank(values.reshape(rows, columns).numpy())
                 assert record.require("map_rank")[o, n] == rank
+                norm = np.linalg.norm(values.reshape(rows, columns).numpy(), "nuc")
+                assert record.require("map_nuclear")[o, n] == pytest.approx(norm, rel=1e-12)
         for n in range(maps.shape[1]):
             torch.testing.assert_close(
                 record.require("nuclear_loss")[:, n], plain_losses(maps[:, n])

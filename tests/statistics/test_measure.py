@@ -239,6 +239,7 @@ def test_only_what_is_asked_for_is_measured(need: str) -> None:
         "centroids": {"class_map", "rest_map", "mean_map"},
         "kernels": {"kernel_class", "kernel_rest", "kernel_between"},
         "map_ranks": {"map_rank"},
+        "map_spectra": {"map_nuclear"},
         "map_norms": {"nuclear_loss"},
     }[need]
     assert set(tensors(record)) == fields | {"weight", "bias", "gamma", "beta"}

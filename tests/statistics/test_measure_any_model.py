@@ -63,7 +63,7 @@ def assert_same(one: dict[str, LayerRecord], other: dict[str, LayerRecord]) -> N
                 assert (found is None) == (value is None)
 
 
-@pytest.mark.filterwarnings("ignore::gp_prune.statistics.activation_tracer.PairingWarning")
+@pytest.mark.filterwarnings("ignore::gp_prune.statistics.pairing.PairingWarning")
 @pytest.mark.parametrize("need", [*sorted(NEEDS), "all"])
 def test_dictionaries_in_and_out_give_what_tensors_give(need: str) -> None:
     plain, wrapped = weights()

@@ -19,7 +19,7 @@ from gp_prune.statistics import Batch, collect
 
 FORWARD = {"inputs", "outputs", "labels", "second_moments", "centroids", "kernels", "map_ranks"}
 PASSES = {
-    **dict.fromkeys({*FORWARD, "map_norms"}, (3, 0)),
+    **dict.fromkeys({*FORWARD, "map_spectra", "map_norms"}, (3, 0)),
     **dict.fromkeys({"gradients", "output_gradients", "sample_fisher"}, (3, 3)),
     "fisher": (4, 4),  # the first mini-batch of 32 ends within the second of three batches
     "hessian": (6, 9),  # one run backward in the first pass, two in the second

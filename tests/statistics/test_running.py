@@ -80,7 +80,7 @@ def measure(model: nn.Module, needs: set[str], loss: Loss = functional.cross_ent
     collect(model, None, batches(images), needs=needs, loss=loss, outgoing=readers)
 
 
-@pytest.mark.filterwarnings("ignore::gp_prune.statistics.activation_tracer.PairingWarning")
+@pytest.mark.filterwarnings("ignore::gp_prune.statistics.pairing.PairingWarning")
 @pytest.mark.parametrize("fail_at", [-1, 0, 1, 2])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize(

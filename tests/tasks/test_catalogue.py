@@ -8,21 +8,34 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pytest
 import torch
 from torch import nn
 
 from gp_prune.errors import UserError
-from gp_prune.tasks import TASK_NAMES, CacheWarning, Task, catalogue, is_trained, load_task
-from gp_prune.tasks.catalogue import Recipe
+from gp_prune.tasks import (
+    TASK_NAMES,
+    CacheWarning,
+    Task,
+    catalogue,
+    check_task_name,
+    is_trained,
+    load_task,
+)
+from gp_prune.tasks.catalogue import LANGUAGE_TASKS, Recipe
+from gp_prune.tasks.cifar_resnet import DEVIATION, MEAN, CifarResNet
 from gp_prune.tasks.data import user_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ("lenet-digits", "cnn-digits", "autoencoder-digits")
 
 
-@pytest.fixture(params=DIGITS)
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("resnet-digits", "mobilenet-digits@1")]
+
+
+@pytest.fixture(params=[*DIGITS, *SLOW])
 def task(request: pytest.FixtureRequest, task_cache: Path) -> Task:
     return load_task(request.param, cache_dir=task_cache)
 
@@ -30,7 +43,7 @@ def task(request: pytest.FixtureRequest, task_cache: Path) -> Task:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of one epoch, for tests of everything but their quality."""
-    for name in DIGITS:
+    for name in catalogue._RECIPES:
         monkeypatch.setitem(catalogue._RECIPES, name, Recipe(1, 1e-3))
 
 
@@ -48,8 +61,8 @@ def test_the_networks_are_good_enough_to_be_worth_pruning(task: Task) -> None:
 
 def test_the_trivial_errors_are_those_of_their_definition(task: Task) -> None:
     if task.kind == "classification":
-        frequent = task.train.labels.mode().values
-        expected = (task.validation.labels != frequent).float().mean()
+        frequent = task.train.target.mode().values
+        expected = task.validation.target.ne(frequent).float().mean()
     else:
         expected = (task.validation.inputs - task.train.inputs.mean(0)).square().mean()
     assert task.trivial_error == pytest.approx(float(expected), rel=1e-5)
@@ -63,11 +76,12 @@ def test_a_task_holds_what_its_kind_says(task: Task) -> None:
     assert task.example_inputs.shape == (1, 1, 8, 8)
     for split, size in ((task.train, 1077), (task.validation, 360), (task.test(), 360)):
         assert split.inputs.shape == (size, 1, 8, 8)
+        assert split.labels is not None
         assert split.labels.shape == (size,)
         wanted = split.labels if task.kind == "classification" else split.inputs
         assert torch.equal(split.target, wanted)
-    assert task.interface == (("latent",) if task.kind == "reconstruction" else ())
-    assert set(task.interface) <= dict(task.model.named_modules()).keys()
+    assert task.keep == (("latent",) if task.kind == "reconstruction" else ())
+    assert set(task.keep) <= dict(task.model.named_modules()).keys()
 
 
 def test_batches_give_every_sample_once_and_in_order(task: Task) -> None:
@@ -97,11 +111,11 @@ def test_fine_tuning_mends_a_damaged_copy_and_repeats_exactly(task: Task) -> Non
     assert task.error(task.model, task.validation) == task.dense_error
 
 
-def test_recalibration_uses_the_training_split(task_cache: Path) -> None:
+def test_recalibration_uses_the_first_512_training_samples(task_cache: Path) -> None:
     task = load_task("cnn-digits", cache_dir=task_cache)
     model = copy.deepcopy(task.model)
     task.recalibrate(model)
-    seen = model.get_submodule("conv1")(task.train.inputs).transpose(0, 1).flatten(1)
+    seen = model.get_submodule("conv1")(task.train.inputs[:512]).transpose(0, 1).flatten(1)
     norm = model.get_submodule("norm1")
     torch.testing.assert_close(norm.running_mean, seen.mean(1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(norm.running_var, seen.var(1), atol=1e-5, rtol=1e-4)
@@ -163,6 +177,33 @@ def test_a_damaged_entry_is_made_again_with_a_warning(tmp_path: Path, pattern: s
         load_task("lenet-digits", cache_dir=tmp_path)  # whole again
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_name_with_a_seed_is_the_task_trained_from_that_seed(tmp_path: Path) -> None:
+    named = load_task("lenet-digits@3", cache_dir=tmp_path, seed=5)
+    assert named.name == "lenet-digits@3"
+    assert is_trained("lenet-digits", cache_dir=tmp_path, seed=3)  # one entry of the cache
+    given = load_task("lenet-digits", cache_dir=tmp_path, seed=3)
+    assert same(named.model, given.model)
+    assert is_trained("lenet-digits@3", cache_dir=tmp_path)
+    assert not is_trained("lenet-digits@5", cache_dir=tmp_path, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenet-digit@2", "did you mean 'lenet-digits@2'"),
+        ("lenet-digits@", "whole number, for instance 'lenet-digits@1'"),
+        ("lenet-digits@-1", "whole number"),
+        ("lenet-digits@01", "whole number"),
+        ("lenet-digits@1@2", "whole number"),
+        (f"lenet-digits@{2**63}", "must be"),
+    ],
+)
+def test_a_seed_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_task_name(name)
+
+
 RACE = """
 import sys, torch
 torch.set_num_threads(1)
@@ -205,12 +246,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_names() -> None:
 
 def test_every_name_is_a_model_and_a_data_set() -> None:
     assert TASK_NAMES[:3] == DIGITS
-    assert len(TASK_NAMES) == len(set(TASK_NAMES)) == 16
+    assert len(TASK_NAMES) == len(set(TASK_NAMES)) == 28 + len(LANGUAGE_TASKS)
     assert {name.split("-")[1] for name in TASK_NAMES} == {
         "digits",
         "mnist",
         "fashionmnist",
         "cifar10",
+        "pydoc",
     }
 
 
@@ -248,3 +290,44 @@ def test_a_damaged_network_is_none(task_cache: Path, tmp_path: Path) -> None:
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(UserError, match="unknown task 'lenet-digit'"):
         is_trained("lenet-digit")
+
+
+def test_a_residual_network_takes_its_weights_from_a_file(tmp_path: Path) -> None:
+    root = write_cifar(tmp_path / "data")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CifarResNet(3).eval()
+    file = tmp_path / "resnet20.th"
+    entries = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": entries, "best_prec1": 10.0}, file)
+    name = f"resnet20-cifar10:{file}"
+    check_task_name(name)
+    task = load_task(name, cache_dir=tmp_path / "cache", data_root=root)
+    mean, deviation = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, DEVIATION))
+    images = task.validation.inputs
+    torch.testing.assert_close(task.model(images), model((images - mean) / deviation))
+    wrong = model((images - mean) / deviation).argmax(1) != task.validation.labels
+    assert task.dense_error == pytest.approx(float(wrong.float().mean()))
+    assert load_task(name, cache_dir=tmp_path / "cache", data_root=root).name == name
+    with pytest.raises(UserError, match="weights"):
+        load_task(f"resnet56-cifar10:{file}", cache_dir=tmp_path, data_root=root)
+    with pytest.raises(UserError, match=r"missing\.th"):
+        load_task("resnet20-cifar10:missing.th", cache_dir=tmp_path, data_root=root)
+
+
+@pytest.mark.parametrize("name", ["resnet20-cifar10", "resnet20-cifar10:"])
+def test_a_missing_file_is_asked_for(name: str) -> None:
+    with pytest.raises(UserError, match="write resnet20-cifar10:FILE"):
+        check_task_name(name)
+
+
+def write_cifar(root: Path) -> Path:
+    """Write a CIFAR-10 of 20 random images in each of its files."""
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for file in (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"):
+        records = random.integers(0, 256, (20, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(20) % 10
+        records.tofile(folder / f"{file}.bin")
+    return root

@@ -127,14 +127,16 @@ DESCENT = Descent(steps=12, learning_rate=5e-3, batch_size=32, seed=3, weight_de
 KEPT = (0.6, 0.3, 0.9)
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(
+    scope="module", params=[*TASKS, pytest.param("resnet-digits", marks=pytest.mark.slow)]
+)
 def task(request: pytest.FixtureRequest, task_cache: Path) -> Task:
     return load_task(request.param, cache_dir=task_cache)
 
 
 def narrow(task: Task, keep: float, seed: int) -> nn.Module:
     """A copy in double precision without some channels, of every group another share."""
-    architecture = trace(task.model, task.example_inputs, interface=task.interface)
+    architecture = trace(task.model, task.example_inputs, interface=task.keep)
     rng = np.random.default_rng(seed)
     removed = {}
     for group in architecture.free:
@@ -182,6 +184,16 @@ def test_each_becomes_what_it_becomes_alone(task: Task, make: type[nn.Module]) -
             torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9)
         inputs = task_samples(task)[0]
         torch.testing.assert_close(one.eval()(inputs), other.eval()(inputs))
+
+
+@pytest.mark.slow
+def test_depthwise_networks_are_trained_one_after_the_other(task_cache: Path) -> None:
+    task = load_task("mobilenet-digits", cache_dir=task_cache)
+    alone, together = ([narrow(task, keep, 0).float() for keep in KEPT] for _ in range(2))
+    for model in alone:
+        task.fine_tune(model, steps=5)
+    task.fine_tune_stacked(together, steps=5)
+    assert all(map(same, alone, together))
 
 
 def test_masked_weights_are_renewed_as_plain_tensors(task: Task) -> None:

@@ -510,7 +510,7 @@ def test_bad_arguments_are_one_sentence() -> None:
         ([], "no sample in epoch 1"),
         ([Batch(data()[0])], "inputs alone"),
         ([(1, 2, 3)], "yields tuple"),
-        (3, "is a int"),
+        (3, "is of type int"),
     ):
         with pytest.raises(UserError, match=words):
             fine_tune(network(), train, functional.cross_entropy, plain())

@@ -90,7 +90,12 @@ def test_what_cannot_be_judged_is_one_sentence() -> None:
         (maps, [Batch(inputs, labels)], wrong_classes, r"shape \(12, 2, 3\)"),
         (classifier(), [Batch(inputs, inputs)], squared_errors, r"the target \(12, 6\)"),
         (classifier(), [Batch(inputs)], squared_errors, "the target NoneType"),
-        (Wrapped("none"), [Batch({"x": inputs}, labels)], wrong_classes, "a dict without 'logits'"),
+        (
+            Wrapped("none"),
+            [Batch({"x": inputs}, labels)],
+            wrong_classes,
+            "of type dict without 'logits'",
+        ),
     ]
     for model, batches, measure, words in cases:
         with pytest.raises(UserError, match=words) as caught:
@@ -119,6 +124,14 @@ def test_classes_are_compared_by_their_softened_shares(
     assert distance(output, taught, target, temperature) > 0
 
 
+def test_tokens_are_compared_by_their_softened_shares_at_each_position() -> None:
+    output, taught = logits(0, 5, 4, 7), logits(1, 5, 4, 7)
+    target = torch.zeros(5, 4, dtype=torch.long)
+    # Every position of a sequence is a sample of its own.
+    expected = distance(output.flatten(0, 1), taught.flatten(0, 1), target.flatten(), 3.0)
+    torch.testing.assert_close(distance(output, taught, target, 3.0), expected)
+
+
 def test_other_targets_are_compared_by_squares() -> None:
     output, taught = logits(0, 3, 2), logits(1, 3, 2)
     expected = (output - taught).square().mean()
@@ -128,9 +141,9 @@ def test_other_targets_are_compared_by_squares() -> None:
 def test_outputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="same shape"):
         distance(logits(0, 3, 2), logits(0, 3, 4), torch.zeros(3), 4.0)
-    with pytest.raises(UserError, match="a float without 'logits'"):
+    with pytest.raises(UserError, match="of type float without 'logits'"):
         main_output(3.0)
-    with pytest.raises(UserError, match="a list without"):
+    with pytest.raises(UserError, match="of type list without"):
         main_output([])
 
 

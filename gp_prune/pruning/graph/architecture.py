@@ -24,7 +24,8 @@ NORM_SIDE = "norm"
 RESHAPE = "reshape"
 HEADS = "heads"
 SIZE = "size"
-SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, SIZE, PARAMETER)
+PAD = "pad"
+SIDES = (OUT, IN, DEPTHWISE_SIDE, NORM_SIDE, RESHAPE, HEADS, SIZE, PAD, PARAMETER)
 
 Removed = Mapping[str, Sequence[int]]
 """Group name -> channels that go."""
@@ -48,7 +49,9 @@ class Slot:
             ``"reshape"``: the first size of an ``nn.Unflatten``; ``"heads"``: the heads of an
             opened attention layer; ``"parameter"``: a parameter of no layer, such as a position
             embedding, with its name in place of the module's; ``"size"``: an attribute of a module
-            that holds the number of channels, with the attribute's name in place of the module's.
+            that holds the number of channels, with the attribute's name in place of the module's;
+            ``"pad"``: the channels of zeros that the code of a module puts before or after those of
+            a map, with a name of :func:`gp_prune.pruning.padding.part_name`.
         channels: ``channels[q]`` is the channel of the group to which entry ``q`` of that side
             belongs, -1 where it belongs to another group or to none.
         stream: a layer reads what the layers of the same stream make. A group has several where a
@@ -272,7 +275,9 @@ class Architecture:
             slots = []
             for slot in group.slots:
                 index = np.delete(slot.index, entries.get((slot.module, slot.side), []))
-                slots.append(replace(slot, channels=tuple(number[index].tolist())))
+                channels = tuple(number[index].tolist())
+                if slot.side != PAD or max(channels, default=-1) >= 0:
+                    slots.append(replace(slot, channels=channels))
             groups.append(replace(group, size=int(stays.sum()), slots=tuple(slots)))
         return replace(self, groups=tuple(groups))
 

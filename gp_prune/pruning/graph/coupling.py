@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from gp_prune.pruning.graph.architecture import IN, NORM_SIDE, OUT, SEVERAL
+from gp_prune.pruning.graph.architecture import IN, NORM_SIDE, OUT, PAD, SEVERAL
 from gp_prune.pruning.modules import is_grouped
 
 Channel = tuple[int, int]
@@ -55,13 +55,16 @@ def split(builder: GroupBuilder) -> list[GroupBuilder]:
     Where maps are concatenated, some channels of one table pass through one layer and some through
     another; as parts, every part can keep one channel in each of its layers.
     """
+    # Zeros around a map are no place where a channel would have to be kept.
+    pads = {side: channels for side, channels in builder.sides.items() if side[1] == PAD}
+    places = {side: channels for side, channels in builder.sides.items() if side not in pads}
     counts = [  # (channels,) for every side, -1 left out
         np.bincount(np.asarray(channels, dtype=np.int64) + 1, minlength=builder.size + 1)[1:]
-        for channels in builder.sides.values()
+        for channels in places.values()
     ]
     if all((count == count[0]).all() for count in counts):  # nearly always, and quick
-        zipped = zip(builder.sides.items(), counts, strict=True)
-        sides = {side: channels for (side, channels), count in zipped if count[0]}
+        zipped = zip(places.items(), counts, strict=True)
+        sides = {side: channels for (side, channels), count in zipped if count[0]} | pads
         return [
             GroupBuilder(builder.size, sides, builder.reasons, builder.crosses, builder.streams)
         ]
@@ -73,9 +76,13 @@ def split(builder: GroupBuilder) -> list[GroupBuilder]:
     for signature, numbering in alike.items():
         sides = {
             side: [numbering.get(channel, -1) for channel in channels]
-            for (side, channels), entries in zip(builder.sides.items(), signature, strict=True)
+            for (side, channels), entries in zip(places.items(), signature, strict=True)
             if entries
         }
+        for side, channels in pads.items():
+            left = [numbering.get(channel, -1) for channel in channels]
+            if max(left, default=-1) >= 0:
+                sides[side] = left
         reasons = list(builder.reasons)
         parts.append(GroupBuilder(len(numbering), sides, reasons, builder.crosses, builder.streams))
     return parts

@@ -19,7 +19,7 @@ from torch import nn
 from torch_pruning import _helpers
 from torch_pruning.dependency import index_mapping, shape_infer
 
-from gp_prune.pruning.graph.function_modes import Joined
+from gp_prune.pruning.graph.function_modes import Joined, Padded
 from gp_prune.pruning.graph.observer import GraphObserver
 from gp_prune.pruning.modules import Prunable
 
@@ -95,6 +95,7 @@ class ChannelGraph:
         graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
         graph.module2node = graph._trace(model, inputs, observer, output_transform=observer.outputs)
         graph._build_dependency(graph.module2node)
+        _tell_widths(graph, observer.padded)
         self._graph = graph
         self.failures: dict[Any, str] = {}
         self._equal_parts: dict[Any, int] = {}
@@ -111,6 +112,8 @@ class ChannelGraph:
             for node in graph.module2node.values():
                 if node.grad_fn in observer.joined:
                     _map_joined(self._graph, node, observer.joined[node.grad_fn])
+                if node.grad_fn in observer.padded:
+                    _map_padded(node, observer.padded[node.grad_fn])
                 if type(node.grad_fn).__name__ in _SPLITS:
                     self._equal_parts[node] = _map_split(self._graph, node)
 
@@ -124,26 +127,29 @@ class ChannelGraph:
             self.failures[node] = f"its channels cannot be followed through {_describe(node)}"
 
     def groups(self) -> Iterator[Followed]:
-        """Yield where the channels of every convolution and linear layer go, each layer once."""
-        done: set[int] = set()
+        """Yield where the channels of every convolution and linear layer go, each channel once."""
+        done: dict[int, Indices] = {}
         for module, node in self._graph.module2node.items():
-            if not isinstance(module, Prunable) or id(module) in done:
+            if not isinstance(module, Prunable):
                 continue
-            followed = self._follow(module, node)
-            done.add(id(module))
-            done.update(
-                id(item.node.module)
-                for item in followed.items
-                if self._graph.is_out_channel_pruning_fn(item.handler)
-            )
+            width = int(self._graph.get_pruner_of_module(module).get_out_channels(module))
+            left = np.setdiff1d(np.arange(width), done.get(id(module), ()))
+            if not left.size:
+                continue
+            followed = self._follow(module, node, left)
+            done[id(module)] = np.arange(width)
+            for item in followed.items:
+                if self._graph.is_out_channel_pruning_fn(item.handler):
+                    key = id(item.node.module)
+                    done[key] = np.union1d(done.get(key, ()), item.entries).astype(np.int64)
             yield followed
 
-    def _follow(self, module: Any, node: Any) -> Followed:
-        pruner = self._graph.get_pruner_of_module(module)
-        handler, width = pruner.prune_out_channels, int(pruner.get_out_channels(module))
+    def _follow(self, module: Any, node: Any, start: Indices) -> Followed:
+        handler = self._graph.get_pruner_of_module(module).prune_out_channels
+        width = start.size
         visit = _Visit(width)
         reasons: list[str] = []
-        stack = [(node, handler, *visit.enter(node, handler, np.arange(width), np.arange(width)))]
+        stack = [(node, handler, *visit.enter(node, handler, start, np.arange(width)))]
         while stack:
             node, handler, entries, roots = stack.pop()
             self._visits += 1
@@ -200,6 +206,31 @@ def _map_joined(graph: Any, node: Any, joined: Joined) -> None:
         for owner, target, reverse in ((node, source, True), (source, node, False)):
             mapping = index_mapping._ConcatIndexMapping(offset=offset, reverse=reverse)
             edges.put(owner, target, 1, mapping if of_channels else None)
+
+
+def _tell_widths(graph: Any, padded: Mapping[Any, Padded]) -> None:
+    """Let the graph know how many channels paddings read and make, in place."""
+    makes, reads = graph.get_out_channels, graph.get_in_channels
+
+    def out_channels(node: Any) -> Any:
+        known = padded.get(getattr(node, "grad_fn", None))
+        return known.total if known else makes(node)
+
+    def in_channels(node: Any) -> Any:
+        known = padded.get(getattr(node, "grad_fn", None))
+        return known.channels if known else reads(node)
+
+    graph.get_out_channels, graph.get_in_channels = out_channels, in_channels
+
+
+def _map_padded(node: Any, padded: Padded) -> None:
+    """Give a padding the index maps that say where it puts the channels of the map, in place."""
+    edges = _Edges()
+    offset = (padded.front, padded.front + padded.channels)
+    for source in node.inputs:
+        for owner, target, reverse in ((node, source, True), (source, node, False)):
+            mapping = index_mapping._ConcatIndexMapping(offset=offset, reverse=reverse)
+            edges.put(owner, target, 1, mapping)
 
 
 _SPLITS = ("SplitBackward0", "SplitWithSizesBackward0", "UnsafeSplitBackward0")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gp_prune.pruning.padding import read_padding
+
 _VIEWS = (torch.Tensor.view, torch.Tensor.reshape, torch.reshape)
 _JOINS = (torch.cat, torch.concat, torch.concatenate)
 _SWAPS = (
@@ -85,6 +87,68 @@ def _locate(tensors: Sequence[Tensor], dim: int, result: Tensor) -> Joined:
     parts = zip([0, *ends], ends, tensors, strict=False)
     found = tuple((start, end) for start, end, tensor in parts if tensor.requires_grad)
     return Joined(dim, result.ndim, result.shape[dim], found)
+
+
+class Padded(NamedTuple):
+    """Where a padding puts the channels of a map.
+
+    Attributes:
+        module: name of the innermost module that was running.
+        number: how many paddings that module and all that it calls had come to before.
+        front: channels of zeros before those of the map.
+        channels: channels of the map.
+        total: channels of the result.
+    """
+
+    module: str
+    number: int
+    front: int
+    channels: int
+    total: int
+
+
+class Pads(TorchFunctionMode):
+    """Notes what is padded with channels of zeros, and in which module.
+
+    Attributes:
+        padded: autograd node of a padding -> where it puts the channels. One that runs several
+            times is left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.padded: dict[Any, Padded] = {}
+        self._running: list[tuple[str, list[int]]] = []  # name of a module, number of paddings
+        self._met: dict[tuple[str, int], Any] = {}
+
+    def enter(self, module: str) -> None:
+        """Note that a module begins to run."""
+        self._running.append((module, [0]))
+
+    def leave(self) -> None:
+        """Note that the module that began last has run."""
+        self._running.pop()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        padding = read_padding(func, args, named)
+        if padding is None or not self._running:
+            return result
+        module, [number] = self._running[-1]
+        for _, count in self._running:
+            count[0] += 1
+        front, back = padding.channels
+        if result.requires_grad and min(front, back) >= 0 < front + back:
+            self.padded.pop(self._met.get((module, number)), None)
+            if (module, number) not in self._met:
+                self._met[module, number] = result.grad_fn
+                self.padded[result.grad_fn] = Padded(
+                    module, number, front, padding.padded.shape[1], result.shape[1]
+                )
+        return result
 
 
 class Shuffles(TorchFunctionMode):

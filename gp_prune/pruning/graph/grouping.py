@@ -16,12 +16,14 @@ from gp_prune.pruning.graph.architecture import (
     IN,
     NORM_SIDE,
     OUT,
+    PAD,
     RESHAPE,
     ChannelGroup,
     Slot,
 )
 from gp_prune.pruning.graph.coupling import GroupBuilder, couple, fix_overlaps, split
 from gp_prune.pruning.graph.following import ChannelGraph, Followed, FollowedItem
+from gp_prune.pruning.graph.function_modes import Padded
 from gp_prune.pruning.graph.observer import GraphObserver
 from gp_prune.pruning.modules import (
     PARAMETER,
@@ -31,6 +33,7 @@ from gp_prune.pruning.modules import (
     is_grouped,
     unwrapping,
 )
+from gp_prune.pruning.padding import BACK, FRONT, part_name
 from gp_prune.pruning.surgery import side_width
 
 _KEPT_WHOLE = {
@@ -101,6 +104,8 @@ class _ItemReader:
                 builder.reasons.append(reason)
             if node.grad_fn in self.observer.unflattened:
                 self._add_unflatten(builder, item)
+            if node.grad_fn in self.observer.padded:
+                _add_padding(builder, item, self.observer.padded[node.grad_fn])
             if side:
                 self._add_side(builder, item, side)
         return builder
@@ -132,6 +137,19 @@ class _ItemReader:
             builder.reasons.append(f"{name!r} does not unflatten whole channels")
             return
         builder.sides[name, RESHAPE] = [block.pop() for block in blocks]
+
+
+def _add_padding(builder: GroupBuilder, item: FollowedItem, padded: Padded) -> None:
+    """Add the zeros before and after the channels of a map, which are channels of the result."""
+    channels = dict(zip(item.entries.tolist(), item.channels.tolist(), strict=True))
+    end = padded.front + padded.channels
+    for place, entries in (
+        (FRONT, range(padded.front)),
+        (BACK, range(end, padded.total)),
+    ):
+        found = [channels.get(entry, -1) for entry in entries]
+        if max(found, default=-1) >= 0:
+            builder.sides[part_name(padded.module, padded.number, place), PAD] = found
 
 
 def _find_side(item: FollowedItem) -> str:
@@ -182,7 +200,7 @@ def _fix_by_modules(builders: list[GroupBuilder], modules: Mapping[str, nn.Modul
     for builder in builders:
         has_output = any(side == OUT for _, side in builder.sides)
         for name, side in builder.sides:
-            if side == PARAMETER:
+            if side in (PARAMETER, PAD):
                 continue
             module = modules[name]
             if side == DEPTHWISE_SIDE and not has_output:

@@ -18,6 +18,8 @@ from gp_prune.pruning.flops import FlopCounter, flop_counter
 from gp_prune.pruning.graph.function_modes import (
     Joined,
     Joins,
+    Padded,
+    Pads,
     Shuffles,
     gradients_everywhere,
     training_branches,
@@ -50,6 +52,7 @@ class GraphObserver:
         failure: what the network itself raised, if it did not run.
         unflattened: autograd node -> name of the ``nn.Unflatten`` that made it.
         joined: autograd node of a concatenation -> where its parts lie.
+        padded: autograd node of a padding with channels of zeros -> where it puts the others.
         ends: autograd node of an artificial output -> why the channels that reach it stay.
         has_attention: whether the network has opened attention layers.
     """
@@ -84,6 +87,7 @@ class GraphObserver:
         self.unflattened: dict[Any, str] = {}
         self.ends: dict[Any, str] = {}
         self.joined: dict[Any, Joined] = {}
+        self.padded: dict[Any, Padded] = {}
         self._cut_more = cut_more
         self._with_gradients = with_gradients
         self._outputs: list[Tensor] = []  # of layers, in the order of their calls
@@ -114,12 +118,28 @@ class GraphObserver:
                     stack.enter_context(training_branches(model))
                 stack.enter_context(self._shuffles)
                 stack.enter_context(Joins(self.joined))
+                stack.enter_context(self._watch_pads(stack))
                 output = call_model(model, inputs, self._forward_fn)
             except Exception as error:
                 self.failure = error
                 raise
             self.macs, self.uncounted = counter.total // 2, tuple(sorted(counter.uncounted))
             return output
+
+    def _watch_pads(self, stack: ExitStack) -> Pads:
+        """Return a mode that notes paddings, and tell it which modules run."""
+        pads = Pads()
+        self.padded = pads.padded
+
+        def leave(*_: Any) -> None:
+            pads.leave()
+
+        for module, name in self._names.items():
+            if not is_scripted(module):
+                hook = module.register_forward_pre_hook(lambda *_, name=name: pads.enter(name))
+                stack.callback(hook.remove)
+                stack.callback(module.register_forward_hook(leave).remove)
+        return pads
 
     def _watch_others(self, stack: ExitStack, counter: FlopCounter) -> None:
         """Count the MACs of modules with weights of other kinds, and cut the graph around some."""

@@ -67,13 +67,17 @@ def trace(
         # Some networks keep what they once computed, which cannot be copied with its history. The
         # numbers of the parameters are shared: the check overwrites them when the graph was read.
         shared = {id(parameter): parameter for parameter in private.parameters()}
-        unused = copy_model(private, {**shared})
+        unused = copy_model(private, {**shared}) if try_out else None
         reader = _GraphReader(private, inputs, tuple(interface), cut_residual, forward_fn)
         architecture = reader.read()
-        if not (try_out or reader.branches):
-            return architecture
-        check = CutCheck(unused, inputs, forward_fn, branches=reader.branches)
-        return _verify(check, architecture, reader)
+        if unused is not None:
+            check = CutCheck(unused, inputs, forward_fn, branches=reader.branches)
+            return _verify(check, architecture, reader)
+        if reader.branches:
+            with _private_copy(model, example_inputs) as (fresh, _):
+                check = CutCheck(fresh, inputs, forward_fn, branches=True)
+                return _verify(check, architecture, reader)
+        return architecture
 
 
 def trace_layers(

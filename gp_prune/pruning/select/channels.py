@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
-from gp_prune.pruning.graph.architecture import HEADS, RESHAPE, SIZE, Architecture, ChannelGroup
+from gp_prune.pruning.graph.architecture import (
+    HEADS,
+    PAD,
+    RESHAPE,
+    SIZE,
+    Architecture,
+    ChannelGroup,
+)
 from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.select.scores import Scores, join_scores
@@ -138,7 +145,7 @@ def _find_units(architecture: Architecture, round_to: int) -> tuple[int, ...]:
 
 def _entries(group: ChannelGroup) -> int:
     """Return the greatest number that divides the entries of a channel on every layer side."""
-    sides = [slot for slot in group.slots if slot.side not in (HEADS, RESHAPE, SIZE)]
+    sides = [slot for slot in group.slots if slot.side not in (HEADS, RESHAPE, SIZE, PAD)]
     return math.gcd(*(int((slot.index == 0).sum()) for slot in sides)) or 1
 
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gp_prune._compat import import_torchvision
-from gp_prune.apply.image_folder import find_images, read_image
-from gp_prune.apply.images import fit_image
 from gp_prune.errors import UserError
+from gp_prune.tasks.image_folder import find_images, read_image
+from gp_prune.tasks.images import fit_image
 
 RAMP = np.linspace(0, 1, 64)
 SHAPE = (1, 8, 8)
@@ -45,6 +45,7 @@ def save(path: Path, values: Any = None, mode: str | None = None) -> Path:
 
 def relative(root: Path) -> list[tuple[str, int]]:
     paths, labels = find_images(root)
+    assert labels is not None
     return [(os.path.relpath(p, root), n) for p, n in zip(paths, labels.tolist(), strict=True)]
 
 
@@ -57,6 +58,7 @@ def test_the_order_is_that_of_torchvision(root: Path) -> None:
     (root / "b" / "notes.txt").write_text("no image")
     theirs = import_torchvision().datasets.ImageFolder(str(root)).samples
     paths, labels = find_images(root)
+    assert labels is not None
     assert list(zip(paths, labels.tolist(), strict=True)) == theirs
 
 
@@ -326,7 +328,7 @@ def test_an_image_that_is_made_smaller_first_is_the_same(tmp_path: Path) -> None
 
 _LARGE = """
 import resource, sys, torch
-from gp_prune.apply.image_folder import read_image
+from gp_prune.tasks.image_folder import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 image = read_image(sys.argv[1], (3, 224, 224))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

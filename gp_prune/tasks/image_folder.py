@@ -48,29 +48,35 @@ class ImageFolder(NamedTuple):
 
     Attributes:
         paths: the files.
-        labels: (n,) number of the class of each: classes are numbered in alphabetical order.
+        labels: (n,) number of the class of each: classes are numbered in alphabetical order. None
+            where the images have no classes.
     """
 
     paths: list[str]
-    labels: Tensor
+    labels: Tensor | None
 
 
-def find_images(folder: Path) -> ImageFolder:
+def find_images(folder: Path, *, labelled: bool = True) -> ImageFolder:
     """Find the images in the folders of classes, at any depth, each file once.
 
     Links are followed where they lead to images or folders outside, and no image counts twice.
     What is hidden (a name that begins with a dot) or made by a system or an archive (``@eaDir``,
     ``lost+found``, ``__MACOSX``) is no class and no image.
 
+    Args:
+        folder: the folder.
+        labelled: whether labels are needed. Where they are not, a folder with images directly in
+            it gives all the images below it, without labels.
+
     Raises:
         UserError: there is no class, or a class without images, or the folder cannot be read.
     """
     try:
-        classes = sorted(
-            entry.name
-            for entry in os.scandir(folder)
-            if os.path.isdir(entry) and not _is_hidden(entry.name)  # a link to itself is none
-        )
+        entries = [entry for entry in os.scandir(folder) if not _is_hidden(entry.name)]
+        # A link to itself is no folder.
+        classes = sorted(entry.name for entry in entries if os.path.isdir(entry))
+        if not labelled and any(_is_image(entry.name) and entry.is_file() for entry in entries):
+            return ImageFolder(_Walk(folder, [os.curdir]).images()[0], None)
         found = _Walk(folder, classes).images()
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -80,7 +86,8 @@ def find_images(folder: Path) -> ImageFolder:
     if not any(found):
         raise UserError(
             f"data folder {str(folder)!r} has no images in folders of classes; "
-            "it needs one folder per class with images in it"
+            "it needs one folder per class with images in it; only a reconstruction "
+            "(--kind reconstruction) does without classes"
         )
     empty = [name for name, paths in zip(classes, found, strict=True) if not paths]
     if empty:
@@ -183,10 +190,12 @@ class _Walk:
 def read_image(path: str, shape: Shape) -> Tensor:
     """Read an image as numbers from 0 to 1, (channels, height, width), for a network of ``shape``.
 
-    Images of 16 bits are divided by 65,535, those of 8 bits by 255. Grey images have one channel,
-    all others red, green and blue; for a network of two or four channels grey images with
-    transparency, and RGBA and CMYK images, keep theirs. A large image is made smaller first, and a
-    long one cut at both ends, so that memory stays within a few bytes per pixel.
+    Grey images of 16 bits are divided by 65,535, those of 8 bits by 255. Of colours of 16 bits
+    Pillow reads the upper 8 bits; where these hold next to nothing, the image is refused. Grey
+    images have one channel, all others red, green and blue; for a network of two or four channels
+    grey images with transparency, and RGBA and CMYK images, keep theirs. A large image is made
+    smaller first, and a long one cut at both ends, so that memory stays within a few bytes per
+    pixel.
 
     Raises:
         UserError: it cannot be read, is too large, or has no known range of values.

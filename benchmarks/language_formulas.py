@@ -1,0 +1,263 @@
+"""Which formula prunes the weights of language models best, without training them again.
+
+Every network is pruned by every formula at 50, 60 and 70 % sparsity and in the pattern 2:4, and its
+cross-entropy is measured on sequences of the test split, which nothing has read. All formulas rank
+the weights of each output alone, as most of the papers do; embeddings and the last layer stay
+whole, and nothing is trained afterwards. What a formula measures comes from 64 training sequences,
+drawn by three seeds; a network counts once, by the mean over these.
+
+Every pruned network is a line of the CSV file at once, and what stands there is not run again. The
+table is written beside it.
+
+    python benchmarks/language_formulas.py --out benchmarks/results/language.csv
+    cd benchmarks
+    python language_formulas.py --formula results/language_weight_7dbe816d.json --out own.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from csv_lines import append, read
+from scipy.stats import ttest_1samp
+from torch import Tensor
+
+from gp_prune._io import write_text
+from gp_prune.judging import standings
+from gp_prune.metric.metric import Metric
+from gp_prune.pruning import Budget, Pattern, mask, select_weights
+from gp_prune.statistics import Batch, collect, prunable_layers
+from gp_prune.tasks import Task, load_task
+
+NETWORKS = tuple(f"{model}-pydoc@{seed}" for seed in range(1, 5) for model in ("llama", "gpt"))
+FORMULAS = (
+    "random_weight", "magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight",
+    "sparsegpt_weight", "snip_weight", "taylor_weight", "obd_weight",
+)  # fmt: skip
+SPARSITIES = ("50%", "60%", "70%", "2:4")
+PAIRS = (
+    ("magnitude", "random_weight"), ("wanda_weight", "magnitude"), ("ria_weight", "wanda_weight"),
+    ("pruner_zero_weight", "wanda_weight"), ("sparsegpt_weight", "wanda_weight"),
+)  # fmt: skip
+"""A formula, and the one that it is compared with."""
+RIVALS = ("wanda_weight", "pruner_zero_weight")
+"""What other formulas are compared with."""
+CALIBRATIONS = (0, 1, 2)
+SEQUENCES = 64
+JUDGED = 160
+
+
+@dataclass(frozen=True)
+class Line:
+    """One pruned network.
+
+    Attributes:
+        network: name of the task.
+        formula: name or text of what ranked the weights; ``"dense"`` for the whole network.
+        calibration: seed of the calibration sequences.
+        sparsity: share of the weights removed, or the pattern.
+        nats: cross-entropy per byte on the test sequences.
+    """
+
+    network: str
+    formula: str
+    calibration: int
+    sparsity: str
+    nats: float
+
+
+def error(task: Task, model: torch.nn.Module) -> float:
+    """Return the cross-entropy of a network on the first test sequences, whose order is random."""
+    return task.error(model, task.test().select(slice(JUDGED)))
+
+
+def score(task: Task, metrics: Sequence[Metric], seed: int) -> dict[str, dict[str, Tensor]]:
+    """Return name of a metric -> layer -> scores (o, i, 1), measured on sequences drawn by seed."""
+    order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
+    chosen = task.train.select(order[:SEQUENCES])
+    batches = [Batch(b.inputs, b.target) for b in task.batches(chosen, 16)]
+    layers = [name for name in prunable_layers(task.model) if name not in task.whole]
+    expressions = [metric.expression for metric in metrics]
+    records = collect(
+        task.model, layers, batches, expressions=expressions, loss=task.loss, seed=seed
+    )
+    return {
+        metric.name: {name: metric.scores(record) for name, record in records.items()}
+        for metric in metrics
+    }
+
+
+def prune_by(
+    task: Task, scores: Mapping[str, Tensor], metric: Metric, sparsity: str
+) -> torch.nn.Module:
+    """Return a masked copy of the network of a task."""
+    conventions = replace(metric.conventions, scope="row", normaliser="none")
+    dense = {name: values.numpy() for name, values in scores.items()}
+    if ":" in sparsity:
+        pattern = Pattern.parse(sparsity)
+        plan = select_weights(task.model, [*scores], dense, conventions, pattern=pattern)
+    else:
+        budget = Budget("params", 1 - float(sparsity.rstrip("%")) / 100)
+        plan = select_weights(task.model, [*scores], dense, conventions, budget)
+    model = copy.deepcopy(task.model)
+    mask(model, plan)
+    return model
+
+
+def run(name: str, metrics: Sequence[Metric], out: Path, cache_dir: str | None) -> None:
+    """Prune one network in all ways that are not yet in the file."""
+    known = {(x.network, x.formula, x.calibration, x.sparsity) for x in read(out, Line)}
+    cells = [(m, c, s) for c in CALIBRATIONS for m in metrics for s in SPARSITIES]
+    missing = [
+        (m, c, s)
+        for m, c, s in cells
+        if (name, m.name, c, s) not in known and (c == CALIBRATIONS[0] or m.name != "magnitude")
+    ]
+    if not missing:
+        return
+    task = load_task(name, cache_dir=cache_dir)
+    if (name, "dense", 0, "0%") not in known:
+        append(out, Line(name, "dense", 0, "0%", error(task, task.model)))
+    for seed in CALIBRATIONS:
+        wanted = [m for m in metrics if any(m is n and seed == c for n, c, _ in missing)]
+        scores = score(task, wanted, seed) if wanted else {}
+        for metric, calibration, sparsity in missing:
+            if calibration == seed:
+                model = prune_by(task, scores[metric.name], metric, sparsity)
+                append(out, Line(name, metric.name, seed, sparsity, error(task, model)))
+
+
+def by_network(lines: Sequence[Line], formula: str, sparsity: str) -> dict[str, float]:
+    """Return network -> mean cross-entropy over the calibration seeds."""
+    groups: dict[str, list[float]] = {}
+    for line in lines:
+        if (line.formula, line.sparsity) == (formula, sparsity):
+            groups.setdefault(line.network, []).append(line.nats)
+    return {name: statistics.fmean(values) for name, values in groups.items()}
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A paired comparison over networks: two-sided t-test of the differences of cross-entropies.
+
+    Attributes:
+        better: the formula that is compared.
+        worse: the one that it is compared with.
+        sparsity: what both removed.
+        difference: mean difference of the cross-entropies, in nats per byte.
+        wins: networks on which the first formula has the lower one.
+        networks: number of networks.
+        p: of this test alone.
+        corrected: by Holm's method for all tests.
+    """
+
+    better: str
+    worse: str
+    sparsity: str
+    difference: float
+    wins: int
+    networks: int
+    p: float
+    corrected: float = math.nan
+
+
+def compare(lines: Sequence[Line], pairs: Sequence[tuple[str, str]]) -> list[PairedTest]:
+    """Return the comparisons, the p-values corrected by Holm's method over all of them."""
+    raw = []
+    for better, worse in pairs:
+        for sparsity in SPARSITIES:
+            first, second = (by_network(lines, name, sparsity) for name in (better, worse))
+            gaps = [first[name] - second[name] for name in sorted(first.keys() & second.keys())]
+            if len(gaps) > 1:
+                p = float(ttest_1samp(gaps, 0).pvalue)
+                mean, wins = statistics.fmean(gaps), sum(gap < 0 for gap in gaps)
+                raw.append(PairedTest(better, worse, sparsity, mean, wins, len(gaps), p))
+    return holm(raw)
+
+
+def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    """Correct p-values for their number (Holm 1979), and keep the order."""
+    values = standings.holm([test.p for test in tests])
+    return [replace(test, corrected=p) for test, p in zip(tests, values, strict=True)]
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return the results in Markdown."""
+    formulas = [name for name in dict.fromkeys(line.formula for line in lines) if name != "dense"]
+    families = sorted({line.network.partition("-")[0] for line in lines})
+    head = [f"{family} {sparsity}" for family in families for sparsity in SPARSITIES]
+    rows = []
+    for formula in formulas:
+        cells = []
+        for family in families:
+            for sparsity in SPARSITIES:
+                values = by_network(lines, formula, sparsity)
+                nats = [v for name, v in values.items() if name.partition("-")[0] == family]
+                cells.append(f"{math.exp(statistics.fmean(nats)):.2f}" if nats else "")
+        rows.append(f"| `{formula}` | {' | '.join(cells)} |")
+    others = [name for name in formulas if name not in FORMULAS]
+    pairs = [*PAIRS, *((name, rival) for name in others for rival in RIVALS)]
+    tests = [
+        f"| `{t.better}` | `{t.worse}` | {t.sparsity} | {t.difference:+.3f} "
+        f"| {t.wins} of {t.networks} | {t.p:.2g} | {t.corrected:.2g} |"
+        for t in compare(lines, pairs)
+    ]
+    dense = {
+        family: math.exp(
+            statistics.fmean(
+                x.nats
+                for x in lines
+                if x.formula == "dense" and x.network.partition("-")[0] == family
+            )
+        )
+        for family in families
+    }
+    networks = ", ".join(f"`{name}`" for name in dict.fromkeys(line.network for line in lines))
+    return f"""# Formulas for the weights of language models
+
+Perplexity per byte on {JUDGED} test sequences, geometric mean over the networks of a family, after
+pruning without training; each formula ranks the weights of each output alone. Dense:
+{", ".join(f"{family} {value:.2f}" for family, value in dense.items())}. Networks: {networks}. A
+formula that measures something is measured on {SEQUENCES} training sequences, drawn by
+{len(CALIBRATIONS)} seeds. Made by `python benchmarks/language_formulas.py`.
+
+| formula | {" | ".join(head)} |
+| --- | {" | ".join("---:" for _ in head)} |
+{chr(10).join(rows)}
+
+Paired t-tests over the networks (a network counts once, by its mean over the calibration seeds);
+the difference of the cross-entropies in nats per byte, less than 0 where the first formula is
+better; p two-sided, of each test alone and corrected by Holm's method for all lines of the table.
+
+| formula | against | sparsity | difference | better on | p | p, Holm |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+{chr(10).join(tests)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/language.csv"))
+    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    parser.add_argument(
+        "--formula", action="append", default=[], help="file, name or text of another"
+    )
+    parser.add_argument("--cache-dir")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    metrics = [*map(Metric.load, FORMULAS), *map(Metric.load, given.formula)]
+    for name in given.networks:
+        run(name, metrics, given.out, given.cache_dir)
+        print(name, flush=True)
+    write_text(given.out.with_suffix(".md"), table(read(given.out, Line)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Names of bundled metrics, tasks and data sets, found without importing torch or sympy.
+
+The command line completes them while a person waits.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from itertools import product, starmap
+from typing import Any
+
+IMAGE_MODELS = ("lenet", "cnn", "autoencoder", "caffe_lenet", "resnet", "mobilenet", "mlp")
+"""Every kind of network that the name of a task on images can start with."""
+
+DATA_SETS = ("digits", "mnist", "fashionmnist", "cifar10")
+"""Every data set that the name of a task on images can end with."""
+
+LANGUAGE_MODELS = ("llama", "gpt", "llama_wide", "llama_deep", "gpt_wide")
+"""Every language model that the name of a task can start with."""
+
+LANGUAGE_TASKS = tuple(f"{model}-pydoc" for model in LANGUAGE_MODELS)
+"""Language models on a text that comes with Python."""
+
+TASK_NAMES: tuple[str, ...] = (
+    *starmap("{1}-{0}".format, product(DATA_SETS, IMAGE_MODELS)), *LANGUAGE_TASKS
+)  # fmt: skip
+"""The names of the built-in tasks; of the images those that need no files come first.
+
+:func:`gp_prune.load_task` also takes ``NAME@SEED``, the same task with a network trained from
+another seed.
+"""
+
+TEXT_TASKS = tuple(f"{model}-text" for model in LANGUAGE_MODELS)
+"""Tasks with the text of a file, written ``NAME:FILE`` or ``NAME@SEED:FILE``."""
+
+WEIGHTS_TASKS = ("resnet20-cifar10", "resnet56-cifar10")
+"""Tasks with weights from a file, written ``NAME:FILE``."""
+
+
+def bundled_metrics(*folders: str) -> dict[str, Any]:
+    """Return the bundled metric files by name, in order of folder and name.
+
+    Args:
+        folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
+    """
+    root = resources.files("gp_prune.evolved_metrics")
+    return {
+        file.name.removesuffix(".json"): file
+        for folder in folders or ("reference", "evolved")
+        if (root / folder).is_dir()
+        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".json")
+    }

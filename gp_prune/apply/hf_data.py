@@ -1,0 +1,176 @@
+"""Read the text, tokens or images that a network of transformers is measured and judged on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gp_prune._io import parse_json, read_file
+from gp_prune.apply.data import Calibration
+from gp_prune.apply.hf_models import HFModel, import_transformers
+from gp_prune.apply.models import LoadedModel
+from gp_prune.errors import UserError, brief, first_line
+from gp_prune.statistics import Batch
+from gp_prune.tasks import Split, Task
+from gp_prune.tasks.texts import next_tokens
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_MOST_BYTES = 2**26
+_CYCLE, _VALIDATION, _TEST = 10, 3, 8
+_LEAST = 4 * _CYCLE
+"""Fewest sequences of a text."""
+_JUDGED = 160
+"""Most sequences that a network is judged on."""
+_AT_ONCE = 4
+"""Sequences that a network without loss is measured on at a time."""
+_CHECKED = 16
+"""Most sequences that decide which epoch of a fine-tuning is kept."""
+
+
+def with_text(loaded: LoadedModel, source: str) -> LoadedModel:
+    """Return a network of a folder with the task of predicting the tokens of a text.
+
+    Of ten sequences eight are for measuring and fine-tuning, one checks epochs, and one is for the
+    report; a text is cut into sequences of as many tokens as the network takes, at most 512.
+
+    Args:
+        loaded: a causal language model.
+        source: a text file, or a ``.npy`` file with whole numbers (sequences, tokens).
+
+    Raises:
+        UserError: the file cannot be read or is too short, or the folder has no tokenizer.
+    """
+    assert loaded.hf is not None
+    rows = read_tokens(loaded.hf, source, loaded.example_inputs.shape[1] + 1)
+    places = torch.arange(len(rows)) % _CYCLE
+
+    def part(wanted: Tensor, most: int | None = None) -> Split:
+        return next_tokens(rows[wanted][:most])
+
+    test = part(places == _TEST, _JUDGED)
+    task = Task(
+        loaded.model,
+        part((places != _VALIDATION) & (places != _TEST)),
+        part(places == _VALIDATION, _CHECKED),
+        test,
+        name=source,
+        kind="language",
+        whole=loaded.hf.whole,
+    )
+    return replace(loaded, task=task)
+
+
+def unlabelled_text(loaded: LoadedModel, source: str, samples: int) -> Calibration:
+    """Return sequences to measure a network of a folder on that predicts no tokens; without loss.
+
+    Args:
+        loaded: a network that takes tokens.
+        source: as of :func:`with_text`.
+        samples: most sequences, the first ones of the text.
+
+    Raises:
+        UserError: as of :func:`with_text`.
+    """
+    assert loaded.hf is not None
+    tokens = read_tokens(loaded.hf, source, loaded.example_inputs.shape[1])[:samples]
+    return Calibration(source, tuple(map(Batch, torch.split(tokens, _AT_ONCE))), None)
+
+
+def read_tokens(model: HFModel, source: str, length: int) -> Tensor:
+    """Return sequences (n, length) of tokens; of a ``.npy`` file as they are.
+
+    Raises:
+        UserError: the file cannot be read or is too short, or the folder has no tokenizer.
+    """
+    tokens = _read_ids(source) if source.endswith(".npy") else _tokenize(model, source)
+    vocabulary = int(model.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise UserError(
+            f"the tokens of {source!r} go from {int(tokens.min())} to {int(tokens.max())}, and the "
+            f"network has {vocabulary:,}; give the tokens of its own tokenizer"
+        )
+    if tokens.ndim == 1:
+        tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
+    if len(tokens) < _LEAST or tokens.shape[1] < 2:
+        raise UserError(
+            f"{source!r} has {len(tokens)} sequences of {length} tokens, and at least {_LEAST} are "
+            "needed to measure and to judge; give a longer text"
+        )
+    return tokens[:, :length]
+
+
+def _read_ids(source: str) -> Tensor:
+    try:
+        values = np.load(source, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokens {source!r} cannot be read ({first_line(error)}); give an array of whole "
+            "numbers that numpy.save has written"
+        ) from error
+    whole = isinstance(values, np.ndarray) and values.dtype.kind in "iu"
+    if not whole or values.ndim not in (1, 2):
+        raise UserError(
+            f"the tokens {source!r} are no whole numbers of the shape (tokens,) or (sequences, "
+            "tokens); give such an array"
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _tokenize(model: HFModel, source: str) -> Tensor:
+    text = _read_text(source)
+    folder = model.folder
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise UserError(
+            f"the folder {str(folder)!r} has no tokenizer, which a text needs; save it there with "
+            "save_pretrained, or give tokens as a .npy file"
+        )
+    _check_code(folder)
+    transformers = import_transformers()
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:  # of any file in the folder
+        raise UserError(
+            f"transformers cannot load the tokenizer of {str(folder)!r} ({type(error).__name__}: "
+            f"{first_line(error)}); give tokens as a .npy file"
+        ) from error
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+def _check_code(folder: Path) -> None:
+    """Raise UserError where a tokenizer brings code."""
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    try:
+        facts = parse_json(read_file(file, _MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} cannot be read ({first_line(error)})") from error
+    if isinstance(facts, dict) and "auto_map" in facts:
+        raise UserError(
+            f"the tokenizer in {str(folder)!r} brings Python code of its own (auto_map), which is "
+            "never run; give tokens as a .npy file"
+        )
+
+
+def _read_text(source: str) -> str:
+    try:
+        if Path(source).is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        content = read_file(Path(source), _MOST_BYTES)
+        text = content.decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(
+            f"the text {brief(source)} cannot be read ({reason}); give a file of UTF-8 text"
+        ) from error
+    if not text.strip():
+        raise UserError(f"the text {brief(source)} is empty; give a file of UTF-8 text")
+    return text

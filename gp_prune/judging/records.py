@@ -1,0 +1,226 @@
+"""Plan what a comparison measures: every metric at every budget under every allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gp_prune.errors import UserError
+from gp_prune.judging.settings import LEAST_DRAWS, CompareSettings
+from gp_prune.language.record import MissingMeasurement
+from gp_prune.metric.metric import Metric
+from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, WeightPlan, select_weights
+from gp_prune.pruning.select.allocation import Allocation, keep_streams, select_allocated
+from gp_prune.pruning.select.scores import keep_unranked
+from gp_prune.search.evaluation import Evaluation
+from gp_prune.search.objectives import WORST_ERROR
+from gp_prune.search.scorer import TaskScorer
+from gp_prune.statistics.running import derive_seed
+
+Plan = ChannelPlan | WeightPlan
+Planned = tuple["Measurement", Evaluation | None]
+
+_MOST_MISSED = 0.05
+"""Largest difference between the asked and the kept share, at most a fifth of what was asked."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One network of a comparison.
+
+    Attributes:
+        metric: name of the metric that chose what goes.
+        allocation: what divided the budget among the layers.
+        task: name of the task.
+        kind: what the budget counts.
+        keep: the share that was to be kept.
+        repeat: number of the draw, or of the order of fine-tuning samples.
+        macs: share of the MACs really kept.
+        params: share of the parameters really kept.
+        error: error on the split that is judged on, 0 as the dense network and 1 as the best guess
+            that looks at no input; the worst there is where there is no network.
+        raw_error: the same as the task measures it; None where there is no network.
+        failure: why there is no network; empty if there is one.
+    """
+
+    metric: str
+    allocation: str
+    task: str
+    kind: str
+    keep: float
+    repeat: int
+    macs: float
+    params: float
+    error: float = WORST_ERROR
+    raw_error: float | None = None
+    failure: str = ""
+
+    @property
+    def cell(self) -> tuple[str, str, str, float]:
+        """Return what metrics are compared within: allocation, task and budget."""
+        return self.allocation, self.task, self.kind, self.keep
+
+
+def plan_metric(
+    settings: CompareSettings,
+    scorer: TaskScorer,
+    metric: Metric,
+    allocations: Mapping[str, Metric | None],
+    shares: Mapping[str, Mapping[str, Any] | str],
+) -> list[Planned]:
+    """Return every measurement of a metric on a task, with what is to be evaluated for it.
+
+    A metric that cannot be used has measurements with the reason and nothing to evaluate.
+
+    Args:
+        settings: of the comparison.
+        scorer: the prepared task.
+        metric: what ranks.
+        allocations: see :class:`gp_prune.judging.settings.Entered`.
+        shares: what :func:`score_allocations` returns for the task.
+    """
+    planned: list[Planned] = []
+    noisy = "noise" in metric.needs
+    repeats = max(LEAST_DRAWS, settings.seeds) if noisy else settings.seeds
+    repeats = repeats if noisy or settings.fine_tune else 1
+    scores: dict[int, Any] = {}
+    for name, shared in allocations.items():
+        for budget in settings.budgets:
+            plan: Plan | str = ""
+            for repeat in range(repeats):
+                draw = repeat if noisy else 0
+                if noisy or not repeat:
+                    if draw not in scores:
+                        scores[draw] = _scores(settings, scorer, metric, draw if noisy else None)
+                    divided = shares.get(name)
+                    plan = _plan(scorer, metric, scores[draw], budget, name, shared, divided)
+                planned.append(_measurement(settings, scorer, metric, name, budget, repeat, plan))
+    return planned
+
+
+def score_allocations(
+    settings: CompareSettings, scorer: TaskScorer, allocations: Mapping[str, Metric | None]
+) -> dict[str, Mapping[str, Any] | str]:
+    """Return name -> scores of a task's layers, or why there are none, by metrics that allocate."""
+    return {
+        name: _scores(settings, scorer, metric, None)
+        for name, metric in allocations.items()
+        if metric is not None
+    }
+
+
+def _scores(
+    settings: CompareSettings, scorer: TaskScorer, metric: Metric, draw: int | None
+) -> Mapping[str, Any] | str:
+    """Return the scores of all layers, or why there are none."""
+    task = scorer.task.name
+    noise = None if draw is None else derive_seed("noise", settings.seed, task, draw)
+    try:
+        return scorer.ranking_scores(metric.expression, noise)
+    except (UserError, MissingMeasurement) as error:
+        return str(error)
+
+
+def _plan(
+    scorer: TaskScorer,
+    metric: Metric,
+    scores: Mapping[str, Any] | str,
+    budget: Budget,
+    name: str,
+    shared: Metric | None,
+    shares: Mapping[str, Any] | str | None,
+) -> Plan | str:
+    """Return what goes, or why nothing can."""
+    for found in (scores, shares):
+        if isinstance(found, str):
+            return found
+    assert not isinstance(scores, str)
+    assert not isinstance(shares, str)
+    plan: Plan
+    try:
+        if metric.granularity == "weight":
+            conventions = metric.conventions.under(name)
+            task = scorer.task
+            plan = select_weights(
+                task.model, scorer.architecture, scores, conventions, budget, ignore=task.whole
+            )
+        else:
+            allocation = Allocation(name)
+            if shared is not None:
+                allocation = Allocation(name, shares, shared.conventions)
+            plan = _plan_channels(scorer, metric, scores, budget, allocation)
+    except (DegenerateScores, UserError) as error:
+        return str(error)
+    kept = getattr(plan.achieved, budget.kind)
+    if abs(kept - budget.keep) > min(_MOST_MISSED, budget.keep / 5):
+        return f"keeps {kept:.3f} of the {budget.kind} where {budget.keep:g} are asked for"
+    return plan
+
+
+def _plan_channels(
+    scorer: TaskScorer,
+    metric: Metric,
+    scores: Mapping[str, Any],
+    budget: Budget,
+    allocation: Allocation,
+) -> ChannelPlan:
+    """Return which channels go; groups that a metric does not rank stay, as in ``prune``."""
+    architecture = scorer.architecture
+    if allocation.name == "residual-whole":
+        architecture = keep_streams(architecture)
+    ranking = allocation.ranking(metric.conventions)
+    architecture = keep_unranked(architecture, scores, ranking)
+    if allocation.scores is not None:
+        architecture = keep_unranked(architecture, allocation.scores, allocation.ranking_of_shares)
+    return select_allocated(architecture, scores, metric.conventions, budget, allocation)
+
+
+def _measurement(
+    settings: CompareSettings,
+    scorer: TaskScorer,
+    metric: Metric,
+    allocation: str,
+    budget: Budget,
+    repeat: int,
+    plan: Plan | str,
+) -> Planned:
+    task = scorer.task.name
+    entry = Measurement(
+        metric.name, allocation, task, budget.kind, budget.keep, repeat, budget.keep, budget.keep
+    )
+    if isinstance(plan, str):
+        return replace(entry, failure=plan), None
+    macs = plan.achieved.macs
+    assert macs is not None, "plans of traced networks know their MACs"
+    entry = replace(entry, macs=macs, params=plan.achieved.params)
+    steps = settings.fine_tune
+    # One order of samples for all metrics: differences are due to the cuts.
+    seed = derive_seed("final", settings.seed, task, repeat) if steps else 0
+    return entry, Evaluation(
+        task, plan.to_json(), steps, seed, settings.split == "test", formula=metric.name
+    )
+
+
+def drop_impossible(measurements: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
+    """Leave out the cells in which no metric has a network.
+
+    Returns:
+        The others, and a sentence on each cell that is left out.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    possible = {entry.cell for entry in measurements if not entry.failure}
+    left_out: dict[tuple[str, str, str, float], str] = {}
+    for entry in measurements:
+        if entry.cell not in possible:
+            left_out.setdefault(entry.cell, entry.failure)
+    notes = [
+        f"{task}, {100 * keep:g} % of the {kind}, {allocation}: left out, as no metric meets it "
+        f"({reason})"
+        for (allocation, task, kind, keep), reason in left_out.items()
+    ]
+    if not possible:
+        raise UserError(f"no metric can be used at any budget: {notes[0]}")
+    return [entry for entry in measurements if entry.cell in possible], notes

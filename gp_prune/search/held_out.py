@@ -1,0 +1,76 @@
+"""Tasks that no formula was evolved on: they choose the winner, or report on it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gp_prune.errors import UserError
+from gp_prune.language.record import MissingMeasurement
+from gp_prune.search.comparison import (
+    KINDS,
+    Comparison,
+    Contender,
+    Record,
+    final_errors,
+    measure_records,
+    plan_records,
+)
+from gp_prune.search.config import SearchConfig
+from gp_prune.search.evaluation import Evaluation, Evaluator
+from gp_prune.search.objectives import WORST_ERROR
+from gp_prune.search.scorer import TaskScorer
+
+
+def compare_held_out(
+    config: SearchConfig,
+    scorers: Sequence[TaskScorer],
+    entered: Sequence[Contender],
+    evaluator: Evaluator,
+    progress: Callable[[int, int], None],
+) -> Comparison:
+    """Prune and measure every contender on tasks that are not in the search, by their error there.
+
+    Budgets and fine-tuning are those of the final comparison. A formula that ranks nothing on such
+    a task has the worst error there.
+
+    Args:
+        config: the settings.
+        scorers: the prepared tasks.
+        entered: what is compared.
+        evaluator: evaluates pruned networks.
+        progress: hears how many of how many evaluations are done.
+    """
+    records: list[Record] = []
+    planned: list[tuple[Record, Evaluation]] = []
+    for contender in entered:
+        for scorer in scorers:
+            try:
+                planned += [
+                    (record, evaluation)
+                    for record, evaluation in plan_records(config, scorer, contender, judged=True)
+                    if record.kind != "ladder"
+                ]
+            except (UserError, MissingMeasurement):
+                records += _worst(config, scorer.task.name, contender.name)
+    records += measure_records(planned, evaluator, progress)
+    return Comparison(records, config)
+
+
+def _worst(config: SearchConfig, task: str, contender: str) -> list[Record]:
+    """Return the records of a formula that cannot be used on a task."""
+    return [
+        Record(
+            contender, task, kind, kind, keep, error, macs=keep, params=keep, repeat=repeat,
+            validation=WORST_ERROR, test=WORST_ERROR, raw_test=WORST_ERROR,
+        )
+        for kind in KINDS
+        for keep in config.budgets
+        for error, steps in final_errors(config, judged=True).items()
+        for repeat in range(config.final_seeds if steps else 1)
+    ]  # fmt: skip
+
+
+def restrict(comparison: Comparison, tasks: Sequence[str]) -> Comparison:
+    """Return the part of a comparison that is of some tasks."""
+    records = [record for record in comparison.records if record.task in tasks]
+    return Comparison(records, comparison.config)

@@ -1,0 +1,156 @@
+"""Read the texts of language models, cut into sequences of bytes that no two parts share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gp_prune.errors import UserError
+from gp_prune.tasks.data import Split
+from gp_prune.tasks.language_models import SEQUENCE
+from gp_prune.training.samples import tensor_digest
+
+PYDOC = "pydoc"
+"""The text that comes with Python: the topics of its help."""
+
+_SPLIT_SEED = 20240611
+_BLOCK = 16
+"""Most consecutive sequences that go to the same part."""
+_CYCLE = 10
+"""Of so many blocks one goes to the validation data and one to the test data."""
+_PLACES = {"validation": 3, "test": 8}
+_MOST = {"train": 14_400, "validation": 1600, "test": 1600}
+"""Sequences of each part at most, so that a large text takes no more time."""
+_JUDGED = 160
+"""Sequences of the validation data that candidates are judged on: 20,480 bytes."""
+_LEAST_SEQUENCES = 4 * _CYCLE
+_MOST_BYTES = 2**26
+
+
+class _Sequences(NamedTuple):
+    """Tokens (n, t + 1) of each part, in random order."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A text, cut into sequences of bytes.
+
+    Attributes:
+        name: what it is called in messages.
+        content: the text.
+    """
+
+    name: str
+    content: bytes
+
+    @cached_property
+    def _sequences(self) -> _Sequences:
+        return cut(self.content, self.name)
+
+    @property
+    def train(self) -> Split:
+        """Return what networks are trained on."""
+        return next_tokens(self._sequences.train)
+
+    @property
+    def validation(self) -> Split:
+        """Return what candidates are judged on: at most 160 sequences."""
+        return next_tokens(self._sequences.validation[:_JUDGED])
+
+    def read_test(self) -> Split:
+        """Return the sequences of final reports."""
+        return next_tokens(self._sequences.test)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the sequences of all parts."""
+        return tensor_digest(iter(self._sequences))
+
+
+def load_text(file: str = "") -> TextData:
+    """Return the text of a file, or the topics of Python's help.
+
+    The topics (``pydoc_data.topics``) differ between versions of Python.
+
+    Args:
+        file: its path; empty for the topics.
+
+    Raises:
+        UserError: the file cannot be read, is larger than 64 MiB or too short.
+    """
+    if not file:
+        return TextData(PYDOC, _read_topics())
+    path = Path(file).expanduser()
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= _MOST_BYTES else b""
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"the text {file!r} cannot be read ({reason}); name a file with text"
+        ) from error
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"the text {file!r} has {size:,} bytes, at most {_MOST_BYTES:,} are read; give a part "
+            "of it"
+        )
+    return TextData(file, content)
+
+
+def _read_topics() -> bytes:
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def cut(content: bytes, name: str) -> _Sequences:
+    """Cut a text into sequences of 129 bytes, which are 128 inputs and what follows each.
+
+    A paragraph that came before is left out, so that no part has the text of another. Then blocks
+    of 16 consecutive sequences (of a short text fewer) go to the parts: of ten blocks eight to the
+    training data, one to the validation and one to the test data. The order in each part is random,
+    and the same for every seed of a task; of a large text the first ones are taken.
+
+    Args:
+        content: the text.
+        name: what it is called in messages.
+
+    Raises:
+        UserError: it is too short.
+    """
+    paragraphs = content.replace(b"\r\n", b"\n").split(b"\n\n")
+    distinct = b"\n\n".join(dict.fromkeys(part for part in paragraphs if part.strip()))
+    length = SEQUENCE + 1
+    count = len(distinct) // length
+    if count < _LEAST_SEQUENCES:
+        raise UserError(
+            f"the text {name!r} has {len(distinct):,} bytes of paragraphs that differ, a language "
+            f"model needs at least {_LEAST_SEQUENCES * length:,}; give a longer text"
+        )
+    rows = torch.frombuffer(bytearray(distinct[: count * length]), dtype=torch.uint8)
+    rows = rows.reshape(count, length)
+    places = torch.arange(count) // min(_BLOCK, count // _CYCLE) % _CYCLE
+    random = np.random.RandomState(_SPLIT_SEED)
+
+    def part(chosen: Tensor, name: str) -> Tensor:
+        order = random.permutation(chosen.nonzero().flatten().numpy())[: _MOST[name]]
+        return rows[torch.from_numpy(order)].long()
+
+    validation, test = (places == _PLACES[name] for name in ("validation", "test"))
+    return _Sequences(
+        part(~validation & ~test, "train"), part(validation, "validation"), part(test, "test")
+    )
+
+
+def next_tokens(sequences: Tensor) -> Split:
+    """Return sequences (n, t + 1) as inputs (n, t), and as target the token after each."""
+    return Split(sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous())

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import language_formulas
+import pytest
+from language_formulas import Line, PairedTest, by_network, compare, holm, table
+
+from gp_prune.metric.metric import Metric
+from gp_prune.tasks import Task
+from gp_prune.tasks.language_models import LanguageModel, Size
+from gp_prune.tasks.texts import TextData
+
+WORDS = "\n\n".join(f"line {n} holds {n * n} and {n % 7} more words" for n in range(400)).encode()
+
+
+def lines(gaps: list[float]) -> list[Line]:
+    found = []
+    for number, gap in enumerate(gaps):
+        name = f"llama-pydoc@{number}"
+        found.append(Line(name, "dense", 0, "0%", 1.0))
+        found.append(Line(name, "magnitude", 0, "50%", 2.0))
+        found += [Line(name, "wanda_weight", s, "50%", 2.0 + gap + s - 1) for s in (0, 1, 2)]
+    return found
+
+
+def test_a_network_counts_once_by_its_mean_over_the_seeds() -> None:
+    found = lines([-0.1, -0.2, -0.3])
+    assert by_network(found, "wanda_weight", "50%")["llama-pydoc@1"] == pytest.approx(1.8)
+    (test,) = compare(found, [("wanda_weight", "magnitude")])
+    assert test.difference == pytest.approx(-0.2)
+    assert (test.wins, test.networks) == (3, 3)
+    # t = -0.2 / (0.1 / sqrt(3)) = -3.464 with two degrees of freedom
+    assert test.p == test.corrected == pytest.approx(0.0742, abs=1e-3)
+    assert "| `wanda_weight` | `magnitude` | 50% | -0.200 | 3 of 3 |" in table(found)
+
+
+def test_p_values_are_corrected_by_holm() -> None:
+    tests = [PairedTest("a", "b", "50%", 0.0, 0, 8, p) for p in (0.02, 0.01, 0.5)]
+    assert [t.corrected for t in holm(tests)] == pytest.approx([0.04, 0.03, 0.5])
+
+
+@pytest.mark.parametrize("sparsity", ["50%", "2:4"])
+def test_a_network_loses_half_of_the_weights_of_each_output(sparsity: str) -> None:
+    data = TextData("lines", WORDS)
+    model = LanguageModel(Size(8, 1, 2, 1, 12), llama=True).eval()
+    task = Task(model, data.train, data.validation, data.read_test, kind="language", whole=["head"])
+    metric = Metric.load("wanda_weight")
+    scores = language_formulas.score(task, [metric], 0)[metric.name]
+    pruned = language_formulas.prune_by(task, scores, metric, sparsity)
+    state = pruned.state_dict()
+    masks = {name: mask for name, mask in state.items() if name.endswith("weight_mask")}
+    assert len(masks) == 7
+    assert all(bool((mask.sum(1) == mask.shape[1] / 2).all()) for mask in masks.values())
+    assert language_formulas.error(task, pruned) > 0

@@ -1,0 +1,69 @@
+"""Options, output and exit codes of ``gp-prune evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def test_the_table_fits_80_columns(
+    run: Run, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run(
+        "evaluate", "sum[i,k](abs(W))", "--on", "lenet-digits", "--keep", "0.5,0.3",
+        "--budget-kind", "macs,params", "--calibration", "64", "--cache-dir", task_cache,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("lenet-digits") for line in lines) == 4
+    assert any(line.startswith("objectives: error 0.") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("formula", "status", "code"),
+    [("sum[i,k](abs(W))", "ok", 0), ("gamma - gamma", "degenerate", 3), ("sum[i](W", "invalid", 4)],
+)
+def test_json_and_exit_code_say_what_a_formula_is(
+    run: Run, task_cache: Path, formula: str, status: str, code: int
+) -> None:
+    result = run(
+        "evaluate", formula, "--on", "lenet-digits", "--keep", "0.5", "--calibration", "64",
+        "--cache-dir", task_cache, "--json", "--quiet",
+    )  # fmt: skip
+    data = json.loads(result.stdout)
+    assert (data["status"], result.exit_code) == (status, code)
+    if status == "ok":
+        assert data["objectives"]["size"] == 3
+        assert not result.stderr
+    else:
+        assert data["reason"] in result.stderr
+
+
+def test_the_task_is_not_loaded_for_an_invalid_formula(run: Run) -> None:
+    assert run("evaluate", "W +", "--on", "no-such-task").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "Missing option '--on'"),
+        (("--on", "no-such-task"), "unknown task 'no-such-task'"),
+        (("--on", "lenet-digits", "--keep", "half"), "'half' is no list of shares"),
+        (("--on", "lenet-digits", "--keep", "2"), "ladder holds 2.0"),
+        (("--on", "lenet-digits", "--budget-kind", "flops"), "budget_kind holds 'flops'"),
+    ],
+)
+def test_other_mistakes_have_the_exit_code_of_all_commands(
+    run: Run, options: tuple[str, ...], words: str
+) -> None:
+    result = run("evaluate", "l1", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
