@@ -53,6 +53,8 @@ class Elite:
         shares: what it keeps.
         weights: digest of its weights.
         error: validation error, on all samples.
+        trial_error: that on the samples on which plans are tried; ``error`` until it is evaluated
+            as a plan itself.
         epochs: of retraining that it and its ancestors have had.
         parent: from which it was pruned.
         score: scores its genes, when they are first needed.
@@ -68,7 +70,12 @@ class Elite:
     epochs: int = 0
     parent: Elite | None = None
     score: Callable[[Elite], MetricScores] = field(default=_refuse_scoring, repr=False)
+    trial_error: float = field(init=False)
     _scores: MetricScores | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the error on all samples."""
+        self.trial_error = self.error
 
     @property
     def scores(self) -> MetricScores:

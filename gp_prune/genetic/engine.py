@@ -27,7 +27,7 @@ from gp_prune.genetic.variation import Individual, Variation
 from gp_prune.genetic.weights import DENSE, load_network, state_path
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
-from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume
+from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume, volume_gains
 from gp_prune.runs.executors import Runner
 from gp_prune.runs.inside import InsideStep
 from gp_prune.runs.job_queue import run_with_journal
@@ -136,6 +136,8 @@ class Engine:
         self.archive = [Elite(0, 0, masks, plan, shares, DENSE, error, score=self._score)]
         self.failures: list[str] = []
         self.coverage: LayerCoverage = {}
+        weights = settings.lambdas
+        self._reference = REFERENCE if settings.pareto else (4 * sum(weights),)
         self._retrained = 0
         self._tried: set[tuple[int, str]] = set()
         self._seen: list[tuple[float, float, float]] = []
@@ -224,14 +226,16 @@ class Engine:
         self._evaluate(first)
         born = self._draw(lambda: self.variation.child([rng.choice(first)], rng), size - len(first))
         tried = [*first, *born]
-        population = self._select(tried, born, rng)
+        self.variation.learn(zip(born, self._successes(first, born), strict=True))
+        population = self.fitness.select_survivors(tried, rng)
         yield self._report(number, 0)
         for generation in range(1, self.settings.generations + 1):
             if self._room(1) <= 0:
                 break
             born = self._draw(partial(self._breed, population, rng), size)
             tried += born
-            population = self._select(self._pool(population, born), born, rng)
+            self.variation.learn(zip(born, self._successes(population, born), strict=True))
+            population = self.fitness.select_survivors(self._pool(population, born), rng)
             yield self._report(number, generation)
             growth.update(self._progress(population))
             if not born or (self.settings.stall and growth.idle >= self.settings.stall):
@@ -273,6 +277,10 @@ class Engine:
         outcomes = run_with_journal(jobs, self._runner, self._journal, self.evaluated, self.inside)
         for individual, job in zip(individuals, jobs, strict=True):
             individual.error, _, failure = outcomes[job.key]
+            if individual.plan == individual.elite.plan and not failure:
+                individual.elite.trial_error = individual.error
+        for individual, job in zip(individuals, jobs, strict=True):
+            failure = outcomes[job.key].failure
             self.fitness.assign(individual)
             if individual.key not in self._tried:
                 self._tried.add(individual.key)
@@ -300,21 +308,19 @@ class Engine:
             child.replaces = None
         return [*kept, *born]
 
-    def _select(
-        self, pool: Sequence[Individual], born: Sequence[Individual], rng: random.Random
-    ) -> list[Individual]:
-        """Select the next generation, and adapt the mutation rates to who survives."""
-        population = self.fitness.select_survivors(pool, rng)
-        alive = {id(individual) for individual in population}
-        self.variation.learn((child, id(child) in alive) for child in born)
-        return population
+    def _successes(self, parents: Sequence[Individual], born: Sequence[Individual]) -> list[float]:
+        """Return for each offspring what it adds to the parents' hypervolume, from 0 to 1.
+
+        Survival says less: while a population is young, most offspring survive, of any mutation.
+        """
+        offspring, before = ([i.fitness.values for i in part] for part in (born, parents))
+        return volume_gains(offspring, before, self._reference)
 
     def _progress(self, population: Sequence[Individual]) -> float:
-        """Return a number that grows while the population gets better."""
-        values = [individual.fitness.values for individual in population]
-        if self.settings.pareto:
-            return hypervolume(values, REFERENCE)
-        return float(4 * sum(self.settings.lambdas) - min(value[0] for value in values))
+        """Return the hypervolume of the population, which grows while it gets better."""
+        return hypervolume(
+            [individual.fitness.values for individual in population], self._reference
+        )
 
     def _adapt_reach(self, able: int, fresh: int) -> None:
         """Halve the reach where few retrained networks are tolerable; raise it where all are."""

@@ -120,9 +120,12 @@ class Fitness:
             individual.fitness = WeightedFitness((self.merit(individual.error, shares) + beyond,))
 
     def within_reach(self, individual: Individual) -> bool:
-        """Return whether retraining is likely to bring a plan's network back."""
+        """Return whether retraining is likely to bring a plan's network back.
+
+        The errors that are compared are of the same samples: those on which plans are tried.
+        """
         room = self.reach * max(0.0, self._trivial - self._dense)
-        return individual.error <= individual.elite.error + room
+        return individual.error <= individual.elite.trial_error + room
 
     def is_tolerable(self, elite: Elite) -> bool:
         """Return whether a retrained network may be pruned further."""

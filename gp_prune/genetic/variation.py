@@ -122,13 +122,13 @@ class Variation:
             for name, rate in rates.rates().items()
         }
 
-    def learn(self, offspring: Iterable[tuple[Individual, bool]]) -> None:
-        """Adapt the rates to which offspring have survived."""
+    def learn(self, offspring: Iterable[tuple[Individual, float]]) -> None:
+        """Adapt the rates to the success of each offspring, from 0 to 1."""
         seen = list(offspring)
         for kind, rates in self._rates.items():
             rates.learn(
-                (name, survived)
-                for individual, survived in seen
+                (name, success)
+                for individual, success in seen
                 for gene_kind, name in individual.origin
                 if gene_kind == kind
             )

@@ -34,6 +34,31 @@ def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -
     return float(moocore.hypervolume(numpy.asarray(front), ref=numpy.asarray(reference)))
 
 
+def volume_gains(
+    offspring: Sequence[Sequence[float]],
+    parents: Iterable[Sequence[float]],
+    reference: Sequence[float],
+) -> list[float]:
+    """Return what each offspring adds to the hypervolume of the parents, by the largest gain.
+
+    Each is added by itself, so that equally good offspring have equal gains. The numbers are from 0
+    to 1, since gains shrink as a front gets better; all are 0 where none adds anything.
+
+    Args:
+        offspring: vectors of objectives, all minimised.
+        parents: those that were there before.
+        reference: the worst that counts.
+    """
+    known = list(parents)
+    known = [known[number] for number in find_nondominated(known)]
+    before = hypervolume(known, reference)
+    gains = [hypervolume([*known, point], reference) - before for point in offspring]
+    most = max(gains, default=0.0)
+    if most <= before * LEAST_GROWTH:
+        return [0.0] * len(gains)
+    return [max(0.0, gain) / most for gain in gains]
+
+
 def find_nondominated(points: Sequence[Sequence[float]]) -> list[int]:
     """Return the indices of the points that no other one dominates; of equal ones the first.
 
@@ -110,15 +135,16 @@ class AdaptiveOperatorRates:
         free = 1 - floor * len(merits)
         return {name: floor + free * merit / total for name, merit in merits.items()}
 
-    def learn(self, offspring: Iterable[tuple[str, bool]]) -> None:
+    def learn(self, offspring: Iterable[tuple[str, float]]) -> None:
         """Take in a generation.
 
         Args:
-            offspring: for every new candidate its operator and whether it has survived.
+            offspring: for every new candidate its operator and its success, from 0 to 1: whether it
+                has survived, or how much it adds.
         """
         for account in (self._uses, self._successes):
             for name in account:
                 account[name] *= DECAY
-        for name, survived in offspring:
+        for name, success in offspring:
             self._uses[name] += 1.0
-            self._successes[name] += float(survived)
+            self._successes[name] += success

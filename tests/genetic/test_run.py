@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import gp_prune
 from gp_prune import GeneticPruner, GeneticSettings
 from gp_prune.errors import UserError
+from gp_prune.genetic.engine import RoundStatus
 from gp_prune.genetic.front import GeneticResult
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.retraining import EvaluatePlan, PlanOutcome, RetrainPlan
@@ -71,6 +72,18 @@ def figures(result: GeneticResult) -> dict[str, Any]:
     data = result.to_json()
     del data["folder"]
     return data
+
+
+def test_parents_know_their_error_on_the_samples_that_plans_are_tried_on(
+    pruned: Prune, task_cache: Path
+) -> None:
+    seen: list[RoundStatus] = []
+    pruned(progress=lambda now: seen.append(now.status) if now.status else None, rounds=1)
+    task = load_task("lenet-digits", cache_dir=task_cache)
+    first = task.validation.select(slice(SMALL.samples))
+    (network,) = {id(e): e for status in seen for e in status.front if e.number == 0}.values()
+    assert network.trial_error == pytest.approx(task.error(task.model, first))
+    assert network.error == pytest.approx(task.error(task.model, task.validation))
 
 
 def test_a_run_leaves_what_its_result_says(whole: GeneticResult, task_cache: Path) -> None:

@@ -121,3 +121,16 @@ def test_fronts_of_networks(dense: Dense) -> None:
     assert [elite.number for elite in select_nondominated(elites)] == [0, 1, 2]
     assert [elite.number for elite in choose_compromises(elites, 2)] == [2, 1]
     assert len(choose_compromises(elites, 9)) == 5
+
+
+def test_reach_compares_errors_of_the_same_samples(dense: Dense) -> None:
+    _, elite = dense
+    fitness = Fitness(replace(SETTINGS, reach=0.1), 0.02, 0.92, 1.0)
+    start = Elite(1, 1, elite.masks, elite.plan, KeptShares(1, 1), "", 0.02)
+    individual = Individual(start, start.masks, start.plan, KeptShares(0.5, 0.5))
+    individual.error = 0.15
+    assert not fitness.within_reach(individual)
+    start.trial_error = 0.10  # the first samples are harder than all
+    assert fitness.within_reach(individual)
+    start.trial_error = 0.01  # they are easier
+    assert not fitness.within_reach(individual)

@@ -1,4 +1,4 @@
-"""Operators whose offspring survive are used more often, the others never less than the floor."""
+"""Operators whose offspring succeed are used more often, the others never less than the floor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.runs.evolution import FLOOR, AdaptiveOperatorRates
+from gp_prune.runs.evolution import (
+    FLOOR,
+    AdaptiveOperatorRates,
+    hypervolume,
+    volume_gains,
+)
 
 WEIGHTS = {"a": 3.0, "b": 2.0, "c": 5.0, "never": 0.0}
-OFFSPRING = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40)
+OFFSPRING = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=40)
+POINTS = st.lists(st.tuples(*[st.sampled_from([0.1, 0.4, 0.7, 1.2])] * 2), max_size=8)
 
 
 @given(st.lists(OFFSPRING, max_size=6))
-def test_rates_are_a_distribution_above_the_floor(history: list[list[tuple[str, bool]]]) -> None:
+def test_rates_are_a_distribution_above_the_floor(history: list[list[tuple[str, float]]]) -> None:
     rates = AdaptiveOperatorRates(WEIGHTS)
     for offspring in history:
         rates.learn(offspring)
@@ -55,3 +61,28 @@ def test_draws_follow_the_rates() -> None:
     drawn = Counter(rates.draw(rng) for _ in range(4000))
     assert drawn["a"] / 4000 == pytest.approx(0.3, abs=0.03)
     assert drawn["never"] == 0
+
+
+@given(POINTS, POINTS)
+def test_gains_are_what_each_offspring_adds_to_the_volume(
+    offspring: list[tuple[float, float]], parents: list[tuple[float, float]]
+) -> None:
+    reference = (1.0, 1.0)
+    gains = volume_gains(offspring, parents, reference)
+    before = hypervolume(parents, reference)
+    added = [hypervolume([*parents, point], reference) - before for point in offspring]
+    most = max(added, default=0.0)
+    assert gains == pytest.approx([gain / most if most > 1e-9 else 0.0 for gain in added])
+    for point, gain in zip(offspring, gains, strict=True):
+        covered = any(all(a <= b for a, b in zip(p, point, strict=True)) for p in parents)
+        if covered or not all(value < 1.0 for value in point):
+            assert gain == 0.0
+
+
+def test_the_operator_that_adds_most_is_drawn_more_often_though_all_survive() -> None:
+    rates = AdaptiveOperatorRates({"a": 1.0, "b": 1.0})
+    parents = [(0.9, 0.9)]
+    names, born = "ab" * 10, [(0.2, 0.2), (0.85, 0.85)] * 10
+    for _ in range(3):
+        rates.learn(zip(names, volume_gains(born, parents, (1.0, 1.0)), strict=True))
+    assert rates.rates()["a"] > 0.7
