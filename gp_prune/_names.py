@@ -1,4 +1,4 @@
-"""Names of bundled metrics, tasks and data sets, found without importing torch or sympy.
+"""Names of bundled metrics, tasks, data sets and choices, without importing torch or sympy.
 
 The command line completes them while a person waits.
 """
@@ -35,6 +35,22 @@ TEXT_TASKS = tuple(f"{model}-text" for model in LANGUAGE_MODELS)
 
 WEIGHTS_TASKS = ("resnet20-cifar10", "resnet56-cifar10")
 """Tasks with weights from a file, written ``NAME:FILE``."""
+
+SCOPES = ("layer", "global", "isomorphic", "row")
+"""What is ranked together."""
+
+BUDGETS = ("pruning_ratio", "keep_channels", "keep_macs", "keep_params", "keep_latency")
+"""How much goes or stays, one of them."""
+
+OLD_BUDGETS = {name.rpartition("_")[2]: name for name in BUDGETS}
+"""Names of budgets that work until 0.2 -> the names in their place."""
+
+OLD_OPTIONS = {old: new for old, new in OLD_BUDGETS.items() if old != "channels"}
+"""Those of the command line, which had fewer."""
+
+KEEP = "keep"
+UNRANKED_CHOICES = (KEEP, "refuse")
+"""What may happen to layers whose channels all have the same score."""
 
 
 def bundled_metrics(*folders: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
+from gp_prune._names import BUDGETS, KEEP, OLD_BUDGETS, UNRANKED_CHOICES
 from gp_prune._sizes import parse_size
 from gp_prune.errors import SEED, Rule, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand, PrimitiveSet
@@ -25,13 +26,8 @@ if TYPE_CHECKING:
 
 MODES = ("compact", "mask")
 LATENCY = "latency"
-KEEP, REFUSE = "keep", "refuse"
-"""What may happen to layers whose channels all have the same score."""
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
-BUDGETS = ("pruning_ratio", "keep_channels", "keep_macs", "keep_params", "keep_latency")
-OLD_BUDGETS = {name.rpartition("_")[2]: name for name in BUDGETS}
-"""Names of budgets that work until 0.2 -> the names in their place."""
 
 _DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
 _REMOVED, _KEPT = number(above=0, below=1), number(above=0, most=1)
@@ -42,7 +38,7 @@ _RULES = {
     "round_to": whole(1),
     "min_share": number(least=0, most=1),
     "mode": one_of(*MODES),
-    "unranked": one_of(KEEP, REFUSE),
+    "unranked": one_of(*UNRANKED_CHOICES),
     "samples": whole(1),
     "seed": SEED,
 }

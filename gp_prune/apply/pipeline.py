@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gp_prune._names import KEEP
 from gp_prune.apply.batches import calibration_batches, example_batch
 from gp_prune.apply.checking import KeptOutput, check_outputs, running_cut
 from gp_prune.apply.network import count_network
 from gp_prune.apply.options import (
     IGNORED,
-    KEEP,
     LATENCY,
     PruneOptions,
     match_layers,

@@ -9,9 +9,9 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from gp_prune._names import KEEP
 from gp_prune.apply.lineage import Cut, find_cut, join_plans, remember_cut
 from gp_prune.apply.options import (
-    KEEP,
     OldBudgets,
     PruneOptions,
     as_allocation,

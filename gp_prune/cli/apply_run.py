@@ -29,7 +29,8 @@ from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
 from gp_prune.apply.tuning import tune_pruned
-from gp_prune.cli.apply import SAMPLES, ApplyCommand
+from gp_prune.cli.apply import SAMPLES
+from gp_prune.cli.apply_options import ApplyCommand
 from gp_prune.errors import UserError
 from gp_prune.language.record import LOSS_NEEDS
 from gp_prune.report.plots import find_matplotlib

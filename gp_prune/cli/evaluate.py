@@ -18,10 +18,6 @@ from gp_prune.cli.options import (
     primitives_option,
     quiet_option,
 )
-from gp_prune.language.expression import ExpressionError
-from gp_prune.language.primitive import primitive_set
-from gp_prune.metric.file import MetricError
-from gp_prune.metric.metric import Metric
 from gp_prune.report.text import echo, print_json
 
 DEGENERATE = 3
@@ -83,6 +79,12 @@ def evaluate(
     Prints the error of each task and budget right after pruning, and the objectives. With --json
     the object says by its entry status whether the formula is ok, degenerate or invalid.
     """
+    # Formulas need sympy, for which nobody who completes a name should wait.
+    from gp_prune.language.expression import ExpressionError
+    from gp_prune.language.primitive import primitive_set
+    from gp_prune.metric.file import MetricError
+    from gp_prune.metric.metric import Metric
+
     try:
         metric = Metric.load(formula, primitive_set(*primitive_files))
     except (ExpressionError, MetricError) as error:

@@ -20,6 +20,7 @@ from gp_prune._io import (
     read_file,
     read_object,
 )
+from gp_prune._names import SCOPES as SCOPES
 from gp_prune._names import bundled_metrics as bundled_metrics
 from gp_prune.errors import UserError, brief
 from gp_prune.language.primitive import Operand, Operator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-SCOPES = ("layer", "global", "isomorphic", "row")
 NORMALISERS = ("none", "sum", "mean", "max")
 JOINS = ("sum", "mean", "max", "first")
 

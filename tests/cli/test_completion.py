@@ -1,7 +1,8 @@
-"""Completion in a shell: metrics, tasks, options and commands, without importing torch."""
+"""Completion in a shell: metrics, tasks, options and commands, without importing torch or sympy."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -89,28 +90,37 @@ def test_a_shell_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 TRACE = """
-import sys
+import json, os, sys
 from gp_prune.cli import main
-try:
-    main(prog_name="gp-prune")
-finally:
-    print(*sys.modules, file=sys.stderr)
+for words in json.loads(sys.argv[1]):
+    os.environ.update(COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1))
+    try:
+        main([], prog_name="gp-prune")
+    except SystemExit:
+        print(json.dumps([words, *sys.modules]), file=sys.stderr)
 """
 
+COMPLETED = [
+    ["gp-prune", "evolve", "--tasks", "lenet-digits,lenet-"],
+    ["gp-prune", "apply", "l1", "lenet-"],
+    *(["gp-prune", command, ""] for command in COMMANDS),
+    *(["gp-prune", command, "--"] for command in COMMANDS),
+]
 
-def test_completion_loads_neither_torch_nor_what_tables_need() -> None:
-    loaded: set[str] = set()
-    for words in ("gp-prune evolve --tasks lenet-", "gp-prune apply l1 lenet-"):
-        place = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-        done = subprocess.run(
-            [sys.executable, "-c", TRACE], capture_output=True, text=True, check=False, timeout=60,
-            env={**os.environ, "_GP_PRUNE_COMPLETE": "bash_complete", **place},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "plain,lenet-digits" in done.stdout
-        loaded = set(done.stderr.split())
+
+def test_completion_loads_neither_torch_nor_sympy_nor_what_tables_need() -> None:
+    """One after the other in one process, which would keep what one of them loads."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRACE, json.dumps(COMPLETED)], capture_output=True, text=True,
+        check=False, timeout=60, env={**os.environ, "_GP_PRUNE_COMPLETE": "bash_complete"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {"plain,lenet-digits", "plain,taylor_bn", "plain,--keep-macs"} <= {*done.stdout.split()}
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [words for words, *_ in lines] == COMPLETED
+    for words, *loaded in lines:
         assert "gp_prune.cli" in loaded
-        assert not loaded & {"torch", "numpy", "pandas", "sklearn", "rich"}
+        assert not {"torch", "sympy", "numpy", "pandas", "sklearn", "rich"} & {*loaded}, words
 
 
 @pytest.mark.slow

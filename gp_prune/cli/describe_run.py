@@ -1,0 +1,321 @@
+"""Do what ``gp-prune list``, ``show`` and ``latex`` were asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gp_prune.formula.units import unit_of
+from gp_prune.formula.words import in_words
+from gp_prune.language.axes import Normaliser, Reduction, Signature
+from gp_prune.language.infix import write_infix
+from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
+from gp_prune.language.record import NEEDS, families_of
+from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
+from gp_prune.report.catalogue import operator_cost, passes
+from gp_prune.report.text import echo, print_json
+
+
+def _group_by_folder() -> dict[str, list[Metric]]:
+    folders: dict[str, list[Metric]] = {}
+    for name, file in bundled_metrics().items():
+        folder = str(file).replace("\\", "/").split("/")[-2]
+        folders.setdefault(folder, []).append(Metric.load(name))
+    return folders
+
+
+def print_page(*, html: bool) -> None:
+    """Print the bundled metrics as the gallery, or as the page evolved_metrics/README.md."""
+    if html:
+        from gp_prune.report.gallery import gallery
+
+        echo(gallery(_group_by_folder()), nl=False)
+        return
+    from gp_prune.report.catalogue import markdown_page
+
+    echo(markdown_page(_group_by_folder()), nl=False)
+
+
+def list_vocabulary(
+    primitive_files: Sequence[str], *, operands: bool, operators: bool, as_json: bool
+) -> None:
+    """List operands or operators; where neither is asked for, what the files add."""
+    primitives = primitive_set(*primitive_files)
+    if operands:
+        tables = {"operands": _operand_table, "families": _family_table}
+    elif operators:
+        tables = {"operators": _operator_table}
+    else:
+        known = set(builtin_primitives())
+        primitives = PrimitiveSet(p for p in primitives if p not in known)
+        tables = {"operands": _operand_table, "operators": _operator_table}
+    _print_tables({name: table(primitives) for name, table in tables.items()}, as_json=as_json)
+
+
+def list_metrics(*, as_json: bool) -> None:
+    """List the bundled metrics."""
+    metrics = [Metric.load(name) for name in bundled_metrics()]
+    if as_json:
+        print_json({"metrics": [_as_object(metric) for metric in metrics]})
+        return
+    rows = [
+        [m.name, m.granularity, str(m.expression), " ".join(sorted(m.needs)), m.source]
+        for m in metrics
+    ]
+    from gp_prune.report.console import make_console, print_table  # rich is slow to import
+
+    print_table(
+        make_console(sys.stdout),
+        ["metric", "prunes", "formula", "needs", "source"],
+        rows,
+        fold=["formula", "needs", "source"],
+    )
+
+
+def _as_object(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "granularity": metric.granularity,
+        "text": str(metric.expression),
+        "latex": metric.latex(),
+        "needs": sorted(metric.needs),
+        "passes": passes(metric.needs),
+        "cost": operator_cost(metric.expression),
+        "invariances": list(metric.invariances),
+        "source": metric.source,
+    }
+
+
+_Rows = list[list[str]]
+"""A table; the first row has the headings."""
+
+
+def _print_tables(tables: dict[str, _Rows], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                name: [dict(zip(headings, row, strict=True)) for row in rows]
+                for name, (headings, *rows) in tables.items()
+            }
+        )
+        return
+    for headings, *rows in tables.values():
+        if rows:
+            from gp_prune.report.console import make_console, print_table
+
+            print_table(make_console(sys.stdout), headings, rows, fold=headings[-4:])
+
+
+def _operand_table(primitives: PrimitiveSet) -> _Rows:
+    return [
+        ["operand", "axes", "latex", "needs", "meaning"],
+        *(
+            [x.name, str(x.axes), x.write_latex(), " ".join(sorted(x.needs)), x.meaning]
+            for x in primitives.operands.values()
+        ),
+    ]
+
+
+def _family_table(primitives: PrimitiveSet) -> _Rows:
+    """Return the families of operands that a search can leave out."""
+    families: dict[str, list[str]] = {}
+    for operand in primitives.operands.values():
+        for family in families_of(operand.needs) if operand.searchable else ():
+            families.setdefault(family, []).append(operand.name)
+    return [
+        ["family", "operands"],
+        *([name, " ".join(members)] for name, members in sorted(families.items())),
+    ]
+
+
+def _operator_table(primitives: PrimitiveSet) -> _Rows:
+    return [
+        ["operator", "axes", "laws", "cost", "meaning"],
+        *(
+            [*_signature(x), " ".join(sorted(x.laws)), f"{x.cost:g}", x.meaning]
+            for x in primitives.operators.values()
+        ),
+    ]
+
+
+def _signature(operator: Operator) -> tuple[str, str]:
+    """Return how the operator is written, and what it does to axes."""
+    shape, name = operator.shape, operator.name
+    if isinstance(shape, Reduction):
+        return f"{name}[axes](x)", "removed"
+    if isinstance(shape, Normaliser):
+        return f"{name}[axes](x)", "kept"
+    letters = "x" if shape.arity == 1 else ", ".join("abcdef"[: shape.arity])
+    if isinstance(shape, Signature):
+        return f"{name}({letters})", f"{', '.join(map(str, shape.arguments))} -> {shape.to}"
+    return f"{name}({letters})", "kept" if shape.arity == 1 else "united"
+
+
+def show_metric(
+    metric: str, primitive_files: Sequence[str], *, explain: bool, as_json: bool
+) -> None:
+    """Show all that a metric contains; with ``explain`` also what tests on networks find."""
+    loaded = Metric.load(metric, primitive_set(*primitive_files))
+    _warn_of_changes(loaded)
+    facts = _facts(loaded)
+    if explain:
+        facts |= _tested(loaded) | _comparison(loaded)
+    if as_json:
+        print_json(facts)
+    else:
+        from gp_prune.report.console import make_console, print_facts
+
+        print_facts(make_console(sys.stdout), _lines(facts))
+
+
+def _warn_of_changes(metric: Metric) -> None:
+    """Say on stderr which primitives are not what they were when a metric was saved."""
+    changed = metric.changed_primitives()
+    if changed:
+        what = "primitive" if len(changed) == 1 else "primitives"
+        echo(
+            f"gp-prune: {what} {', '.join(changed)} of metric {metric.name!r} changed since it was "
+            "saved, so what is printed may not be what it computed; use the version or "
+            "--primitives file it was made with",
+            err=True,
+        )
+
+
+def _facts(metric: Metric) -> dict[str, Any]:
+    simpler = metric.simplified()
+    words = in_words(metric.expression)
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "words": words.sentence,
+        "where": words.parts,
+        "reads": words.operands,
+        "notes": list(words.notes),
+        "unit": unit_of(metric.expression),
+        "text": str(metric.expression),
+        "infix": write_infix(metric.expression),
+        "simplified": "" if simpler is metric else str(simpler.expression),
+        "latex": metric.latex(),
+        "granularity": metric.granularity,
+        "conventions": metric.conventions.to_json(),
+        "needs": {need: NEEDS[need] for need in NEEDS if need in metric.needs},
+        "passes": passes(metric.needs),
+        "cost": operator_cost(metric.expression),
+        "invariances": {name: INVARIANCES[name] for name in metric.invariances},
+        "size": metric.expression.size,
+        "height": metric.expression.height,
+        "source": metric.source,
+        "objectives": dict(metric.objectives),
+        "provenance": dict(metric.provenance),
+        "digest": metric.digest,
+    }
+
+
+def _tested(metric: Metric) -> dict[str, Any]:
+    """Return which invariances hold on a small network."""
+    from gp_prune.tasks.invariance import TESTS, find_invariances  # they need torch
+
+    found = find_invariances(metric).items()
+    holds = {True: "holds", False: "does not hold"}
+    return {"tested": {name: f"{holds[kept]}: {TESTS[name]}" for name, kept in found}}
+
+
+def _comparison(metric: Metric) -> dict[str, Any]:
+    """Return what a metric ranks like, and the variance that its parts carry."""
+    from gp_prune.tasks.likeness import likeness  # it needs torch
+
+    found = likeness(metric)
+    facts: dict[str, Any] = {"ranks_like": {name: round(tau, 3) for name, tau in found.nearest}}
+    if found.kind:
+        facts[f"{found.kind}_carry"] = {part: round(share, 3) for part, share in found.parts}
+    return facts
+
+
+_IF_EMPTY = {
+    "needs": {"weights only": "no data"},
+    "invariances": {"none": "nothing is declared"},
+}
+"""Text for empty objects that carry information."""
+
+
+def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return name and value of all facts that are not empty, one line per entry of an object."""
+    lines: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        value = value or _IF_EMPTY.get(name, value)
+        if isinstance(value, dict):
+            for number, (key, entry) in enumerate(value.items()):
+                text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
+                lines.append(("" if number else name, f"{key}: {text}"))
+        elif isinstance(value, list):
+            lines += [("" if number else name, text) for number, text in enumerate(value)]
+        elif value != "":
+            lines.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+    return lines
+
+
+def print_metrics(
+    names: Sequence[str],
+    primitive_files: Sequence[str],
+    form: str | None,
+    *,
+    table: bool,
+    standalone: bool,
+    simplify: bool,
+    digits: int,
+) -> None:
+    """Print metrics as a document, as a table or each in a form; None is LaTeX with comments."""
+    primitives = primitive_set(*primitive_files)
+    chosen = [Metric.load(name, primitives) for name in names]
+    for metric in chosen:
+        _warn_of_changes(metric)
+    if simplify:
+        chosen = [metric.simplified() for metric in chosen]
+    if standalone or table:
+        from gp_prune.report import latex_document
+
+        body = latex_document.latex_table(chosen, digits) if table else ""
+        text = latex_document.standalone(chosen, body, digits) if standalone else body
+        echo(text, nl=False)
+        return
+    if form == "bibtex":
+        from gp_prune.report.bibtex import bibliography
+
+        echo(bibliography(chosen), nl=False)
+        return
+    for metric in chosen:
+        if len(chosen) > 1:
+            echo(_COMMENTS.get(form, "% {}").format(metric.name))
+        echo(_FORMS[form](metric, digits))
+
+
+def _commented(metric: Metric, digits: int) -> str:
+    """Return the formula with the sentences that belong below it as comments above it."""
+    from gp_prune.formula.latex import print_latex
+
+    printed = print_latex(metric.expression, metric.primitives, digits=digits)
+    return "\n".join([*(f"% {note}" for note in printed.notes), printed.text])
+
+
+def _explained(metric: Metric, digits: int) -> str:
+    from gp_prune.report.latex_document import legend
+
+    return legend(metric, digits).rstrip("\n")
+
+
+_FORMS: dict[str | None, Callable[[Metric, int], str]] = {
+    None: _commented,
+    "plain": lambda metric, digits: metric.latex(digits, name_terms=False),
+    "legend": _explained,
+    "mathml": lambda metric, digits: metric.mathml(digits),
+    "sympy": lambda metric, digits: str(metric.sympy()),
+    "text": lambda metric, digits: str(metric.expression),
+    "infix": lambda metric, digits: write_infix(metric.expression),
+}
+_COMMENTS: dict[str | None, str] = {
+    "mathml": "<!-- {} -->", "sympy": "# {}", "text": "# {}", "infix": "# {}",
+}  # fmt: skip
+"""The line that names one of several formulas, where it is not a comment of LaTeX."""
