@@ -73,7 +73,9 @@ class PruneOptions:
         mode: one of :data:`MODES`; None means compact for channels and mask for weights.
         conventions: how the scores are used; None means those of the metric.
         allocation: how the budget is divided among the layers: one of
-            :data:`gp_prune.metric.file.ALLOCATIONS`, or a metric whose global ranking does it.
+            :data:`gp_prune.metric.file.ALLOCATIONS`, or a metric whose global ranking does it;
+            ``"own"`` becomes the metric that ``metric`` has its shares from, if there is one
+            and ``conventions`` say nothing else.
         time_it: whether to measure the latency before and after.
         seed: seed of everything random.
         samples: how many of the calibration samples are used; None means all.
@@ -109,6 +111,8 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         """Check the fields, each alone and then together."""
+        if self.allocation == OWN and self.conventions is None and self.metric.shares is not None:
+            object.__setattr__(self, "allocation", self.metric.shares)
         for name, rule in _RULES.items():
             if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 check_fields(self, {name: rule}, of=f" (--{name.replace('_', '-')})")

@@ -116,8 +116,9 @@ def prune(
             networks then differ.
         mode: ``"compact"`` removes channels, ``"mask"`` holds them (or single weights) at zero;
             by default compact for channels and mask for weights.
-        conventions: in place of those of the metric.
-        allocation: how the budget is divided among the layers, whatever the scope: ``"own"`` as the
+        conventions: in place of those of the metric, and of the metric that gives its shares.
+        allocation: how the budget is divided among the layers, whatever the scope: ``"own"`` by the
+            metric that the metric has its shares from (:meth:`Metric.with_shares`), or as the
             conventions say, ``"global"`` by one ranking of all channels, ``"uniform"`` the same
             share of every layer, ``"residual-whole"`` likewise, but channels that several layers
             make together (residual streams) stay; or a metric (what ``metric`` takes): each layer
@@ -172,9 +173,10 @@ def prune(
         samples=samples,
         max_memory=max_memory,
     )
-    if scores is not None and not isinstance(allocation, str) and needs_data(allocation):
+    divides = options.allocation
+    if scores is not None and not isinstance(divides, str) and needs_data(divides):
         raise UserError(
-            f"allocation by metric {allocation.name!r} measures on data, and scores come without "
+            f"allocation by metric {divides.name!r} measures on data, and scores come without "
             "any; give the metric itself in place of its scores"
         )
     earlier = find_cut(model)

@@ -189,6 +189,9 @@ COMMANDS = {
     "tasks": LazyCommand("gp_prune.cli.tasks:list_tasks", "List the built-in tasks."),
     "list": LazyCommand("gp_prune.cli.describe:list_metrics", "List the bundled metrics."),
     "show": LazyCommand("gp_prune.cli.describe:show", "Show everything that a metric contains."),
+    "pair": LazyCommand(
+        "gp_prune.cli.pair:pair", "Save a metric with another one that divides budgets."
+    ),
     "doctor": LazyCommand(
         "gp_prune.cli.doctor:doctor", "Say what is installed, found and missing."
     ),

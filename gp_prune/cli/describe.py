@@ -136,7 +136,8 @@ def latex(
     mathematics without dollar signs. What must be said below it stands before it as a comment, and
     several formulas are each named by a comment, so that the output can be piped into a document. A
     wide term that occurs more than once is named and defined after the formula; --plain writes it
-    out. A table needs the packages amsmath, array, booktabs and, when it is long, longtable.
+    out. Of a metric with shares both formulas are printed. A table needs the packages amsmath,
+    array, booktabs and, when it is long, longtable.
     """
     form = _chosen_form([name for name, given in forms.items() if given])
     if form is not None and (standalone or table):

@@ -86,6 +86,7 @@ def _as_object(metric: Metric) -> dict[str, Any]:
         "cost": operator_cost(metric.expression),
         "invariances": list(metric.invariances),
         "source": metric.source,
+        "shares": "" if metric.shares is None else str(metric.shares.expression),
     }
 
 
@@ -211,6 +212,23 @@ def _facts(metric: Metric) -> dict[str, Any]:
         "objectives": dict(metric.objectives),
         "provenance": dict(metric.provenance),
         "digest": metric.digest,
+        **_shares(metric),
+    }
+
+
+def _shares(metric: Metric) -> dict[str, Any]:
+    """Return what divides a budget among the layers, where that is another metric."""
+    if metric.shares is None:
+        return {}
+    shares = metric.shares
+    return {
+        "shares": {
+            "name": shares.name,
+            "text": str(shares.expression),
+            "infix": write_infix(shares.expression),
+            "latex": shares.latex(),
+            "digest": shares.digest,
+        }
     }
 
 
@@ -274,6 +292,8 @@ def print_metrics(
         _warn_of_changes(metric)
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
+    owners = {part.name: metric.name for metric in chosen for part in metric.parts[1:]}
+    chosen = _with_shares(chosen)
     if standalone or table:
         from gp_prune.report import latex_document
 
@@ -288,8 +308,21 @@ def print_metrics(
         return
     for metric in chosen:
         if len(chosen) > 1:
-            echo(_COMMENTS.get(form, "% {}").format(metric.name))
+            owner = owners.get(metric.name)
+            said = "" if owner is None else f", which gives the shares of the layers for {owner}"
+            echo(_COMMENTS.get(form, "% {}").format(metric.name + said))
         echo(_FORMS[form](metric, digits))
+
+
+def _with_shares(metrics: Sequence[Metric]) -> list[Metric]:
+    """Return each metric followed by the one that gives its shares, unless that came before."""
+    found: list[Metric] = []
+    for metric in metrics:
+        found.append(metric)
+        shares = metric.shares
+        if shares is not None and all(shares.digest != other.digest for other in found):
+            found.append(shares)
+    return found
 
 
 def _commented(metric: Metric, digits: int) -> str:

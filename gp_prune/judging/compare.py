@@ -128,7 +128,7 @@ class MetricComparison:
             "settings": self.settings.to_json(),
             "split": self.settings.split,
             "metrics": [
-                {"name": m.name, "formula": str(m.expression), "size": m.expression.size,
+                {"name": m.name, "formula": str(m.expression), "size": m.size,
                  "conventions": m.conventions.to_json(), "digest": m.digest}
                 for m in self.metrics
             ],

@@ -72,6 +72,7 @@ class FormulaResult:
         objectives: name -> value, all to be minimised: ``"error"``, the errors of all tasks and
             budgets as one, the costs that the budgets leave free, and ``"size"``, the nodes.
         errors: one entry for each task and budget.
+        shares: the text of the formula that divides the budget; empty where the conventions do.
     """
 
     formula: str
@@ -80,6 +81,7 @@ class FormulaResult:
     conventions: Mapping[str, str]
     objectives: Mapping[str, float]
     errors: tuple[BudgetError, ...]
+    shares: str = ""
 
     @property
     def error(self) -> float:
@@ -172,7 +174,9 @@ class Judge:
             join=metric.conventions.join,
         )  # fmt: skip
         with one_thread():
-            cuts = plan_cuts(metric.expression, config.conventions, config.cells, self._scorers)
+            cuts = plan_cuts(
+                metric.expression, config.conventions, config.cells, self._scorers, metric.shares
+            )
             reason = (
                 cuts if isinstance(cuts, str) else find_rounding(metric.expression, self._scorers)
             )
@@ -195,7 +199,7 @@ def _assemble(
 ) -> FormulaResult:
     """Return the objectives as a search computes them, and the errors that they are made of."""
     errors = [outcome.validation for outcome in outcomes]
-    values = {"error": aggregate(config.aggregate, errors), SIZE: float(metric.expression.size)}
+    values = {"error": aggregate(config.aggregate, errors), SIZE: float(metric.size)}
     for name in COSTS:
         values[name] = mean_cost(name, [(c.plan.asked.kind, getattr(c, name)) for c in cuts])
     rows = (
@@ -207,8 +211,9 @@ def _assemble(
     )  # fmt: skip
     return FormulaResult(
         str(metric.expression), metric.granularity,
-        tuple(need for need in NEEDS if need in metric.needs), metric.conventions.to_json(),
-        {name: values[name] for name in config.names}, tuple(rows),
+        tuple(need for need in NEEDS if any(need in part.needs for part in metric.parts)),
+        metric.conventions.to_json(), {name: values[name] for name in config.names}, tuple(rows),
+        "" if metric.shares is None else str(metric.shares.expression),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from gp_prune.errors import UserError
 from gp_prune.judging.settings import LEAST_DRAWS, CompareSettings
 from gp_prune.language.record import MissingMeasurement
+from gp_prune.metric.file import OWN
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, WeightPlan, select_weights
 from gp_prune.pruning.select.allocation import Allocation, keep_streams, select_allocated
@@ -85,6 +86,7 @@ def plan_metric(
     repeats = max(LEAST_DRAWS, settings.seeds) if noisy else settings.seeds
     repeats = repeats if noisy or settings.fine_tune else 1
     scores: dict[int, Any] = {}
+    own: Mapping[str, Any] | str | None = None
     for name, shared in allocations.items():
         for budget in settings.budgets:
             plan: Plan | str = ""
@@ -94,6 +96,11 @@ def plan_metric(
                     if draw not in scores:
                         scores[draw] = _scores(settings, scorer, metric, draw if noisy else None)
                     divided = shares.get(name)
+                    if name == OWN and metric.shares is not None:
+                        shared = metric.shares
+                        if own is None:
+                            own = _scores(settings, scorer, shared, None)
+                        divided = own
                     plan = _plan(scorer, metric, scores[draw], budget, name, shared, divided)
                 planned.append(_measurement(settings, scorer, metric, name, budget, repeat, plan))
     return planned

@@ -229,7 +229,7 @@ def find_standings(
         name, repeats = metric.name, table.repeats(metric.name)
         standings.append(
             Standing(
-                name, metric.expression.size, ranks[name], statistics.fmean(table.column(name)),
+                name, metric.size, ranks[name], statistics.fmean(table.column(name)),
                 statistics.stdev(repeats) if len(repeats) > 1 else None, table.area(name),
                 p_values.get(name), ranks[name] < ranks[baseline], table.failures(name),
             )

@@ -35,7 +35,7 @@ JOINS = ("sum", "mean", "max", "first")
 
 OWN, RESIDUAL_WHOLE = "own", "residual-whole"
 ALLOCATIONS = {
-    OWN: "the metric's own conventions",
+    OWN: "the metric's own conventions, or the shares that it is saved with",
     "global": "one ranking of the scores of all layers, each divided by its mean",
     "uniform": "the same share of every layer",
     RESIDUAL_WHOLE: "residual streams stay whole, the same share of every other layer",
@@ -71,7 +71,15 @@ _FIELDS = {
     "digest": str,
     "probe_scores": list,
     "declarations": dict,
+    "shares": dict,
 }
+_OPTIONAL = ("declarations", "shares")
+"""Fields that are left out where they are empty: of older files, and of metrics without shares."""
+
+
+SHARES_OF_SHARES = (
+    "the metric that gives the shares has shares from a third one; take one that has none"
+)
 
 
 class MetricError(UserError):
@@ -207,10 +215,25 @@ def parse_fields(content: str) -> dict[str, Any]:
         data = parse_json(content)
     except ValueError as error:
         raise MetricError(f"it is not valid JSON ({error}); it may be cut off") from None
+    return check_metric_fields(data)
+
+
+def check_metric_fields(data: Any, what: str = "the metric") -> dict[str, Any]:
+    """Check that each field of a metric is there, of its type, and known.
+
+    Args:
+        data: what was parsed.
+        what: what it is called in an error message.
+
+    Raises:
+        UserError: it has another schema, or a field is wrong.
+    """
     if isinstance(data, dict):
         _check_version(data.get("schema_version"))
-        data = {"declarations": {}, **data}  # files from before declarations were kept
-    fields = read_object(data, "the metric", _FIELDS)
+        data = {**{name: {} for name in _OPTIONAL}, **data}
+    fields = read_object(data, what, _FIELDS)
+    if isinstance(fields["shares"].get("shares"), dict) and fields["shares"]["shares"]:
+        raise MetricError(SHARES_OF_SHARES)
     for name, digest in fields["declarations"].items():
         check_type(digest, str, f"the declaration of {brief(name)}")
     fields["invariances"] = check_invariances(fields["invariances"])
@@ -241,6 +264,7 @@ def to_fields(metric: Metric, probe_scores: tuple[float, ...]) -> dict[str, Any]
         "conventions": metric.conventions.to_json(),
         "latex": metric.latex(),
         "probe_scores": probe_scores,
+        "shares": {} if metric.shares is None else metric.shares.to_json(),
     }
     if metric.probe_scores is None:
         derived["declarations"] = digest_declarations(metric)
@@ -249,9 +273,7 @@ def to_fields(metric: Metric, probe_scores: tuple[float, ...]) -> dict[str, Any]
         name: field_type(derived[name] if name in derived else getattr(metric, name))
         for name, field_type in _FIELDS.items()
     }
-    if not fields["declarations"]:  # of a file from before they were kept
-        del fields["declarations"]
-    return fields
+    return {name: value for name, value in fields.items() if value or name not in _OPTIONAL}
 
 
 def digest_declarations(metric: Metric) -> dict[str, str]:
@@ -271,12 +293,14 @@ def digest_declarations(metric: Metric) -> dict[str, str]:
 
 
 def compute_digest(metric: Metric) -> str:
-    """Return the SHA-256 of what a metric means: its tree and its conventions."""
+    """Return the SHA-256 of what a metric means: its tree, its conventions and its shares."""
     meaning = {
         "schema_version": SCHEMA_VERSION,
         "expression": metric.expression.to_json(),
         "conventions": metric.conventions.to_json(),
     }
+    if metric.shares is not None:
+        meaning["shares"] = metric.shares.digest
     return "sha256:" + canonical_digest(meaning)
 
 

@@ -22,11 +22,13 @@ from gp_prune.language.record import LayerRecord, synthetic_layer
 from gp_prune.metric.file import (
     COPIED_FIELDS,
     INVARIANCES,
+    SHARES_OF_SHARES,
     Conventions,
     MetricError,
     bundled_metrics,
     check_derived_fields,
     check_invariances,
+    check_metric_fields,
     compute_digest,
     digest_declarations,
     is_formula,
@@ -78,6 +80,8 @@ class Metric:
         probe_scores: scores on the synthetic layer that its file records; None for a new metric.
         declarations: digests of the primitives that its file records; empty for a new metric and
             for older files.
+        shares: a metric of channels whose global ranking says how many channels each layer keeps,
+            where this one says which; None where the conventions say both.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Metric:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     probe_scores: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
     declarations: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    shares: Metric | None = None
 
     def __post_init__(self) -> None:
         for value, kind in (
@@ -117,10 +122,28 @@ class Metric:
             )
         self.conventions.check_granularity(self.granularity)
         object.__setattr__(self, "invariances", check_invariances(self.invariances))
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        if self.shares is None:
+            return
+        if not isinstance(self.shares, Metric):
+            raise MetricError(
+                f"the shares of metric {self.name!r} are {self.shares!r}; give a Metric of channels"
+            )
+        for metric in (self, self.shares):
+            if metric.granularity != "channel":
+                raise MetricError(
+                    f"metric {metric.name!r} ranks single weights, and shares of layers are of "
+                    "channels; pair two metrics of channels"
+                )
+        if self.shares.shares is not None:
+            raise MetricError(SHARES_OF_SHARES)
 
     def __repr__(self) -> str:
-        """Return name, granularity, scope and formula in one line."""
-        kind = f"{self.granularity}, {self.conventions.scope}"
+        """Return name, granularity, scope or source of the shares, and formula in one line."""
+        divides = self.conventions.scope if self.shares is None else f"shares by {self.shares.name}"
+        kind = f"{self.granularity}, {divides}"
         return f"<Metric {self.name!r} ({kind}): {shorten(str(self.expression))}>"
 
     def _repr_html_(self) -> str:
@@ -133,8 +156,15 @@ class Metric:
                 ("formula", Markup(self.mathml())), ("text", self.expression),
                 ("scores", f"{self.granularity}s"), ("conventions", use),
                 ("description", self.description), ("source", self.source),
+                *self._shares_html(),
             ],
         )  # fmt: skip
+
+    def _shares_html(self) -> list[tuple[str, Markup | str]]:
+        if self.shares is None:
+            return []
+        formula = Markup(self.shares.mathml())
+        return [("shares by", self.shares.name), ("formula of the shares", formula)]
 
     def _repr_latex_(self) -> str:
         """Return the formula for a notebook."""
@@ -250,17 +280,17 @@ class Metric:
             )
 
     def changed_primitives(self) -> tuple[str, ...]:
-        """Return the primitives of the formula whose declaration is not that of its file.
+        """Return the primitives of the formulas whose declaration is not that of the file.
 
         Nothing is computed and torch is not loaded; of files from before declarations were kept
         nothing is known.
         """
-        if not self.declarations:
-            return ()
-        now = digest_declarations(self)
-        return tuple(
-            name for name, digest in now.items() if self.declarations.get(name, digest) != digest
-        )
+        changed: dict[str, None] = {}
+        for metric in self.parts:
+            if metric.declarations:
+                now, then = digest_declarations(metric), metric.declarations
+                changed |= {name: None for name in now if then.get(name, now[name]) != now[name]}
+        return tuple(changed)
 
     def sympy(self) -> Any:
         """Return the formula as an exact sympy expression."""
@@ -297,18 +327,46 @@ class Metric:
         """
         from gp_prune.formula.simplify import simplify
 
+        shares = None if self.shares is None else self.shares.simplified()
         simpler = simplify(self.expression, self.primitives)
         if simpler == self.expression:
-            return self
-        return replace(self, expression=simpler, probe_scores=None, declarations={})
+            return self if shares is self.shares else replace(self, shares=shares)
+        return replace(self, expression=simpler, probe_scores=None, declarations={}, shares=shares)
 
     def canonical(self) -> Metric:
-        """Return the metric with its tree in canonical form."""
-        return replace(self, expression=canonical(self.expression))
+        """Return the metric with its tree, and that of its shares, in canonical form."""
+        shares = None if self.shares is None else self.shares.canonical()
+        return replace(self, expression=canonical(self.expression), shares=shares)
+
+    def with_shares(self, shares: Metric | str | Path | None) -> Metric:
+        """Return the metric with another one that says how many channels each layer keeps.
+
+        Where a network is cut matters as much as what is cut. The global ranking of ``shares``
+        divides a budget among the layers, and this metric chooses the channels of each layer.
+
+        Args:
+            shares: a metric of channels, or what :meth:`load` takes; None removes it.
+
+        Raises:
+            MetricError: one of the two ranks single weights, or ``shares`` has shares itself.
+        """
+        if isinstance(shares, str | Path):
+            shares = Metric.load(shares, self.primitives)
+        return replace(self, shares=shares)
+
+    @property
+    def size(self) -> int:
+        """Return the nodes of the formula, and of that of the shares."""
+        return sum(metric.expression.size for metric in self.parts)
+
+    @property
+    def parts(self) -> tuple[Metric, ...]:
+        """Return the metric, and the one that gives its shares."""
+        return (self,) if self.shares is None else (self, self.shares)
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of what the metric means: its tree and its conventions."""
+        """Return the SHA-256 of what the metric means: tree, conventions and shares."""
         return compute_digest(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -365,16 +423,28 @@ class Metric:
         """
         primitives = primitives or builtin_primitives()
         try:
-            fields = parse_fields(content)
-            metric = cls(
-                expression=from_json(fields["expression"], primitives),
-                conventions=Conventions.from_json(fields["conventions"]),
-                primitives=primitives,
-                **{name: fields[name] for name in COPIED_FIELDS},
-            )
-            check_derived_fields(fields, metric)
+            return cls._from_fields(parse_fields(content), primitives)
         except (ExpressionError, ValueError) as error:
             raise MetricError(f"metric file {origin!r} is refused: {error}") from None
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any], primitives: PrimitiveSet) -> Metric:
+        """Return a metric from checked fields; the message of an error does not name the file."""
+        shares = None
+        if fields["shares"]:
+            inner = check_metric_fields(fields["shares"], "the field 'shares'")
+            try:
+                shares = cls._from_fields(inner, primitives)
+            except (ExpressionError, ValueError) as error:
+                raise MetricError(f"of the metric in the field 'shares': {error}") from None
+        metric = cls(
+            expression=from_json(fields["expression"], primitives),
+            conventions=Conventions.from_json(fields["conventions"]),
+            primitives=primitives,
+            shares=shares,
+            **{name: fields[name] for name in COPIED_FIELDS},
+        )
+        check_derived_fields(fields, metric)
         return metric
 
     def prune(self, model: nn.Module, example_inputs: Any, **options: Any) -> PrunedModel:

@@ -88,7 +88,7 @@ def _table(metrics: Iterable[Metric]) -> str:
 def _cells(metric: Metric) -> list[str]:
     return [
         f"`{metric.name}`",
-        markdown_math(metric.latex()),
+        "; its shares: ".join(markdown_math(part.latex()) for part in metric.parts),
         _cell(metric.description),
         metric.granularity,
         _cell(", ".join(sorted(metric.needs))) or "weights only",

@@ -113,14 +113,16 @@ def _row(metric: Metric, folder: str) -> str:
     work = passes(metric.needs)
     # One pass less sorts before one more; "weights only" before any data.
     order = f"{bool(metric.needs):d} {needs}"
-    printed = print_latex(metric.expression, metric.primitives)
+    formulas = "<small>shares of the layers</small>".join(
+        _formula(print_latex(part.expression, part.primitives), part.name) for part in metric.parts
+    )
     data = {"name": metric.name, "grain": metric.granularity, "needs": order, "cost": cost}
     attributes = " ".join(f'data-{key}="{escape(value)}"' for key, value in data.items())
     return (
         f"<tr {attributes}>\n"
         f'<th scope="row" id="{escape(metric.name)}">{escape(metric.name)}'
         f"<small>{escape(metric.source or folder)}</small></th>\n"
-        f"<td>{_formula(printed, metric.name)}<small>{escape(metric.description)}</small></td>\n"
+        f"<td>{formulas}<small>{escape(metric.description)}</small></td>\n"
         f'<td data-label="prunes">{escape(metric.granularity)}</td>\n'
         f'<td data-label="needs">{escape(needs)}<small>{escape(work)}</small></td>\n'
         f'<td data-label="cost">{cost}</td>\n</tr>\n'

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.file import Conventions
-from gp_prune.metric.metric import probe
+from gp_prune.metric.metric import Metric, probe
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.pruning.select.scores import MOST_TIES
 from gp_prune.runs.journal import Journal
@@ -364,6 +364,7 @@ def plan_cuts(
     conventions: Conventions,
     budgets: Sequence[Budget],
     scorers: Sequence[TaskScorer],
+    shares: Metric | None = None,
 ) -> list[PlannedCut] | str:
     """Return the cuts of a formula on every task at every budget, or why it has none.
 
@@ -372,6 +373,7 @@ def plan_cuts(
         conventions: how its scores are used.
         budgets: the shares to keep.
         scorers: the prepared tasks; a reason begins with the name of one.
+        shares: divides the budgets among the layers, where the conventions do not.
     """
     if not all(map(math.isfinite, probe(expression))):
         return "its scores on the synthetic layer are not finite, so it could not be saved"
@@ -379,7 +381,7 @@ def plan_cuts(
     for scorer in scorers:
         for budget in budgets:
             try:
-                cut = scorer.plan(expression, conventions, budget)
+                cut = scorer.plan(expression, conventions, budget, shares=shares)
             except (DegenerateScores, MissingMeasurement) as error:
                 return f"{scorer.task.name}: {error}"
             if cut.plan.ties > MOST_TIES:

@@ -19,16 +19,17 @@ from gp_prune.language.interpreter import Interpreter
 from gp_prune.language.record import NEEDS, LayerRecord
 from gp_prune.language.rounding import RoundingCheck, without_rounding
 from gp_prune.metric.file import Conventions
+from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (
     Architecture,
     Budget,
     ChannelPlan,
     WeightPlan,
     consumers,
-    select_channels,
     select_weights,
     trace,
 )
+from gp_prune.pruning.select.allocation import OWN_ALLOCATION, Allocation, select_allocated
 from gp_prune.statistics.coverage import LayerCoverage
 from gp_prune.statistics.on_demand import Measurements
 from gp_prune.statistics.recording import LABEL_NEEDS
@@ -161,6 +162,7 @@ class TaskScorer:
         conventions: Conventions,
         budget: Budget,
         noise_seed: int | None = None,
+        shares: Metric | None = None,
     ) -> PlannedCut:
         """Plan what a formula removes from the network of the task under a budget.
 
@@ -169,6 +171,7 @@ class TaskScorer:
             conventions: how its scores are used.
             budget: the share to keep.
             noise_seed: for new draws of the random operands; None keeps those of the measurements.
+            shares: divides the budget among the layers, where the conventions do not.
 
         Raises:
             DegenerateScores: the scores rank nothing.
@@ -186,7 +189,11 @@ class TaskScorer:
                 ignore=self.task.whole,
             )
         else:
-            plan = select_channels(self.architecture, scores, conventions, budget)
+            allocation = OWN_ALLOCATION
+            if shares is not None:
+                given = self._scores(shares.expression, noise_seed)
+                allocation = Allocation(shares.name, given, shares.conventions)
+            plan = select_allocated(self.architecture, scores, conventions, budget, allocation)
         return PlannedCut(self.task.name, plan, str(expression))
 
     def ranking_scores(

@@ -62,6 +62,25 @@ def test_shares_by_one_metric_channels_by_another(
     assert found.plan.removed != given.plan.removed
 
 
+def test_a_pair_divides_by_its_own_shares(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs
+) -> None:
+    measured: dict[str, Any] = {"data": batches, "loss": functional.cross_entropy}
+    pair = Metric.load("l1").with_shares("taylor_bn")
+    found = pair.prune(residual, images, keep_macs=0.5, **measured)
+    same = prune(residual, "l1", images, keep_macs=0.5, allocation="taylor_bn", **measured)
+    assert found.plan == same.plan and found.allocation == "taylor_bn"
+    # What is asked for goes first.
+    for options in ({"allocation": "uniform"}, {"conventions": Conventions("layer")}):
+        one, other = (
+            prune(residual, metric, images, keep_macs=0.5, **measured, **options)
+            for metric in (pair, pair.with_shares(None))
+        )
+        assert one.plan == other.plan
+    with pytest.raises(UserError, match="'taylor_bn' needs"):
+        pair.prune(residual, images, keep_macs=0.5)
+
+
 def test_scores_can_be_divided_by_a_metric_without_data(
     residual: nn.Module, images: torch.Tensor
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -316,3 +317,42 @@ def test_the_built_in_tasks_are_listed_with_their_costs(run: Run) -> None:
     assert max(map(len, lines)) <= 80
     (lenet,) = (entry for entry in listed if entry["name"] == "caffe_lenet-mnist")
     assert (lenet["params"], lenet["input_shape"]) == (431_080, [1, 28, 28])
+
+
+def test_a_pair_is_saved_and_printed(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "pair.json"
+    made = run("pair", "sum[j](V^2)", "taylor_bn", "--name", "mine", "--out", str(file))
+    assert made.exit_code == 0 and made.stdout.startswith("mine: sum[j](square(V)), shares by ")
+    pair = Metric.load(file)
+    assert pair == replace(Metric.parse("sum[j](V^2)"), name="mine").with_shares("taylor_bn")
+    taylor = Metric.load("taylor_bn")
+    shown = json.loads(run("show", str(file), "--json").stdout)
+    assert shown["shares"]["text"] == str(taylor.expression)
+    printed = run("latex", str(file)).stdout.splitlines()
+    assert printed == [
+        "% mine", pair.latex(),
+        "% taylor_bn, which gives the shares of the layers for mine", taylor.latex(),
+    ]  # fmt: skip
+    assert r"\texttt{taylor\_bn}" in run("latex", "--table", str(file)).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("l1", "magnitude", "--out", "new.json"), "'magnitude' ranks single weights"),
+        (("l1", "l2", "--out", "there.json"), "is there already"),
+        (("l1", "l2", "--out", "new.txt"), "ends with .json"),
+        (("l1", "l2", "--name", "a b", "--out", "new.json"), "metric name 'a b'"),
+        (("l1", "nothing", "--out", "new.json"), "unknown metric 'nothing'"),
+    ],
+)
+def test_pairs_that_are_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").write_text("mine")
+    result = run("pair", *arguments)
+    assert result.exit_code == 2 and sentence in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there.json"]
+    assert (tmp_path / "there.json").read_text() == "mine"

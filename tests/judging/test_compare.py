@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def test_metrics_under_the_shares_of_one_keep_the_same(result: MetricComparison)
         if entry.allocation == "by taylor_weights" and not entry.failure:
             cells.setdefault(entry.cell, set()).add(entry.params)
     assert [len(shares) for shares in cells.values()] == [1, 1]
+
+
+def test_a_pair_keeps_the_shares_that_it_is_saved_with(
+    result: MetricComparison, source: TaskSource, tmp_path: Path
+) -> None:
+    pair = replace(Metric.load("fpgm").with_shares("taylor_weights"), name="pair")
+    found = compare(
+        [pair, "fpgm"], ["lenet-digits"], tmp_path / "run", source=source,
+        allocation=("own", "uniform"), **SMALL,
+    )  # fmt: skip
+    for own, other in (("own", "by taylor_weights"), ("uniform", "uniform")):
+        errors = [
+            [e.error for e in part if (e.metric, e.allocation) == key]
+            for part, key in (
+                (found.measurements, ("pair", own)), (result.measurements, ("fpgm", other)),
+            )
+        ]  # fmt: skip
+        assert errors[0] == errors[1]
 
 
 def test_the_best_is_recommended_and_random_is_not(result: MetricComparison) -> None:

@@ -103,3 +103,14 @@ def test_evaluate_takes_tasks_and_judges(judge: Judge) -> None:
     result = gp_prune.evaluate(L1, [task], keep=(0.5,), budget_kind=("params",))
     assert [(row.task, row.kind) for row in result.errors] == [("own", "params")]
     assert set(result.objectives) == {"error", "macs", "size"}
+
+
+def test_a_pair_is_judged_with_its_shares(judge: Judge) -> None:
+    alone = Metric.load("l1")
+    pair = alone.with_shares("taylor_weights")
+    result = judge(pair)
+    assert result.shares == str(Metric.load("taylor_weights").expression)
+    assert result.objectives["size"] == pair.size
+    assert set(result.needs) == Metric.load("taylor_weights").needs
+    assert [row.error for row in result.errors] != [row.error for row in judge(alone).errors]
+    assert judge(alone).shares == ""
