@@ -465,6 +465,7 @@ class Metric:
     ) -> Callable[[Any], Tensor | None]:
         """Return this metric as ``importance=`` of ``torch_pruning.pruner.BasePruner``.
 
+        The pruner divides the budget among the layers itself, so :attr:`shares` play no part.
         See :func:`gp_prune.apply.importance.as_importance` for arguments and errors.
         """
         from gp_prune.apply.importance import as_importance
@@ -498,6 +499,7 @@ class Metric:
     def as_mutation(self, temperature: float = 0.1, amount: float = 0.1) -> MetricMutation:
         """Return this metric as a mutation operator of the genetic searches.
 
+        It ranks within a layer, so :attr:`shares` play no part.
         See :class:`gp_prune.metric.mutation.MetricMutation` for arguments and errors.
         """
         from gp_prune.metric.mutation import MetricMutation

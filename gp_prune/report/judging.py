@@ -33,9 +33,10 @@ def result_lines(result: FormulaResult, stream: IO[str]) -> list[str]:
         for name, value in result.objectives.items()
     )  # fmt: skip
     use = result.conventions
+    ranking = f"{use['scope']}, normaliser {use['normaliser']}, join {use['join']}"
     lines = [
-        f"ranks {result.granularity}s: {use['scope']}, normaliser {use['normaliser']}, "
-        f"join {use['join']}",
+        f"ranks {result.granularity}s: {'those of each layer' if result.shares else ranking}",
+        *([f"shares of the layers by {result.shares}"] if result.shares else []),
         *(f"needs {need}: {NEEDS[need]}" for need in result.needs),
     ]
     return render(

@@ -47,6 +47,17 @@ def test_json_and_exit_code_say_what_a_formula_is(
         assert data["reason"] in result.stderr
 
 
+def test_a_pair_shows_what_divides_the_budget(run: Run, task_cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pair.json"
+    assert run("pair", "l1", "l2", "--out", str(file)).exit_code == 0
+    words = ("--on", "lenet-digits", "--keep", "0.5", "--cache-dir", task_cache)
+    lines = run("evaluate", str(file), *words, "--calibration", "64").stdout.splitlines()
+    assert lines[:3] == [
+        "sum[i,k](abs(W))", "ranks channels: those of each layer",
+        "shares of the layers by l2[i,k](W)",
+    ]  # fmt: skip
+
+
 def test_the_task_is_not_loaded_for_an_invalid_formula(run: Run) -> None:
     assert run("evaluate", "W +", "--on", "no-such-task").exit_code == 4
 
