@@ -1,0 +1,237 @@
+"""How evolved formulas stand beside published metrics on networks that no search has seen.
+
+Everything that is decided before a test split is read stands in ``transfer.toml``: the evolved
+formulas, the networks, budgets, allocations and the tests. ``choose`` compares candidates on the
+validation splits of networks on which formulas may be chosen. ``final`` reads the test splits, and
+refuses to while ``transfer.toml`` or a file of the protocol has changes that are not committed.
+
+    python benchmarks/discovery/transfer.py choose --runs FOLDER
+    python benchmarks/discovery/transfer.py final --runs FOLDER
+    python benchmarks/discovery/transfer.py table --runs FOLDER
+
+Each comparison is a folder of ``gp_prune.compare`` and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gp_prune import Metric, compare
+from gp_prune._io import write_text
+from gp_prune.judging.compare import CompareProgress, MetricComparison
+from gp_prune.judging.records import Measurement
+from gp_prune.judging.settings import load_metric, metric_text
+from gp_prune.judging.standings import find_standings
+from gp_prune.language.primitive import builtin_primitives
+from gp_prune.runs.folder import CONFIG
+
+FOLDER = Path(__file__).resolve().parent
+SETTINGS = FOLDER / "transfer.toml"
+NETWORKS = FOLDER / "transfer_networks.py"
+PROTOCOL = (SETTINGS, NETWORKS, Path(__file__).resolve())
+RESULTS = FOLDER.parent / "results"
+
+
+def load_settings() -> dict[str, Any]:
+    """Return the committed settings: ``metrics`` and one table for each comparison."""
+    content: dict[str, Any] = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
+    return content
+
+
+def check_committed() -> str:
+    """Return the commit that the protocol stands in.
+
+    Raises:
+        SystemExit: a file of the protocol has changes that are not committed.
+    """
+    root = FOLDER.parents[1]
+    names = [str(path.relative_to(root)) for path in PROTOCOL]
+    state = ["git", "-C", str(root), "status", "--porcelain", "--", *names]
+    changed = subprocess.run(state, check=True, capture_output=True, text=True).stdout.strip()
+    if changed:
+        raise SystemExit(
+            f"the test split is read once, by committed settings; commit these first:\n{changed}"
+        )
+    last = ["git", "-C", str(root), "log", "-1", "--format=%h", "--", *names]
+    return subprocess.run(last, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def evolved_metrics(texts: Mapping[str, str]) -> dict[str, Metric]:
+    """Return the evolved metrics by name.
+
+    Args:
+        texts: name -> formula; ``FORMULA by NAME`` is one whose shares another metric gives, an
+            evolved one or a bundled one.
+    """
+    found: dict[str, Metric] = {}
+    for name, text in texts.items():
+        formula, _, shares = text.partition(" by ")
+        metric = load_metric(f"{name}={formula}", builtin_primitives())
+        found[name] = metric.with_shares(found.get(shares, shares)) if shares else metric
+    return found
+
+
+def run(
+    name: str, wanted: Mapping[str, Any], evolved: Mapping[str, Metric], runs: Path, workers: int
+) -> MetricComparison:
+    """Run a comparison, or go on with it.
+
+    Args:
+        name: of the comparison, and of its folder.
+        wanted: its table of the settings; ``metrics`` and ``allocation`` name evolved metrics and
+            bundled ones, and ``networks`` functions of ``transfer_networks.py`` or tasks.
+        evolved: name -> metric.
+        runs: folder of the run folders.
+        workers: number of processes.
+    """
+    options = {key: value for key, value in wanted.items() if key != "title"}
+    # A task has a hyphen in its name.
+    networks = [net if "-" in net else f"{NETWORKS}:{net}" for net in options.pop("networks")]
+    metrics = [evolved.get(metric, metric) for metric in options.pop("metrics")]
+    options["allocation"] = tuple(
+        metric_text(evolved[rule]) if rule in evolved else rule for rule in options["allocation"]
+    )
+    for key in ("keep", "budget_kind"):
+        options[key] = tuple(options[key])
+    folder = runs / name
+    last = ""
+
+    def progress(now: CompareProgress) -> None:
+        nonlocal last
+        text = f"{name}: {now.stage}, {10 * now.done // max(1, now.of)} of 10"
+        if text != last:
+            print(text, flush=True)
+        last = text
+
+    if (folder / CONFIG).exists():
+        return compare(
+            folder=folder, resume=True, workers=workers, trust=[NETWORKS], progress=progress
+        )
+    return compare(metrics, networks, folder, workers=workers, progress=progress, **options)
+
+
+def table(
+    measured: Sequence[Measurement], metrics: Sequence[Metric], evolved: Mapping[str, Metric]
+) -> list[str]:
+    """Return the standings under each allocation and over all, as lines of Markdown."""
+    lines: list[str] = []
+    known = {metric.digest for metric in evolved.values()}
+    published = [m.name for m in metrics if m.digest not in known and m.name != "random"]
+    allocations = list(dict.fromkeys(entry.allocation for entry in measured))
+    for allocation in (None, *allocations) if len(allocations) > 1 else allocations:
+        part = [e for e in measured if allocation in (None, e.allocation)]
+        standings = find_standings(part, metrics, "l1")
+        best = next(s.name for s in standings if s.name in published)
+        against = {s.name: s for s in find_standings(part, metrics, best)}
+        cells = len({entry.cell for entry in part})
+        title = "Over all allocations" if allocation is None else f"Allocation: {allocation}"
+        lines += [
+            "", f"### {title} ({cells} cells)", "",
+            f"| place | metric | mean rank | mean error | p against L1 | p against `{best}` | "
+            "cannot be used |",
+            "|---:|---|---:|---:|---:|---:|---:|",
+        ]  # fmt: skip
+        for place, one in enumerate(standings, 1):
+            name = f"**{one.name}**" if one.name in evolved else one.name
+            other = against[one.name]
+            lines.append(
+                f"| {place} | {name} | {one.rank:.2f} | {one.error:.3f} | {_chance(one)} | "
+                f"{_chance(other)} | {one.failures or ''} |"
+            )
+    for task in dict.fromkeys(entry.task for entry in measured):
+        standings = find_standings([e for e in measured if e.task == task], metrics, "l1")[:6]
+        first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings)
+        lines += ["", f"- `{task.rpartition(':')[2]}`, mean rank and error of the first: {first}"]
+    return lines
+
+
+def _chance(standing: Any) -> str:
+    """Return a p-value with its direction."""
+    if standing.p is None:
+        return ""
+    text = "< .0001" if standing.p < 0.0001 else f"{standing.p:.4f}"
+    return f"{text} {'better' if standing.better else 'worse'}"
+
+
+def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], commit: str) -> str:
+    """Return the page with the final tables."""
+    texts = settings["metrics"]
+    evolved = evolved_metrics(texts)
+    lines = [_HEAD.format(commit=commit), "| evolved metric | formula |", "|---|---|"]
+    lines += [f"| {name} | `{text}` |" for name, text in texts.items()]
+    joint = [result for name, result in results.items() if settings[name].get("bundled")]
+    if len(joint) > 1:
+        measured = [entry for result in joint for entry in result.measurements]
+        lines += ["", "## All networks together", ""]
+        lines += table(measured, joint[0].metrics, evolved)
+    for name, result in results.items():
+        wanted = result.settings
+        keep = ", ".join(f"{100 * share:g} %" for share in wanted.keep)
+        kinds = " and ".join(wanted.budget_kind)
+        tuned = f"{wanted.fine_tune} mini-batches" if wanted.fine_tune else "none"
+        lines += [
+            "", f"## {settings[name]['title']}", "",
+            f"Networks: {', '.join(t.rpartition(':')[2] for t in wanted.tasks)}. Kept: {keep} of "
+            f"the {kinds}. Fine-tuning: {tuned}. Errors: {wanted.split} split, 0 as the dense "
+            "network, 1 as the best constant guess.",
+            *table(result.measurements, result.metrics, evolved),
+        ]  # fmt: skip
+        for note in result.notes:
+            lines += ["", f"- {note}"]
+    return "\n".join([*lines, ""])
+
+
+_HEAD = """# Evolved metrics on networks that no search has seen
+
+The formulas were evolved on networks for the digits, and chosen on validation splits of other
+networks. The networks here took no part in any search, nor in the choice of its settings or of the
+formulas. The settings ([transfer.toml](../discovery/transfer.toml), commit {commit}) were fixed
+before a test split was read, which was done once. All bundled channel metrics take part, each under
+the same allocation: `global` ranks all channels by scores divided by the mean of their layer,
+`uniform` takes the same share of every layer. A metric that cannot be used on a network, or whose
+plan misses the budget, has the worst error there. p-values are those of Wilcoxon's signed-rank test
+over cells (network, budget, allocation), two-sided, with Holm's correction for the number of
+metrics; cells of one network are not independent, so that they are too small rather than too large.
+
+    python benchmarks/discovery/transfer_networks.py
+    python benchmarks/discovery/transfer.py final --runs FOLDER
+"""
+
+
+def main() -> None:
+    """Read the command line, compare, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("choose", "final", "table"))
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the comparisons")
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    settings = load_settings()
+    if given.what == "choose":
+        candidates = evolved_metrics(settings["candidates"])
+        for name in [name for name in settings if name.startswith("choose")]:
+            result = run(name, settings[name], candidates, given.runs, given.workers)
+            print("\n".join(table(result.measurements, result.metrics, candidates)))
+        return
+    commit = check_committed()
+    names = [name for name, value in settings.items() if "title" in value]
+    if given.what == "table":
+        names = [name for name in names if (given.runs / name / "result.json").exists()]
+    evolved = evolved_metrics(settings["metrics"])
+    results = {
+        name: run(name, settings[name], evolved, given.runs, given.workers) for name in names
+    }
+    write_text(RESULTS / "transfer.md", page(results, settings, commit))
+    for name, result in results.items():
+        write_text(RESULTS / f"transfer_{name}.csv", result.to_csv())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Networks that took no part in any search, nor in the choice of its settings or winners.
+
+A VGG-like network, one with concatenation (as DenseNet), a convolutional autoencoder, and the
+published ResNet-56. The published ResNet-20 is here for the choice of winners. Train the first
+three once, then name any of them wherever a task is named::
+
+    python benchmarks/discovery/transfer_networks.py
+    gp-prune compare l1 --on benchmarks/discovery/transfer_networks.py:vgg --split test
+
+Data sets are read from the cache folder of gp-prune; weights from the folder that the environment
+variable GP_PRUNE_TRANSFER names, by default runs/transfer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gp_prune import Task
+from gp_prune.tasks.cifar_resnet import CifarResNet
+from gp_prune.tasks.data import DataSet, load_data, user_folder
+
+TRAINING, VALIDATION, TEST = 10_000, 300, 1_000
+"""Images of each part that a task holds; the networks are trained on all training images."""
+DEEP_TEST = 500
+"""Test images of ResNet-56, whose forward pass takes 15 times as long as the others'."""
+BATCH = 64
+SEED = 0
+EPOCHS = {"vgg": 4, "dense": 4, "conv_autoencoder": 6}
+SETS = {"vgg": "cifar10", "dense": "fashionmnist", "conv_autoencoder": "fashionmnist"}
+PUBLISHED = Path("pretrained") / "akamaster"
+
+
+def _convolution(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def build_vgg() -> nn.Module:
+    """Return six convolutions with batch norm and two linear layers, as VGG, for 3 x 32 x 32."""
+    return nn.Sequential(
+        *_convolution(3, 16), *_convolution(16, 16), nn.MaxPool2d(2),
+        *_convolution(16, 32), *_convolution(32, 32), nn.MaxPool2d(2),
+        *_convolution(32, 64), *_convolution(64, 64), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+class _DenseLayer(nn.Module):
+    def __init__(self, before: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(before)
+        self.convolution = nn.Conv2d(before, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.convolution(torch.relu(self.norm(x)))], 1)
+
+
+def build_dense(growth: int = 8, layers: int = 3) -> nn.Module:
+    """Return three blocks of layers that read all earlier ones, as DenseNet, for 1 x 28 x 28."""
+    parts: list[nn.Module] = [nn.Conv2d(1, 16, 3, 2, 1, bias=False)]
+    width = 16
+    for block in range(3):
+        for _ in range(layers):
+            parts.append(_DenseLayer(width, growth))
+            width += growth
+        if block < 2:
+            parts += [
+                nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width // 2, 1, bias=False),
+                nn.AvgPool2d(2),
+            ]  # fmt: skip
+            width //= 2
+    return nn.Sequential(
+        *parts, nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, 10),
+    )  # fmt: skip
+
+
+def build_conv_autoencoder() -> nn.Module:
+    """Return an autoencoder of convolutions and transposed convolutions for 1 x 28 x 28."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(32, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 1, 3, padding=1),
+    )  # fmt: skip
+
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "vgg": build_vgg, "dense": build_dense, "conv_autoencoder": build_conv_autoencoder,
+}  # fmt: skip
+
+
+def vgg() -> Task:
+    """Return the VGG-like network on CIFAR-10."""
+    return _task("vgg")
+
+
+def dense() -> Task:
+    """Return the network with concatenation on FashionMNIST."""
+    return _task("dense")
+
+
+def conv_autoencoder() -> Task:
+    """Return the convolutional autoencoder on FashionMNIST."""
+    return _task("conv_autoencoder")
+
+
+def resnet20() -> Task:
+    """Return Idelbayev's ResNet-20 for CIFAR-10, on which winners may be chosen."""
+    return _published("resnet20", 3, "resnet20-12fca82f.th")
+
+
+def resnet56() -> Task:
+    """Return Idelbayev's ResNet-56 for CIFAR-10."""
+    return _published("resnet56", 9, "resnet56-4bfd9763.th")
+
+
+def _published(name: str, blocks: int, file: str) -> Task:
+    model = CifarResNet(blocks, normalise=True)
+    path = user_folder(None, "data") / PUBLISHED / file
+    entries = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({n.removeprefix("module."): value for n, value in entries.items()})
+    return _with_data(model.eval(), name, load_data("cifar10"), DEEP_TEST)
+
+
+def _task(name: str) -> Task:
+    model = BUILDERS[name]()
+    model.load_state_dict(torch.load(weights_file(name), map_location="cpu", weights_only=True))
+    return _with_data(model.eval(), name, load_data(SETS[name]), TEST)
+
+
+def _with_data(model: nn.Module, name: str, data: DataSet, test: int) -> Task:
+    """Return a task on a part of the images; the test images are read when they are asked for."""
+    repeats = name == "conv_autoencoder"
+
+    def pairs(split: Any, count: int) -> tuple[Tensor, Tensor]:
+        images = split.inputs[:count]
+        return images, images if repeats else split.labels[:count]
+
+    return Task(
+        model,
+        pairs(data.train, TRAINING),
+        pairs(data.validation, VALIDATION),
+        lambda: pairs(data.read_test(), test),
+        name=name,
+        kind="reconstruction" if repeats else "classification",
+    )
+
+
+def weights_file(name: str) -> Path:
+    """Return the file with the weights of a network."""
+    return Path(os.environ.get("GP_PRUNE_TRANSFER", "runs/transfer")) / f"{name}_{SEED}.pt"
+
+
+def train(name: str, seed: int = SEED) -> None:
+    """Train a network once and keep its weights; print its validation error."""
+    file = weights_file(name)
+    if file.exists():
+        return
+    data = load_data(SETS[name])
+    images, labels = data.train.inputs, data.train.labels
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BUILDERS[name]()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    repeats = name == "conv_autoencoder"
+    steps = EPOCHS[name] * len(labels) // BATCH
+    optimiser = torch.optim.Adam(model.parameters(), weight_decay=0.0 if repeats else 1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, steps)
+    for _ in range(steps):
+        chosen = torch.randint(0, len(labels), (BATCH,), generator=generator)
+        x = images[chosen].contiguous(memory_format=torch.channels_last)
+        if name == "vgg" and torch.rand((), generator=generator) < 0.5:
+            x = x.flip(3)
+        output = model(x)
+        loss = (
+            functional.mse_loss(output, x)
+            if repeats
+            else functional.cross_entropy(output, labels[chosen])
+        )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    torch.save({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    print(f"{name}: validation error {_task(name).dense_error:.4f}", flush=True)
+
+
+def main() -> None:
+    """Train all networks that are not there."""
+    torch.set_num_threads(1)
+    for name in BUILDERS:
+        train(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
