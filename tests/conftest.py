@@ -59,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.smoke)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test under `@pytest.mark.many(few, all)` with few examples, and slow with all."""
+    if marker := metafunc.definition.get_closest_marker("many"):
+        few, every = marker.args
+        metafunc.parametrize("many", [few, pytest.param(every, marks=pytest.mark.slow)])
+
+
 @pytest.fixture(scope="session")
 def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for `load_task(..., cache_dir=task_cache)`: each task is trained once per run."""

@@ -42,11 +42,16 @@ def check(trees: list[Expression], differ: Differ, hangs: Predicate) -> None:
     assert len(apart) < 0.05 * len(trees)
 
 
+@pytest.mark.many(1, 6)
 def test_random_trees_round_trip(
-    random_trees: Trees, tree_types: tuple[Axes, ...], differ: Differ, hangs_on_rounding: Predicate
+    random_trees: Trees,
+    tree_types: tuple[Axes, ...],
+    differ: Differ,
+    hangs_on_rounding: Predicate,
+    many: int,
 ) -> None:
     for axes in tree_types:
-        trees = random_trees(axes, 6, seed=301) + random_trees(axes, 2, 302, 4, 9)
+        trees = random_trees(axes, many, seed=301) + random_trees(axes, 1 + many // 6, 302, 4, 9)
         check(trees, differ, hangs_on_rounding)
 
 

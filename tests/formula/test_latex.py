@@ -89,9 +89,12 @@ def test_the_checker_sees_what_is_wrong() -> None:
         check_form(good)
 
 
-def test_random_trees_are_well_formed(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+@pytest.mark.many(3, 16)
+def test_random_trees_are_well_formed(
+    random_trees: Trees, tree_types: tuple[Axes, ...], many: int
+) -> None:
     for axes in tree_types:
-        for tree in random_trees(axes, 16, seed=71, most=8):
+        for tree in random_trees(axes, many, seed=71, most=8):
             check_form(latex(tree, PRIMITIVES))
 
 
@@ -485,19 +488,22 @@ def q(layer):
 """
 
 
-def test_every_interval_holds_the_values(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+@pytest.mark.many(5, 25)
+def test_every_interval_holds_the_values(
+    random_trees: Trees, tree_types: tuple[Axes, ...], many: int
+) -> None:
     layer = synthetic_layer()
     intervals = Intervals(PRIMITIVES)
     bounded = 0
     for axes in tree_types:
-        for tree in random_trees(axes, 25, seed=73, most=8):
+        for tree in random_trees(axes, many, seed=73, most=8):
             low, high = intervals.of(to_sympy(tree))
             values = evaluate(tree, layer).double()
             slack = 1e-9 * values.abs().amax().clamp(min=1.0)
             assert not (values < low - slack).any(), tree
             assert not (values > high + slack).any(), tree
             bounded += low >= 0
-    assert bounded > 60
+    assert bounded > 2.4 * many
 
 
 def test_definitions_of_named_forms() -> None:

@@ -465,9 +465,9 @@ def test_forms_that_need_care(text: str) -> None:
         np.testing.assert_allclose(found, scores, rtol=1e-9)
 
 
-@pytest.mark.parametrize("share", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.many(1, 16)
 def test_random_trees(
-    share: int,
+    many: int,
     random_trees: Callable[..., list[Expression]],
     tree_types: tuple[Axes, ...],
     differ: Callable[[Any, Any, float], bool],
@@ -477,12 +477,12 @@ def test_random_trees(
     count = 0
     apart = []
     for axes in tree_types:
-        many = share * (25 if axes in (CHANNEL, WEIGHT) else 5)
-        for tree in random_trees(axes, many, seed=81) + random_trees(axes, 4 * share, 82, 4, 8):
+        each = many * (7 if axes in (CHANNEL, WEIGHT) else 2)
+        for tree in random_trees(axes, each, seed=81) + random_trees(axes, many, 82, 4, 8):
             count += 1
             found = read(exact(tree), layer, axes)
             if differ(evaluate(tree, layer), found, 1e-4):
                 apart.append(tree)
     assert [str(tree) for tree in apart if not hangs_on_rounding(tree)] == []
     assert len(apart) < 0.05 * count
-    assert count >= 125 * share
+    assert count >= 60 * many

@@ -71,10 +71,11 @@ def test_torch_equals_sympy_for_many(
         check_agreement(trees, differ, hangs_on_rounding)
 
 
-def test_no_index_is_captured(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+@pytest.mark.many(4, 16)
+def test_no_index_is_captured(random_trees: Trees, tree_types: tuple[Axes, ...], many: int) -> None:
     lengths = {f"N_{letter}" for letter in SIZES}
     for axes in tree_types:
-        for tree in random_trees(axes, 16, seed=65, most=8):
+        for tree in random_trees(axes, many, seed=65, most=8):
             free = {str(symbol) for symbol in to_sympy(tree).free_symbols}
             # sympy counts an indexed operand as a symbol of its own, beside its label
             labels = {name for name in free if name.partition("[")[0] in PRIMITIVES.operands}

@@ -39,14 +39,11 @@ def quotients_last(text: str) -> str:
     return signs(text).replace(r"^\dagger", "")
 
 
-MANY = pytest.mark.parametrize("count", [6, pytest.param(60, marks=pytest.mark.slow)])
-
-
-@MANY
-def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...], count: int) -> None:
+@pytest.mark.many(2, 60)
+def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...], many: int) -> None:
     wide = 0
     for axes in tree_types:
-        for tree in random_trees(axes, count, seed=341, least=3, most=8):
+        for tree in random_trees(axes, many, seed=341, least=3, most=8):
             text = latex(tree, PRIMITIVES)
             opened = broken(text)
             wide += opened != text
@@ -55,14 +52,15 @@ def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...], count: 
             assert opened.count("{") == opened.count("}")
             assert len(re.findall(r"[bB]igl", opened)) == len(re.findall(r"[bB]igr", opened))
             parse_latex(re.sub(r"\\[bB]ig[lr]|\\penalty[0-9]+|\\Big/", " ", opened))
-    assert wide > 2 * count
+    assert wide > 2 * many
 
 
+@pytest.mark.many(2, 15)
 def test_what_is_written_is_what_was_read(
-    random_trees: Trees, tree_types: tuple[Axes, ...]
+    random_trees: Trees, tree_types: tuple[Axes, ...], many: int
 ) -> None:
     for axes in tree_types:
-        for tree in random_trees(axes, 15, seed=345, most=8):
+        for tree in random_trees(axes, many, seed=345, most=8):
             read = parse_latex(latex(tree, PRIMITIVES))
             assert parse_latex(write_latex(read)) == read
 
@@ -83,13 +81,13 @@ def longest_piece(text: str) -> float:
     return max(width_of(p) if p.count("{") == p.count("}") else 0.0 for p in plain)
 
 
-@MANY
+@pytest.mark.many(2, 60)
 @pytest.mark.parametrize("line", [200.0, 345.0])
 def test_no_piece_is_wider_than_the_line(
-    line: float, random_trees: Trees, tree_types: tuple[Axes, ...], count: int
+    line: float, random_trees: Trees, tree_types: tuple[Axes, ...], many: int
 ) -> None:
     for axes in tree_types:
-        for tree in random_trees(axes, count, seed=343, least=3, most=8):
+        for tree in random_trees(axes, many, seed=343, least=3, most=8):
             text = latex(tree, PRIMITIVES)
             # A subscript is never broken, and the matrix of a nuclear norm is not yet.
             if r"\operatorname{scatter}" not in text and r"\right\rVert_{*}" not in text:

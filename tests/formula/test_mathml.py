@@ -53,15 +53,16 @@ def test_bundled_metrics(name: str) -> None:
     assert shown.count("\N{PRIME}") == metric.latex().count("'")
 
 
-def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+@pytest.mark.many(2, 7)
+def test_random_trees(random_trees: Trees, tree_types: tuple[Axes, ...], many: int) -> None:
     count = 0
     for axes in tree_types:
-        for tree in random_trees(axes, 7, seed=331, most=8):
+        for tree in random_trees(axes, many, seed=331, most=8):
             root = check(mathml(tree, PRIMITIVES))
             text = latex(tree, PRIMITIVES)
             assert len(list(root.iter(SPACE + "mfrac"))) == text.count(r"\frac")
             count += 1
-    assert count >= 100
+    assert count >= 14 * many
 
 
 EXAMPLES = {

@@ -149,11 +149,12 @@ def test_the_words_of_bundled_metrics_have_one_meaning(name: str) -> None:
     check(Metric.load(name).expression)
 
 
+@pytest.mark.many(3, 12)
 def test_the_words_of_random_trees_have_one_meaning(
-    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...]
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], many: int
 ) -> None:
     for axes in tree_types:
-        for tree in random_trees(axes, 12, seed=23) + random_trees(axes, 4, 24, 4, 8):
+        for tree in random_trees(axes, many, seed=23) + random_trees(axes, many // 3, 24, 4, 8):
             check(tree)
 
 

@@ -144,9 +144,9 @@ def same(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(*numbers) and torch.equal(*signs)
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.many(15, 300)
 def test_canonical_form_changes_no_value(
-    random_trees: Trees, tree_types: tuple[Axes, ...], count: int
+    random_trees: Trees, tree_types: tuple[Axes, ...], many: int
 ) -> None:
     layer = synthetic_layer()
     nothing = (
@@ -155,7 +155,7 @@ def test_canonical_form_changes_no_value(
     dead = replace(layer, weight=nothing, weight_grad=-nothing, gamma=nothing[:, 0, 0])
     changed = 0
     for axes in tree_types:
-        for found in random_trees(axes, count, seed=31, most=8):
+        for found in random_trees(axes, many, seed=31, most=8):
             form = canonical(found)
             changed += form != found
             assert form.axes is found.axes
@@ -163,7 +163,7 @@ def test_canonical_form_changes_no_value(
             assert canonical(form) == form
             for record in (layer, dead):
                 assert same(evaluate(form, record), evaluate(found, record)), str(found)
-    assert changed > count
+    assert changed > many
 
 
 @pytest.mark.parametrize("name", ["maximum", "minimum", "add", "mul"])

@@ -23,11 +23,12 @@ from gp_prune.metric.metric import Metric, bundled_metrics
 PRIMITIVES = builtin_primitives()
 
 
+@pytest.mark.many(15, 60)
 def test_round_trips(
-    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...]
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], many: int
 ) -> None:
     for axes in tree_types:
-        for tree in random_trees(axes, 60, seed=41, most=9):
+        for tree in random_trees(axes, many, seed=41, most=9):
             assert parse(str(tree), PRIMITIVES) == tree
             assert from_json(json.loads(json.dumps(tree.to_json())), PRIMITIVES) == tree
 
@@ -38,11 +39,11 @@ def test_bundled_formulas_round_trip_in_infix_form(name: str) -> None:
     assert parse(write_infix(tree), PRIMITIVES) == tree
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.many(150, 2000)
 def test_random_trees_round_trip_in_infix_form(
-    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], count: int
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], many: int
 ) -> None:
-    each = -(-count // len(tree_types))
+    each = -(-many // len(tree_types))
     for axes in tree_types:
         for tree in random_trees(axes, each, seed=43, most=9):
             assert parse(write_infix(tree), PRIMITIVES) == tree, str(tree)

@@ -58,10 +58,13 @@ def test_torch_is_a_plain_function_of_the_scores(name: str) -> None:
         assert function(layer).equal(metric.scores(layer))
 
 
+@pytest.mark.many(12, 60)
 @pytest.mark.parametrize("axes", [CHANNEL, WEIGHT], ids=str)
-def test_random_metrics_round_trip(axes: Any, random_trees: Trees, tmp_path: Path) -> None:
+def test_random_metrics_round_trip(
+    axes: Any, random_trees: Trees, tmp_path: Path, many: int
+) -> None:
     path = tmp_path / "metric.json"
-    for number, tree in enumerate(random_trees(axes, 60, seed=91, most=7)):
+    for number, tree in enumerate(random_trees(axes, many, seed=91, most=7)):
         conventions = Conventions(("layer", "global")[number % 2], "sum", "first")
         metric = Metric(
             f"random-{number}",

@@ -107,13 +107,14 @@ def test_other_roots_are_refused() -> None:
         Grammar(none, CHANNEL, NEEDS)
 
 
+@pytest.mark.many(10, 40)
 def test_there_and_back(
-    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...]
+    random_trees: Callable[..., list[Expression]], tree_types: tuple[Axes, ...], many: int
 ) -> None:
     for axes in tree_types:
         grammar = Grammar(PRIMITIVES, axes, NEEDS)
         assert grammar.types == tree_types
-        for found in random_trees(axes, 40, seed=101, most=8):
+        for found in random_trees(axes, many, seed=101, most=8):
             individual = grammar.from_expression(found)
             assert grammar.to_expression(individual) == found
             assert len(individual) == found.size
