@@ -79,7 +79,8 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started() -> Callable[..., subprocess.Popen[str]]:
     """`started("evolve", "--quiet")`: the program in a process of its own, which hears Ctrl-C.
 
-    Keywords are for `subprocess.Popen`.
+    With `pause_at`, the process has paused (by SIGSTOP) as soon as its journal was longer than so
+    many bytes, and goes on at SIGCONT. Other keywords are for `subprocess.Popen`.
     """
     # A shell without job control starts what runs in the background, and all that this starts,
     # deaf to SIGINT.
@@ -87,12 +88,31 @@ def started() -> Callable[..., subprocess.Popen[str]]:
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from gp_prune.cli import main; main(sys.argv[1:])"
     )
+    pausing = """
+import os, signal
+from gp_prune.runs import journal
+write = journal._write_all
+def write_and_pause(file, line):
+    write(file, line)
+    if os.fstat(file.fileno()).st_size > {pause_at}:
+        journal._write_all = write
+        os.kill(os.getpid(), signal.SIGSTOP)
+journal._write_all = write_and_pause
+"""
 
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
+    def start(
+        *arguments: object, pause_at: int | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        first = "" if pause_at is None else pausing.format(pause_at=pause_at)
+        process = subprocess.Popen(
+            [sys.executable, "-c", first + code, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
         )  # fmt: skip
+        if pause_at is not None:
+            seen = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if seen is None or seen.si_code != os.CLD_STOPPED:
+                raise AssertionError(f"it ended before it paused: {process.communicate()}")
+        return process
 
     return start
 

@@ -258,13 +258,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk")
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
     try:
-        made = subprocess.run(command, capture_output=True, timeout=20)
+        made = subprocess.run(command, capture_output=True, timeout=600)
     except OSError:
         pytest.skip("there is no mount here")
     if made.returncode:
         pytest.skip("a small disk cannot be mounted here")
     yield place
-    subprocess.run(["umount", str(place)], check=True, timeout=20)
+    subprocess.run(["umount", str(place)], check=True, timeout=600)
 
 
 def test_a_real_disk_of_one_megabyte(pruned: PrunedModel, small_disk: Path) -> None:

@@ -59,7 +59,7 @@ def run_onnx(path: Path, *inputs: torch.Tensor) -> list[torch.Tensor]:
 
 
 @needs_onnx
-@pytest.mark.parametrize("mode", ["compact", "mask"])
+@pytest.mark.parametrize("mode", ["compact", pytest.param("mask", marks=pytest.mark.slow)])
 def test_onnx_of_a_pruned_network(
     residual: nn.Module, images: torch.Tensor, tmp_path: Path, mode: str
 ) -> None:
@@ -94,8 +94,10 @@ def test_masked_zeros_are_in_the_file(perceptron: nn.Module, tmp_path: Path) -> 
 
 @needs_onnx
 @pytest.mark.parametrize(
-    "form", ["tuple", pytest.param("list", marks=pytest.mark.slow), "mapping", "function"]
-)
+    "form",
+    [*(pytest.param(form, marks=pytest.mark.slow) for form in ("tuple", "list")), "mapping",
+     "function"],
+)  # fmt: skip
 def test_onnx_of_several_inputs_and_outputs(manners: nn.Module, tmp_path: Path, form: str) -> None:
     x, y = torch.rand(3, 4), torch.rand(3, 6)
     inputs: Any = {

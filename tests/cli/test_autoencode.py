@@ -94,6 +94,7 @@ def test_json_is_one_object_and_a_finished_run_says_it_again(
     assert json.loads(again.stdout) == report
 
 
+@pytest.mark.slow
 def test_equal_runs_leave_equal_files(run: Run, data: str, tmp_path: Path) -> None:
     contents = []
     timed = ("spent.json", "report.html")  # these say the time that was taken

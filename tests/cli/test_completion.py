@@ -112,7 +112,7 @@ def test_completion_loads_neither_torch_nor_sympy_nor_what_tables_need() -> None
     """One after the other in one process, which would keep what one of them loads."""
     done = subprocess.run(
         [sys.executable, "-c", TRACE, json.dumps(COMPLETED)], capture_output=True, text=True,
-        check=False, timeout=60, env={**os.environ, "_GP_PRUNE_COMPLETE": "bash_complete"},
+        check=False, timeout=600, env={**os.environ, "_GP_PRUNE_COMPLETE": "bash_complete"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {"plain,lenet-digits", "plain,taylor_bn", "plain,--keep-macs"} <= {*done.stdout.split()}
@@ -134,7 +134,7 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
         '_gp_prune_completion gp-prune; echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60,
+        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=600,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert done.stdout == "taylor_bn\n"

@@ -123,14 +123,14 @@ def test_an_interrupt_leaves_the_front_so_far(
         options.append("--json")
     with started("evolve", *options, "--quiet") as process:
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 600
             journal = folder / JOURNAL
             # The first generation is reported when the second one is in the journal.
             while not journal.exists() or journal.read_bytes().count(b'"assessed"') < 2:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 130

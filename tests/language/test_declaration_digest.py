@@ -126,7 +126,7 @@ def test_an_update_of_the_package_changes_no_digest_of_what_is_loaded(tmp_path: 
     shutil.copytree(primitives.__path__[0], target, ignore=without_bytecode, dirs_exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", _UPDATED], cwd=tmp_path, capture_output=True, text=True, check=True,
-        timeout=100,
+        timeout=600,
     )  # fmt: skip
     assert (target / "operands.py").read_text().startswith("# a line more")
     assert done.stdout.split() == [digest_declaration(p) for p in builtin_primitives()]
@@ -177,7 +177,7 @@ def test_latex_and_show_say_what_has_changed_without_loading_torch(
             (tmp_path / "m.json").write_text(json.dumps(content))
         done = subprocess.run(
             [sys.executable, "-c", _WITHOUT_TORCH, command, str(tmp_path / "m.json")],
-            capture_output=True, text=True, check=True, timeout=100,
+            capture_output=True, text=True, check=True, timeout=600,
         )  # fmt: skip
         told.append(done.stdout)
     assert told[0] == ""

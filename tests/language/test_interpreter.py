@@ -40,11 +40,14 @@ def naive(node: Expression, layer: LayerRecord) -> Tensor:
     return node.head.apply(values, [argument.axes for argument in node.arguments], node.over)
 
 
-def test_equals_a_naive_evaluator(random_trees: Trees, tree_types: tuple[Axes, ...]) -> None:
+@pytest.mark.many(15, 60)
+def test_equals_a_naive_evaluator(
+    random_trees: Trees, tree_types: tuple[Axes, ...], many: int
+) -> None:
     layer = synthetic_layer()
     shared = Interpreter(layer)
     for axes in tree_types:
-        for found in random_trees(axes, 60, seed=51, most=9):
+        for found in random_trees(axes, many, seed=51, most=9):
             expected = naive(found, layer)
             assert tuple(expected.shape) == tuple(SIZES[letter] for letter in axes)
             for value in (shared.evaluate(found), evaluate(found, layer)):

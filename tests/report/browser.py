@@ -18,7 +18,7 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
-_SECONDS = 120.0
+_SECONDS = 600.0
 
 
 def find_browser() -> str | None:

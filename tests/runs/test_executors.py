@@ -92,8 +92,8 @@ def test_what_a_function_prints_does_not_disturb_the_answers(worker: Worker) -> 
 def test_a_hanging_function_is_ended(worker: Worker) -> None:
     started = time.monotonic()
     with pytest.raises(WorkerLost, match=r"took more than 0\.3 s"):
-        worker.call(time.sleep, 60, limits=ResourceLimits(seconds=0.3))
-    assert time.monotonic() - started < 20
+        worker.call(time.sleep, 600, limits=ResourceLimits(seconds=0.3))
+    assert time.monotonic() - started < 300
 
 
 def test_a_function_that_holds_the_lock_of_python_is_ended(worker: Worker) -> None:
@@ -139,8 +139,9 @@ def test_workers_are_used_again_and_lost_ones_are_not() -> None:
         lost.call(os._exit, 0)
     left = set(host.pids())
     assert len(left) == 1 and left < pids
-    os.kill(left.pop(), signal.SIGKILL)
-    time.sleep(0.2)
+    idle = left.pop()
+    os.kill(idle, signal.SIGKILL)
+    os.waitid(os.P_PID, idle, os.WEXITED | os.WNOWAIT)  # until it is dead; the host collects it
     with host.borrow() as fresh:  # a worker that died while it was idle costs nobody a try
         assert fresh.call(os.getpid) not in pids
     host.close()
@@ -198,7 +199,7 @@ def test_after_a_loss_there_is_one_worker_fewer_down_to_one() -> None:
             with counting:
                 lent.append(1)
                 now = sum(lent)
-            together.wait(timeout=60)  # as many as may at one time do
+            together.wait(timeout=600)  # as many as may at one time do
             with counting:
                 lent.append(-1)
         return now
@@ -243,18 +244,32 @@ def evaluation(misbehaving: Misbehaving | None = None) -> Evaluation:
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("misbehaving", "reason"),
+    ("misbehaving", "limits", "reason"),
+    # One limit each: on a busy machine, what allocates may take long before it has taken much.
     [
-        pytest.param(Misbehaving(time.sleep, 60), "took more than 1 s", marks=pytest.mark.slow),
-        (Misbehaving(list, range(10**9)), "took more than 200 MB of memory"),
+        pytest.param(
+            Misbehaving(time.sleep, 600),
+            ResourceLimits(seconds=1),
+            "took more than 1 s",
+            marks=pytest.mark.slow,
+        ),
+        (
+            Misbehaving(list, range(10**9)),
+            ResourceLimits(megabytes=200),
+            "took more than 200 MB of memory",
+        ),
     ],
     ids=["hangs", "allocates"],
 )
 def test_a_candidate_is_tried_twice_and_then_fails_by_name(
-    tmp_path: Path, task_cache: Path, misbehaving: Misbehaving, reason: str
+    tmp_path: Path,
+    task_cache: Path,
+    misbehaving: Misbehaving,
+    limits: ResourceLimits,
+    reason: str,
 ) -> None:
     source = TaskSource(cache_dir=str(task_cache))
-    runner = WorkerPool(source, 1, ResourceLimits(seconds=1, megabytes=200))
+    runner = WorkerPool(source, 1, limits)
     try:
         runner.prepare(["lenet-digits"])
         bad = evaluation(misbehaving)

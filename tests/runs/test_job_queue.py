@@ -35,7 +35,7 @@ def test_the_first_jobs_are_done_while_others_are_made(tmp_path: Path, workers: 
     def made() -> Iterator[Touch]:
         for number in range(6):
             yield Touch((number,), path=str(tmp_path / str(number)))
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 600
             while number < 4 and not (tmp_path / str(number)).exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

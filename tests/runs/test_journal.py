@@ -302,4 +302,3 @@ print(seconds, more / 1024)
         for line in file:
             json.loads(line)
     assert seconds < 5 * (time.process_time() - started)
-    assert seconds < 20, "it is 10 s on a quiet machine"

@@ -19,6 +19,7 @@ from gp_prune.search.results import SearchResult
 TINY = SearchConfig(
     tasks=("lenet-digits",), validate_on=(), population=4, generations=2, ladder=(0.4,),
     budgets=(0.4,), fine_tune_steps=1, final_steps=1, final_seeds=1, front_size=3, calibration=16,
+    no_start_formulas=True,
 )  # fmt: skip
 
 

@@ -150,22 +150,19 @@ def test_a_signal_ends_the_run_and_its_workers(
     folder, settings = tmp_path / "run", tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml())
     call = command(folder, task_cache, "--workers", "2", "--config", str(settings))
-    running = started(*call[3:], start_new_session=True)
-    journal = folder / JOURNAL
-    deadline = time.monotonic() + 240
-    while not (journal.exists() and b'"evaluation"' in journal.read_bytes()):
-        assert running.poll() is None, "the run ended before the signal"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    first = wanted[JOURNAL].index(b'"evaluation"')
+    running = started(*call[3:], start_new_session=True, pause_at=first)
     workers = children(running.pid)
     assert 1 <= len(workers) <= 2, "the second starts when there is work for it"
     # To the whole group, as the terminal does, or to the run alone, as batch systems do.
     (os.killpg if group else os.kill)(running.pid, number)
-    _, errors = running.communicate(timeout=120)
+    running.send_signal(signal.SIGCONT)
+    _, errors = running.communicate(timeout=600)
     assert running.returncode == 128 + number
     (line,) = [line for line in errors.splitlines() if line]
     assert line.startswith("gp-prune: interrupted")
     assert line.endswith(f"go on with: gp-prune evolve --resume {folder} --cache-dir {task_cache}")
+    deadline = time.monotonic() + 600
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "workers outlive the run"
         time.sleep(0.05)

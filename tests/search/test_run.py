@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -468,29 +467,28 @@ def test_killed_and_resumed(
     tmp_path: Path,
     task_cache: Path,
     children: Callable[[int], list[int]],
+    started: Callable[..., subprocess.Popen[str]],
     quarter: int,
 ) -> None:
     folder = tmp_path / "killed"
     settings = tmp_path / "settings.toml"
     settings.write_text(SMALL.to_toml())
-    program = [sys.executable, "-m", "gp_prune", "evolve", "--quiet", "--workers", "2"]
-    program += ["--cache-dir", str(task_cache)]
-    running = subprocess.Popen([*program, "--config", str(settings), "--out", str(folder)])
-    journal = folder / JOURNAL
-    wanted = (small_run.folder / JOURNAL).stat().st_size * quarter // 4
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.stat().st_size > wanted):
-        assert running.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    program = ("evolve", "--quiet", "--workers", "2", "--cache-dir", task_cache)
+    running = started(
+        *program, "--config", settings, "--out", folder,
+        pause_at=(small_run.folder / JOURNAL).stat().st_size * quarter // 4,
+    )  # fmt: skip
     workers = children(running.pid)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.communicate()
+    deadline = time.monotonic() + 600
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "workers outlive the run"
         time.sleep(0.05)
     assert not (folder / COMPARISON).exists()
-    subprocess.run([*program, "--resume", str(folder)], check=True, capture_output=True)
+    resumed = started(*program, "--resume", folder)
+    _, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
     assert content(folder) == content(small_run.folder)
 
 

@@ -327,10 +327,11 @@ def test_other_limits_hold(limits: Limits) -> None:
         assert grammar.to_expression(tree).axes is CHANNEL
 
 
-def test_size_of_a_subtree_is_kept() -> None:
+@pytest.mark.many(40, 200)
+def test_size_of_a_subtree_is_kept(many: int) -> None:
     generator = Generator(GRAMMARS[CHANNEL], random.Random(5))
     for size in (1, 2, 5, 20):
-        for _ in range(200):
+        for _ in range(many):
             assert len(generator.subtree(CHANNEL, 6, full=True, size=size)) <= size
 
 

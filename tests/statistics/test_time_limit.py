@@ -28,7 +28,7 @@ from gp_prune.statistics.time_limit import (
 
 
 def sleep() -> None:
-    time.sleep(60)
+    time.sleep(600)
 
 
 def compute() -> None:
@@ -37,24 +37,24 @@ def compute() -> None:
 
 
 def wait() -> None:
-    threading.Event().wait(60)
+    threading.Event().wait(600)
 
 
 def run_a_program() -> None:
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], check=True)
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"], check=True)
 
 
 def swallow_errors() -> None:
     while True:
         with contextlib.suppress(Exception):
-            time.sleep(60)
+            time.sleep(600)
 
 
 def swallow_everything_once() -> None:
     try:
-        time.sleep(60)
+        time.sleep(600)
     except BaseException:
-        time.sleep(60)
+        time.sleep(600)
 
 
 HANGING = [sleep, compute, wait, run_a_program, swallow_errors, swallow_everything_once]
@@ -70,7 +70,7 @@ def test_whatever_hangs_is_ended(hang: Callable[[], None]) -> None:
     )
     with pytest.raises(TimeLimitError, match=words), time_limit(0.1, "the function 'f'"):
         hang()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 300
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -89,7 +89,7 @@ def test_in_another_thread_what_computes_is_ended() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(30)
+    thread.join(300)
     assert not thread.is_alive() and len(found) == 1
 
 
@@ -106,15 +106,16 @@ def test_what_is_in_time_is_left_alone(seconds: float) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarm here")
 def test_an_alarm_of_the_program_still_comes() -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    heard: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
     try:
+        started = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with time_limit(30, "it"):
+        with time_limit(600, "it"):
             time.sleep(0.05)
-        assert not heard
-        time.sleep(0.4)
-        assert heard
+        while not heard and time.monotonic() - started < 300:
+            time.sleep(0.01)
+        assert heard and heard[0] - started >= 0.2, "it comes, and when it is due"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -131,14 +132,14 @@ class Hangs(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         self.passes += 1
         if self.passes > 1:
-            time.sleep(60)
+            time.sleep(600)
         output: torch.Tensor = self.layer(inputs)
         return output
 
 
 def test_a_pass_of_a_network_and_of_its_copies_is_limited() -> None:
     model = Hangs()
-    limit_forward(model, 0.2, "own.py:build")
+    limit_forward(model, 1.0, "own.py:build")  # the first pass takes less on any machine
     state = model.state_dict()
     for network in (model, copy.deepcopy(model)):
         network.passes = 0

@@ -226,7 +226,7 @@ def test_two_processes_may_train_the_same_task_at_the_same_time(tmp_path: Path) 
         )
         for _ in range(2)
     ]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert results[0][0] == results[1][0]
     [folder] = tmp_path.iterdir()
