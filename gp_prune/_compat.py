@@ -1,4 +1,4 @@
-"""Bridge what does not fit together: a torchvision of another build, and old import paths.
+"""Bridge what is missing or does not fit: optional packages, torchvision, old import paths.
 
 torchvision beside a torch of another build (a CPU-only one, very often) fails at import, although
 its data sets, transforms and models are plain Python and would work.
@@ -38,6 +38,32 @@ _OPERATORS = ("nms", "qnms")
 _declared: list[torch.library.Library] = []
 
 
+def import_optional(module: str, purpose: str, install: str, package: str = "") -> ModuleType:
+    """Import a package that not everybody has.
+
+    A package that is there, and lacks one that it needs itself, is not called missing.
+
+    Args:
+        module: what is imported.
+        purpose: what needs it, as the message begins, for instance ``"a plot"``.
+        install: what pip is asked for, for instance ``"gp-prune[plot]"``.
+        package: its name in the message; by default that of the module.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    package = package or module
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, package):
+            raise
+        raise UserError(
+            f"{purpose} needs {package}, which is not installed; install it with: "
+            f"pip install '{install}'"
+        ) from error
+
+
 class TorchvisionWarning(UserWarning):
     """torchvision was imported without its compiled operators."""
 
@@ -59,14 +85,7 @@ def import_torchvision() -> ModuleType:
         TorchvisionWarning: the compiled operators are missing; said once per process.
     """
     try:
-        return importlib.import_module("torchvision")
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-        raise UserError(
-            "torchvision is not installed, and this data set or model comes from it; "
-            "install it with: pip install torchvision"
-        ) from error
+        return import_optional("torchvision", "this data set or model", "torchvision")
     except RuntimeError as error:
         if str(error) != _MISSING_OPERATOR:
             raise

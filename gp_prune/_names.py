@@ -36,6 +36,9 @@ TEXT_TASKS = tuple(f"{model}-text" for model in LANGUAGE_MODELS)
 WEIGHTS_TASKS = ("resnet20-cifar10", "resnet56-cifar10")
 """Tasks with weights from a file, written ``NAME:FILE``."""
 
+TORCHVISION, TIMM, HF = "torchvision:", "timm:", "hf:"
+"""What the name of a network of another package starts with; after ``hf:`` comes a folder."""
+
 SCOPES = ("layer", "global", "isomorphic", "row")
 """What is ranked together."""
 

@@ -111,6 +111,10 @@ def number(
     )
 
 
+SHARE = number(above=0, most=1)
+"""The rule for every share that is kept."""
+
+
 def one_of(*choices: str) -> Rule:
     """Return the rule for one of some texts."""
     return Rule(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import configparser
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gp_prune import _compat
-from gp_prune._compat import TorchvisionWarning, import_torchvision
+from gp_prune._compat import TorchvisionWarning, import_optional, import_torchvision
 from gp_prune.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,8 +102,40 @@ def test_a_module_that_torchvision_lacks_is_not_mistaken_for_torchvision(
 
 def test_without_torchvision_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(UserError, match="pip install torchvision"):
+    with pytest.raises(UserError, match="pip install 'torchvision'"):
         import_torchvision()
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert import_optional("json", "a test", "json") is json
+    monkeypatch.setitem(sys.modules, "absent.part", None)
+    says = "a plot needs absent, which is not installed; install it with: pip install 'gp[plot]'"
+    with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
+        import_optional("absent.part", "a plot", "gp[plot]", "absent")
+
+
+def test_what_a_package_lacks_itself_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there.py").write_text("import absent_part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="absent_part"):
+        import_optional("there", "a plot", "gp-prune[plot]")
+
+
+EXTRA = re.compile(r"gp-prune\[(\w+)\]")
+
+
+def test_messages_name_extras_that_exist() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = {
+        name
+        for file in (ROOT / "gp_prune").rglob("*.py")
+        for name in EXTRA.findall(file.read_text(encoding="utf-8"))
+    }
+    assert {"plot", "onnx", "timm", "transformers", "dask"} <= named
+    assert named <= set(setup["options.extras_require"])
 
 
 @pytest.mark.filterwarnings("ignore::gp_prune._compat.TorchvisionWarning")

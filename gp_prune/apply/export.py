@@ -5,7 +5,6 @@ What is written was run beside the network first; a file that gives anything els
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import warnings
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from gp_prune._compat import import_optional
 from gp_prune._io import write_bytes
 from gp_prune.apply.network import ValueReads
 from gp_prune.apply.result import PrunedModel
@@ -238,13 +238,7 @@ def _tells_nothing(model: nn.Module, inputs: Any) -> bool:
 
 def onnx_modules() -> list[Any]:
     """Return the packages of the extra ``onnx``; UserError says how to install them."""
-    try:
-        return [importlib.import_module(name) for name in _EXTRA]
-    except ImportError as error:
-        raise UserError(
-            f"export to ONNX needs the package {error.name!r}; install the extra with "
-            "pip install 'gp-prune[onnx]'"
-        ) from error
+    return [import_optional(name, "export to ONNX", "gp-prune[onnx]") for name in _EXTRA]
 
 
 def _plain(network: PrunedModel | nn.Module, forward_fn: Forward | None) -> nn.Module:

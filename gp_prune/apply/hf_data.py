@@ -17,15 +17,17 @@ from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.statistics import Batch
 from gp_prune.tasks import Split, Task
-from gp_prune.tasks.texts import next_tokens
+from gp_prune.tasks.texts import (
+    CYCLE,
+    JUDGED,
+    LEAST_SEQUENCES,
+    MOST_BYTES,
+    PLACES,
+    next_tokens,
+    read_text,
+)
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_MOST_BYTES = 2**26
-_CYCLE, _VALIDATION, _TEST = 10, 3, 8
-_LEAST = 4 * _CYCLE
-"""Fewest sequences of a text."""
-_JUDGED = 160
-"""Most sequences that a network is judged on."""
 _AT_ONCE = 4
 """Sequences that a network without loss is measured on at a time."""
 _CHECKED = 16
@@ -47,16 +49,16 @@ def with_text(loaded: LoadedModel, source: str) -> LoadedModel:
     """
     assert loaded.hf is not None
     rows = read_tokens(loaded.hf, source, loaded.example_inputs.shape[1] + 1)
-    places = torch.arange(len(rows)) % _CYCLE
+    places = torch.arange(len(rows)) % CYCLE
 
     def part(wanted: Tensor, most: int | None = None) -> Split:
         return next_tokens(rows[wanted][:most])
 
-    test = part(places == _TEST, _JUDGED)
+    test = part(places == PLACES["test"], JUDGED)
     task = Task(
         loaded.model,
-        part((places != _VALIDATION) & (places != _TEST)),
-        part(places == _VALIDATION, _CHECKED),
+        part((places != PLACES["validation"]) & (places != PLACES["test"])),
+        part(places == PLACES["validation"], _CHECKED),
         test,
         name=source,
         kind="language",
@@ -96,10 +98,10 @@ def read_tokens(model: HFModel, source: str, length: int) -> Tensor:
         )
     if tokens.ndim == 1:
         tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
-    if len(tokens) < _LEAST or tokens.shape[1] < 2:
+    if len(tokens) < LEAST_SEQUENCES or tokens.shape[1] < 2:
         raise UserError(
-            f"{source!r} has {len(tokens)} sequences of {length} tokens, and at least {_LEAST} are "
-            "needed to measure and to judge; give a longer text"
+            f"{source!r} has {len(tokens)} sequences of {length} tokens, and at least "
+            f"{LEAST_SEQUENCES} are needed to measure and to judge; give a longer text"
         )
     return tokens[:, :length]
 
@@ -150,7 +152,7 @@ def _check_code(folder: Path) -> None:
     if not file.is_file():
         return
     try:
-        facts = parse_json(read_file(file, _MOST_BYTES))
+        facts = parse_json(read_file(file, MOST_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(file)!r} cannot be read ({first_line(error)})") from error
     if isinstance(facts, dict) and "auto_map" in facts:
@@ -162,14 +164,11 @@ def _check_code(folder: Path) -> None:
 
 def _read_text(source: str) -> str:
     try:
-        if Path(source).is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        content = read_file(Path(source), _MOST_BYTES)
-        text = content.decode()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+        text = read_text(source).decode()
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"the text {brief(source)} cannot be read ({reason}); give a file of UTF-8 text"
+            f"the text {brief(source)} cannot be read ({first_line(error)}); give a file of UTF-8 "
+            "text"
         ) from error
     if not text.strip():
         raise UserError(f"the text {brief(source)} is empty; give a file of UTF-8 text")

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune._compat import import_torchvision
+from gp_prune._compat import import_optional, import_torchvision
 from gp_prune._io import parse_json, read_file, write_json
+from gp_prune._names import HF
 from gp_prune._sizes import format_size
 from gp_prune.errors import UserError, first_line
 from gp_prune.pruning import unmask
@@ -29,7 +30,6 @@ from gp_prune.statistics import prunable_layers
 from gp_prune.statistics.running import copy_model
 from gp_prune.tasks.images import IMAGENET_MEAN
 
-HF = "hf:"
 CONFIG = "config.json"
 REPORT = "gp_prune.json"
 """What a pruned folder has besides what transformers reads: the report of the pruning."""
@@ -143,17 +143,7 @@ def import_transformers() -> ModuleType:
     # transformers imports torchvision if it is there, so it must be importable before.
     with contextlib.suppress(UserError):
         import_torchvision()
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise
-        raise UserError(
-            "transformers is not installed, and models called hf:FOLDER come from it; install it "
-            "with: pip install 'gp-prune[transformers]'"
-        ) from error
-    module: ModuleType = transformers
-    return module
+    return import_optional("transformers", f"a network {HF}FOLDER", "gp-prune[transformers]")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

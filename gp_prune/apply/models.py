@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import random
 import sys
 import warnings
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune._compat import import_torchvision
-from gp_prune.apply.hf_models import HF, HFModel, load_hf
+from gp_prune._compat import import_optional, import_torchvision
+from gp_prune._names import HF, TIMM, TORCHVISION
+from gp_prune.apply.hf_models import HFModel, load_hf
 from gp_prune.apply.weights import DEFAULT, loading_pretrained, quick_hub
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.language.user_file import describe, run_python_file
@@ -35,8 +35,6 @@ from gp_prune.tasks import TASK_NAMES, Task, is_task_name, load_task
 from gp_prune.tasks.images import IMAGENET_MEAN
 from gp_prune.training.network import check_model
 from gp_prune.training.weights import load_weights
-
-TIMM = "timm:"
 
 
 class BuiltModel(NamedTuple):
@@ -74,7 +72,7 @@ def build_timm_model(name: str, *, pretrained: bool = False) -> BuiltModel:
     try:
         if pretrained:
             source = _timm_source(timm, name)
-            with loading_pretrained(f"timm:{name}", source), quick_hub(source):
+            with loading_pretrained(TIMM + name, source), quick_hub(source):
                 model: Any = timm.create_model(name, pretrained=True)
         else:
             model = timm.create_model(name, pretrained=False)
@@ -110,15 +108,7 @@ def import_timm() -> ModuleType:
     # timm imports torchvision if it is there, so it must be importable before.
     with contextlib.suppress(UserError):
         import_torchvision()
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise UserError(
-            "timm is not installed, and models called timm:NAME come from it; install it with: "
-            "pip install timm"
-        ) from error
+    return import_optional("timm", f"a network {TIMM}NAME", "gp-prune[timm]")
 
 
 def _unknown_timm(timm: ModuleType, name: str, known: set[str]) -> str:
@@ -132,7 +122,6 @@ def _unknown_timm(timm: ModuleType, name: str, known: set[str]) -> str:
     return f"timm has no model {name!r}; {hint}"
 
 
-TORCHVISION = "torchvision:"
 DEFAULT_SHAPE = (3, 224, 224)
 """Channels, height and width of an input image where nothing else is said."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from gp_prune._names import BUDGETS, KEEP, OLD_BUDGETS, UNRANKED_CHOICES
 from gp_prune._sizes import parse_size
-from gp_prune.errors import SEED, Rule, UserError, brief, check_fields, number, one_of, whole
+from gp_prune.errors import SEED, SHARE, Rule, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand, PrimitiveSet
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.file import ALLOCATIONS, OWN, RESIDUAL_WHOLE, Conventions
@@ -30,10 +30,10 @@ IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
 
 _DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
-_REMOVED, _KEPT = number(above=0, below=1), number(above=0, most=1)
+_REMOVED = number(above=0, below=1)
 _RULES = {
     "pruning_ratio": Rule(_REMOVED.accepts, f"the share to remove, {_REMOVED.words}"),
-    **dict.fromkeys(BUDGETS[1:], Rule(_KEPT.accepts, f"the share to keep, {_KEPT.words}")),
+    **dict.fromkeys(BUDGETS[1:], Rule(SHARE.accepts, f"the share to keep, {SHARE.words}")),
     "steps": whole(1, 1000),
     "round_to": whole(1),
     "min_share": number(least=0, most=1),
@@ -153,10 +153,10 @@ class PruneOptions:
                     f"keep_share (--keep-share) has the layer {name!r}; give its name or a pattern "
                     "as text, such as 'layer4.*'"
                 )
-            if not _KEPT.accepts(share):
+            if not SHARE.accepts(share):
                 raise UserError(
                     f"the share to keep of {name!r} (--keep-share) is {share!r}; it must be "
-                    f"{_KEPT.words}"
+                    f"{SHARE.words}"
                 )
 
     def _check_allocation(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gp_prune._names import KEEP, OLD_OPTIONS, SCOPES, UNRANKED_CHOICES
+from gp_prune._names import HF, KEEP, OLD_OPTIONS, SCOPES, UNRANKED_CHOICES
 from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Sizes,
@@ -184,7 +184,7 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     print_pruning(make_console(sys.stdout), report)
     if command.out is not None:
         back = f"gp_prune.load_pruned({command.out!r}, model) gives it back"
-        if command.model.startswith("hf:"):
+        if command.model.startswith(HF):
             back = "from_pretrained of transformers reads it"
         echo(f"Saved in {command.out}; {back}.")
     for path, difference in report["exports"].items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gp_prune._names import BUDGETS, OLD_OPTIONS
+from gp_prune._names import BUDGETS, HF, OLD_OPTIONS, TIMM, TORCHVISION
 from gp_prune.apply.options import PruneOptions, as_allocation
 from gp_prune.errors import UserError, brief, number, whole
 from gp_prune.language.primitive import primitive_set
@@ -22,7 +22,6 @@ _OF_TUNING = (
     "optimiser", "lr", "weight_decay", "batch_size", "warm_up", "distill", "temperature",
     "patience",
 )  # fmt: skip
-_PACKAGES = ("torchvision:", "timm:", "hf:")
 _COUNTS = ("samples", "epochs", "tuning_samples")
 _COUNT = whole(1)
 _TIMEOUT = number(least=0)
@@ -129,7 +128,7 @@ class ApplyCommand:
     @property
     def names_task(self) -> bool:
         """Return whether the model is a task, if it is anything."""
-        others = self.model.startswith(_PACKAGES) or ".py:" in self.model
+        others = self.model.startswith((TORCHVISION, TIMM, HF)) or ".py:" in self.model
         return not others
 
     @property
@@ -137,7 +136,7 @@ class ApplyCommand:
         """Return whether the error is measured before and after."""
         if self.judge is not None:
             return self.judge
-        folder = self.model.startswith("hf:") and self.data is not None
+        folder = self.model.startswith(HF) and self.data is not None
         return self.epochs is not None or self.names_task or folder
 
     def tell(self, line: str) -> None:

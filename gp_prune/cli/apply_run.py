@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gp_prune._names import HF
 from gp_prune.apply.data import (
     NO_DATA,
     Calibration,
@@ -22,7 +23,7 @@ from gp_prune.apply.data import (
 )
 from gp_prune.apply.export import ExportWarning, export_onnx, export_torch, onnx_modules
 from gp_prune.apply.hf_data import unlabelled_text, with_text
-from gp_prune.apply.hf_models import HF, check_target, save_hf
+from gp_prune.apply.hf_models import check_target, save_hf
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.apply.options import PruneOptions, missing_data, needs_data
 from gp_prune.apply.pipeline import Pruner

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gp_prune._sizes import MAX_MEMORY
-from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
+from gp_prune.errors import SEED, SHARE, UserError, check_fields, number, one_of, whole
 from gp_prune.runs.folder import Settings
 from gp_prune.training import FineTuning
 
-_SHARE = number(least=0, most=1)
-_PART = number(above=0, most=1)
+_RATE = number(least=0, most=1)
 _NOT_NEGATIVE = number(least=0)
 
 _RULES = {
@@ -34,13 +33,13 @@ _RULES = {
     "validation_share": number(above=0, below=1),
     "max_evaluations": whole(0),
     "temperature": _NOT_NEGATIVE,
-    "amount": _PART,
+    "amount": SHARE,
     "restore": number(least=0, below=1),
-    "crossover_rate": _SHARE,
-    "reach": _PART,
+    "crossover_rate": _RATE,
+    "reach": SHARE,
     "tolerance": _NOT_NEGATIVE,
     "limit": _NOT_NEGATIVE,
-    "distill": _SHARE,
+    "distill": _RATE,
     "learning_rate": number(above=0),
     "weight_decay": _NOT_NEGATIVE,
     "granularity": one_of("auto", "channel", "weight"),

@@ -33,6 +33,7 @@ from gp_prune.runs.folder import (
 )
 from gp_prune.runs.held import written
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.spent import record_spent
 from gp_prune.runs.statistics import StatisticsFile
 from gp_prune.search.evaluation import EVALUATION_VERSION, Evaluator, outcome_reader
 from gp_prune.search.given_tasks import (
@@ -235,7 +236,10 @@ def _compare(
     resume: bool,
 ) -> MetricComparison:
     """Run a comparison whose settings and tasks are checked."""
-    with open_run_folder(folder, outcome_reader(), settings) as journal:
+    with (
+        open_run_folder(folder, outcome_reader(), settings) as journal,
+        record_spent(folder, runner),
+    ):
         entered = enter(settings, primitive_set(*settings.primitives))
         progress(CompareProgress("tasks", 0, len(settings.tasks)))
         runner.prepare(settings.tasks)

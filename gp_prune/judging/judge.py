@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gp_prune.apply.scoring import as_metric
-from gp_prune.errors import UserError
+from gp_prune.errors import SHARE, UserError, check_value
 from gp_prune.language.expression import ExpressionError
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.language.record import NEEDS
@@ -131,6 +131,8 @@ class Judge:
         **settings: Any,
     ) -> None:
         held = find_held(tasks)
+        for share in keep:  # which the settings of a search call by another name
+            check_value("keep (--keep)", share, SHARE)
         self._config = SearchConfig(
             tasks=tuple(map(name_of, tasks)), validate_on=(), ladder=tuple(keep),
             budget_kind=tuple(budget_kind), aggregate=aggregate, calibration=calibration, seed=seed,

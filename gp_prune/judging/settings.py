@@ -10,7 +10,7 @@ from gp_prune._io import resolve_path
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.apply.options import as_allocation
 from gp_prune.apply.own_task import TaskOptions, full_name, may_need_data
-from gp_prune.errors import SEED, UserError, brief, check_fields, number, one_of, whole
+from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, one_of, whole
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics
 from gp_prune.metric.metric import Metric
@@ -32,9 +32,8 @@ BUDGETS = {"channel": ("macs", "params"), "weight": ("params",)}
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 """What always stands in a comparison; the last one is the default baseline."""
 
-_SHARE = number(above=0, most=1)
 _RULES = {
-    "keep": _SHARE,
+    "keep": SHARE,
     "budget_kind": one_of(*BUDGET_KINDS),
     "fine_tune": whole(0),
     "seeds": whole(1, 10_000),

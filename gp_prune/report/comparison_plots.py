@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from gp_prune.errors import UserError
+from gp_prune._compat import import_optional
 from gp_prune.judging.compare import MetricComparison
 from gp_prune.judging.records import Measurement
 from gp_prune.judging.settings import BASELINES
@@ -30,16 +30,9 @@ _GREY = "#8a929e"
 def find_posthocs() -> Any:
     """Import scikit-posthocs; UserError says how to install it where it is missing."""
     find_matplotlib()
-    try:
-        import scikit_posthocs
-    except ModuleNotFoundError as error:
-        if error.name != "scikit_posthocs":
-            raise
-        raise UserError(
-            "a picture of the critical difference needs scikit-posthocs, which is not installed; "
-            "install it with pip install 'gp-prune[compare]'"
-        ) from error
-    return scikit_posthocs
+    return import_optional(
+        "scikit_posthocs", "a picture of the critical difference", "gp-prune[compare]"
+    )
 
 
 def write_comparison_plots(result: MetricComparison) -> list[Path]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gp_prune._compat import import_optional
 from gp_prune._io import write_bytes
 from gp_prune.errors import UserError
 from gp_prune.report.console import percent, quantity
@@ -61,16 +62,7 @@ def save_figure(draw: Callable[[], Any], path: str | Path) -> None:
 
 def find_matplotlib() -> Any:
     """Import matplotlib; UserError says how to install it where it is missing."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise UserError(
-            "a plot needs matplotlib, which is not installed; install it with "
-            "pip install 'gp-prune[plot]'"
-        ) from error
-    return matplotlib
+    return import_optional("matplotlib", "a plot", "gp-prune[plot]")
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gp_prune._compat import import_optional
 from gp_prune.errors import UserError
 from gp_prune.runs.executors import Host, JobLost, transform
 from gp_prune.runs.jobs import Job, R, TaskSource
@@ -132,16 +133,10 @@ def _silenced() -> Iterator[None]:
 
 def _connected(address: str) -> Any:
     """Return a client of the cluster, which has at least one worker."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError(
-            "a Dask cluster needs the package distributed, which is not installed; "
-            "install gp-prune[dask]"
-        ) from None
+    distributed: Any = import_optional("distributed", "a Dask cluster", "gp-prune[dask]")
     _check_scheduler(address)
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except OSError as error:
         raise _no_answer(address, type(error).__name__) from None
     try:

@@ -5,28 +5,15 @@ Each needs its library, which is imported when the callback is made.
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
 
+from gp_prune._compat import import_optional
 from gp_prune.errors import UserError
 from gp_prune.runs.callbacks import DONE, STOPPED, Callback, RunEnd, RunStart, RunStep
 
 _PROJECT = "gp-prune"
-
-
-def _needed(module: str, package: str, name: str) -> Any:
-    """Return a module; say what to install where it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name not in (module, package):
-            raise
-        raise UserError(
-            f"{name} needs the package {package}, which is not installed; install "
-            f"gp-prune[{package}]"
-        ) from None
 
 
 class TensorBoard(Callback):
@@ -47,7 +34,9 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._board = _needed("torch.utils.tensorboard", "tensorboard", "TensorBoard")
+        self._board = import_optional(
+            "torch.utils.tensorboard", "TensorBoard", "gp-prune[tensorboard]", "tensorboard"
+        )
         self._writer: Any = None
         self.begun = False
 
@@ -101,7 +90,7 @@ class MLflow(Callback):
     """
 
     def __init__(self, experiment: str = _PROJECT, uri: str | None = None) -> None:
-        self._client = _needed("mlflow", "mlflow", "MLflow").MlflowClient(uri)
+        self._client = import_optional("mlflow", "MLflow", "gp-prune[mlflow]").MlflowClient(uri)
         self._experiment = experiment
         self._run = ""
 
@@ -142,7 +131,7 @@ class Trackio(Callback):
     """
 
     def __init__(self, project: str = _PROJECT, **options: Any) -> None:
-        self._trackio = _needed("trackio", "trackio", "Trackio")
+        self._trackio = import_optional("trackio", "Trackio", "gp-prune[trackio]")
         self._project, self._options = project, options
         self._run: Any = None
 

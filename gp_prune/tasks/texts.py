@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gp_prune.errors import UserError
+from gp_prune._io import read_file
+from gp_prune.errors import UserError, brief, first_line
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.language_models import SEQUENCE
 from gp_prune.training.samples import tensor_digest
@@ -22,15 +23,15 @@ PYDOC = "pydoc"
 _SPLIT_SEED = 20240611
 _BLOCK = 16
 """Most consecutive sequences that go to the same part."""
-_CYCLE = 10
+CYCLE = 10
 """Of so many blocks one goes to the validation data and one to the test data."""
-_PLACES = {"validation": 3, "test": 8}
+PLACES = {"validation": 3, "test": 8}
 _MOST = {"train": 14_400, "validation": 1600, "test": 1600}
 """Sequences of each part at most, so that a large text takes no more time."""
-_JUDGED = 160
+JUDGED = 160
 """Sequences of the validation data that candidates are judged on: 20,480 bytes."""
-_LEAST_SEQUENCES = 4 * _CYCLE
-_MOST_BYTES = 2**26
+LEAST_SEQUENCES = 4 * CYCLE
+MOST_BYTES = 2**26
 
 
 class _Sequences(NamedTuple):
@@ -65,7 +66,7 @@ class TextData:
     @property
     def validation(self) -> Split:
         """Return what candidates are judged on: at most 160 sequences."""
-        return next_tokens(self._sequences.validation[:_JUDGED])
+        return next_tokens(self._sequences.validation[:JUDGED])
 
     def read_test(self) -> Split:
         """Return the sequences of final reports."""
@@ -89,21 +90,23 @@ def load_text(file: str = "") -> TextData:
     """
     if not file:
         return TextData(PYDOC, _read_topics())
-    path = Path(file).expanduser()
+    return TextData(file, read_text(file))
+
+
+def read_text(file: str) -> bytes:
+    """Return the bytes of a text file.
+
+    Raises:
+        UserError: it cannot be read, is no regular file or is larger than 64 MiB.
+    """
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= _MOST_BYTES else b""
-    except OSError as error:
-        reason = error.strerror or str(error)
+        return read_file(Path(file).expanduser(), MOST_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(
-            f"the text {file!r} cannot be read ({reason}); name a file with text"
+            f"the text {brief(file)} cannot be read ({reason}); give a file of UTF-8 text of at "
+            f"most {MOST_BYTES >> 20} MiB"
         ) from error
-    if size > _MOST_BYTES:
-        raise UserError(
-            f"the text {file!r} has {size:,} bytes, at most {_MOST_BYTES:,} are read; give a part "
-            "of it"
-        )
-    return TextData(file, content)
 
 
 def _read_topics() -> bytes:
@@ -131,21 +134,21 @@ def cut(content: bytes, name: str) -> _Sequences:
     distinct = b"\n\n".join(dict.fromkeys(part for part in paragraphs if part.strip()))
     length = SEQUENCE + 1
     count = len(distinct) // length
-    if count < _LEAST_SEQUENCES:
+    if count < LEAST_SEQUENCES:
         raise UserError(
             f"the text {name!r} has {len(distinct):,} bytes of paragraphs that differ, a language "
-            f"model needs at least {_LEAST_SEQUENCES * length:,}; give a longer text"
+            f"model needs at least {LEAST_SEQUENCES * length:,}; give a longer text"
         )
     rows = torch.frombuffer(bytearray(distinct[: count * length]), dtype=torch.uint8)
     rows = rows.reshape(count, length)
-    places = torch.arange(count) // min(_BLOCK, count // _CYCLE) % _CYCLE
+    places = torch.arange(count) // min(_BLOCK, count // CYCLE) % CYCLE
     random = np.random.RandomState(_SPLIT_SEED)
 
     def part(chosen: Tensor, name: str) -> Tensor:
         order = random.permutation(chosen.nonzero().flatten().numpy())[: _MOST[name]]
         return rows[torch.from_numpy(order)].long()
 
-    validation, test = (places == _PLACES[name] for name in ("validation", "test"))
+    validation, test = (places == PLACES[name] for name in ("validation", "test"))
     return _Sequences(
         part(~validation & ~test, "train"), part(validation, "validation"), part(test, "test")
     )

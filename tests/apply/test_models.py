@@ -190,7 +190,7 @@ def no_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_timm")
 def test_without_timm_one_sentence_says_what_to_install() -> None:
-    with pytest.raises(UserError, match="pip install timm") as caught:
+    with pytest.raises(UserError, match=r"pip install 'gp-prune\[timm\]'") as caught:
         load_model("timm:resnet18")
     assert "\n" not in str(caught.value)
 

@@ -68,7 +68,14 @@ def test_the_task_is_not_loaded_for_an_invalid_formula(run: Run) -> None:
         ((), "Missing option '--on'"),
         (("--on", "no-such-task"), "unknown task 'no-such-task'"),
         (("--on", "lenet-digits", "--keep", "half"), "'half' is no list of shares"),
-        (("--on", "lenet-digits", "--keep", "2"), "ladder holds 2.0"),
+        (
+            ("--on", "lenet-digits", "--keep", "2"),
+            "keep (--keep) is 2.0; it must be a",
+        ),
+        (
+            ("--on", "lenet-digits", "--keep", "0.5,nan"),
+            "keep (--keep) is nan; it must be",
+        ),
         (("--on", "lenet-digits", "--budget-kind", "flops"), "budget_kind holds 'flops'"),
     ],
 )

@@ -16,6 +16,7 @@ from gp_prune.judging.settings import CompareSettings, enter, metric_text
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.spent import read_spent
 from gp_prune.search.start_formulas import TWO_FACTOR_FORMULAS
 
 BETWEEN = "between=var[c](muP) * sum[j](V^2)"
@@ -98,6 +99,8 @@ def test_the_folder_has_the_result(result: MetricComparison) -> None:
     assert (result.folder / "records.csv").read_text() == result.to_csv()
     assert stored["split"] == "validation"
     assert len(stored["records"]) == len(result.measurements)
+    spent = read_spent(result.folder)
+    assert spent is not None and spent.sessions == 1 and spent.processor_seconds > 0
 
 
 def test_the_test_split_is_read_when_asked_for_alone(result: MetricComparison) -> None:

@@ -265,7 +265,7 @@ def test_a_scheduler_that_is_killed_is_one_sentence(
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"install gp-prune\[dask\]"):
+    with pytest.raises(UserError, match=r"pip install 'gp-prune\[dask\]'"):
         DaskCluster(TaskSource(), "tcp://127.0.0.1:9")
 
 

@@ -28,9 +28,9 @@ def follow(callback: Callback, folder: Path, errors: tuple[float, ...] = ERRORS)
 @pytest.mark.parametrize(
     ("adapter", "module", "words"),
     [
-        (TensorBoard, "tensorboard", r"TensorBoard needs .* install gp-prune\[tensorboard\]"),
-        (MLflow, "mlflow", r"MLflow needs .* install gp-prune\[mlflow\]"),
-        (Trackio, "trackio", r"Trackio needs .* install gp-prune\[trackio\]"),
+        (TensorBoard, "tensorboard", r"TensorBoard needs .* pip install 'gp-prune\[tensorboard\]'"),
+        (MLflow, "mlflow", r"MLflow needs .* pip install 'gp-prune\[mlflow\]'"),
+        (Trackio, "trackio", r"Trackio needs .* pip install 'gp-prune\[trackio\]'"),
     ],
 )
 def test_a_missing_library_is_named(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -25,7 +26,7 @@ from gp_prune.tasks.language_models import (
     LanguageModel,
     Size,
 )
-from gp_prune.tasks.texts import TextData, cut, load_text, next_tokens
+from gp_prune.tasks.texts import MOST_BYTES, TextData, cut, load_text, next_tokens
 
 TINY = Size(width=8, depth=1, heads=4, groups=2, hidden=12)
 LINES = "\n\n".join(f"line {n} holds {n * n} and then {n % 7} more words" for n in range(400))
@@ -157,6 +158,13 @@ def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
         load_text(str(tmp_path / "none.txt"))
     with pytest.raises(UserError, match="cannot be read"):
         load_text(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        load_text(str(tmp_path / "pipe"))
+    with (tmp_path / "large.txt").open("wb") as large:
+        large.truncate(MOST_BYTES + 1)
+    with pytest.raises(UserError, match=r"more than the 64 MB .* of at most 64 MiB"):
+        load_text(str(tmp_path / "large.txt"))
     short = tmp_path / "short.txt"
     short.write_text("a few words")
     with pytest.raises(UserError, match="at least 5,160; give a longer text"):
