@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -163,13 +163,18 @@ def stratified_split(labels: Tensor, sizes: tuple[int, ...], seed: int) -> list[
 
 def _read_digits(part: str) -> LabelledSplit:
     """Read a part of scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
-    table = torch.from_numpy(_digits_table())
-    inputs = table[:, :-1].float().div(16).reshape(-1, 1, 8, 8)
-    labels = table[:, -1].long()
-    sizes = {"test": 360, "validation": 360, "train": len(table) - 720}
+    inputs, labels = _all_digits()
+    sizes = {"test": 360, "validation": 360, "train": len(labels) - 720}
     parts = stratified_split(labels, tuple(sizes.values()), _SPLIT_SEED)
     chosen = torch.from_numpy(parts[list(sizes).index(part)])
     return LabelledSplit(inputs, labels, labels).select(chosen)
+
+
+@cache
+def _all_digits() -> tuple[Tensor, Tensor]:
+    """Return images and classes; every task on digits takes its samples from the same ones."""
+    table = torch.from_numpy(_digits_table())
+    return table[:, :-1].float().div(16).reshape(-1, 1, 8, 8), table[:, -1].long()
 
 
 def _digits_table() -> np.ndarray:

@@ -46,9 +46,8 @@ def test_k_generations_and_then_the_rest_are_the_whole_run(
     assert all_files(tmp_path / "parts") == before, "a finished run stays as it is"
 
 
-@pytest.mark.parametrize(
-    "updates", ["synchronous", pytest.param("asynchronous", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("updates", ["synchronous", "asynchronous"])
 def test_the_number_of_workers_changes_nothing(
     small: AutoencodeSettings, tmp_path: Path, updates: str
 ) -> None:

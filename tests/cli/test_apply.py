@@ -42,7 +42,7 @@ def spec(tmp_path: Path) -> str:
     ("name", "limit"),
     [
         ("resnet18", 0.02),
-        ("mobilenet_v2", 0.02),
+        pytest.param("mobilenet_v2", 0.02, marks=pytest.mark.slow),
         pytest.param("vgg16_bn", 0.02, marks=pytest.mark.slow),
     ],
 )

@@ -72,6 +72,24 @@ def test_reading_does_not_load_torch() -> None:
         assert not HEAVY.intersection(loaded), arguments
 
 
+HELP = [
+    ["--help"],
+    ["--version"],
+    ["unknown"],
+    ["list", "--markdown", "--json"],
+    *([command, "--help"] for command in COMMANDS),
+]
+
+
+def test_help_and_mistakes_load_neither_sympy_nor_what_tables_need() -> None:
+    """The vocabulary needs sympy, and so do all commands that read a formula."""
+    done = python(READ, json.dumps(HELP))
+    lines = [json.loads(x) for x in done.stderr.splitlines() if x.startswith("[[")]
+    assert [arguments for arguments, *_ in lines] == HELP
+    for arguments, *loaded in lines:
+        assert not {*HEAVY, "sympy", "numpy", "rich", "jinja2"}.intersection(loaded), arguments
+
+
 PREPARED = """
 import sys
 from gp_prune import SearchConfig, TaskSource

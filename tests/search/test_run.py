@@ -52,6 +52,7 @@ SMALL = SearchConfig(
     promote=(0.25,),
     fine_tune_steps=3,
     final_steps=3,
+    no_start_formulas=True,
     final_seeds=2,
     front_size=4,
     calibration=128,

@@ -98,7 +98,9 @@ def test_a_linear_layer_that_makes_maps() -> None:
     assert found["0"] == (Consumer("3", ((0,),) * 4 + ((1,),) * 4),)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "mobilenet_v2" else n for n in NAMES]
+)
 def test_nothing_else_reads_a_channel(name: str, network: Callable[[str], Any]) -> None:
     """Without the weights that read it, a channel has no way to the output."""
     model, inputs, architecture = network(name)
