@@ -377,7 +377,7 @@ def run_options(
             try:
                 return function(run, **given)
             except UserError as error:
-                from gp_prune.runs.executors import JobLost
+                from gp_prune.runs.host import JobLost
 
                 if not isinstance(error, JobLost):
                     raise

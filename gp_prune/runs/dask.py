@@ -1,6 +1,6 @@
 """Jobs on a Dask cluster of any number of machines.
 
-Every Dask worker keeps worker processes (see :class:`gp_prune.runs.executors.Host`) and loads tasks
+Every Dask worker keeps worker processes (see :class:`gp_prune.runs.host.Host`) and loads tasks
 from the cache folder and the data root of its machine; what travels is a job and its result. That
 host limits each job and tries it again, which Dask's nanny does not: its ``memory_limit`` is that
 of a whole worker, and it knows no time limit. Dask itself gives the jobs of a machine that is lost
@@ -22,7 +22,8 @@ from typing import Any
 
 from gp_prune._compat import import_optional
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import Host, JobLost, transform
+from gp_prune.runs.executors import transform
+from gp_prune.runs.host import Host, JobLost
 from gp_prune.runs.jobs import Job, R, TaskSource
 from gp_prune.runs.processes import Facts, ResourceLimits, facts
 

@@ -29,7 +29,7 @@ from run_folders import USER_TASK, journal_size, lasting_files
 from gp_prune import AutoencodeSettings, GeneticSettings, autoencode
 from gp_prune.autoencoder import run as autoencoder_run
 from gp_prune.genetic import run as genetic_run
-from gp_prune.runs import executors
+from gp_prune.runs import executors, host
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search import run as search_run
@@ -132,7 +132,7 @@ class Loop:
                     vars(module)["make_runner"] = make
             self.start(kind, folder)
             code = 0
-        except executors.JobLost:
+        except host.JobLost:
             code = STOPPED
         except BaseException:
             traceback.print_exc()
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--commands", default=",".join(COMMANDS), help="what is killed")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    vars(executors)["PAUSES"] = (0.05, 0.1, 0.2, 0.4)
+    vars(host)["PAUSES"] = (0.05, 0.1, 0.2, 0.4)
     loop = Loop(given.folder, given.cache)
     plan: list[tuple[Callable[[str], Kind], int]] = [
         (lambda command: Kind(command, 1, False), given.one),

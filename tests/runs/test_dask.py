@@ -22,7 +22,7 @@ from run_folders import USER_TASK, content
 
 from gp_prune.errors import UserError
 from gp_prune.runs.dask import DaskCluster
-from gp_prune.runs.executors import Host
+from gp_prune.runs.host import Host
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.config import SearchConfig

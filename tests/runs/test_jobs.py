@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from jobs_of_tests import Add, Hoard, Nobody, Sum
 
-from gp_prune.runs import executors
-from gp_prune.runs.executors import JobLost, Runner, WorkerPool, make_runner
+from gp_prune.runs import host
+from gp_prune.runs.executors import Runner, WorkerPool, make_runner
+from gp_prune.runs.host import JobLost
 from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import RECALLED, TaskSource, Workbench
 from gp_prune.runs.journal import NAME, Journal, reader
@@ -35,7 +36,7 @@ def test_results_are_the_same_for_any_number_of_workers(workers: int) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are tried again at once."""
-    monkeypatch.setattr(executors, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(host, "PAUSES", (0.01, 0.01))
 
 
 def run_all(numbers: Sequence[int], runner: Runner, folder: Path) -> dict[str, Sum]:
