@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
@@ -22,8 +24,9 @@ from typing import Any
 
 from gp_prune._compat import import_optional
 from gp_prune.errors import UserError
-from gp_prune.runs.executors import transform
+from gp_prune.runs.executors import load_tasks, transform
 from gp_prune.runs.host import Host, JobLost
+from gp_prune.runs.inside import InsideStep
 from gp_prune.runs.jobs import Job, R, TaskSource
 from gp_prune.runs.processes import Facts, ResourceLimits, facts
 
@@ -31,6 +34,8 @@ _LOGGERS = ("distributed", "tornado", "asyncio")
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 30
 _GRACE_SECONDS = 2
+_EVENT_SECONDS = 0.5
+"""Between two events of a job: a scheduler that is far away has more to do."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class ClusterRun:
         identity: tells runs apart that use the cluster at the same time.
         source: where the tasks are, on every machine.
         limits: what one job may use.
+        followed: whether somebody wants to know how much of a job is done.
     """
 
     identity: str
     source: TaskSource
     limits: ResourceLimits
+    followed: bool = False
 
 
 class DaskCluster:
@@ -55,16 +62,27 @@ class DaskCluster:
         source: where the workers find the tasks; its folders are those of each machine.
         address: of the scheduler, for instance ``"tcp://10.0.0.5:8786"``.
         limits: what one job may use.
+        inside: is told how much of a job is done, by events of Dask.
 
     Raises:
         UserError: Dask is not installed, no scheduler answers, or it has no workers.
     """
 
     def __init__(
-        self, source: TaskSource, address: str, limits: ResourceLimits | None = None
+        self,
+        source: TaskSource,
+        address: str,
+        limits: ResourceLimits | None = None,
+        inside: InsideStep | None = None,
     ) -> None:
         self._address = address
-        self._run = ClusterRun(uuid.uuid4().hex, source, limits or ResourceLimits())
+        self._inside = inside or InsideStep()
+        self._inside.active = inside is not None
+        self._run = ClusterRun(
+            uuid.uuid4().hex, source, limits or ResourceLimits(), inside is not None
+        )
+        self._lock = threading.Lock()
+        self._running = set[str]()
         self._facts: dict[str, Facts] = {}
         self._silence = ExitStack()
         self._silence.enter_context(_silenced())
@@ -74,10 +92,12 @@ class DaskCluster:
             self._silence.close()
             raise
         self._executor = self._client.get_executor(pure=False)
+        if self._run.followed:
+            self._client.subscribe_topic(self._run.identity, self._hear)
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Train or load the tasks here; the workers must find the same networks."""
-        for name in tasks:
+        for name in load_tasks(self._run.source, tasks, self._inside):
             self._facts[name] = facts(self._run.source.load_once(name))
 
     def submit(self, job: Job[R]) -> Future[R]:
@@ -86,12 +106,16 @@ class DaskCluster:
         The future raises a UserError where a machine has another network or other packages than
         this one, the job's workers are lost again and again, or the cluster is gone.
         """
+        with self._lock:
+            self._running.add(job.key)
         remote: Future[R] = self._executor.submit(run, self._run, self._facts, job)
         return transform(remote, partial(self._result, job), remote.cancel)
 
     def _result(self, job: Job[R], remote: Future[R]) -> R:
         from distributed import KilledWorker
 
+        with self._lock:  # an event that is late says nothing any more
+            self._running.discard(job.key)
         try:
             return remote.result()
         except KilledWorker:
@@ -99,6 +123,13 @@ class DaskCluster:
             raise JobLost(job.title, "every Dask worker that tried it died") from None
         except (CancelledError, OSError) as error:
             raise _gone(self._address, error) from None
+
+    def _hear(self, event: tuple[float, tuple[str, float]]) -> None:
+        """Take an event of a worker; called in the thread of the client."""
+        _, (key, share) = event
+        with self._lock:
+            if key in self._running:
+                self._inside.put(key, share)
 
     def close(self) -> None:
         """Let the machines end the processes of this run, and leave the cluster."""
@@ -215,6 +246,24 @@ def _gone(address: str, error: BaseException) -> UserError:
     )
 
 
+class _Events(InsideStep):
+    """Tells the main process by events of this Dask worker how much of a job is done."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__()
+        self._topic = topic
+        self._told = threading.local()
+
+    def put(self, key: str, share: float) -> None:
+        """Send the share, unless this thread has sent one a moment ago."""
+        from distributed import get_worker
+
+        now = time.monotonic()
+        if now - getattr(self._told, "at", -math.inf) >= _EVENT_SECONDS:
+            self._told.at = now
+            get_worker().log_event(self._topic, (key, share))
+
+
 _hosts: dict[str, Host] = {}
 """The worker processes of this Dask worker, for every run that uses it."""
 _lock = threading.Lock()
@@ -224,7 +273,10 @@ def run(cluster_run: ClusterRun, expected: Mapping[str, Facts], job: Job[R]) -> 
     """Run a job in a process of this Dask worker; called by Dask."""
     with _lock:
         if cluster_run.identity not in _hosts:
-            _hosts[cluster_run.identity] = Host(cluster_run.source, cluster_run.limits, expected)
+            inside = _Events(cluster_run.identity) if cluster_run.followed else None
+            _hosts[cluster_run.identity] = Host(
+                cluster_run.source, cluster_run.limits, expected, inside
+            )
         host = _hosts[cluster_run.identity]
     return host.run(job)
 

@@ -88,6 +88,30 @@ class SkipLost:
         return transform(future, result, future.cancel)
 
 
+@contextmanager
+def _followed(key: str, inside: InsideStep) -> Iterator[None]:
+    """Tell how much is done of the training in the body."""
+    from gp_prune.training.shares import listening
+
+    def hear(share: float) -> None:
+        inside.put(key, share)
+        inside.tell()
+
+    with listening(hear) if inside.active else nullcontext():
+        yield
+
+
+def load_tasks(source: TaskSource, tasks: Sequence[str], inside: InsideStep) -> Iterator[str]:
+    """Train or load tasks in this process, and yield the name of each that is ready."""
+    for number, name in enumerate(tasks):
+        inside.count(number, len(tasks))
+        with _followed(name, inside):
+            source.load_once(name)
+        inside.drop(name)
+        yield name
+    inside.count(len(tasks), len(tasks))
+
+
 class InProcess:
     """Runs jobs in this process, each as soon as it is submitted.
 
@@ -103,29 +127,13 @@ class InProcess:
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Load the tasks."""
-        for number, name in enumerate(tasks):
-            self._inside.count(number, len(tasks))
-            with self._followed(name):
-                self._workbench.source.load_once(name)
-            self._inside.drop(name)
-        self._inside.count(len(tasks), len(tasks))
-
-    @contextmanager
-    def _followed(self, key: str) -> Iterator[None]:
-        """Tell how much is done of the training in the body."""
-        from gp_prune.training.shares import listening
-
-        def hear(share: float) -> None:
-            self._inside.put(key, share)
-            self._inside.tell()
-
-        with listening(hear) if self._inside.active else nullcontext():
-            yield
+        for _ in load_tasks(self._workbench.source, tasks, self._inside):
+            pass
 
     def submit(self, job: Job[R]) -> Future[R]:
         """Run the job now."""
         try:
-            with self._followed(job.key):
+            with _followed(job.key, self._inside):
                 return completed(job.run(self._workbench))
         except Exception as error:
             if not processes.out_of_memory(error):
@@ -227,7 +235,7 @@ def make_runner(
         cluster: address of a Dask scheduler whose workers take the place of the processes.
         skip_lost: whether jobs whose workers are lost again and again are set aside.
         inside: is told how much of the running jobs is done, and in :meth:`Runner.prepare` of the
-            tasks; workers of a cluster tell nothing.
+            tasks.
 
     Raises:
         UserError: the number of workers is not positive, or the cluster cannot be used.
@@ -236,7 +244,7 @@ def make_runner(
     if cluster is not None:
         from gp_prune.runs.dask import DaskCluster
 
-        runner = DaskCluster(source, cluster, limits)
+        runner = DaskCluster(source, cluster, limits, inside)
     elif workers < 1:
         raise UserError(f"the number of workers is {workers}; it must be at least 1")
     elif in_process(workers, limits, skip_lost=skip_lost):

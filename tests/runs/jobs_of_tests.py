@@ -79,9 +79,17 @@ def report_twice(pause: float) -> str:
 class Trained(Add):
     """Says how far it is while it adds numbers."""
 
+    pause = 0.0
+
     def run(self, workbench: Workbench) -> Sum:
-        report_twice(0.0)
+        report_twice(self.pause)
         return super().run(workbench)
+
+
+class TrainedSlowly(Trained):
+    """Leaves time between its two shares."""
+
+    pause = 2.0
 
 
 class Nobody:

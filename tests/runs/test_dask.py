@@ -18,13 +18,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from jobs_of_tests import Sum, TrainedSlowly
 from run_folders import USER_TASK, content
 
 from gp_prune.errors import UserError
 from gp_prune.runs.dask import DaskCluster
 from gp_prune.runs.host import Host
+from gp_prune.runs.inside import InsideStep
+from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.runs.journal import Journal, reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.run import evolve
 
@@ -70,6 +74,7 @@ class Cluster:
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*MODULE, "dask", *command],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},  # jobs of the tests
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -134,6 +139,21 @@ def test_a_cluster_gives_the_same_front(
     _, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     assert with_journal(tmp_path / "run") == wanted
+
+
+@needs_dask
+@pytest.mark.slow
+def test_a_cluster_tells_how_much_of_its_jobs_is_done(cluster: Cluster, tmp_path: Path) -> None:
+    heard: list[float] = []
+    step = InsideStep("sums")
+    step.hear = lambda inside: heard.append(inside.done)
+    runner = DaskCluster(TaskSource(), cluster.address, inside=step)
+    try:
+        with Journal(tmp_path, reader(Sum)) as journal:
+            run_with_journal([TrainedSlowly((1,))], runner, journal, inside=step)
+    finally:
+        runner.close()
+    assert 0.5 in heard and heard[-1] == 1 and heard == sorted(heard)
 
 
 @needs_dask
