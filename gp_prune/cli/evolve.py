@@ -117,6 +117,7 @@ def evolve(run: RunOptions, models: tuple[str, ...], reuse: Path | None, **given
     leaves settings, journal, front and metric files in the run folder. With --resume, a run that
     has ended prints its result; --resume RUN --generations N makes it longer.
     """
+    from gp_prune.report.console import make_console
     from gp_prune.report.search import recommendation, result_json, result_lines
     from gp_prune.report.search_progress import progress_display
     from gp_prune.search.config import SearchConfig
@@ -154,7 +155,7 @@ def evolve(run: RunOptions, models: tuple[str, ...], reuse: Path | None, **given
         return 0
     for line in result_lines(result, sys.stdout):
         echo(line)
-    echo("\n" + recommendation(result))
+    echo("\n" + recommendation(result, make_console(sys.stdout).width))
     echo(_next_steps(result))
     return 0
 

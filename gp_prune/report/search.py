@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -287,10 +288,13 @@ def interim_json(folder: str, generation: Generation) -> dict[str, Any]:
     return {"folder": folder, "interrupted": True, "front": rows}
 
 
-def recommendation(result: SearchResult) -> str:
+def recommendation(result: SearchResult, width: int | None = None) -> str:
     """Return the recommended formula, the rule of its choice and its error on the test split.
 
-    The lines are never wrapped, so that the LaTeX can be copied.
+    Args:
+        result: of the search.
+        width: at which sentences are wrapped; formulas and LaTeX never are, so that they can be
+            copied. None wraps nothing.
     """
     config = result.config
     best = result.recommended
@@ -305,7 +309,18 @@ def recommendation(result: SearchResult) -> str:
         *_rule(config, _chooses(result)),
         *(f"     Test split {line}" for line in verdict(result)),
     ]
-    return "\n".join(lines)
+    copied = (MARK, "     Simplified", "     Found as", "     LaTeX")
+    return "\n".join(
+        line if width is None or line.startswith(copied) else _wrap(line, width) for line in lines
+    )
+
+
+def _wrap(line: str, width: int) -> str:
+    """Break a line between words; what follows stands a little further in than its beginning."""
+    return textwrap.fill(
+        line, max(width, 40), subsequent_indent=7 * " ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _rule(config: SearchConfig, unseen: Sequence[str]) -> list[str]:

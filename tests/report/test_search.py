@@ -97,4 +97,13 @@ def test_what_a_limit_or_the_user_ended_is_said_at_the_end(result: SearchResult)
 
 def test_latex_can_be_copied_in_one_line(result: SearchResult) -> None:
     latex = result.metrics[result.recommended.name].latex()
-    assert f"LaTeX: {latex}\n" in recommendation(result)
+    for width in (None, 60):
+        assert f"LaTeX: {latex}\n" in recommendation(result, width)
+
+
+def test_sentences_are_wrapped_at_the_width_of_the_screen(result: SearchResult) -> None:
+    lines = recommendation(result, 60).splitlines()
+    sentences = [line for line in lines if not line.startswith((">>>>", "     LaTeX", "     Rule"))]
+    assert any(line.startswith("     Test split") for line in sentences)
+    assert max(map(len, sentences)) <= 70, "the rule has lines of its own"
+    assert " ".join(" ".join(lines).split()) == " ".join(recommendation(result).split())
