@@ -69,7 +69,7 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run the code of README and docs/, build the site, and compile all formulas."""
-    session.run("pytest", "-n", "0", "tests/test_docs.py", external=True)
+    session.run("pytest", "-n", "0", "tests/docs/test_pages.py", external=True)
     with tempfile.TemporaryDirectory() as folder:
         session.run(
             "python", "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", folder,

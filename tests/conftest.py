@@ -37,7 +37,7 @@ SMOKE = {
     "metric/test_file.py",
     "pruning/test_surgery.py",
     "search/test_archive.py",
-    "test_docs.py",
+    "docs/test_pages.py",
 }
 """Test files, below tests/, that `pytest -m smoke` runs."""
 
