@@ -73,6 +73,8 @@ def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
         download=command.download,
         model_timeout=command.model_timeout,
     )
+    if loaded.task is None and command.data is None and ".py:" in command.model:
+        _check_measures_nothing(command)
     if command.kind is not None:
         if loaded.task is not None:
             raise UserError(
@@ -208,14 +210,8 @@ def _check_file(option: str, path: Path, *, replace: bool) -> None:
 def _check_data(command: ApplyCommand) -> None:
     """Raise UserError where a network that is no task lacks data, or an option says nothing."""
     if command.data is None:
-        if command.judges:
-            raise UserError(
-                f"--epochs and --judge need data, and {command.model!r} brings none; name a data "
-                "set or a folder of images with --data"
-            )
-        for metric in command.pruning.measured:
-            if needs_data(metric):
-                raise missing_data(metric)
+        if ".py:" not in command.model:  # a function may return a task, which brings its data
+            _check_measures_nothing(command)
     elif command.data not in DATA_SETS:
         for option, given in (("download", command.download), ("data-root", command.data_root)):
             if given:
@@ -223,6 +219,18 @@ def _check_data(command: ApplyCommand) -> None:
                     f"--{option} is for data sets ({', '.join(DATA_SETS)}), and "
                     f"{command.data!r} is none; leave it out"
                 )
+
+
+def _check_measures_nothing(command: ApplyCommand) -> None:
+    """Raise UserError where a network without data is to be judged or measured."""
+    if command.judges:
+        raise UserError(
+            f"--epochs and --judge need data, and {command.model!r} brings none; name a data "
+            "set or a folder of images with --data"
+        )
+    for metric in command.pruning.measured:
+        if needs_data(metric):
+            raise missing_data(metric)
 
 
 def _tuning_data(command: ApplyCommand, loaded: LoadedModel, source: str | None) -> TuningData:

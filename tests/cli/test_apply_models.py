@@ -62,3 +62,33 @@ def test_functions_of_models_that_give_something_else(
     assert result.exit_code == 2 and result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if ": error:" in line]
     assert len(lines) == 1 and words in lines[0], result.stderr
+
+
+TASK = """
+import torch
+from torch import nn
+
+from gp_prune import Task
+
+
+def build():
+    inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+    return Task(model, (inputs, inputs[:, :1]), kind="regression", name="numbers")
+
+
+def network():
+    return build().model, torch.zeros(1, 6)
+"""
+
+
+def test_a_task_of_a_file_brings_its_data_and_a_network_does_not(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(TASK)
+    result = run("apply", "activation_variance", f"{file}:build", "--keep-macs", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "as the task of build() has it" in result.stdout
+    result = run("apply", "activation_variance", f"{file}:network", "--keep-macs", "0.5")
+    assert result.exit_code == 2 and "give calibration data with --data" in result.stderr
