@@ -73,12 +73,9 @@ class Cell:
 
 
 def recommended(seed: int, folder: Path, workers: int) -> Metric:
-    """Return the formula that the default run with a seed recommends; run it, or go on with it.
-
-    What the run would measure after fine-tuning takes no part in the choice, and is left out.
-    """
+    """Return the formula that the default run with a seed recommends; run it, or go on with it."""
     started = (folder / CONFIG).exists()
-    config = None if started else SearchConfig(seed=seed, final_steps=0)
+    config = None if started else SearchConfig(seed=seed)
     result = evolve(config, folder, workers=workers, resume=started)
     return result.metrics[result.recommended.name]
 

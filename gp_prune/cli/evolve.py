@@ -93,6 +93,12 @@ def _search_options(command: Command) -> Command:
     "--final-seeds", type=int, help="Fine-tuning runs per network at the end.  [default: 3]"
 )
 @click.option(
+    "--finalists",
+    type=int,
+    help="Formulas of the front that are fine-tuned before one is recommended; 0 for none.  "
+    "[default: 4]",
+)
+@click.option(
     "--comparison/--no-comparison", default=None, help="Compare the front with published metrics."
 )
 @click.option(

@@ -336,9 +336,12 @@ def _rule(config: SearchConfig, unseen: Sequence[str]) -> list[str]:
             "     Rule: the formula with the least error in the search",
             f"     {limit} was not read.",
         ]
+    both = len(config.deciding_errors) > 1
+    end = "" if both else ","
     what = "deviation" if config.judged_repeats > 1 else "error"
     return [
-        "     Rule: of the formulas that beat random scores on every task (or on most),",
+        f"     Rule: of the formulas that beat random scores on every task (or on most){end}",
+        *(["     right after pruning and after fine-tuning,"] if both else []),
         "     the smallest whose validation error at equal budgets is within one",
         f"     standard {what} of the least{' one' if unseen else ''}",
         *([f"     on {', '.join(unseen)}, which were not in the search"] if unseen else []),

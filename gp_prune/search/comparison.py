@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression, canonical
@@ -23,7 +24,7 @@ from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluation, Evaluator
-from gp_prune.search.objectives import ERRORS, SIZE, aggregate, compared
+from gp_prune.search.objectives import ERRORS, SIZE, aggregate
 from gp_prune.search.reduction import PlanSetting, Reducer, Reduction
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.statistics.running import derive_seed
@@ -90,6 +91,16 @@ class Record:
     raw_test: float = math.nan
 
 
+class Cell(NamedTuple):
+    """A task with a budget and an error; see :class:`Record`."""
+
+    task: str
+    kind: str
+    budget: str
+    keep: float
+    error: str
+
+
 class Comparison:
     """Keep all records of the final comparison, and summarise any part of them.
 
@@ -150,21 +161,23 @@ class Comparison:
             return statistics.fmean(getattr(row, column) for row in rows)
         return aggregate(self.config.aggregate, [*_cells(rows, column).values()])
 
-    def excess(self, contender: str, best: str) -> tuple[float, float]:
-        """Return by how much a formula is worse than another on the validation split.
+    def cells(self, contender: str, column: str, *, error: str | None = None) -> dict[Cell, float]:
+        """Return the mean of a column over the repeats, for every task and budget."""
+        return _cells(self.part(contender, error=error), column)
 
-        Returns:
-            The mean, over tasks and budgets, of the difference of the errors (of their logarithms,
-            where the aggregate is ``log``), and its standard error.
+    def typical(self, contender: str, *, kind: str, task: str, error: str) -> tuple[float, float]:
+        """Return the validation error on one task, and its standard error over the repeats.
+
+        It is the arithmetic mean over the budgets: on one task errors are of one scale. The
+        standard error is 0 where there is one repeat alone.
         """
-        first, second = (_cells(self.part(name), "validation") for name in (contender, best))
-        differences = [
-            compared(self.config.aggregate, error) - compared(self.config.aggregate, second[cell])
-            for cell, error in first.items()
-        ]
-        few = len(differences) < 2
-        error = 0.0 if few else statistics.stdev(differences) / math.sqrt(len(differences))
-        return statistics.fmean(differences), error
+        repeats: dict[int, list[float]] = {}
+        for row in self.part(contender, kind=kind, task=task, error=error):
+            repeats.setdefault(row.repeat, []).append(row.validation)
+        means = [statistics.fmean(values) for _, values in sorted(repeats.items())]
+        few = len(means) < 2
+        noise = 0.0 if few else statistics.stdev(means) / math.sqrt(len(means))
+        return statistics.fmean(means), noise
 
     def spread(
         self,
@@ -187,11 +200,11 @@ class Comparison:
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _cells(rows: Sequence[Record], column: str) -> dict[tuple[object, ...], float]:
-    """Return the mean of a column over the repeats, for every task and budget."""
-    cells: dict[tuple[object, ...], list[float]] = {}
+def _cells(rows: Sequence[Record], column: str) -> dict[Cell, float]:
+    """Return the mean of a column over the repeats, for every task, budget and error."""
+    cells: dict[Cell, list[float]] = {}
     for row in rows:
-        cell = (row.task, row.kind, row.budget, row.keep)
+        cell = Cell(row.task, row.kind, row.budget, row.keep, row.error)
         cells.setdefault(cell, []).append(getattr(row, column))
     return {cell: statistics.fmean(values) for cell, values in cells.items()}
 

@@ -42,7 +42,7 @@ DEFAULT_BUDGET_KINDS = {"channel": ("macs",), "weight": ("params",)}
 DEFAULT_OBJECTIVES = ("error", "size")
 """Besides the costs that the budgets of the ladder leave free."""
 DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15)}
-DEFAULT_BUDGETS = {"channel": (0.5, 0.3), "weight": (0.3, 0.2)}
+DEFAULT_BUDGETS = {"channel": (0.5, 0.3, 0.15), "weight": (0.3, 0.2)}
 
 _TASKS = ("tasks", "validate_on", "report_on")
 _OF_NETWORKS = ("data", "kind", "model_weights", "input_shape", "most")
@@ -82,6 +82,7 @@ _RULES = {
     "stack": whole(0, 10_000),
     "final_steps": whole(0),
     "final_seeds": whole(1, 10_000),
+    "finalists": whole(0),
     "front_size": whole(1, 100_000),
     "recommended_size": whole(1),
     "size_limit": whole(3, MAX_NODES),
@@ -180,6 +181,9 @@ class SearchConfig(Settings):
             stacks another run can reuse those alone that it puts together alike.
         final_steps: mini-batches of fine-tuning in the final comparison.
         final_seeds: fine-tuning runs per network in the final comparison.
+        finalists: formulas of the front, the best right after pruning, that are fine-tuned before
+            one of them is recommended; 0 means that the error right after pruning decides alone.
+            Where the search minimises ``tuned_error`` alone, this error decides, and none are.
         comparison: whether the front is compared with baselines at the end; otherwise the formula
             with the least error in the search is recommended.
         reduce_within_noise: whether formulas of the front are shortened further before the final
@@ -222,7 +226,7 @@ class SearchConfig(Settings):
     ADJUSTABLE = frozenset(
         {
             "generations", "max_evaluations", "time_limit", "stall", "final_steps", "final_seeds",
-            "comparison", "reduce_within_noise", "recommended_size",
+            "finalists", "comparison", "reduce_within_noise", "recommended_size",
         }
     )  # fmt: skip
 
@@ -253,8 +257,9 @@ class SearchConfig(Settings):
     time_limit: float = 0.0
     stall: int = 0
     stack: int = 0
-    final_steps: int = 60
+    final_steps: int = 30
     final_seeds: int = 3
+    finalists: int = 4
     comparison: bool = True
     reduce_within_noise: bool = False
     front_size: int = 12
@@ -431,6 +436,16 @@ class SearchConfig(Settings):
     def judged_repeats(self) -> int:
         """Return the repeats of the error by which the formulas of the front are compared."""
         return self.final_seeds if self.errors[0] == "tuned_error" and self.final_steps else 1
+
+    @property
+    def deciding_errors(self) -> tuple[str, ...]:
+        """Return the errors that the recommended formula is chosen by.
+
+        The first one is of all formulas of the front; a second one, that after fine-tuning, is of
+        the finalists alone.
+        """
+        both = self.comparison and self.finalists and self.final_steps
+        return ERRORS if both and self.errors[0] == ERRORS[0] else self.errors[:1]
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -27,6 +27,8 @@ def compare_held_out(
     entered: Sequence[Contender],
     evaluator: Evaluator,
     progress: Callable[[int, int], None],
+    *,
+    judged: bool = True,
 ) -> Comparison:
     """Prune and measure every contender on tasks that are not in the search, by their error there.
 
@@ -39,6 +41,7 @@ def compare_held_out(
         entered: what is compared.
         evaluator: evaluates pruned networks.
         progress: hears how many of how many evaluations are done.
+        judged: whether by the error that all are judged by, or by the other one.
     """
     records: list[Record] = []
     planned: list[tuple[Record, Evaluation]] = []
@@ -47,16 +50,16 @@ def compare_held_out(
             try:
                 planned += [
                     (record, evaluation)
-                    for record, evaluation in plan_records(config, scorer, contender, judged=True)
+                    for record, evaluation in plan_records(config, scorer, contender, judged=judged)
                     if record.kind != "ladder"
                 ]
             except (UserError, MissingMeasurement):
-                records += _worst(config, scorer.task.name, contender.name)
+                records += _worst(config, scorer.task.name, contender.name, judged=judged)
     records += measure_records(planned, evaluator, progress)
     return Comparison(records, config)
 
 
-def _worst(config: SearchConfig, task: str, contender: str) -> list[Record]:
+def _worst(config: SearchConfig, task: str, contender: str, *, judged: bool) -> list[Record]:
     """Return the records of a formula that cannot be used on a task."""
     return [
         Record(
@@ -65,7 +68,7 @@ def _worst(config: SearchConfig, task: str, contender: str) -> list[Record]:
         )
         for kind in KINDS
         for keep in config.budgets
-        for error, steps in final_errors(config, judged=True).items()
+        for error, steps in final_errors(config, judged=judged).items()
         for repeat in range(config.final_seeds if steps else 1)
     ]  # fmt: skip
 

@@ -45,8 +45,9 @@ class SearchResult:
         metrics: the metric of every formula of the front, by name.
         comparison: the records of the final comparison.
         held_out: those on tasks that are not in the search. In both, all are judged by the error
-            of the search; in the first, the recommended formula and the baselines under its
-            conventions also by the other one.
+            of the search; in the first, the finalists, random scores and the baselines under the
+            conventions of the front also by the other one; in the second, on the tasks that choose,
+            the finalists and random scores.
         assessed: number of distinct formulas tried on all tasks.
         behaviours: number of distinct behaviours among them.
         kinds: ``"classification"`` or ``"reconstruction"`` for every task.

@@ -57,7 +57,7 @@ from gp_prune.search.held_out import compare_held_out
 from gp_prune.search.layer_shares import record_layer_shares
 from gp_prune.search.noise_reduction import reduce_within_noise
 from gp_prune.search.nsga2 import Generation, Search, make_grammar
-from gp_prune.search.recommendation import judge_of, recommend
+from gp_prune.search.recommendation import finalists, judge_of, recommend
 from gp_prune.search.reduction import Reducer
 from gp_prune.search.results import (
     EarlierRun,
@@ -365,8 +365,9 @@ def _compare(
 ) -> tuple[Comparison, Comparison]:
     """Return the comparison on the tasks of the search, and that on the other ones.
 
-    All are judged by the error of the search. On the tasks of the search, the winner and the
-    baselines under its conventions are judged by the other error, too.
+    All are judged by the error of the search. The finalists and random scores are judged by the
+    other error, too; so are the baselines under the conventions of the front, on the tasks of the
+    search.
     """
 
     def report(stage: str) -> Callable[[int, int], None]:
@@ -375,11 +376,22 @@ def _compare(
     others = others if config.comparison else []
     comparison = compare(config, searched, entered, evaluator, report("compare"))
     held_out = compare_held_out(config, others, entered, evaluator, report("validate"))
-    best = recommend(config, entered, comparison, judge_of(config, comparison, held_out))
-    # The other error may take fine-tuning: only what the table shows of it.
-    last = [c for c in entered if c is best or _is_alike(config, c)]
-    more = compare(config, searched, last, evaluator, report("compare"), judged=False)
-    return Comparison(comparison.records + more.records, config), held_out
+    # The other error may take fine-tuning: only what decides, and what the table shows of it.
+    judge = judge_of(config, comparison, held_out)
+    if len(config.deciding_errors) > 1:
+        random, *_ = BASELINES[config.granularity]
+        last = [*finalists(config, entered, comparison, judge)]
+        last += [c for c in entered if c.name == random]
+        choosing = others[: len(config.validation_tasks)]
+    else:
+        last, choosing = [recommend(config, entered, comparison, judge)], []
+    shown = [c for c in entered if c in last or _is_alike(config, c)]
+    more = compare(config, searched, shown, evaluator, report("compare"), judged=False)
+    chosen = compare_held_out(config, choosing, last, evaluator, report("validate"), judged=False)
+    return (
+        Comparison(comparison.records + more.records, config),
+        Comparison(held_out.records + chosen.records, config),
+    )
 
 
 def _is_alike(config: SearchConfig, contender: Contender) -> bool:

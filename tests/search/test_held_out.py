@@ -16,6 +16,7 @@ from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.held_out import restrict
 from gp_prune.search.leave_one_out import leave_one_out
+from gp_prune.search.recommendation import finalists, judge_of
 from gp_prune.search.run import evolve
 
 SMALL = SearchConfig(
@@ -48,8 +49,14 @@ def test_the_winner_is_chosen_by_tasks_that_are_not_in_the_search(
     result = evolve(SMALL, tmp_path / "run", source=source)
     front = [c for c in result.contenders if c.candidate is not None]
     there = {c.name: result.held_out.mean(c.name, "validation") for c in front}
-    assert there[result.recommended.name] == min(there.values())
     assert list(there.values()) == sorted(there.values())
+    judge = judge_of(SMALL, result.comparison, result.held_out)
+    last = finalists(SMALL, front, result.comparison, judge)
+    assert len(last) == min(SMALL.finalists, len(front)) and result.recommended in last
+    for part in (result.comparison, result.held_out):
+        tuned = {record.contender for record in part.records if record.error == "tuned_error"}
+        assert tuned >= {"random", *(c.name for c in last)}
+        assert not tuned & {c.name for c in front if c not in last}
     assert {record.task for record in result.held_out.records} == {"cnn-digits"}
     assert {record.task for record in result.comparison.records} == {"lenet-digits"}
     assert set(result.metrics[result.recommended.name].objectives) == {"lenet-digits"}
