@@ -96,7 +96,7 @@ def _search_options(command: Command) -> Command:
     "--finalists",
     type=int,
     help="Formulas of the front that are fine-tuned before one is recommended; 0 for none.  "
-    "[default: 4]",
+    "[default: 6]",
 )
 @click.option(
     "--comparison/--no-comparison", default=None, help="Compare the front with published metrics."
