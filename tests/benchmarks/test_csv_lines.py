@@ -31,6 +31,7 @@ KINDS = {
     "any_network": any_network.Line,
     "autoencoder_operators": autoencoder_tables.Line,
     "default_run": default_run.Line,
+    "default_winners-test": default_winners_table.Line,
     "default_winners_chosen_pruned-test": default_winners_table.Line,
     "default_winners_before-test": default_winners_table.Line,
     "default_winners_before-validation": default_winners_table.Line,
