@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from csv_lines import append, read
@@ -30,7 +31,11 @@ from gp_prune.search.nsga2 import Generation
 
 FOLDER = Path(__file__).resolve().parent
 FILE = FOLDER / "joint_digits.csv"
-ARMS = {"evolve": {}, "random": {"strategy": "random"}, "scratch": {"no_start_formulas": True}}
+ARMS: dict[str, dict[str, Any]] = {
+    "evolve": {},
+    "random": {"strategy": "random"},
+    "scratch": {"no_start_formulas": True},
+}
 BEHAVIOURS = 500
 """Distinct behaviours that every search may try, the start formulas among them."""
 

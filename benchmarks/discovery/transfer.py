@@ -15,12 +15,17 @@ Each comparison is a folder of ``gp_prune.compare`` and goes on where it was sto
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from csv_lines import as_csv
 
 from gp_prune import Metric, compare
 from gp_prune._io import write_text
@@ -90,7 +95,7 @@ def run(
         runs: folder of the run folders.
         workers: number of processes.
     """
-    options = {key: value for key, value in wanted.items() if key != "title"}
+    options = {key: value for key, value in wanted.items() if key not in ("title", "heading")}
     # A task has a hyphen in its name.
     networks = [net if "-" in net else f"{NETWORKS}:{net}" for net in options.pop("networks")]
     metrics = [evolved.get(metric, metric) for metric in options.pop("metrics")]
@@ -151,6 +156,44 @@ def table(
     return lines
 
 
+@dataclass(frozen=True)
+class Line:
+    """One network of a comparison, as it is kept.
+
+    Attributes:
+        metric: what chose the channels.
+        allocation: what divided the budget.
+        network: function of ``transfer_networks.py``, or task.
+        kind: what the budget counts.
+        keep: share to keep.
+        error: 0 as the dense network, 1 as the best constant guess; the mean over the repeats.
+        failed: whether the metric cannot be used there.
+    """
+
+    metric: str
+    allocation: str
+    network: str
+    kind: str
+    keep: float
+    error: float
+    failed: bool
+
+
+def short_lines(result: MetricComparison) -> list[Line]:
+    """Return the measurements of a comparison, the repeats of each as one line."""
+    repeats: dict[tuple[Any, ...], list[Measurement]] = {}
+    for entry in result.measurements:
+        repeats.setdefault((entry.metric, *entry.cell), []).append(entry)
+    return [
+        Line(
+            metric, allocation, task.rpartition(":")[2], kind, keep,
+            round(statistics.fmean(entry.error for entry in entries), 5),
+            any(entry.failure for entry in entries),
+        )
+        for (metric, allocation, task, kind, keep), entries in repeats.items()
+    ]  # fmt: skip
+
+
 def _chance(standing: Any) -> str:
     """Return a p-value with its direction."""
     if standing.p is None:
@@ -183,9 +226,20 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
             *table(result.measurements, result.metrics, evolved),
         ]  # fmt: skip
         for note in result.notes:
-            lines += ["", f"- {note}"]
+            lines += ["", f"- {note.replace(f'{NETWORKS}:', '')}"]
     return "\n".join([*lines, ""])
 
+
+_CHOICE = """# Which evolved formulas were chosen, and by what
+
+Candidates are the formulas that searches on four networks for the digits recommended (default
+settings with seeds 10 to 14, and with 500 behaviours seeds 20 and 21). They were compared with the
+six two-factor start formulas and some published metrics on validation splits of networks that the
+searches did not see. What was chosen is in [transfer.md](transfer.md), on networks kept apart.
+Errors, ranks and tests as there.
+
+    python benchmarks/discovery/transfer.py choose --runs FOLDER
+"""
 
 _HEAD = """# Evolved metrics on networks that no search has seen
 
@@ -216,9 +270,14 @@ def main() -> None:
     settings = load_settings()
     if given.what == "choose":
         candidates = evolved_metrics(settings["candidates"])
+        lines = [_CHOICE, "| candidate | formula |", "|---|---|"]
+        lines += [f"| {name} | `{text}` |" for name, text in settings["candidates"].items()]
         for name in [name for name in settings if name.startswith("choose")]:
             result = run(name, settings[name], candidates, given.runs, given.workers)
-            print("\n".join(table(result.measurements, result.metrics, candidates)))
+            lines += ["", f"## {settings[name]['heading']}", ""]
+            lines += table(result.measurements, result.metrics, candidates)
+            write_text(RESULTS / f"discovery_{name}.csv", as_csv(short_lines(result)))
+        write_text(RESULTS / "discovery.md", "\n".join([*lines, ""]))
         return
     commit = check_committed()
     names = [name for name, value in settings.items() if "title" in value]
@@ -230,8 +289,8 @@ def main() -> None:
     }
     write_text(RESULTS / "transfer.md", page(results, settings, commit))
     for name, result in results.items():
-        write_text(RESULTS / f"transfer_{name}.csv", result.to_csv())
+        write_text(RESULTS / f"transfer_{name}.csv", as_csv(short_lines(result)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

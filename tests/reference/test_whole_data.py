@@ -50,6 +50,14 @@ FORMULAS: dict[str, Callable[[Fields], Any]] = {
     **test_weight_formulas.FORMULAS,
     "class_map_energy": lambda t: np.square(t["class_map"]).sum((1, 2)),
     "mean_activation_energy": lambda t: t["rest_mean"].mean(1) * t["rest_map"].sum((1, 2)),
+    "gradient_variance_energy": lambda t: (
+        np.square(t["outgoing"]).sum(1) * t["var"] * t["output_grad"].var((1, 2))
+    ),
+    "spread_product_energy": lambda t: (
+        np.abs(t["weight"]).std((1, 2))
+        * np.square(t["outgoing"]).sum(1)
+        * t["activation"].std((1, 2))
+    ),
 }
 
 OPERANDS: dict[str, tuple[str, Callable[[Fields], Any]]] = {
