@@ -167,7 +167,7 @@ class Line:
         kind: what the budget counts.
         keep: share to keep.
         error: 0 as the dense network, 1 as the best constant guess; the mean over the repeats.
-        failed: whether the metric cannot be used there.
+        failed: 1 where the metric cannot be used, 0 elsewhere.
     """
 
     metric: str
@@ -176,7 +176,7 @@ class Line:
     kind: str
     keep: float
     error: float
-    failed: bool
+    failed: int
 
 
 def short_lines(result: MetricComparison) -> list[Line]:
@@ -188,7 +188,7 @@ def short_lines(result: MetricComparison) -> list[Line]:
         Line(
             metric, allocation, task.rpartition(":")[2], kind, keep,
             round(statistics.fmean(entry.error for entry in entries), 5),
-            any(entry.failure for entry in entries),
+            int(any(entry.failure for entry in entries)),
         )
         for (metric, allocation, task, kind, keep), entries in repeats.items()
     ]  # fmt: skip
@@ -208,6 +208,13 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
     evolved = evolved_metrics(texts)
     lines = [_HEAD.format(commit=commit), "| evolved metric | formula |", "|---|---|"]
     lines += [f"| {name} | `{text}` |" for name, text in texts.items()]
+    missing = [
+        value["title"]
+        for name, value in settings.items()
+        if "title" in value and name not in results
+    ]
+    if missing:
+        lines += ["", f"**Not finished:** {'; '.join(missing)}. No error of these was read."]
     joint = [result for name, result in results.items() if settings[name].get("bundled")]
     if len(joint) > 1:
         measured = [entry for result in joint for entry in result.measurements]

@@ -191,7 +191,7 @@ def test_missing_extra(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(UserError, match=r"'onnx'.*gp-prune\[onnx\]"):
+    with pytest.raises(UserError, match=r"needs onnx,.*'gp-prune\[onnx\]'"):
         export_onnx(residual, tmp_path / "a.onnx", images)
 
 

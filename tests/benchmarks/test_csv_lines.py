@@ -22,6 +22,7 @@ import search_speed
 import stacking
 import statistics_fidelity_lines
 import statistics_memory
+import transfer
 from csv_lines import append, as_csv, read
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,8 @@ KINDS = {
     "default_winners_chosen_pruned-test": default_winners_table.Line,
     "default_winners_before-test": default_winners_table.Line,
     "default_winners_before-validation": default_winners_table.Line,
+    "discovery_choose": transfer.Line,
+    "discovery_choose_pairs": transfer.Line,
     "genetic_lenet": genetic_lenet_lines.Record,
     "genetic_mutation": genetic_lenet_lines.Comparison,
     "gp_vs_random": gp_vs_random.Line,
@@ -47,6 +50,7 @@ KINDS = {
     "stacking": stacking.Line,
     "statistics_fidelity": statistics_fidelity_lines.Line,
     "statistics_memory": statistics_memory.Line,
+    "transfer_small": transfer.Line,
 }
 
 

@@ -89,6 +89,6 @@ def test_a_task_of_a_file_brings_its_data_and_a_network_does_not(
     file.write_text(TASK)
     result = run("apply", "activation_variance", f"{file}:build", "--keep-macs", "0.5")
     assert result.exit_code == 0, result.output
-    assert "as the task of build() has it" in result.stdout
+    assert "as the task of build() has it" in " ".join(result.stdout.split())
     result = run("apply", "activation_variance", f"{file}:network", "--keep-macs", "0.5")
     assert result.exit_code == 2 and "give calibration data with --data" in result.stderr

@@ -288,11 +288,8 @@ def test_wrong_options_are_one_sentence(
 @pytest.mark.parametrize(
     "options",
     [
-        ["l1", "--epochs", "1"],
-        ["l1", "--judge"],
         ["l1", "--round-to", "0"],
         ["l1", "--scope", "row"],
-        ["taylor_bn"],
         ["magnitude", "--round-to", "8"],
         ["magnitude", "--cut-residual"],
     ],
@@ -304,6 +301,23 @@ def test_what_cannot_be_done_is_told_before_anything_is_loaded(
     result = run("apply", metric, spec, *others)
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1  # no line of progress before the error
+    assert result.stderr.startswith("gp-prune: error: ")
+
+
+@pytest.mark.parametrize("options", [["l1", "--epochs", "1"], ["l1", "--judge"], ["taylor_bn"]])
+def test_data_that_is_missing_is_told_as_soon_as_it_is_known(
+    run: Run, spec: str, options: list[str]
+) -> None:
+    metric, *others = options
+    # A function may return a task, which has data, so it has to be called first.
+    result = run("apply", metric, spec, *others)
+    assert result.exit_code == 2
+    loading, error = result.stderr.splitlines()
+    assert loading.startswith("gp-prune: loading ") and error.startswith("gp-prune: error: ")
+    # These networks bring none in any case.
+    result = run("apply", metric, "torchvision:resnet18", *others)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("gp-prune: error: ")
 
 

@@ -45,7 +45,7 @@ SMALL = SearchConfig(
         (("--resume", "one", "--reuse", "other"), "leave out --reuse, or begin a new run"),
         (
             ("--resume", "one", "--seed", "1"),
-            "leave the others out (only --comparison, --final-seeds, --generations, "
+            "leave the others out (only --comparison, --final-seeds, --finalists, --generations, "
             "--max-evaluations, --reduce-within-noise, --stall, --time-limit may be given)",
         ),
         (("--resume", "one", "--generations", "9"), "'one' is not a run folder"),
@@ -95,7 +95,7 @@ def test_tensorboard_is_looked_for_before_anything_is_done(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     result = run("evolve", "--tensorboard", tmp_path / "logs", "--out", tmp_path / "run")
-    assert result.exit_code == 2 and "install gp-prune[tensorboard]" in result.stderr
+    assert result.exit_code == 2 and "pip install 'gp-prune[tensorboard]'" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -43,6 +43,14 @@ Scores = dict[str, dict[str, Array]]
 BATCH = 24
 """Samples in a batch; mini-batches, whose gradients are squared, run across batches."""
 
+
+def _spread(magnitudes: Array) -> Array:
+    """(o,): standard deviation of what a filter has; a group lacks the others, which are 0."""
+    count = np.count_nonzero(magnitudes, (1, 2)).max()
+    mean, square = (np.power(magnitudes, n).sum((1, 2)) / count for n in (1, 2))
+    return np.asarray(np.sqrt(square - np.square(mean)))
+
+
 FORMULAS: dict[str, Callable[[Fields], Any]] = {
     **test_class_formulas.FORMULAS,
     **test_gradient_formulas.FORMULAS,
@@ -54,9 +62,7 @@ FORMULAS: dict[str, Callable[[Fields], Any]] = {
         np.square(t["outgoing"]).sum(1) * t["var"] * t["output_grad"].var((1, 2))
     ),
     "spread_product_energy": lambda t: (
-        np.abs(t["weight"]).std((1, 2))
-        * np.square(t["outgoing"]).sum(1)
-        * t["activation"].std((1, 2))
+        _spread(np.abs(t["weight"])) * np.square(t["outgoing"]).sum(1) * t["activation"].std((1, 2))
     ),
 }
 
