@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from gp_prune.cli import main
 from gp_prune.errors import UserError
 from gp_prune.report.page.common import duration
 from gp_prune.report.page.geometry import draw, format_tick, ticks
-from gp_prune.report.page.parts import Plot, Point, Series
+from gp_prune.report.page.parts import Plot, Point, Series, Table
+from gp_prune.report.page.search_page import _comparison
 from gp_prune.report.page.write import REPORT, render, write_report
 from gp_prune.report.page.write import make_page as make
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.runs.journal import seal
 from gp_prune.runs.spent import read_spent
-from gp_prune.search.comparison import KINDS
+from gp_prune.search.comparison import KINDS, Comparison
 from gp_prune.search.results import FRONT, SearchResult
 from gp_prune.search.stored import RESULT
 
@@ -103,6 +105,23 @@ def test_the_front_has_the_numbers_of_the_result(shown: Reader, shown_run: Searc
     assert len(table) == len(shown_run.contenders)
     for number, row in enumerate(table):
         assert shown.rows[f"f{number}"] == [float(row[name]) for name in columns]
+
+
+def test_what_was_not_measured_on_a_task_is_left_empty(shown_run: SearchResult) -> None:
+    best = shown_run.recommended.name
+    records = [
+        replace(record, task="elsewhere-digits")
+        for record in shown_run.comparison.records
+        if record.contender == best
+    ]
+    held_out = Comparison(records, shown_run.config)
+    section = _comparison(replace(shown_run, held_out=held_out))
+    tables = [part for part in section.parts if isinstance(part, Table)]
+    assert tables
+    for table in tables:
+        place = next(n for n, heading in enumerate(table.headings) if "elsewhere" in heading)
+        for row in table.rows:
+            assert (row.cells[place].text == "") == (row.cells[0].text != best)
 
 
 def test_plots_have_the_numbers_of_the_journal(shown: Reader, shown_run: SearchResult) -> None:

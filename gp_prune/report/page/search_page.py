@@ -252,10 +252,11 @@ def _comparison(result: SearchResult) -> Section:
                     continue
                 cells = [Cell(name), Cell(f"equal {BUDGET_UNITS[kind]}")]
                 cells.append(number(result.comparison.mean(name, "test", kind=kind, error=error)))
-                cells += [
-                    number(whole.mean(name, "test", kind=kind, task=task, error=error))
-                    for task in measured
-                ]
+                for task in measured:
+                    given = {"kind": kind, "task": task, "error": error}
+                    # After fine-tuning not all of them are measured on every task.
+                    there = whole.part(name, **given)
+                    cells.append(number(whole.mean(name, "test", **given) if there else math.nan))
                 rows.append(Row(cells, best=name == result.recommended.name))
         headings = ["metric", "budget", "tasks of the search", *measured.values()]
         parts.append(Table(headings, rows, f"Test error {_JUDGED[error]}"))
