@@ -22,6 +22,7 @@ Examples:
 @click.option("--operators", is_flag=True, help="List the functions that formulas apply.")
 @click.option("--markdown", is_flag=True, help="Print the page evolved_metrics/README.md.")
 @click.option("--html", is_flag=True, help="Print the gallery, docs/gallery.html: a web page.")
+@click.option("--facts", is_flag=True, help="Print evolved_metrics/facts.json: all that show says.")
 @json_option
 @primitives_option
 def list_metrics(
@@ -29,6 +30,7 @@ def list_metrics(
     operators: bool,
     markdown: bool,
     html: bool,
+    facts: bool,
     as_json: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
@@ -36,27 +38,34 @@ def list_metrics(
 
     With --primitives alone, list what these files add to the vocabulary.
     """
-    pages = markdown + html
-    if operands + operators + pages > 1 or (pages and as_json):
+    pages = {"markdown": markdown, "html": html, "facts": facts}
+    page = next((name for name, given in pages.items() if given), "")
+    if operands + operators + sum(pages.values()) > 1 or (page and as_json):
         raise click.UsageError(
-            "give one of --operands, --operators, --markdown, --html and --json alone"
+            "give one of --operands, --operators, --markdown, --html, --facts and --json alone"
         )
-    if pages and primitive_files:
+    if page and primitive_files:
         raise click.UsageError(
-            f"--{'html' if html else 'markdown'} shows the bundled metrics, to which --primitives "
-            "adds none; leave out --primitives"
+            f"--{page} shows the bundled metrics, to which --primitives adds none; leave out "
+            "--primitives"
         )
-    # Formulas need sympy, for which nobody who completes a name should wait.
-    from gp_prune.cli import describe_run
+    # Formulas need sympy, for which nobody who completes a name or reads a list should wait.
+    if html or markdown or operands or operators or primitive_files:
+        from gp_prune.cli import describe_run
 
-    if html or markdown:
-        describe_run.print_page(html=html)
-    elif operands or operators or primitive_files:
-        describe_run.list_vocabulary(
-            primitive_files, operands=operands, operators=operators, as_json=as_json
-        )
+        if page:
+            describe_run.print_page(html=html)
+        else:
+            describe_run.list_vocabulary(
+                primitive_files, operands=operands, operators=operators, as_json=as_json
+            )
+        return
+    from gp_prune.cli import metric_facts
+
+    if facts:
+        metric_facts.print_all_facts()
     else:
-        describe_run.list_metrics(as_json=as_json)
+        metric_facts.list_metrics(as_json=as_json)
 
 
 _SHOW_EXAMPLES = """\b
@@ -81,7 +90,7 @@ def show(metric: str, explain: bool, as_json: bool, primitive_files: tuple[str, 
 
     METRIC is the name of a bundled metric, a metric file or a formula.
     """
-    from gp_prune.cli.describe_run import show_metric
+    from gp_prune.cli.metric_facts import show_metric
 
     show_metric(metric, primitive_files, explain=explain, as_json=as_json)
 

@@ -1,20 +1,16 @@
-"""Do what ``gp-prune list``, ``show`` and ``latex`` were asked for."""
+"""Print the vocabulary, the pages of the bundled metrics, and metrics as LaTeX or otherwise."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from gp_prune.formula.units import unit_of
-from gp_prune.formula.words import in_words
+from gp_prune.cli.metric_facts import warn_of_changes
 from gp_prune.language.axes import Normaliser, Reduction, Signature
 from gp_prune.language.infix import write_infix
 from gp_prune.language.primitive import Operator, PrimitiveSet, builtin_primitives, primitive_set
-from gp_prune.language.record import NEEDS, families_of
-from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
-from gp_prune.report.catalogue import operator_cost, passes
+from gp_prune.language.record import families_of
+from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.report.text import echo, print_json
 
 
@@ -52,42 +48,6 @@ def list_vocabulary(
         primitives = PrimitiveSet(p for p in primitives if p not in known)
         tables = {"operands": _operand_table, "operators": _operator_table}
     _print_tables({name: table(primitives) for name, table in tables.items()}, as_json=as_json)
-
-
-def list_metrics(*, as_json: bool) -> None:
-    """List the bundled metrics."""
-    metrics = [Metric.load(name) for name in bundled_metrics()]
-    if as_json:
-        print_json({"metrics": [_as_object(metric) for metric in metrics]})
-        return
-    rows = [
-        [m.name, m.granularity, str(m.expression), " ".join(sorted(m.needs)), m.source]
-        for m in metrics
-    ]
-    from gp_prune.report.console import make_console, print_table  # rich is slow to import
-
-    print_table(
-        make_console(sys.stdout),
-        ["metric", "prunes", "formula", "needs", "source"],
-        rows,
-        fold=["formula", "needs", "source"],
-    )
-
-
-def _as_object(metric: Metric) -> dict[str, Any]:
-    return {
-        "name": metric.name,
-        "description": metric.description,
-        "granularity": metric.granularity,
-        "text": str(metric.expression),
-        "latex": metric.latex(),
-        "needs": sorted(metric.needs),
-        "passes": passes(metric.needs),
-        "cost": operator_cost(metric.expression),
-        "invariances": list(metric.invariances),
-        "source": metric.source,
-        "shares": "" if metric.shares is None else str(metric.shares.expression),
-    }
 
 
 _Rows = list[list[str]]
@@ -155,126 +115,6 @@ def _signature(operator: Operator) -> tuple[str, str]:
     return f"{name}({letters})", "kept" if shape.arity == 1 else "united"
 
 
-def show_metric(
-    metric: str, primitive_files: Sequence[str], *, explain: bool, as_json: bool
-) -> None:
-    """Show all that a metric contains; with ``explain`` also what tests on networks find."""
-    loaded = Metric.load(metric, primitive_set(*primitive_files))
-    _warn_of_changes(loaded)
-    facts = _facts(loaded)
-    if explain:
-        facts |= _tested(loaded) | _comparison(loaded)
-    if as_json:
-        print_json(facts)
-    else:
-        from gp_prune.report.console import make_console, print_facts
-
-        print_facts(make_console(sys.stdout), _lines(facts))
-
-
-def _warn_of_changes(metric: Metric) -> None:
-    """Say on stderr which primitives are not what they were when a metric was saved."""
-    changed = metric.changed_primitives()
-    if changed:
-        what = "primitive" if len(changed) == 1 else "primitives"
-        echo(
-            f"gp-prune: {what} {', '.join(changed)} of metric {metric.name!r} changed since it was "
-            "saved, so what is printed may not be what it computed; use the version or "
-            "--primitives file it was made with",
-            err=True,
-        )
-
-
-def _facts(metric: Metric) -> dict[str, Any]:
-    simpler = metric.simplified()
-    words = in_words(metric.expression)
-    return {
-        "name": metric.name,
-        "description": metric.description,
-        "words": words.sentence,
-        "where": words.parts,
-        "reads": words.operands,
-        "notes": list(words.notes),
-        "unit": unit_of(metric.expression),
-        "text": str(metric.expression),
-        "infix": write_infix(metric.expression),
-        "simplified": "" if simpler is metric else str(simpler.expression),
-        "latex": metric.latex(),
-        "granularity": metric.granularity,
-        "conventions": metric.conventions.to_json(),
-        "needs": {need: NEEDS[need] for need in NEEDS if need in metric.needs},
-        "passes": passes(metric.needs),
-        "cost": operator_cost(metric.expression),
-        "invariances": {name: INVARIANCES[name] for name in metric.invariances},
-        "size": metric.expression.size,
-        "height": metric.expression.height,
-        "source": metric.source,
-        "objectives": dict(metric.objectives),
-        "provenance": dict(metric.provenance),
-        "digest": metric.digest,
-        **_shares(metric),
-    }
-
-
-def _shares(metric: Metric) -> dict[str, Any]:
-    """Return what divides a budget among the layers, where that is another metric."""
-    if metric.shares is None:
-        return {}
-    shares = metric.shares
-    return {
-        "shares": {
-            "name": shares.name,
-            "text": str(shares.expression),
-            "infix": write_infix(shares.expression),
-            "latex": shares.latex(),
-            "digest": shares.digest,
-        }
-    }
-
-
-def _tested(metric: Metric) -> dict[str, Any]:
-    """Return which invariances hold on a small network."""
-    from gp_prune.tasks.invariance import TESTS, find_invariances  # they need torch
-
-    found = find_invariances(metric).items()
-    holds = {True: "holds", False: "does not hold"}
-    return {"tested": {name: f"{holds[kept]}: {TESTS[name]}" for name, kept in found}}
-
-
-def _comparison(metric: Metric) -> dict[str, Any]:
-    """Return what a metric ranks like, and the variance that its parts carry."""
-    from gp_prune.tasks.likeness import likeness  # it needs torch
-
-    found = likeness(metric)
-    facts: dict[str, Any] = {"ranks_like": {name: round(tau, 3) for name, tau in found.nearest}}
-    if found.kind:
-        facts[f"{found.kind}_carry"] = {part: round(share, 3) for part, share in found.parts}
-    return facts
-
-
-_IF_EMPTY = {
-    "needs": {"weights only": "no data"},
-    "invariances": {"none": "nothing is declared"},
-}
-"""Text for empty objects that carry information."""
-
-
-def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return name and value of all facts that are not empty, one line per entry of an object."""
-    lines: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        value = value or _IF_EMPTY.get(name, value)
-        if isinstance(value, dict):
-            for number, (key, entry) in enumerate(value.items()):
-                text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
-                lines.append(("" if number else name, f"{key}: {text}"))
-        elif isinstance(value, list):
-            lines += [("" if number else name, text) for number, text in enumerate(value)]
-        elif value != "":
-            lines.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
-    return lines
-
-
 def print_metrics(
     names: Sequence[str],
     primitive_files: Sequence[str],
@@ -289,7 +129,7 @@ def print_metrics(
     primitives = primitive_set(*primitive_files)
     chosen = [Metric.load(name, primitives) for name in names]
     for metric in chosen:
-        _warn_of_changes(metric)
+        warn_of_changes(metric)
     if simplify:
         chosen = [metric.simplified() for metric in chosen]
     owners = {part.name: metric.name for metric in chosen for part in metric.parts[1:]}

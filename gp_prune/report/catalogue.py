@@ -1,12 +1,16 @@
-"""Write the page of all saved metrics, and state what scoring with a metric costs."""
+"""State all that is known of a metric and what it costs; write the page of all saved ones."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
+from gp_prune.formula.units import unit_of
+from gp_prune.formula.words import in_words
 from gp_prune.language.expression import Expression
+from gp_prune.language.infix import write_infix
 from gp_prune.language.primitive import Operator
 from gp_prune.language.record import LOSS_NEEDS, NEEDS
 from gp_prune.metric.metric import INVARIANCES, Metric
@@ -134,3 +138,51 @@ def passes(needs: AbstractSet[str]) -> str:
     if needs - NEEDS_WITHOUT_DATA:
         return "one pass, forward"
     return "no data, one pass over a sample of ones" if "synflow" in needs else "no data"
+
+
+def metric_facts(metric: Metric) -> dict[str, Any]:
+    """Return what ``gp-prune show`` says of a metric, as a JSON object."""
+    simpler = metric.simplified()
+    words = in_words(metric.expression)
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "words": words.sentence,
+        "where": words.parts,
+        "reads": words.operands,
+        "notes": list(words.notes),
+        "unit": unit_of(metric.expression),
+        "text": str(metric.expression),
+        "infix": write_infix(metric.expression),
+        "simplified": "" if simpler is metric else str(simpler.expression),
+        "latex": metric.latex(),
+        "granularity": metric.granularity,
+        "conventions": metric.conventions.to_json(),
+        "needs": {need: NEEDS[need] for need in NEEDS if need in metric.needs},
+        "passes": passes(metric.needs),
+        "cost": operator_cost(metric.expression),
+        "invariances": {name: INVARIANCES[name] for name in metric.invariances},
+        "size": metric.expression.size,
+        "height": metric.expression.height,
+        "source": metric.source,
+        "objectives": dict(metric.objectives),
+        "provenance": dict(metric.provenance),
+        "digest": metric.digest,
+        **_shares(metric),
+    }
+
+
+def _shares(metric: Metric) -> dict[str, Any]:
+    """Return what divides a budget among the layers, where that is another metric."""
+    if metric.shares is None:
+        return {}
+    shares = metric.shares
+    return {
+        "shares": {
+            "name": shares.name,
+            "text": str(shares.expression),
+            "infix": write_infix(shares.expression),
+            "latex": shares.latex(),
+            "digest": shares.digest,
+        }
+    }

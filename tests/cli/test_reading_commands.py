@@ -17,10 +17,12 @@ from gp_prune.language import symbols
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import INVARIANCES, Metric, bundled_metrics
+from gp_prune.report import stored_facts
 from gp_prune.tasks import TASK_NAMES
 
 Run = Callable[..., Result]
 README = Path(__file__).resolve().parents[2] / "evolved_metrics" / "README.md"
+FACTS = README.with_name("facts.json")
 
 
 def test_list_names_every_metric(run: Run) -> None:
@@ -77,6 +79,36 @@ def test_readme_of_the_metrics_is_current(run: Run) -> None:
     assert run("list", "--markdown").stdout == README.read_text(encoding="utf-8")
 
 
+def test_stored_facts_are_current(run: Run) -> None:
+    """Write them again with: gp-prune list --facts > evolved_metrics/facts.json."""
+    assert run("list", "--facts").stdout == FACTS.read_text(encoding="utf-8")
+    for name in bundled_metrics():
+        assert Metric.load(name).changed_primitives() == ()  # a warning is not stored
+
+
+def test_facts_are_computed_where_what_is_stored_is_missing_or_old(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stored = [run(*command.split()).stdout for command in ("show flap", "list", "list --json")]
+    assert stored_facts.read_stored_facts() is not None
+    monkeypatch.setattr(stored_facts, "digest_content", lambda: "sha256:another")
+    assert stored_facts.read_stored_facts() is None
+    computed = [run(*command.split()).stdout for command in ("show flap", "list", "list --json")]
+    assert computed == stored
+    monkeypatch.setattr(stored_facts, "FILE", "missing.json")
+    assert stored_facts.read_stored_facts() is None
+
+
+def test_the_digest_of_the_content_changes_with_a_metric(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before, files = stored_facts.digest_content(), bundled_metrics()
+    changed = tmp_path / "l1.json"
+    changed.write_bytes(files["l1"].read_bytes() + b" ")
+    monkeypatch.setattr(stored_facts, "bundled_metrics", lambda: {**files, "l1": changed})
+    assert stored_facts.digest_content() != before
+
+
 def test_markdown_survives_github(run: Run) -> None:
     rows = [line for line in run("list", "--markdown").stdout.splitlines() if line[:3] == "| `"]
     assert len(rows) == len(bundled_metrics())
@@ -92,7 +124,7 @@ def test_options_that_exclude_each_other(run: Run) -> None:
         result = run("list", *options)
         assert result.exit_code == 2
         assert "give one of" in result.stderr
-    for page in ("--markdown", "--html"):
+    for page in ("--markdown", "--html", "--facts"):
         result = run("list", page, "--primitives", "missing.py")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "leave out --primitives" in result.stderr
