@@ -15,6 +15,7 @@ from gp_prune.cli.options import (
     Shares,
     data_options,
     memory_option,
+    pattern_option,
     run_options,
 )
 from gp_prune.errors import UserError, brief
@@ -70,6 +71,7 @@ class FineTune(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--budget-kind", metavar="KIND,...",
     help="What they count: macs, params, channels.  [default: macs,params; weights params]",
 )  # fmt: skip
+@pattern_option
 @click.option(
     "--allocation", multiple=True, metavar="NAME|METRIC",
     help="Divide budgets by: own, global, uniform, residual-whole, or a metric's shares; "

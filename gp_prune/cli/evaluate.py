@@ -15,6 +15,7 @@ from gp_prune.cli.options import (
     json_option,
     memory_option,
     model_timeout_option,
+    pattern_option,
     primitives_option,
     quiet_option,
 )
@@ -49,6 +50,7 @@ Examples:
     "--budget-kind", metavar="KIND,...",
     help="What they count: macs, params, channels.  [default: macs; weights params]",
 )  # fmt: skip
+@pattern_option
 @click.option("--aggregate", default="log", help="How errors become one: log or mean.")
 @click.option("--calibration", type=int, help="Samples to measure on.  [default: 512]")
 @memory_option

@@ -16,8 +16,10 @@ from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Command,
     RunOptions,
+    Shares,
     data_options,
     memory_option,
+    pattern_option,
     run_options,
 )
 from gp_prune.errors import UserError
@@ -40,6 +42,9 @@ def _search_options(command: Command) -> Command:
                      help="error, tuned_error, macs, params, latency, size."),
         click.option("--budget-kind", metavar="KIND,...",
                      help="What is equal for all candidates: macs, params, channels."),
+        click.option("--ladder", type=Shares(),
+                     help="Shares kept at which candidates are tried.  [default: of the networks]"),
+        pattern_option,
         click.option("--scope", help="What is ranked together: global, layer, isomorphic or row."),
         click.option("--aggregate", help="How errors become one: log or mean."),
         click.option("--operands", metavar="NAME,...", help="Search these alone."),
@@ -261,6 +266,8 @@ def _next_steps(result: SearchResult) -> str:
     path = result.folder / "metrics" / f"{result.recommended.name}.json"
     task = _next_model(result.config.tasks)
     budget = "--keep-macs 0.5" if result.config.granularity == "channel" else "--pruning-ratio 0.5"
+    if result.config.pattern and not result.config.budgets:
+        budget = f"--pattern {result.config.pattern[0]}"
     files = "".join(f" --primitives {shlex.quote(file)}" for file in result.config.primitives)
     metric = shlex.quote(str(path))
     config = result.config

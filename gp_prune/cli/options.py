@@ -106,6 +106,27 @@ class Shares(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{brief(value)} is no list of shares; write it like 0.5,0.3", param, ctx)
 
 
+class Patterns(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Parse patterns, separated by commas: ``2:4,4:8``."""
+
+    name = "N:M,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the texts; what patterns may be is checked with the settings."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(","))
+
+
+pattern_option = click.option(
+    "--pattern",
+    type=Patterns(),
+    help="Of single weights, keep N of every M; without shares, in their place.",
+)
+
+
 def data_options(command: Command) -> Command:
     """Add the options of data for the networks that bring none."""
     options = [

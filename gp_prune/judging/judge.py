@@ -18,6 +18,7 @@ from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.file import MetricError
 from gp_prune.metric.metric import Metric
+from gp_prune.pruning.plan.weights import Pattern, Target
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.search.assessor import find_rounding, ladder_evaluations, plan_cuts
 from gp_prune.search.config import SearchConfig
@@ -42,7 +43,7 @@ class BudgetError:
 
     Attributes:
         task: name of the task.
-        kind: what the budget counts: ``"macs"``, ``"params"`` or ``"channels"``.
+        kind: what the budget counts: ``"macs"``, ``"params"`` or ``"channels"``; or the pattern.
         keep: the share of it that was to be kept.
         error: error on the validation split, 0 as the dense network and 1 as the best guess that
             looks at no input.
@@ -104,6 +105,7 @@ class Judge:
         keep: shares to keep; by default those of a search of the formula's granularity.
         budget_kind: what they count; by default ``("macs",)``, of formulas that rank single weights
             ``("params",)``.
+        pattern: patterns N:M of single weights; without ``keep`` they stand in the place of shares.
         aggregate: how the errors become one, ``"log"`` or ``"mean"``.
         calibration: samples that the formulas are measured on.
         seed: seed of everything random.
@@ -123,6 +125,7 @@ class Judge:
         *,
         keep: Sequence[float] = (),
         budget_kind: Sequence[str] = (),
+        pattern: Sequence[str] = (),
         aggregate: str = SearchConfig.aggregate,
         calibration: int = SearchConfig.calibration,
         seed: int = 0,
@@ -138,7 +141,12 @@ class Judge:
             budget_kind=tuple(budget_kind), aggregate=aggregate, calibration=calibration, seed=seed,
             primitives=tuple(map(str, primitives)), **settings,
         )  # fmt: skip
-        self._given: dict[str, Any] = {"ladder": tuple(keep), "budget_kind": tuple(budget_kind)}
+        for text in pattern:  # before a network is loaded
+            Pattern.parse(text)
+        self._given: dict[str, Any] = {
+            "ladder": tuple(keep), "budgets": (), "budget_kind": tuple(budget_kind),
+            "pattern": tuple(pattern),
+        }  # fmt: skip
         check_tasks(self._config.tasks, held)
         self.primitives: PrimitiveSet = primitive_set(*self._config.primitives)
         options, code = self._config.task_options, self._config.python_files
@@ -201,15 +209,16 @@ def _assemble(
 ) -> FormulaResult:
     """Return the objectives as a search computes them, and the errors that they are made of."""
     errors = [outcome.validation for outcome in outcomes]
+    targets: list[Target] = [getattr(cut.plan, "pattern", None) or cut.plan.asked for cut in cuts]
     values = {"error": aggregate(config.aggregate, errors), SIZE: float(metric.size)}
     for name in COSTS:
         values[name] = mean_cost(name, [(c.plan.asked.kind, getattr(c, name)) for c in cuts])
     rows = (
         BudgetError(
-            cut.task, cut.plan.asked.kind, cut.plan.asked.keep, outcome.validation, outcome.raw,
-            cut.macs, cut.params,
+            cut.task, target.kind, target.keep, outcome.validation, outcome.raw, cut.macs,
+            cut.params,
         )
-        for cut, outcome in zip(cuts, outcomes, strict=True)
+        for cut, target, outcome in zip(cuts, targets, outcomes, strict=True)
     )  # fmt: skip
     return FormulaResult(
         str(metric.expression), metric.granularity,

@@ -11,7 +11,16 @@ from gp_prune.judging.settings import LEAST_DRAWS, CompareSettings
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.file import OWN
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import Budget, ChannelPlan, DegenerateScores, WeightPlan, select_weights
+from gp_prune.pruning import (
+    Budget,
+    ChannelPlan,
+    DegenerateScores,
+    Pattern,
+    WeightPlan,
+    select_weights,
+)
+from gp_prune.pruning.plan.channels import BUDGET_KINDS
+from gp_prune.pruning.plan.weights import Target
 from gp_prune.pruning.select.allocation import Allocation, keep_streams, select_allocated
 from gp_prune.pruning.select.scores import keep_unranked
 from gp_prune.search.evaluation import Evaluation
@@ -26,15 +35,24 @@ _MOST_MISSED = 0.05
 """Largest difference between the asked and the kept share, at most a fifth of what was asked."""
 
 
+PATTERN = "pattern"
+"""In the place of an allocation where the budget is a pattern: it keeps the same of every layer."""
+
+
+def describe_budget(kind: str, keep: float) -> str:
+    """Return a budget, or a pattern, in words; see :class:`Measurement`."""
+    return f"{100 * keep:g} % of the {kind}" if kind in BUDGET_KINDS else f"pattern {kind}"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One network of a comparison.
 
     Attributes:
         metric: name of the metric that chose what goes.
-        allocation: what divided the budget among the layers.
+        allocation: what divided the budget among the layers; ``"pattern"`` where it is a pattern.
         task: name of the task.
-        kind: what the budget counts.
+        kind: what the budget counts, or the pattern.
         keep: the share that was to be kept.
         repeat: number of the draw, or of the order of fine-tuning samples.
         macs: share of the MACs really kept.
@@ -87,23 +105,30 @@ def plan_metric(
     repeats = repeats if noisy or settings.fine_tune else 1
     scores: dict[int, Any] = {}
     own: Mapping[str, Any] | str | None = None
-    for name, shared in allocations.items():
-        for budget in settings.budgets:
-            plan: Plan | str = ""
-            for repeat in range(repeats):
-                draw = repeat if noisy else 0
-                if noisy or not repeat:
-                    if draw not in scores:
-                        scores[draw] = _scores(settings, scorer, metric, draw if noisy else None)
-                    divided = shares.get(name)
-                    if name == OWN and metric.shares is not None:
-                        shared = metric.shares
-                        if own is None:
-                            own = _scores(settings, scorer, shared, None)
-                        divided = own
-                    plan = _plan(scorer, metric, scores[draw], budget, name, shared, divided)
-                planned.append(_measurement(settings, scorer, metric, name, budget, repeat, plan))
+    for name, shared, budget in _cells(settings, allocations):
+        plan: Plan | str = ""
+        for repeat in range(repeats):
+            draw = repeat if noisy else 0
+            if noisy or not repeat:
+                if draw not in scores:
+                    scores[draw] = _scores(settings, scorer, metric, draw if noisy else None)
+                divided = shares.get(name)
+                if name == OWN and metric.shares is not None:
+                    shared = metric.shares
+                    if own is None:
+                        own = _scores(settings, scorer, shared, None)
+                    divided = own
+                plan = _plan(scorer, metric, scores[draw], budget, name, shared, divided)
+            planned.append(_measurement(settings, scorer, metric, name, budget, repeat, plan))
     return planned
+
+
+def _cells(
+    settings: CompareSettings, allocations: Mapping[str, Metric | None]
+) -> list[tuple[str, Metric | None, Target]]:
+    """Return every budget under every allocation, then the patterns, which divide nothing."""
+    shares = [(n, by, budget) for n, by in allocations.items() for budget in settings.budgets]
+    return [*shares, *((PATTERN, None, pattern) for pattern in settings.patterns)]
 
 
 def score_allocations(
@@ -133,7 +158,7 @@ def _plan(
     scorer: TaskScorer,
     metric: Metric,
     scores: Mapping[str, Any] | str,
-    budget: Budget,
+    budget: Target,
     name: str,
     shared: Metric | None,
     shares: Mapping[str, Any] | str | None,
@@ -144,25 +169,44 @@ def _plan(
             return found
     assert not isinstance(scores, str)
     assert not isinstance(shares, str)
-    plan: Plan
     try:
         if metric.granularity == "weight":
-            conventions = metric.conventions.under(name)
-            task = scorer.task
-            plan = select_weights(
-                task.model, scorer.architecture, scores, conventions, budget, ignore=task.whole
-            )
-        else:
-            allocation = Allocation(name)
-            if shared is not None:
-                allocation = Allocation(name, shares, shared.conventions)
-            plan = _plan_channels(scorer, metric, scores, budget, allocation)
+            return _plan_weights(scorer, metric, scores, budget, name)
+        assert isinstance(budget, Budget), "patterns are of single weights"
+        allocation = Allocation(name)
+        if shared is not None:
+            allocation = Allocation(name, shares, shared.conventions)
+        plan = _plan_channels(scorer, metric, scores, budget, allocation)
+        return _missed(plan, budget) or plan
     except (DegenerateScores, UserError) as error:
         return str(error)
+
+
+def _plan_weights(
+    scorer: TaskScorer,
+    metric: Metric,
+    scores: Mapping[str, Any],
+    budget: Target,
+    name: str,
+) -> WeightPlan | str:
+    """Return which weights go, or why the share cannot be kept."""
+    task, conventions = scorer.task, metric.conventions
+    if isinstance(budget, Pattern):
+        return select_weights(
+            task.model, scorer.architecture, scores, conventions, pattern=budget, ignore=task.whole
+        )
+    plan = select_weights(
+        task.model, scorer.architecture, scores, conventions.under(name), budget, ignore=task.whole
+    )
+    return _missed(plan, budget) or plan
+
+
+def _missed(plan: Plan, budget: Budget) -> str:
+    """Return how far a plan is from the share that was asked for; empty where it is near."""
     kept = getattr(plan.achieved, budget.kind)
     if abs(kept - budget.keep) > min(_MOST_MISSED, budget.keep / 5):
         return f"keeps {kept:.3f} of the {budget.kind} where {budget.keep:g} are asked for"
-    return plan
+    return ""
 
 
 def _plan_channels(
@@ -188,7 +232,7 @@ def _measurement(
     scorer: TaskScorer,
     metric: Metric,
     allocation: str,
-    budget: Budget,
+    budget: Target,
     repeat: int,
     plan: Plan | str,
 ) -> Planned:
@@ -224,7 +268,7 @@ def drop_impossible(measurements: Sequence[Measurement]) -> tuple[list[Measureme
         if entry.cell not in possible:
             left_out.setdefault(entry.cell, entry.failure)
     notes = [
-        f"{task}, {100 * keep:g} % of the {kind}, {allocation}: left out, as no metric meets it "
+        f"{task}, {describe_budget(kind, keep)}, {allocation}: left out, as no metric meets it "
         f"({reason})"
         for (allocation, task, kind, keep), reason in left_out.items()
     ]

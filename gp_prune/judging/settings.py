@@ -15,6 +15,7 @@ from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.channels import BUDGET_KINDS, Budget
+from gp_prune.pruning.plan.weights import Pattern
 from gp_prune.runs.folder import Settings
 from gp_prune.search.start_formulas import expand_names, load_formula
 from gp_prune.tasks.data import DATA_SETS
@@ -58,6 +59,8 @@ class CompareSettings(Settings):
         tasks: names of the tasks.
         keep: shares to keep; empty for the default of the granularity.
         budget_kind: what they count; empty for the default of the granularity.
+        pattern: patterns N:M of single weights, a table of their own, as they leave nothing to
+            divide; without ``keep`` they stand in the place of shares.
         allocation: how a budget is divided among the layers, each of them a table of its own: names
             of :data:`gp_prune.metric.file.ALLOCATIONS` or metrics. By default ``"global"`` and
             ``"uniform"``, as the division alone explains differences of several points.
@@ -86,6 +89,7 @@ class CompareSettings(Settings):
     tasks: tuple[str, ...] = ()
     keep: tuple[float, ...] = ()
     budget_kind: tuple[str, ...] = ()
+    pattern: tuple[str, ...] = ()
     allocation: tuple[str, ...] = ("global", "uniform")
     fine_tune: int = 0
     seeds: int = 1
@@ -114,7 +118,9 @@ class CompareSettings(Settings):
         object.__setattr__(self, "tasks", tuple(map(full_name, self.tasks)))
         object.__setattr__(self, "data", resolve_path(self.data, DATA_SETS))
         object.__setattr__(self, "model_weights", resolve_path(self.model_weights))
-        for name in ("tasks", "keep", "budget_kind", "allocation"):
+        patterns = tuple(str(Pattern.parse(text)) for text in self.pattern)
+        object.__setattr__(self, "pattern", patterns)
+        for name in ("tasks", "keep", "budget_kind", "pattern", "allocation"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise UserError(f"{name} is {', '.join(map(str, values))}; name each once")
@@ -141,6 +147,11 @@ class CompareSettings(Settings):
         """Return the budgets, from the largest share to the smallest of each kind."""
         keep = sorted(self.keep, reverse=True)
         return tuple(Budget(kind, share) for kind in self.budget_kind for share in keep)
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Return the patterns."""
+        return tuple(map(Pattern.parse, self.pattern))
 
 
 class Entered(NamedTuple):
@@ -195,10 +206,16 @@ def enter(settings: CompareSettings, primitives: PrimitiveSet) -> Entered:
             f"the baseline (--baseline) is {brief(baseline)}, which is not compared; choose among "
             f"{', '.join(unique)}"
         )
+    if settings.pattern and granularity != "weight":
+        raise UserError(
+            f"pattern (--pattern) is {', '.join(settings.pattern)}, which is one of single "
+            f"weights, and the metrics rank {granularity}s; compare metrics of weights, or leave "
+            "the pattern out"
+        )
     settings = replace(
         settings,
         granularity=granularity,
-        keep=settings.keep or KEEP[granularity],
+        keep=settings.keep or (() if settings.pattern else KEEP[granularity]),
         budget_kind=settings.budget_kind or BUDGETS[granularity],
         baseline=baseline,
     )

@@ -14,7 +14,7 @@ from rich.text import Text
 from gp_prune.apply.own_task import short_names
 from gp_prune.formula.printer import escape
 from gp_prune.judging.compare import CompareProgress, MetricComparison
-from gp_prune.judging.records import Measurement
+from gp_prune.judging.records import PATTERN, Measurement, describe_budget
 from gp_prune.judging.standings import ALPHA, Standing, spread_over_repeats
 from gp_prune.metric.file import ALLOCATIONS, bundled_metrics
 from gp_prune.report.console import (
@@ -91,7 +91,7 @@ def _by_budget(result: MetricComparison, allocation: str, room: int) -> list[Tab
     entries = result.part(allocation)
     budgets = budgets_of(entries)
     headings = ["", "metric", ">rank", f">p ({result.settings.baseline})"]
-    headings += [f">{_UNITS[kind]} {100 * keep:g}%" for kind, keep in budgets]
+    headings += [f">{_heading(budget)}" for budget in budgets]
     rows: list[list[str]] = []
     styles: dict[int, str] = {}
     for standing in result.standings(allocation):
@@ -105,7 +105,15 @@ def _by_budget(result: MetricComparison, allocation: str, room: int) -> list[Tab
         )
     tables = split_table(headings, rows, room, keys=2, styles=styles)
     tables[0].title = f"Allocation {allocation}: {_meaning(allocation)}"
+    if allocation == PATTERN:
+        tables[0].title = "Patterns: so many of each block of weights stay, the same in every layer"
     return tables
+
+
+def _heading(budget: Budget) -> str:
+    """Return the heading of a budget."""
+    kind, keep = budget
+    return f"{_UNITS[kind]} {100 * keep:g}%" if kind in _UNITS else f"pattern {kind}"
 
 
 def _meaning(allocation: str) -> str:
@@ -178,7 +186,7 @@ def _notes(result: MetricComparison) -> list[str]:
             cells = len({entry.cell for entry in failed})
             lines.append(
                 f"{metric.name}: worst error in {cells} cells, first {failed[0].task}, "
-                f"{100 * failed[0].keep:g} % of the {failed[0].kind}: {failed[0].failure}"
+                f"{describe_budget(failed[0].kind, failed[0].keep)}: {failed[0].failure}"
             )
     more = len(lines) - MOST_NOTES
     return lines[:MOST_NOTES] + ([f"and {more} more, in result.json"] if more > 0 else [])
@@ -201,7 +209,7 @@ def _latex_table(result: MetricComparison, allocation: str) -> str:
          for s in standings]
         for budget in budgets
     ]  # fmt: skip
-    head = [rf"{_UNITS[kind]} {100 * keep:g}\,\%" for kind, keep in budgets]
+    head = [_heading(budget).replace("%", r"\,\%") for budget in budgets]
     lines = [
         rf"\begin{{tabular}}{{lrr{'r' * len(budgets)}}}",
         r"\toprule",

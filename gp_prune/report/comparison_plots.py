@@ -14,7 +14,7 @@ import pandas as pd
 
 from gp_prune._compat import import_optional
 from gp_prune.judging.compare import MetricComparison
-from gp_prune.judging.records import Measurement
+from gp_prune.judging.records import PATTERN, Measurement
 from gp_prune.judging.settings import BASELINES
 from gp_prune.judging.standings import ALPHA, spread_over_repeats
 from gp_prune.report.plots import TEXT, clean_axes, find_matplotlib, new_figure, save_figure
@@ -64,7 +64,10 @@ def _shown(result: MetricComparison) -> list[str]:
 
 def _draw_errors(result: MetricComparison) -> Any:
     """Draw a panel for each allocation and kind of budget."""
-    kinds, allocations = result.settings.budget_kind, result.allocations
+    settings = result.settings
+    # A pattern is a point and no curve, so it is drawn where there is nothing else.
+    kinds = settings.budget_kind if settings.keep else settings.pattern
+    allocations = [name for name in result.allocations if not settings.keep or name != PATTERN]
     width, height = 1.6 + 2.9 * len(kinds), 0.5 + 2.5 * len(allocations)
     figure = new_figure(width, height)
     panels = figure.subplots(len(allocations), len(kinds), sharex="col", sharey=True, squeeze=False)
@@ -73,10 +76,11 @@ def _draw_errors(result: MetricComparison) -> Any:
         for axes, kind in zip(row, kinds, strict=True):
             entries = [entry for entry in result.part(allocation) if entry.kind == kind]
             _draw_panel(axes, entries, shown, result)
-            axes.set_title(f"allocation {allocation}", fontsize=TEXT)
+            named = allocation if allocation == PATTERN else f"allocation {allocation}"
+            axes.set_title(named, fontsize=TEXT)
         row[0].set_ylabel(f"{result.settings.split} error", fontsize=TEXT)
     for axes, kind in zip(panels[-1], kinds, strict=True):
-        axes.set_xlabel(_TITLES[kind], fontsize=TEXT)
+        axes.set_xlabel(_TITLES.get(kind, f"weights kept (%), {kind}"), fontsize=TEXT)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=TEXT)
     return figure

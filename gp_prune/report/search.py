@@ -21,7 +21,7 @@ from gp_prune.report.console import (
     render,
     split_table,
 )
-from gp_prune.search.comparison import Comparison, Contender, Record
+from gp_prune.search.comparison import PATTERN, Comparison, Contender, Record, equal_kinds
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.held_out import restrict
 from gp_prune.search.leave_one_out import LeftOut
@@ -40,7 +40,7 @@ _FORMULA = "formula"
 FAILURES = 10
 """Most evaluations that are listed because a limit or the user ended them."""
 
-_BUDGETS = {"macs": "equal MACs", "params": "equal params"}
+_BUDGETS = {"macs": "equal MACs", "params": "equal params", PATTERN: "pattern"}
 _HEADINGS = {
     "error": "error", "tuned_error": "tuned error", "macs": "MACs", "params": "params",
     "latency": "latency",
@@ -174,7 +174,7 @@ def _task_tables(result: SearchResult, room: int, *, brief: bool) -> list[Table]
 
     ``brief`` leaves out the errors in the unit of the task.
     """
-    shares = ", ".join(f"{share:.0%}" for share in result.config.budgets)
+    asked = _shares(result.config.budgets, "kept", result.config)
     tasks = [f">{short_name(task)}" for task in result.config.tasks]
     headings = ["", "metric", "budget", "judged", *tasks]
     headings += [">mean", ">kept"]
@@ -191,13 +191,14 @@ def _task_tables(result: SearchResult, room: int, *, brief: bool) -> list[Table]
                     styles[len(rows)] = "bold green"
                 parts = [(budget, task, error) for task in (*result.config.tasks, None)]
                 cells = [_task_cell(result, contender, part, brief) for part in parts]
-                kept = result.comparison.mean(contender.name, budget, kind=budget, error=error)
+                counted = "params" if budget == PATTERN else budget
+                kept = result.comparison.mean(contender.name, counted, kind=budget, error=error)
                 rows.append(
                     [MARK if best else "", contender.name, _BUDGETS[budget], _JUDGED[error], *cells,
                      f"{kept:.3f}"]
                 )  # fmt: skip
     tables = split_table(headings, rows, room, keys=4, styles=styles, padding=1 if brief else 2)
-    title = f"Test error at equal budgets ({shares} kept), ± the standard deviation of repeats"
+    title = f"Test error at equal budgets ({asked}), ± the standard deviation of repeats"
     tables[0].title = title
     return tables
 
@@ -242,15 +243,15 @@ def _errors(result: SearchResult) -> list[str]:
 
 def _explanation(result: SearchResult) -> str:
     config = result.config
-    ladder = ", ".join(f"{share:.0%}" for share in config.ladder)
-    budgets = ", ".join(f"{share:.0%}" for share in config.budgets)
     units = " or ".join(BUDGET_UNITS[kind] for kind in config.budget_kind)
+    ladder = _shares(config.ladder, f"of the {units} kept", config)
     shown = ", ".join(_HEADINGS[name] for name in config.names if name != SIZE)
-    equal = f"; equal MACs, equal params: errors at {budgets} of them kept"
+    budgets = ", ".join(f"{share:.0%}" for share in config.budgets)
+    equal = f"; equal MACs, equal params: errors at {budgets} of them kept" if budgets else ""
     lines = [
         f"error: 0 as the dense network, 1 as the best constant guess; {_MEANS[config.aggregate]} "
         "over the tasks",
-        f"{shown}: {ladder} of the {units} kept{equal if result.comparison.records else ''}",
+        f"{shown}: {ladder}{equal if result.comparison.records else ''}",
         f"NAME_{config.scope}: a published metric under the conventions of this run",
     ]
     names = ", ".join(_chooses(result))
@@ -259,6 +260,18 @@ def _explanation(result: SearchResult) -> str:
     if LATENCY in config.names:
         lines.append("latency was measured: another run with these settings finds other values")
     return "\n".join(lines)
+
+
+def _shares(shares: Sequence[float], kept: str, config: SearchConfig) -> str:
+    """Return shares, with what is kept of which, and patterns."""
+    texts = [f"{', '.join(f'{share:.0%}' for share in shares)} {kept}"] if shares else []
+    texts += [f"pattern {pattern}" for pattern in config.pattern]
+    return ", ".join(texts)
+
+
+def budget_heading(kind: str, keep: float) -> str:
+    """Return a budget, or a pattern, as the heading of a column."""
+    return f"{BUDGET_UNITS[kind]} {keep:.0%}" if kind in BUDGET_UNITS else f"pattern {kind}"
 
 
 def interim_lines(generation: Generation, stream: IO[str]) -> list[str]:
@@ -422,7 +435,8 @@ def result_json(result: SearchResult) -> dict[str, Any]:
 def left_out_lines(left: Sequence[LeftOut], stream: IO[str]) -> list[str]:
     """Return what each winner does on the task that its search left out, as lines for a stream."""
     console = make_console(stream, PLAIN_WIDTH)
-    headings = ["", "left out", "metric", *(f">{title}" for title in _BUDGETS.values())]
+    kinds = [*dict.fromkeys(kind for one in left for kind in equal_kinds(one.result.config))]
+    headings = ["", "left out", "metric", *(f">{_BUDGETS[kind]}" for kind in kinds)]
     rows: list[list[str]] = []
     styles: dict[int, str] = {}
     for one in left:
@@ -430,7 +444,7 @@ def left_out_lines(left: Sequence[LeftOut], stream: IO[str]) -> list[str]:
             best = name == one.result.recommended.name
             if best:
                 styles[len(rows)] = "bold green"
-            figures = [f"{errors[kind]:.3f}" for kind in _BUDGETS]
+            figures = [f"{errors[kind]:.3f}" for kind in kinds]
             rows.append([MARK if best else "", short_name(one.task), name, *figures])
     parts: list[RenderableType] = [
         *split_table(headings, rows, console.width, keys=3, styles=styles)

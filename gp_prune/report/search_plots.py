@@ -85,6 +85,11 @@ class SearchPlots:
             raise UserError(f"kind is {kind!r}; it must be {' or '.join(_UNITS)}")
         if not self._result.comparison.records:
             raise UserError("the search had no comparison; resume it with comparison=True")
+        if not self._result.config.budgets:
+            raise UserError(
+                f"the search compared at {', '.join(self._result.config.pattern)} alone, and a "
+                "pattern is no curve; search at shares, too (ladder=...)"
+            )
         plots = error_plots(self._result, kind)
         return _finish(lambda: draw_panels(plots), path)
 
@@ -95,7 +100,7 @@ class SearchPlots:
 
         Args:
             path: the file.
-            kind: what is equal for all, ``"macs"`` or ``"params"``.
+            kind: what is equal for all, ``"macs"`` or ``"params"``; or a pattern of the search.
             keep: the share of it; by default the smallest of the comparison.
 
         Raises:
@@ -224,7 +229,10 @@ def _draw_layers(shares: Sequence[Any]) -> Any:
             label.set_parse_math(False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 100)
-        axes.set_xlabel(f"kept (%) at {one.keep:.0%} of the {_UNITS[one.budget]}", fontsize=TEXT)
+        share = (
+            f"{one.keep:.0%} of the {_UNITS[one.budget]}" if one.budget in _UNITS else one.budget
+        )
+        axes.set_xlabel(f"kept (%) at {share}", fontsize=TEXT)
         axes.set_title(printable(titles[one.task]), fontsize=TEXT, parse_math=False)
         clean_axes(axes, size=_TICKS)
     return figure

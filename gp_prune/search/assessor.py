@@ -14,7 +14,8 @@ from gp_prune.language.expression import Expression, canonical
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric, probe
-from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.pruning import DegenerateScores
+from gp_prune.pruning.plan.weights import Target
 from gp_prune.pruning.select.scores import MOST_TIES
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.line_index import digest
@@ -362,7 +363,7 @@ class Assessor:
 def plan_cuts(
     expression: Expression,
     conventions: Conventions,
-    budgets: Sequence[Budget],
+    budgets: Sequence[Target],
     scorers: Sequence[TaskScorer],
     shares: Metric | None = None,
 ) -> list[PlannedCut] | str:
@@ -371,7 +372,7 @@ def plan_cuts(
     Args:
         expression: the formula.
         conventions: how its scores are used.
-        budgets: the shares to keep.
+        budgets: the shares to keep, and the patterns.
         scorers: the prepared tasks; a reason begins with the name of one.
         shares: divides the budgets among the layers, where the conventions do not.
     """

@@ -19,7 +19,8 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression, canonical
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import Budget, DegenerateScores
+from gp_prune.pruning import Budget, DegenerateScores, Pattern
+from gp_prune.pruning.plan.weights import Target
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.config import SearchConfig
@@ -31,7 +32,9 @@ from gp_prune.statistics.running import derive_seed
 
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
-"""What is equal for all contenders."""
+"""What is equal for all contenders at a share."""
+PATTERN = "pattern"
+"""In the place of :data:`KINDS` where the budget is a pattern."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class Record:
     Attributes:
         contender: name of the formula.
         task: name of the task.
-        kind: what is equal for all contenders, ``"macs"`` or ``"params"``, or ``"ladder"`` for the
-            search's own protocol (its budgets, its fine-tuning).
-        budget: what the share to keep counts.
+        kind: what is equal for all contenders, ``"macs"``, ``"params"`` or ``"pattern"``, or
+            ``"ladder"`` for the search's own protocol (its budgets, its fine-tuning).
+        budget: what the share to keep counts, or the pattern.
         keep: the share that was to be kept.
         error: ``"error"`` for the error right after pruning, ``"tuned_error"`` for that after
             fine-tuning.
@@ -305,16 +308,26 @@ def shown_as(
 
 def plan_setting(config: SearchConfig) -> PlanSetting:
     """Return where the plans of a formula decide its results, in the search and the comparison."""
-    budgets = [*config.cells]
-    budgets += [Budget(kind, keep) for kind in KINDS for keep in config.budgets]
+    budgets = [*config.cells, *(budget for _, budget in final_budgets(config))]
 
-    def noise_seeds(task: str, budget: Budget) -> list[int]:
+    def noise_seeds(task: str, budget: Target) -> list[int]:
         return [_noise_seed(config, task, budget, draw) for draw in range(config.final_seeds)]
 
     return PlanSetting(config.conventions, tuple(budgets), noise_seeds)
 
 
-def _noise_seed(config: SearchConfig, task: str, budget: Budget, draw: int) -> int:
+def equal_kinds(config: SearchConfig) -> tuple[str, ...]:
+    """Return what is equal for all in the final comparison: :data:`KINDS` or :data:`PATTERN`."""
+    return tuple(dict.fromkeys(kind for kind, _ in final_budgets(config)))
+
+
+def final_budgets(config: SearchConfig) -> list[tuple[str, Target]]:
+    """Return the budgets of the final comparison, each with what is equal for all there."""
+    shares = [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
+    return [*shares, *((PATTERN, Pattern.parse(text)) for text in config.pattern)]
+
+
+def _noise_seed(config: SearchConfig, task: str, budget: Target, draw: int) -> int:
     return derive_seed("noise", config.seed, task, budget.kind, budget.keep, draw)
 
 
@@ -395,7 +408,7 @@ def plan_records(
     """
     noisy = "noise" in contender.expression.needs
     asked = [("ladder", budget) for budget in config.cells if judged]
-    asked += [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
+    asked += final_budgets(config)
     planned = []
     for label, budget in asked:
         for repeat in range(config.final_seeds):
@@ -456,7 +469,7 @@ def _final_evaluations(
 
 
 def _cut(
-    config: SearchConfig, scorer: TaskScorer, contender: Contender, budget: Budget, draw: int | None
+    config: SearchConfig, scorer: TaskScorer, contender: Contender, budget: Target, draw: int | None
 ) -> PlannedCut:
     noise = None
     if draw is not None:

@@ -15,6 +15,7 @@ from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning.plan.channels import BUDGET_KINDS, Budget
+from gp_prune.pruning.plan.weights import Pattern, Target
 from gp_prune.runs.folder import Settings
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.objectives import (
@@ -98,7 +99,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, ...]]] = {
     "ladder": DEFAULT_LADDERS, "budgets": DEFAULT_BUDGETS, "budget_kind": DEFAULT_BUDGET_KINDS
 }  # fmt: skip
 _OF_LANGUAGE = {"ladder": _LANGUAGE_LADDER, "budgets": _LANGUAGE_BUDGETS}
-_LISTS = ("budget_kind", "objectives", "operands", "operators", "exclude")
+_LISTS = ("budget_kind", "pattern", "objectives", "operands", "operators", "exclude")
 """Settings that may be given as one text, with commas."""
 
 
@@ -144,7 +145,7 @@ class SearchConfig(Settings):
         generations: number of generations after the first population.
         seed: the source of all randomness.
         ladder: shares of channels (or weights) kept at which a candidate is tried; empty means
-            the default of the granularity.
+            the default of the granularity, or patterns alone.
         budget_kind: what the shares of the ladder count: ``"macs"``, ``"params"`` or
             ``"channels"``; a candidate is tried at every share of every kind. Empty means the
             default of the granularity.
@@ -155,6 +156,9 @@ class SearchConfig(Settings):
             :data:`~gp_prune.search.objectives.AGGREGATES`.
         budgets: shares of MACs, and of parameters, kept in the final comparison; empty means the
             default of the granularity.
+        pattern: patterns N:M at which a candidate is tried, and compared in the end, on single
+            weights alone; the blocks decide what is ranked together, not ``scope``. Where neither
+            ``ladder`` nor ``budgets`` is given beside them, there are no shares.
         scope: ``"global"``, ``"layer"``, ``"isomorphic"`` or ``"row"`` ranking, see
             :class:`~gp_prune.metric.file.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
@@ -244,6 +248,7 @@ class SearchConfig(Settings):
     objectives: tuple[str, ...] = ()
     aggregate: str = "log"
     budgets: tuple[float, ...] = ()
+    pattern: tuple[str, ...] = ()
     scope: str = "global"
     normaliser: str = "mean"
     join: str = "mean"
@@ -295,10 +300,12 @@ class SearchConfig(Settings):
                 object.__setattr__(self, name, split_names(value, name))
         check_fields(self, _RULES)
         self.normalise_memory()
+        self._check_pattern()
+        patterns_alone = self.pattern and not (self.ladder or self.budgets)
         language = self.granularity == "weight" and self._language
         for name, default in _DEFAULTS.items():
             chosen = _OF_LANGUAGE.get(name) if language else None
-            if not getattr(self, name):
+            if not getattr(self, name) and not (patterns_alone and name in _OF_LANGUAGE):
                 object.__setattr__(self, name, chosen or default[self.granularity])
         self._check_objectives()
         if len(self.promote) != len(self.rung_steps):
@@ -330,6 +337,19 @@ class SearchConfig(Settings):
                     f"{name!r} is to choose or report on formulas (validate_on, --validate-on), "
                     "but is there twice or among the tasks of the search; leave it out of one"
                 )
+
+    def _check_pattern(self) -> None:
+        """Write patterns in one form; raise UserError for what is none, or cannot be asked for."""
+        patterns = tuple(str(Pattern.parse(text)) for text in self.pattern)
+        object.__setattr__(self, "pattern", patterns)
+        if len(set(patterns)) != len(patterns):
+            raise UserError(f"pattern is {', '.join(patterns)}; name each pattern once")
+        if patterns and self.granularity != "weight":
+            raise UserError(
+                f"pattern (--pattern) is {', '.join(patterns)}, which is one of single weights, "
+                f"and the formulas rank {self.granularity}s; take formulas of weights (granularity "
+                "'weight'), or leave the pattern out"
+            )
 
     def _check_options(self) -> None:
         """Raise UserError for data and weights that no network needs."""
@@ -481,9 +501,10 @@ class SearchConfig(Settings):
         return (*self.rung_steps, self.fine_tune_steps)[rung]
 
     @property
-    def cells(self) -> tuple[Budget, ...]:
+    def cells(self) -> tuple[Target, ...]:
         """Return the budgets at which a candidate is tried on each task."""
-        return tuple(Budget(kind, keep) for kind in self.budget_kind for keep in self.ladder)
+        shares = [Budget(kind, keep) for kind in self.budget_kind for keep in self.ladder]
+        return (*shares, *map(Pattern.parse, self.pattern))
 
     @property
     def limits(self) -> ResourceLimits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gp_prune.apply.own_task import short_names
 from gp_prune.runs.callbacks import DONE, RunEnd, RunStep
-from gp_prune.search.comparison import KINDS
+from gp_prune.search.comparison import equal_kinds
 from gp_prune.search.nsga2 import Generation
 from gp_prune.search.objectives import ERRORS
 from gp_prune.search.results import SearchResult
@@ -35,7 +35,7 @@ def end_of(result: SearchResult) -> RunEnd:
     best, comparison = result.recommended, result.comparison
     figures = {"size": float(best.expression.size)}
     if comparison.records:
-        for kind in KINDS:
+        for kind in equal_kinds(result.config):
             figures[f"test_error/equal_{kind}"] = comparison.mean(best.name, "test", kind=kind)
     texts = {"recommended": best.name, "formula": str(best.expression)}
     return RunEnd(DONE, figures, texts, result)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from gp_prune.errors import UserError
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.search.comparison import (
-    KINDS,
     Comparison,
     Contender,
     Record,
+    final_budgets,
     final_errors,
     measure_records,
     plan_records,
@@ -63,11 +63,11 @@ def _worst(config: SearchConfig, task: str, contender: str, *, judged: bool) -> 
     """Return the records of a formula that cannot be used on a task."""
     return [
         Record(
-            contender, task, kind, kind, keep, error, macs=keep, params=keep, repeat=repeat,
+            contender, task, kind, budget.kind, budget.keep, error, macs=budget.keep,
+            params=budget.keep, repeat=repeat,
             validation=WORST_ERROR, test=WORST_ERROR, raw_test=WORST_ERROR,
         )
-        for kind in KINDS
-        for keep in config.budgets
+        for kind, budget in final_budgets(config)
         for error, steps in final_errors(config, judged=judged).items()
         for repeat in range(config.final_seeds if steps else 1)
     ]  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gp_prune.pruning import Budget, ChannelPlan
+from gp_prune.pruning import ChannelPlan
 from gp_prune.pruning.cost import NORM
 from gp_prune.runs.journal import Journal
-from gp_prune.search.comparison import KINDS, Contender, plan_setting
+from gp_prune.search.comparison import Contender, final_budgets, plan_setting
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import AnyOutcome
 from gp_prune.search.scorer import PlannedCut, TaskScorer
@@ -31,7 +31,7 @@ def record_layer_shares(
     noisy = "noise" in best.expression.needs
     draws = plan_setting(config).noise_seeds
     for scorer in scorers:
-        for budget in (Budget(kind, keep) for kind in KINDS for keep in config.budgets):
+        for _, budget in final_budgets(config):
             noise = draws(scorer.task.name, budget)[0] if noisy else None
             cut = scorer.plan(best.expression, best.conventions, budget, noise)
             journal.event(

@@ -13,7 +13,7 @@ from gp_prune.errors import UserError
 from gp_prune.language.primitive import primitive_set
 from gp_prune.runs.folder import CONFIG, load_or_check_settings, writing
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.search.comparison import KINDS
+from gp_prune.search.comparison import equal_kinds
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.held_out import restrict
 from gp_prune.search.nsga2 import make_grammar
@@ -49,7 +49,10 @@ class LeftOut:
             *(c for c in self.result.contenders if c.candidate is None),
         ]
         return {
-            contender.name: {kind: there.mean(contender.name, "test", kind=kind) for kind in KINDS}
+            contender.name: {
+                kind: there.mean(contender.name, "test", kind=kind)
+                for kind in equal_kinds(self.result.config)
+            }
             for contender in shown
         }
 

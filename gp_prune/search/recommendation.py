@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from gp_prune.search.comparison import (
     BASELINES,
-    KINDS,
     Cell,
     Comparison,
     Contender,
@@ -163,7 +162,7 @@ def lost_to_random(
     for part in (comparison,) if judge is comparison else (comparison, judge):
         for error in errors or config.errors[:1]:
             for task, kind in dict.fromkeys((record.task, record.kind) for record in part.records):
-                if kind in KINDS:
+                if kind != "ladder":
                     (own, noise), (other, scatter) = (
                         part.typical(one, kind=kind, task=task, error=error)
                         for one in (name, random)

@@ -24,7 +24,7 @@ from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric, probe
 from gp_prune.metric.rank_form import measure, rank_form
-from gp_prune.pruning import Budget
+from gp_prune.pruning.plan.weights import Target
 from gp_prune.pruning.select.scores import MOST_TIES
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.tasks.likeness import Probes
@@ -96,13 +96,13 @@ class PlanSetting:
 
     Attributes:
         conventions: how scores are used.
-        budgets: the shares to keep.
+        budgets: the shares to keep, and the patterns.
         noise_seeds: gives the seeds of further draws of random operands, for a task and a budget.
     """
 
     conventions: Conventions
-    budgets: tuple[Budget, ...]
-    noise_seeds: Callable[[str, Budget], Sequence[int]] = lambda task, budget: ()
+    budgets: tuple[Target, ...]
+    noise_seeds: Callable[[str, Target], Sequence[int]] = lambda task, budget: ()
 
 
 class PlanKey(NamedTuple):

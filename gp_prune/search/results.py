@@ -15,6 +15,7 @@ from gp_prune.apply.own_task import short_names
 from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
+from gp_prune.pruning.plan.channels import BUDGET_KINDS
 from gp_prune.runs.journal import NAME, entries
 from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.comparison import Comparison, Contender
@@ -256,7 +257,9 @@ def ladder_objectives(result: SearchResult, contender: Contender) -> dict[str, f
             searched = contender.candidate
             return shown_objectives(config, searched)[name] if searched else math.nan
         rows = comparison.part(contender.name, kind="ladder")
-        return mean_cost(name, [(row.budget, getattr(row, name)) for row in rows])
+        # A pattern keeps the same share of the parameters whatever the formula.
+        kinds = [row.budget if row.budget in BUDGET_KINDS else "params" for row in rows]
+        return mean_cost(name, [(k, getattr(r, name)) for k, r in zip(kinds, rows, strict=True)])
 
     values = {name: value(name) for name in config.names if name != SIZE}
     tested = {

@@ -24,11 +24,13 @@ from gp_prune.pruning import (
     Architecture,
     Budget,
     ChannelPlan,
+    Pattern,
     WeightPlan,
     consumers,
     select_weights,
     trace,
 )
+from gp_prune.pruning.plan.weights import Target
 from gp_prune.pruning.select.allocation import OWN_ALLOCATION, Allocation, select_allocated
 from gp_prune.statistics.coverage import LayerCoverage
 from gp_prune.statistics.on_demand import Measurements
@@ -160,7 +162,7 @@ class TaskScorer:
         self,
         expression: Expression,
         conventions: Conventions,
-        budget: Budget,
+        budget: Target,
         noise_seed: int | None = None,
         shares: Metric | None = None,
     ) -> PlannedCut:
@@ -169,7 +171,7 @@ class TaskScorer:
         Args:
             expression: the formula, of type {o} or {o,i,k}.
             conventions: how its scores are used.
-            budget: the share to keep.
+            budget: the share to keep, or a pattern, for formulas of type {o,i,k}.
             noise_seed: for new draws of the random operands; None keeps those of the measurements.
             shares: divides the budget among the layers, where the conventions do not.
 
@@ -185,10 +187,12 @@ class TaskScorer:
                 self.architecture,
                 scores,
                 conventions,
-                budget,
+                None if isinstance(budget, Pattern) else budget,
+                pattern=budget if isinstance(budget, Pattern) else None,
                 ignore=self.task.whole,
             )
         else:
+            assert isinstance(budget, Budget), "patterns are of single weights"
             allocation = OWN_ALLOCATION
             if shares is not None:
                 given = self._scores(shares.expression, noise_seed)

@@ -25,10 +25,10 @@ from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.journal import NAME, entries
 from gp_prune.search.archive import Candidate
 from gp_prune.search.comparison import (
-    KINDS,
     Comparison,
     Contender,
     Record,
+    equal_kinds,
     find_published,
     name_candidate,
 )
@@ -93,7 +93,7 @@ def write(result: SearchResult, settings: Mapping[str, Any]) -> None:
         if comparison.records:
             figures += [
                 comparison.mean(contender.name, column, kind=kind)
-                for kind in KINDS
+                for kind in equal_kinds(result.config)
                 for column in ("validation", "test")
             ]
             figures += [result.unseen_error(contender, split) for split in ("validation", "test")]
@@ -186,7 +186,9 @@ def _write_front(config: SearchConfig, folder: Path, rows: Iterable[Sequence[obj
     measured = [name for name in config.names if name != SIZE]
     columns = ["name", "recommended", "formula", "size", *measured]
     columns += [f"test_{name}" for name in config.errors]
-    columns += [f"equal_{kind}_{split}" for kind in KINDS for split in ("validation", "test")]
+    columns += [
+        f"equal_{kind}_{split}" for kind in equal_kinds(config) for split in ("validation", "test")
+    ]
     columns += ["unseen_validation", "unseen_test"]
     filled = [
         ["" if value != value else value for value in row] + [""] * (len(columns) - len(row))
@@ -268,8 +270,8 @@ def read(config: SearchConfig, folder: Path, primitives: PrimitiveSet) -> Search
         )
         if config.comparison:
             others = (*config.validation_tasks, *config.report_on)
-            _check_complete(contenders, comparison, ("ladder", *KINDS), config.tasks)
-            _check_complete(contenders, held_out, KINDS, others)
+            _check_complete(contenders, comparison, ("ladder", *equal_kinds(config)), config.tasks)
+            _check_complete(contenders, held_out, equal_kinds(config), others)
         return SearchResult(
             config=config,
             folder=folder,

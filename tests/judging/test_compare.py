@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from gp_prune.judging.compare import CompareProgress, MetricComparison, compare
 from gp_prune.judging.settings import CompareSettings, enter, metric_text
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
+from gp_prune.report.comparison import latex_tables, result_lines
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.spent import read_spent
 from gp_prune.search.start_formulas import TWO_FACTOR_FORMULAS
@@ -230,3 +232,30 @@ def test_metrics_travel_as_texts() -> None:
     assert settings.metrics[:2] == ("l1", "l2")
     entered = enter(settings, builtin_primitives())
     assert entered.metrics[2].digest == own.digest
+
+
+def test_patterns_have_a_table_of_their_own(source: TaskSource, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"source": source, "calibration": 64}
+    alone = compare(["wanda_weight"], ["lenet-digits"], tmp_path / "a", pattern=("2:4",), **given)
+    assert alone.allocations == ["pattern"] and alone.settings.keep == ()
+    assert {e.cell for e in alone.measurements} == {("pattern", "lenet-digits", "2:4", 0.5)}
+    both = compare(
+        ["wanda_weight"], ["lenet-digits"], tmp_path / "b", pattern=("2:4",), keep=(0.5,), **given
+    )
+    assert both.allocations == ["global", "uniform", "pattern"]
+    assert both.part("pattern") == alone.part("pattern")
+    # The same cut as `prune` makes.
+    task = source.load("lenet-digits")
+    batches = list(task.batches(task.train.select(slice(64)), 256))
+    pruned = gp_prune.prune(
+        task.model, "wanda_weight", task.example_inputs, data=batches, pattern="2:4",
+        ignore=task.whole,
+    )  # fmt: skip
+    (entry,) = (e for e in alone.measurements if e.metric == "wanda_weight")
+    task.recalibrate(pruned.model)
+    assert entry.raw_error == pytest.approx(task.error(pruned.model, task.validation))
+    text = "\n".join(result_lines(both, io.StringIO()))
+    assert "Patterns: so many of each block" in text and "pattern 2:4" in text
+    assert "pattern 2:4" in latex_tables(both)
+    with pytest.raises(UserError, match="the metrics rank channels; compare metrics of weights"):
+        compare(["l1"], ["lenet-digits"], tmp_path / "c", pattern=("2:4",), **given)

@@ -114,3 +114,18 @@ def test_a_pair_is_judged_with_its_shares(judge: Judge) -> None:
     assert set(result.needs) == Metric.load("taylor_weights").needs
     assert [row.error for row in result.errors] != [row.error for row in judge(alone).errors]
     assert judge(alone).shares == ""
+
+
+def test_patterns_are_budgets_of_single_weights(judge: Judge, source: TaskSource) -> None:
+    names = ["lenet-digits"]
+    alone = gp_prune.evaluate("magnitude", names, pattern=("2:4",), calibration=64, source=source)
+    both = gp_prune.evaluate(
+        "magnitude", names, keep=(0.5,), pattern=("2:4",), calibration=64, source=source
+    )
+    assert [(row.kind, row.keep) for row in alone.errors] == [("2:4", 0.5)]
+    assert [(row.kind, row.keep) for row in both.errors] == [("params", 0.5), ("2:4", 0.5)]
+    assert alone.errors[0] == both.errors[1]
+    with pytest.raises(UserError, match="formulas rank channels; take formulas of weights"):
+        gp_prune.evaluate(L1, names, pattern=("2:4",), calibration=64, source=source)
+    with pytest.raises(UserError, match="pattern '4:2' would keep 4 of only 2"):
+        Judge(names, pattern=("4:2",), source=source)

@@ -79,9 +79,19 @@ class Pattern:
         return f"{self.n}:{self.m}"
 
     @property
+    def kind(self) -> str:
+        """Return the text, which stands where a budget says what it counts."""
+        return str(self)
+
+    @property
+    def keep(self) -> float:
+        """Return the share of the weights of a block that stays."""
+        return self.n / self.m
+
+    @property
     def budget(self) -> Budget:
         """Return the share of weights that a layer keeps in which all blocks have the pattern."""
-        return Budget("params", self.n / self.m)
+        return Budget("params", self.keep)
 
     def obstacle(self, module: nn.Module) -> str:
         """Return why a layer cannot have the pattern and stays whole; empty where it can have it.
@@ -109,6 +119,9 @@ class Pattern:
         """Read what :meth:`to_json` wrote; UserError names what is wrong with it."""
         return cls(**read_object(data, "pattern", {"n": int, "m": int}))
 
+
+Target = Budget | Pattern
+"""How much of a network is to be kept: a share of what is counted, or a pattern."""
 
 _SCHEMA = 2
 _KIND = "weight plan"

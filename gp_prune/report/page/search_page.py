@@ -39,9 +39,9 @@ from gp_prune.report.page.parts import (
 )
 from gp_prune.report.page.search_course import course_sections
 from gp_prune.report.page.search_log import SearchLog, read_search_log
-from gp_prune.report.search import BUDGET_UNITS, verdict
+from gp_prune.report.search import BUDGET_UNITS, budget_heading, verdict
 from gp_prune.runs.spent import read_spent
-from gp_prune.search.comparison import KINDS, Comparison, Contender
+from gp_prune.search.comparison import PATTERN, Comparison, Contender, equal_kinds
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.objectives import LATENCY, SIZE
 from gp_prune.search.results import (
@@ -210,7 +210,7 @@ def _front(
     compared = bool(result and result.comparison.records)
     unseen = bool(result and compared and config.validation_tasks)
     if compared:
-        headings += ["test error, equal MACs", "test error, equal parameters"]
+        headings += [f"test error, {_equal(kind)}" for kind in equal_kinds(config)]
     if unseen:
         headings += ["test error, unseen tasks"]
     rows = []
@@ -219,7 +219,8 @@ def _front(
         cells += [number(entry.objectives[name], whole=name == SIZE) for name in config.names]
         if result and compared:
             cells += [
-                number(result.comparison.mean(entry.name, "test", kind=kind)) for kind in KINDS
+                number(result.comparison.mean(entry.name, "test", kind=kind))
+                for kind in equal_kinds(config)
             ]
         if result and unseen:
             cells.append(number(result.unseen_error(by_name[entry.name], "test")))
@@ -237,7 +238,9 @@ def _comparison(result: SearchResult) -> Section:
     ]
     whole, held_out = _with_held_out(result)
     shorts = short_names([*config.tasks, *held_out])
-    for kind in KINDS:
+    for kind in equal_kinds(config):
+        if kind == PATTERN:  # a point and no curve
+            continue
         parts += [Heading(f"At equal {BUDGET_UNITS[kind]}"), *error_plots(result, kind)]
     for error in dict.fromkeys(record.error for record in result.comparison.records):
         rows = []
@@ -246,11 +249,11 @@ def _comparison(result: SearchResult) -> Section:
             for task, short in shorts.items()
             if any(whole.part(name, task=task, error=error) for name in shown)
         }
-        for kind in KINDS:
+        for kind in equal_kinds(config):
             for name in shown:
                 if not whole.part(name, kind=kind, error=error):
                     continue
-                cells = [Cell(name), Cell(f"equal {BUDGET_UNITS[kind]}")]
+                cells = [Cell(name), Cell(_equal(kind))]
                 cells.append(number(result.comparison.mean(name, "test", kind=kind, error=error)))
                 for task in measured:
                     given = {"kind": kind, "task": task, "error": error}
@@ -262,6 +265,11 @@ def _comparison(result: SearchResult) -> Section:
         parts.append(Table(headings, rows, f"Test error {_JUDGED[error]}"))
     parts += [Heading("In words"), *(f"{line[0].upper()}{line[1:]}." for line in verdict(result))]
     return Section("Against random, L1 and the best published metric", parts)
+
+
+def _equal(kind: str) -> str:
+    """Return what is equal for all, for a table."""
+    return f"equal {BUDGET_UNITS[kind]}" if kind in BUDGET_UNITS else kind
 
 
 def _with_held_out(result: SearchResult) -> tuple[Comparison, list[str]]:
@@ -326,7 +334,7 @@ def _layers(config: SearchConfig, log: SearchLog) -> list[Section]:
     shorts = short_names(dict.fromkeys(shares.task for shares in log.shares))
     for count, (task, short) in enumerate(shorts.items()):
         columns = [shares for shares in log.shares if shares.task == task]
-        headings = ["layer", *(f"{BUDGET_UNITS[c.budget]} {c.keep:.0%}" for c in columns)]
+        headings = ["layer", *(budget_heading(c.budget, c.keep) for c in columns)]
         rows = []
         names = [name for name, _, _ in columns[0].layers]
         for index, name in enumerate(names[:_MOST_LAYERS]):
