@@ -26,6 +26,7 @@ from gp_prune._names import HF
 from gp_prune._sizes import format_size
 from gp_prune.errors import UserError, first_line
 from gp_prune.pruning import unmask
+from gp_prune.pruning.modules import masked_parameters
 from gp_prune.statistics import prunable_layers
 from gp_prune.statistics.running import copy_model
 from gp_prune.tasks.images import IMAGENET_MEAN
@@ -315,7 +316,10 @@ def save_hf(model: nn.Module, folder: str | Path, source: Path, report: dict[str
     """
     target = Path(folder).expanduser()
     check_target(target)
-    plain: Any = copy_model(model)
+    # Without masks nothing of the tensors is changed.
+    masked = next(masked_parameters(model), None) is not None
+    tensors = () if masked else (*model.parameters(), *model.buffers())
+    plain: Any = copy_model(model, {id(tensor): tensor for tensor in tensors})
     unmask(plain)
     to_conv1d(plain)
     plain.tie_weights()

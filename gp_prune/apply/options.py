@@ -79,6 +79,8 @@ class PruneOptions:
         time_it: whether to measure the latency before and after.
         seed: seed of everything random.
         samples: how many of the calibration samples are used; None means all.
+        sequential: whether each block is scored on the outputs of the pruned blocks before it.
+        in_place: whether zeros are written into the weights of the network itself.
         max_memory: most memory for what is measured; None means the default.
 
     Raises:
@@ -107,6 +109,8 @@ class PruneOptions:
     time_it: bool = False
     seed: int = 0
     samples: int | None = None
+    sequential: bool = False
+    in_place: bool = False
     max_memory: int | str | None = None
 
     def __post_init__(self) -> None:
@@ -135,11 +139,45 @@ class PruneOptions:
             )
         self._check_keep_share()
         self._check_allocation()
+        if self.sequential:
+            self._check_sequential()
+        if self.in_place and (not self.by_weight or self.steps > 1):
+            raise UserError(
+                "in_place writes zeros into single weights, once; leave it out with a metric of "
+                "channels and with steps"
+            )
         for option in ("ignore", "interface"):
             names = getattr(self, option)
             if isinstance(names, str) or not all(isinstance(name, str) for name in names):
                 what = "layers to ignore" if option == "ignore" else "interface layers"
                 raise UserError(f"the {what} are {names!r}; give a list of names")
+
+    def _check_sequential(self) -> None:
+        """Raise UserError where weights cannot be chosen block after block."""
+        if not self.by_weight:
+            raise UserError(
+                f"metric {self.metric.name!r} ranks channels, and sequential (--sequential) is for "
+                "single weights; leave it out, or use a metric of weights"
+            )
+        if self.steps > 1:
+            raise UserError(
+                "sequential (--sequential) goes through the blocks once, and steps is "
+                f"{self.steps}; leave one of the two out"
+            )
+        if self.pattern is not None:
+            return
+        if self.ranking.scope not in ("row", "layer"):
+            raise UserError(
+                "sequential (--sequential) decides about a block before the next one is scored, "
+                f"and scope {self.ranking.scope!r} ranks all of them together; use scope 'row' or "
+                "'layer' (--scope), or a pattern"
+            )
+        if self.kind != "params":
+            raise UserError(
+                "sequential (--sequential) keeps the same share of the weights of every layer, "
+                f"and the budget is one of {self.kind}; give pruning_ratio or keep_params "
+                "(--pruning-ratio, --keep-params)"
+            )
 
     def _check_keep_share(self) -> None:
         if not isinstance(self.keep_share, Mapping):

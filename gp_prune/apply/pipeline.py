@@ -29,6 +29,7 @@ from gp_prune.apply.remarks import note_embeddings, note_missing_norms
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.scoring import LayerScores, measure_scores
 from gp_prune.apply.selection import WITH_SHARE, Bounds, select_next_channels, select_next_weights
+from gp_prune.apply.sequential import select_in_order, set_zeros
 from gp_prune.errors import UserError, pluralize
 from gp_prune.metric.file import RESIDUAL_WHOLE, Conventions
 from gp_prune.metric.metric import Metric
@@ -100,7 +101,7 @@ class Pruner:
             self._data = calibration_batches(
                 (measuring or options.measured)[0],
                 data,
-                passes=options.steps * max(1, len(measuring)),
+                passes=2 if options.sequential else options.steps * max(1, len(measuring)),
                 samples=options.samples,
                 seed=options.seed,
             )
@@ -133,8 +134,14 @@ class Pruner:
         options, steps = self.options, list[PruneStep]()
         architecture = self.trace(try_out=try_out_first)
         bounds = Bounds.of(options, architecture)
-        network, now, plan = self._model, architecture, None
-        for share in options.shares:
+        network, now = self._model, architecture
+        plan: ChannelPlan | WeightPlan | None = None
+        scores: Mapping[str, Tensor] = {}
+        if options.sequential:
+            plan = self._select_in_order(architecture)
+            self._check_ties(plan)
+            steps.append(self._report_step(1, options.shares[-1], plan))
+        for share in () if options.sequential else options.shares:
             if plan is not None:
                 network, now = self._cut_so_far(plan, architecture)
             # What ran in the first step fails in a later one because of the cut between them.
@@ -183,6 +190,7 @@ class Pruner:
             times=times,
             latency=options.keep_latency,
             latency_floor=self.latency_floor,
+            sequential=options.sequential,
             coverage={} if self.scored is None else self.scored.coverage,
             max_memory=None if self.scored is None else self.scored.max_memory,
         )
@@ -196,7 +204,9 @@ class Pruner:
         """Return the groups of channels that are cut together, and what they cost."""
         if self.options.by_weight and "outgoing" not in self.options.metric.needs:
             # Single weights go one by one, so nothing has to be known of channels.
-            return trace_layers(self._model, self._inputs, forward_fn=self._forward_fn)
+            return trace_layers(
+                self._model, self._inputs, forward_fn=self._forward_fn, share=self.options.in_place
+            )
         self._tell("finding the channels that belong together")
         architecture = trace(
             self._model,
@@ -353,6 +363,32 @@ class Pruner:
             )
             return plan
 
+    def _select_in_order(self, architecture: Architecture) -> WeightPlan:
+        """Return what goes where each block is scored on the outputs of the pruned ones before."""
+        options = self.options
+        if self._given:
+            raise UserError(
+                "the layers are scored already, and sequential (--sequential) scores each block "
+                "after those before it are pruned; give the metric itself"
+            )
+        self._tell(f"scoring block after block with {options.metric.name}")
+        network = self._model if options.in_place else copy_model(self._model)
+        with self._naming_the_metric(options.metric):
+            chosen = select_in_order(
+                network,
+                options,
+                architecture,
+                self._data if needs_data(options.metric) else (),
+                self._inputs,
+                ignore=self._ignore,
+                loss=self._loss,
+                forward_fn=self._forward_fn,
+                progress=self._batch_progress,
+                tell=self._tell,
+            )
+        self.scored = chosen.scored
+        return chosen.plan
+
     def _time(self, network: nn.Module, now: Architecture, plan: ChannelPlan) -> float:
         """Return the time after a cut of ``network`` as a share of the whole network's time."""
         candidate = compact(network, plan, now)
@@ -369,6 +405,11 @@ class Pruner:
         if self.options.compact:
             assert isinstance(plan, ChannelPlan)
             return compact(self._model, plan, architecture)
+        if self.options.in_place:
+            assert isinstance(plan, WeightPlan)
+            for name, kept in plan.kept.items():
+                set_zeros(self._model, name, kept)
+            return self._model
         return self._masked(plan, architecture)
 
     def check(

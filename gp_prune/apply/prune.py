@@ -47,6 +47,8 @@ def prune(
     keep_latency: float | None = None,
     pattern: Pattern | str | None = None,
     steps: int = 1,
+    sequential: bool = False,
+    in_place: bool = False,
     interface: Sequence[str] = (),
     ignore: Sequence[str] = (),
     round_to: int = 1,
@@ -66,7 +68,7 @@ def prune(
     batch_progress: Progress | None = None,
     **old_names: Unpack[OldBudgets],
 ) -> PrunedModel:
-    """Return a pruned copy of a network; the network itself is not changed.
+    """Return a pruned copy of a network; the network itself is not changed but with ``in_place``.
 
     Exactly one of ``keep_channels``, ``keep_macs``, ``keep_params`` and ``keep_latency`` says which
     share is kept, or ``pruning_ratio`` which share of the channels or weights is removed. A metric
@@ -98,6 +100,13 @@ def prune(
         pattern: how many of consecutive weights stay: ``"2:4"`` keeps two of every four.
         steps: number of times that the network is scored and cut; each step scores what the one
             before left and takes the same share of it.
+        sequential: score each block of a network, such as those of a transformer, on the outputs
+            of the pruned blocks before it, as the published code of Wanda and SparseGPT does. Of a
+            network without blocks it is layer after layer. For single weights, with scope
+            ``"row"`` or ``"layer"`` or a pattern. Where the metric measures weights, inputs and
+            outputs alone, what is measured of a block is let go before the next one.
+        in_place: write zeros into the weights of ``model`` itself, which is returned, without a
+            copy and without masks; for single weights of networks that fill the memory.
         interface: layers whose output channels are kept; the network's output always is.
         ignore: names or patterns (``layer4.*``) of further layers whose channels, or single
             weights, are all kept.
@@ -157,6 +166,8 @@ def prune(
         **rename_old_budgets(budgets, **old_names),
         pattern=Pattern.parse(pattern) if isinstance(pattern, str) else pattern,
         steps=steps,
+        sequential=sequential,
+        in_place=in_place,
         interface=interface,
         ignore=ignore,
         round_to=round_to,

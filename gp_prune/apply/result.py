@@ -203,7 +203,7 @@ class PrunedModel:
     """A pruned copy of a network and how it came about.
 
     Attributes:
-        model: the pruned network; the original is not changed.
+        model: the pruned network; the original is not changed, unless this is it (``in_place``).
         plan: what was removed.
         mode: ``"compact"`` (channels are gone) or ``"mask"`` (held at zero: not faster).
         before: cost of the original.
@@ -226,6 +226,7 @@ class PrunedModel:
             :data:`gp_prune.metric.file.ALLOCATIONS`, or the name of a metric.
         notes: what is to be said of the network and the data, in sentences.
         pattern: the pattern of single weights, such as ``"2:4"``, or None.
+        sequential: whether each block was scored on the outputs of the pruned blocks before it.
         steps: what each step aimed at and came to; one where the network was scored once.
         times: latency before and after, where it was measured.
         latency: share of the latency that was to be kept, where that was the budget.
@@ -259,6 +260,7 @@ class PrunedModel:
     allocation: str = OWN
     notes: tuple[str, ...] = ()
     pattern: str | None = None
+    sequential: bool = False
     steps: tuple[PruneStep, ...] = ()
     times: Turns | None = None
     latency: float | None = None
@@ -358,6 +360,7 @@ class PrunedModel:
             "keep_share": dict(self.keep_share),
             "allocation": self.allocation,
             "pattern": self.pattern,
+            "sequential": self.sequential,
             "asked": {"kind": self.counted, "keep": self.asked_share},
             "achieved": self.achieved._asdict(),
             "met": self.met,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -260,6 +260,37 @@ def measure_scores(
         forward_fn: runs the network on inputs.
         progress: is told of every batch that was measured.
     """
+    scores: dict[str, Tensor] = {}
+    coverage: dict[str, Mapping[str, Coverage]] = {}
+    for name, values, seen in measure_each(
+        model, metric, batches, layers=layers, architecture=architecture, loss=loss,
+        max_memory=max_memory, seed=seed, example_inputs=example_inputs, forward_fn=forward_fn,
+        progress=progress,
+    ):  # fmt: skip
+        scores[name] = values
+        coverage |= seen
+    return LayerScores(metric, scores, coverage, max_memory)
+
+
+def measure_each(
+    model: nn.Module,
+    metric: Metric,
+    batches: Iterable[Batch],
+    *,
+    layers: Sequence[str] | None = None,
+    architecture: Architecture | None = None,
+    loss: Loss | None = None,
+    max_memory: int | None = None,
+    seed: int = 0,
+    example_inputs: Any = None,
+    forward_fn: Forward | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Tensor, LayerCoverage]]:
+    """Score one layer after the other; the arguments are those of :func:`measure_scores`.
+
+    Yields:
+        Name of a layer, its scores, and how much of the data was seen.
+    """
     operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
     outgoing = None
     if "outgoing" in metric.needs:
@@ -279,12 +310,8 @@ def measure_scores(
         progress=progress,
         norms=not operands <= _SAME_WITHOUT_NORM,
     )
-    scores: dict[str, Tensor] = {}
-    coverage: dict[str, Mapping[str, Coverage]] = {}
     for name, record in records:  # one after the other: together they are several networks large
-        scores[name] = metric.ranking_scores(record)
-        coverage |= coverage_of([record])
-    return LayerScores(metric, scores, coverage, max_memory)
+        yield name, metric.ranking_scores(record), coverage_of([record])
 
 
 def as_metric(metric: Any) -> Metric:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from gp_prune.training import (
     held_by,
     recalibrate,
 )
-from gp_prune.training.loss import Measure
+from gp_prune.training.loss import Evaluation, Measure
 from gp_prune.training.samples import Data, equal_parts, in_order, sample_count, take
 
 _MOST_NATS = 700.0
@@ -114,6 +114,29 @@ def _perplexity(nats: float | None) -> float | None:
     return math.exp(nats) if nats is not None and nats < _MOST_NATS else None
 
 
+class DenseResult(NamedTuple):
+    """What a network does before it is pruned in place.
+
+    Attributes:
+        samples: of the report.
+        result: its error on them.
+        guess: has looked at their targets.
+    """
+
+    samples: Data
+    result: Evaluation
+    guess: _ConstantAnswer
+
+
+def judge_dense(
+    dense: nn.Module, data: TuningData, *, forward_fn: Forward | None = None
+) -> DenseResult:
+    """Judge a network that will not be there when the pruned one is judged."""
+    report, guess = data.read_report(), _ConstantAnswer(data)
+    result = data.evaluate(dense, report, forward_fn=forward_fn, measure=guess.watch("dense"))
+    return DenseResult(report, result, guess)
+
+
 def tune_pruned(
     pruned: PrunedModel,
     dense: nn.Module,
@@ -121,6 +144,7 @@ def tune_pruned(
     settings: FineTuning | None = None,
     *,
     recalibration: bool = True,
+    before: DenseResult | None = None,
     forward_fn: Forward | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -137,6 +161,7 @@ def tune_pruned(
         data: what to tune and judge on.
         settings: how to fine-tune; None leaves it out.
         recalibration: whether to measure batch norms again; nothing is done where there are none.
+        before: what the dense network did, where it was pruned in place.
         forward_fn: runs the networks where ``model(inputs)`` is not the way.
         checkpoint: folder in which the fine-tuning is kept after each epoch, to go on from.
         progress: called with a line for a person before each step and after each epoch.
@@ -152,7 +177,10 @@ def tune_pruned(
     started = time.perf_counter()
     tell = progress or (lambda line: None)
     states: dict[str, nn.Module] = {"dense": dense, "pruned": pruned.model}
-    model = copy_model(pruned.model)
+    if before is not None:
+        del states["dense"]
+    changed = settings is not None or (recalibration and bool(batch_norms(pruned.model)))
+    model = copy_model(pruned.model) if changed else pruned.model
     if recalibration and batch_norms(model):
         tell(f"measuring batch norms again on {data.name}")
         with random_state(0):  # a data loader may shuffle
@@ -168,9 +196,13 @@ def tune_pruned(
         )
         states["tuned"] = model
     tell(f"judging on the {data.split} samples of {data.name}")
-    report = data.read_report()
-    guess = _ConstantAnswer(data)
-    results = {
+    report, guess = (
+        (data.read_report(), _ConstantAnswer(data))
+        if before is None
+        else (before.samples, before.guess)
+    )
+    results = {} if before is None else {"dense": before.result}
+    results |= {
         name: data.evaluate(state, report, forward_fn=forward_fn, measure=guess.watch(name))
         for name, state in states.items()
     }

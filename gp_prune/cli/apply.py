@@ -67,6 +67,10 @@ Examples:
 @click.option(
     "--steps", type=int, default=1, metavar="N", help="Score and cut N times.  [default: 1]"
 )
+@click.option(
+    "--sequential", is_flag=True,
+    help="Score the weights of each block on the outputs of the pruned blocks before it.",
+)  # fmt: skip
 @click.option("--round-to", type=int, default=1, metavar="K", help="Keep multiples of K channels.")
 @click.option(
     "--ignore", metavar="NAME", multiple=True, help="Layer, or pattern (layer4.*), to leave whole."

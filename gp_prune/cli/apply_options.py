@@ -15,7 +15,7 @@ from gp_prune.metric.metric import Metric
 from gp_prune.report.text import echo
 
 _OF_PRUNING = (
-    *BUDGETS, "steps", "ignore", "round_to", "min_share", "unranked", "allow_ties",
+    *BUDGETS, "steps", "sequential", "ignore", "round_to", "min_share", "unranked", "allow_ties",
     "cut_residual", "mode", "time_it", "seed", "max_memory",
 )  # fmt: skip
 _OF_TUNING = (

@@ -29,7 +29,7 @@ from gp_prune.apply.options import PruneOptions, missing_data, needs_data
 from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
-from gp_prune.apply.tuning import tune_pruned
+from gp_prune.apply.tuning import judge_dense, tune_pruned
 from gp_prune.cli.apply import SAMPLES
 from gp_prune.cli.apply_options import ApplyCommand
 from gp_prune.errors import UserError
@@ -85,9 +85,15 @@ def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
     loaded, source = _with_tokens(command, loaded)
     judging = _tuning_data(command, loaded, source) if _judges(command, loaded) else None
     data, note = _calibration(command, loaded, source, judging)
+    # A network of a folder may fill the memory, and needs masks for fine-tuning alone.
+    in_place = loaded.hf is not None and command.pruning.sequential and settings is None
+    before = None
+    if in_place and judging is not None:
+        command.tell(f"judging {loaded.name} as it is")
+        before = judge_dense(loaded.model, judging)
     pruned = Pruner(
         loaded.model,
-        _with_layers(command, loaded),
+        replace(_with_layers(command, loaded), in_place=in_place),
         loaded.example_inputs,
         data=data.batches,
         loss=data.loss,
@@ -103,6 +109,7 @@ def run(command: ApplyCommand, batches_done: BatchesDone) -> dict[str, Any]:
             judging,
             settings,
             recalibration=not command.no_recalibrate,
+            before=before,
             checkpoint=command.checkpoint,
             progress=command.tell,
             batch_progress=partial(batches_done, trained=True),

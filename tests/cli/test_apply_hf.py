@@ -15,10 +15,13 @@ import torch
 from click.testing import Result
 from torch import Tensor, nn
 
+from gp_prune import prune
 from gp_prune._compat import import_torchvision
 from gp_prune.apply import hf_models
+from gp_prune.apply.blocks import Chain
 from gp_prune.apply.hf_models import available_memory, load_hf
 from gp_prune.errors import UserError
+from gp_prune.statistics import Batch
 
 with contextlib.suppress(UserError):
     import_torchvision()  # transformers imports it
@@ -47,7 +50,7 @@ def gpt2() -> Any:
 
 def bert() -> Any:
     config = transformers.BertConfig(
-        vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=24, max_position_embeddings=16,
     )  # fmt: skip
     return transformers.BertForMaskedLM(config)
@@ -55,7 +58,7 @@ def bert() -> Any:
 
 def vit() -> Any:
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
         image_size=16, patch_size=8, num_labels=3,
     )  # fmt: skip
     return transformers.ViTForImageClassification(config)
@@ -170,6 +173,48 @@ def test_what_is_written_is_read_by_from_pretrained(
     if folder.name in ("llama", "gpt2"):
         quality = report["quality"]
         assert quality["perplexity"]["pruned"] == pytest.approx(math.exp(quality["pruned"]))
+
+
+@pytest.mark.parametrize("folder", ["llama", "gpt2", "bert"], indirect=True)
+def test_block_after_block_the_weights_are_not_copied(
+    folder: Path, tokens: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks run by themselves, and what is written is what a copy would be pruned to."""
+    chains: list[bool] = []
+    begin = Chain.begin
+
+    def noted(chain: Chain, batches: Any) -> bool:
+        chains.append(begin(chain, batches))
+        return chains[-1]
+
+    monkeypatch.setattr(Chain, "begin", noted)
+    out = tmp_path / "out"
+    options = ("--pruning-ratio", 0.5, "--data", tokens, "--sequential", "--out", out)
+    result = run("apply", "wanda_weight", f"hf:{folder}", *options, "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert chains == [True]
+    report = json.loads(result.stdout)
+    assert report["sequential"] is True
+    before = load_hf(str(folder))
+    causal = before.causal
+    rows = torch.from_numpy(np.load(tokens))
+    rows = rows.reshape(-1, 17) if causal else rows[: len(rows) // 16 * 16].reshape(-1, 16)
+    places = torch.arange(len(rows)) % 10
+    read = rows[(places != 3) & (places != 8), :-1] if causal else rows
+    pruned = prune(
+        before.model, "wanda_weight", before.example_inputs, data=[Batch(read)],
+        pruning_ratio=0.5, sequential=True, ignore=before.whole,
+    )  # fmt: skip
+    assert report["plan_digest"] == pruned.plan.digest()
+    again = type(before.model).from_pretrained(out)  # type: ignore[attr-defined]
+    inputs = before.example_inputs
+    torch.testing.assert_close(outputs(again, inputs), outputs(pruned.model, inputs))
+    if not causal:
+        return
+    for state, model in (("dense", before.model), ("pruned", again)):
+        logits = outputs(model, rows[places == 8, :-1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[places == 8, 1:].flatten())
+        assert report["quality"][state] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_the_perplexity_is_that_of_the_test_sequences(

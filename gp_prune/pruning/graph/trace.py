@@ -81,19 +81,23 @@ def trace(
 
 
 def trace_layers(
-    model: nn.Module, example_inputs: Any, *, forward_fn: Forward | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    forward_fn: Forward | None = None,
+    share: bool = False,
 ) -> Architecture:
     """Count what the layers of a network cost, without any channel group.
 
     That is all that pruning single weights needs of a network. The arguments are those of
-    :func:`trace`.
+    :func:`trace`; with ``share`` the weights are not copied, for networks that fill the memory.
 
     Raises:
         UserError: the model carries pruning masks.
     """
     refuse_masked(model)
     sample_count(example_inputs)
-    with _private_copy(model, example_inputs) as (private, inputs):
+    with _private_copy(model, example_inputs, share=share) as (private, inputs):
         observer = GraphObserver(private, forward_fn)
         with torch.no_grad():
             observer(private, inputs)
@@ -128,8 +132,20 @@ def find_violation(
 
 
 @contextmanager
-def _private_copy(model: nn.Module, example_inputs: Any) -> Iterator[tuple[nn.Module, Any]]:
-    """Yield copies of model and inputs, in evaluation mode and where autograd is at work."""
+def _private_copy(
+    model: nn.Module, example_inputs: Any, *, share: bool = False
+) -> Iterator[tuple[nn.Module, Any]]:
+    """Yield copies of model and inputs, in evaluation mode and where autograd is at work.
+
+    With ``share`` the parameters and buffers are those of the model.
+    """
+    inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
+    if share:
+        tensors = (*model.parameters(), *model.buffers())
+        private = copy_model(model, {id(tensor): tensor for tensor in tensors})
+        with torch.inference_mode(False), evaluation_mode(private):
+            yield private, inputs
+        return
     with torch.inference_mode(False), torch.enable_grad():
         # Parameters are copied, too: a network may write to them when it runs, as codebooks do.
         copies = {
@@ -141,7 +157,6 @@ def _private_copy(model: nn.Module, example_inputs: Any) -> Iterator[tuple[nn.Mo
         for parameter in private.parameters():
             # Torch-Pruning follows the autograd graph and loses everything before frozen weights.
             parameter.requires_grad_(parameter.is_floating_point())
-        inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
         with evaluation_mode(private):
             yield private, inputs
 

@@ -76,7 +76,7 @@ def select_weights(
     layers = tuple(name for name in layers if name not in owners and name not in tied)
     if not layers:
         raise UserError("there is no layer whose weights could be pruned; name at least one")
-    whole = _find_whole(model, layers, pattern)
+    whole = find_whole(model, layers, pattern)
     ranked = [name for name in layers if name not in whole]
     scores = join_shared_scores(model, layer_scores) if owners else layer_scores
     ranking = _Ranking(model, ranked, scores, conventions, pattern)
@@ -84,15 +84,7 @@ def select_weights(
 
     def achieve(stays: Sequence[Marks]) -> AchievedWeights:
         removed = {name: int((~kept).sum()) for name, kept in zip(ranked, stays, strict=True)}
-        params = (total - sum(removed.values())) / total
-        if traced is None:
-            return AchievedWeights(params, None)
-        saved = sum(
-            layer.positions * removed.get(owners.get(layer.name, layer.name), 0)
-            for layer in traced.layers
-        )
-        dense = traced.dense_costs[0] * traced.samples
-        return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)
+        return achieved_weights(removed, total, traced, owners)
 
     def macs(removed: int) -> float:
         return achieve(ranking.choose(1 - removed / total)).macs or 0.0
@@ -105,6 +97,31 @@ def select_weights(
     ties = ranking.ties
     undecided = ranking.undecided(model, stays) if ties > MOST_TIES else 0.0
     return WeightPlan(kept, budget, achieve(stays), ties, pattern, whole | tied, undecided)
+
+
+def achieved_weights(
+    removed: Mapping[str, int],
+    total: int,
+    traced: Architecture | None,
+    owners: Mapping[str, str],
+) -> AchievedWeights:
+    """Return the shares that are kept.
+
+    Args:
+        removed: layer name -> weights that go.
+        total: number of weights of all ranked layers, and of those that cannot have a pattern.
+        traced: the traced network; None leaves out the MACs.
+        owners: layer name -> the layer whose weight it shares.
+    """
+    params = (total - sum(removed.values())) / total
+    if traced is None:
+        return AchievedWeights(params, None)
+    saved = sum(
+        layer.positions * removed.get(owners.get(layer.name, layer.name), 0)
+        for layer in traced.layers
+    )
+    dense = traced.dense_costs[0] * traced.samples
+    return AchievedWeights(params, (dense - saved) / dense if dense else 1.0)
 
 
 def _check_budget(
@@ -127,7 +144,7 @@ def _check_budget(
     return budget
 
 
-def _find_whole(model: nn.Module, layers: Sequence[str], pattern: Pattern | None) -> dict[str, str]:
+def find_whole(model: nn.Module, layers: Sequence[str], pattern: Pattern | None) -> dict[str, str]:
     """Return why layers cannot have the pattern; UserError if no layer can."""
     if pattern is None:
         return {}
