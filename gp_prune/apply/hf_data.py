@@ -16,6 +16,7 @@ from gp_prune.apply.hf_models import HFModel, import_transformers
 from gp_prune.apply.models import LoadedModel
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.statistics import Batch
+from gp_prune.statistics.running import device_of
 from gp_prune.tasks import Split, Task
 from gp_prune.tasks.texts import (
     CYCLE,
@@ -47,24 +48,65 @@ def with_text(loaded: LoadedModel, source: str) -> LoadedModel:
     Raises:
         UserError: the file cannot be read or is too short, or the folder has no tokenizer.
     """
+    return replace(loaded, task=_task(loaded, source, source, _CHECKED))
+
+
+def text_task(loaded: LoadedModel, source: str, kind: str = "", most: int | None = None) -> Task:
+    """Return the task of predicting the tokens of a text, on which searches judge candidates.
+
+    As for :func:`with_text`, but up to 160 sequences are for validation.
+
+    Args:
+        loaded: a network of a folder that takes tokens.
+        source: as of :func:`with_text`.
+        kind: what the settings say of the kind of the task; must be empty.
+        most: most sequences of each part; None for all.
+
+    Raises:
+        UserError: as of :func:`with_text`, or the network predicts no tokens.
+    """
+    assert loaded.hf is not None
+    name = loaded.name
+    if not loaded.hf.causal:
+        raise UserError(
+            f"{name!r} does not predict the next token, so a text gives no error to try formulas "
+            "by; name a causal language model, or let a function return a gp_prune.Task"
+        )
+    if not source:
+        raise UserError(
+            f"{name!r} brings no data to try formulas on; name a text file, or a .npy file of "
+            "tokens, with --data"
+        )
+    if kind:
+        raise UserError(
+            f"{name!r} predicts the tokens of --data, and the kind (--kind) is {kind!r}; leave it "
+            "out"
+        )
+    return _task(loaded, source, name, JUDGED, most)
+
+
+def _task(
+    loaded: LoadedModel, source: str, name: str, checked: int, most: int | None = None
+) -> Task:
+    """Return the task of a text with at most ``checked`` sequences for validation."""
     assert loaded.hf is not None
     rows = read_tokens(loaded.hf, source, loaded.example_inputs.shape[1] + 1)
     places = torch.arange(len(rows)) % CYCLE
+    device = device_of(loaded.model)
 
-    def part(wanted: Tensor, most: int | None = None) -> Split:
-        return next_tokens(rows[wanted][:most])
+    def part(wanted: Tensor, limit: int | None) -> Split:
+        limits = [count for count in (limit, most) if count is not None]
+        return next_tokens(rows[wanted][: min(limits, default=None)]).to(device)
 
-    test = part(places == PLACES["test"], JUDGED)
-    task = Task(
+    return Task(
         loaded.model,
-        part((places != PLACES["validation"]) & (places != PLACES["test"])),
-        part(places == PLACES["validation"], _CHECKED),
-        test,
-        name=source,
+        part((places != PLACES["validation"]) & (places != PLACES["test"]), None),
+        part(places == PLACES["validation"], checked),
+        part(places == PLACES["test"], JUDGED),
+        name=name,
         kind="language",
         whole=loaded.hf.whole,
     )
-    return replace(loaded, task=task)
 
 
 def unlabelled_text(loaded: LoadedModel, source: str, samples: int) -> Calibration:

@@ -10,7 +10,8 @@ from typing import cast
 import torch
 
 from gp_prune._io import resolve_path
-from gp_prune._names import TIMM, TORCHVISION
+from gp_prune._names import HF, TIMM, TORCHVISION
+from gp_prune.apply.hf_data import text_task
 from gp_prune.apply.models import LoadedModel, load_model
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import as_device, device_of
@@ -27,7 +28,8 @@ class TaskOptions:
     """What the networks get that bring no data.
 
     Attributes:
-        data: a data set or a folder of images; empty where each brings its own.
+        data: a data set or a folder of images, or the text of a language model from a folder of
+            transformers; empty where each brings its own.
         kind: kind of the task; empty for a classification.
         weights: a state dict, or DEFAULT; empty for the weights that a network comes with.
         input_shape: sizes of one input; empty for what the network says.
@@ -52,6 +54,10 @@ def check_task(name: str) -> None:
     file, _, function = name.rpartition(":")
     if name.startswith((TORCHVISION, TIMM)) or (file.endswith(".py") and function):
         return
+    if name.startswith(HF):
+        if name == HF:
+            raise UserError(f"task {name!r} names no folder; write {HF}FOLDER")
+        return
     if name.endswith(".py"):
         raise UserError(f"task {name!r} names no function; write {name}:FUNCTION")
     check_task_name(name)
@@ -59,6 +65,8 @@ def check_task(name: str) -> None:
 
 def full_name(name: str) -> str:
     """Return the one name of a task: files by their absolute paths, no ``@0``, the default seed."""
+    if name.startswith(HF) and name != HF:
+        return f"{HF}{resolve_path(name.removeprefix(HF))}"
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         return f"{resolve_path(file)}:{function}"
@@ -73,8 +81,18 @@ def may_need_data(name: str) -> bool:
 
     A function of a user's file may return a network, or a task with its data.
     """
-    foreign = name.startswith((TORCHVISION, TIMM)) or name.rpartition(":")[0].endswith(".py")
+    foreign = name.startswith((TORCHVISION, TIMM, HF)) or name.rpartition(":")[0].endswith(".py")
     return foreign and not is_task_name(name)
+
+
+def check_granularity(names: Iterable[str], granularity: str) -> None:
+    """Raise UserError for a network of transformers where channels are ranked."""
+    folder = next((name for name in names if name.startswith(HF)), None)
+    if folder is not None and granularity == "channel":
+        raise UserError(
+            f"{short_name(folder)!r} keeps the shapes of its weights, and metrics of channels "
+            "remove channels; take metrics of single weights (--granularity weight)"
+        )
 
 
 def short_name(name: str) -> str:
@@ -111,9 +129,9 @@ def load_named_task(
     """Load the task of that name; it is called by it.
 
     Args:
-        name: a built-in task, ``torchvision:NAME``, ``timm:NAME``, or ``FILE.py:FUNCTION``, where
-            the function takes no arguments and returns a :class:`~gp_prune.tasks.Task`, a network,
-            or a network and its example inputs.
+        name: a built-in task, ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER`` (a folder of
+            transformers), or ``FILE.py:FUNCTION``, where the function takes no arguments and
+            returns a :class:`~gp_prune.tasks.Task`, a network, or a network and its example inputs.
         options: data, kind and weights of a network that is no task.
         cache_dir: folder of trained networks.
         data_root: folder of torchvision's data sets.
@@ -146,7 +164,9 @@ def load_named_task(
 def _with_data(
     loaded: LoadedModel, options: TaskOptions, data_root: str | Path | None, *, download: bool
 ) -> Task:
-    """Make a task of a network and images."""
+    """Make a task of a network and images, or a text."""
+    if loaded.hf is not None and loaded.hf.text:
+        return text_task(loaded, options.data, options.kind, options.most or None)
     name, model, source = loaded.name, loaded.model, options.data
     kind = cast("Kind", options.kind or "classification")
     if kind in PREDICTED:
@@ -158,6 +178,11 @@ def _with_data(
         raise UserError(
             f"{name!r} brings no data to try formulas on; name a data set or a folder of images "
             "with --data, or let a function return a gp_prune.Task"
+        )
+    if loaded.hf is not None and loaded.hf.other_images:
+        raise UserError(
+            f"the images of {name!r} are {loaded.hf.other_images}, and those of --data are not; "
+            "let a function return a gp_prune.Task with images of yours"
         )
     shape = image_shape(loaded.example_inputs, name)
     device, most = as_device(device_of(model)), options.most or None
@@ -171,9 +196,11 @@ def _with_data(
         return Task(
             model, train, validation, test,
             name=name, kind=kind, example_inputs=loaded.example_inputs, seed=seed,
+            whole=loaded.whole,
         )  # fmt: skip
     images = open_images(source, shape, imagenet=loaded.imagenet, repeats=kind == "reconstruction")
     return Task(
         model, images,
         name=name, kind=kind, example_inputs=loaded.example_inputs, samples=most, seed=seed,
+        whole=loaded.whole,
     )  # fmt: skip

@@ -121,8 +121,9 @@ def _search_options(command: Command) -> Command:
 def evolve(run: RunOptions, models: tuple[str, ...], reuse: Path | None, **given: Any) -> int:
     """Evolve pruning metrics on each MODEL together; without one, on the bundled digits.
 
-    MODEL is a task of `gp-prune tasks`, torchvision:NAME, timm:NAME or FILE.py:FUNCTION. A
-    function that returns a gp_prune.Task brings its data, the others need --data.
+    MODEL is a task of `gp-prune tasks`, torchvision:NAME, timm:NAME, FILE.py:FUNCTION or, for
+    single weights, hf:FOLDER. A function that returns a gp_prune.Task brings its data, the others
+    need --data.
 
     Prints the Pareto front beside random pruning and L1, recommends one formula (">>>>"), and
     leaves settings, journal, front and metric files in the run folder. With --resume, a run that

@@ -130,8 +130,8 @@ pattern_option = click.option(
 def data_options(command: Command) -> Command:
     """Add the options of data for the networks that bring none."""
     options = [
-        click.option("--data", metavar="SET|FOLDER", shell_complete=completion.data_sets,
-                     help="Images for models that bring no data."),
+        click.option("--data", metavar="SET|FOLDER|FILE", shell_complete=completion.data_sets,
+                     help="Images, or a text for hf:FOLDER, for models that bring no data."),
         click.option("--kind", help="What those do: classification or reconstruction."),
         click.option("--weights", "model_weights", metavar="FILE", help="State dict for a model."),
         click.option("--input-shape", type=Sizes(), help="Sizes of one input of a model."),

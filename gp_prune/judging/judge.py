@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gp_prune._names import HF
 from gp_prune.apply.scoring import as_metric
 from gp_prune.errors import SHARE, UserError, check_value
 from gp_prune.language.expression import ExpressionError
@@ -139,7 +140,10 @@ class Judge:
         self._config = SearchConfig(
             tasks=tuple(map(name_of, tasks)), validate_on=(), ladder=tuple(keep),
             budget_kind=tuple(budget_kind), aggregate=aggregate, calibration=calibration, seed=seed,
-            primitives=tuple(map(str, primitives)), **settings,
+            primitives=tuple(map(str, primitives)),
+            # That of the formula counts, when there is one.
+            granularity="weight" if any(name_of(t).startswith(HF) for t in tasks) else "channel",
+            **settings,
         )  # fmt: skip
         for text in pattern:  # before a network is loaded
             Pattern.parse(text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gp_prune._io import resolve_path
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.apply.options import as_allocation
-from gp_prune.apply.own_task import TaskOptions, full_name, may_need_data
+from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, one_of, whole
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics
@@ -187,6 +187,7 @@ def enter(settings: CompareSettings, primitives: PrimitiveSet) -> Entered:
                 f"metric {metric.name!r} ranks {metric.granularity}s where {granularity}s are "
                 "compared; compare metrics of one granularity"
             )
+    check_granularity(settings.tasks, granularity)
     names = [*BASELINES[granularity]]
     if settings.bundled:
         names = [*bundled_metrics(), *names]

@@ -193,8 +193,11 @@ class TaskSource:
 
 def network_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all weights and buffers of a network, with their names."""
+    import torch  # not with the module, which jobs without networks import, too
+
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return f"sha256:{digest.hexdigest()}"

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from gp_prune._io import resolve_path
+from gp_prune._names import HF
 from gp_prune._sizes import MAX_MEMORY
-from gp_prune.apply.own_task import TaskOptions, full_name, may_need_data
+from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
 from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES
@@ -132,7 +133,8 @@ class SearchConfig(Settings):
 
     Attributes:
         tasks: names of the tasks on which every candidate is tried: a built-in task,
-            ``FILE.py:FUNCTION``, ``torchvision:NAME`` or ``timm:NAME``.
+            ``FILE.py:FUNCTION``, ``torchvision:NAME``, ``timm:NAME`` or, for single weights,
+            ``hf:FOLDER``.
         validate_on: names of tasks, none of them in the search, on which the formulas of the front
             are compared at the end; they choose the winner. ``("auto",)`` means two built-in
             networks of families that are not in the search, see :meth:`validation_tasks`.
@@ -213,7 +215,8 @@ class SearchConfig(Settings):
             of the first population.
         max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
-        data: a data set or a folder of images for the networks of ``tasks`` that bring none.
+        data: a data set or a folder of images for the networks of ``tasks`` that bring none; for
+            ``hf:FOLDER`` of a language model a text file, or a ``.npy`` file of tokens.
         kind: what those networks do: ``"classification"`` (the default) or ``"reconstruction"``;
             a regression needs a :class:`~gp_prune.tasks.Task` with its data.
         model_weights: a state dict, or DEFAULT, for those networks.
@@ -316,6 +319,7 @@ class SearchConfig(Settings):
         if self.reduce_within_noise:
             self._check_noise()
         self.conventions.check_granularity(self.granularity)
+        check_granularity((*self.tasks, *self.validate_on, *self.report_on), self.granularity)
         if self.data and self.kind in PREDICTED:
             raise UserError(
                 f"data is {brief(self.data)} and kind {self.kind!r}, but images have no "
@@ -365,9 +369,12 @@ class SearchConfig(Settings):
 
     @property
     def _language(self) -> bool:
-        """Return whether all built-in tasks of the search are language models."""
-        known = [name for name in self.tasks if is_task_name(name)]
-        return bool(known) and all(map(is_language_task, known))
+        """Return whether all built-in tasks of the search are language models.
+
+        Networks of a folder of transformers count as such.
+        """
+        known = [name for name in self.tasks if is_task_name(name) or name.startswith(HF)]
+        return bool(known) and all(is_language_task(n) or n.startswith(HF) for n in known)
 
     @property
     def validation_tasks(self) -> tuple[str, ...]:
