@@ -5,6 +5,7 @@ The command line completes them while a person waits.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from itertools import product, starmap
 from typing import Any
@@ -62,11 +63,16 @@ def bundled_metrics(*folders: str) -> dict[str, Any]:
     Args:
         folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
     """
-    root = resources.files("gp_prune.evolved_metrics")
     return {
         file.name.removesuffix(".json"): file
         for folder in folders or ("reference", "evolved")
-        if (root / folder).is_dir()
-        for file in sorted((root / folder).iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".json")
+        for file in _files(folder)
     }
+
+
+@cache
+def _files(folder: str) -> list[Any]:
+    """Return the bundled metric files of a folder; they stay the same while a process runs."""
+    path = resources.files("gp_prune.evolved_metrics") / folder
+    files = path.iterdir() if path.is_dir() else ()
+    return sorted((f for f in files if f.name.endswith(".json")), key=lambda file: file.name)

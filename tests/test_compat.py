@@ -149,3 +149,46 @@ def test_the_installed_torchvision_offers_data_sets_models_and_transforms() -> N
 
 def test_the_warning_can_be_told_from_others() -> None:
     assert issubclass(TorchvisionWarning, UserWarning)
+
+
+IMPORTED = """
+import gc, sys
+from gp_prune._compat import import_torch
+collections = []
+gc.callbacks.append(lambda phase, info: collections.append("torch" in sys.modules))
+import_torch()
+first = len(collections), gc.get_freeze_count(), gc.isenabled()
+import_torch()
+print(*first, gc.get_freeze_count() == first[1])
+"""
+
+FAILED = """
+import gc, sys
+from gp_prune._compat import import_torch
+class Broken:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            raise ImportError("damaged")
+sys.meta_path.insert(0, Broken())
+try:
+    import_torch()
+except ImportError:
+    print(gc.isenabled(), gc.get_freeze_count())
+"""
+
+
+def run_code(code: str) -> list[str]:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_torch_is_imported_without_collecting_garbage() -> None:
+    collections, frozen, enabled, same = run_code(IMPORTED)
+    assert collections == "0"
+    assert int(frozen) > 100_000
+    assert (enabled, same) == ("True", "True")
+
+
+def test_garbage_is_collected_again_where_torch_cannot_be_imported() -> None:
+    assert run_code(FAILED) == ["True", "0"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gp_prune._compat import import_torch
 from gp_prune._names import HF, KEEP, OLD_OPTIONS, SCOPES, UNRANKED_CHOICES
 from gp_prune.cli import completion
 from gp_prune.cli.options import (
@@ -174,7 +175,7 @@ def apply(metric: str, primitive_files: Sequence[str], as_json: bool, **given: A
     from gp_prune.cli.apply_options import take_options
 
     command = take_options(metric, primitive_files, given)
-    # Torch is imported only now, when the arguments are known to be in order.
+    import_torch()  # only now, when the arguments are known to be in order
     from gp_prune.cli.apply_run import run
     from gp_prune.report.console import make_console
     from gp_prune.report.progress import measuring

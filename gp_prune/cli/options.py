@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gp_prune._compat import import_torch
 from gp_prune._io import resolve_path
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.cli import INTERRUPTED, completion
@@ -395,6 +396,7 @@ def run_options(
         def command(**given: Any) -> Any:
             names = [field.name for field in fields(RunOptions) if field.name in given]
             run = RunOptions(**{name: given.pop(name) for name in names})
+            import_torch()
             try:
                 return function(run, **given)
             except UserError as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 from gp_prune.errors import UserError, brief
 from gp_prune.language.axes import Elementwise, Normaliser, Reduction, Signature
-from gp_prune.language.symbols import AlongAxes, BoundArguments, Notation, OverAxes
 
 
 class PrimitiveError(UserError):
@@ -140,6 +139,8 @@ def check_symbol(name: str, shape: Shape, symbol: Any) -> None:
 
 def _fits(shape: Shape, symbol: type) -> tuple[str, bool]:
     """Return the base of the classes for a shape, and whether a class is one of them."""
+    from gp_prune.language.symbols import AlongAxes, BoundArguments, OverAxes
+
     if isinstance(shape, Elementwise):
         return "RealFunction", not issubclass(symbol, OverAxes | BoundArguments)
     if isinstance(shape, Normaliser):
@@ -153,6 +154,8 @@ def check_notation(
     name: str, shape: Shape, symbol: Callable[..., Any], latex: Any, definition: Any
 ) -> None:
     """Check the LaTeX that an operator, or the class that it is written with, states."""
+    from gp_prune.language.symbols import BoundArguments, Notation, OverAxes
+
     stated = [("latex", latex, shape.arity), ("definition", definition, 0)]
     if isinstance(symbol, type) and issubclass(symbol, Notation):
         count = 2 if issubclass(symbol, OverAxes) else shape.arity  # the body and the indices

@@ -33,11 +33,12 @@ from gp_prune.language.declarations import (
     check_unit,
 )
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.language.symbols import Call, Notation, Scope
 from gp_prune.language.user_file import keep_source, run_python_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gp_prune.language.symbols import Notation, Scope
 
 
 FAMILIES = "gp_prune.primitives"
@@ -141,6 +142,8 @@ class Operator:
 
     def write(self, arguments: Sequence[Callable[[Scope], Any]], scope: Scope, over: Axes) -> Any:
         """Write this operator for arguments, as a sympy formula in ``scope``."""
+        from gp_prune.language.symbols import Call  # sympy, which nothing that computes needs
+
         if isinstance(self.shape, Elementwise):
             return self.symbol(*(argument(scope) for argument in arguments))
         write = getattr(self.symbol, "write", self.symbol)
@@ -426,6 +429,8 @@ def builtin_primitives() -> PrimitiveSet:
 @cache
 def builtin_functions() -> dict[str, type[Notation]]:
     """Return the sympy functions of the built-in families by name."""
+    from gp_prune.language.symbols import Notation
+
     return {
         name: value
         for module in _families()

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gp_prune._compat import import_torch
 from gp_prune.errors import UserError
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ def serve() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True)
     reader.start()
+    import_torch()  # which every request needs
     while True:
         send(answers, _answer(requests.get(), answers))
 

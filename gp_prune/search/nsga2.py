@@ -11,9 +11,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from gp_prune.errors import UserError, brief
+from gp_prune.language.axes import Axes
 from gp_prune.language.expression import canonical
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import PrimitiveSet
@@ -47,8 +49,16 @@ def make_grammar(
         UserError: a name of the vocabulary is unknown, or a start formula cannot be used.
     """
     vocabulary = Vocabulary(config.operands, config.operators, config.exclude)
-    grammar = Grammar(primitives, config.root, NEEDS, config.max_cost, vocabulary)
+    grammar = _build_grammar(primitives, config.root, config.max_cost, vocabulary)
     return grammar, [_read_start(text, config, grammar) for text in config.start_formulas]
+
+
+@lru_cache(maxsize=1)
+def _build_grammar(
+    primitives: PrimitiveSet, root: Axes, max_cost: float, vocabulary: Vocabulary
+) -> Grammar:
+    """Return the grammar, which nobody changes: a run checks its settings by it, then searches."""
+    return Grammar(primitives, root, NEEDS, max_cost, vocabulary)
 
 
 def _read_start(text: str, config: SearchConfig, grammar: Grammar) -> Individual:

@@ -164,10 +164,16 @@ def stratified_split(labels: Tensor, sizes: tuple[int, ...], seed: int) -> list[
 def _read_digits(part: str) -> LabelledSplit:
     """Read a part of scikit-learn's 1797 digits: train 1077, validation 360, test 360."""
     inputs, labels = _all_digits()
+    return LabelledSplit(inputs, labels, labels).select(_digit_parts()[part])
+
+
+@cache
+def _digit_parts() -> dict[str, Tensor]:
+    """Return the numbers of the samples of each part."""
+    labels = _all_digits()[1]
     sizes = {"test": 360, "validation": 360, "train": len(labels) - 720}
     parts = stratified_split(labels, tuple(sizes.values()), _SPLIT_SEED)
-    chosen = torch.from_numpy(parts[list(sizes).index(part)])
-    return LabelledSplit(inputs, labels, labels).select(chosen)
+    return dict(zip(sizes, map(torch.from_numpy, parts), strict=True))
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.comparison import _cut, contenders, plan_setting
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Evaluator, outcome_reader, plan_from_json
-from gp_prune.search.nsga2 import Search
+from gp_prune.search.nsga2 import Search, make_grammar
 from gp_prune.search.objectives import Objectives
 from gp_prune.search.reduction import Reducer
 from gp_prune.search.run import reference_metrics
@@ -214,3 +215,14 @@ def test_other_random_numbers_are_those_of_a_measurement_with_that_seed(bench: T
     measured = collect(bench.task.model, names, (), needs={"noise"}, seed=7)
     scores = bench._scores(expression, 7)
     assert all(torch.equal(scores[name], evaluate(expression, measured[name])) for name in names)
+
+
+def test_a_grammar_is_built_once_for_equal_settings() -> None:
+    primitives = builtin_primitives()
+    config = replace(CONFIG, start_formulas=("abs(gamma)",))
+    first, (start,) = make_grammar(config, primitives)
+    second, (again,) = make_grammar(replace(config, seed=3), primitives)
+    assert first is second
+    assert start == again and start is not again  # a tree has the fitness that its search gave it
+    assert make_grammar(replace(config, exclude=("gradients",)), primitives)[0] is not first
+    assert make_grammar(config, primitives.extended(()))[0].primitives is not primitives
