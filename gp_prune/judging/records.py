@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gp_prune.errors import UserError
 from gp_prune.judging.settings import LEAST_DRAWS, CompareSettings
@@ -99,36 +99,74 @@ def plan_metric(
         allocations: see :class:`gp_prune.judging.settings.Entered`.
         shares: what :func:`score_allocations` returns for the task.
     """
-    planned: list[Planned] = []
     noisy = "noise" in metric.needs
-    repeats = max(LEAST_DRAWS, settings.seeds) if noisy else settings.seeds
-    repeats = repeats if noisy or settings.fine_tune else 1
-    scores: dict[int, Any] = {}
-    own: Mapping[str, Any] | str | None = None
-    for name, shared, budget in _cells(settings, allocations):
-        plan: Plan | str = ""
-        for repeat in range(repeats):
-            draw = repeat if noisy else 0
-            if noisy or not repeat:
-                if draw not in scores:
-                    scores[draw] = _scores(settings, scorer, metric, draw if noisy else None)
-                divided = shares.get(name)
-                if name == OWN and metric.shares is not None:
-                    shared = metric.shares
-                    if own is None:
-                        own = _scores(settings, scorer, shared, None)
-                    divided = own
-                plan = _plan(scorer, metric, scores[draw], budget, name, shared, divided)
-            planned.append(_measurement(settings, scorer, metric, name, budget, repeat, plan))
+    draws = max(LEAST_DRAWS, settings.seeds) if noisy else 1
+    repeats = draws if noisy else settings.seeds if settings.fine_tune else 1
+    scores = [_scores(settings, scorer, metric, draw if noisy else None) for draw in range(draws)]
+    divisions = [
+        _divide(settings, scorer, metric, name, by, shares.get(name))
+        for name, by in allocations.items()
+    ]
+    planned: list[Planned] = []
+    for division, budget in _cells(settings, divisions):
+        plans = [_plan(scorer, metric, drawn, budget, division) for drawn in scores]
+        planned += [
+            _measurement(
+                settings, scorer, metric, division.name, budget, repeat,
+                plans[repeat if noisy else 0],
+            )
+            for repeat in range(repeats)
+        ]  # fmt: skip
     return planned
 
 
+class _Division(NamedTuple):
+    """How budgets are divided among the layers of a task for one metric.
+
+    Attributes:
+        name: of the allocation, as tables have it.
+        allocation: by which channels are selected, or why budgets cannot be divided.
+    """
+
+    name: str
+    allocation: Allocation | str
+
+
+def _divide(
+    settings: CompareSettings,
+    scorer: TaskScorer,
+    metric: Metric,
+    name: str,
+    by: Metric | None,
+    scores: Mapping[str, Any] | str | None,
+) -> _Division:
+    """Return what an allocation is for a metric, whose own may be the shares of another one.
+
+    Args:
+        settings: of the comparison.
+        scorer: the prepared task.
+        metric: what ranks.
+        name: of the allocation.
+        by: the metric that divides budgets for all metrics, if any.
+        scores: its scores, or why there are none.
+    """
+    if name == OWN and metric.shares is not None:
+        by = metric.shares
+        scores = _scores(settings, scorer, by, None)
+    if by is None:
+        return _Division(name, Allocation(name))
+    if isinstance(scores, str):
+        return _Division(name, scores)
+    return _Division(name, Allocation(name, scores, by.conventions))
+
+
 def _cells(
-    settings: CompareSettings, allocations: Mapping[str, Metric | None]
-) -> list[tuple[str, Metric | None, Target]]:
+    settings: CompareSettings, divisions: Sequence[_Division]
+) -> list[tuple[_Division, Target]]:
     """Return every budget under every allocation, then the patterns, which divide nothing."""
-    shares = [(n, by, budget) for n, by in allocations.items() for budget in settings.budgets]
-    return [*shares, *((PATTERN, None, pattern) for pattern in settings.patterns)]
+    shares = [(division, budget) for division in divisions for budget in settings.budgets]
+    pattern = _Division(PATTERN, Allocation(PATTERN))
+    return [*shares, *((pattern, target) for target in settings.patterns)]
 
 
 def score_allocations(
@@ -159,23 +197,18 @@ def _plan(
     metric: Metric,
     scores: Mapping[str, Any] | str,
     budget: Target,
-    name: str,
-    shared: Metric | None,
-    shares: Mapping[str, Any] | str | None,
+    division: _Division,
 ) -> Plan | str:
     """Return what goes, or why nothing can."""
-    for found in (scores, shares):
-        if isinstance(found, str):
-            return found
-    assert not isinstance(scores, str)
-    assert not isinstance(shares, str)
+    allocation = division.allocation
+    if isinstance(scores, str):
+        return scores
+    if isinstance(allocation, str):
+        return allocation
     try:
         if metric.granularity == "weight":
-            return _plan_weights(scorer, metric, scores, budget, name)
+            return _plan_weights(scorer, metric, scores, budget, division.name)
         assert isinstance(budget, Budget), "patterns are of single weights"
-        allocation = Allocation(name)
-        if shared is not None:
-            allocation = Allocation(name, shares, shared.conventions)
         plan = _plan_channels(scorer, metric, scores, budget, allocation)
         return _missed(plan, budget) or plan
     except (DegenerateScores, UserError) as error:
