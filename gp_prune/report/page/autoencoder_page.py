@@ -15,14 +15,7 @@ from gp_prune.autoencoder.settings import AutoencodeSettings
 from gp_prune.autoencoder.stored import read_report
 from gp_prune.errors import UserError
 from gp_prune.report.autoencoder import facts
-from gp_prune.report.page.common import (
-    command_part,
-    count_of,
-    exact,
-    number,
-    settings_part,
-    spent_rows,
-)
+from gp_prune.report.page.common import Rows, closing_sections, count_of, exact, number
 from gp_prune.report.page.parts import (
     Cell,
     Facts,
@@ -37,7 +30,6 @@ from gp_prune.report.page.parts import (
 )
 from gp_prune.report.plots import LOSSES
 from gp_prune.runs.folder import versions
-from gp_prune.runs.spent import read_spent
 
 _MOST_POINTS = 400
 
@@ -77,10 +69,9 @@ def autoencoder_page(folder: Path, settings: AutoencodeSettings) -> Page:
             Section("Over the epochs", _course(report, steps)),
             Section("Kept of every layer", [_nodes(report)]),
         ]
-    sections += [
-        Section("What was spent", [Facts(_spent(folder, report))]),
-        Section("Settings", _settings(settings)),
-    ]
+    sections += closing_sections(
+        folder, "autoencode", settings, settings.to_json(), versions(), _counts(report)
+    )
     return Page(title, summary, sections, running=report is None)
 
 
@@ -159,19 +150,10 @@ def _nodes(report: Mapping[str, Any]) -> Table:
     return Table(["layer", "nodes alive"], rows)
 
 
-def _spent(folder: Path, report: Mapping[str, Any] | None) -> list[tuple[str, Cell]]:
-    rows: list[tuple[str, Cell]] = []
-    if report is not None:
-        rows = [
-            ("pruning events", exact(report["pruning_events"])),
-            ("steps of cells that were lost", exact(len(report["failures"]))),
-        ]
-    return [*rows, *spent_rows(read_spent(folder))]
-
-
-def _settings(settings: AutoencodeSettings) -> list[Part]:
-    changed = settings.changed(AutoencodeSettings())
+def _counts(report: Mapping[str, Any] | None) -> Rows:
+    if report is None:
+        return []
     return [
-        command_part("autoencode", settings.python_files),
-        *settings_part(settings.to_json(), changed, versions()),
+        ("pruning events", exact(report["pruning_events"])),
+        ("steps of cells that were lost", exact(len(report["failures"]))),
     ]

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gp_prune.errors import UserError
-from gp_prune.report.page.parts import Cell, Command, Facts, Part
+from gp_prune.report.page.parts import Cell, Command, Facts, Part, Section
+from gp_prune.runs.folder import Settings
 from gp_prune.runs.journal import DamagedJournal
-from gp_prune.runs.spent import Spent
+from gp_prune.runs.spent import Spent, read_spent
+
+Rows = Sequence[tuple[str, Cell]]
+"""Names and values of :class:`~gp_prune.report.page.parts.Facts`."""
 
 
 def number(value: float, *, whole: bool = False, digits: int = 3) -> Cell:
@@ -42,20 +46,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def spent_rows(spent: Spent | None) -> list[tuple[str, Cell]]:
-    """Return the times of a run; none where no session has ended."""
-    if spent is None:
-        return []
-    of = "" if spent.sessions == 1 else f", {spent.sessions} sessions"
-    return [
-        (f"time on the clock{of}", Cell(duration(spent.seconds), spent.seconds)),
-        (
-            f"processor time of this machine{of}",
-            Cell(duration(spent.processor_seconds), spent.processor_seconds),
-        ),
-    ]
-
-
 @contextmanager
 def reading_journal(path: Path) -> Iterator[None]:
     """Turn what a missing or damaged journal raises in the body into a UserError that names it."""
@@ -69,7 +59,51 @@ def reading_journal(path: Path) -> Iterator[None]:
         raise UserError(f"journal {str(path)!r} is damaged: {error}") from None
 
 
-def command_part(command: str, code: Sequence[str] = ()) -> Command:
+def closing_sections(
+    folder: Path,
+    command: str,
+    settings: Settings,
+    shown: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    counts: Rows,
+    ended: Rows = (),
+) -> list[Section]:
+    """Return the sections that end every page: what was spent, and the settings.
+
+    Args:
+        folder: the run folder.
+        command: of the run.
+        settings: of the run.
+        shown: the settings as the page has them.
+        versions: of packages.
+        counts: what was tried, before the times.
+        ended: what stands after the times.
+    """
+    changed = settings.changed(type(settings)())
+    return [
+        Section("What was spent", [Facts([*counts, *_times(read_spent(folder)), *ended])]),
+        Section(
+            "Settings",
+            [_command(command, settings.python_files), *_settings(shown, changed, versions)],
+        ),
+    ]
+
+
+def _times(spent: Spent | None) -> Rows:
+    """Return the times of a run; none where no session has ended."""
+    if spent is None:
+        return []
+    of = "" if spent.sessions == 1 else f", {spent.sessions} sessions"
+    return [
+        (f"time on the clock{of}", Cell(duration(spent.seconds), spent.seconds)),
+        (
+            f"processor time of this machine{of}",
+            Cell(duration(spent.processor_seconds), spent.processor_seconds),
+        ),
+    ]
+
+
+def _command(command: str, code: Sequence[str]) -> Command:
     """Return the command that repeats a run from its settings.
 
     Args:
@@ -81,7 +115,7 @@ def command_part(command: str, code: Sequence[str] = ()) -> Command:
     return Command(f"gp-prune {command} --config config.toml{trust} --out again", note)
 
 
-def settings_part(
+def _settings(
     settings: Mapping[str, Any], changed: Collection[str], versions: Mapping[str, Any]
 ) -> list[Part]:
     """Return the settings, those that are no defaults first, and the versions of packages."""

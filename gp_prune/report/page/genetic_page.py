@@ -11,17 +11,15 @@ from gp_prune.genetic.retraining import outcome_reader
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.stored import read_report
 from gp_prune.report.page.common import (
-    command_part,
+    Rows,
+    closing_sections,
     count_of,
     exact,
     number,
     reading_journal,
-    settings_part,
-    spent_rows,
 )
 from gp_prune.report.page.parts import (
     Cell,
-    Facts,
     Page,
     Part,
     Plot,
@@ -32,7 +30,6 @@ from gp_prune.report.page.parts import (
     Table,
 )
 from gp_prune.runs.journal import NAME, entries
-from gp_prune.runs.spent import read_spent
 
 _TURN = {
     "round": int, "generation": object, "evaluations": int, "hypervolume": float, "reach": object,
@@ -62,8 +59,14 @@ def genetic_page(folder: Path, settings: GeneticSettings) -> Page:
         sections.append(Section("Front so far", [_front_so_far(turns[-1])]))
     sections += [
         *([Section("Over the run", [_course(turns)])] if turns else []),
-        _spent(folder, report, turns),
-        Section("Settings", _settings(settings, begun)),
+        *closing_sections(
+            folder,
+            "genetic",
+            settings,
+            _shown(settings),
+            begun.get("versions", {}),
+            _counts(report, turns),
+        ),
     ]
     best = report["recommended"] if report else None
     summary = [f"Network: {Path(settings.model).name or 'in memory'}. Seed {settings.seed}."]
@@ -217,24 +220,18 @@ def _course(turns: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("Hypervolume of the front", "plans tried", "hypervolume", series, whole=True)
 
 
-def _spent(
-    folder: Path, report: Mapping[str, Any] | None, turns: Sequence[Mapping[str, Any]]
-) -> Section:
-    rows: list[tuple[str, Cell]] = []
+def _counts(report: Mapping[str, Any] | None, turns: Sequence[Mapping[str, Any]]) -> Rows:
     if report is not None:
-        rows.append(("plans tried", exact(report["evaluations"])))
-        rows.append(("plans that failed", exact(len(report["failures"]))))
-    elif turns:
-        rows.append(("plans tried", exact(turns[-1]["evaluations"])))
-    return Section("What was spent", [Facts([*rows, *spent_rows(read_spent(folder))])])
+        return [
+            ("plans tried", exact(report["evaluations"])),
+            ("plans that failed", exact(len(report["failures"]))),
+        ]
+    return [("plans tried", exact(turns[-1]["evaluations"]))] if turns else []
 
 
-def _settings(settings: GeneticSettings, begun: Mapping[str, Any]) -> list[Part]:
-    shown = {
+def _shown(settings: GeneticSettings) -> dict[str, Any]:
+    """Return the settings, files by their names alone."""
+    return {
         name: Path(value).name if name in ("model", "data", "weights") and value else value
         for name, value in settings.to_json().items()
     }
-    return [
-        command_part("genetic", settings.python_files),
-        *settings_part(shown, settings.changed(GeneticSettings()), begun.get("versions", {})),
-    ]

@@ -15,18 +15,10 @@ from gp_prune._io import MOST_JSON, read_file
 from gp_prune.apply.own_task import short_names
 from gp_prune.errors import pluralize
 from gp_prune.language.primitive import PrimitiveSet
-from gp_prune.report.page.common import (
-    command_part,
-    count_of,
-    exact,
-    number,
-    settings_part,
-    spent_rows,
-)
+from gp_prune.report.page.common import Rows, closing_sections, count_of, exact, number
 from gp_prune.report.page.formulas import FormulaPrinter
 from gp_prune.report.page.parts import (
     Cell,
-    Facts,
     Heading,
     Page,
     Part,
@@ -40,7 +32,6 @@ from gp_prune.report.page.parts import (
 from gp_prune.report.page.search_course import course_sections
 from gp_prune.report.page.search_log import SearchLog, read_search_log
 from gp_prune.report.search import BUDGET_UNITS, budget_heading, verdict
-from gp_prune.runs.spent import read_spent
 from gp_prune.search.comparison import PATTERN, Comparison, Contender, equal_kinds
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.objectives import LATENCY, SIZE
@@ -107,8 +98,11 @@ def search_page(folder: Path, config: SearchConfig, primitives: PrimitiveSet) ->
         *([_comparison(result)] if result and result.comparison.records else []),
         *course_sections(config, log, result, printer),
         *_layers(config, log),
-        _spent(folder, config, log, result),
-        Section("Settings", _settings(config, log)),
+        *closing_sections(
+            folder, "evolve", config, _settings(config, log), log.begun.get("versions", {}),
+            _counts(config, log, result),
+            [("ended early", Cell(log.stopped))] if log.stopped else (),
+        ),
     ]  # fmt: skip
     return Page(
         title=f"Search for {config.granularity} metrics",
@@ -349,9 +343,7 @@ def _layers(config: SearchConfig, log: SearchLog) -> list[Section]:
     return [Section("Kept of every layer", parts)]
 
 
-def _spent(
-    folder: Path, config: SearchConfig, log: SearchLog, result: SearchResult | None
-) -> Section:
+def _counts(config: SearchConfig, log: SearchLog, result: SearchResult | None) -> Rows:
     rows: list[tuple[str, Cell]] = []
     if log.turns:
         last = log.turns[-1]
@@ -374,18 +366,12 @@ def _spent(
         rows.append((words, exact(log.rungs[rung])))
     if result is not None and result.failures:
         rows.append(("evaluations that failed", exact(len(result.failures))))
-    rows += spent_rows(read_spent(folder))
-    if log.stopped:
-        rows.append(("ended early", Cell(log.stopped)))
-    return Section("What was spent", [Facts(rows)])
+    return rows
 
 
-def _settings(config: SearchConfig, log: SearchLog) -> list[Part]:
+def _settings(config: SearchConfig, log: SearchLog) -> dict[str, Any]:
     begun: dict[str, Any] = {name: log.begun.get(name, value) for name, value in
                              config.to_json().items()}  # fmt: skip
     versions = log.begun.get("versions", {})
-    provenance = make_provenance(config, {**begun, "versions": versions})
-    return [
-        command_part("evolve", config.python_files),
-        *settings_part(provenance["settings"], config.changed(SearchConfig()), versions),
-    ]
+    settings: dict[str, Any] = make_provenance(config, {**begun, "versions": versions})["settings"]
+    return settings
