@@ -86,7 +86,11 @@ def _search_options(command: Command) -> Command:
 @click.option("--generations", type=int, help="Generations after the first.  [default: 24]")
 @click.option("--reuse", type=click.Path(path_type=Path), help="Reuse the results of another run.")
 @click.option("--strategy", help="evolve, or random for the baseline.  [default: evolve]")
-@click.option("--max-evaluations", type=int, help="Most behaviours to evaluate.  [default: any]")
+@click.option(
+    "--max-evaluations",
+    type=int,
+    help="Most behaviours to evaluate.  [default: any; weights of language models 500]",
+)
 @click.option("--stall", type=int, help="Most generations without a better front.  [default: any]")
 @click.option(
     "--time-limit",

@@ -62,6 +62,9 @@ _UNSEEN_LANGUAGE = ("gpt", "llama", "llama_wide")
 _LANGUAGE_LADDER = (0.5, 0.4)
 _LANGUAGE_BUDGETS = (0.5, 0.4, 0.3)
 """For the weights of language models: without training, with fewer weights all formulas fail."""
+_LANGUAGE_EVALUATIONS = 500
+"""Behaviours that a search on one small language model tries within ten minutes on two cores."""
+_FINAL_STEPS = 30
 
 _SHARE = number(above=0, most=1)
 _RULES = {
@@ -83,7 +86,7 @@ _RULES = {
     "time_limit": number(least=0),
     "stall": whole(0),
     "stack": whole(0, 10_000),
-    "final_steps": whole(0),
+    "final_steps": whole(-1),
     "final_seeds": whole(1, 10_000),
     "finalists": whole(0),
     "front_size": whole(1, 100_000),
@@ -179,14 +182,16 @@ class SearchConfig(Settings):
         adaptive: whether variation operators whose offspring survive are used more often.
         restart: generations without growth of the front after which random trees take the place
             of most of the population; 0 means never.
-        max_evaluations: distinct behaviours after which the search ends; 0 means any number.
+        max_evaluations: distinct behaviours after which the search ends; 0 means the default: any
+            number, and 500 for the weights of language models.
         time_limit: seconds of search after which no new generation begins; 0 means any time. The
             one rule that may make two runs with equal settings differ.
         stall: generations without growth of the front after which the search ends; 0 means never.
         stack: networks of a task that are fine-tuned as one, at most; 1 means each by itself, 0
             means 1 on a CPU and 16 on a GPU. The rounding of the errors depends on it, and of
             stacks another run can reuse those alone that it puts together alike.
-        final_steps: mini-batches of fine-tuning in the final comparison.
+        final_steps: mini-batches of fine-tuning in the final comparison; -1 means the default: 30,
+            and none for the weights of language models.
         final_seeds: fine-tuning runs per network in the final comparison.
         finalists: formulas of the front, the best right after pruning, that are fine-tuned before
             one of them is recommended; 0 means that the error right after pruning decides alone.
@@ -266,7 +271,7 @@ class SearchConfig(Settings):
     time_limit: float = 0.0
     stall: int = 0
     stack: int = 0
-    final_steps: int = 30
+    final_steps: int = -1
     final_seeds: int = 3
     finalists: int = 6
     comparison: bool = True
@@ -310,6 +315,10 @@ class SearchConfig(Settings):
             chosen = _OF_LANGUAGE.get(name) if language else None
             if not getattr(self, name) and not (patterns_alone and name in _OF_LANGUAGE):
                 object.__setattr__(self, name, chosen or default[self.granularity])
+        if self.final_steps < 0:
+            object.__setattr__(self, "final_steps", 0 if language else _FINAL_STEPS)
+        if language and not self.max_evaluations:
+            object.__setattr__(self, "max_evaluations", _LANGUAGE_EVALUATIONS)
         self._check_objectives()
         if len(self.promote) != len(self.rung_steps):
             raise UserError(

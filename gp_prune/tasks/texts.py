@@ -29,7 +29,8 @@ PLACES = {"validation": 3, "test": 8}
 _MOST = {"train": 14_400, "validation": 1600, "test": 1600}
 """Sequences of each part at most, so that a large text takes no more time."""
 JUDGED = 160
-"""Sequences of the validation data that candidates are judged on: 20,480 bytes."""
+"""Sequences of the validation data that candidates are judged on, and of the test data that final
+reports are about: 20,480 bytes each."""
 LEAST_SEQUENCES = 4 * CYCLE
 MOST_BYTES = 2**26
 
@@ -69,8 +70,8 @@ class TextData:
         return next_tokens(self._sequences.validation[:JUDGED])
 
     def read_test(self) -> Split:
-        """Return the sequences of final reports."""
-        return next_tokens(self._sequences.test)
+        """Return the sequences of final reports: at most 160."""
+        return next_tokens(self._sequences.test[:JUDGED])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the sequences of all parts."""

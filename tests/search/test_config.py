@@ -175,10 +175,15 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_searches_on_weights_of_language_models_have_budgets_and_a_judge_of_their_own() -> None:
     config = SearchConfig(tasks=("llama-pydoc", "llama_deep-pydoc@2"), granularity="weight")
     assert (config.ladder, config.budgets) == ((0.5, 0.4), (0.5, 0.4, 0.3))
+    assert (config.max_evaluations, config.final_steps) == (500, 0)
+    assert config.deciding_errors == ("error",)
+    more = replace(config, max_evaluations=900, final_steps=5)
+    assert (more.max_evaluations, more.final_steps) == (900, 5)
     assert config.validation_tasks == ("gpt-pydoc",)
     config = SearchConfig(tasks=("gpt-text:notes.txt",), granularity="weight", ladder=(0.6,))
     assert config.ladder == (0.6,)
     assert config.validation_tasks == ("llama-pydoc",)
     mixed = SearchConfig(tasks=("llama-pydoc", "lenet-digits"), granularity="weight")
     assert mixed.ladder == DEFAULT_LADDERS["weight"]
+    assert (mixed.max_evaluations, mixed.final_steps) == (0, 30)
     assert all(name.endswith("-digits") for name in mixed.validation_tasks)
