@@ -51,3 +51,25 @@ def test_a_network_loses_half_of_the_weights_of_each_output(sparsity: str) -> No
     assert len(masks) == 7
     assert all(bool((mask.sum(1) == mask.shape[1] / 2).all()) for mask in masks.values())
     assert language_formulas.error(task, pruned) > 0
+
+
+def test_claims_are_shown_in_their_order_until_one_fails() -> None:
+    """Magnitude beats random throughout; Wanda beats magnitude at 50 %, and not at 60 %."""
+    lines = [
+        Line(network, formula, 0, sparsity, nats + 0.001 * number)
+        for number, network in enumerate(language_formulas.NETWORKS)
+        for sparsity in language_formulas.SPARSITIES
+        for formula, nats in (
+            ("random_weight", 3.0 + 0.0001 * (number % 3)),
+            ("magnitude", 2.0),
+            ("wanda_weight", (1.9 if sparsity == "50%" else 2.0) + 0.0002 * (number % 2 - 0.5)),
+        )
+    ]
+    rows = [row.split(" | ") for row in language_formulas.claims(lines).split("\n")]
+    assert [(row[0].strip("| `"), row[2], row[6]) for row in rows] == [
+        ("magnitude", "50%", "yes"), ("wanda_weight", "50%", "yes"),
+        ("magnitude", "60%", "yes"), ("wanda_weight", "60%", "no"),
+        ("magnitude", "70%", "no"), ("wanda_weight", "70%", "no"),
+        ("magnitude", "2:4", "no"), ("wanda_weight", "2:4", "no"),
+    ]  # fmt: skip
+    assert rows[0][4] == "16 of 16"
