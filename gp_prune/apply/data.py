@@ -122,7 +122,7 @@ class TuningData:
         """
         language = self.kind == "nats" or (self.task is not None and self.task.kind == "language")
         if language and isinstance(samples, Samples):
-            batch_size = sequences_at_once(samples.inputs, batch_size)
+            batch_size = sequences_at_once(samples.inputs, batch_size, model)
         batches = in_order(samples, batch_size)
         return evaluate(model, batches, measure or self.measure, forward_fn=forward_fn)
 
@@ -172,7 +172,7 @@ def calibration(
     train = task.train.select(_choose(len(task.train), samples, seed))
     size = _CALIBRATION_BATCH
     if task.kind == "language":
-        size = sequences_at_once(train.inputs, size)
+        size = sequences_at_once(train.inputs, size, loaded.model)
     return Calibration(f"{task.name}, training split", tuple(in_order(train, size)), task.loss)
 
 

@@ -14,7 +14,7 @@ from gp_prune.errors import UserError, first_line, pluralize
 from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.splits import Parts
-from gp_prune.training.loss import check_tokens, main_output
+from gp_prune.training.loss import check_tokens, main_output, sequences_at_once
 from gp_prune.training.samples import in_order
 
 if TYPE_CHECKING:
@@ -104,13 +104,21 @@ def _row_digests(split: Split) -> set[bytes]:
     }
 
 
+def _tried(task: Task, inputs: Tensor) -> int:
+    """Return on how many samples a network is tried: few where each gives many logits."""
+    if task.kind != "language" or inputs.dim() < 2:
+        return _TRIED
+    return sequences_at_once(inputs, _TRIED, task.model)
+
+
 def first_output(task: Task, split: Split | None = None, part: str = "training") -> Tensor:
     """Return the main output for the first samples of a part; by default of the training data.
 
     Raises:
         UserError: the network fails on them, or gives no tensor.
     """
-    inputs = (task.train if split is None else split).inputs[:_TRIED]
+    inputs = (task.train if split is None else split).inputs
+    inputs = inputs[: _tried(task, inputs)]
     with evaluation_mode(task.model), torch.no_grad():
         try:
             output = call_model(task.model, inputs)
@@ -152,7 +160,8 @@ def check_run(task: Task, test: Split | None = None) -> tuple[str, ...]:
                 f"the network of task {task.name!r} gives values that are not finite on its {name} "
                 "data; give a trained network, and the data that it was trained on"
             )
-        shape, target = shape or tuple(output.shape), split.target[:_TRIED]
+        shape = shape or tuple(output.shape)
+        target = split.target[: _tried(task, split.inputs)]
         classes = task.kind == "classification" and split.labels is not None
         if task.kind == "language" and not task.any_target:
             _check_tokens(task, name, output, target)
@@ -228,7 +237,7 @@ def _other_shape(
 
 
 def _check_loss(task: Task, part: str, split: Split) -> None:
-    (batch, *_) = in_order(split.select(slice(_TRIED)), _TRIED)
+    (batch, *_) = in_order(split.select(slice(_tried(task, split.inputs))), _TRIED)
     with evaluation_mode(task.model), torch.no_grad():
         output = call_model(task.model, batch.inputs)
     for name, function in (

@@ -412,7 +412,7 @@ def mean_error(model: nn.Module, data: Data, measure: Measure, kind: str) -> flo
     """
     size = _EVALUATION_BATCH
     if isinstance(data, Split) and kind == "language":
-        size = sequences_at_once(data.inputs, size)
+        size = sequences_at_once(data.inputs, size, model)
     elif isinstance(data, Split):
         size = max(1, min(size, _EVALUATION_ELEMENTS // max(1, data.inputs[:1].numel())))
     return evaluate(model, in_order(data, size), measure).error

@@ -25,6 +25,8 @@ from gp_prune.training.settings import FineTuning
 
 _TOKENS_AT_ONCE = 2048
 """Tokens in a batch, at most: the outputs of a language model have hundreds of numbers for each."""
+_LOGITS_AT_ONCE = 2**24
+"""Numbers in the output for a batch, at most, where it is known that there are more for each."""
 
 
 def main_output(output: Any) -> Tensor:
@@ -228,14 +230,19 @@ def wrong_classes(output: Any, batch: Batch) -> tuple[float, int]:
     return float(output.argmax(1).ne(labels.to(output.device)).sum()), size
 
 
-def sequences_at_once(inputs: Inputs, most: int) -> int:
+def sequences_at_once(inputs: Inputs, most: int, model: nn.Module) -> int:
     """Return the sequences of a batch of tokens: at most ``most``, and few where they are long.
 
     Args:
         inputs: (n, positions) tokens.
         most: sequences that a batch may have.
+        model: the network; one of transformers says how many logits it gives for a token.
     """
-    return max(1, min(most, _TOKENS_AT_ONCE // tensors_of(inputs)[0].shape[1]))
+    logits = getattr(getattr(model, "config", None), "vocab_size", None)
+    tokens = _TOKENS_AT_ONCE
+    if isinstance(logits, int) and logits > 0:
+        tokens = min(tokens, _LOGITS_AT_ONCE // logits)
+    return max(1, min(most, tokens // tensors_of(inputs)[0].shape[1]))
 
 
 def token_losses(output: Any, batch: Batch) -> tuple[float, int]:
