@@ -6,6 +6,7 @@ its data sets, transforms and models are plain Python and would work.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import sys
@@ -121,6 +122,19 @@ def import_torchvision() -> ModuleType:
         stacklevel=2,
     )
     return module
+
+
+def import_beside_torchvision(module: str, purpose: str, install: str) -> ModuleType:
+    """Import a package that imports torchvision if it is there, which must then be importable.
+
+    The arguments are those of :func:`import_optional`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with contextlib.suppress(UserError):
+        import_torchvision()
+    return import_optional(module, purpose, install)
 
 
 def _forget_partial_import() -> None:

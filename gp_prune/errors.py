@@ -66,6 +66,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def unusable_folder(what: str, folder: object, error: OSError, remedy: str) -> UserError:
+    """Return the error of a folder that cannot be written or read."""
+    reason = error.strerror or type(error).__name__
+    return UserError(f"{what} {str(folder)!r} cannot be used ({reason}); {remedy}")
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the error that the others were raised from."""
     while error.__cause__ is not None:

@@ -6,7 +6,6 @@ downloaded, no code of the folder is run, and nothing is unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune._compat import import_optional, import_torchvision
+from gp_prune._compat import import_beside_torchvision
 from gp_prune._io import parse_json, read_file, write_json
 from gp_prune._names import HF
 from gp_prune._sizes import format_size
@@ -141,10 +140,8 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
 
 def import_transformers() -> ModuleType:
     """Import the package ``transformers``; UserError if it is not installed."""
-    # transformers imports torchvision if it is there, so it must be importable before.
-    with contextlib.suppress(UserError):
-        import_torchvision()
-    return import_optional("transformers", f"a network {HF}FOLDER", "gp-prune[transformers]")
+    purpose = f"a network {HF}FOLDER"
+    return import_beside_torchvision("transformers", purpose, "gp-prune[transformers]")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gp_prune._compat import import_optional, import_torchvision
+from gp_prune._compat import import_beside_torchvision, import_torchvision
 from gp_prune._names import HF, TIMM, TORCHVISION
 from gp_prune.apply.hf_models import HFModel, load_hf
 from gp_prune.apply.weights import DEFAULT, loading_pretrained, quick_hub
@@ -100,15 +100,8 @@ def _timm_source(timm: ModuleType, name: str) -> str:
 
 
 def import_timm() -> ModuleType:
-    """Import the module ``timm``, also where torchvision's compiled operators do not fit.
-
-    Raises:
-        UserError: timm is not installed.
-    """
-    # timm imports torchvision if it is there, so it must be importable before.
-    with contextlib.suppress(UserError):
-        import_torchvision()
-    return import_optional("timm", f"a network {TIMM}NAME", "gp-prune[timm]")
+    """Import the package ``timm``; UserError if it is not installed."""
+    return import_beside_torchvision("timm", f"a network {TIMM}NAME", "gp-prune[timm]")
 
 
 def _unknown_timm(timm: ModuleType, name: str, known: set[str]) -> str:

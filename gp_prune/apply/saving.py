@@ -38,7 +38,7 @@ from gp_prune._io import (
 from gp_prune.apply.lineage import Cut, remember_cut
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
-from gp_prune.errors import UserError, brief
+from gp_prune.errors import UserError, brief, unusable_folder
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.pruning.graph.architecture import OUT
@@ -413,6 +413,5 @@ def _plan(data: dict[str, Any], model: nn.Module) -> ChannelPlan | WeightPlan:
     return ChannelPlan.from_json(data)
 
 
-def _unusable(target: Path, error: OSError) -> UserError:
-    reason = error.strerror or type(error).__name__
-    return UserError(f"output folder {str(target)!r} cannot be written ({reason}); name another")
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return unusable_folder("the output folder", folder, error, "name another folder")

@@ -136,12 +136,13 @@ def evolve(run: RunOptions, models: tuple[str, ...], reuse: Path | None, **given
     from gp_prune.report.console import make_console
     from gp_prune.report.search import recommendation, result_json, result_lines
     from gp_prune.report.search_progress import progress_display
-    from gp_prune.search.config import SearchConfig
+    from gp_prune.search.config import SearchConfig, split_names
     from gp_prune.search.run import evolve
 
     given["start_formulas"] = given["start_formulas"] or None
     given["no_start_formulas"] = given["no_start_formulas"] or None
-    given["tasks"] = (*models, *_task_names(given["tasks"])) or None
+    listed = () if given["tasks"] is None else split_names(given["tasks"], "--tasks")
+    given["tasks"] = (*models, *listed) or None
     if run.resume and reuse:
         raise UserError(
             "--resume goes on with a run as it was begun; leave out --reuse, or begin a new run"
@@ -223,19 +224,6 @@ def _leave_one_out(
     for line in left_out_lines(left, sys.stdout):
         echo(line)
     return 0
-
-
-def _task_names(text: str | None) -> tuple[str, ...]:
-    """Return the names in a list that is separated by commas."""
-    if text is None:
-        return ()
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise UserError(
-            f"--tasks is {text!r}, where a name is empty; write names such as lenet-digits, "
-            "separated by commas"
-        )
-    return names
 
 
 def _stop(run: RunOptions, last: Generation | None) -> int:

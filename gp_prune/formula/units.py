@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 
 from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import Operand, Operator
-
-Unit = Mapping[str, Fraction]
-"""Base unit -> exponent; empty for a plain number."""
 
 _ANY = object()
 """The unit of zero, which is that of whatever it is added to."""

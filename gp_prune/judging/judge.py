@@ -14,10 +14,8 @@ from typing import Any
 from gp_prune._names import HF
 from gp_prune.apply.scoring import as_metric
 from gp_prune.errors import SHARE, UserError, check_value
-from gp_prune.language.expression import ExpressionError
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.language.record import NEEDS
-from gp_prune.metric.file import MetricError
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.weights import Pattern, Target
 from gp_prune.runs.jobs import TaskSource, Workbench
@@ -29,9 +27,6 @@ from gp_prune.search.objectives import COSTS, SIZE, aggregate, mean_cost
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.statistics.running import one_thread
 from gp_prune.tasks import Task
-
-InvalidFormula = (ExpressionError, MetricError)
-"""Errors of a text that is no metric in any form."""
 
 
 class DegenerateFormula(UserError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import ClassVar
 
 AXIS_MEANING: dict[str, str] = {
@@ -137,16 +136,6 @@ def broadcast(*types: Axes) -> Axes | None:
     """Return the type of an elementwise result: the union of the axes, None if it is not legal."""
     union = Axes(set().union(*types))
     return union if union.legal else None
-
-
-def removable(axes: Axes) -> tuple[Axes, ...]:
-    """Return every non-empty set of axes whose removal from ``axes`` leaves a legal type."""
-    return tuple(
-        Axes(chosen)
-        for count in range(1, len(axes) + 1)
-        for chosen in combinations(axes.letters, count)
-        if (axes - Axes(chosen)).legal
-    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gp_prune._io import ArtifactNames, DamagedFileError, read_artifact, write_artifact
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, unusable_folder
 
 _NAMES = ArtifactNames("meta.json", "weights-{:.16}.safetensors", "weights")
 
@@ -72,8 +72,6 @@ def write(folder: Path, identity: Mapping[str, Any], entry: Entry) -> None:
 
 
 def _unusable(folder: Path, error: OSError) -> UserError:
-    reason = error.strerror or str(error)
-    return UserError(
-        f"the task cache {folder} cannot be used ({reason}); choose a writable folder with "
-        "--cache-dir (cache_dir)"
+    return unusable_folder(
+        "the task cache", folder, error, "choose a writable folder with --cache-dir (cache_dir)"
     )

@@ -28,7 +28,7 @@ from gp_prune.tasks.image_folder import Shape
 from gp_prune.tasks.models import KINDS, Kind
 from gp_prune.tasks.splits import Parts, Reading, digest_of, read_parts
 from gp_prune.tasks.training import Descent, can_stack, optimise, optimise_stacked
-from gp_prune.tasks.trivial import class_frequencies, error_span, mean_output
+from gp_prune.tasks.trivial import class_frequencies, mean_output
 from gp_prune.training import recalibrate
 from gp_prune.training.loss import (
     Measure,
@@ -260,10 +260,6 @@ class Task:
             data: a split, tensors, or a data set or data loader of torch.
         """
         return mean_error(model, as_data(data), self.measure, self.kind)
-
-    def relative_error(self, error: float) -> float:
-        """Return an error scaled so that 0 is the dense network and 1 the trivial guess."""
-        return (error - self.dense_error) / error_span(self.dense_error, self.trivial_error)
 
     def trivial_error_on(self, split: Split) -> float:
         """Return the error on ``split`` of the best prediction that looks at no input.

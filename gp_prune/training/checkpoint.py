@@ -26,7 +26,7 @@ from gp_prune._io import (
     read_file,
     write_artifact,
 )
-from gp_prune.errors import UserError
+from gp_prune.errors import UserError, unusable_folder
 from gp_prune.training.settings import FineTuning, History
 
 
@@ -277,7 +277,4 @@ def _remove_unnamed(folder: Path) -> None:
 
 
 def _unusable(folder: Path, error: OSError) -> UserError:
-    reason = error.strerror or type(error).__name__
-    return UserError(
-        f"the checkpoint folder {str(folder)!r} cannot be used ({reason}); name another folder"
-    )
+    return unusable_folder("the checkpoint folder", folder, error, "name another folder")

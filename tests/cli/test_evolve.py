@@ -40,7 +40,7 @@ SMALL = SearchConfig(
         (("--max-evaluations", "-1"), "max_evaluations is -1"),
         (("--time-limit", "-1"), "time_limit is -1.0"),
         (("--stall", "-1"), "stall is -1"),
-        (("--tasks", ""), "--tasks is '', where a name is empty; write names such as lenet-digits"),
+        (("--tasks", ""), "--tasks is '', where a name is empty; write names separated by commas"),
         (("--tasks", "lenet-digits,,cnn-digits"), "where a name is empty"),
         (("--resume", "one", "--reuse", "other"), "leave out --reuse, or begin a new run"),
         (

@@ -10,7 +10,9 @@ from torch import nn
 
 import gp_prune
 from gp_prune.errors import UserError
-from gp_prune.judging.judge import DegenerateFormula, InvalidFormula, Judge
+from gp_prune.judging.judge import DegenerateFormula, Judge
+from gp_prune.language.expression import ExpressionError
+from gp_prune.metric.file import MetricError
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.executors import make_runner
 from gp_prune.runs.jobs import TaskSource
@@ -86,7 +88,7 @@ def test_a_formula_that_ranks_nothing_is_degenerate(judge: Judge, text: str) -> 
 
 @pytest.mark.parametrize("text", ["sum[i](W", "W + ", "A", "__import__('os')", "no_such_metric"])
 def test_a_text_that_is_no_metric_is_invalid(judge: Judge, text: str) -> None:
-    with pytest.raises(InvalidFormula):
+    with pytest.raises((ExpressionError, MetricError)):
         judge(text)
 
 

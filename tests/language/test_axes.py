@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune.language.axes import AXIS_MEANING, LEGAL_AXES, Axes, broadcast, removable
+from gp_prune.language.axes import AXIS_MEANING, LEGAL_AXES, Axes, broadcast
 
 letters = st.sets(st.sampled_from(sorted(AXIS_MEANING)))
 axes = letters.map("".join).map(Axes)
@@ -74,14 +74,6 @@ def test_legal_list_is_the_one_of_the_design() -> None:
 def test_broadcast_is_the_legal_union(types: list[Axes]) -> None:
     union = Axes(set().union(*types))
     assert broadcast(*types) is (union if union in LEGAL_AXES else None)
-
-
-@pytest.mark.parametrize("type_", LEGAL_AXES, ids=str)
-def test_removable_sets_leave_legal_types(type_: Axes) -> None:
-    found = removable(type_)
-    assert all(over and over.issubset(type_) and (type_ - over).legal for over in found)
-    if type_:
-        assert type_ in found  # everything may be reduced
 
 
 def test_text_forms() -> None:

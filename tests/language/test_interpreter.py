@@ -120,7 +120,6 @@ def test_the_least_recently_used_value_goes_first() -> None:
     assert machine.computed == 4
 
 
-MEASURED = {"W": "weight", "b": "bias", "gamma": "gamma", "beta": "beta"}
 NEEDING = [operand for operand in PRIMITIVES.operands.values() if operand.needs]
 
 

@@ -360,13 +360,6 @@ def test_whole_numbers_get_a_remedy_and_few_samples_a_remark() -> None:
     )
 
 
-def test_the_relative_error_grows_with_the_error_at_chance_level_too() -> None:
-    mine = task("classification", made_up(90))
-    errors = [mine.dense_error, mine.dense_error + 0.1, 1.5]
-    assert sorted(map(mine.relative_error, errors)) == list(map(mine.relative_error, errors))
-    assert mine.relative_error(mine.dense_error) == 0
-
-
 def test_data_that_does_not_fit_is_refused_or_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = made_up(90)
     monkeypatch.setattr(splits, "MOST_BYTES", 50 * 4 * 17)
