@@ -31,7 +31,7 @@ from gp_prune.runs.executors import make_runner
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluator, outcome_reader
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import TaskScorer

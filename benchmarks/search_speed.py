@@ -49,7 +49,7 @@ from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.runs.processes import resident_memory
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluator, outcome_reader
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.objectives import Objectives
 from gp_prune.search.run import reference_metrics

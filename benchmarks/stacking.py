@@ -26,7 +26,8 @@ from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Outcome, StackBuilder, StackOutcome, job_of
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import StackBuilder, StackOutcome, job_of
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import one_thread
 

@@ -36,7 +36,7 @@ from gp_prune.errors import Rule, number, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.jobs import Decoder, Workbench
-from gp_prune.runs.journal import TEXT, optional, reader
+from gp_prune.runs.journal_lines import TEXT, optional, reader
 from gp_prune.statistics.running import derive_seed
 
 

@@ -10,7 +10,7 @@ from gp_prune._sizes import MAX_MEMORY
 from gp_prune.autoencoder.schedule import named_schedule
 from gp_prune.autoencoder.training import LOSSES
 from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
-from gp_prune.runs.folder import Settings
+from gp_prune.runs.settings import Settings
 
 CANONICAL, COEVOLVE = "canonical", "coevolve"
 NODE, WEIGHT = "node", "weight"

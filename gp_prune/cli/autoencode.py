@@ -10,12 +10,8 @@ import click
 
 from gp_prune._io import resolve_path
 from gp_prune.cli import completion
-from gp_prune.cli.options import (
-    RunOptions,
-    can_plot,
-    memory_option,
-    run_options,
-)
+from gp_prune.cli.options import can_plot, memory_option
+from gp_prune.cli.run_options import RunOptions, run_options
 from gp_prune.errors import UserError
 from gp_prune.report.text import echo, print_json
 

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gp_prune.cli import completion
-from gp_prune.cli.options import (
-    RunOptions,
-    Shares,
-    data_options,
-    memory_option,
-    pattern_option,
-    run_options,
-)
+from gp_prune.cli.options import Shares, data_options, memory_option, pattern_option
+from gp_prune.cli.run_options import RunOptions, run_options
 from gp_prune.errors import UserError, brief
 from gp_prune.report.text import echo, print_json
 

@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gp_prune.cli import completion
-from gp_prune.cli.options import (
-    Command,
-    RunOptions,
-    Shares,
-    data_options,
-    memory_option,
-    pattern_option,
-    run_options,
-)
+from gp_prune.cli.options import Command, Shares, data_options, memory_option, pattern_option
+from gp_prune.cli.run_options import RunOptions, run_options
 from gp_prune.errors import UserError
 from gp_prune.report.text import echo, print_json
 
@@ -134,7 +127,8 @@ def evolve(run: RunOptions, models: tuple[str, ...], reuse: Path | None, **given
     has ended prints its result; --resume RUN --generations N makes it longer.
     """
     from gp_prune.report.console import make_console
-    from gp_prune.report.search import recommendation, result_json, result_lines
+    from gp_prune.report.recommendation import recommendation
+    from gp_prune.report.search import result_json, result_lines
     from gp_prune.report.search_progress import progress_display
     from gp_prune.search.config import SearchConfig, split_names
     from gp_prune.search.run import evolve

@@ -26,7 +26,7 @@ from gp_prune.genetic.weights import (
     save_state,
 )
 from gp_prune.runs.jobs import Decoder, Workbench
-from gp_prune.runs.journal import reader
+from gp_prune.runs.journal_lines import reader
 from gp_prune.statistics import Batch
 from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
 from gp_prune.statistics.time_limit import TimeLimitError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.errors import SEED, SHARE, UserError, check_fields, number, one_of, whole
-from gp_prune.runs.folder import Settings
+from gp_prune.runs.settings import Settings
 from gp_prune.training import FineTuning
 
 _RATE = number(least=0, most=1)

@@ -35,7 +35,8 @@ from gp_prune.runs.held import written
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.spent import record_spent
 from gp_prune.runs.statistics import StatisticsFile
-from gp_prune.search.evaluation import EVALUATION_VERSION, Evaluator, outcome_reader
+from gp_prune.search.evaluation import EVALUATION_VERSION
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.given_tasks import (
     check_resumed,
     check_tasks,

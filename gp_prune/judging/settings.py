@@ -16,7 +16,7 @@ from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.channels import BUDGET_KINDS, Budget
 from gp_prune.pruning.plan.weights import Pattern
-from gp_prune.runs.folder import Settings
+from gp_prune.runs.settings import Settings
 from gp_prune.search.start_formulas import expand_names, load_formula
 from gp_prune.tasks.data import DATA_SETS
 from gp_prune.tasks.models import KINDS

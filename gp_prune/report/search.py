@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -21,9 +20,16 @@ from gp_prune.report.console import (
     render,
     split_table,
 )
-from gp_prune.search.comparison import PATTERN, Comparison, Contender, Record, equal_kinds
+from gp_prune.report.recommendation import (
+    BUDGET_NAMES,
+    choosing_tasks,
+    compared_budgets,
+    compared_errors,
+    verdict,
+)
+from gp_prune.search.comparison import PATTERN, Record, equal_kinds
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.held_out import restrict
+from gp_prune.search.contenders import Contender
 from gp_prune.search.leave_one_out import LeftOut
 from gp_prune.search.nsga2 import Generation
 from gp_prune.search.objectives import LATENCY, SIZE
@@ -40,7 +46,6 @@ _FORMULA = "formula"
 FAILURES = 10
 """Most evaluations that are listed because a limit or the user ended them."""
 
-_BUDGETS = {"macs": "equal MACs", "params": "equal params", PATTERN: "pattern"}
 _HEADINGS = {
     "error": "error", "tuned_error": "tuned error", "macs": "MACs", "params": "params",
     "latency": "latency",
@@ -95,15 +100,15 @@ def _front_tables(result: SearchResult, room: int) -> list[Table]:
 
     The formulas are the last column, if there is room for them.
     """
-    budgets = _budgets(result)
+    budgets = compared_budgets(result)
     measured = [name for name in result.config.names if name != SIZE]
     headings = [
         "", "metric", ">size", *(f">{_HEADINGS[name]}" for name in measured),
-        *(f">{_BUDGETS[budget]}" for budget in budgets),
+        *(f">{BUDGET_NAMES[budget]}" for budget in budgets),
     ]  # fmt: skip
     units = [_UNITS[name] if budgets else _UNITS[name].removesuffix("/test") for name in measured]
     rows = [["", "", "", *units, *("val/test" for _ in budgets)]]
-    unseen = _chooses(result)
+    unseen = choosing_tasks(result)
     if unseen:
         headings.append(">unseen")
         rows[0].append("val/test")
@@ -123,12 +128,6 @@ def _front_tables(result: SearchResult, room: int) -> list[Table]:
     tried = f"{result.assessed} formulas tried, {result.behaviours} behaviours"
     tables[0].title = f"Pareto front: {tried}"
     return tables
-
-
-def _chooses(result: SearchResult) -> tuple[str, ...]:
-    """Return the tasks, none of them in the search, by which the winner was chosen."""
-    measured = {record.task for record in result.held_out.records}
-    return tuple(name for name in result.config.validation_tasks if name in measured)
 
 
 def _pair(errors: Mapping[str, float]) -> str:
@@ -151,10 +150,10 @@ def _figures(result: SearchResult, contender: Contender) -> dict[str, Any]:
             split: result.comparison.mean(contender.name, split, kind=budget)
             for split in ("validation", "test")
         }
-        for budget in _budgets(result)
+        for budget in compared_budgets(result)
     }
     unseen = {}
-    if _chooses(result):
+    if choosing_tasks(result):
         splits = ("validation", "test")
         unseen["unseen"] = {split: result.unseen_error(contender, split) for split in splits}
     return {
@@ -181,8 +180,8 @@ def _task_tables(result: SearchResult, room: int, *, brief: bool) -> list[Table]
     rows: list[list[str]] = []
     styles: dict[int, str] = {}
     shown = [result.recommended, *(c for c in result.contenders if c.candidate is None)]
-    for budget in _budgets(result):
-        for error in _errors(result):
+    for budget in compared_budgets(result):
+        for error in compared_errors(result):
             for contender in shown:
                 if not result.comparison.part(contender.name, kind=budget, error=error):
                     continue
@@ -194,8 +193,8 @@ def _task_tables(result: SearchResult, room: int, *, brief: bool) -> list[Table]
                 counted = "params" if budget == PATTERN else budget
                 kept = result.comparison.mean(contender.name, counted, kind=budget, error=error)
                 rows.append(
-                    [MARK if best else "", contender.name, _BUDGETS[budget], _JUDGED[error], *cells,
-                     f"{kept:.3f}"]
+                    [MARK if best else "", contender.name, BUDGET_NAMES[budget], _JUDGED[error],
+                     *cells, f"{kept:.3f}"]
                 )  # fmt: skip
     tables = split_table(headings, rows, room, keys=4, styles=styles, padding=1 if brief else 2)
     title = f"Test error at equal budgets ({asked}), ± the standard deviation of repeats"
@@ -235,12 +234,6 @@ def _natural(error: float, kind: str) -> str:
     return f"ppl {math.exp(error):.3g}" if kind == "language" else f"mse {error:.4f}"
 
 
-def _errors(result: SearchResult) -> list[str]:
-    """Return the errors of the comparison: the one that decides, then the other one."""
-    present = {record.error for record in result.comparison.records if record.kind != "ladder"}
-    return sorted(present, key=lambda name: name != result.config.errors[0])
-
-
 def _explanation(result: SearchResult) -> str:
     config = result.config
     units = " or ".join(BUDGET_UNITS[kind] for kind in config.budget_kind)
@@ -254,7 +247,7 @@ def _explanation(result: SearchResult) -> str:
         f"{shown}: {ladder}{equal if result.comparison.records else ''}",
         f"NAME_{config.scope}: a published metric under the conventions of this run",
     ]
-    names = ", ".join(_chooses(result))
+    names = ", ".join(choosing_tasks(result))
     if names:
         lines.append(f"unseen: errors at equal MACs and params on {names}, not in the search")
     if LATENCY in config.names:
@@ -301,122 +294,6 @@ def interim_json(folder: str, generation: Generation) -> dict[str, Any]:
     return {"folder": folder, "interrupted": True, "front": rows}
 
 
-def recommendation(result: SearchResult, width: int | None = None) -> str:
-    """Return the recommended formula, the rule of its choice and its error on the test split.
-
-    Args:
-        result: of the search.
-        width: at which sentences are wrapped; formulas and LaTeX never are, so that they can be
-            copied. None wraps nothing.
-    """
-    config = result.config
-    best = result.recommended
-    metric = result.metrics[best.name]
-    simple = metric.simplified().expression
-    lines = [
-        f"{MARK} {best.name} = {best.expression}",
-        *([f"     Simplified: {simple}"] if simple.size < best.expression.size else []),
-        *([f"     Found as: {found}"] if (found := metric.provenance.get("found_as")) else []),
-        *([f"     Published: {best.published}"] if best.published else []),
-        f"     LaTeX: {metric.latex()}",
-        *_rule(config, _chooses(result)),
-        *(f"     Test split {line}" for line in verdict(result)),
-    ]
-    copied = (MARK, "     Simplified", "     Found as", "     LaTeX")
-    return "\n".join(
-        line if width is None or line.startswith(copied) else _wrap(line, width) for line in lines
-    )
-
-
-def _wrap(line: str, width: int) -> str:
-    """Break a line between words; what follows stands a little further in than its beginning."""
-    return textwrap.fill(
-        line, max(width, 40), subsequent_indent=7 * " ", break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def _rule(config: SearchConfig, unseen: Sequence[str]) -> list[str]:
-    """Return how the recommended formula was chosen, in lines.
-
-    Args:
-        config: the settings.
-        unseen: the tasks that chose it, none of them in the search; empty if there were none.
-    """
-    limit = f"(formulas of at most {config.recommended_size} nodes); the test split"
-    if not config.comparison:
-        return [
-            "     Rule: the formula with the least error in the search",
-            f"     {limit} was not read.",
-        ]
-    both = len(config.deciding_errors) > 1
-    end = "" if both else ","
-    what = "deviation" if config.judged_repeats > 1 else "error"
-    return [
-        f"     Rule: of the formulas that beat random scores on every task (or on most){end}",
-        *(["     right after pruning and after fine-tuning,"] if both else []),
-        "     the smallest whose validation error at equal budgets is within one",
-        f"     standard {what} of the least{' one' if unseen else ''}",
-        *([f"     on {', '.join(unseen)}, which were not in the search"] if unseen else []),
-        f"     {limit} decided nothing.",
-    ]
-
-
-def verdict(result: SearchResult) -> list[str]:
-    """Compare the recommended formula with every baseline on the test split.
-
-    Returns:
-        A line for each kind of budget and each error, on the tasks of the search and on those that
-        chose the formula: its mean error, and for every baseline its mean error and the number of
-        tasks on which the formula has less.
-    """
-    each = [(budget, error) for error in _errors(result) for budget in _budgets(result)]
-    words = {"error": "right after pruning", "tuned_error": "after fine-tuning"}
-    lines = [
-        f"at {_BUDGETS[budget]} {words[error]}: "
-        f"{_against_baselines(result, result.comparison, budget, error)}"
-        for budget, error in each
-    ]
-    unseen = _chooses(result)
-    there = restrict(result.held_out, unseen)
-    lines += [
-        f"at {_BUDGETS[budget]} {words[error]} on {', '.join(unseen)}: "
-        f"{_against_baselines(result, there, budget, error)}"
-        for budget, error in each
-        if there.part(result.recommended.name, kind=budget, error=error)
-    ]
-    return lines
-
-
-def _against_baselines(
-    result: SearchResult, comparison: Comparison, budget: str, error_name: str
-) -> str:
-    """Return the mean test error of the recommended formula beside that of each baseline."""
-    best = result.recommended.name
-    tasks = list(dict.fromkeys(record.task for record in comparison.records))
-
-    def mean(name: str, task: str | None = None) -> float:
-        return comparison.mean(name, "test", kind=budget, task=task, error=error_name)
-
-    error = mean(best)
-    against = []
-    for contender in result.contenders:
-        if contender.candidate is not None or contender.name == best:
-            continue
-        if not comparison.part(contender.name, kind=budget, error=error_name):
-            continue
-        other = mean(contender.name)
-        wins = sum(mean(best, task) < mean(contender.name, task) for task in tasks)
-        word = "below" if error < other else "NOT below"
-        against.append(f"{word} {contender.name} {other:.3f} ({wins} of {len(tasks)} tasks)")
-    return f"{error:.3f}, {', '.join(against)}"
-
-
-def _budgets(result: SearchResult) -> list[str]:
-    present = {record.kind for record in result.comparison.records}
-    return [budget for budget in _BUDGETS if budget in present]
-
-
 def result_json(result: SearchResult) -> dict[str, Any]:
     """Return the result as a JSON object: front, baselines, recommendation and verdict."""
     return {
@@ -436,7 +313,7 @@ def left_out_lines(left: Sequence[LeftOut], stream: IO[str]) -> list[str]:
     """Return what each winner does on the task that its search left out, as lines for a stream."""
     console = make_console(stream, PLAIN_WIDTH)
     kinds = [*dict.fromkeys(kind for one in left for kind in equal_kinds(one.result.config))]
-    headings = ["", "left out", "metric", *(f">{_BUDGETS[kind]}" for kind in kinds)]
+    headings = ["", "left out", "metric", *(f">{BUDGET_NAMES[kind]}" for kind in kinds)]
     rows: list[list[str]] = []
     styles: dict[int, str] = {}
     for one in left:

@@ -7,11 +7,7 @@ journal holds is read from it. In memory stay digests and positions of lines alo
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-import stat
 import sys
 import time
 from array import array
@@ -19,20 +15,24 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self
+from typing import Any, Generic, Self
 
 from gp_prune._io import sync_folder, try_lock
-from gp_prune.errors import Rule, UserError, brief
+from gp_prune.errors import UserError, brief
 from gp_prune.runs.jobs import Decoder, Job, R
-from gp_prune.runs.line_index import DIGEST_BYTES, LineIndex, digest
+from gp_prune.runs.journal_lines import (
+    DAMAGE,
+    MOST_BYTES,
+    check_journal_file,
+    identify,
+    parse_line,
+    read_lines,
+    seal,
+)
+from gp_prune.runs.line_index import LineIndex, digest
 
 NAME = "journal.jsonl"
 _SYNC_SECONDS = 0.5
-_MOST_BYTES = 2**24
-"""Longest line; what is longer was not written by a run."""
-
-_CHECK = ', "check": "%s"}\n'
-_TAIL = len(_CHECK % ("0" * DIGEST_BYTES))
 
 
 class Journal(Generic[R]):
@@ -55,7 +55,7 @@ class Journal(Generic[R]):
         self._lent: Mapping[str, R] = {}
         self._begun: dict[str, Any] | None = None
         self._size = 0
-        _check_regular(self.path)
+        check_journal_file(self.path)
         with self._writing():
             # Without a buffer: what could not be written is not tried again at the end.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
@@ -86,7 +86,7 @@ class Journal(Generic[R]):
     def _read(self) -> None:
         """Take in all complete lines."""
         digests, starts = bytearray(), array("Q")
-        for line in _lines(self.path, self._interpret):
+        for line in read_lines(self.path, self._interpret):
             if line.begins:
                 self._begun = line.entry["run"]
             else:
@@ -151,8 +151,8 @@ class Journal(Generic[R]):
             return None
         self._reader.seek(start)
         try:
-            line = _parse(self._reader.readline(_MOST_BYTES), self._interpret)
-        except _DAMAGE:
+            line = parse_line(self._reader.readline(MOST_BYTES), self._interpret)
+        except DAMAGE:
             raise UserError(f"journal {str(self.path)!r} changed while it was read") from None
         return line.result if line.entry.get("key") == key else None
 
@@ -167,14 +167,14 @@ class Journal(Generic[R]):
 
     def event(self, entry: dict[str, Any]) -> None:
         """Record something that a person may want to read, once."""
-        start, identity = self._size, _identity(_body(entry))
+        start, identity = self._size, identify(entry)
         if identity not in self._index:
             self._write(entry)
             self._index.add(identity, start)
 
     def holds(self, entry: dict[str, Any]) -> bool:
         """Tell whether something was recorded by :meth:`event`, perhaps before a resumption."""
-        return _identity(_body(entry)) in self._index
+        return identify(entry) in self._index
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = seal(entry)
@@ -223,187 +223,6 @@ class Journal(Generic[R]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def reader(result: type[R], rules: Mapping[str, Rule] | None = None) -> Decoder[R]:
-    """Return a decoder of named tuples of one type, which reads lists as tuples.
-
-    What is read equals what was written, if the results hold no lists.
-
-    Args:
-        result: the type; its field ``failure`` is ``""`` by default.
-        rules: name of a field -> what it must be; ``failure`` is always a text.
-    """
-    names: tuple[str, ...] = getattr(result, "_fields")  # noqa: B009 - no protocol has it
-    checks = {"failure": TEXT, **(rules or {})}
-
-    def read(entry: Mapping[str, Any]) -> R:
-        values = {name: _tuples(entry[name]) for name in names if name in entry}
-        for name, value in values.items():
-            if name in checks and not checks[name].accepts(value):
-                raise ValueError(name)
-        return result(**values)
-
-    return read
-
-
-TEXT = Rule(lambda value: isinstance(value, str), "a text")
-
-
-def optional(rule: Rule) -> Rule:
-    """Return the rule that accepts None, too."""
-    return Rule(lambda value: value is None or rule.accepts(value), f"{rule.words}, or nothing")
-
-
-def each(rule: Rule) -> Rule:
-    """Return the rule for a tuple whose entries fit a rule."""
-    return Rule(
-        lambda value: isinstance(value, tuple) and all(map(rule.accepts, value)),
-        f"a list, each {rule.words}",
-    )
-
-
-def _tuples(value: Any) -> Any:
-    """Return plain data with tuples in the place of lists."""
-    if isinstance(value, list):
-        return tuple(map(_tuples, value))
-    if isinstance(value, dict):
-        return {name: _tuples(inner) for name, inner in value.items()}
-    return value
-
-
-class DamagedJournal(UserError):
-    """A journal cannot be read; the message names its file and the line."""
-
-
-def entries(path: Path, read: Decoder[R]) -> Iterator[dict[str, Any] | tuple[str, R]]:
-    """Read the lines of a journal, without a torn last one: results with the key of their job.
-
-    Args:
-        path: the journal.
-        read: makes a result of a line.
-
-    Raises:
-        DamagedJournal: a line is damaged, or the journal is no regular file.
-        OSError: the file cannot be read.
-    """
-    _check_regular(path)
-    for line in _lines(path, read):
-        yield line.entry if line.result is None else (line.entry["key"], line.result)
-
-
-class _Line(NamedTuple, Generic[R]):
-    """A line of a journal.
-
-    Attributes:
-        entry: what it says.
-        result: of a job; None where it is an event.
-        identity: a digest of the entry.
-        size: its bytes.
-    """
-
-    entry: dict[str, Any]
-    result: R | None
-    identity: bytes
-    size: int
-
-    @property
-    def begins(self) -> bool:
-        """Tell whether it is the one that says what decides the results."""
-        return bool(self.entry["event"] == "begin")
-
-
-_DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What the content of a damaged line raises."""
-
-
-def _lines(path: Path, read: Decoder[R]) -> Iterator[_Line[R]]:
-    """Read a journal line by line, so that its size does not matter; leave out a torn last line."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(_MOST_BYTES), b""), start=1):
-            if not line.endswith(b"\n") and len(line) < _MOST_BYTES:
-                return
-            try:
-                yield _parse(line, read)
-            except _DAMAGE:
-                old = " (it has no digest, as in earlier versions)" if _unsealed(line) else ""
-                raise DamagedJournal(
-                    f"journal {str(path)!r} is damaged in line {number}; restore it or start a new "
-                    f"run in another folder{old}"
-                ) from None
-
-
-def _parse(line: bytes, read: Decoder[R]) -> _Line[R]:
-    """Read a line; any of the errors in ``_DAMAGE`` means damage."""
-    body = line[:-_TAIL]
-    identity = _identity(body)
-    if line[-_TAIL:] != _tail(identity):
-        raise ValueError("digest")
-    entry = _DECODER.decode(body.decode() + "}")
-    if not isinstance(entry["event"], str) or (
-        entry["event"] == "begin" and not isinstance(entry["run"], dict)
-    ):
-        raise TypeError("event")
-    result = None
-    if entry["event"] == "evaluation":
-        if not isinstance(entry["key"], str):
-            raise TypeError("key")
-        digest(entry["key"])  # refuses what cannot be written
-        result = read(entry)
-    return _Line(entry, result, identity, len(line))
-
-
-def _finite(text: str) -> float:
-    """Read a number; refuse NaN and the infinities, which Python reads although JSON has none."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
-
-
-def _unsealed(line: bytes) -> bool:
-    """Tell whether a line is JSON without a digest, as earlier versions wrote it."""
-    try:
-        entry = json.loads(line)
-    except _DAMAGE:
-        return False
-    return isinstance(entry, dict) and "event" in entry and "check" not in entry
-
-
-def seal(entry: Mapping[str, Any]) -> bytes:
-    """Return an entry as a line of a journal, which ends with a digest of what precedes it.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    body = _body(entry)
-    return body + _tail(_identity(body))
-
-
-def _body(entry: Mapping[str, Any]) -> bytes:
-    """Return an entry as JSON without the closing brace."""
-    return json.dumps(entry, allow_nan=False).encode()[:-1]
-
-
-def _tail(identity: bytes) -> bytes:
-    return (_CHECK % identity[: DIGEST_BYTES // 2].hex()).encode()
-
-
-def _identity(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
-
-
-def _check_regular(path: Path) -> None:
-    """Raise UserError for a link, a pipe or a device in the place of a journal."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:  # what is missing is made, and other errors are said when it is opened
-        return
-    if not stat.S_ISREG(mode):
-        raise DamagedJournal(f"journal {str(path)!r} is no regular file; put it back")
 
 
 def _write_all(file: FileIO, line: bytes) -> None:

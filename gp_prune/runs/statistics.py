@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gp_prune._io import write_json
 from gp_prune._sizes import remark_on_size
-from gp_prune.runs.folder import Settings, writing
+from gp_prune.runs.folder import writing
+from gp_prune.runs.settings import Settings
 from gp_prune.statistics.coverage import (
     STATISTICS_VERSION,
     CoverageWarning,

@@ -22,7 +22,8 @@ from gp_prune.runs.line_index import digest
 from gp_prune.search.archive import Archive, Behaviour, Candidate
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.course import GenerationCourse
-from gp_prune.search.evaluation import AnyOutcome, Evaluation, Evaluator, Outcome
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import AnyOutcome, Evaluator
 from gp_prune.search.grammar import Grammar, Individual
 from gp_prune.search.objectives import COSTS, LATENCY, SIZE, aggregate, mean_cost
 from gp_prune.search.scorer import PlannedCut, TaskScorer

@@ -11,52 +11,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gp_prune.errors import UserError
-from gp_prune.language.expression import Expression, canonical
-from gp_prune.metric.file import Conventions
-from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget, DegenerateScores, Pattern
 from gp_prune.pruning.plan.weights import Target
-from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Evaluator
-from gp_prune.search.objectives import ERRORS, SIZE, aggregate
-from gp_prune.search.reduction import PlanSetting, Reducer, Reduction
+from gp_prune.search.contenders import Contender
+from gp_prune.search.evaluation import Evaluation
+from gp_prune.search.evaluator import Evaluator
+from gp_prune.search.objectives import ERRORS, aggregate
+from gp_prune.search.reduction import PlanSetting
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 from gp_prune.statistics.running import derive_seed
 
-BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 KINDS = ("macs", "params")
 """What is equal for all contenders at a share."""
 PATTERN = "pattern"
 """In the place of :data:`KINDS` where the budget is a pattern."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A formula with the conventions of its use.
-
-    Attributes:
-        name: unique in the comparison.
-        expression: the formula.
-        conventions: how its scores are used.
-        candidate: its results in the search; None for a baseline.
-        published: the source of a formula of the front that is a published one.
-        reduction: how a formula of the front became shorter; None for a baseline, and where a
-            result is read from its files (its metrics say it under ``provenance``).
-    """
-
-    name: str
-    expression: Expression
-    conventions: Conventions
-    candidate: Candidate | None = None
-    published: str = ""
-    reduction: Reduction | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -212,100 +187,6 @@ def _cells(rows: Sequence[Record], column: str) -> dict[Cell, float]:
     return {cell: statistics.fmean(values) for cell, values in cells.items()}
 
 
-def contenders(
-    config: SearchConfig, archive: Archive, published: Sequence[Metric], reducer: Reducer
-) -> list[Contender]:
-    """Return the formulas to compare: the front, then the baselines.
-
-    The formulas of the front are reduced, and those that become equal are one. One that is a
-    published metric, or prunes and ranks like one, is shown as that metric under its name. The
-    baselines are random, L1 (or magnitude), and the published metric that did best in the search,
-    each under the conventions of this run; random and L1 also as published.
-
-    Without a comparison there are no baselines.
-
-    Args:
-        config: the settings.
-        archive: all candidates of the run.
-        published: the reference metrics.
-        reducer: shortens the formulas.
-    """
-    known = find_published(config, published)
-    shortlist = archive.shortlist(config.front_size, config.recommended_size, config.weights)
-    unique: dict[str, Contender] = {}
-    for candidate in shortlist:
-        reduction = reducer.reduce(candidate.expression)
-        contender = shown_as(config, candidate, reduction, known, reducer)
-        unique.setdefault(contender.name, contender)  # others may have become equal to it
-    if not config.comparison:
-        return [*unique.values()]
-    entries: list[Contender] = []
-    by_name = {metric.name: metric for metric in published}
-    for baseline in BASELINES[config.granularity]:
-        metric = by_name[baseline]
-        entries.append(Contender(baseline, metric.expression, metric.conventions))
-        if metric.conventions != config.conventions:
-            entries.append(_under_conventions(config, metric))
-    tried = [(archive.get(expression), metric) for expression, metric in known.items()]
-    # Errors compare within a rung only, and the better ones have risen.
-    scored = [
-        (-c.rung, c.objectives[0], m.name, m) for c, m in tried if c is not None and not c.reason
-    ]
-    if scored:
-        entries.append(_under_conventions(config, min(scored)[-1]))
-    for contender in entries:
-        unique.setdefault(contender.name, contender)
-    return list(unique.values())
-
-
-def find_published(config: SearchConfig, published: Sequence[Metric]) -> dict[Expression, Metric]:
-    """Return the published metrics of the granularity by their formula in canonical form."""
-    return {canonical(m.expression): m for m in published if m.expression.axes is config.root}
-
-
-def name_candidate(
-    config: SearchConfig, known: Mapping[Expression, Metric], candidate: Candidate
-) -> Contender:
-    """Return a formula of the front with its name; a published one keeps its own.
-
-    Args:
-        config: the settings.
-        known: the published metrics, see :func:`find_published`.
-        candidate: the formula with its results.
-    """
-    metric = known.get(candidate.expression)
-    name = f"{metric.name}_{config.scope}" if metric else metric_name(config, candidate)
-    source = metric.source or metric.name if metric else ""
-    return Contender(name, candidate.expression, config.conventions, candidate, source)
-
-
-def shown_as(
-    config: SearchConfig,
-    candidate: Candidate,
-    reduction: Reduction,
-    known: Mapping[Expression, Metric],
-    reducer: Reducer,
-) -> Contender:
-    """Return a formula of the front as its reduction, or as the metric that this is.
-
-    Args:
-        config: the settings.
-        candidate: the results of the reduction; its formula may be a longer one.
-        reduction: how the formula became shorter.
-        known: the published metrics, see :func:`find_published`.
-        reducer: compares the plans.
-    """
-    expression = reduction.expression
-    metric = known.get(expression) or reducer.find_published(expression, [*known.values()])
-    if metric is not None:
-        expression = canonical(metric.expression)
-    sizes = {SIZE: float(expression.size)}
-    values = zip(config.names, candidate.objectives, strict=True)
-    objectives = tuple(sizes.get(name, value) for name, value in values)
-    shown = replace(candidate, expression=expression, objectives=objectives)
-    return replace(name_candidate(config, known, shown), reduction=reduction)
-
-
 def plan_setting(config: SearchConfig) -> PlanSetting:
     """Return where the plans of a formula decide its results, in the search and the comparison."""
     budgets = [*config.cells, *(budget for _, budget in final_budgets(config))]
@@ -329,17 +210,6 @@ def final_budgets(config: SearchConfig) -> list[tuple[str, Target]]:
 
 def _noise_seed(config: SearchConfig, task: str, budget: Target, draw: int) -> int:
     return derive_seed("noise", config.seed, task, budget.kind, budget.keep, draw)
-
-
-def _under_conventions(config: SearchConfig, metric: Metric) -> Contender:
-    """Return a published metric under the conventions of the run."""
-    return Contender(f"{metric.name}_{config.scope}", metric.expression, config.conventions)
-
-
-def metric_name(config: SearchConfig, candidate: Candidate) -> str:
-    """Return a name that depends on the meaning of the metric alone."""
-    metric = Metric("m", candidate.expression, config.conventions)
-    return f"{config.granularity}_{metric.digest.removeprefix('sha256:')[:8]}"
 
 
 def compare(

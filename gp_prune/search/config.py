@@ -17,8 +17,8 @@ from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning.plan.channels import BUDGET_KINDS, Budget
 from gp_prune.pruning.plan.weights import Pattern, Target
-from gp_prune.runs.folder import Settings
 from gp_prune.runs.processes import ResourceLimits
+from gp_prune.runs.settings import Settings
 from gp_prune.search.objectives import (
     AGGREGATES,
     COSTS,

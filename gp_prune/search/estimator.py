@@ -17,8 +17,9 @@ from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.metric.metric import Metric, is_metric_name
 from gp_prune.runs.callbacks import AnyCallback, StopRun
-from gp_prune.runs.folder import CONFIG, check_trust
+from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.settings import check_trust
 from gp_prune.search.config import AUTO, DEFAULT_TASKS, SearchConfig
 from gp_prune.search.given_tasks import find_held, name_of
 from gp_prune.search.nsga2 import Generation

@@ -8,7 +8,6 @@ from gp_prune.errors import UserError
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.search.comparison import (
     Comparison,
-    Contender,
     Record,
     final_budgets,
     final_errors,
@@ -16,7 +15,9 @@ from gp_prune.search.comparison import (
     plan_records,
 )
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Evaluator
+from gp_prune.search.contenders import Contender
+from gp_prune.search.evaluation import Evaluation
+from gp_prune.search.evaluator import Evaluator
 from gp_prune.search.objectives import WORST_ERROR
 from gp_prune.search.scorer import TaskScorer
 

@@ -8,9 +8,10 @@ from typing import Any
 from gp_prune.pruning import ChannelPlan
 from gp_prune.pruning.cost import NORM
 from gp_prune.runs.journal import Journal
-from gp_prune.search.comparison import Contender, final_budgets, plan_setting
+from gp_prune.search.comparison import final_budgets, plan_setting
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import AnyOutcome
+from gp_prune.search.contenders import Contender
+from gp_prune.search.evaluator import AnyOutcome
 from gp_prune.search.scorer import PlannedCut, TaskScorer
 
 

@@ -21,16 +21,11 @@ from gp_prune.language.expression import Expression
 from gp_prune.language.record import MissingMeasurement
 from gp_prune.metric.metric import Metric
 from gp_prune.search.archive import Candidate
-from gp_prune.search.comparison import (
-    Comparison,
-    Contender,
-    Record,
-    find_published,
-    plan_records,
-    shown_as,
-)
+from gp_prune.search.comparison import Comparison, Record, plan_records
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Evaluator
+from gp_prune.search.contenders import Contender, find_published, shown_as
+from gp_prune.search.evaluation import Evaluation
+from gp_prune.search.evaluator import Evaluator
 from gp_prune.search.objectives import ERRORS
 from gp_prune.search.reduction import Reducer, Reduction, Shorter
 from gp_prune.search.scorer import TaskScorer

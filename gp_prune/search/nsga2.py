@@ -27,7 +27,7 @@ from gp_prune.search.archive import Archive, Behaviour, Candidate, hypervolume
 from gp_prune.search.assessor import Assessor
 from gp_prune.search.census import take_census
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import AnyOutcome, Evaluator
+from gp_prune.search.evaluator import AnyOutcome, Evaluator
 from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar, Vocabulary
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import survivors

@@ -10,13 +10,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from gp_prune.search.comparison import (
-    BASELINES,
-    Cell,
-    Comparison,
-    Contender,
-)
+from gp_prune.search.comparison import Cell, Comparison
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.contenders import BASELINES, Contender
 from gp_prune.search.held_out import restrict
 from gp_prune.search.objectives import aggregate, compared
 

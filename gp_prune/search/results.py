@@ -16,11 +16,13 @@ from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.channels import BUDGET_KINDS
-from gp_prune.runs.journal import NAME, entries
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import entries
 from gp_prune.search.archive import Archive, Candidate
-from gp_prune.search.comparison import Comparison, Contender
+from gp_prune.search.comparison import Comparison
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import AnyOutcome, outcome_reader
+from gp_prune.search.contenders import Contender
+from gp_prune.search.evaluator import AnyOutcome, outcome_reader
 from gp_prune.search.held_out import restrict
 from gp_prune.search.objectives import ERRORS, LATENCY, SIZE, mean_cost
 from gp_prune.search.recommendation import judge_of, judged_error, recommend

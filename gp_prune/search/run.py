@@ -27,22 +27,11 @@ from gp_prune.runs.journal import Journal
 from gp_prune.runs.spent import record_spent
 from gp_prune.runs.statistics import StatisticsFile
 from gp_prune.search.assessor import ladder_evaluations
-from gp_prune.search.comparison import (
-    BASELINES,
-    Comparison,
-    Contender,
-    compare,
-    contenders,
-    plan_setting,
-)
+from gp_prune.search.comparison import Comparison, compare, plan_setting
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import (
-    EVALUATION_VERSION,
-    AnyOutcome,
-    Evaluator,
-    outcome_reader,
-    stack_size,
-)
+from gp_prune.search.contenders import BASELINES, Contender, contenders
+from gp_prune.search.evaluation import EVALUATION_VERSION
+from gp_prune.search.evaluator import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.search.following import end_of, step_of
 from gp_prune.search.given_tasks import (
     check_resumed,

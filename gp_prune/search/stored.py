@@ -22,18 +22,13 @@ from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric, bundled_metrics, is_metric_name
 from gp_prune.runs.folder import CONFIG
-from gp_prune.runs.journal import NAME, entries
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import entries
 from gp_prune.search.archive import Candidate
-from gp_prune.search.comparison import (
-    Comparison,
-    Contender,
-    Record,
-    equal_kinds,
-    find_published,
-    name_candidate,
-)
+from gp_prune.search.comparison import Comparison, Record, equal_kinds
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import outcome_reader
+from gp_prune.search.contenders import Contender, find_published, name_candidate
+from gp_prune.search.evaluator import outcome_reader
 from gp_prune.search.objectives import SIZE
 from gp_prune.search.results import (
     COMPARISON,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,8 +16,7 @@ from torch import nn
 from gp_prune._io import DamagedFileError, canonical_digest
 from gp_prune._names import LANGUAGE_TASKS as LANGUAGE_TASKS
 from gp_prune._names import TASK_NAMES as TASK_NAMES
-from gp_prune._names import TEXT_TASKS, WEIGHTS_TASKS
-from gp_prune.errors import SEED, UserError, check_value
+from gp_prune.errors import SEED, check_value
 from gp_prune.pruning import measure
 from gp_prune.statistics.running import as_device, one_thread, random_state
 from gp_prune.tasks import cache
@@ -33,8 +31,10 @@ from gp_prune.tasks.data import (
     user_folder,
 )
 from gp_prune.tasks.language_models import HEAD, LANGUAGE_MODELS, SEQUENCE
+from gp_prune.tasks.measures import default_loss, default_measure, mean_error
 from gp_prune.tasks.models import MODELS, Kind
-from gp_prune.tasks.task import Task, default_loss, default_measure, mean_error
+from gp_prune.tasks.names import FROM_FILES, check_task_name, read_name, weights_file
+from gp_prune.tasks.task import Task
 from gp_prune.tasks.texts import TextData, load_text
 from gp_prune.tasks.training import Descent, optimise
 from gp_prune.training.samples import tensor_digest
@@ -42,11 +42,6 @@ from gp_prune.training.weights import load_weights
 
 _SOURCE_VERSION = 2
 """Raise by one whenever a change to the models, the data or the training changes the weights."""
-
-_AT_SEED = "@"
-
-_FROM_FILES = dict(zip(WEIGHTS_TASKS, (3, 9), strict=True))
-"""Tasks with weights from a file -> the residual blocks of each stage."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +128,9 @@ def load_task(
     """
     check_value("seed", seed, SEED)
     check_task_name(name)
-    if file := _weights_file(name):
+    if file := weights_file(name):
         return _load_from_file(name, file, cache_dir, data_root, download, as_device(device))
-    base, seed, text = _read_name(name, seed)
+    base, seed, text = read_name(name, seed)
     model_name, data_name = base.split("-")
     target = as_device(device)
     if model_name in LANGUAGE_MODELS:
@@ -245,9 +240,9 @@ def is_trained(
         UserError: as :func:`load_task`.
     """
     check_task_name(name)
-    if _weights_file(name):
+    if weights_file(name):
         return True
-    base, seed, text = _read_name(name, seed)
+    base, seed, text = read_name(name, seed)
     model_name, data_name = base.split("-")
     data: DataSet | TextData
     if model_name in LANGUAGE_MODELS:
@@ -261,37 +256,6 @@ def is_trained(
         return False
 
 
-def is_task_name(name: str) -> bool:
-    """Return whether ``name`` is a built-in task, or one with ``@`` or ``:`` and anything then."""
-    base, _, _ = name.partition(":")
-    names = (*_FROM_FILES, *TEXT_TASKS)
-    return name.partition(_AT_SEED)[0] in TASK_NAMES or base.partition(_AT_SEED)[0] in names
-
-
-def is_language_task(name: str) -> bool:
-    """Return whether a name is that of a built-in task whose network is a language model."""
-    model = name.partition(":")[0].partition(_AT_SEED)[0].partition("-")[0]
-    return is_task_name(name) and model in LANGUAGE_MODELS
-
-
-def check_task_name(name: str) -> None:
-    """Raise UserError unless there is a task of that name, with its ``@SEED`` or ``:FILE``."""
-    base, _, file = name.partition(":")
-    if base not in _FROM_FILES:
-        _read_name(name, 0)
-    elif not file:
-        raise UserError(
-            f"task {name!r} has no file with its weights; write {base}:FILE, where FILE holds the "
-            "state dict"
-        )
-
-
-def _weights_file(name: str) -> str:
-    """Return the file of a task with weights from a file; empty for the others."""
-    base, _, file = name.partition(":")
-    return file if base in _FROM_FILES else ""
-
-
 def _load_from_file(
     name: str,
     file: str,
@@ -303,7 +267,7 @@ def _load_from_file(
     """Return a task with weights from a file; its error is measured now or taken from the cache."""
     base = name.partition(":")[0]
     data = load_data(base.split("-")[1], data_root, download=download)
-    model = CifarResNet(_FROM_FILES[base], normalise=True)
+    model = CifarResNet(FROM_FILES[base], normalise=True)
     load_weights(model, Path(file).expanduser())
     model.to(device).eval()
     kind: Kind = "classification"
@@ -327,44 +291,6 @@ def _load_from_file(
         kind=kind,
         dense_error=_restore_or(measure, folder, identity, model),
     )
-
-
-class _Name(NamedTuple):
-    """The name of a task, the seed of its training and the file with its text, empty for none."""
-
-    base: str
-    seed: int
-    text: str
-
-
-def _read_name(name: str, seed: int) -> _Name:
-    """Return the parts of a name; the seed is ``seed`` where the name has none.
-
-    Raises:
-        UserError: there is no such task, the seed is not one, or a text is missing.
-    """
-    written, _, file = name.partition(":")
-    if written.partition(_AT_SEED)[0] not in TEXT_TASKS:
-        written, file = name, ""
-    elif not file:
-        raise UserError(f"task {name!r} has no file with its text; write {written}:FILE")
-    base, at, text = written.partition(_AT_SEED)
-    if base not in (*TASK_NAMES, *TEXT_TASKS):
-        close = difflib.get_close_matches(base, TASK_NAMES, n=1)
-        hint = f" (did you mean {close[0] + at + text!r}?)" if close else ""
-        files = " or ".join(f"{known}:FILE" for known in (*_FROM_FILES, *TEXT_TASKS))
-        raise UserError(
-            f"unknown task {name!r}{hint}; choose one of {', '.join(TASK_NAMES)}, or {files}"
-        )
-    if not at:
-        return _Name(base, seed, file)
-    if not (text.isascii() and text.isdecimal() and str(int(text)) == text):
-        raise UserError(
-            f"task {name!r} has {text!r} after the {_AT_SEED}; write the seed of its training as a "
-            f"whole number, for instance {base + '@1'!r}"
-        )
-    check_value(f"the seed of task {name!r}", int(text), SEED)
-    return _Name(base, int(text), file)
 
 
 def _cache_entry(

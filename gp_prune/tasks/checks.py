@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gp_prune.errors import UserError, first_line, pluralize
+from gp_prune.errors import (
+    SEED,
+    UserError,
+    brief,
+    check_value,
+    first_line,
+    one_of,
+    pluralize,
+    whole,
+)
+from gp_prune.statistics.batches import check_loss
 from gp_prune.statistics.running import call_model, evaluation_mode
 from gp_prune.tasks.data import Split
+from gp_prune.tasks.models import KINDS
 from gp_prune.tasks.splits import Parts
 from gp_prune.training.loss import check_tokens, main_output, sequences_at_once
 from gp_prune.training.samples import in_order
@@ -288,3 +300,33 @@ def remark_on_errors(task: Task) -> tuple[str, ...]:
         f"{dense:.3g}, that of the best guess that looks at no input {trivial:.3g}; train it "
         "first, or check that inputs and labels belong together.",
     )
+
+
+def check_arguments(
+    name: str, kind: str, loss: Any, error: Any, samples: int | None, seed: int
+) -> None:
+    """Raise UserError unless the arguments of a task, its network and data apart, can be used."""
+    check_value("the kind of a task", kind, one_of(*KINDS))
+    check_value("seed", seed, SEED)
+    if samples is not None:
+        check_value("samples", samples, whole(1))
+    check_loss(loss)
+    if not isinstance(name, str) or not name.isprintable():
+        raise UserError(f"the name of the task is {brief(name)}; give a text of one line")
+    if error is not None and (not callable(error) or isinstance(error, type)):
+        raise UserError(
+            f"the error is {brief(error)}; give a function error(output, target) that gives one "
+            "number, the mean over a batch"
+        )
+
+
+def check_layers(model: nn.Module, argument: str, names: Any) -> None:
+    """Raise UserError unless ``keep`` or ``whole`` names layers of the network."""
+    if isinstance(names, str):
+        raise UserError(f"{argument} is the text {names!r}; give a list of names of layers")
+    layers = dict(model.named_modules())
+    for layer in names:
+        if layer not in layers:
+            close = difflib.get_close_matches(str(layer), layers, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"the network has no layer {layer!r} to keep{hint}")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gp_prune._html import facts_html
-from gp_prune.errors import SEED, UserError, brief, check_value, one_of, whole
+from gp_prune.errors import UserError, brief
 from gp_prune.statistics import Batch
-from gp_prune.statistics.batches import Loss, check_loss
+from gp_prune.statistics.batches import Loss
 from gp_prune.statistics.running import device_of, one_thread, to_device
 from gp_prune.tasks.checks import (
+    check_arguments,
+    check_layers,
     check_run,
     check_splits,
     check_values,
@@ -25,32 +25,23 @@ from gp_prune.tasks.checks import (
 )
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.image_folder import Shape
-from gp_prune.tasks.models import KINDS, Kind
+from gp_prune.tasks.measures import EVALUATION_BATCH, default_loss, default_measure, mean_error
+from gp_prune.tasks.models import Kind
 from gp_prune.tasks.splits import Parts, Reading, digest_of, read_parts
 from gp_prune.tasks.training import Descent, can_stack, optimise, optimise_stacked
 from gp_prune.tasks.trivial import class_frequencies, mean_output
 from gp_prune.training import recalibrate
 from gp_prune.training.loss import (
     Measure,
-    evaluate,
     main_output,
-    sequences_at_once,
-    squared_errors,
-    token_loss,
-    token_losses,
-    wrong_classes,
 )
 from gp_prune.training.network import check_model
-from gp_prune.training.samples import Data, as_data, in_order
+from gp_prune.training.samples import as_data, in_order
 
 _RECALIBRATION_SAMPLES = 512
 _LEARNING_RATE = 5e-3
 _BATCH_SIZE = 64
 _SEQUENCES = 16
-_EVALUATION_BATCH = 1000
-_EVALUATION_ELEMENTS = 250_000
-"""Numbers in a batch, at most: with larger ones the allocator gives the memory of every layer back
-to the system and fetches it again, which takes more than half of the time of a small network."""
 
 ErrorFunction = Callable[[Tensor, Tensor], Any]
 """``error(output, target)``: one number, the mean over the samples of a batch; less is better."""
@@ -137,9 +128,9 @@ class Task:
         dense_error: float | None = None,
     ) -> None:
         check_model(model)
-        _check_arguments(name, kind, loss, error, samples, seed)
-        _check_layers(model, "keep", keep)
-        _check_layers(model, "whole", whole)
+        check_arguments(name, kind, loss, error, samples, seed)
+        check_layers(model, "keep", keep)
+        check_layers(model, "whole", whole)
         self.model = model
         self.name = name or type(model).__name__
         self.kind: Kind = kind
@@ -279,7 +270,7 @@ class Task:
             return float((split.target.double() - mean).square().mean())
         guess = self._guess
         total = 0.0
-        for batch in in_order(split, _EVALUATION_BATCH):
+        for batch in in_order(split, EVALUATION_BATCH):
             count = len(batch.target)
             total += self._measure_own(guess.expand(count, *guess.shape), batch)[0]
         return total / len(split)
@@ -373,74 +364,6 @@ class Task:
 
 def _moved(read: Callable[[], Split], device: torch.device) -> Split:
     return read().to(device)
-
-
-def default_loss(kind: Kind) -> Loss:
-    """Return the mean cross-entropy (in nats) of a batch, or its mean squared error."""
-    if kind == "language":
-        return token_loss
-    return _cross_entropy if kind == "classification" else _squared_error
-
-
-def _cross_entropy(output: Any, target: Any) -> Tensor:
-    return functional.cross_entropy(main_output(output), target)
-
-
-def _squared_error(output: Any, target: Any) -> Tensor:
-    return functional.mse_loss(main_output(output), target)
-
-
-def default_measure(kind: Kind) -> Measure:
-    """Return what counts wrong classes, or sums squared errors or cross-entropies."""
-    if kind == "language":
-        return token_losses
-    return wrong_classes if kind == "classification" else squared_errors
-
-
-def mean_error(model: nn.Module, data: Data, measure: Measure, kind: str) -> float:
-    """Return the mean of a measure over all samples, in batches that suit the memory.
-
-    Args:
-        model: the network.
-        data: what it is judged on.
-        measure: the error.
-        kind: of the task; the outputs of a language model are larger than its inputs.
-    """
-    size = _EVALUATION_BATCH
-    if isinstance(data, Split) and kind == "language":
-        size = sequences_at_once(data.inputs, size, model)
-    elif isinstance(data, Split):
-        size = max(1, min(size, _EVALUATION_ELEMENTS // max(1, data.inputs[:1].numel())))
-    return evaluate(model, in_order(data, size), measure).error
-
-
-def _check_arguments(
-    name: str, kind: str, loss: Any, error: Any, samples: int | None, seed: int
-) -> None:
-    check_value("the kind of a task", kind, one_of(*KINDS))
-    check_value("seed", seed, SEED)
-    if samples is not None:
-        check_value("samples", samples, whole(1))
-    check_loss(loss)
-    if not isinstance(name, str) or not name.isprintable():
-        raise UserError(f"the name of the task is {brief(name)}; give a text of one line")
-    if error is not None and (not callable(error) or isinstance(error, type)):
-        raise UserError(
-            f"the error is {brief(error)}; give a function error(output, target) that gives one "
-            "number, the mean over a batch"
-        )
-
-
-def _check_layers(model: nn.Module, argument: str, names: Any) -> None:
-    """Raise UserError unless ``keep`` or ``whole`` names layers of the network."""
-    if isinstance(names, str):
-        raise UserError(f"{argument} is the text {names!r}; give a list of names of layers")
-    layers = dict(model.named_modules())
-    for layer in names:
-        if layer not in layers:
-            close = difflib.get_close_matches(str(layer), layers, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"the network has no layer {layer!r} to keep{hint}")
 
 
 def _describe(value: Any) -> str:

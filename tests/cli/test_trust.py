@@ -12,7 +12,8 @@ import pytest
 from click.testing import Result
 
 from gp_prune.runs.folder import CONFIG
-from gp_prune.runs.journal import NAME, seal
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import seal
 from gp_prune.search.evaluation import EVALUATION_VERSION
 from gp_prune.statistics.coverage import STATISTICS_VERSION
 

@@ -44,11 +44,13 @@ from gp_prune.language.primitive import builtin_primitives
 from gp_prune.language.record import synthetic_layer
 from gp_prune.metric.file import Conventions, bundled_metrics
 from gp_prune.pruning.plan.weights import PackedMask
-from gp_prune.runs.folder import CONFIG, Settings
+from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.journal import NAME as JOURNAL
-from gp_prune.runs.journal import Journal, seal
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal_lines import seal
+from gp_prune.runs.settings import Settings
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import outcome_reader
+from gp_prune.search.evaluator import outcome_reader
 from gp_prune.training import CheckpointWarning, FineTuning, fine_tune
 from gp_prune.training.checkpoint import STATE
 from gp_prune.training.weights import load_weights

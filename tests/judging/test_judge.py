@@ -20,7 +20,7 @@ from gp_prune.runs.journal import Journal
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.assessor import Assessor
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluator, outcome_reader
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import make_grammar
 from gp_prune.search.scorer import TaskScorer
 

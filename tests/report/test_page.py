@@ -26,7 +26,7 @@ from gp_prune.report.page.search_page import _comparison
 from gp_prune.report.page.write import REPORT, render, write_report
 from gp_prune.report.page.write import make_page as make
 from gp_prune.runs.journal import NAME as JOURNAL
-from gp_prune.runs.journal import seal
+from gp_prune.runs.journal_lines import seal
 from gp_prune.runs.spent import read_spent
 from gp_prune.search.comparison import KINDS, Comparison
 from gp_prune.search.results import FRONT, SearchResult

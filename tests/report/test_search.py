@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gp_prune.report.search import NARROW, recommendation, result_json, result_lines, verdict
+from gp_prune.report.recommendation import recommendation, verdict
+from gp_prune.report.search import NARROW, result_json, result_lines
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import SearchResult

@@ -28,7 +28,8 @@ from gp_prune.runs.inside import InsideStep
 from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME as JOURNAL
-from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal_lines import reader
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.run import evolve
 

@@ -12,7 +12,8 @@ import pytest
 from gp_prune.errors import UserError
 from gp_prune.runs.executors import InProcess, WorkerPool, make_runner
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal_lines import reader
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.evaluation import Evaluation, Outcome
 from gp_prune.search.objectives import WORST_ERROR

@@ -16,14 +16,15 @@ from gp_prune.language.record import Coverage
 from gp_prune.runs import journal as journals
 from gp_prune.runs.folder import (
     CONFIG,
-    Settings,
     load_or_check_settings,
     open_run_folder,
     versions,
     write_run_header,
     writing,
 )
-from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal_lines import reader
+from gp_prune.runs.settings import Settings
 from gp_prune.runs.statistics import STATISTICS, StatisticsFile
 from gp_prune.statistics.coverage import CoverageWarning
 

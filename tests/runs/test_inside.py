@@ -12,7 +12,8 @@ from gp_prune.runs.executors import InProcess
 from gp_prune.runs.inside import Inside, InsideStep
 from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import Journal, reader
+from gp_prune.runs.journal import Journal
+from gp_prune.runs.journal_lines import reader
 from gp_prune.runs.processes import Worker
 
 

@@ -15,7 +15,8 @@ from jobs_of_tests import Add, Nobody, Sum, Touch
 from gp_prune.runs.executors import make_runner
 from gp_prune.runs.job_queue import JobQueue, run_with_journal
 from gp_prune.runs.jobs import Job, TaskSource, Workbench
-from gp_prune.runs.journal import NAME, Journal, reader
+from gp_prune.runs.journal import NAME, Journal
+from gp_prune.runs.journal_lines import reader
 
 JOBS = [Add((n, n + 1)) for n in range(6)]
 

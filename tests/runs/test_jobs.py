@@ -16,7 +16,8 @@ from gp_prune.runs.executors import Runner, WorkerPool, make_runner
 from gp_prune.runs.host import JobLost
 from gp_prune.runs.job_queue import run_with_journal
 from gp_prune.runs.jobs import RECALLED, TaskSource, Workbench
-from gp_prune.runs.journal import NAME, Journal, reader
+from gp_prune.runs.journal import NAME, Journal
+from gp_prune.runs.journal_lines import reader
 
 JOBS = [Add((n, n + 1)) for n in range(6)]
 

@@ -18,8 +18,11 @@ import pytest
 
 from gp_prune.errors import UserError
 from gp_prune.runs import journal as journals
-from gp_prune.runs.journal import NAME, Journal, entries, seal
-from gp_prune.search.evaluation import Evaluation, Outcome, outcome_reader
+from gp_prune.runs import journal_lines
+from gp_prune.runs.journal import NAME, Journal
+from gp_prune.runs.journal_lines import entries, seal
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import outcome_reader
 
 
 def evaluation(number: int) -> Evaluation:
@@ -34,7 +37,7 @@ def evaluated(key: str = '"k"', validation: str = "0.5") -> bytes:
 
 def sealed(body: bytes) -> bytes:
     """A line with the digest of what precedes it; seal() writes sound content alone."""
-    return body + journals._tail(journals._identity(body))
+    return body + journal_lines._tail(journal_lines._identity(body))
 
 
 def test_of_two_lines_with_one_key_the_last_one_counts(tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_a_journal_is_a_regular_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_line_without_an_end_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "_MOST_BYTES", 1_000)
+    monkeypatch.setattr(journal_lines, "MOST_BYTES", 1_000)
     (tmp_path / NAME).write_bytes(seal({"event": "a"}) + b"x" * 1_000)
     with pytest.raises(UserError, match="damaged in line 2;"):
         Journal(tmp_path, outcome_reader())

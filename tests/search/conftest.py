@@ -15,7 +15,8 @@ from gp_prune.runs.executors import completed
 from gp_prune.runs.jobs import Job, TaskSource
 from gp_prune.runs.journal import Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, outcome_reader
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Generation, Search
 from gp_prune.search.run import reference_metrics
 from gp_prune.search.scorer import TaskScorer

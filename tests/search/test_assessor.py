@@ -17,13 +17,8 @@ from gp_prune.runs.executors import completed
 from gp_prune.runs.jobs import Job
 from gp_prune.runs.journal import NAME, Journal
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import (
-    AnyOutcome,
-    Evaluation,
-    Evaluator,
-    Outcome,
-    outcome_reader,
-)
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import AnyOutcome, Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.statistics.running import derive_seed

@@ -20,15 +20,14 @@ from gp_prune.pruning import Budget
 from gp_prune.runs.executors import completed
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import Job, TaskSource, Workbench, work
-from gp_prune.runs.journal import NAME, Journal, entries, seal
+from gp_prune.runs.journal import NAME, Journal
+from gp_prune.runs.journal_lines import entries, seal
 from gp_prune.runs.processes import ResourceLimits
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import (
-    WORST_RAW,
+from gp_prune.search.evaluation import WORST_RAW, Evaluation, Outcome
+from gp_prune.search.evaluator import (
     AnyOutcome,
-    Evaluation,
     Evaluator,
-    Outcome,
     StackBuilder,
     StackedEvaluation,
     StackOutcome,

@@ -10,7 +10,8 @@ import pytest
 from run_folders import content
 
 from gp_prune.errors import UserError
-from gp_prune.report.search import left_out_lines, recommendation, result_json, result_lines
+from gp_prune.report.recommendation import recommendation
+from gp_prune.report.search import left_out_lines, result_json, result_lines
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig

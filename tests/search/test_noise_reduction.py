@@ -20,9 +20,11 @@ from gp_prune.runs.executors import completed
 from gp_prune.runs.jobs import Job
 from gp_prune.runs.journal import Journal
 from gp_prune.search.assessor import Assessor
-from gp_prune.search.comparison import Contender, plan_records, plan_setting
+from gp_prune.search.comparison import plan_records, plan_setting
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluation, Evaluator, Outcome, outcome_reader
+from gp_prune.search.contenders import Contender
+from gp_prune.search.evaluation import Evaluation, Outcome
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.grammar import Grammar
 from gp_prune.search.noise_reduction import reduce_within_noise
 from gp_prune.search.reduction import Reducer, single_reductions

@@ -25,9 +25,11 @@ from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.journal import NAME, Journal
 from gp_prune.search.archive import Archive, hypervolume
 from gp_prune.search.assessor import ladder_evaluations
-from gp_prune.search.comparison import _cut, contenders, plan_setting
+from gp_prune.search.comparison import _cut, plan_setting
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.evaluation import Evaluator, outcome_reader, plan_from_json
+from gp_prune.search.contenders import contenders
+from gp_prune.search.evaluation import plan_from_json
+from gp_prune.search.evaluator import Evaluator, outcome_reader
 from gp_prune.search.nsga2 import Search, make_grammar
 from gp_prune.search.objectives import Objectives
 from gp_prune.search.reduction import Reducer

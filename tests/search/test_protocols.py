@@ -14,7 +14,8 @@ from run_folders import content
 from gp_prune.errors import UserError
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
-from gp_prune.runs.journal import NAME, seal
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import seal
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import EVALUATION_VERSION
 from gp_prune.search.results import EarlierRun

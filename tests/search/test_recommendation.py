@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.search.archive import Candidate
-from gp_prune.search.comparison import KINDS, Comparison, Contender, Record
+from gp_prune.search.comparison import KINDS, Comparison, Record
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.contenders import Contender
 from gp_prune.search.objectives import ERRORS, NOISE
 from gp_prune.search.recommendation import excess, finalists, lost_to_random, recommend
 

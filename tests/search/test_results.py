@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.runs.journal import NAME, entries, reader, seal
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import entries, reader, seal
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluation import Outcome
 from gp_prune.search.results import EarlierRun

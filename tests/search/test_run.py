@@ -24,11 +24,12 @@ from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
-from gp_prune.report.search import recommendation, result_json, result_lines
+from gp_prune.report.recommendation import recommendation
+from gp_prune.report.search import result_json, result_lines
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import Job, TaskSource, Workbench
 from gp_prune.runs.journal import NAME as JOURNAL
-from gp_prune.runs.journal import seal
+from gp_prune.runs.journal_lines import seal
 from gp_prune.runs.statistics import STATISTICS
 from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from gp_prune.errors import UserError
 from gp_prune.tasks import Split, Task, splits
+from gp_prune.tasks.measures import default_loss, default_measure, mean_error
 from gp_prune.tasks.models import Kind
-from gp_prune.tasks.task import default_loss, default_measure, mean_error
 
 
 def task(kind: Kind, train: Any, judged: Any = None, **options: Any) -> Task:

@@ -11,8 +11,8 @@ from typing import Any
 
 from gp_prune.errors import UserError
 from gp_prune.report.page.parts import Cell, Command, Facts, Part, Section
-from gp_prune.runs.folder import Settings
-from gp_prune.runs.journal import DamagedJournal
+from gp_prune.runs.journal_lines import DamagedJournal
+from gp_prune.runs.settings import Settings
 from gp_prune.runs.spent import Spent, read_spent
 
 Rows = Sequence[tuple[str, Cell]]

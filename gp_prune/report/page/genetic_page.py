@@ -29,7 +29,8 @@ from gp_prune.report.page.parts import (
     Series,
     Table,
 )
-from gp_prune.runs.journal import NAME, entries
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import entries
 
 _TURN = {
     "round": int, "generation": object, "evaluations": int, "hypervolume": float, "reach": object,

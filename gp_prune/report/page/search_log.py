@@ -11,8 +11,9 @@ from typing import Any
 
 from gp_prune._io import read_object
 from gp_prune.report.page.common import reading_journal
-from gp_prune.runs.journal import NAME, entries
-from gp_prune.search.evaluation import StackOutcome, outcome_reader
+from gp_prune.runs.journal import NAME
+from gp_prune.runs.journal_lines import entries
+from gp_prune.search.evaluator import StackOutcome, outcome_reader
 
 _STEPS = re.compile(r".*:[0-9a-f]+:(\d+):\d+(?::first\d+)?(\+\w+)*")
 

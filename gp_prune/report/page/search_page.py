@@ -31,9 +31,11 @@ from gp_prune.report.page.parts import (
 )
 from gp_prune.report.page.search_course import course_sections
 from gp_prune.report.page.search_log import SearchLog, read_search_log
-from gp_prune.report.search import BUDGET_UNITS, budget_heading, verdict
-from gp_prune.search.comparison import PATTERN, Comparison, Contender, equal_kinds
+from gp_prune.report.recommendation import verdict
+from gp_prune.report.search import BUDGET_UNITS, budget_heading
+from gp_prune.search.comparison import PATTERN, Comparison, equal_kinds
 from gp_prune.search.config import SearchConfig
+from gp_prune.search.contenders import Contender
 from gp_prune.search.objectives import LATENCY, SIZE
 from gp_prune.search.results import (
     FRONT,

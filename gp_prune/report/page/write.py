@@ -19,8 +19,9 @@ from gp_prune.language.primitive import primitive_set
 from gp_prune.report.page import geometry
 from gp_prune.report.page.parts import Cell, Heat, Page, Part, Plot, Row, Section, Table
 from gp_prune.report.text import printable
-from gp_prune.runs.folder import CONFIG, check_trust, read_toml
+from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.journal import NAME as JOURNAL
+from gp_prune.runs.settings import check_trust, read_toml
 
 REPORT = "report.html"
 """The file in a run folder."""
