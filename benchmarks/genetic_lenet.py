@@ -1,20 +1,21 @@
-"""The genetic pruner on Caffe's LeNet and MNIST, beside the figures of its paper.
+"""The genetic pruner on Caffe's LeNet and LeNet-300-100, beside the literature.
 
+    python benchmarks/genetic_lenet.py choose --data-root FOLDER --runs FOLDER
     python benchmarks/genetic_lenet.py records --data-root FOLDER --runs FOLDER
     python benchmarks/genetic_lenet.py mutation --data-root FOLDER --runs FOLDER
 
-``records`` trains the network once per seed (Caffe's LeNet, 431,080 parameters) and prunes it three
-times: with the weight of the fitness on the parameters, with the weight on the MACs of the
-convolutions, and for the whole front. Of the points of a run that are as small as is asked for
-the one with the least validation error is judged on MNIST's test samples, which are read once, at
-the end. Times are measured anew whenever a finished run is read again, so repeat the command on a
-machine that does nothing else.
+``records`` trains the networks once for each of three fresh seeds and prunes them by the settings
+of ``genetic_records.toml``. MNIST's test samples are read once, at the end of each run; it refuses
+while that file has changes that are not committed. ``choose`` runs the same on the network of seed
+0 and reads validation samples alone: settings are chosen by it. Times are measured when a run ends,
+so run ``records`` on a machine that does nothing else where times matter.
 
 ``mutation`` compares mutations that metrics guide with random ones: how many plans the guided runs
 try until their front has the hypervolume that the random run of the same seed ends with.
 
 Every run has a folder of its own, so that a benchmark that was stopped goes on where it was.
-Results go to benchmarks/results/genetic_lenet.csv, genetic_mutation.csv and the tables beside them.
+Results go to benchmarks/results/genetic_records.csv, genetic_mutation.csv and the tables beside
+them.
 """
 
 from __future__ import annotations
@@ -23,38 +24,27 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from committed import check_committed
 from csv_lines import read
-from genetic_lenet_lines import Comparison, Record, write_comparisons, write_records
+from genetic_mutation_lines import Comparison, write_comparisons
+from genetic_records import (
+    SETTINGS,
+    Record,
+    kinds,
+    load_protocol,
+    settings_digest,
+    settings_of,
+    write_records,
+)
 
 from gp_prune.genetic.front import GeneticResult
-from gp_prune.genetic.run import CHANNEL_POOL, WEIGHT_POOL, GeneticProgress, prune_genetically
+from gp_prune.genetic.run import GeneticProgress, prune_genetically
 from gp_prune.genetic.settings import GeneticSettings
-from gp_prune.metric.mutation import RANDOM
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.jobs import TaskSource
 
 RESULTS = Path(__file__).parent / "results"
-
-EMPHASES = {"sparsity": (1.0, 0.0, 100.0), "computation": (1.0, 100.0, 0.0), "front": ()}
-"""Weights of error, MACs and parameters; none for the Pareto front."""
-
-RECORDS = GeneticSettings(
-    model="caffe_lenet-mnist", population=24, generations=6, rounds=10, elites=1, epochs=8,
-    patience=3, points=6, final_epochs=30, distill=0.9, shift=1, batch_size=128, tolerance=0.006,
-    limit=0.003, baselines=False, mutations=(*CHANNEL_POOL, *WEIGHT_POOL, RANDOM),
-)  # fmt: skip
-
-OF_EMPHASIS: dict[str, dict[str, Any]] = {
-    # Small steps: between two rounds the error must not rise far before retraining.
-    "sparsity": {"reach": 0.1, "rounds": 16, "patience": 4},
-    # Without weight on the sparsity only channels are pruned.
-    "computation": {"mutations": (*CHANNEL_POOL, RANDOM)},
-    # The sparsest, the fastest and one between them.
-    "front": {"elites": 3, "epochs": 4, "points": 4, "final_epochs": 60},
-}
-"""What differs from :data:`RECORDS`."""
 
 MUTATION = GeneticSettings(
     population=24, generations=10, rounds=20, elites=2, epochs=1, final_epochs=0, distill=0.5,
@@ -81,18 +71,37 @@ def run(settings: GeneticSettings, folder: Path, source: TaskSource, workers: in
 
 
 def records(options: argparse.Namespace, source: TaskSource) -> None:
-    path = RESULTS / "genetic_lenet.csv"
-    for seed in options.seeds:
-        for emphasis in options.emphases:
-            settings = replace(
-                RECORDS, lambdas=EMPHASES[emphasis], seed=seed, model_seed=seed
-            )  # fmt: skip
-            settings = replace(settings, **OF_EMPHASIS.get(emphasis, {}))
-            folder = options.runs / f"records-{emphasis}-{seed}"
-            result = run(settings, folder, source, options.workers)
-            found = Record.of(emphasis, seed, result)
+    protocol, path = load_protocol(), RESULTS / "genetic_records.csv"
+    commit = check_committed([SETTINGS])
+    for seed in options.seeds or protocol["seeds"]:
+        for kind in options.kinds or kinds(protocol):
+            settings = settings_of(protocol, kind, seed, read_test=True)
+            result = run(settings, options.runs / f"records-{kind}-{seed}", source, options.workers)
+            found = Record.of(
+                kind,
+                seed,
+                result,
+                protocol[kind]["needed"],
+                settings_digest(protocol, kind),
+                commit,
+            )
             print(found, flush=True)
-            write_records(path, [*read(path, Record), found])
+            write_records(path, [*read(path, Record), found], protocol)
+
+
+def choose(options: argparse.Namespace, source: TaskSource) -> None:
+    protocol = load_protocol()
+    for seed in options.seeds or [0]:
+        for kind in options.kinds or kinds(protocol):
+            settings = settings_of(protocol, kind, seed, read_test=False)
+            folder = options.runs / f"choose-{kind}-{settings_digest(protocol, kind)}-{seed}"
+            result = run(settings, folder, source, options.workers)
+            needed = protocol[kind]["needed"]
+            found = Record.of(kind, seed, result, needed, settings_digest(protocol, kind), "")
+            print(f"{kind} {seed}: validation error {found.validation:.2f} % (dense "
+                  f"{found.dense_validation:.2f} %), {found.params:.1f}x parameters, conv MACs "
+                  f"{found.conv_macs:.1f}x, all MACs {found.all_macs:.1f}x, {found.flops} FLOPs, "
+                  f"{found.widths}", flush=True)  # fmt: skip
 
 
 def mutation(options: argparse.Namespace, source: TaskSource) -> None:
@@ -114,23 +123,24 @@ def mutation(options: argparse.Namespace, source: TaskSource) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["records", "mutation"])
+    parser.add_argument("what", choices=["choose", "records", "mutation"])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--data-root", help="folder with torchvision's data sets")
     parser.add_argument("--cache-dir", help="folder of trained networks")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2, for mutation 0 to 4")
-    parser.add_argument("--emphases", nargs="+", choices=EMPHASES, default=list(EMPHASES))
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: of the settings; 0; 0 to 4")
+    parser.add_argument("--kinds", nargs="+", choices=kinds(load_protocol()), help="of record")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of mutation")
     parser.add_argument("--plans", type=int, default=720, help="that a run of mutation tries")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
     source = TaskSource(options.cache_dir, options.data_root)
-    if options.what == "records":
-        options.seeds = options.seeds or [0, 1, 2]
-        records(options, source)
-    else:
+    if options.what == "mutation":
         options.seeds = options.seeds or [0, 1, 2, 3, 4]
         mutation(options, source)
+    elif options.what == "records":
+        records(options, source)
+    else:
+        choose(options, source)
 
 
 if __name__ == "__main__":

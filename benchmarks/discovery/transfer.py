@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from committed import check_committed
 from csv_lines import as_csv
 
 from gp_prune import Metric, compare
@@ -47,24 +47,6 @@ def load_settings() -> dict[str, Any]:
     """Return the committed settings: ``metrics`` and one table for each comparison."""
     content: dict[str, Any] = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
     return content
-
-
-def check_committed() -> str:
-    """Return the commit that the protocol stands in.
-
-    Raises:
-        SystemExit: a file of the protocol has changes that are not committed.
-    """
-    root = FOLDER.parents[1]
-    names = [str(path.relative_to(root)) for path in PROTOCOL]
-    state = ["git", "-C", str(root), "status", "--porcelain", "--", *names]
-    changed = subprocess.run(state, check=True, capture_output=True, text=True).stdout.strip()
-    if changed:
-        raise SystemExit(
-            f"the test split is read once, by committed settings; commit these first:\n{changed}"
-        )
-    last = ["git", "-C", str(root), "log", "-1", "--format=%h", "--", *names]
-    return subprocess.run(last, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def evolved_metrics(texts: Mapping[str, str]) -> dict[str, Metric]:
@@ -286,7 +268,7 @@ def main() -> None:
             write_text(RESULTS / f"discovery_{name}.csv", as_csv(short_lines(result)))
         write_text(RESULTS / "discovery.md", "\n".join([*lines, ""]))
         return
-    commit = check_committed()
+    commit = check_committed(PROTOCOL)
     names = [name for name, value in settings.items() if "title" in value]
     if given.what == "table":
         names = [name for name in names if (given.runs / name / "result.json").exists()]

@@ -99,12 +99,22 @@ Examples:
 @click.option("--points", type=int, help="Networks of the front at the end.  [default: 6]")
 @click.option("--final-epochs", type=int, help="Epochs of retraining at the end.  [default: 16]")
 @click.option(
+    "--final-params",
+    type=float,
+    metavar="SHARE",
+    help="Most parameters kept at the end; weights go step by step.",
+)
+@click.option("--removal-epochs", type=int, help="Epochs of that removal.  [default: 12]")
+@click.option(
     "--distill", type=float, metavar="A", help="Distillation's share of the loss.  [default: 0.5]"
 )
+@click.option("--softening", type=float, help="Temperature of distillation.  [default: 4]")
 @click.option("--shift", type=int, help="Pixels that images are shifted by.  [default: 0]")
+@click.option("--distort", type=float, help="Strength of image distortion.  [default: 0]")
 @click.option("--lr", "learning_rate", type=float, help="Highest learning rate.  [default: 0.003]")
 @click.option("--batch-size", type=int, help="Batch size of retraining.  [default: 64]")
 @click.option("--baselines/--no-baselines", default=None, help="Compare with random and L1.")
+@click.option("--read-test/--no-read-test", default=None, help="Judge on test samples at the end.")
 @click.option("--plot/--no-plot", default=None, help="Draw front.png and front.svg.")
 @run_options(model=True)
 def genetic(run: RunOptions, plot: bool | None, **given: Any) -> int:

@@ -12,19 +12,20 @@ from typing import NamedTuple
 
 from torch import nn
 
+from gp_prune.errors import UserError
+from gp_prune.genetic.augmented import AugmentedImages
 from gp_prune.genetic.elite import Elite, MetricScores
 from gp_prune.genetic.plan import GeneLayout, GeneticPlan, KeptShares, Masks
 from gp_prune.genetic.retraining import (
     EvaluatePlan,
     PlanOutcome,
     RetrainPlan,
-    ShiftedImages,
 )
 from gp_prune.genetic.selection import REFERENCE, Fitness, select_nondominated
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.variation import Individual, Variation
-from gp_prune.genetic.weights import DENSE, load_network, state_path
+from gp_prune.genetic.weights import DENSE, load_network, load_state, state_path
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation
 from gp_prune.runs.evolution import Growth, find_nondominated, hypervolume, volume_gains
@@ -73,12 +74,14 @@ class RetrainingRequest(NamedTuple):
         masks: its genome.
         plan: what is removed.
         epochs: of retraining.
+        params: parameters that are not zero at the end, at most; 0 removes none on the way.
     """
 
     start: Elite
     masks: Masks
     plan: GeneticPlan
     epochs: int
+    params: int = 0
 
 
 class Engine:
@@ -119,12 +122,17 @@ class Engine:
             prepared.model, prepared.architecture, settings.granularity, settings.macs,
             sparse=settings.pareto or settings.lambdas[2] > 0,
         )  # fmt: skip
+        if settings.final_params < 1 and not self.layout.shapes:
+            raise UserError(
+                f"final_params is {settings.final_params}, but no single weights of this network "
+                "have genes; use granularity 'auto' or 'weight', with the parameters in the fitness"
+            )
         self.variation = Variation(self.layout, settings, pool)
         self._source, self._folder = source, folder
         self._runner, self._journal = runner, journal
         self._workbench = Workbench(TaskSource())
-        if settings.shift:
-            ShiftedImages(prepared.data.train, settings.shift)  # refuses other data, now
+        if settings.shift or settings.distort:  # refuses other data, now
+            AugmentedImages(prepared.data.train, settings.shift, settings.distort)
         self._metrics = [mutation.metric for mutation in pool if mutation.metric is not None]
         self._batches = prepared.calibration(settings.calibration, settings.seed)
         error, trivial = prepared.error(prepared.model), prepared.trivial_error
@@ -344,9 +352,9 @@ class Engine:
         jobs = [
             RetrainPlan(
                 self._source, self._folder, start.weights, plan, settings.tuning(epochs, seed),
-                settings.distill, settings.shift,
+                settings.distill, settings.softening, settings.shift, settings.distort, params,
             )
-            for start, _, plan, epochs in requests
+            for start, _, plan, epochs, params in requests
         ]  # fmt: skip
         self.inside.what = "networks retrained"
         outcomes = run_with_journal(jobs, self._runner, self._journal, self.evaluated, self.inside)
@@ -364,7 +372,7 @@ class Engine:
 
     def _admit(self, request: RetrainingRequest, outcome: PlanOutcome, number: int) -> Elite | None:
         """Return a retrained network under its number; record the reason where there is none."""
-        start, masks, plan, epochs = request
+        start, masks, plan, epochs, params = request
         if outcome.failure:
             self._journal.event(
                 {"event": "failed", "plan": plan.digest(), "reason": outcome.failure}
@@ -372,6 +380,11 @@ class Engine:
             self.failures.append(outcome.failure)
             return None
         self._retrained += 1
+        if params:
+            masks = self.layout.masks_of_zeros(
+                masks, load_state(Path(self._folder), outcome.weights)
+            )
+            plan = self.layout.plan(masks)
         return Elite(
             self._retrained, number, masks, plan, self.layout.shares(plan), outcome.weights,
             outcome.error, start.epochs + epochs, start, self._score,

@@ -19,6 +19,9 @@ from gp_prune.statistics.running import derive_seed
 BASELINES = ("random", "l1")
 """What the front is compared with: the same sizes, chosen without any knowledge or by magnitude."""
 
+_TURNS = 4
+"""Trainings in which weights are removed step by step."""
+
 
 def retrain_finalists(engine: Engine) -> list[Elite]:
     """Choose networks of a run and retrain them to the end.
@@ -97,14 +100,57 @@ def choose_between(
 def polish(engine: Engine, elites: Sequence[Elite]) -> list[Elite]:
     """Retrain networks of the archive to the end; one whose retraining fails stays as it is.
 
-    None is worse on the validation samples than it was.
+    None is worse on the validation samples than it was, unless weights are removed on the way.
     """
     epochs = engine.settings.final_epochs
     if not epochs:
         return list(elites)
+    if engine.settings.final_params < 1:
+        elites = thin_out(engine, elites)
     requests = [RetrainingRequest(elite, elite.masks, elite.plan, epochs) for elite in elites]
     polished = engine.retrain(requests, engine.settings.rounds + 1, "final")
     return [after or before for before, after in zip(elites, polished, strict=True)]
+
+
+def thin_out(engine: Engine, elites: Sequence[Elite]) -> list[Elite]:
+    """Remove weights step by step until networks keep the share that is asked for at the end.
+
+    There are several trainings in turn, so that units that no weight reads any more are cut out of
+    the network between them. Networks that are small enough, or whose training fails, stay.
+    """
+    settings, thinned = engine.settings, list(elites)
+    turns = min(_TURNS, settings.removal_epochs)
+    for turn in range(1, turns + 1):
+        epochs = (
+            turn * settings.removal_epochs // turns - (turn - 1) * settings.removal_epochs // turns
+        )
+        goals = [
+            thinning_goal(settings.final_params, elite.shares.params, turn / turns)
+            for elite in elites
+        ]
+        large = [
+            number for number, goal in enumerate(goals) if thinned[number].shares.params > goal
+        ]
+        requests = [
+            RetrainingRequest(
+                thinned[number], thinned[number].masks, thinned[number].plan, epochs,
+                engine.layout.count_params(goals[number]),
+            )
+            for number in large
+        ]  # fmt: skip
+        retrained = engine.retrain(requests, settings.rounds + 1, f"thin {turn}")
+        for number, elite in zip(large, retrained, strict=True):
+            thinned[number] = elite or thinned[number]
+    return thinned
+
+
+def thinning_goal(final: float, start: float, progress: float) -> float:
+    """Return the share of the parameters that may be left after a part of the trainings.
+
+    The logarithm of the share falls fast at first and slowly at the end, so that a network gets
+    more training the less is left of it, when that is cheap and most needed.
+    """
+    return final * max(1.0, start / final) ** ((1 - progress) ** 2)
 
 
 def retrain_baselines(engine: Engine, finalists: Sequence[Elite]) -> dict[str, list[Elite | None]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from gp_prune._io import check_digest, check_header, check_type, read_object
 from gp_prune.errors import UserError
@@ -250,6 +250,18 @@ class GeneLayout:
             changed = self._remove_unused(removed, alive, first)
         return GeneticPlan.from_marks(removed, alive)
 
+    def masks_of_zeros(self, masks: Masks, state: Mapping[str, Tensor]) -> Masks:
+        """Return masks that keep the same channels, and the weights that are not zero.
+
+        Args:
+            masks: one (size,) array for every gene, True where a unit stays.
+            state: the weights of the network, in the shapes of the dense one.
+        """
+        return tuple(
+            mask if gene.kind == CHANNELS else state[f"{gene.name}.weight"].numpy().ravel() != 0
+            for gene, mask in zip(self.genes, masks, strict=True)
+        )
+
     def _clear_weights(self, removed: dict[str, Marks], alive: dict[str, Marks]) -> None:
         """Clear the weights of removed channels, in place."""
         for group in self.architecture.free:
@@ -321,6 +333,10 @@ class GeneLayout:
             if layer.name in alive and (counted == "all" or layer.name in self._convolutions)
         )
         return macs + exact // self.architecture.samples
+
+    def count_params(self, share: float) -> int:
+        """Return how many parameters a share of the dense network's is, rounded down."""
+        return int(share * self._dense_costs[1])
 
     def _params(self, plan: GeneticPlan) -> int:
         """Count the parameters that are not zero."""

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import Dataset
 
 from gp_prune.errors import Rule, UserError, number, pluralize
+from gp_prune.genetic.augmented import AugmentedImages
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.weights import (
@@ -30,10 +29,17 @@ from gp_prune.runs.journal_lines import reader
 from gp_prune.statistics import Batch
 from gp_prune.statistics.running import call_model, device_of, to_device, training_mode
 from gp_prune.statistics.time_limit import TimeLimitError
-from gp_prune.training import FineTuning, Samples, batch_norms, fine_tune, recalibrate
+from gp_prune.training import (
+    FineTuning,
+    GradualRemoval,
+    Samples,
+    batch_norms,
+    fine_tune,
+    recalibrate,
+)
 from gp_prune.training.loss import distance, main_output
 from gp_prune.training.pooling import pool_fast
-from gp_prune.training.samples import Data, draw, sample_count, take
+from gp_prune.training.samples import Data, draw
 
 RECALIBRATION = 512
 """Training samples on which batch norms are measured again before a plan is evaluated."""
@@ -41,7 +47,6 @@ RECALIBRATION = 512
 WORST = 1e6
 """The error of a plan that could not be evaluated."""
 
-_TEMPERATURE = 4.0
 _TEACHER_BYTES = 2**28
 """Outputs of the dense network are kept where all of them take no more than this."""
 
@@ -153,20 +158,35 @@ class EvaluatePlan(PlanJob):
 class RetrainPlan(PlanJob):
     """Retrain the network of a plan; what is removed stays removed.
 
+    Weights that are removed on the way are zero in the weights that are kept.
+
     Attributes:
         tuning: how; its share of distillation is 0, because that is done here.
         distill: share of the loss that compares with the dense network.
+        softening: temperature of that comparison.
         shift: pixels by which training images are moved at most.
+        distort: how much training images are distorted at most.
+        params: parameters that are not zero at the end, at most; weights are removed step by step.
+            0 removes none.
     """
 
     tuning: FineTuning
     distill: float
+    softening: float = 4.0
     shift: int = 0
+    distort: float = 0.0
+    params: int = 0
 
     @property
     def key(self) -> str:
         """Return a text that is equal exactly for jobs with the same result."""
-        how = json.dumps([self.tuning.to_json(), self.distill, self.shift], sort_keys=True)
+        how = json.dumps(
+            [
+                self.tuning.to_json(), self.distill, self.softening, self.shift, self.distort,
+                self.params,
+            ],
+            sort_keys=True,
+        )  # fmt: skip
         return f"retrain:{self.weights[:32]}:{self.plan.digest()}:{how}"
 
     def run(self, workbench: Workbench) -> PlanOutcome:
@@ -180,7 +200,12 @@ class RetrainPlan(PlanJob):
             return self.failed(str(error))
         places = find_positions(model, self.plan, prepared.architecture)
         dense = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        digest = save_state(put_back(dense, smaller, places, self.plan), Path(self.folder))
+        kept = self.plan
+        if self.params:  # the zeros of the trained network say which weights are left
+            for name in kept.marks():
+                dense[f"{name}.weight"] = torch.zeros_like(dense[f"{name}.weight"])
+            kept = GeneticPlan(kept.removed)
+        digest = save_state(put_back(dense, smaller, places, kept), Path(self.folder))
         return PlanOutcome(prepared.error(smaller), digest)
 
     def _tune(self, model: nn.Module, prepared: PreparedModel, workbench: Workbench) -> None:
@@ -190,25 +215,30 @@ class RetrainPlan(PlanJob):
         if share:
             taught = add_teacher_outputs(prepared, workbench, self.source.key)
             if taught is None:
-                tuning = replace(tuning, distill=share, temperature=_TEMPERATURE)
+                tuning = replace(tuning, distill=share, temperature=self.softening)
                 teacher = prepared.model
             else:
                 train = taught
 
                 def loss(output: Any, target: tuple[Any, Tensor]) -> Tensor:
                     wanted, teacher_output = target
-                    apart = distance(output, teacher_output, wanted, _TEMPERATURE)
+                    apart = distance(output, teacher_output, wanted, self.softening)
                     return share * apart + (1 - share) * prepared.data.loss(output, wanted)
 
+        if self.shift or self.distort:
+            train = AugmentedImages(train, self.shift, self.distort)
+        held = find_weight_masks(prepared.model, self.plan, prepared.architecture)
+        layers = tuple(layer for layer, _ in held)
         fine_tune(
             model,
-            ShiftedImages(train, self.shift) if self.shift else train,
+            train,
             loss,
             tuning,
             validation=prepared.data.validation,
             error=lambda network, _: prepared.error(network),
             teacher=teacher,
-            held=find_weight_masks(prepared.model, self.plan, prepared.architecture),
+            held=held,
+            removal=GradualRemoval(self.params, layers) if self.params else None,
         )
 
 
@@ -234,45 +264,3 @@ def add_teacher_outputs(prepared: PreparedModel, workbench: Workbench, key: str)
         return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)
 
     return workbench.recall(f"taught\0{key}", run_teacher)
-
-
-class ShiftedImages(Dataset[Batch]):
-    """Training images, moved by some pixels whenever they are taken; zeros come in.
-
-    The target stays that of the image as it is. All images of a mini-batch are moved alike, by
-    torch's random numbers, which fine-tuning seeds in every epoch.
-
-    Args:
-        data: the images.
-        most: most pixels in each direction.
-
-    Raises:
-        UserError: the data are not images that can be read in any order, or none would be left.
-    """
-
-    def __init__(self, data: Data, most: int) -> None:
-        first = take(data, torch.arange(1)).inputs if isinstance(data, Dataset) else None
-        if not isinstance(data, Dataset) or not isinstance(first, Tensor) or first.dim() != 4:
-            raise UserError(
-                f"shift is {most}, but the training data are no images (samples, channels, height, "
-                "width) that can be read in any order; use shift 0"
-            )
-        height, width = first.shape[2:]
-        if most >= min(height, width):
-            raise UserError(
-                f"shift is {most}, but the training images have {height} x {width} pixels, so "
-                "nothing of them might be left; use a shift of a few pixels"
-            )
-        self._data, self._most = data, most
-
-    def __len__(self) -> int:
-        return sample_count(self._data)
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return the samples with these numbers, their images moved."""
-        batch = take(self._data, torch.tensor(indices))
-        assert isinstance(batch.inputs, Tensor)
-        down, right = (int(torch.randint(2 * self._most + 1, ())) for _ in range(2))
-        height, width = batch.inputs.shape[2:]
-        padded = functional.pad(batch.inputs, (self._most,) * 4)
-        return batch._replace(inputs=padded[:, :, down : down + height, right : right + width])

@@ -21,6 +21,8 @@ _RULES = {
     "elites": whole(1),
     "epochs": whole(0),
     "final_epochs": whole(0),
+    "removal_epochs": whole(1),
+    "final_params": number(above=0, most=1),
     "points": whole(1, 100_000),
     "batch_size": whole(1),
     "shift": whole(0),
@@ -37,6 +39,8 @@ _RULES = {
     "restore": number(least=0, below=1),
     "crossover_rate": _RATE,
     "reach": SHARE,
+    "distort": number(least=0, most=5),
+    "softening": number(above=0),
     "tolerance": _NOT_NEGATIVE,
     "limit": _NOT_NEGATIVE,
     "distill": _RATE,
@@ -92,8 +96,15 @@ class GeneticSettings(Settings):
         points: networks that are retrained to the end, compared and judged; with ``lambdas`` half
             of them close in on the fittest within the limit.
         final_epochs: of that retraining.
+        final_params: share of the parameters that those networks keep at most; before the
+            retraining at the end single weights are removed step by step while the networks
+            train, fast at first and slowly at the end. 1 removes none.
+        removal_epochs: of the training during which these weights are removed.
         distill: share of the loss that compares with the dense network.
+        softening: temperature by which the outputs are divided where they are compared.
         shift: pixels by which training images are moved at most, at random.
+        distort: strength of the random turns, moves, scales and shears of each training image;
+            at 1 up to 0.2 radians, 1/14 of the side, and 10 %.
         learning_rate: highest learning rate of retraining (AdamW).
         weight_decay: of retraining.
         batch_size: of retraining.
@@ -108,6 +119,8 @@ class GeneticSettings(Settings):
             fit is measured in part, and the run says so.
         max_evaluations: plans that are tried at most; 0 for any number.
         baselines: whether random and L1 pruning to the same sizes are retrained, too.
+        read_test: whether the networks at the end are judged on test samples; without, on the
+            validation samples, so that settings can still be changed.
         seed: of everything random.
 
     Raises:
@@ -142,8 +155,12 @@ class GeneticSettings(Settings):
     epochs: int = 6
     points: int = 6
     final_epochs: int = 16
+    final_params: float = 1.0
+    removal_epochs: int = 12
     distill: float = 0.5
+    softening: float = 4.0
     shift: int = 0
+    distort: float = 0.0
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     batch_size: int = 64
@@ -155,6 +172,7 @@ class GeneticSettings(Settings):
     max_memory: str = MAX_MEMORY
     max_evaluations: int = 0
     baselines: bool = True
+    read_test: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -165,6 +183,11 @@ class GeneticSettings(Settings):
             raise UserError(
                 f"lambdas are {self.lambdas}; give three numbers of at least 0, for error, MACs "
                 "and parameters, not all of them 0"
+            )
+        if self.final_params < 1 and (self.granularity == "channel" or not self.final_epochs):
+            raise UserError(
+                f"final_params is {self.final_params}, which removes single weights and retrains "
+                "after it; use granularity 'auto' or 'weight', and final_epochs of at least 1"
             )
         if (self.selects == "nsga2") == bool(self.lambdas):
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -165,6 +165,9 @@ class NamedModel:
             data_root=source.data_root,
             download=source.download,
         )
+        if not settings.read_test:
+            validation = data.validation
+            data = replace(data, read_report=lambda: validation, split="validation")
         return PreparedModel(loaded, data)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gp_prune.training.checkpoint import CheckpointWarning
 from gp_prune.training.fine_tuning import Held, fine_tune, held_by
+from gp_prune.training.gradual import GradualRemoval
 from gp_prune.training.recalibration import batch_norms, recalibrate
 from gp_prune.training.samples import Data, Samples
 from gp_prune.training.settings import Epoch, FineTuning, History
@@ -16,6 +17,7 @@ __all__ = [
     "Data",
     "Epoch",
     "FineTuning",
+    "GradualRemoval",
     "Held",
     "History",
     "Samples",

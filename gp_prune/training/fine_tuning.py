@@ -37,6 +37,7 @@ from gp_prune.training.checkpoint import (
     put_tensors,
     with_prefix,
 )
+from gp_prune.training.gradual import GradualRemoval, Remover, Zeros
 from gp_prune.training.loss import Objective
 from gp_prune.training.recalibration import advise_on_small_batches
 from gp_prune.training.samples import (
@@ -67,6 +68,7 @@ def fine_tune(
     error: ErrorFunction | None = None,
     teacher: nn.Module | None = None,
     held: Held | None = None,
+    removal: GradualRemoval | None = None,
     forward_fn: Forward | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
@@ -93,6 +95,8 @@ def fine_tune(
         teacher: the dense network, for ``settings.distill``; it is not changed.
         held: (module, parameter) -> mask of what must stay zero in a network whose masks were made
             permanent (see :func:`gp_prune.training.held_by`).
+        removal: weights that are removed step by step while the network trains; states from before
+            the last of them has gone do not count as best.
         forward_fn: runs a network where ``model(inputs)`` is not the way.
         checkpoint: folder to resume from, and to write to after each epoch.
         progress: called after each epoch.
@@ -115,7 +119,11 @@ def fine_tune(
         device_of(model),
     )
     measure = error or objective.mean_loss
+    if removal is not None and checkpoint is not None:
+        raise UserError("a gradual removal cannot be resumed; leave out the checkpoint")
     run = _Run(model, parameters, objective, as_data(train), validation, measure, held or {})
+    if removal is not None:
+        run.remover = Remover(removal, model, run.optimiser, run.zeros)
     run.tell = batch_progress or run.tell
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
     identity = run.identity() if folder else {}
@@ -167,6 +175,7 @@ class _Run:
         self.settings = objective.settings
         self.optimiser = make_optimiser(parameters, self.settings)
         self.zeros = _find_zeros(model, held)
+        self.remover: Remover | None = None
         self.history = History()
         self.tell: Progress = lambda done, total: None
         self.best: dict[str, Tensor] = {}
@@ -206,11 +215,12 @@ class _Run:
         """Train for one epoch, judge, and keep the state if it is the best."""
         number = len(self.history.epochs) + 1
         seed = self._seed(number)
+        removing = self.remover is not None and not self.remover.done
         with random_state(seed), training_mode(self.model), advise_on_small_batches():
             rate, mean = self._pass(number, seed)
         error = self._validate(number)
         best = self.history.best_error
-        better = error is None or best is None or error < best
+        better = removing or error is None or best is None or error < best
         epochs = (*self.history.epochs, Epoch(number, rate, mean, error))
         self.history = replace(
             self.history, epochs=epochs, best=number if better else self.history.best
@@ -243,6 +253,9 @@ class _Run:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             _set_zeros(self.zeros)
+            if self.remover is not None:
+                self.remover.step(progress)
+                self.zeros = self.remover.zeros
             total, count = total + value * size, count + size
             self.tell(len(rates), batches)
             report_share(progress)
@@ -344,9 +357,6 @@ def held_by(
         raise UserError("holding channels needs the architecture; give what trace() returned")
     plan.check(architecture)
     return channel_masks(model, architecture.entries(plan.removed))
-
-
-Zeros = list[tuple[nn.Parameter, Tensor]]
 
 
 def _find_zeros(model: nn.Module, held: Held) -> Zeros:

@@ -10,7 +10,7 @@ import any_network
 import autoencoder_tables
 import default_run
 import default_winners_table
-import genetic_lenet_lines
+import genetic_mutation_lines
 import gp_vs_random
 import language_formulas
 import promotion
@@ -38,8 +38,7 @@ KINDS = {
     "default_winners_before-validation": default_winners_table.Line,
     "discovery_choose": transfer.Line,
     "discovery_choose_pairs": transfer.Line,
-    "genetic_lenet": genetic_lenet_lines.Record,
-    "genetic_mutation": genetic_lenet_lines.Comparison,
+    "genetic_mutation": genetic_mutation_lines.Comparison,
     "gp_vs_random": gp_vs_random.Line,
     "language": language_formulas.Line,
     "promotion": promotion.Line,

@@ -23,7 +23,7 @@ SMALL = {
     "compare": ["--keep", "0.5"],
     "genetic": [
         "--population", "6", "--generations", "1", "--rounds", "1", "--elites", "1",
-        "--epochs", "1", "--points", "1", "--final-epochs", "1",
+        "--epochs", "1", "--removal-epochs", "1", "--points", "1", "--final-epochs", "1",
     ],
     "autoencode": ["--epochs", "2", "--limit", "60",],
 }  # fmt: skip

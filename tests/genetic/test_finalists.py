@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gp_prune.genetic.elite import Elite
-from gp_prune.genetic.finalists import choose_between
+from gp_prune.genetic.finalists import choose_between, thinning_goal
 from gp_prune.genetic.plan import GeneticPlan, KeptShares
 from gp_prune.genetic.selection import Fitness
 from gp_prune.genetic.settings import GeneticSettings
@@ -59,3 +61,13 @@ def test_a_network_whose_last_retraining_failed_is_not_taken_again() -> None:
     chosen = choose_between(fitness(), everything, first, [elite(10, 0.5, 0.01), first[1]], 20)
     assert first[1] not in chosen
     assert {e.number for e in chosen} == {2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("start", "final"), [(0.5, 0.004), (0.02, 0.01), (0.003, 0.01), (1.0, 1e-6)]
+)
+def test_what_is_left_falls_by_smaller_and_smaller_factors(start: float, final: float) -> None:
+    goals = [thinning_goal(final, start, step / 8) for step in range(9)]
+    assert goals[0] == pytest.approx(max(start, final)) and goals[-1] == pytest.approx(final)
+    factors = [after / before for before, after in pairwise(goals)]
+    assert factors == pytest.approx(sorted(factors)) and max(factors) <= 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gp_prune.errors import UserError
 from gp_prune.genetic.plan import GeneLayout, GeneticPlan
@@ -17,7 +17,6 @@ from gp_prune.genetic.retraining import (
     WORST,
     EvaluatePlan,
     RetrainPlan,
-    ShiftedImages,
     add_teacher_outputs,
 )
 from gp_prune.genetic.settings import GeneticSettings
@@ -25,7 +24,6 @@ from gp_prune.genetic.source import NamedModel, PreparedModel
 from gp_prune.genetic.weights import DENSE, cut_network, load_state, save_state, state_path
 from gp_prune.runs.jobs import TaskSource, Workbench
 from gp_prune.training import FineTuning, Samples
-from gp_prune.training.samples import take
 
 Digits = tuple[NamedModel, PreparedModel, GeneLayout, Workbench]
 
@@ -98,31 +96,6 @@ def test_the_teacher_takes_samples_of_another_device() -> None:
     assert taught is not None
     assert taught.target[1].device.type == "meta"
     assert taught.target[1].shape == (9, 2)
-
-
-def test_shifted_images_are_the_images_moved() -> None:
-    images = torch.arange(1.0, 5 * 9 + 1).reshape(5, 1, 3, 3)
-    data = ShiftedImages(Samples(images, torch.arange(5)), 1)
-    assert len(data) == 5
-    seen = set()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for _ in range(60):
-            batch = take(data, torch.tensor([3, 1]))
-            assert batch.target.tolist() == [3, 1]
-            assert isinstance(batch.inputs, Tensor)
-            place = (batch.inputs[0, 0] == images[3, 0, 1, 1]).nonzero()[0]
-            down, right = (place - 1).tolist()
-            seen.add((down, right))
-            rolled = images[[3, 1]].roll((down, right), (2, 3))
-            same = batch.inputs.eq(rolled)
-            assert bool((same | batch.inputs.eq(0)).all())
-            assert int((batch.inputs[0] != 0).sum()) == (3 - abs(down)) * (3 - abs(right))
-    assert len(seen) == 9
-    with pytest.raises(UserError, match="the training data are no images"):
-        ShiftedImages(Samples(torch.zeros(4, 3), torch.zeros(4)), 1)
-    with pytest.raises(UserError, match="shift is 3, but the training images have 3 x 3 pixels"):
-        ShiftedImages(Samples(images, torch.arange(5)), 3)
 
 
 def test_lost_or_damaged_weights_are_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,51 @@ def test_retraining_that_fails_mixes_nothing_up(
 def derived(what_for: object) -> int:
     """The seed of retraining for a purpose."""
     return derive_seed("retrain", SMALL.seed, what_for)
+
+
+THIN: dict[str, Any] = {
+    "granularity": "weight", "final_params": 0.05, "removal_epochs": 5, "rounds": 1, "points": 2,
+}  # fmt: skip
+
+
+def test_networks_end_with_the_share_of_the_parameters_that_is_asked_for(
+    pruned: Prune, tmp_path: Path, task_cache: Path
+) -> None:
+    result = pruned(**THIN)
+    task = load_task("lenet-digits", cache_dir=task_cache)
+    assert result.points
+    for point in result.points:
+        assert point.cost.nonzero <= 0.05 * result.dense.cost.nonzero
+        assert point.cost.nonzero == round(point.elite.shares.params * result.dense.cost.nonzero)
+        assert point.validation == pytest.approx(task.error(point.model, task.validation))
+        assert point.elite.epochs == 1 + 5 + 1
+    # All that the network computes is written: it is the same when it is read again.
+    again = gp_prune.load_pruned(tmp_path / "run" / "networks" / "p01", task.model)
+    assert torch.equal(
+        again(task.validation.inputs), result.points[0].model(task.validation.inputs)
+    )
+    for name, entries in result.baselines.items():
+        for point, entry in zip(result.points, entries, strict=True):
+            assert entry is not None and entry.cost.nonzero <= point.cost.nonzero, name
+
+
+def test_a_network_that_is_thinned_out_is_the_same_after_a_stop(
+    pruned: Prune, tmp_path: Path
+) -> None:
+    whole = pruned("whole", **THIN)
+    journal = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines(keepends=True)
+    retrained = [n for n, line in enumerate(journal) if '"retrain:' in line]
+    folder = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole", folder)
+    (folder / "result.json").unlink()
+    (folder / "journal.jsonl").write_text("".join(journal[: retrained[3]]))
+    resumed = pruned("stopped", resume=True)
+    assert figures(resumed) == figures(whole)
+
+
+def test_single_weights_without_genes_cannot_be_thinned_out(pruned: Prune) -> None:
+    with pytest.raises(UserError, match="no single weights of this network have genes"):
+        pruned(final_params=0.1, lambdas=(1.0, 100.0, 0.0))
 
 
 def test_a_run_that_finds_nothing_says_so(pruned: Prune, tmp_path: Path) -> None:

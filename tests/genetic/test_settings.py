@@ -37,6 +37,9 @@ SMALL = GeneticSettings(
         ({"restore": 1.0}, "restore is 1.0; it must be a number, at least 0 and less than 1"),
         ({"reach": 0.0}, "reach is 0.0; it must be a number greater than 0"),
         ({"distill": 1.5}, "distill is 1.5"),
+        ({"final_params": 0.0}, "final_params is 0.0; it must be a number greater than 0"),
+        ({"final_params": 0.1, "granularity": "channel"}, "use granularity 'auto' or 'weight'"),
+        ({"final_params": 0.1, "final_epochs": 0}, "final_epochs of at least 1"),
         ({"granularity": "filter"}, "one of auto, channel, weight"),
     ],
 )
