@@ -351,7 +351,8 @@ class Engine:
         seed = derive_seed("retrain", settings.seed, purpose)
         jobs = [
             RetrainPlan(
-                self._source, self._folder, start.weights, plan, settings.tuning(epochs, seed),
+                self._source, self._folder, start.weights, plan,
+                settings.tuning(epochs, seed, decay=not params),
                 settings.distill, settings.softening, settings.shift, settings.distort, params,
             )
             for start, _, plan, epochs, params in requests

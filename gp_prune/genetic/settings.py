@@ -207,8 +207,15 @@ class GeneticSettings(Settings):
         """Return whether there are three objectives."""
         return not self.lambdas
 
-    def tuning(self, epochs: int, seed: int) -> FineTuning:
-        """Return how a plan is retrained; distillation is left to the caller."""
+    def tuning(self, epochs: int, seed: int, *, decay: bool = True) -> FineTuning:
+        """Return how a plan is retrained; distillation is left to the caller.
+
+        Args:
+            epochs: of retraining.
+            seed: of the order of the samples.
+            decay: whether the learning rate falls; while weights are removed it stays high, because
+                what is left needs larger steps to take over.
+        """
         return FineTuning(
             epochs=epochs,
             optimiser="adamw",
@@ -216,5 +223,6 @@ class GeneticSettings(Settings):
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             warm_up=0.1,
+            decay=decay,
             seed=seed,
         )

@@ -241,7 +241,7 @@ class _Run:
             if not size:
                 continue
             progress = (number - 1 + share) / settings.epochs
-            group["lr"] = settings.rate * schedule(progress, settings.warm_up)
+            group["lr"] = settings.rate * schedule(progress, settings.warm_up, settings.decay)
             rates.append(group["lr"])
             self.optimiser.zero_grad()
             loss = self.objective.of_batch(self.model, batch)

@@ -41,6 +41,7 @@ class FineTuning:
         weight_decay: of either optimiser; adamw's is decoupled.
         batch_size: samples per mini-batch; where batches are given they keep their size.
         warm_up: share of the training during which the learning rate rises.
+        decay: whether the learning rate falls after that; without, it stays at its highest.
         distill: share, from 0 to 1, of the loss that compares the outputs with those of the dense
             network instead of the target (Hinton et al. 2015).
         temperature: what the logits are divided by where they are compared.
@@ -59,6 +60,7 @@ class FineTuning:
     weight_decay: float = 0.0
     batch_size: int = 64
     warm_up: float = 0.0
+    decay: bool = True
     distill: float = 0.0
     temperature: float = 4.0
     patience: int = 0
@@ -82,13 +84,15 @@ class FineTuning:
         return {**asdict(self), "learning_rate": self.rate}
 
 
-def schedule(progress: float, warm_up: float) -> float:
+def schedule(progress: float, warm_up: float, decay: bool = True) -> float:
     """Return the share of the highest learning rate at ``progress`` (0 to 1) of the training.
 
-    It rises linearly from 0.1 to 1 during the warm-up, and falls to 0 as a cosine.
+    It rises linearly from 0.1 to 1 during the warm-up, and falls to 0 as a cosine if it decays.
     """
     if progress < warm_up:
         return (0.1 * (warm_up - progress) + progress) / warm_up
+    if not decay:
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
