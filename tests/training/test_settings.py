@@ -58,3 +58,4 @@ def test_the_learning_rate_rises_and_falls_between_zero_and_one(
     assert schedule(1, warm_up) == pytest.approx(0)
     nearer = (progress + warm_up) / 2  # halfway to the peak
     assert schedule(nearer, warm_up) >= value - 1e-9
+    assert schedule(progress, warm_up, decay=False) == (value if progress < warm_up else 1.0)
