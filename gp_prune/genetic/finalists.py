@@ -150,7 +150,7 @@ def thinning_goal(final: float, start: float, progress: float) -> float:
     The logarithm of the share falls fast at first and slowly at the end, so that a network gets
     more training the less is left of it, when that is cheap and most needed.
     """
-    return final * max(1.0, start / final) ** ((1 - progress) ** 2)
+    return final * math.pow(max(1.0, start / final), (1 - progress) ** 2)
 
 
 def retrain_baselines(engine: Engine, finalists: Sequence[Elite]) -> dict[str, list[Elite | None]]:
