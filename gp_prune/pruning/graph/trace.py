@@ -139,7 +139,9 @@ def _private_copy(
 
     With ``share`` the parameters and buffers are those of the model.
     """
-    inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
+    with torch.inference_mode(False):
+        # Copied here: a copy that is made in inference mode cannot be followed by autograd.
+        inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
     if share:
         tensors = (*model.parameters(), *model.buffers())
         private = copy_model(model, {id(tensor): tensor for tensor in tensors})
