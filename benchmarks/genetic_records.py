@@ -208,9 +208,13 @@ def records_page(lines: Sequence[Record], protocol: Mapping[str, Any]) -> str:
     for kind in kinds(protocol):
         needed, model = protocol[kind]["needed"], protocol[kind]["settings"]["model"]
         asked = "; ".join(WORDS[name].format(value) for name, value in needed.items())
-        parts += [f"## {kind} ({model})", "", f"Asked for: {asked}.", "", *_TABLE]
-        parts += [_row(line, needed) for line in lines if line.kind == kind]
-        parts.append("")
+        parts += [f"## {kind} ({model})", "", f"Asked for: {asked}.", ""]
+        own = [line for line in lines if line.kind == kind]
+        if own:
+            parts += [*_TABLE, *(_row(line, needed) for line in own), ""]
+        missing = sorted(set(protocol["seeds"]) - {line.seed for line in own})
+        if missing:
+            parts += [f"Not run yet: seed {', '.join(map(str, missing))}.", ""]
     parts += ["## Figures of the literature", "", _NOTE, "", *_LITERATURE_TABLE]
     parts += [f"| {' | '.join(row)} |" for row in LITERATURE]
     return "\n".join([*parts, ""])

@@ -11,6 +11,7 @@ import autoencoder_tables
 import default_run
 import default_winners_table
 import genetic_mutation_lines
+import genetic_records
 import gp_vs_random
 import language_formulas
 import promotion
@@ -39,6 +40,7 @@ KINDS = {
     "discovery_choose": transfer.Line,
     "discovery_choose_pairs": transfer.Line,
     "genetic_mutation": genetic_mutation_lines.Comparison,
+    "genetic_records": genetic_records.Record,
     "gp_vs_random": gp_vs_random.Line,
     "language": language_formulas.Line,
     "promotion": promotion.Line,

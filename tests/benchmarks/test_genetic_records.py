@@ -59,4 +59,5 @@ def test_the_newest_line_of_a_run_stays(tmp_path: Path) -> None:
         "| 3 | 0.60 % | 0.70 % | 0.90 % | 160.0x | 31.0x | 15.5x (20.0x) | 5,000 | 17.0x |" in page
     )
     assert page.count("| yes |") == 1 and page.count("| no |") == 1
+    assert "Not run yet: seed 5." in page and page.count("Not run yet: seed 3, 4, 5.") == 3
     assert "commit 0123456" in page and "Sparse VD" in page

@@ -283,7 +283,7 @@ def test_a_million_lines_open_in_little_memory_and_time(tmp_path: Path) -> None:
 import json, re, time
 from pathlib import Path
 from gp_prune.runs.journal import Journal
-from gp_prune.search.evaluation import outcome_reader
+from gp_prune.search.evaluator import outcome_reader
 def peak():  # of this program alone, not of the process that it was forked from
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()

@@ -314,9 +314,15 @@ def test_reduced_within_noise_in_whatever_order_jobs_end_and_resumed(
         no_start_formulas=True, size_limit=15, final_steps=10, final_seeds=3,
         reduce_within_noise=True,
     )  # fmt: skip
-    one = evolve(config, tmp_path / "one", source=source)
-    shorter = [m for m in one.metrics.values() if "within noise" in str(m.provenance)]
-    assert shorter
+    # Which seed finds a formula with a part that changes nothing depends on the trained network,
+    # whose last bits depend on the processor.
+    for seed in range(2, 8):
+        config = replace(config, seed=seed)
+        one = evolve(config, tmp_path / f"one{seed}", source=source)
+        if any("within noise" in str(metric.provenance) for metric in one.metrics.values()):
+            break
+    else:
+        pytest.fail("no search found a formula that is shorter within the noise")
     later = tmp_path / "later"
     evolve(replace(config, reduce_within_noise=False), later, source=source)
     evolve(folder=later, source=source, resume=True, changes={"reduce_within_noise": True})
