@@ -109,6 +109,7 @@ class Chain:
     ) -> None:
         self._model, self._forward_fn, self._seed = model, forward_fn, seed
         self._blocks = {name: model.get_submodule(name) for name in blocks}
+        self._waiting = list(blocks)
         self._inputs: list[Tensor] = []  # of the next block, one for each sample
         self._others: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -198,7 +199,15 @@ class Chain:
 
         return holder, run
 
-    def advance(self, name: str) -> None:
+    def reach(self, name: str) -> bool:
+        """Run the blocks before one, as they are now; return whether it is a block to come."""
+        if name not in self._waiting:
+            return False
+        while self._waiting[0] != name:
+            self._advance(self._waiting.pop(0))
+        return True
+
+    def _advance(self, name: str) -> None:
         """Put the outputs of a block in the place of its inputs."""
         block = self._blocks[name]
         with measurement(self._model, self._seed), torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.apply.batches import calibration_batches, example_batch
-from gp_prune.apply.scoring import Measuring, as_metric, measure_scores, warn_of_limit
+from gp_prune.apply.scoring import LayerScores, Measuring, as_metric, measure_each, warn_of_limit
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
@@ -195,7 +195,7 @@ class _LayerScores:
             inputs = example_batch(inputs, device_of(self._model))
         if "outgoing" in self._metric.needs:
             architecture = trace(self._model, inputs)
-        scored = measure_scores(
+        measured = measure_each(
             self._model,
             self._metric,
             self._data,
@@ -206,6 +206,7 @@ class _LayerScores:
             seed=self._measuring.seed,
             example_inputs=inputs,
         )
+        scored = LayerScores.gather(self._metric, measured, self._measuring.memory)
         warn_of_limit(scored)
         return scored.scores
 

@@ -27,7 +27,7 @@ from gp_prune.apply.options import (
 )
 from gp_prune.apply.remarks import note_embeddings, note_missing_norms
 from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
-from gp_prune.apply.scoring import LayerScores, measure_scores
+from gp_prune.apply.scoring import LayerScores, measure_each
 from gp_prune.apply.selection import WITH_SHARE, Bounds, select_next_channels, select_next_weights
 from gp_prune.apply.sequential import select_in_order, set_zeros
 from gp_prune.errors import UserError, pluralize
@@ -251,7 +251,7 @@ class Pruner:
         self, network: nn.Module, metric: Metric, layers: Sequence[str], now: Architecture
     ) -> LayerScores:
         """Score layers of ``network``, whose groups are ``now``, by a metric."""
-        return measure_scores(
+        measured = measure_each(
             network,
             metric,
             self._data if needs_data(metric) else (),
@@ -264,6 +264,7 @@ class Pruner:
             forward_fn=self._forward_fn,
             progress=self._batch_progress,
         )
+        return LayerScores.gather(metric, measured, self.options.memory)
 
     def _allocation(self, network: nn.Module, now: Architecture) -> Allocation:
         """Return how the budget is divided; by a metric after it has scored ``network``."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,21 @@ class LayerScores:
     coverage: LayerCoverage
     max_memory: int | None
     network: str = ""
+
+    @classmethod
+    def gather(
+        cls,
+        metric: Metric,
+        measured: Iterable[tuple[str, Tensor, LayerCoverage]],
+        max_memory: int | None,
+    ) -> Self:
+        """Return the scores that :func:`measure_each` yields by a metric, all together."""
+        scores: dict[str, Tensor] = {}
+        coverage: dict[str, Mapping[str, Coverage]] = {}
+        for name, values, seen in measured:
+            scores[name] = values
+            coverage |= seen
+        return cls(metric, scores, coverage, max_memory)
 
     def __repr__(self) -> str:
         """Return the metric and the number of layers, without the scores."""
@@ -198,7 +213,7 @@ def score_layers(
     # Without trial cuts, and with norms that channels span: no call of prune() wants other layers.
     architecture = trace(network, inputs, cut_residual=True, forward_fn=forward_fn, try_out=False)
     by_weight = metric.granularity == "weight"
-    scored = measure_scores(
+    measured = measure_each(
         network,
         metric,
         batches if needs_data(metric) else (),
@@ -211,6 +226,7 @@ def score_layers(
         forward_fn=forward_fn,
         progress=progress,
     )
+    scored = LayerScores.gather(metric, measured, measuring.memory)
     warn_of_limit(scored)
     return replace(scored, network=digest)
 
@@ -231,47 +247,6 @@ def _first_inputs(batches: Iterable[Batch]) -> tuple[Any, Iterable[Batch]]:
     return first.inputs, chain([first], stream) if stream is batches else batches
 
 
-def measure_scores(
-    model: nn.Module,
-    metric: Metric,
-    batches: Iterable[Batch],
-    *,
-    layers: Sequence[str] | None = None,
-    architecture: Architecture | None = None,
-    loss: Loss | None = None,
-    max_memory: int | None = None,
-    seed: int = 0,
-    example_inputs: Any = None,
-    forward_fn: Forward | None = None,
-    progress: Progress | None = None,
-) -> LayerScores:
-    """Score the layers of a network as it is now.
-
-    Args:
-        model: the network; it stays as it is.
-        metric: what scores.
-        batches: what it measures on.
-        layers: names of the layers to score; all by default.
-        architecture: the channel groups, for metrics that read the outgoing weights.
-        loss: mean loss of a batch, for metrics that need gradients.
-        max_memory: most bytes for what is measured; None means the default.
-        seed: seed of everything random.
-        example_inputs: a batch that the network can be called with.
-        forward_fn: runs the network on inputs.
-        progress: is told of every batch that was measured.
-    """
-    scores: dict[str, Tensor] = {}
-    coverage: dict[str, Mapping[str, Coverage]] = {}
-    for name, values, seen in measure_each(
-        model, metric, batches, layers=layers, architecture=architecture, loss=loss,
-        max_memory=max_memory, seed=seed, example_inputs=example_inputs, forward_fn=forward_fn,
-        progress=progress,
-    ):  # fmt: skip
-        scores[name] = values
-        coverage |= seen
-    return LayerScores(metric, scores, coverage, max_memory)
-
-
 def measure_each(
     model: nn.Module,
     metric: Metric,
@@ -286,7 +261,20 @@ def measure_each(
     forward_fn: Forward | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Tensor, LayerCoverage]]:
-    """Score one layer after the other; the arguments are those of :func:`measure_scores`.
+    """Score the layers of a network as it is now, one after the other.
+
+    Args:
+        model: the network; it stays as it is.
+        metric: what scores.
+        batches: what it measures on.
+        layers: names of the layers to score; all by default.
+        architecture: the channel groups, for metrics that read the outgoing weights.
+        loss: mean loss of a batch, for metrics that need gradients.
+        max_memory: most bytes for what is measured; None means the default.
+        seed: seed of everything random.
+        example_inputs: a batch that the network can be called with.
+        forward_fn: runs the network on inputs.
+        progress: is told of every batch that was measured.
 
     Yields:
         Name of a layer, its scores, and how much of the data was seen.

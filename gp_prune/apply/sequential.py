@@ -38,12 +38,10 @@ class Ordered:
     Attributes:
         plan: which weights stay.
         scored: what was measured on, without the scores.
-        whole_passes: whether the network ran as a whole for each block.
     """
 
     plan: WeightPlan
     scored: LayerScores
-    whole_passes: bool
 
 
 @dataclass
@@ -92,28 +90,21 @@ def select_in_order(
     """
     layers, whole = _ranked(model, options, architecture, ignore)
     stages = find_stages(model, layers, example_inputs, forward_fn)
-    measures = needs_data(options.metric)
     chain = None
-    if measures and not options.metric.needs & _OF_THE_NETWORK:
-        blocks = find_stack(model)
-        chain = Chain(model, blocks, forward_fn, options.seed) if blocks else None
-        if chain is not None and not chain.begin(batches):
+    blocks = find_stack(model)
+    if blocks and needs_data(options.metric) and not options.metric.needs & _OF_THE_NETWORK:
+        chain = Chain(model, blocks, forward_fn, options.seed)
+        if not chain.begin(batches):
             chain = None
     chosen = _Chosen()
     run = _Run(model, options, architecture, batches, example_inputs, loss, forward_fn, progress)
-    waiting = list(find_stack(model)) if chain is not None else []
     for number, stage in enumerate(stages, 1):
         tell(f"block {number} of {len(stages)}: {stage.name}")
-        while chain is not None and stage.name in waiting and waiting[0] != stage.name:
-            chain.advance(waiting.pop(0))
-        inside = chain if stage.name in waiting else None
+        inside = chain if chain is not None and chain.reach(stage.name) else None
         run.choose(stage, inside, chosen)
-        if chain is not None and inside is not None:
-            chain.advance(waiting.pop(0))
     return Ordered(
         _plan(model, options, architecture, [*layers, *whole], chosen, whole),
         LayerScores(options.metric, {}, chosen.coverage, options.memory),
-        measures and chain is None,
     )
 
 
