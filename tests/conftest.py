@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from gp_prune.apply.blocks import Chain
 from gp_prune.language.axes import CHANNEL, Axes
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Interpreter, evaluate
@@ -73,6 +74,28 @@ def task_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every process of pytest-xdist has a folder of its own; what is above it belongs to the run.
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     return shared / "task-cache"
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """A file of tokens below 40: 60 sequences of 16, each with the token that follows."""
+    file = tmp_path / "tokens.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 40, 17 * 60))
+    return file
+
+
+@pytest.fixture
+def chains(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each chain of blocks that was begun runs its blocks by themselves."""
+    found: list[bool] = []
+    begin = Chain.begin
+
+    def noted(chain: Chain, batches: Any) -> bool:
+        found.append(begin(chain, batches))
+        return found[-1]
+
+    monkeypatch.setattr(Chain, "begin", noted)
+    return found
 
 
 @pytest.fixture(scope="session")

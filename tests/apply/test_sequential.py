@@ -128,16 +128,8 @@ def check(
 @pytest.mark.parametrize("rule", [0.5, 0.3, "2:4"])
 @pytest.mark.parametrize("kind", [True, False])
 def test_language_models_are_pruned_block_after_block(
-    rule: str | float, kind: bool, monkeypatch: pytest.MonkeyPatch
+    rule: str | float, kind: bool, chains: list[bool]
 ) -> None:
-    chains: list[bool] = []
-    begin = Chain.begin
-
-    def noted(chain: Chain, batches: Any) -> bool:
-        chains.append(begin(chain, batches))
-        return chains[-1]
-
-    monkeypatch.setattr(Chain, "begin", noted)
     stages = [f"layers.{number}" for number in range(SIZE.depth)]
     check(lambda: llama(llama=kind), stages, TOKENS, rule, ignore=["head"])
     assert chains == [True]

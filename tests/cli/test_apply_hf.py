@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from gp_prune import prune
 from gp_prune._compat import import_torchvision
 from gp_prune.apply import hf_models
-from gp_prune.apply.blocks import Chain
 from gp_prune.apply.hf_models import available_memory, load_hf
 from gp_prune.errors import UserError
 from gp_prune.statistics import Batch
@@ -87,13 +86,6 @@ def llama_folder(tmp_path: Path) -> Path:
     path = tmp_path / "llama"
     llama().save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def tokens(tmp_path: Path) -> Path:
-    file = tmp_path / "tokens.npy"
-    np.save(file, np.random.default_rng(0).integers(0, WORDS, 17 * 60))
-    return file
 
 
 def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -177,17 +169,9 @@ def test_what_is_written_is_read_by_from_pretrained(
 
 @pytest.mark.parametrize("folder", ["llama", "gpt2", "bert"], indirect=True)
 def test_block_after_block_the_weights_are_not_copied(
-    folder: Path, tokens: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tokens: Path, run: Run, tmp_path: Path, chains: list[bool]
 ) -> None:
     """The blocks run by themselves, and what is written is what a copy would be pruned to."""
-    chains: list[bool] = []
-    begin = Chain.begin
-
-    def noted(chain: Chain, batches: Any) -> bool:
-        chains.append(begin(chain, batches))
-        return chains[-1]
-
-    monkeypatch.setattr(Chain, "begin", noted)
     out = tmp_path / "out"
     options = ("--pruning-ratio", 0.5, "--data", tokens, "--sequential", "--out", out)
     result = run("apply", "wanda_weight", f"hf:{folder}", *options, "--json", "--quiet")

@@ -47,13 +47,6 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def tokens(tmp_path: Path) -> Path:
-    file = tmp_path / "tokens.npy"
-    np.save(file, np.random.default_rng(0).integers(0, WORDS, 17 * 60))
-    return file
-
-
 def named(folder: Path, tokens: Path) -> SearchConfig:
     return replace(TINY, tasks=(f"hf:{folder}",), data=str(tokens))
 
