@@ -16,7 +16,6 @@ from gp_prune._io import write_text
 from gp_prune.genetic.front import FrontEntry, GeneticResult
 
 SETTINGS = Path(__file__).with_suffix(".toml")
-COMMAND = "python benchmarks/genetic_lenet.py records --data-root FOLDER --runs FOLDER"
 
 LITERATURE = (
     ("LeNet-5 (Caffe)", "LWC, Han et al. 2015", "0.77", "12x", "", "memory"),
@@ -96,7 +95,6 @@ class Record:
         dense_validation, dense_test: errors of the dense network.
         validation, test: errors of the pruned one.
         params: parameters of the dense network by those of the pruned one that are not zero.
-        removed: percent of the parameters that are zero or cut out.
         conv_macs: MACs of the convolutions, dense by pruned; a weight that is zero costs none.
         all_macs: MACs, dense by pruned, of the smaller network, whose zeros are multiplied.
         sparse_macs: likewise, but a weight that is zero costs none.
@@ -117,7 +115,6 @@ class Record:
     validation: float
     test: float
     params: float
-    removed: float
     conv_macs: float
     all_macs: float
     sparse_macs: float
@@ -157,7 +154,6 @@ class Record:
             dense_test=round(100 * dense.report, 3),
             validation=round(100 * point.validation, 3),
             test=round(100 * point.report, 3),
-            removed=100 * (1 - point.cost.nonzero / dense.cost.nonzero),
             **_sizes(point, dense),
             conv_time=1 / point.conv_time.share if point.conv_time else 0.0,
             bytes_dense=point.size.dense,

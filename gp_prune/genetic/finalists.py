@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -120,10 +121,8 @@ def thin_out(engine: Engine, elites: Sequence[Elite]) -> list[Elite]:
     """
     settings, thinned = engine.settings, list(elites)
     turns = min(_TURNS, settings.removal_epochs)
-    for turn in range(1, turns + 1):
-        epochs = (
-            turn * settings.removal_epochs // turns - (turn - 1) * settings.removal_epochs // turns
-        )
+    ends = [turn * settings.removal_epochs // turns for turn in range(turns + 1)]
+    for turn, (begin, end) in enumerate(pairwise(ends), 1):
         goals = [
             thinning_goal(settings.final_params, elite.shares.params, turn / turns)
             for elite in elites
@@ -133,7 +132,7 @@ def thin_out(engine: Engine, elites: Sequence[Elite]) -> list[Elite]:
         ]
         requests = [
             RetrainingRequest(
-                thinned[number], thinned[number].masks, thinned[number].plan, epochs,
+                thinned[number], thinned[number].masks, thinned[number].plan, end - begin,
                 engine.layout.count_params(goals[number]),
             )
             for number in large

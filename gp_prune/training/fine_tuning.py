@@ -124,6 +124,7 @@ def fine_tune(
     run = _Run(model, parameters, objective, as_data(train), validation, measure, held or {})
     if removal is not None:
         run.remover = Remover(removal, model, run.optimiser, run.zeros)
+        run.zeros = run.remover.zeros
     run.tell = batch_progress or run.tell
     folder = None if checkpoint is None else Path(checkpoint).expanduser()
     identity = run.identity() if folder else {}
@@ -255,7 +256,6 @@ class _Run:
             _set_zeros(self.zeros)
             if self.remover is not None:
                 self.remover.step(progress)
-                self.zeros = self.remover.zeros
             total, count = total + value * size, count + size
             self.tell(len(rates), batches)
             report_share(progress)

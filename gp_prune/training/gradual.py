@@ -38,7 +38,9 @@ class GradualRemoval:
     Attributes:
         params: parameters of the network that are not zero at the end, at most.
         layers: names of the layers whose weights may go; all other parameters stay.
-        until: share of the training during which weights go.
+        since: share of the training after which the first weights go; until then the optimiser
+            measures gradients.
+        until: share of the training after which no more weights go.
         removals: how often weights go, at equal distances; at most once in a step.
         regrowth: share of the weights that is exchanged with a removal, at the beginning; it falls
             to 0 as a cosine.
@@ -94,7 +96,7 @@ class Remover:
         zeros: what stays zero from the beginning.
 
     Attributes:
-        zeros: what must stay zero now.
+        zeros: what must stay zero now; the masks change in place.
         done: whether the last weights have gone.
 
     Raises:
@@ -117,19 +119,16 @@ class Remover:
         self._removal, self._model, self._optimiser = removal, model, optimiser
         self._weights = [_trained_weight(model, name) for name in removal.layers]
         known = {id(parameter): zero for parameter, zero in zeros}
-        self._others = [pair for pair in zeros if id(pair[0]) not in map(id, self._weights)]
+        others = [pair for pair in zeros if id(pair[0]) not in map(id, self._weights)]
         self._masks = [
             known.get(id(weight), torch.zeros_like(weight, dtype=torch.bool)).clone()
             for weight in self._weights
         ]
+        # The masks change in place, so this list is true at any time.
+        self.zeros: Zeros = [*others, *zip(self._weights, self._masks, strict=True)]
         self._start = self._count()
         self._removals = 0
         self.done = False
-
-    @property
-    def zeros(self) -> Zeros:
-        """Return every parameter with a mask of the entries that must stay zero."""
-        return [*self._others, *zip(self._weights, self._masks, strict=True)]
 
     def step(self, progress: float) -> None:
         """Remove weights after a step of the training, if it is time.

@@ -13,7 +13,7 @@ from csv_lines import read
 PROTOCOL = genetic_records.load_protocol()
 RECORD = genetic_records.Record(
     kind="both", seed=3, point="p01", dense_validation=0.7, dense_test=0.6, validation=0.9,
-    test=0.95, params=160.0, removed=99.4, conv_macs=31.0, all_macs=15.5, sparse_macs=20.0,
+    test=0.95, params=160.0, conv_macs=31.0, all_macs=15.5, sparse_macs=20.0,
     flops=5000, conv_time=17.0, bytes_dense=4000, bytes_csr=3000, widths="2-10-400",
     evaluations=500, settings="abc", commit="0123456",
 )  # fmt: skip
