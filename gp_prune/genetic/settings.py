@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gp_prune._names import HF
 from gp_prune._sizes import MAX_MEMORY
-from gp_prune.errors import SEED, SHARE, UserError, check_fields, number, one_of, whole
+from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.runs.settings import Settings
 from gp_prune.training import FineTuning
 
@@ -179,6 +180,12 @@ class GeneticSettings(Settings):
         """Check the fields."""
         check_fields(self, _RULES)
         self.normalise_memory()
+        if self.model.startswith(HF):
+            raise UserError(
+                f"the model is {brief(self.model)}, but the genetic pruner does not take a network "
+                "of transformers; prune it with 'gp-prune apply', or search a metric for it with "
+                "'gp-prune evolve --granularity weight'"
+            )
         if self.lambdas and (len(self.lambdas) != 3 or not any(self.lambdas)):
             raise UserError(
                 f"lambdas are {self.lambdas}; give three numbers of at least 0, for error, MACs "

@@ -8,7 +8,7 @@ tells is what changes when every number that the formula reads changes in its la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +70,21 @@ class RoundingCheck:
         width = values.max() - values.min()
         if not bool(width > 0) or not bool(width.isfinite()):
             return values
-        changed = self._changed().evaluate(expression).to(values.dtype)
+        changed = self._changed(expression).evaluate(expression).to(values.dtype)
         if bool((changed - values).abs().max() <= _MOST * width):
             return values
         return values.mean().expand(values.shape).clone()
 
-    def _changed(self) -> Interpreter:
-        """Return what evaluates formulas on the measurements with other last bits."""
+    def _changed(self, expression: Expression) -> Interpreter:
+        """Return what evaluates a formula on the measurements with other last bits."""
         if self._kept is not None:
             return self._kept
         if _size(self._layer) > self._memory:
-            return Interpreter(_with_other_last_bits(self._layer))
-        self._kept = Interpreter(_with_other_last_bits(self._layer), self._memory)
+            read = _read_by(expression, self._layer.values)
+            return Interpreter(_with_other_last_bits(self._layer, *read))
+        everything = {field.name for field in fields(self._layer)}
+        changed = _with_other_last_bits(self._layer, everything, self._layer.values)
+        self._kept = Interpreter(changed, self._memory)
         return self._kept
 
 
@@ -103,20 +106,43 @@ def _may_cancel(expression: Expression) -> bool:
     return relates or len(set(read)) < len(read)
 
 
-def _with_other_last_bits(layer: LayerRecord) -> LayerRecord:
-    """Return a record whose numbers are larger or smaller in their last bits, in turns."""
-    read: dict[str, Any] = {}
-    for field in fields(layer):
-        value = getattr(layer, field.name)
-        if field.name == "values":
-            known: Mapping[Expression, Tensor] = value or {}
-            read[field.name] = {
-                tree: _change(known[tree], 1 - 2 * (turn % 2))  # all alike might cancel again
-                for turn, tree in enumerate(sorted(known, key=str))
-            }
-        elif hasattr(value, "is_floating_point"):
-            read[field.name] = _change(value)
-    return replace(layer, **read)
+def _read_by(
+    expression: Expression, known: Mapping[Expression, Tensor]
+) -> tuple[set[str], set[Expression]]:
+    """Return the fields and the known values that an evaluation of a formula reads."""
+    names, trees, stack = set[str](), set[Expression](), [expression]
+    while stack:
+        node = stack.pop()
+        if node in known:
+            trees.add(node)
+        elif isinstance(node.head, Operand):
+            # Without a source it may read any of them.
+            source = node.head.source
+            names.update([source] if source else (f.name for f in fields(LayerRecord)))
+        stack.extend(node.arguments)
+    return names, trees
+
+
+def _with_other_last_bits(
+    layer: LayerRecord, names: Collection[str], trees: Collection[Expression]
+) -> LayerRecord:
+    """Return a record in which numbers are larger or smaller in their last bits, in turns.
+
+    Args:
+        layer: the record.
+        names: fields that change.
+        trees: known values that change.
+    """
+    changed: dict[str, Any] = {}
+    for name in names:
+        value = getattr(layer, name)
+        if hasattr(value, "is_floating_point"):
+            changed[name] = _change(value)
+    known = dict(layer.values)
+    for turn, tree in enumerate(sorted(known, key=str)):
+        if tree in trees:
+            known[tree] = _change(known[tree], 1 - 2 * (turn % 2))  # all alike might cancel again
+    return replace(layer, values=known, **changed)
 
 
 def _change(values: Tensor, sign: int = 1) -> Tensor:

@@ -41,6 +41,7 @@ SMALL = GeneticSettings(
         ({"final_params": 0.1, "granularity": "channel"}, "use granularity 'auto' or 'weight'"),
         ({"final_params": 0.1, "final_epochs": 0}, "final_epochs of at least 1"),
         ({"granularity": "filter"}, "one of auto, channel, weight"),
+        ({"model": "hf:llama"}, "does not take a network of transformers"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, Any], words: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from gp_prune import Metric
+from gp_prune.language import rounding
 from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.primitive import builtin_primitives
@@ -108,3 +109,18 @@ def test_one_check_serves_many_formulas() -> None:
             assert torch.equal(
                 check.without_rounding(expression), without_rounding(expression, layer)
             )
+
+
+def test_only_what_a_formula_reads_is_copied() -> None:
+    """The maps of a layer take most of its memory; a formula of the weights leaves them alone."""
+    layer, known = synthetic_layer(), builtin_primitives()
+    tree = parse("mul(square(W), mean[o](W))", known)
+    subtree = parse("mean[o](W)", known)
+    values = {node: evaluate(node, layer) for node in (subtree, parse("mean[n,s](A)", known))}
+    changed = rounding._with_other_last_bits(
+        replace(layer, values=values), *rounding._read_by(tree, values)
+    )
+    names = [field.name for field in fields(layer)]
+    copied = {name for name in names if getattr(changed, name) is not getattr(layer, name)}
+    assert copied == {"weight", "values"}
+    assert [changed.values[node] is values[node] for node in values] == [False, True]
