@@ -6,12 +6,14 @@ the weights of each output alone, as most of the papers do; embeddings and the l
 whole, and nothing is trained afterwards. What a formula measures comes from 64 training sequences,
 drawn by three seeds; a network counts once, by the mean over these.
 
+The networks are those of one size on Python's help texts, and others: wider, deeper, and trained on
+another text, the modules of Python's standard library. ``EVOLVED`` are formulas that searches found
+(``language_searches.py``) and that were chosen before a network of this table was pruned by them.
+
 Every pruned network is a line of the CSV file at once, and what stands there is not run again. The
 table is written beside it.
 
-    python benchmarks/language_formulas.py --out benchmarks/results/language.csv
-    cd benchmarks
-    python language_formulas.py --formula results/language_weight_7dbe816d.json --out own.csv
+    python benchmarks/language/language_formulas.py --out benchmarks/results/language.csv
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ import argparse
 import copy
 import math
 import statistics
+import sys
+import sysconfig
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
+from committed import check_committed
 from csv_lines import append, read
 from scipy.stats import ttest_1samp
 from torch import Tensor
@@ -36,9 +43,18 @@ from gp_prune.pruning import Budget, Pattern, mask, select_weights
 from gp_prune.statistics import Batch, collect, prunable_layers
 from gp_prune.tasks import Task, load_task
 
+FOLDER = Path(__file__).resolve().parent
 NETWORKS = tuple(f"{model}-pydoc@{seed}" for seed in range(1, 9) for model in ("llama", "gpt"))
+"""Those of one size, on one text."""
 FIRST = NETWORKS[:8]
 """Networks that were known when the order of the tests was fixed."""
+LIBRARY = "library"
+"""Stands for the text of the standard library in the name of a network."""
+OTHERS = (
+    *(f"{m}-pydoc@{seed}" for seed in (1, 2, 3) for m in ("llama_wide", "llama_deep", "gpt_wide")),
+    *(f"{m}-text@{seed}:{LIBRARY}" for seed in (1, 2, 3) for m in ("llama", "gpt")),
+)
+"""Those of another width or depth, and on another text."""
 FORMULAS = (
     "random_weight", "magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight",
     "sparsegpt_weight", "snip_weight", "taylor_weight", "obd_weight",
@@ -54,8 +70,14 @@ ORDER = PAIRS[:2]
 ``SPARSITIES`` in turn the first claim and then the second is tested at ``LEVEL``, until one fails;
 so that each is tested at the full level (fixed-sequence procedure, Maurer et al. 1995)."""
 LEVEL = 0.01
+FIRST_SEARCH = "weight_7dbe816d"
+"""The formula of an earlier search (``first_search.json``), measured on ``NETWORKS`` alone."""
+EVOLVED = FOLDER / "evolved.json"
+"""The formula that ``language_searches.py choose`` has chosen."""
 RIVALS = ("wanda_weight", "pruner_zero_weight")
-"""What other formulas are compared with."""
+"""What evolved formulas are compared with."""
+RIVALS_AT = ("50%", "60%")
+"""Where the evolved formula is claimed to be better; these tests are corrected together."""
 CALIBRATIONS = (0, 1, 2)
 SEQUENCES = 64
 JUDGED = 160
@@ -78,6 +100,22 @@ class Line:
     calibration: int
     sparsity: str
     nats: float
+
+
+def load_network(name: str, cache_dir: str | None) -> Task:
+    """Return a network of ``NETWORKS`` or ``OTHERS``."""
+    if not name.endswith(f":{LIBRARY}"):
+        return load_task(name, cache_dir=cache_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{LIBRARY}.txt"
+        file.write_bytes(read_library())
+        return load_task(name.replace(LIBRARY, str(file)), cache_dir=cache_dir)
+
+
+def read_library() -> bytes:
+    """Return the modules of Python's standard library, packages left out, in order of names."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return b"\n\n".join(file.read_bytes() for file in files)
 
 
 def error(task: Task, model: torch.nn.Module) -> float:
@@ -129,7 +167,7 @@ def run(name: str, metrics: Sequence[Metric], out: Path, cache_dir: str | None) 
     ]
     if not missing:
         return
-    task = load_task(name, cache_dir=cache_dir)
+    task = load_network(name, cache_dir)
     if (name, "dense", 0, "0%") not in known:
         append(out, Line(name, "dense", 0, "0%", error(task, task.model)))
     for seed in CALIBRATIONS:
@@ -175,11 +213,13 @@ class PairedTest:
     corrected: float = math.nan
 
 
-def compare(lines: Sequence[Line], pairs: Sequence[tuple[str, str]]) -> list[PairedTest]:
+def compare(
+    lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str] = SPARSITIES
+) -> list[PairedTest]:
     """Return the comparisons, the p-values corrected by Holm's method over all of them."""
     raw = []
     for better, worse in pairs:
-        for sparsity in SPARSITIES:
+        for sparsity in at:
             first, second = (by_network(lines, name, sparsity) for name in (better, worse))
             gaps = [first[name] - second[name] for name in sorted(first.keys() & second.keys())]
             if len(gaps) > 1:
@@ -195,11 +235,11 @@ def claims(lines: Sequence[Line]) -> str:
     rows, holds = [], True
     for sparsity in SPARSITIES:
         for pair in ORDER:
-            found = [t for t in compare(lines, [pair]) if t.sparsity == sparsity]
+            found = compare(lines, [pair], [sparsity])
             if not found:
                 continue
             (test,) = found
-            alone = [t for t in compare(later, [pair]) if t.sparsity == sparsity]
+            alone = compare(later, [pair], [sparsity])
             holds = holds and test.p < LEVEL and test.difference < 0
             rows.append(
                 f"| `{test.better}` | `{test.worse}` | {sparsity} | {test.difference:+.3f} "
@@ -215,53 +255,95 @@ def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
     return [replace(test, corrected=p) for test, p in zip(tests, values, strict=True)]
 
 
-def table(lines: Sequence[Line]) -> str:
-    """Return the results in Markdown."""
-    formulas = [name for name in dict.fromkeys(line.formula for line in lines) if name != "dense"]
-    families = sorted({line.network.partition("-")[0] for line in lines})
-    head = [f"{family} {sparsity}" for family in families for sparsity in SPARSITIES]
+def family_of(network: str) -> str:
+    """Return what networks are averaged over: the model and the text."""
+    return network.partition("@")[0]
+
+
+def rows_at(lines: Sequence[Line], sparsity: str, families: Sequence[str]) -> list[str]:
+    """Return a row for each formula: the perplexity for each family."""
     rows = []
-    for formula in formulas:
+    for formula in dict.fromkeys(line.formula for line in lines if line.formula != "dense"):
+        values = by_network(lines, formula, sparsity)
         cells = []
         for family in families:
-            for sparsity in SPARSITIES:
-                values = by_network(lines, formula, sparsity)
-                nats = [v for name, v in values.items() if name.partition("-")[0] == family]
-                cells.append(f"{math.exp(statistics.fmean(nats)):.2f}" if nats else "")
+            nats = [v for name, v in values.items() if family_of(name) == family]
+            cells.append(f"{math.exp(statistics.fmean(nats)):.2f}" if nats else "")
         rows.append(f"| `{formula}` | {' | '.join(cells)} |")
-    others = [name for name in formulas if name not in FORMULAS]
-    pairs = [*PAIRS[len(ORDER) :], *((name, rival) for name in others for rival in RIVALS)]
-    tests = [
-        f"| `{t.better}` | `{t.worse}` | {t.sparsity} | {t.difference:+.3f} "
-        f"| {t.wins} of {t.networks} | {t.p:.2g} | {t.corrected:.2g} |"
-        for t in compare(lines, pairs)
-    ]
+    return rows
+
+
+def perplexities(lines: Sequence[Line]) -> str:
+    """Return a table for each sparsity in Markdown: formulas by families."""
+    families = list(dict.fromkeys(family_of(line.network) for line in lines))
     dense = {
-        family: math.exp(
-            statistics.fmean(
-                x.nats
-                for x in lines
-                if x.formula == "dense" and x.network.partition("-")[0] == family
-            )
-        )
+        family: [x.nats for x in lines if x.formula == "dense" and family_of(x.network) == family]
         for family in families
     }
-    networks = ", ".join(f"`{name}`" for name in dict.fromkeys(line.network for line in lines))
+    head = [f"`{family}` ({len(dense[family])})" for family in families]
+    first = [f"{math.exp(statistics.fmean(dense[family])):.2f}" for family in families]
+    parts = []
+    for sparsity in SPARSITIES:
+        parts += [
+            f"### {sparsity}",
+            "",
+            f"| formula | {' | '.join(head)} |",
+            f"| --- |{' ---: |' * len(families)}",
+            f"| dense | {' | '.join(first)} |",
+            *rows_at(lines, sparsity, families),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def test_rows(lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str]) -> str:
+    """Return the paired tests in Markdown, corrected together."""
+    return "\n".join(
+        f"| `{t.better}` | `{t.worse}` | {t.sparsity} | {t.difference:+.3f} "
+        f"| {t.wins} of {t.networks} | {t.p:.2g} | {t.corrected:.2g} |"
+        for t in compare(lines, pairs, at)
+    )
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return the results in Markdown."""
+    others = [line for line in lines if line.network in OTHERS]
+    same = [line for line in lines if line.network in NETWORKS]
+    known = {line.formula for line in lines}
+    evolved = [name for name in known if name not in {*FORMULAS, "dense", FIRST_SEARCH}]
+    claimed = [(name, rival) for name in sorted(evolved) for rival in RIVALS]
+    first = [(FIRST_SEARCH, rival) for rival in RIVALS if FIRST_SEARCH in known]
     return f"""# Formulas for the weights of language models
 
-Perplexity per byte on {JUDGED} test sequences, geometric mean over the networks of a family, after
-pruning without training; each formula ranks the weights of each output alone. Dense:
-{", ".join(f"{family} {value:.2f}" for family, value in dense.items())}. Networks: {networks}. A
-formula that measures something is measured on {SEQUENCES} training sequences, drawn by
-{len(CALIBRATIONS)} seeds. Made by `python benchmarks/language_formulas.py`.
+Perplexity per byte on {JUDGED} test sequences, geometric mean over the networks of a family (their
+number in brackets), after pruning without training; each formula ranks the weights of each output
+alone. `pydoc` is Python's help, `text` are the modules of its standard library; `wide` has 2 blocks
+of width 96, `deep` 4 of width 64, the others 3 of width 64. A formula that measures something is
+measured on {SEQUENCES} training sequences, drawn by {len(CALIBRATIONS)} seeds.
 
-| formula | {" | ".join(head)} |
-| --- | {" | ".join("---:" for _ in head)} |
-{chr(10).join(rows)}
+    python benchmarks/language/language_formulas.py --out benchmarks/results/language.csv
+
+{perplexities(lines)}
+## Tests
 
 Paired t-tests over the networks (a network counts once, by its mean over the calibration seeds);
 the difference of the cross-entropies in nats per byte, less than 0 where the first formula is
 better; p two-sided.
+
+### The evolved formula
+
+It was chosen on validation sequences of other networks ([searches.md](../language/searches.md)).
+Against its rivals on all networks; p corrected by Holm's method for the lines of this table.
+
+{_TEST_HEAD}
+{test_rows(lines, claimed, RIVALS_AT)}
+
+On the networks of another width, depth or text alone:
+
+{_TEST_HEAD}
+{test_rows(others, claimed, RIVALS_AT)}
+
+### Magnitude and Wanda, networks of one size
 
 Magnitude is better than random, and Wanda better than magnitude: the tests are made in this order,
 each at {LEVEL:g}, until one fails (fixed-sequence procedure), so that none needs a correction. The
@@ -270,31 +352,40 @@ other networks alone.
 
 | formula | against | sparsity | difference | better on | p | shown | p, later networks |
 | --- | --- | ---: | ---: | ---: | ---: | --- | ---: |
-{claims(lines)}
+{claims(same)}
 
-All other tests, with p of each test alone and corrected by Holm's method for all lines of the
-table:
+### All others
 
-| formula | against | sparsity | difference | better on | p | p, Holm |
-| --- | --- | ---: | ---: | ---: | ---: | ---: |
-{chr(10).join(tests)}
+Each corrected by Holm's method for the lines of its table. Networks of one size:
+
+{_TEST_HEAD}
+{test_rows(same, [*PAIRS[len(ORDER) :], *first], SPARSITIES)}
+
+Networks of another width, depth or text:
+
+{_TEST_HEAD}
+{test_rows(others, PAIRS, SPARSITIES)}
 """
+
+
+_TEST_HEAD = """| formula | against | sparsity | difference | better on | p | p, Holm |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/language.csv"))
-    parser.add_argument("--networks", nargs="*", default=NETWORKS)
-    parser.add_argument(
-        "--formula", action="append", default=[], help="file, name or text of another"
-    )
+    parser.add_argument("--networks", nargs="*", default=[*NETWORKS, *OTHERS])
     parser.add_argument("--cache-dir")
+    parser.add_argument("--table", action="store_true", help="write the table alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    metrics = [*map(Metric.load, FORMULAS), *map(Metric.load, given.formula)]
-    for name in given.networks:
-        run(name, metrics, given.out, given.cache_dir)
-        print(name, flush=True)
+    if not given.table:
+        check_committed([EVOLVED])
+        metrics = [*map(Metric.load, FORMULAS), Metric.load(EVOLVED)]
+        for name in given.networks:
+            run(name, metrics, given.out, given.cache_dir)
+            print(name, flush=True)
     write_text(given.out.with_suffix(".md"), table(read(given.out, Line)))
 
 

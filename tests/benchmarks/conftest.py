@@ -5,4 +5,4 @@ from pathlib import Path
 
 # The scripts import their neighbours, as they can when one is run by itself.
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "discovery")]
+sys.path[:0] = [str(BENCHMARKS / name) for name in (".", "discovery", "language")]

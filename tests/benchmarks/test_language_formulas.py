@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import language_formulas
+import language_searches
+import numpy as np
 import pytest
+import torch
 from language_formulas import Line, PairedTest, by_network, compare, holm, table
+from scipy.stats import spearmanr
 
 from gp_prune.metric.metric import Metric
 from gp_prune.tasks import Task
@@ -15,7 +19,7 @@ WORDS = "\n\n".join(f"line {n} holds {n * n} and {n % 7} more words" for n in ra
 def lines(gaps: list[float]) -> list[Line]:
     found = []
     for number, gap in enumerate(gaps):
-        name = f"llama-pydoc@{number}"
+        name = language_formulas.OTHERS[number]
         found.append(Line(name, "dense", 0, "0%", 1.0))
         found.append(Line(name, "magnitude", 0, "50%", 2.0))
         found += [Line(name, "wanda_weight", s, "50%", 2.0 + gap + s - 1) for s in (0, 1, 2)]
@@ -24,7 +28,9 @@ def lines(gaps: list[float]) -> list[Line]:
 
 def test_a_network_counts_once_by_its_mean_over_the_seeds() -> None:
     found = lines([-0.1, -0.2, -0.3])
-    assert by_network(found, "wanda_weight", "50%")["llama-pydoc@1"] == pytest.approx(1.8)
+    assert by_network(found, "wanda_weight", "50%")[language_formulas.OTHERS[1]] == pytest.approx(
+        1.8
+    )
     (test,) = compare(found, [("wanda_weight", "magnitude")])
     assert test.difference == pytest.approx(-0.2)
     assert (test.wins, test.networks) == (3, 3)
@@ -73,3 +79,38 @@ def test_claims_are_shown_in_their_order_until_one_fails() -> None:
         ("magnitude", "2:4", "no"), ("wanda_weight", "2:4", "no"),
     ]  # fmt: skip
     assert rows[0][4] == "16 of 16"
+
+
+def test_evolved_formulas_are_corrected_together_at_two_sparsities() -> None:
+    lines = [
+        Line(network, formula, 0, sparsity, nats + 0.01 * (number % 3) * len(formula) % 0.07)
+        for number, network in enumerate(language_formulas.OTHERS)
+        for sparsity in language_formulas.SPARSITIES
+        for formula, nats in (
+            ("dense", 1.0), ("wanda_weight", 2.0), ("pruner_zero_weight", 2.1), ("abs(W)", 1.9)
+        )
+    ]  # fmt: skip
+    text = table(lines)
+    tests = compare(
+        lines, [("abs(W)", "wanda_weight"), ("abs(W)", "pruner_zero_weight")], ["50%", "60%"]
+    )
+    assert len(tests) == 4
+    for test in tests:
+        assert (test.wins, test.networks) == (15, 15)
+        assert f"| {test.sparsity} | {test.difference:+.3f} | 15 of 15 | {test.p:.2g} |" in text
+
+
+def test_the_library_is_a_text_that_networks_are_trained_on() -> None:
+    content = language_formulas.read_library()
+    assert b"class Thread" in content  # threading.py
+    assert len(TextData("library", content).train) > 1000
+
+
+def test_rows_that_rank_alike_have_the_correlation_one() -> None:
+    """As scipy computes it, row by row."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(3, 7, 1, generator=generator) for _ in range(2))
+    found = language_searches.rank_correlation({"a": first}, {"a": second})
+    rows = zip(first.flatten(1), second.flatten(1), strict=True)
+    assert found == pytest.approx(np.mean([spearmanr(x, y).statistic for x, y in rows]))
+    assert language_searches.rank_correlation({"a": first}, {"a": first.exp()}) == pytest.approx(1)
