@@ -112,6 +112,7 @@ Examples:
 @click.option("--shift", type=int, help="Pixels that images are shifted by.  [default: 0]")
 @click.option("--distort", type=float, help="Strength of image distortion.  [default: 0]")
 @click.option("--lr", "learning_rate", type=float, help="Highest learning rate.  [default: 0.003]")
+@click.option("--averaging", type=float, help="Share of averaged weights kept in a step.")
 @click.option("--batch-size", type=int, help="Batch size of retraining.  [default: 64]")
 @click.option("--baselines/--no-baselines", default=None, help="Compare with random and L1.")
 @click.option("--read-test/--no-read-test", default=None, help="Judge on test samples at the end.")

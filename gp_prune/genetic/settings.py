@@ -47,6 +47,7 @@ _RULES = {
     "distill": _RATE,
     "learning_rate": number(above=0),
     "weight_decay": _NOT_NEGATIVE,
+    "averaging": number(least=0, below=1),
     "granularity": one_of("auto", "channel", "weight"),
     "selection": one_of("auto", "nsga2", "truncation", "tournament", "roulette"),
     "crossover": one_of("microbial", "uniform"),
@@ -108,6 +109,9 @@ class GeneticSettings(Settings):
             at 1 up to 0.2 radians, 1/14 of the side, and 10 %.
         learning_rate: highest learning rate of retraining (AdamW).
         weight_decay: of retraining.
+        averaging: share of the moving average of the weights that stays in a step of retraining
+            (see :class:`gp_prune.FineTuning`); the averaged networks are judged and kept. 0
+            averages nothing.
         batch_size: of retraining.
         reach: how far the error may rise before retraining, as a share of the way from the dense
             network to a guess that looks at no input.
@@ -164,6 +168,7 @@ class GeneticSettings(Settings):
     distort: float = 0.0
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
+    averaging: float = 0.0
     batch_size: int = 64
     reach: float = 0.3
     tolerance: float = 0.02
@@ -231,5 +236,6 @@ class GeneticSettings(Settings):
             batch_size=self.batch_size,
             warm_up=0.1,
             decay=decay,
+            averaging=self.averaging,
             seed=seed,
         )

@@ -97,10 +97,10 @@ _NAMES = ArtifactNames(STATE, "fine-tuning-{:.16}.safetensors", "tensors")
 _TENSORS = "fine-tuning-*.safetensors"
 _KIND = "fine-tuning checkpoint"
 _SCHEMA = 1
-_PARTS = ("now.", "best.", "optimiser.")
+_PARTS = ("now.", "best.", "average.", "optimiser.")
 _OPTIMISER = frozenset({"momentum_buffer", "step", "exp_avg", "exp_avg_sq"})
-_BYTES = 40
-"""Bytes for each number of a network: five states of eight bytes."""
+_BYTES = 48
+"""Bytes for each number of a network: six states of eight bytes."""
 
 
 class CheckpointWarning(UserWarning):
@@ -108,10 +108,17 @@ class CheckpointWarning(UserWarning):
 
 
 class Resumable(Protocol):
-    """What a checkpoint is put into: a network, and those of its parameters that are trained."""
+    """What a checkpoint is put into.
+
+    Attributes:
+        model: the network.
+        parameters: those that are trained.
+        settings: how they are trained.
+    """
 
     model: nn.Module
     parameters: list[nn.Parameter]
+    settings: FineTuning
 
 
 class Snapshot(NamedTuple):
@@ -204,9 +211,10 @@ def _find_fault(tensors: dict[str, Tensor], run: Resumable) -> str:
     if sum(map(len, parts.values())) < len(tensors):
         return "has tensors that are of no part of a fine-tuning"
     wanted = dict(named_tensors(run.model))
-    for part in ("now.", "best."):
+    needed = ("now.", "average.") if run.settings.averaging else ("now.",)
+    for part in ("now.", "best.", "average."):
         found = parts[part]
-        if found.keys() != wanted.keys() and (part == "now." or found):
+        if found.keys() != wanted.keys() and (part in needed or found):
             return f"has other tensors under {part!r} than the network"
         for name, tensor in found.items():
             if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:

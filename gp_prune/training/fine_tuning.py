@@ -28,6 +28,7 @@ from gp_prune.statistics.running import (
     training_mode,
 )
 from gp_prune.training import checkpoint as disk
+from gp_prune.training.averaging import WeightAverage
 from gp_prune.training.checkpoint import (
     copy_tensors,
     make_optimiser,
@@ -177,6 +178,8 @@ class _Run:
         self.optimiser = make_optimiser(parameters, self.settings)
         self.zeros = _find_zeros(model, held)
         self.remover: Remover | None = None
+        decay = self.settings.averaging
+        self.average = WeightAverage(model, decay) if decay else None
         self.history = History()
         self.tell: Progress = lambda done, total: None
         self.best: dict[str, Tensor] = {}
@@ -194,7 +197,7 @@ class _Run:
         try:
             with preserve_gradients(self.parameters), taught, torch.enable_grad():
                 yield
-            if self.validation is not None:
+            if self.validation is not None or self.average:
                 put_tensors(self.model, self.best)
         except BaseException:
             put_tensors(self.model, first)
@@ -209,7 +212,10 @@ class _Run:
             return
         self.history = snapshot.history
         put_tensors(self.model, with_prefix(snapshot.tensors, "now."))
-        self.best = with_prefix(snapshot.tensors, "best.") or copy_tensors(self.model)
+        average = with_prefix(snapshot.tensors, "average.")
+        if self.average:
+            self.average.put(average)
+        self.best = with_prefix(snapshot.tensors, "best.") or average or copy_tensors(self.model)
         put_optimiser_tensors(self.optimiser, with_prefix(snapshot.tensors, "optimiser."))
 
     def epoch(self) -> None:
@@ -219,15 +225,18 @@ class _Run:
         removing = self.remover is not None and not self.remover.done
         with random_state(seed), training_mode(self.model), advise_on_small_batches():
             rate, mean = self._pass(number, seed)
-        error = self._validate(number)
-        best = self.history.best_error
-        better = removing or error is None or best is None or error < best
+        if self.average and number == 1:  # the first steps are far from the last ones
+            self.average.put(copy_tensors(self.model))
+        with self.average.in_place() if self.average else nullcontext():
+            error = self._validate(number)
+            best = self.history.best_error
+            better = removing or error is None or best is None or error < best
+            if better and (error is not None or self.average):
+                self.best = copy_tensors(self.model)
         epochs = (*self.history.epochs, Epoch(number, rate, mean, error))
         self.history = replace(
             self.history, epochs=epochs, best=number if better else self.history.best
         )
-        if better and error is not None:
-            self.best = copy_tensors(self.model)
         patience = self.settings.patience
         if patience and number - self.history.best >= patience and number < self.settings.epochs:
             self.history = replace(self.history, stopped_early=True)
@@ -256,6 +265,8 @@ class _Run:
             _set_zeros(self.zeros)
             if self.remover is not None:
                 self.remover.step(progress)
+            if self.average:
+                self.average.step(self.zeros)
             total, count = total + value * size, count + size
             self.tell(len(rates), batches)
             report_share(progress)
@@ -325,6 +336,8 @@ class _Run:
         """Return all that is needed to resume from here."""
         now, optimiser = copy_tensors(self.model), optimiser_tensors(self.optimiser)
         parts = {"now.": now, "optimiser.": optimiser}
+        if self.average:
+            parts["average."] = self.average.tensors
         if self.validation is not None and self.history.best != len(self.history.epochs):
             parts["best."] = self.best
         tensors = {

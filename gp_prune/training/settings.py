@@ -20,6 +20,7 @@ _RULES = {
     "weight_decay": number(least=0),
     "momentum": number(least=0, below=1),
     "warm_up": number(least=0, below=1),
+    "averaging": number(least=0, below=1),
     "distill": number(least=0, most=1),
     "temperature": number(above=0),
     "optimiser": one_of(*LEARNING_RATES),
@@ -42,6 +43,9 @@ class FineTuning:
         batch_size: samples per mini-batch; where batches are given they keep their size.
         warm_up: share of the training during which the learning rate rises.
         decay: whether the learning rate falls after that; without, it stays at its highest.
+        averaging: share of the moving average of the weights that stays in a step, such as 0.99;
+            the average, which begins with the state after the first epoch, is what is judged and
+            kept. 0 averages nothing.
         distill: share, from 0 to 1, of the loss that compares the outputs with those of the dense
             network instead of the target (Hinton et al. 2015).
         temperature: what the logits are divided by where they are compared.
@@ -61,6 +65,7 @@ class FineTuning:
     batch_size: int = 64
     warm_up: float = 0.0
     decay: bool = True
+    averaging: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
     patience: int = 0
