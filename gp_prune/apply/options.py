@@ -18,7 +18,7 @@ from gp_prune._sizes import parse_size
 from gp_prune.errors import SEED, SHARE, Rule, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand, PrimitiveSet
 from gp_prune.language.record import NEEDS
-from gp_prune.metric.file import ALLOCATIONS, OWN, RESIDUAL_WHOLE, Conventions
+from gp_prune.metric.file import ALLOCATIONS, OWN, RESIDUAL_WHOLE, Conventions, check_ranks
 from gp_prune.metric.metric import Metric
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ LATENCY = "latency"
 IGNORED = "ignored by name"
 """Why the channels of a layer that ``ignore`` names stay."""
 
-_DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "synflow"}
+_DATA_NEEDS = frozenset(NEEDS) - {"noise", "outgoing", "network", "synflow"}
 _REMOVED = number(above=0, below=1)
 _RULES = {
     "pruning_ratio": Rule(_REMOVED.accepts, f"the share to remove, {_REMOVED.words}"),
@@ -122,6 +122,7 @@ class PruneOptions:
                 check_fields(self, {name: rule}, of=f" (--{name.replace('_', '-')})")
         self.memory  # noqa: B018 - checked here
         self._check_budget()
+        check_ranks(self.metric)
         self.ranking.check_granularity(self.metric.granularity)
         self._check_mode()
         of_channels = {
@@ -207,8 +208,7 @@ class PruneOptions:
             )
         if isinstance(allocation, Metric) and allocation.granularity == "weight":
             raise UserError(
-                f"metric {allocation.name!r} (--allocation) ranks single weights, and shares of "
-                "layers are of channels; use a metric of channels"
+                f"metric {allocation.name!r} (--allocation) ranks single weights; use one of channels"
             )
         if self.by_weight and (by_metric or allocation == RESIDUAL_WHOLE):
             raise UserError(

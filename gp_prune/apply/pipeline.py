@@ -272,7 +272,7 @@ class Pruner:
         if isinstance(chosen, str):
             return Allocation(chosen)
         scored = self._measure(network, chosen, now.scored_layers, now)
-        return Allocation(chosen.name, scored.scores, chosen.conventions)
+        return Allocation.by(chosen, scored.scores)
 
     def _keep_unranked(
         self,

@@ -131,8 +131,8 @@ def prune(
             conventions say, ``"global"`` by one ranking of all channels, ``"uniform"`` the same
             share of every layer, ``"residual-whole"`` likewise, but channels that several layers
             make together (residual streams) stay; or a metric (what ``metric`` takes): each layer
-            loses as many channels as the global ranking of that metric says, and ``metric``
-            chooses which.
+            loses as many channels as the global ranking of that metric says, or its values, where
+            it is a formula of layers, and ``metric`` chooses which.
         forward_fn: ``forward_fn(model, inputs)`` runs the network on the example inputs, and on
             the inputs of each batch, where calling it with them is not the way.
         time_it: whether to measure the latency before and after.

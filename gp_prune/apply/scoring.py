@@ -23,7 +23,7 @@ from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import Coverage
 from gp_prune.metric.metric import Metric
-from gp_prune.pruning import Architecture, consumers, trace
+from gp_prune.pruning import Architecture, consumers, layer_places, trace
 from gp_prune.pruning.attention.heads import open_attention
 from gp_prune.statistics import Batch, Forward, Loss, Progress, collect_each
 from gp_prune.statistics.coverage import (
@@ -77,7 +77,7 @@ class LayerScores:
 
     Attributes:
         metric: what scored.
-        scores: layer name -> scores (o,) of channels or (o, i, k) of single weights.
+        scores: layer name -> scores (o,) of channels, (o, i, k) of single weights, or () of layers.
         coverage: layer name -> field -> how much of the data it saw.
         max_memory: most bytes for what was measured; None means the default.
         network: digest of the weights that were scored; empty where nobody compares it.
@@ -268,7 +268,8 @@ def measure_each(
         metric: what scores.
         batches: what it measures on.
         layers: names of the layers to score; all by default.
-        architecture: the channel groups, for metrics that read the outgoing weights.
+        architecture: the channel groups, for metrics that read the outgoing weights, and formulas
+            that read the place of a layer.
         loss: mean loss of a batch, for metrics that need gradients.
         max_memory: most bytes for what is measured; None means the default.
         seed: seed of everything random.
@@ -280,10 +281,13 @@ def measure_each(
         Name of a layer, its scores, and how much of the data was seen.
     """
     operands = {n.name for n in metric.expression.nodes() if isinstance(n.head, Operand)}
-    outgoing = None
+    outgoing, places = None, None
     if "outgoing" in metric.needs:
         assert architecture is not None
         outgoing = consumers(architecture)
+    if "network" in metric.needs:
+        assert architecture is not None
+        places = layer_places(architecture)
     records = collect_each(
         model,
         layers,
@@ -294,6 +298,7 @@ def measure_each(
         seed=seed,
         example_inputs=example_inputs,
         outgoing=outgoing,
+        places=places,
         forward_fn=forward_fn,
         progress=progress,
         norms=not operands <= _SAME_WITHOUT_NORM,

@@ -21,6 +21,7 @@ from gp_prune.autoencoder.settings import NODE, NONE, RANDOM, WEIGHT, Autoencode
 from gp_prune.autoencoder.training import Reconstruction
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import primitive_set
+from gp_prune.metric.file import check_ranks
 from gp_prune.metric.metric import Metric
 from gp_prune.metric.mutation import MetricMutation, random_mutation
 from gp_prune.pruning import DegenerateScores, consumers, trace
@@ -43,7 +44,9 @@ def load_metric(settings: AutoencodeSettings) -> Metric | None:
     if settings.operator in (RANDOM, NONE):
         return None
     name = PAPER.get(settings.operator, settings.operator)
-    return Metric.load(name, primitive_set(*settings.primitives))
+    metric = Metric.load(name, primitive_set(*settings.primitives))
+    check_ranks(metric)
+    return metric
 
 
 def choose_unit(settings: AutoencodeSettings, metric: Metric | None) -> str:

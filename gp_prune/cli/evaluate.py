@@ -35,6 +35,7 @@ Exit codes:
 Examples:
   gp-prune evaluate 'sum[i,k](abs(W))' --on lenet-digits
   gp-prune evaluate 'var[n,s](A) * sum[j](V^2)' --on lenet-digits --on resnet-digits --json
+  gp-prune evaluate flap --allocation 'sqrt(macs_freed)' --on resnet-digits
 """
 
 
@@ -44,6 +45,10 @@ Examples:
     "--on", "tasks", multiple=True, required=True, metavar="TASK|MODEL",
     shell_complete=completion.tasks,
     help="What it is tried on; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--allocation", metavar="METRIC", shell_complete=completion.metrics,
+    help="Let this metric, or formula of the shares, divide the budget among the layers.",
 )  # fmt: skip
 @click.option("--keep", type=Shares(), help="Shares to keep.  [default: 0.5,0.3; weights 0.3,0.15]")
 @click.option(
@@ -67,6 +72,7 @@ Examples:
 def evaluate(
     formula: str,
     tasks: tuple[str, ...],
+    allocation: str | None,
     primitive_files: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -84,13 +90,16 @@ def evaluate(
     # Formulas need sympy, for which nobody who completes a name should wait.
     from gp_prune.language.expression import ExpressionError
     from gp_prune.language.primitive import primitive_set
-    from gp_prune.metric.file import MetricError
+    from gp_prune.metric.file import MetricError, check_ranks
     from gp_prune.metric.metric import Metric
 
     try:
         metric = Metric.load(formula, primitive_set(*primitive_files))
+        check_ranks(metric)
     except (ExpressionError, MetricError) as error:
         return _refuse("invalid", formula, str(error), as_json=as_json)
+    if allocation is not None:
+        metric = metric.with_shares(allocation)
     # Torch is imported only now, when the formula is known to be one.
     from gp_prune.judging.judge import DegenerateFormula, Judge
     from gp_prune.report.judging import result_lines

@@ -92,7 +92,9 @@ def _computed(metric: str, primitive_files: Sequence[str], *, explain: bool) -> 
     loaded = Metric.load(metric, primitive_set(*primitive_files))
     warn_of_changes(loaded)
     facts = metric_facts(loaded)
-    return facts | _tested(loaded) | _comparison(loaded) if explain else facts
+    if not explain or loaded.granularity == "layer":  # which ranks nothing
+        return facts
+    return facts | _tested(loaded) | _comparison(loaded)
 
 
 def warn_of_changes(metric: Metric) -> None:

@@ -1,4 +1,4 @@
-"""Provide ``gp-prune pair``: save a metric with another one that divides budgets."""
+"""Provide ``gp-prune pair``: save a metric with what divides budgets among the layers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _EPILOG = """\b
 Examples:
   gp-prune pair two_factor.json gecco_2 --out pair.json
   gp-prune pair 'var[c](muP) * sum[j](V^2)' gecco_2 --name between --out between.json
+  gp-prune pair flap '1 / channels' --out narrow.json
   gp-prune apply between.json my_model.py:build --data images/ --keep-macs 0.5
 """
 
@@ -35,11 +36,12 @@ def pair(
     force: bool,
     primitive_files: tuple[str, ...],
 ) -> None:
-    """Save METRIC with SHARES, a metric that says how many channels each layer keeps.
+    """Save METRIC with SHARES, which says how many channels each layer keeps.
 
-    Where a network is cut matters as much as what is cut. The global ranking of SHARES divides a
-    budget among the layers, and METRIC chooses the channels of each layer. Both are names of
-    bundled metrics, metric files or formulas that rank channels. Every command takes the file.
+    Where a network is cut matters as much as what is cut. SHARES divides a budget among the
+    layers, a metric of channels by its global ranking, a formula of layers by its values, and
+    METRIC chooses the channels of each layer. Both are names of bundled metrics, metric files or
+    formulas. Every command takes the file.
     """
     if out.suffix != ".json":
         raise UserError(f"--out is {str(out)!r}; give a file that ends with .json")

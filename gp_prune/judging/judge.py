@@ -16,6 +16,7 @@ from gp_prune.apply.scoring import as_metric
 from gp_prune.errors import SHARE, UserError, check_value
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.language.record import NEEDS
+from gp_prune.metric.file import check_ranks
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.weights import Pattern, Target
 from gp_prune.runs.jobs import TaskSource, Workbench
@@ -177,6 +178,7 @@ class Judge:
         metric = formula
         if not isinstance(metric, Metric):
             metric = Metric.load(formula, self.primitives)  # type: ignore[arg-type]
+        check_ranks(metric)
         config = replace(
             self._config, granularity=metric.granularity, objectives=(), **self._given,
             scope=metric.conventions.scope, normaliser=metric.conventions.normaliser,

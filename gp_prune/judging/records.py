@@ -157,7 +157,8 @@ def _divide(
         return _Division(name, Allocation(name))
     if isinstance(scores, str):
         return _Division(name, scores)
-    return _Division(name, Allocation(name, scores, by.conventions))
+    assert scores is not None, "a metric that divides has scores, or a reason why not"
+    return _Division(name, Allocation.by(by, scores, name))
 
 
 def _cells(

@@ -12,7 +12,7 @@ from gp_prune.apply.options import as_allocation
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, one_of, whole
 from gp_prune.language.primitive import PrimitiveSet
-from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics
+from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics, check_ranks
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning.plan.channels import BUDGET_KINDS, Budget
 from gp_prune.pruning.plan.weights import Pattern
@@ -180,6 +180,8 @@ def enter(settings: CompareSettings, primitives: PrimitiveSet) -> Entered:
             one name, the baseline is none of them, or an allocation does not fit.
     """
     metrics = [load_metric(text, primitives) for text in expand_names(settings.metrics)]
+    for metric in metrics:
+        check_ranks(metric)
     granularity = settings.granularity or (metrics[0].granularity if metrics else "channel")
     for metric in metrics:
         if metric.granularity != granularity:

@@ -188,6 +188,7 @@ def operand(
     noise                 noise (o, i, k)
     outgoing              outgoing (o, j); outgoing_grad with gradients, outgoing_fisher with
                           fisher, outgoing_sample_fisher with sample_fisher
+    network               macs_freed, params_freed, channels, depth, stride, residual ()
     synflow               synflow_grad (o, i, k)
     fisher                fisher (o, i, k); filter_square, gamma_square, beta_square,
                           gamma_beta_product (o)
@@ -309,8 +310,7 @@ def operator(
         unit: the rule for the unit of its value, a key of :data:`UNIT_RULES`; not known by default.
 
     Raises:
-        PrimitiveError: the declaration is not valid; for a user's own file also when the
-            values are not finite or torch and sympy disagree.
+        PrimitiveError: the declaration, or what an operator of a user's own computes, is not valid.
     """
     laws = frozenset(laws)
     check_name(name, meaning)

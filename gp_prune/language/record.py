@@ -27,6 +27,7 @@ NEEDS: dict[str, str] = {
     "gradients": "a forward and a backward pass over calibration data with a loss",
     "noise": "random numbers from the run's seed",
     "outgoing": "the layers that read each channel, from the traced network",
+    "network": "the place of each layer in the traced network",
     "synflow": "one pass forward and backward on an input of ones, without data",
     "fisher": "a forward and a backward pass per 32 samples of calibration data with a loss",
     "sample_fisher": "a forward and a backward pass over calibration data with a loss "
@@ -49,7 +50,7 @@ LOSS_NEEDS = frozenset({"gradients", "fisher", "sample_fisher", "hessian", "outp
 FAMILIES: dict[str, frozenset[str]] = {
     "labels": frozenset({"labels", "centroids", "kernels"}),
     "gradients": LOSS_NEEDS,
-    "data": frozenset(NEEDS) - {"noise", "outgoing", "synflow"},
+    "data": frozenset(NEEDS) - {"noise", "outgoing", "network", "synflow"},
     **{need: frozenset({need}) for need in NEEDS if need not in ("labels", "gradients", "noise")},
 }
 """Families of operands: an operand belongs to each family of which it has a need. Those without any
@@ -167,6 +168,12 @@ class LayerRecord:
     sample_fisher: Tensor | None = None  # (o, i, k), "sample_fisher": squared, mean over samples
     outgoing_sample_fisher: Tensor | None = None  # (o, j), "outgoing" and "sample_fisher"
     map_nuclear: Tensor | None = None  # (o, n), "map_spectra": nuclear norm of each map
+    macs_freed: Tensor | None = None  # (), "network": see gp_prune.statistics.LayerPlace
+    params_freed: Tensor | None = None  # (), "network"
+    channels: Tensor | None = None  # (), "network"
+    depth: Tensor | None = None  # (), "network"
+    stride: Tensor | None = None  # (), "network"
+    residual: Tensor | None = None  # (), "network"
     groups: int = 1
     """Groups of the layer; output channels of one read the inputs of that one alone."""
     values: Mapping[Expression, Tensor] = field(default_factory=dict, repr=False)
@@ -264,4 +271,10 @@ def synthetic_layer(seed: int = 0) -> LayerRecord:
         sample_fisher=numbers(o, i, k),
         outgoing_sample_fisher=numbers(o, j),
         map_nuclear=numbers(o, n) * 3,
+        macs_freed=numbers() + 0.1,
+        params_freed=numbers() + 0.1,
+        channels=torch.tensor(float(o), dtype=torch.float64),
+        depth=numbers(),
+        stride=torch.tensor(2.0, dtype=torch.float64),
+        residual=torch.tensor(1.0, dtype=torch.float64),
     )

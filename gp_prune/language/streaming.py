@@ -18,7 +18,7 @@ from gp_prune.language.expression import Expression
 from gp_prune.language.primitive import Operand, Operator
 from gp_prune.language.record import CLASS_MAP_FIELDS, MAP_FIELDS, MAP_NEEDS, map_fields
 
-_WITHOUT_DATA = frozenset({"noise", "outgoing"})
+_WITHOUT_DATA = frozenset({"noise", "outgoing", "network"})
 """Needs of operands that are known before the data is read."""
 
 

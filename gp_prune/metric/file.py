@@ -130,8 +130,13 @@ class Conventions:
         """Raise UserError if scores of this granularity cannot be ranked within the scope.
 
         Args:
-            granularity: ``"channel"`` or ``"weight"``.
+            granularity: ``"channel"``, ``"weight"`` or ``"layer"``.
         """
+        if granularity == "layer" and (self.scope, self.normaliser) != ("global", "mean"):
+            raise UserError(
+                f"scope {self.scope!r} and normaliser {self.normaliser!r} say how scores are "
+                "ranked, and a formula of the shares of layers ranks nothing; leave both out"
+            )
         if self.scope == "isomorphic" and granularity == "weight":
             raise UserError(
                 "scope 'isomorphic' ranks groups of channels of one structure together, and single "
@@ -152,6 +157,48 @@ class Conventions:
         """Read the object of :meth:`to_json`; UserError names a field that is wrong."""
         fields = dict.fromkeys(cls.__dataclass_fields__, object)
         return cls(**read_object(data, "the field 'conventions'", fields))
+
+
+def check_shares(metric: Metric) -> None:
+    """Raise MetricError unless a metric ranks channels, and its shares are of channels, too."""
+    shares: Any = metric.shares
+    if not isinstance(shares, type(metric)):
+        raise MetricError(
+            f"the shares of metric {metric.name!r} are {shares!r}; give a Metric of channels, or "
+            "of the share of each layer"
+        )
+    check_ranks(metric)
+    for part in (metric, shares):
+        if part.granularity == "weight":
+            raise MetricError(
+                f"metric {part.name!r} ranks single weights, and shares of layers are of "
+                "channels; pair two metrics of channels, or one with a formula of the shares"
+            )
+    if shares.shares is not None:
+        raise MetricError(SHARES_OF_SHARES)
+
+
+def check_ranks(metric: Metric) -> None:
+    """Raise MetricError for a formula that gives the share of each layer, where one is to rank."""
+    if metric.granularity == "layer":
+        raise MetricError(
+            f"metric {metric.name!r} gives the share of each layer and ranks nothing within one; "
+            "use it as the shares of a metric of channels (--allocation, gp-prune pair or "
+            "Metric.with_shares)"
+        )
+
+
+def check_operands(metric: Metric) -> None:
+    """Raise MetricError where a metric that ranks reads the place of a layer in the network."""
+    if metric.granularity == "layer" or "network" not in metric.needs:
+        return
+    for node in metric.expression.nodes():
+        if isinstance(node.head, Operand) and "network" in node.head.needs:
+            raise MetricError(
+                f"metric {metric.name!r} ranks {metric.granularity}s and reads {node.name!r}, "
+                "which is one number for each layer; use it in a formula of type {}, which gives "
+                "the share of each layer"
+            )
 
 
 def is_formula(text: str | Path, operands: Collection[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gp_prune._html import Markup, facts_html, shorten
 from gp_prune._io import canonical_digest, write_json
-from gp_prune.language.axes import CHANNEL, WEIGHT
+from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.parser import from_json, parse
 from gp_prune.language.primitive import PrimitiveSet, builtin_primitives
@@ -22,13 +22,14 @@ from gp_prune.language.record import LayerRecord, synthetic_layer
 from gp_prune.metric.file import (
     COPIED_FIELDS,
     INVARIANCES,
-    SHARES_OF_SHARES,
     Conventions,
     MetricError,
     bundled_metrics,
     check_derived_fields,
     check_invariances,
     check_metric_fields,
+    check_operands,
+    check_shares,
     compute_digest,
     digest_declarations,
     is_formula,
@@ -58,17 +59,17 @@ if TYPE_CHECKING:
 
 __all__ = ["INVARIANCES", "Metric", "MetricError", "bundled_metrics", "probe"]
 
-GRANULARITIES = {CHANNEL: "channel", WEIGHT: "weight"}
+GRANULARITIES = {CHANNEL: "channel", WEIGHT: "weight", SCALAR: "layer"}
 _AXES = {name: axes for axes, name in GRANULARITIES.items()}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Score channels or weights by a formula: higher score = keep.
+    """Score channels or weights by a formula (higher score = keep), or give the share of a layer.
 
     Attributes:
         name: letters, digits, ``_`` and ``-``.
-        expression: the formula, of type {o} (channels) or {o,i,k} (single weights).
+        expression: the formula, of type {o} (channels), {o,i,k} (single weights) or {} (layers).
         conventions: scope, normaliser and joining of coupled layers.
         primitives: the vocabulary in which the formula is written.
         description: one line of printable text, as is ``source``.
@@ -80,8 +81,9 @@ class Metric:
         probe_scores: scores on the synthetic layer that its file records; None for a new metric.
         declarations: digests of the primitives that its file records; empty for a new metric and
             for older files.
-        shares: a metric of channels whose global ranking says how many channels each layer keeps,
-            where this one says which; None where the conventions say both.
+        shares: says how many channels each layer keeps, where this metric says which: a metric of
+            channels by its global ranking, one of layers by its values
+            (:mod:`gp_prune.pruning.select.allocation`); None where the conventions say both.
     """
 
     name: str
@@ -118,27 +120,13 @@ class Metric:
         if self.expression.axes not in GRANULARITIES:
             raise MetricError(
                 f"metric {self.name!r} has axes {self.expression.axes}; "
-                "a metric has axes {o} (channels) or {o,i,k} (weights)"
+                "a metric has axes {o} (channels), {o,i,k} (weights) or {} (shares of layers)"
             )
         self.conventions.check_granularity(self.granularity)
         object.__setattr__(self, "invariances", check_invariances(self.invariances))
-        self._check_shares()
-
-    def _check_shares(self) -> None:
-        if self.shares is None:
-            return
-        if not isinstance(self.shares, Metric):
-            raise MetricError(
-                f"the shares of metric {self.name!r} are {self.shares!r}; give a Metric of channels"
-            )
-        for metric in (self, self.shares):
-            if metric.granularity != "channel":
-                raise MetricError(
-                    f"metric {metric.name!r} ranks single weights, and shares of layers are of "
-                    "channels; pair two metrics of channels"
-                )
-        if self.shares.shares is not None:
-            raise MetricError(SHARES_OF_SHARES)
+        check_operands(self)
+        if self.shares is not None:
+            check_shares(self)
 
     def __repr__(self) -> str:
         """Return name, granularity, scope or source of the shares, and formula in one line."""
@@ -202,29 +190,29 @@ class Metric:
 
         Args:
             formula: a formula in the vocabulary of :mod:`gp_prune.language.symbols`, with the free
-                indices ``o`` (channels) or ``o``, ``i``, ``k`` (weights); it is never evaluated.
+                indices ``o``, or ``o``, ``i``, ``k``, or none (layers); it is never evaluated.
             name: the name of the metric.
-            granularity: ``"channel"`` or ``"weight"``; by default follows from the free indices.
+            granularity: ``"channel"``, ``"weight"`` or ``"layer"``; by default by these indices.
             conventions: the conventions of the metric.
             primitives: the vocabulary; the built-in one by default.
 
         Raises:
             FormulaError: no expression computes the formula; the message names the term.
-            MetricError: the granularity is neither of the two.
+            MetricError: the granularity is none of the three.
         """
         from gp_prune.formula.from_sympy import free_axes, from_sympy
 
         if granularity not in (None, *_AXES):
             raise MetricError(f"granularity {granularity!r} is none of {', '.join(_AXES)}")
         axes = free_axes(formula) if granularity is None else _AXES[granularity]
-        axes = CHANNEL if axes.issubset(CHANNEL) else WEIGHT
+        axes = axes if axes in GRANULARITIES else WEIGHT
         primitives = primitives or builtin_primitives()
         expression = from_sympy(formula, axes, primitives)
         return cls(name, expression, conventions or Conventions(), primitives)
 
     @property
     def granularity(self) -> str:
-        """Return ``"channel"`` or ``"weight"``."""
+        """Return ``"channel"``, ``"weight"`` or ``"layer"``."""
         return GRANULARITIES[self.expression.axes]
 
     @property
@@ -233,7 +221,7 @@ class Metric:
         return self.expression.needs
 
     def scores(self, layer: LayerRecord) -> Tensor:
-        """Score every channel (o,) or weight (o, i, k) of a layer; higher = keep.
+        """Score every channel (o,) or weight (o, i, k) of a layer, or the layer (); higher = keep.
 
         Raises:
             MissingMeasurement: the layer lacks what an operand reads.
@@ -341,14 +329,15 @@ class Metric:
     def with_shares(self, shares: Metric | str | Path | None) -> Metric:
         """Return the metric with another one that says how many channels each layer keeps.
 
-        Where a network is cut matters as much as what is cut. The global ranking of ``shares``
-        divides a budget among the layers, and this metric chooses the channels of each layer.
+        Where a network is cut matters as much as what is cut. ``shares`` divides a budget among the
+        layers, and this metric chooses the channels of each layer.
 
         Args:
-            shares: a metric of channels, or what :meth:`load` takes; None removes it.
+            shares: a metric of channels or of layers, or what :meth:`load` takes; None removes it.
 
         Raises:
-            MetricError: one of the two ranks single weights, or ``shares`` has shares itself.
+            MetricError: this metric ranks no channels, ``shares`` is of single weights, or has
+                shares itself.
         """
         if isinstance(shares, str | Path):
             shares = Metric.load(shares, self.primitives)

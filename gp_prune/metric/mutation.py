@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gp_prune.errors import DegenerateScores, UserError
+from gp_prune.metric.file import check_ranks
 from gp_prune.metric.metric import Metric
 
 RANDOM = "random"
@@ -44,6 +45,8 @@ class MetricMutation:
     amount: float = DEFAULT_AMOUNT
 
     def __post_init__(self) -> None:
+        if self.metric is not None:
+            check_ranks(self.metric)
         if not self.temperature >= 0:
             raise UserError(
                 f"the temperature of mutation {self.name!r} is {self.temperature}; "

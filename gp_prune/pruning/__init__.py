@@ -10,6 +10,7 @@ from gp_prune._compat import find_renamed
 from gp_prune.errors import DegenerateScores
 from gp_prune.pruning.cost import Cost, LayerCost, Side, measure, predict
 from gp_prune.pruning.graph.architecture import Architecture, ChannelGroup, Slot, consumers
+from gp_prune.pruning.graph.places import layer_places
 from gp_prune.pruning.graph.trace import trace
 from gp_prune.pruning.plan.channels import Achieved, Budget, ChannelPlan
 from gp_prune.pruning.plan.weights import AchievedWeights, PackedMask, Pattern, WeightPlan
@@ -24,7 +25,7 @@ __all__ = [
     "Achieved", "AchievedWeights", "Architecture", "Budget", "ChannelGroup", "ChannelPlan",
     "Cost", "DegenerateScores", "Latency", "LayerCost", "MetricPattern", "MetricUnstructured",
     "PackedMask", "Pattern", "Side", "Slot", "WeightPlan", "compact", "consumers",
-    "group_scores", "latency", "mask", "measure", "predict", "select_channels",
+    "group_scores", "latency", "layer_places", "mask", "measure", "predict", "select_channels",
     "select_weights", "trace", "unmask",
 ]  # fmt: skip
 

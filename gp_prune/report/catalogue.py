@@ -115,7 +115,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-NEEDS_WITHOUT_DATA = frozenset({"noise", "outgoing", "synflow"})
+NEEDS_WITHOUT_DATA = frozenset({"noise", "outgoing", "network", "synflow"})
 """Needs that are met without calibration data."""
 
 

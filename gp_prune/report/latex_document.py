@@ -46,7 +46,10 @@ def _section(metric: Metric, digits: int) -> str:
         lines.append(f"{escape(first.upper() + rest)}.")
     if metric.source:
         lines.append(f"Source: {escape(metric.source)}.")
-    lines.append(f"A higher score keeps the {metric.granularity}:")
+    if metric.granularity == "layer":
+        lines.append("The share of its channels that a layer keeps is proportional to the value:")
+    else:
+        lines.append(f"A higher score keeps the {metric.granularity}:")
     return "\n".join(lines) + "\n" + legend(metric, digits)
 
 
@@ -54,7 +57,7 @@ def legend(metric: Metric, digits: int = DIGITS) -> str:
     """Return the displayed formula of a metric and below it all that its signs mean."""
     printed = _print(metric, digits)
     index = ",".join(metric.expression.axes)
-    head = rf"\mathrm{{score}}_{{{index}}} = " if index else r"\mathrm{score} = "
+    head = rf"\mathrm{{score}}_{{{index}}} = " if index else r"\mathrm{value} = "
     lines = [displayed(head + printed.formula)]
     if printed.where:
         lines += [r"\noindent where", *map(displayed, printed.where)]

@@ -149,7 +149,8 @@ class Grammar:
 
     Args:
         primitives: the vocabulary.
-        root: type of the trees, {o} or {o,i,k}.
+        root: type of the trees: {o}, {o,i,k} or {}. Only in the last one there are operands of the
+            place of a layer in the network.
         measured: measurements that the tasks offer, keys of :data:`gp_prune.language.record.NEEDS`;
             operands that need others are left out.
         max_cost: operators with a greater declared cost are left out.
@@ -174,12 +175,11 @@ class Grammar:
         self.root = root
         vocabulary = vocabulary or Vocabulary()
         vocabulary.check(primitives)
+        measured = set(measured) - ({"network"} if root is not SCALAR else set())
         operands = [
             operand
             for operand in primitives.operands.values()
-            if operand.searchable
-            and operand.needs <= set(measured)
-            and vocabulary.has_operand(operand)
+            if operand.searchable and operand.needs <= measured and vocabulary.has_operand(operand)
         ]
         operators = [
             operator

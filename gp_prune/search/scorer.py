@@ -27,6 +27,7 @@ from gp_prune.pruning import (
     Pattern,
     WeightPlan,
     consumers,
+    layer_places,
     select_weights,
     trace,
 )
@@ -121,6 +122,7 @@ class TaskScorer:
             loss=task.loss,
             seed=seed,
             outgoing=consumers(self.architecture),
+            places=layer_places(self.architecture),
         )
         self._renew()
         self._ranked = {
@@ -196,7 +198,7 @@ class TaskScorer:
             allocation = OWN_ALLOCATION
             if shares is not None:
                 given = self._scores(shares.expression, noise_seed)
-                allocation = Allocation(shares.name, given, shares.conventions)
+                allocation = Allocation.by(shares, given)
             plan = select_allocated(self.architecture, scores, conventions, budget, allocation)
         return PlannedCut(self.task.name, plan, str(expression))
 

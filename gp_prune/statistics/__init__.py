@@ -11,7 +11,7 @@ from gp_prune._compat import find_renamed
 from gp_prune.statistics.batches import Batch, Loss, Progress
 from gp_prune.statistics.layers import dense_weight, prunable_layers
 from gp_prune.statistics.measure import collect, collect_each
-from gp_prune.statistics.records import Consumer
+from gp_prune.statistics.records import Consumer, LayerPlace
 from gp_prune.statistics.running import Forward, Inputs
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Consumer",
     "Forward",
     "Inputs",
+    "LayerPlace",
     "Loss",
     "Progress",
     "collect",

@@ -24,7 +24,7 @@ from gp_prune.statistics.formulas import Formulas
 from gp_prune.statistics.layers import prunable_layers
 from gp_prune.statistics.passes import DataPasses
 from gp_prune.statistics.recording import LABEL_NEEDS
-from gp_prune.statistics.records import Consumer
+from gp_prune.statistics.records import Consumer, LayerPlace
 from gp_prune.statistics.request import Request
 from gp_prune.statistics.running import (
     Forward,
@@ -50,6 +50,7 @@ def collect_each(
     device: str | torch.device | None = None,
     example_inputs: Inputs | None = None,
     outgoing: Mapping[str, Sequence[Consumer]] | None = None,
+    places: Mapping[str, LayerPlace] | None = None,
     forward_fn: Forward | None = None,
     progress: Progress | None = None,
     norms: bool = True,
@@ -106,6 +107,8 @@ def collect_each(
             for ``"synflow"``.
         outgoing: for ``"outgoing"``: name of a layer -> the layers that read it, as
             :func:`gp_prune.pruning.consumers` finds them; a layer that is missing has none.
+        places: for ``"network"``: name of a layer -> its place, as
+            :func:`gp_prune.pruning.layer_places` finds it.
         forward_fn: ``forward_fn(model, inputs)`` runs the model where ``model(inputs)``,
             ``model(*inputs)`` or ``model(**inputs)`` is not the way.
         progress: ``progress(done, total)``, called after each batch of each pass; ``total`` is
@@ -127,8 +130,8 @@ def collect_each(
     run, data = prepare_request(
         model, layers, batches,
         needs=needs, formulas=formulas, max_memory=max_memory, loss=loss, seed=seed,
-        example_inputs=example_inputs, outgoing=outgoing, forward_fn=forward_fn, progress=progress,
-        norms=norms,
+        example_inputs=example_inputs, outgoing=outgoing, places=places, forward_fn=forward_fn,
+        progress=progress, norms=norms,
     )  # fmt: skip
     target = run.home if device is None else as_device(device)
     for group in run.sampling.groups:
@@ -155,6 +158,7 @@ def prepare_request(
     seed: int = 0,
     example_inputs: Inputs | None = None,
     outgoing: Mapping[str, Sequence[Consumer]] | None = None,
+    places: Mapping[str, LayerPlace] | None = None,
     forward_fn: Forward | None = None,
     progress: Progress | None = None,
     norms: bool = True,
@@ -169,7 +173,7 @@ def prepare_request(
         UserError: a layer is unknown or unused, or data is missing.
     """
     formulas = Formulas(()) if formulas is None else formulas
-    _check_request(needs | _needs_of(formulas), loss, outgoing, max_memory)
+    _check_request(needs | _needs_of(formulas), loss, outgoing, places, max_memory)
     home = device_of(model)
     run = Request(
         model=model,
@@ -181,6 +185,7 @@ def prepare_request(
         formulas=formulas,
         memory=MAX_MEMORY if max_memory is None else max_memory,
         consumers={},
+        places=places or {},
         home=home,
     )
     if outgoing is not None and "outgoing" in run.needs:
@@ -213,7 +218,11 @@ def _needs_of(formulas: Formulas) -> frozenset[str]:
 
 
 def _check_request(
-    needs: AbstractSet[str], loss: Loss | None, outgoing: object, max_memory: int | None
+    needs: AbstractSet[str],
+    loss: Loss | None,
+    outgoing: object,
+    places: object,
+    max_memory: int | None,
 ) -> None:
     unknown = sorted(set(needs) - set(NEEDS))
     if unknown:
@@ -227,6 +236,11 @@ def _check_request(
         raise UserError(
             "the weights that read a channel need the network's graph; "
             "pass outgoing=consumers(trace(model, example_inputs))"
+        )
+    if "network" in needs and places is None:
+        raise UserError(
+            "the place of a layer needs the network's graph; "
+            "pass places=layer_places(trace(model, example_inputs))"
         )
 
 

@@ -14,10 +14,10 @@ from gp_prune.language.record import LayerRecord
 from gp_prune.statistics.batches import Batch, Loss
 from gp_prune.statistics.coverage import LayerCoverage, coverage_of
 from gp_prune.statistics.measure import prepare_request
-from gp_prune.statistics.records import Consumer
+from gp_prune.statistics.records import Consumer, LayerPlace
 from gp_prune.statistics.running import measurement
 
-_WEIGHTS = frozenset({"noise", "outgoing", "synflow"})
+_WEIGHTS = frozenset({"noise", "outgoing", "network", "synflow"})
 _MAPS = frozenset({"inputs", "outputs", "labels", "centroids"})
 _STEPS = (
     _MAPS,
@@ -44,6 +44,7 @@ class Measurements:
         loss: mean loss over a batch.
         seed: seed of the noise and, where the limit of memory is met, of the samples.
         outgoing: name of a layer -> the layers that read it.
+        places: name of a layer -> its place in the network.
 
     Attributes:
         records: name -> what has been measured of a layer; a field that was not asked for is None.
@@ -62,10 +63,12 @@ class Measurements:
         loss: Loss | None,
         seed: int,
         outgoing: Mapping[str, Sequence[Consumer]],
+        places: Mapping[str, LayerPlace],
     ) -> None:
         self._run, self._data = prepare_request(
             model, None, batches,
             needs=frozenset(needs), max_memory=max_memory, loss=loss, seed=seed, outgoing=outgoing,
+            places=places,
         )  # fmt: skip
         self._data.expect(2)  # no step reads the batch that was looked at; all begin alike
         self._left = [step & needs for step in _STEPS]

@@ -48,6 +48,24 @@ class Consumer(NamedTuple):
     entries: tuple[tuple[int, ...], ...]
 
 
+class LayerPlace(NamedTuple):
+    """The place of a layer in its network; plain data, see ``gp_prune.primitives.network``.
+
+    Attributes:
+        macs_freed: MACs that go with one of its channels, relative to the mean channel.
+        params_freed: parameters that go with one of its channels, relative to the mean channel.
+        channels: number of channels.
+        depth: its place among all layers, in (0, 1).
+        residual: whether several layers make its channels together.
+    """
+
+    macs_freed: float
+    params_freed: float
+    channels: int
+    depth: float
+    residual: bool
+
+
 def by_input(weight: Tensor, module: nn.Module) -> Tensor:
     """Sort a tensor in the layout of a layer's weight by the input entry that each weight reads.
 
@@ -84,6 +102,13 @@ def draw_noise(layer: str, shape: tuple[int, ...], seed: int) -> Tensor:
         seed: of the measurements.
     """
     return uniform(shape, derive_seed(seed, layer, "noise", bits=63))
+
+
+def _stride(module: nn.Module) -> float:
+    """Return the largest stride of a layer; of a transposed convolution its inverse."""
+    stride = getattr(module, "stride", 1)
+    largest = float(max(stride) if isinstance(stride, tuple) else stride)
+    return 1 / largest if isinstance(module, TRANSPOSED) else largest
 
 
 def has_running_statistics(norm: nn.Module | None) -> bool:
@@ -164,6 +189,7 @@ class Measured:
         modules: name -> module, for the layers and their consumers.
         norms: name of a layer -> the batch norm after it, or None.
         consumers: name of a layer -> the layers that read it; a layer that is missing has none.
+        places: name of a layer -> its place in the network.
         seed: seed of the noise.
         recorder: what was measured in forward passes, if any.
         gradients: what was measured in backward passes, if any.
@@ -179,6 +205,7 @@ class Measured:
     modules: Mapping[str, nn.Module]
     norms: Mapping[str, nn.Module | None]
     consumers: Mapping[str, Sequence[Consumer]]
+    places: Mapping[str, LayerPlace]
     seed: int
     recorder: Recorder | None = None
     gradients: Gradients | None = None
@@ -216,6 +243,8 @@ class Measured:
         fields |= from_data
         if "outgoing" in self.needs:
             fields |= self._from_consumers(name, weight)
+        if "network" in self.needs:
+            fields |= self._from_place(name, weight)
         if "noise" in self.needs:
             fields["noise"] = draw_noise(name, tuple(weight.shape), self.seed)
         for field, value in fields.items():
@@ -262,6 +291,13 @@ class Measured:
         for field, value in by_weight.items():
             fields[field] = None if value is None else to_dense(value, module)
         return fields
+
+    def _from_place(self, name: str, weight: Tensor) -> Fields:
+        """Return the numbers of the layer's place; none where it makes no channels."""
+        if name not in self.places:
+            return {}
+        numbers = {**self.places[name]._asdict(), "stride": _stride(self.modules[name])}
+        return {field: weight.new_tensor(float(number)) for field, number in numbers.items()}
 
     def _from_consumers(self, name: str, weight: Tensor) -> Fields:
         """Return ``outgoing`` and what was measured of its gradients."""

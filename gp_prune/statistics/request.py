@@ -25,7 +25,7 @@ from gp_prune.statistics.gradients import MINI_BATCH, Gradients, HessianGradient
 from gp_prune.statistics.layers import prunable_layers
 from gp_prune.statistics.passes import DataPasses
 from gp_prune.statistics.recording import RECORDED_NEEDS, Recorder, Wanted
-from gp_prune.statistics.records import Consumer, Measured, has_running_statistics
+from gp_prune.statistics.records import Consumer, LayerPlace, Measured, has_running_statistics
 from gp_prune.statistics.running import Forward, Inputs, to_device
 from gp_prune.statistics.sampling import SIDES, Census, Demand, Sampling, share_memory
 from gp_prune.statistics.surroundings import Surroundings, look_around
@@ -50,6 +50,7 @@ class Request:
         formulas: what is evaluated.
         memory: bytes that may be held.
         consumers: name of a layer -> the layers that read it.
+        places: name of a layer -> its place in the network.
         home: the device of the model.
         surroundings: what follows each layer.
         example: what the model can be called with, if anything.
@@ -65,6 +66,7 @@ class Request:
     formulas: Formulas
     memory: int
     consumers: Mapping[str, Sequence[Consumer]]
+    places: Mapping[str, LayerPlace]
     home: torch.device
     surroundings: Surroundings = field(default_factory=lambda: Surroundings({}, {}, {}, None, {}))
     example: Inputs | None = None
@@ -165,7 +167,7 @@ class Request:
         norms = self.surroundings.norm_modules(self.model, group)
         plan = self.formulas.plan
         measured = Measured(
-            self.needs, modules, norms, self.consumers, self.seed,
+            self.needs, modules, norms, self.consumers, self.places, self.seed,
             sampling=self.sampling, samples=data.samples, exact=self.exact,
             streamed=frozenset().union(*(plan.sources(s + 1) for s in range(plan.stages))),
         )  # fmt: skip

@@ -117,3 +117,29 @@ def test_weights_can_be_ranked_alone_or_together(residual: nn.Module, images: to
         found = prune(residual, "magnitude", images, keep_params=0.5, allocation=name)
         same = prune(residual, "magnitude", images, keep_params=0.5, conventions=used)
         assert found.plan == same.plan
+
+
+def test_shares_by_a_formula_of_layers(
+    residual: nn.Module, images: torch.Tensor, batches: Pairs
+) -> None:
+    wide = prune(residual, "l1", images, keep_macs=0.5, allocation="1 / channels")
+    assert wide.met and wide.allocation == wide.report()["allocation"]
+    pair = Metric.load("l1").with_shares("1 / channels")
+    assert pair.prune(residual, images, keep_macs=0.5).plan == wide.plan
+    one = Metric.parse("1")
+    uniform = prune(residual, "l1", images, keep_macs=0.5, allocation="uniform")
+    assert prune(residual, "l1", images, keep_macs=0.5, allocation=one).plan == uniform.plan
+    measured = prune(
+        residual, "bn_scale", images, data=batches, keep_macs=0.5,
+        allocation="mean[o,n,s](abs(A)) * depth", steps=2,
+    )  # fmt: skip
+    assert measured.met
+
+
+def test_a_formula_of_layers_ranks_nothing(residual: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="gives the share of each layer and ranks nothing"):
+        prune(residual, "depth", images, keep_macs=0.5)
+    with pytest.raises(UserError, match="no layer has a value above 0"):
+        prune(residual, "l1", images, keep_macs=0.5, allocation="0 - depth")
+    with pytest.raises(UserError, match=r"ranks single weights.*divides channels"):
+        prune(residual, "magnitude", images, keep_params=0.5, allocation="depth")

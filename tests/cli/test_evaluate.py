@@ -58,6 +58,18 @@ def test_a_pair_shows_what_divides_the_budget(run: Run, task_cache: Path, tmp_pa
     ]  # fmt: skip
 
 
+def test_the_shares_may_be_given_beside_the_formula(run: Run, task_cache: Path) -> None:
+    words = ("--on", "lenet-digits", "--keep", "0.5", "--cache-dir", task_cache)
+    given = ("--calibration", "64", "--allocation", "sqrt(depth)")
+    lines = run("evaluate", "l1", *words, *given).stdout.splitlines()
+    assert lines[2:4] == [
+        "shares of the layers by sqrt(depth)",
+        "needs network: the place of each layer in the traced network",
+    ]
+    result = run("evaluate", "depth", *words)
+    assert result.exit_code == 4 and "gives the share of each layer" in result.stderr
+
+
 def test_the_task_is_not_loaded_for_an_invalid_formula(run: Run) -> None:
     assert run("evaluate", "W +", "--on", "no-such-task").exit_code == 4
 

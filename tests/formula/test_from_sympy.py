@@ -196,11 +196,12 @@ def test_axes_that_do_not_fit() -> None:
 
 def test_granularity() -> None:
     assert Metric.from_sympy(B[o]).granularity == "channel"
-    assert Metric.from_sympy(sympy.Integer(1)).granularity == "channel"
+    assert Metric.from_sympy(sympy.Integer(1)).granularity == "layer"
+    assert Metric.from_sympy(sympy.Integer(1), granularity="channel").expression.axes is CHANNEL
     assert Metric.from_sympy(W[o, i, k]).granularity == "weight"
     assert Metric.from_sympy(B[o], granularity="weight").expression.axes is WEIGHT
-    with pytest.raises(MetricError, match="granularity 'layer' is none of channel, weight"):
-        Metric.from_sympy(B[o], granularity="layer")
+    with pytest.raises(MetricError, match="granularity 'row' is none of channel, weight, layer"):
+        Metric.from_sympy(B[o], granularity="row")
 
 
 def test_symbols_without_assumptions_are_the_same_by_name() -> None:

@@ -72,7 +72,7 @@ INDEX = r"(?:[a-z]'*|\\cdot)"
 def pattern(operand: Operand) -> re.Pattern[str]:
     """How an operand is written: a group for each index, or one group ``all`` with all of them."""
     template, seen = operand.latex.replace(" ", ""), set[str]()
-    if "#" not in template:
+    if "#" not in template and operand.axes:
         template = f"{{{template}}}_{{#}}" if "_" in template else f"{template}_{{#}}"
 
     def place(match: re.Match[str]) -> str:
@@ -356,7 +356,7 @@ class Consumer:
         for written, operand in self.symbols:
             if match := written.match(self.text, self.at):
                 groups = match.groupdict()
-                names = groups.get("all", "").split(",")
+                names = [name for name in groups.get("all", "").split(",") if name]
                 if "all" not in groups:
                     names = [groups[f"i{n + 1}"] for n in range(len(operand.axes))]
                 if len(names) == len(operand.axes) and all(map(fits, names, operand.axes)):

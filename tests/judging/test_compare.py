@@ -33,7 +33,7 @@ def source(task_cache: Path) -> TaskSource:
 @pytest.fixture(scope="module")
 def result(source: TaskSource, tmp_path_factory: pytest.TempPathFactory) -> MetricComparison:
     folder = tmp_path_factory.mktemp("compare") / "run"
-    allocation = ("global", "uniform", "taylor_weights")
+    allocation = ("global", "uniform", "taylor_weights", "1 / channels")
     return compare(
         ["fpgm", BETWEEN, "bn_scale"], ["lenet-digits"], folder, source=source,
         allocation=allocation, **SMALL,
@@ -43,11 +43,12 @@ def result(source: TaskSource, tmp_path_factory: pytest.TempPathFactory) -> Metr
 def test_every_metric_is_measured_in_every_cell(result: MetricComparison) -> None:
     names = ["fpgm", "between", "bn_scale", "random", "l1"]
     assert [metric.name for metric in result.metrics] == names
-    assert result.allocations == ["global", "uniform", "by taylor_weights"]
+    by_formula = f"by {Metric.load('1 / channels').name}"
+    assert result.allocations == ["global", "uniform", "by taylor_weights", by_formula]
     for name in names:
         entries = [e for e in result.measurements if e.metric == name]
-        assert len({entry.cell for entry in entries}) == 3 * 2
-        assert len(entries) == (18 if name == "random" else 6)
+        assert len({entry.cell for entry in entries}) == 4 * 2
+        assert len(entries) == (24 if name == "random" else 8)
     for entry in result.measurements:
         if not entry.failure:
             assert entry.macs == pytest.approx(entry.keep, abs=0.05)
@@ -59,16 +60,16 @@ def test_a_metric_that_ranks_nothing_has_the_worst_error(result: MetricCompariso
     assert {entry.error for entry in entries} == {2.0}
     assert "degenerate (constant)" in entries[0].failure
     (standing,) = (s for s in result.standings() if s.name == "bn_scale")
-    assert standing.failures == 6
+    assert standing.failures == 8
     assert result.standings()[-1].name == "bn_scale"
 
 
 def test_metrics_under_the_shares_of_one_keep_the_same(result: MetricComparison) -> None:
     cells: dict[Any, set[float]] = {}
     for entry in result.measurements:
-        if entry.allocation == "by taylor_weights" and not entry.failure:
+        if entry.allocation.startswith("by ") and not entry.failure:
             cells.setdefault(entry.cell, set()).add(entry.params)
-    assert [len(shares) for shares in cells.values()] == [1, 1]
+    assert [len(shares) for shares in cells.values()] == [1] * 4
 
 
 def test_a_pair_keeps_the_shares_that_it_is_saved_with(
@@ -190,6 +191,7 @@ def test_a_task_in_memory_is_compared_on(source: TaskSource, tmp_path: Path) -> 
         (["l1"], {"allocation": ("nowhere",)}, "nowhere"),
         (["l1"], {"allocation": ("magnitude",)}, "allocation 'magnitude' ranks single weights"),
         (["magnitude"], {"allocation": ("l1",)}, "'l1' divides channels"),
+        (["depth"], {}, "gives the share of each layer and ranks nothing"),
         (["l1"], {"split": "train"}, "split is 'train'; it must be one of validation, test"),
         (["l1"], {"keep": (0.5, 0.5)}, "keep is 0.5, 0.5; name each once"),
         (["l1"], {"data": "digits"}, "data: for networks that bring no data"),

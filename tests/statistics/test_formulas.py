@@ -45,7 +45,7 @@ def tree(text: str) -> Expression:
 
 
 def options() -> dict[str, Any]:
-    return {"loss": functional.cross_entropy, "outgoing": READERS, "seed": 3}
+    return {"loss": functional.cross_entropy, "outgoing": READERS, "places": {}, "seed": 3}
 
 
 @pytest.fixture

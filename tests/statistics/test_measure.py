@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.statistics import Batch, Consumer, collect
+from gp_prune.statistics import Batch, Consumer, LayerPlace, collect
 
 ALL = frozenset(NEEDS)
+PLACE = LayerPlace(1.5, 0.5, 4, 0.25, residual=True)
 
 
 class Zoo(nn.Module):
@@ -111,6 +112,7 @@ def collected(
         needs=options.pop("needs", ALL),
         loss=functional.cross_entropy,
         outgoing={"grouped": (Consumer("up", tuple((entry,) for entry in range(6))),)},
+        places={name: PLACE for name, _ in zoo().named_modules()},
         **options,
     )
 
@@ -224,6 +226,7 @@ def test_only_what_is_asked_for_is_measured(need: str) -> None:
         "gradients": {"weight_grad", "gamma_grad", "beta_grad"},
         "noise": {"noise"},
         "outgoing": {"outgoing"},
+        "network": {*PLACE._fields, "stride"},
         "synflow": {"synflow_grad"},
         "fisher": {
             "fisher",

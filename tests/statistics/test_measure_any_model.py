@@ -69,8 +69,9 @@ def test_dictionaries_in_and_out_give_what_tensors_give(need: str) -> None:
     plain, wrapped = weights()
     needs = set(NEEDS) if need == "all" else {need}
     expected = collect(
-        plain, None, data(), needs=needs, loss=functional.cross_entropy, outgoing=READERS
-    )
+        plain, None, data(), needs=needs, loss=functional.cross_entropy, outgoing=READERS,
+        places={},
+    )  # fmt: skip
     nested = [
         Batch({"images": [b.inputs], "word": "go"}, {"class": (b.target, None)}, b.labels)
         for b in data()
@@ -82,6 +83,7 @@ def test_dictionaries_in_and_out_give_what_tensors_give(need: str) -> None:
         needs=needs,
         loss=lambda out, target: functional.cross_entropy(out["logits"], target["class"][0]),
         outgoing=READERS,
+        places={},
         forward_fn=lambda model, inputs: model(inputs),
     )
     assert_same(expected, found)
@@ -157,6 +159,7 @@ def test_interrupting_the_progress_restores_the_model() -> None:
             needs=set(NEEDS),
             loss=functional.cross_entropy,
             outgoing=READERS,
+            places={},
             progress=stop,
         )
     assert all(module.training for module in model.modules())

@@ -26,6 +26,7 @@ PASSES = {
     "synflow": (1, 1),
     "noise": (0, 0),
     "outgoing": (0, 0),
+    "network": (0, 0),
 }
 """Need -> passes forward and backward over three batches."""
 
@@ -59,7 +60,7 @@ def test_passes_of_each_need(need: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.autograd, "grad", counting)
     collect(
         model, None, list(tiny_batches()), needs={need}, loss=functional.cross_entropy,
-        example_inputs=torch.randn(1, 1, 3, 3), outgoing={},
+        example_inputs=torch.randn(1, 1, 3, 3), outgoing={}, places={},
     )  # fmt: skip
     forward, backwards = PASSES[need]
     # One run on the example inputs is not over data: it sees which batch norm belongs to a layer.
@@ -98,6 +99,11 @@ def test_labels_are_needed(need: str) -> None:
 def test_readers_are_needed() -> None:
     with pytest.raises(UserError, match=r"outgoing=consumers\(trace"):
         collect(tiny(), None, (), needs={"outgoing"})
+
+
+def test_places_are_needed() -> None:
+    with pytest.raises(UserError, match=r"places=layer_places\(trace"):
+        collect(tiny(), None, (), needs={"network"})
 
 
 def test_synaptic_flow_needs_only_a_shape() -> None:

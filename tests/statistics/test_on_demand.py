@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.language.record import NEEDS, LayerRecord
-from gp_prune.pruning import consumers, trace
+from gp_prune.pruning import consumers, layer_places, trace
 from gp_prune.statistics import Batch, collect
 from gp_prune.statistics.on_demand import Measurements
 
@@ -41,10 +41,10 @@ def on_demand(
     model: nn.Module, batches: list[Batch], memory: int | None = None, needs: frozenset[str] = ALL
 ) -> Measurements:
     assert isinstance(batches[0].inputs, Tensor)
-    readers = consumers(trace(model, batches[0].inputs[:1]))
+    architecture = trace(model, batches[0].inputs[:1])
     return Measurements(
         model, batches, needs=needs, max_memory=memory, loss=nn.functional.cross_entropy, seed=3,
-        outgoing=readers,
+        outgoing=consumers(architecture), places=layer_places(architecture),
     )  # fmt: skip
 
 
@@ -59,9 +59,10 @@ def test_all_needs_in_turn_give_what_they_give_together(
     for need in reversed(NEEDS):
         backward.ask({need})
     assert isinstance(batches[0].inputs, Tensor)
+    architecture = trace(model, batches[0].inputs[:1])
     together = collect(
         model, None, batches, needs=ALL, max_memory=memory, loss=nn.functional.cross_entropy,
-        seed=3, outgoing=consumers(trace(model, batches[0].inputs[:1])),
+        seed=3, outgoing=consumers(architecture), places=layer_places(architecture),
     )  # fmt: skip
     assert list(forward.records) == list(together)
     for name, record in together.items():

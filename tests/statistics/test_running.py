@@ -77,7 +77,7 @@ def batches(images: Tensor) -> list[Batch]:
 def measure(model: nn.Module, needs: set[str], loss: Loss = functional.cross_entropy) -> None:
     images = torch.ones(8, 1, 4, 4)
     readers = {"conv": (Consumer("fc", tuple(tuple(range(4 * q, 4 * q + 4)) for q in range(2))),)}
-    collect(model, None, batches(images), needs=needs, loss=loss, outgoing=readers)
+    collect(model, None, batches(images), needs=needs, loss=loss, outgoing=readers, places={})
 
 
 @pytest.mark.filterwarnings("ignore::gp_prune.statistics.pairing.PairingWarning")

@@ -39,6 +39,7 @@ def select_channels(
     round_to: int = 1,
     least: Mapping[str, int] | None = None,
     keep_shares: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> ChannelPlan:
     """Choose the channels to remove: those with the lowest scores, in exact number.
 
@@ -63,6 +64,9 @@ def select_channels(
         least: group name -> fewest channels that it keeps; 1 by default.
         keep_shares: group name -> share of its channels to keep, whatever their scores; the other
             groups give what is left of the budget.
+        weights: group name -> positive number to which the share that it keeps is proportional, in
+            scope ``"layer"``: min(1, c weight), with the c that meets the budget; all alike by
+            default.
 
     Raises:
         DegenerateScores: scores are not finite, have the wrong shape or are all equal.
@@ -77,7 +81,9 @@ def select_channels(
     scores = join_scores(architecture, layer_scores, conventions)
     units = _find_units(architecture, round_to)
     bounds = _find_bounds(architecture, units, least or {}, keep_shares or {})
-    kept = _choose_widths(architecture, scores, bounds, conventions.scope, budget)
+    alike = weights is None or len(set(weights.values())) < 2
+    parts = None if alike or weights is None else [weights[g.name] for g in architecture.free]
+    kept = _choose_widths(architecture, scores, bounds, conventions.scope, budget, parts)
     removed = {}
     for group, values, stay in zip(architecture.free, scores, kept.tolist(), strict=True):
         if stay < group.size:
@@ -209,15 +215,16 @@ def _choose_widths(
     bounds: _Bounds,
     scope: str,
     budget: Budget,
+    weights: Sequence[float] | None,
 ) -> Widths:
     """Return the widths within the bounds that are nearest to the budget."""
     sizes, rounded = architecture.sizes, int(bounds.units.max()) > 1
     given = bool((bounds.most < sizes).any())
-    if budget.kind == "channels" and scope == "layer" and not given:
+    if budget.kind == "channels" and scope == "layer" and not given and weights is None:
         rows = zip(sizes.tolist(), bounds.units.tolist(), bounds.least.tolist(), strict=True)
         return np.array([_nearest_width(*row, budget.keep) for row in rows])
     ranked = None if scope == "layer" else _ranked_together(architecture, scope)
-    owners, lost = _order_cuts(bounds, scores, ranked)
+    owners, lost = _order_cuts(bounds, scores, ranked, weights or [1.0] * sizes.size)
 
     def after(steps: int) -> Widths:
         removed = np.bincount(owners[:steps], lost[:steps], minlength=sizes.size)
@@ -242,13 +249,16 @@ def _choose_widths(
 
 
 def _order_cuts(
-    bounds: _Bounds, scores: Sequence[Scores], ranked: list[list[int]] | None
+    bounds: _Bounds,
+    scores: Sequence[Scores],
+    ranked: list[list[int]] | None,
+    weights: Sequence[float],
 ) -> tuple[Widths, Widths]:
     """Order every cut from the largest widths down to the least.
 
     A cut is made where its middle channel would go by itself: by its score among the channels that
-    are ranked together, or, where each group is ranked alone (None), when the same share of every
-    group has gone. The same share of everything that is ranked together goes.
+    are ranked together, or, where each group is ranked alone (None), by the share that the group
+    keeps there, divided by its weight. The same share of everything that is ranked together goes.
 
     Returns:
         The group that loses channels at each step, and how many it loses, both (steps,).
@@ -260,7 +270,7 @@ def _order_cuts(
         owners.append(np.full(after.size, group))
         lost.append(after - before)
         if ranked is None:
-            keys.append((before + after) / 2 / size)
+            keys.append(((before + after) / 2 / size - 1) / weights[group])
         else:
             keys.append(np.sort(scores[group])[(before + after) // 2])
     owner, loss, key = np.concatenate(owners), np.concatenate(lost), np.concatenate(keys)

@@ -11,10 +11,10 @@ from torch import nn
 
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Architecture, Budget, ChannelPlan, select_channels, trace
+from gp_prune.pruning.graph.places import is_stream
 from gp_prune.pruning.select.allocation import (
     STREAM,
     Allocation,
-    is_stream,
     keep_streams,
     select_allocated,
     shares_of,
