@@ -20,7 +20,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,9 @@ def search(arm: str, seed: int, folder: Path) -> Search:
 
 def _wanda_error(result: SearchResult) -> float:
     """Return the error of Wanda on the tasks and budgets of a search, ranked as in the search."""
-    config, wanda = result.config, str(Metric.load("wanda_weight").expression)
-    judged = evaluate(wanda, config.tasks, keep=config.ladder, scope=config.scope)
+    config = result.config
+    wanda = replace(Metric.load("wanda_weight"), conventions=config.conventions)
+    judged = evaluate(wanda, config.tasks, keep=config.ladder)
     return round(judged.error, 5)
 
 

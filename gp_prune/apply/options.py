@@ -141,7 +141,13 @@ class PruneOptions:
         self._check_keep_share()
         self._check_allocation()
         if self.sequential:
-            self._check_sequential()
+            if self.steps > 1:
+                raise UserError(
+                    "sequential (--sequential) goes through the blocks once, and steps is "
+                    f"{self.steps}; leave one of the two out"
+                )
+            ranked = None if self.pattern else (self.ranking.scope, [self.kind])
+            check_sequential(f"metric {self.metric.name!r}", self.metric.granularity, ranked)
         if self.in_place and (not self.by_weight or self.steps > 1):
             raise UserError(
                 "in_place writes zeros into single weights, once; leave it out with a metric of "
@@ -152,33 +158,6 @@ class PruneOptions:
             if isinstance(names, str) or not all(isinstance(name, str) for name in names):
                 what = "layers to ignore" if option == "ignore" else "interface layers"
                 raise UserError(f"the {what} are {names!r}; give a list of names")
-
-    def _check_sequential(self) -> None:
-        """Raise UserError where weights cannot be chosen block after block."""
-        if not self.by_weight:
-            raise UserError(
-                f"metric {self.metric.name!r} ranks channels, and sequential (--sequential) is for "
-                "single weights; leave it out, or use a metric of weights"
-            )
-        if self.steps > 1:
-            raise UserError(
-                "sequential (--sequential) goes through the blocks once, and steps is "
-                f"{self.steps}; leave one of the two out"
-            )
-        if self.pattern is not None:
-            return
-        if self.ranking.scope not in ("row", "layer"):
-            raise UserError(
-                "sequential (--sequential) decides about a block before the next one is scored, "
-                f"and scope {self.ranking.scope!r} ranks all of them together; use scope 'row' or "
-                "'layer' (--scope), or a pattern"
-            )
-        if self.kind != "params":
-            raise UserError(
-                "sequential (--sequential) keeps the same share of the weights of every layer, "
-                f"and the budget is one of {self.kind}; give pruning_ratio or keep_params "
-                "(--pruning-ratio, --keep-params)"
-            )
 
     def _check_keep_share(self) -> None:
         if not isinstance(self.keep_share, Mapping):
@@ -368,6 +347,37 @@ def rename_old_budgets(
             raise UserError(f"{old} is the old name of {new}, which is given, too; leave out {old}")
         merged[new] = merged[new] if share is None else cast("float", share)
     return merged
+
+
+def check_sequential(
+    what: str, granularity: str, ranked: tuple[str, Collection[str]] | None
+) -> None:
+    """Raise UserError where weights cannot be chosen block after block.
+
+    Args:
+        what: what ranks, for the message.
+        granularity: what it ranks, ``"channel"`` or ``"weight"``.
+        ranked: the scope and what budgets count; None where patterns alone say what stays.
+    """
+    if granularity != "weight":
+        raise UserError(
+            f"{what} ranks {granularity}s, and sequential (--sequential) is for single weights; "
+            "leave it out, or rank weights"
+        )
+    if ranked is None:
+        return
+    scope, kinds = ranked
+    if scope not in ("row", "layer"):
+        raise UserError(
+            "sequential (--sequential) decides about a block before the next one is scored, and "
+            f"scope {scope!r} ranks all of them together; use scope 'row' or 'layer' (--scope), or "
+            "a pattern"
+        )
+    if set(kinds) != {"params"}:
+        raise UserError(
+            "sequential (--sequential) keeps the same share of the weights of every layer, and the "
+            f"budget is one of {' and '.join(kinds)}; let it count the parameters"
+        )
 
 
 def match_layers(

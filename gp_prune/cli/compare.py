@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gp_prune.cli import completion
-from gp_prune.cli.options import Shares, data_options, memory_option, pattern_option
+from gp_prune.cli.options import (
+    Shares,
+    data_options,
+    memory_option,
+    pattern_option,
+    sequential_option,
+)
 from gp_prune.cli.run_options import RunOptions, run_options
 from gp_prune.errors import UserError, brief
 from gp_prune.report.text import echo, print_json
@@ -66,10 +72,11 @@ class FineTune(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="What they count: macs, params, channels.  [default: macs,params; weights params]",
 )  # fmt: skip
 @pattern_option
+@sequential_option
 @click.option(
     "--allocation", multiple=True, metavar="NAME|METRIC",
     help="Divide budgets by: own, global, uniform, residual-whole, or a metric's shares; "
-    "repeatable.  [default: global and uniform]",
+    "repeatable.  [default: global and uniform; with --sequential uniform]",
 )  # fmt: skip
 @click.option("--fine-tune", type=FineTune(), help="Mini-batches; short: 60.  [default: none]")
 @click.option("--seeds", type=int, help="Orders of fine-tuning, and draws.  [default: 1, draws 3]")

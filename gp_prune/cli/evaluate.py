@@ -18,6 +18,7 @@ from gp_prune.cli.options import (
     pattern_option,
     primitives_option,
     quiet_option,
+    sequential_option,
 )
 from gp_prune.report.text import echo, print_json
 
@@ -56,6 +57,8 @@ Examples:
     help="What they count: macs, params, channels.  [default: macs; weights params]",
 )  # fmt: skip
 @pattern_option
+@click.option("--scope", default="", help="What is ranked together.  [default: of the metric]")
+@sequential_option
 @click.option("--aggregate", default="log", help="How errors become one: log or mean.")
 @click.option("--calibration", type=int, help="Samples to measure on.  [default: 512]")
 @memory_option

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gp_prune.cli import completion
-from gp_prune.cli.options import Command, Shares, data_options, memory_option, pattern_option
+from gp_prune.cli.options import (
+    Command,
+    Shares,
+    data_options,
+    memory_option,
+    pattern_option,
+    sequential_option,
+)
 from gp_prune.cli.run_options import RunOptions, run_options
 from gp_prune.errors import UserError
 from gp_prune.report.text import echo, print_json
@@ -38,6 +45,7 @@ def _search_options(command: Command) -> Command:
         click.option("--ladder", type=Shares(),
                      help="Shares kept at which candidates are tried.  [default: of the networks]"),
         pattern_option,
+        sequential_option,
         click.option("--scope", help="What is ranked together: global, layer, isomorphic or row."),
         click.option("--aggregate", help="How errors become one: log or mean."),
         click.option("--operands", metavar="NAME,...", help="Search these alone."),

@@ -121,6 +121,14 @@ pattern_option = click.option(
 )
 
 
+sequential_option = click.option(
+    "--sequential",
+    is_flag=True,
+    default=None,
+    help="Score single weights of each block on outputs of the pruned blocks before it.",
+)
+
+
 def data_options(command: Command) -> Command:
     """Add the options of data for the networks that bring none."""
     options = [

@@ -245,7 +245,13 @@ def _compare(
         progress(CompareProgress("tasks", 0, len(settings.tasks)))
         runner.prepare(settings.tasks)
         scorers = [
-            TaskScorer(source.load(name), settings.calibration, settings.seed, settings.memory)
+            TaskScorer(
+                source.load(name),
+                settings.calibration,
+                settings.seed,
+                settings.memory,
+                sequential=settings.sequential,
+            )
             for name in settings.tasks
         ]
         progress(CompareProgress("tasks", len(scorers), len(scorers)))

@@ -103,6 +103,9 @@ class Judge:
         budget_kind: what they count; by default ``("macs",)``, of formulas that rank single weights
             ``("params",)``.
         pattern: patterns N:M of single weights; without ``keep`` they stand in the place of shares.
+        scope: what is ranked together; empty for the conventions of each formula.
+        sequential: whether each block of a network is scored on the outputs of the pruned blocks
+            before it, for formulas of single weights.
         aggregate: how the errors become one, ``"log"`` or ``"mean"``.
         calibration: samples that the formulas are measured on.
         seed: seed of everything random.
@@ -123,6 +126,8 @@ class Judge:
         keep: Sequence[float] = (),
         budget_kind: Sequence[str] = (),
         pattern: Sequence[str] = (),
+        scope: str = "",
+        sequential: bool = False,
         aggregate: str = SearchConfig.aggregate,
         calibration: int = SearchConfig.calibration,
         seed: int = 0,
@@ -133,14 +138,17 @@ class Judge:
         held = find_held(tasks)
         for share in keep:  # which the settings of a search call by another name
             check_value("keep (--keep)", share, SHARE)
+        by_weight = sequential or scope == "row" or any(name_of(t).startswith(HF) for t in tasks)
         self._config = SearchConfig(
             tasks=tuple(map(name_of, tasks)), validate_on=(), ladder=tuple(keep),
             budget_kind=tuple(budget_kind), aggregate=aggregate, calibration=calibration, seed=seed,
             primitives=tuple(map(str, primitives)),
-            # That of the formula counts, when there is one.
-            granularity="weight" if any(name_of(t).startswith(HF) for t in tasks) else "channel",
+            # Those of the formula count, when there is one.
+            granularity="weight" if by_weight else "channel",
+            scope=scope or ("row" if sequential else SearchConfig.scope), sequential=sequential,
             **settings,
         )  # fmt: skip
+        self._scope = scope
         for text in pattern:  # before a network is loaded
             Pattern.parse(text)
         self._given: dict[str, Any] = {
@@ -154,7 +162,13 @@ class Judge:
         self._workbench = Workbench(source)
         with one_thread():
             self._scorers = [
-                TaskScorer(source.load_once(name), calibration, seed, self._config.memory)
+                TaskScorer(
+                    source.load_once(name),
+                    calibration,
+                    seed,
+                    self._config.memory,
+                    sequential=self._config.sequential,
+                )
                 for name in self._config.tasks
             ]
         self._known: dict[str, Outcome] = {}
@@ -181,7 +195,7 @@ class Judge:
         check_ranks(metric)
         config = replace(
             self._config, granularity=metric.granularity, objectives=(), **self._given,
-            scope=metric.conventions.scope, normaliser=metric.conventions.normaliser,
+            scope=self._scope or metric.conventions.scope, normaliser=metric.conventions.normaliser,
             join=metric.conventions.join,
         )  # fmt: skip
         with one_thread():
@@ -224,7 +238,7 @@ def _assemble(
     return FormulaResult(
         str(metric.expression), metric.granularity,
         tuple(need for need in NEEDS if any(need in part.needs for part in metric.parts)),
-        metric.conventions.to_json(), {name: values[name] for name in config.names}, tuple(rows),
+        config.conventions.to_json(), {name: values[name] for name in config.names}, tuple(rows),
         "" if metric.shares is None else str(metric.shares.expression),
     )  # fmt: skip
 

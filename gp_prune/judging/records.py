@@ -102,14 +102,22 @@ def plan_metric(
     noisy = "noise" in metric.needs
     draws = max(LEAST_DRAWS, settings.seeds) if noisy else 1
     repeats = draws if noisy else settings.seeds if settings.fine_tune else 1
-    scores = [_scores(settings, scorer, metric, draw if noisy else None) for draw in range(draws)]
+    seeds = [
+        derive_seed("noise", settings.seed, scorer.task.name, draw) if noisy else None
+        for draw in range(draws)
+    ]
+    # Block after block, a metric scores anew for each budget.
+    scores = [{} if scorer.sequential else _scores(scorer, metric, seed) for seed in seeds]
     divisions = [
         _divide(settings, scorer, metric, name, by, shares.get(name))
         for name, by in allocations.items()
     ]
     planned: list[Planned] = []
     for division, budget in _cells(settings, divisions):
-        plans = [_plan(scorer, metric, drawn, budget, division) for drawn in scores]
+        plans = [
+            _plan(scorer, metric, drawn, seed, budget, division)
+            for drawn, seed in zip(scores, seeds, strict=True)
+        ]
         planned += [
             _measurement(
                 settings, scorer, metric, division.name, budget, repeat,
@@ -152,7 +160,7 @@ def _divide(
     """
     if name == OWN and metric.shares is not None:
         by = metric.shares
-        scores = _scores(settings, scorer, by, None)
+        scores = _scores(scorer, by, None)
     if by is None:
         return _Division(name, Allocation(name))
     if isinstance(scores, str):
@@ -175,20 +183,16 @@ def score_allocations(
 ) -> dict[str, Mapping[str, Any] | str]:
     """Return name -> scores of a task's layers, or why there are none, by metrics that allocate."""
     return {
-        name: _scores(settings, scorer, metric, None)
+        name: _scores(scorer, metric, None)
         for name, metric in allocations.items()
         if metric is not None
     }
 
 
-def _scores(
-    settings: CompareSettings, scorer: TaskScorer, metric: Metric, draw: int | None
-) -> Mapping[str, Any] | str:
+def _scores(scorer: TaskScorer, metric: Metric, noise_seed: int | None) -> Mapping[str, Any] | str:
     """Return the scores of all layers, or why there are none."""
-    task = scorer.task.name
-    noise = None if draw is None else derive_seed("noise", settings.seed, task, draw)
     try:
-        return scorer.ranking_scores(metric.expression, noise)
+        return scorer.ranking_scores(metric.expression, noise_seed)
     except (UserError, MissingMeasurement) as error:
         return str(error)
 
@@ -197,6 +201,7 @@ def _plan(
     scorer: TaskScorer,
     metric: Metric,
     scores: Mapping[str, Any] | str,
+    noise_seed: int | None,
     budget: Target,
     division: _Division,
 ) -> Plan | str:
@@ -208,7 +213,7 @@ def _plan(
         return allocation
     try:
         if metric.granularity == "weight":
-            return _plan_weights(scorer, metric, scores, budget, division.name)
+            return _plan_weights(scorer, metric, scores, noise_seed, budget, division.name)
         assert isinstance(budget, Budget), "patterns are of single weights"
         plan = _plan_channels(scorer, metric, scores, budget, allocation)
         return _missed(plan, budget) or plan
@@ -220,11 +225,17 @@ def _plan_weights(
     scorer: TaskScorer,
     metric: Metric,
     scores: Mapping[str, Any],
+    noise_seed: int | None,
     budget: Target,
     name: str,
 ) -> WeightPlan | str:
     """Return which weights go, or why the share cannot be kept."""
     task, conventions = scorer.task, metric.conventions
+    if scorer.sequential:
+        ranked = conventions if isinstance(budget, Pattern) else conventions.under(name)
+        plan = scorer.plan(metric.expression, ranked, budget, noise_seed).plan
+        assert isinstance(plan, WeightPlan), "what ranks single weights"
+        return plan
     if isinstance(budget, Pattern):
         return select_weights(
             task.model, scorer.architecture, scores, conventions, pattern=budget, ignore=task.whole

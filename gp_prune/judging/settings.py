@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gp_prune._io import resolve_path
 from gp_prune._sizes import MAX_MEMORY
-from gp_prune.apply.options import as_allocation
+from gp_prune.apply.options import as_allocation, check_sequential
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, one_of, whole
 from gp_prune.language.primitive import PrimitiveSet
@@ -30,6 +30,7 @@ LEAST_DRAWS = 3
 
 KEEP = {"channel": (0.75, 0.5, 0.3), "weight": (0.5, 0.2, 0.1, 0.05)}
 BUDGETS = {"channel": ("macs", "params"), "weight": ("params",)}
+DEFAULT_ALLOCATIONS = ("global", "uniform")
 BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
 """What always stands in a comparison; the last one is the default baseline."""
 
@@ -61,9 +62,12 @@ class CompareSettings(Settings):
         budget_kind: what they count; empty for the default of the granularity.
         pattern: patterns N:M of single weights, a table of their own, as they leave nothing to
             divide; without ``keep`` they stand in the place of shares.
+        sequential: whether each block of a network is scored on the outputs of the pruned blocks
+            before it, for metrics of single weights.
         allocation: how a budget is divided among the layers, each of them a table of its own: names
-            of :data:`gp_prune.metric.file.ALLOCATIONS` or metrics. By default ``"global"`` and
-            ``"uniform"``, as the division alone explains differences of several points.
+            of :data:`gp_prune.metric.file.ALLOCATIONS` or metrics. Empty means ``"global"`` and
+            ``"uniform"``, as the division alone explains differences of several points; with
+            ``sequential``, which ranks no blocks together, ``"uniform"`` alone.
         fine_tune: mini-batches of fine-tuning.
         seeds: orders of fine-tuning samples, and draws of random numbers (at least
             :data:`LEAST_DRAWS`).
@@ -90,7 +94,8 @@ class CompareSettings(Settings):
     keep: tuple[float, ...] = ()
     budget_kind: tuple[str, ...] = ()
     pattern: tuple[str, ...] = ()
-    allocation: tuple[str, ...] = ("global", "uniform")
+    sequential: bool = False
+    allocation: tuple[str, ...] = ()
     fine_tune: int = 0
     seeds: int = 1
     baseline: str = ""
@@ -128,8 +133,6 @@ class CompareSettings(Settings):
             raise UserError("no task is named; name at least one with --on (tasks)")
         if not self.metrics and not self.bundled:
             raise UserError("no metric is named; name at least one, or all bundled ones")
-        if not self.allocation:
-            raise UserError(f"no allocation is named; choose among {', '.join(ALLOCATIONS)}")
         options = [n for n in ("data", "kind", "model_weights", "most") if getattr(self, n)]
         if options and not any(map(may_need_data, self.tasks)):
             raise UserError(
@@ -220,8 +223,14 @@ def enter(settings: CompareSettings, primitives: PrimitiveSet) -> Entered:
         granularity=granularity,
         keep=settings.keep or (() if settings.pattern else KEEP[granularity]),
         budget_kind=settings.budget_kind or BUDGETS[granularity],
+        allocation=settings.allocation or DEFAULT_ALLOCATIONS[settings.sequential :],
         baseline=baseline,
     )
+    if settings.sequential:
+        for name in settings.allocation:
+            scope = "global" if name == "global" else "layer"  # `own` is that of each metric
+            ranked = (scope, settings.budget_kind) if settings.keep else None
+            check_sequential("the comparison", granularity, ranked)
     return Entered(settings, tuple(unique.values()), _allocations(settings, primitives))
 
 

@@ -204,7 +204,8 @@ def equal_kinds(config: SearchConfig) -> tuple[str, ...]:
 
 def final_budgets(config: SearchConfig) -> list[tuple[str, Target]]:
     """Return the budgets of the final comparison, each with what is equal for all there."""
-    shares = [(kind, Budget(kind, keep)) for kind in KINDS for keep in config.budgets]
+    kinds = config.budget_kind if config.sequential else KINDS
+    shares = [(kind, Budget(kind, keep)) for kind in kinds for keep in config.budgets]
     return [*shares, *((PATTERN, Pattern.parse(text)) for text in config.pattern)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from gp_prune._io import resolve_path
 from gp_prune._names import HF
 from gp_prune._sizes import MAX_MEMORY
+from gp_prune.apply.options import check_sequential
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
@@ -164,6 +165,8 @@ class SearchConfig(Settings):
         pattern: patterns N:M at which a candidate is tried, and compared in the end, on single
             weights alone; the blocks decide what is ranked together, not ``scope``. Where neither
             ``ladder`` nor ``budgets`` is given beside them, there are no shares.
+        sequential: whether each block of a network is scored on the outputs of the pruned blocks
+            before it, where single weights are ranked by row or layer, or in a pattern.
         scope: ``"global"``, ``"layer"``, ``"isomorphic"`` or ``"row"`` ranking, see
             :class:`~gp_prune.metric.file.Conventions`.
         normaliser: what the scores of a layer are divided by before a global ranking.
@@ -257,6 +260,7 @@ class SearchConfig(Settings):
     aggregate: str = "log"
     budgets: tuple[float, ...] = ()
     pattern: tuple[str, ...] = ()
+    sequential: bool = False
     scope: str = "global"
     normaliser: str = "mean"
     join: str = "mean"
@@ -319,6 +323,9 @@ class SearchConfig(Settings):
             object.__setattr__(self, "final_steps", 0 if language else _FINAL_STEPS)
         if language and not self.max_evaluations:
             object.__setattr__(self, "max_evaluations", _LANGUAGE_EVALUATIONS)
+        if self.sequential:
+            ranked = (self.scope, self.budget_kind) if self.ladder or self.budgets else None
+            check_sequential("the search", self.granularity, ranked)
         self._check_objectives()
         if len(self.promote) != len(self.rung_steps):
             raise UserError(

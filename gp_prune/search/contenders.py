@@ -69,8 +69,10 @@ def contenders(
     by_name = {metric.name: metric for metric in published}
     for baseline in BASELINES[config.granularity]:
         metric = by_name[baseline]
-        entries.append(Contender(baseline, metric.expression, metric.conventions))
-        if metric.conventions != config.conventions:
+        # Block after block, all layers cannot be ranked together, as both are published.
+        own = config.conventions if config.sequential else metric.conventions
+        entries.append(Contender(baseline, metric.expression, own))
+        if own != config.conventions:
             entries.append(_under_conventions(config, metric))
     tried = [(archive.get(expression), metric) for expression, metric in known.items()]
     # Errors compare within a rung only, and the better ones have risen.

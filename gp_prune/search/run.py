@@ -264,7 +264,13 @@ def _prepare(
     for number, name in enumerate(names):
         progress(SearchProgress("tasks", number, len(names)))
         scorers.append(
-            TaskScorer(source.load(name), config.calibration, config.seed, config.memory)
+            TaskScorer(
+                source.load(name),
+                config.calibration,
+                config.seed,
+                config.memory,
+                sequential=config.sequential,
+            )
         )
     tasks = [scorer.task for scorer in scorers]
     options = config.task_options

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
+from gp_prune.apply.options import PruneOptions
+from gp_prune.apply.sequential import select_in_order
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import Interpreter
-from gp_prune.language.record import NEEDS, LayerRecord
+from gp_prune.language.record import NEEDS, LayerRecord, MissingMeasurement
 from gp_prune.language.rounding import RoundingCheck, without_rounding
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
@@ -37,7 +40,7 @@ from gp_prune.statistics.coverage import LayerCoverage
 from gp_prune.statistics.on_demand import Measurements
 from gp_prune.statistics.recording import LABEL_NEEDS
 from gp_prune.statistics.records import draw_noise
-from gp_prune.statistics.running import one_thread
+from gp_prune.statistics.running import copy_model, one_thread
 from gp_prune.tasks import Task
 
 Plan = ChannelPlan | WeightPlan
@@ -47,6 +50,9 @@ INTERPRETER_MEMORY = 32 * 2**20
 
 ROUNDING_MEMORY = 256 * 2**20
 """Bytes that checks for rounding may keep for one task."""
+
+_PLANS = 1024
+"""Plans in order that are remembered for one task."""
 
 MOST_TOKENS = 8192
 """Tokens from which a language model is measured, at most: 64 sequences of 128."""
@@ -102,20 +108,34 @@ class TaskScorer:
             model at most as many as have 8192 tokens.
         seed: decides the noise, and what is measured of a layer that does not fit the memory.
         max_memory: most bytes for what is measured; None means the default.
+        sequential: whether plans of single weights score each block on the outputs of the pruned
+            blocks before it; scores without a plan are those of the dense network.
     """
 
     def __init__(
-        self, task: Task, calibration: int, seed: int, max_memory: int | None = None
+        self,
+        task: Task,
+        calibration: int,
+        seed: int,
+        max_memory: int | None = None,
+        *,
+        sequential: bool = False,
     ) -> None:
         self.task = task
+        self._seed, self._max_memory = seed, max_memory
         self.architecture: Architecture = trace(
             task.model, task.example_inputs, interface=task.keep
         )
         # The first samples: the order of the training split is random already.
-        batches = list(task.batches(task.train.select(slice(_samples(task, calibration))), 256))
+        self._batches = list(
+            task.batches(task.train.select(slice(_samples(task, calibration))), 256)
+        )
+        # Formulas of earlier generations and of the front are planned again and again.
+        self._in_order = lru_cache(_PLANS)(self._select_in_order)
+        self.sequential = sequential
         self._measurements = Measurements(
             task.model,
-            batches,
+            self._batches,
             # A formula that needs labels is tried in vain on a task without them.
             needs=set(NEEDS) - (LABEL_NEEDS if task.train.labels is None else set()),
             max_memory=max_memory,
@@ -181,8 +201,11 @@ class TaskScorer:
             DegenerateScores: the scores rank nothing.
             MissingMeasurement: the task offers too little for an operand.
         """
-        scores = self._scores(expression, noise_seed)
         plan: Plan
+        if self.sequential:
+            plan = self._in_order(expression, conventions, budget, noise_seed)
+            return PlannedCut(self.task.name, plan, str(expression))
+        scores = self._scores(expression, noise_seed)
         if "i" in expression.axes:
             plan = select_weights(
                 self.task.model,
@@ -201,6 +224,33 @@ class TaskScorer:
                 allocation = Allocation.by(shares, given)
             plan = select_allocated(self.architecture, scores, conventions, budget, allocation)
         return PlannedCut(self.task.name, plan, str(expression))
+
+    def _select_in_order(
+        self,
+        expression: Expression,
+        conventions: Conventions,
+        budget: Target,
+        noise_seed: int | None,
+    ) -> WeightPlan:
+        """Plan which weights go where each block is scored after those before it are pruned."""
+        if expression.needs & LABEL_NEEDS and self.task.train.labels is None:
+            raise MissingMeasurement(f"task {self.task.name!r} has no class labels")
+        pattern = budget if isinstance(budget, Pattern) else None
+        options = PruneOptions(
+            metric=Metric("formula", expression, conventions),
+            keep_params=None if pattern else budget.keep,
+            pattern=pattern,
+            seed=self._seed if noise_seed is None else noise_seed,
+            sequential=True,
+            max_memory=self._max_memory,
+        )
+        model = copy_model(self.task.model)
+        with one_thread():
+            chosen = select_in_order(
+                model, options, self.architecture, self._batches, self.task.example_inputs,
+                ignore=self.task.whole, loss=self.task.loss,
+            )  # fmt: skip
+        return chosen.plan
 
     def ranking_scores(
         self, expression: Expression, noise_seed: int | None = None
