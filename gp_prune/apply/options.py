@@ -187,7 +187,7 @@ class PruneOptions:
             )
         if isinstance(allocation, Metric) and allocation.granularity == "weight":
             raise UserError(
-                f"metric {allocation.name!r} (--allocation) ranks single weights; use one of channels"
+                f"metric {allocation.name!r} (--allocation) ranks weights; use one of channels"
             )
         if self.by_weight and (by_metric or allocation == RESIDUAL_WHOLE):
             raise UserError(
