@@ -95,7 +95,7 @@ def test_scores_can_be_divided_by_a_metric_without_data(
     ("metric", "options", "words"),
     [
         ("l1", {"allocation": "nowhere"}, "none of own, global, uniform, residual-whole, and no"),
-        ("l1", {"allocation": "magnitude"}, "'magnitude' (--allocation) ranks single weights"),
+        ("l1", {"allocation": "magnitude"}, "'magnitude' (--allocation) ranks weights"),
         ("magnitude", {"allocation": "l1"}, "allocation 'l1' (--allocation) divides channels"),
         ("magnitude", {"allocation": "residual-whole"}, "use own, global or uniform"),
         ("l1", {"allocation": "apoz"}, "metric 'apoz' needs"),
