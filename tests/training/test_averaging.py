@@ -110,12 +110,13 @@ def test_what_is_removed_on_the_way_is_zero_in_the_average(averaging: float) -> 
 
 def test_what_is_held_is_zero_in_the_average() -> None:
     model = network()
-    keep = torch.rand(model[4].weight.shape, generator=torch.Generator().manual_seed(2)) > 0.5
+    weight = model.get_parameter("4.weight")
+    keep = torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) > 0.5
     with torch.no_grad():
-        model[4].weight.mul_(keep)
+        weight.mul_(keep)
     held = {("4", "weight"): keep}
     fine_tune(model, samples(), functional.cross_entropy, TUNING, held=held)
-    assert torch.equal(model[4].weight != 0, keep)
+    assert torch.equal(weight != 0, keep)
 
 
 class Killed(BaseException):
