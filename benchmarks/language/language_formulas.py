@@ -2,13 +2,15 @@
 
 Every network is pruned by every formula at 50, 60 and 70 % sparsity and in the pattern 2:4, and its
 cross-entropy is measured on sequences of the test split, which nothing has read. All formulas rank
-the weights of each output alone, as most of the papers do; embeddings and the last layer stay
-whole, and nothing is trained afterwards. What a formula measures comes from 64 training sequences,
+the weights of each output alone, as most of the papers do, and then the weights of all layers
+together, divided by the mean of their layer; embeddings and the last layer stay whole, and nothing
+is trained afterwards. What a formula measures comes from 64 training sequences,
 drawn by three seeds; a network counts once, by the mean over these.
 
 The networks are those of one size on Python's help texts, and others: wider, deeper, and trained on
 another text, the modules of Python's standard library. ``EVOLVED`` are formulas that searches found
-(``language_searches.py``) and that were chosen before a network of this table was pruned by them.
+(``language_searches.py``), one for each ranking, chosen before a network here was pruned by them.
+They are compared on networks that were not there when the earlier tests were made.
 
 Every pruned network is a line of the CSV file at once, and what stands there is not run again. The
 table is written beside it.
@@ -38,6 +40,7 @@ from torch import Tensor
 
 from gp_prune._io import write_text
 from gp_prune.judging import standings
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget, Pattern, mask, select_weights
 from gp_prune.statistics import Batch, collect, prunable_layers
@@ -51,14 +54,15 @@ FIRST = NETWORKS[:8]
 LIBRARY = "library"
 """Stands for the text of the standard library in the name of a network."""
 OTHERS = (
-    *(f"{m}-pydoc@{seed}" for seed in (1, 2, 3) for m in ("llama_wide", "llama_deep", "gpt_wide")),
-    *(f"{m}-text@{seed}:{LIBRARY}" for seed in (1, 2, 3) for m in ("llama", "gpt")),
+    *(f"{m}-pydoc@{seed}" for seed in (1, 2) for m in ("llama_wide", "llama_deep", "gpt_wide")),
+    *(f"{m}-text@{seed}:{LIBRARY}" for seed in (1, 2) for m in ("llama", "gpt")),
 )
 """Those of another width or depth, and on another text."""
 FORMULAS = (
     "random_weight", "magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight",
     "sparsegpt_weight", "snip_weight", "taylor_weight", "obd_weight",
 )  # fmt: skip
+SCOPES = ("row", "global")
 SPARSITIES = ("50%", "60%", "70%", "2:4")
 PAIRS = (
     ("magnitude", "random_weight"), ("wanda_weight", "magnitude"), ("ria_weight", "wanda_weight"),
@@ -72,9 +76,9 @@ so that each is tested at the full level (fixed-sequence procedure, Maurer et al
 LEVEL = 0.01
 FIRST_SEARCH = "weight_7dbe816d"
 """The formula of an earlier search (``first_search.json``), measured on ``NETWORKS`` alone."""
-EVOLVED = FOLDER / "evolved.json"
-"""The formula that ``language_searches.py choose`` has chosen."""
-RIVALS = ("wanda_weight", "pruner_zero_weight")
+EVOLVED = {scope: f"evolved_{scope}" for scope in SCOPES}
+"""Ranking -> name of the formula that ``language_searches.py choose`` has chosen for it."""
+RIVALS = ("wanda_weight", "pruner_zero_weight", "obd_weight")
 """What evolved formulas are compared with."""
 RIVALS_AT = ("50%", "60%")
 """Where the evolved formula is claimed to be better; these tests are corrected together."""
@@ -89,7 +93,8 @@ class Line:
 
     Attributes:
         network: name of the task.
-        formula: name or text of what ranked the weights; ``"dense"`` for the whole network.
+        formula: name of what ranked the weights; ``"dense"`` for the whole network.
+        scope: what was ranked together, one of :data:`SCOPES`.
         calibration: seed of the calibration sequences.
         sparsity: share of the weights removed, or the pattern.
         nats: cross-entropy per byte on the test sequences.
@@ -97,6 +102,7 @@ class Line:
 
     network: str
     formula: str
+    scope: str
     calibration: int
     sparsity: str
     nats: float
@@ -140,10 +146,10 @@ def score(task: Task, metrics: Sequence[Metric], seed: int) -> dict[str, dict[st
 
 
 def prune_by(
-    task: Task, scores: Mapping[str, Tensor], metric: Metric, sparsity: str
+    task: Task, scores: Mapping[str, Tensor], scope: str, sparsity: str
 ) -> torch.nn.Module:
     """Return a masked copy of the network of a task."""
-    conventions = replace(metric.conventions, scope="row", normaliser="none")
+    conventions = Conventions(scope, "none" if scope == "row" else "mean")
     dense = {name: values.numpy() for name, values in scores.items()}
     if ":" in sparsity:
         pattern = Pattern.parse(sparsity)
@@ -158,32 +164,41 @@ def prune_by(
 
 def run(name: str, metrics: Sequence[Metric], out: Path, cache_dir: str | None) -> None:
     """Prune one network in all ways that are not yet in the file."""
-    known = {(x.network, x.formula, x.calibration, x.sparsity) for x in read(out, Line)}
-    cells = [(m, c, s) for c in CALIBRATIONS for m in metrics for s in SPARSITIES]
+    known = {(x.network, x.formula, x.scope, x.calibration, x.sparsity) for x in read(out, Line)}
+    later = name not in FIRST
+    # A pattern says itself what is ranked together.
+    shares = [sparsity for sparsity in SPARSITIES if ":" not in sparsity] if later else []
+    ways = [*(("row", s) for s in SPARSITIES), *(("global", s) for s in shares)]
     missing = [
-        (m, c, s)
-        for m, c, s in cells
-        if (name, m.name, c, s) not in known and (c == CALIBRATIONS[0] or m.name != "magnitude")
+        (metric, seed, scope, sparsity)
+        for seed in CALIBRATIONS
+        for metric in metrics
+        for scope, sparsity in ways
+        if (name, metric.name, scope, seed, sparsity) not in known
+        and (seed == CALIBRATIONS[0] or metric.name != "magnitude")
+        and (metric.name not in EVOLVED.values() or (later and metric.name == EVOLVED[scope]))
     ]
     if not missing:
         return
     task = load_network(name, cache_dir)
-    if (name, "dense", 0, "0%") not in known:
-        append(out, Line(name, "dense", 0, "0%", error(task, task.model)))
+    if (name, "dense", "row", 0, "0%") not in known:
+        append(out, Line(name, "dense", "row", 0, "0%", error(task, task.model)))
     for seed in CALIBRATIONS:
-        wanted = [m for m in metrics if any(m is n and seed == c for n, c, _ in missing)]
-        scores = score(task, wanted, seed) if wanted else {}
-        for metric, calibration, sparsity in missing:
+        wanted = {m.name: m for m, calibration, _, _ in missing if calibration == seed}
+        scores = score(task, [*wanted.values()], seed) if wanted else {}
+        for metric, calibration, scope, sparsity in missing:
             if calibration == seed:
-                model = prune_by(task, scores[metric.name], metric, sparsity)
-                append(out, Line(name, metric.name, seed, sparsity, error(task, model)))
+                model = prune_by(task, scores[metric.name], scope, sparsity)
+                append(out, Line(name, metric.name, scope, seed, sparsity, error(task, model)))
 
 
-def by_network(lines: Sequence[Line], formula: str, sparsity: str) -> dict[str, float]:
+def by_network(
+    lines: Sequence[Line], formula: str, sparsity: str, scope: str = "row"
+) -> dict[str, float]:
     """Return network -> mean cross-entropy over the calibration seeds."""
     groups: dict[str, list[float]] = {}
     for line in lines:
-        if (line.formula, line.sparsity) == (formula, sparsity):
+        if (line.formula, line.sparsity, line.scope) == (formula, sparsity, scope):
             groups.setdefault(line.network, []).append(line.nats)
     return {name: statistics.fmean(values) for name, values in groups.items()}
 
@@ -195,6 +210,7 @@ class PairedTest:
     Attributes:
         better: the formula that is compared.
         worse: the one that it is compared with.
+        scope: what both ranked together.
         sparsity: what both removed.
         difference: mean difference of the cross-entropies, in nats per byte.
         wins: networks on which the first formula has the lower one.
@@ -205,6 +221,7 @@ class PairedTest:
 
     better: str
     worse: str
+    scope: str
     sparsity: str
     difference: float
     wins: int
@@ -214,18 +231,19 @@ class PairedTest:
 
 
 def compare(
-    lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str] = SPARSITIES
-) -> list[PairedTest]:
+    lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str] = SPARSITIES,
+    scope: str = "row",
+) -> list[PairedTest]:  # fmt: skip
     """Return the comparisons, the p-values corrected by Holm's method over all of them."""
     raw = []
     for better, worse in pairs:
         for sparsity in at:
-            first, second = (by_network(lines, name, sparsity) for name in (better, worse))
+            first, second = (by_network(lines, n, sparsity, scope) for n in (better, worse))
             gaps = [first[name] - second[name] for name in sorted(first.keys() & second.keys())]
             if len(gaps) > 1:
                 p = float(ttest_1samp(gaps, 0).pvalue)
                 mean, wins = statistics.fmean(gaps), sum(gap < 0 for gap in gaps)
-                raw.append(PairedTest(better, worse, sparsity, mean, wins, len(gaps), p))
+                raw.append(PairedTest(better, worse, scope, sparsity, mean, wins, len(gaps), p))
     return holm(raw)
 
 
@@ -260,21 +278,25 @@ def family_of(network: str) -> str:
     return network.partition("@")[0]
 
 
-def rows_at(lines: Sequence[Line], sparsity: str, families: Sequence[str]) -> list[str]:
+def rows_at(lines: Sequence[Line], sparsity: str, scope: str, families: Sequence[str]) -> list[str]:
     """Return a row for each formula: the perplexity for each family."""
     rows = []
-    for formula in dict.fromkeys(line.formula for line in lines if line.formula != "dense"):
-        values = by_network(lines, formula, sparsity)
+    for formula in dict.fromkeys(x.formula for x in lines if x.scope == scope):
+        values = by_network(lines, formula, sparsity, scope)
         cells = []
         for family in families:
             nats = [v for name, v in values.items() if family_of(name) == family]
             cells.append(f"{math.exp(statistics.fmean(nats)):.2f}" if nats else "")
-        rows.append(f"| `{formula}` | {' | '.join(cells)} |")
+        if any(cells):
+            rows.append(f"| `{formula}` | {' | '.join(cells)} |")
     return rows
 
 
-def perplexities(lines: Sequence[Line]) -> str:
+def perplexities(lines: Sequence[Line], scope: str) -> str:
     """Return a table for each sparsity in Markdown: formulas by families."""
+    lines = [line for line in lines if line.scope == scope or line.formula == "dense"]
+    ranked = {line.network for line in lines if line.scope == scope and line.formula != "dense"}
+    lines = [line for line in lines if line.network in ranked]
     families = list(dict.fromkeys(family_of(line.network) for line in lines))
     dense = {
         family: [x.nats for x in lines if x.formula == "dense" and family_of(x.network) == family]
@@ -284,24 +306,38 @@ def perplexities(lines: Sequence[Line]) -> str:
     first = [f"{math.exp(statistics.fmean(dense[family])):.2f}" for family in families]
     parts = []
     for sparsity in SPARSITIES:
-        parts += [
-            f"### {sparsity}",
-            "",
-            f"| formula | {' | '.join(head)} |",
-            f"| --- |{' ---: |' * len(families)}",
-            f"| dense | {' | '.join(first)} |",
-            *rows_at(lines, sparsity, families),
-            "",
-        ]
+        rows = rows_at(lines, sparsity, scope, families)
+        if rows:
+            parts += [
+                f"#### {sparsity}",
+                "",
+                f"| formula | {' | '.join(head)} |",
+                f"| --- |{' ---: |' * len(families)}",
+                f"| dense | {' | '.join(first)} |",
+                *rows,
+                "",
+            ]
     return "\n".join(parts)
 
 
-def test_rows(lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str]) -> str:
-    """Return the paired tests in Markdown, corrected together."""
-    return "\n".join(
-        f"| `{t.better}` | `{t.worse}` | {t.sparsity} | {t.difference:+.3f} "
+def test_table(tests: Sequence[PairedTest]) -> str:
+    """Return paired tests in Markdown."""
+    rows = [
+        f"| `{t.better}` | `{t.worse}` | {t.scope} | {t.sparsity} | {t.difference:+.3f} "
         f"| {t.wins} of {t.networks} | {t.p:.2g} | {t.corrected:.2g} |"
-        for t in compare(lines, pairs, at)
+        for t in tests
+    ]
+    return "\n".join([_TEST_HEAD, *rows])
+
+
+def evolved_tests(lines: Sequence[Line]) -> list[PairedTest]:
+    """Return the tests of the evolved formulas, each in its ranking, corrected together."""
+    return holm(
+        [
+            test
+            for scope, name in EVOLVED.items()
+            for test in compare(lines, [(name, rival) for rival in RIVALS], RIVALS_AT, scope)
+        ]
     )
 
 
@@ -309,41 +345,36 @@ def table(lines: Sequence[Line]) -> str:
     """Return the results in Markdown."""
     others = [line for line in lines if line.network in OTHERS]
     same = [line for line in lines if line.network in NETWORKS]
-    known = {line.formula for line in lines}
-    evolved = [name for name in known if name not in {*FORMULAS, "dense", FIRST_SEARCH}]
-    claimed = [(name, rival) for name in sorted(evolved) for rival in RIVALS]
-    first = [(FIRST_SEARCH, rival) for rival in RIVALS if FIRST_SEARCH in known]
+    first = [(FIRST_SEARCH, rival) for rival in RIVALS[:2]]
     return f"""# Formulas for the weights of language models
 
 Perplexity per byte on {JUDGED} test sequences, geometric mean over the networks of a family (their
-number in brackets), after pruning without training; each formula ranks the weights of each output
-alone. `pydoc` is Python's help, `text` are the modules of its standard library; `wide` has 2 blocks
-of width 96, `deep` 4 of width 64, the others 3 of width 64. A formula that measures something is
-measured on {SEQUENCES} training sequences, drawn by {len(CALIBRATIONS)} seeds.
+number in brackets), after pruning without training. `pydoc` is Python's help, `text` are the
+modules of its standard library; `wide` has 2 blocks of width 96, `deep` 4 of width 64, the others 3
+of width 64. A formula that measures something is measured on {SEQUENCES} training sequences, drawn
+by {len(CALIBRATIONS)} seeds. `evolved_row` and `evolved_global` were chosen on validation sequences
+of other networks, each for its ranking ([searches.md](../language/searches.md)).
 
-    python benchmarks/language/language_formulas.py --out benchmarks/results/language.csv
+    python benchmarks/language/language_formulas.py
 
-{perplexities(lines)}
 ## Tests
 
 Paired t-tests over the networks (a network counts once, by its mean over the calibration seeds);
 the difference of the cross-entropies in nats per byte, less than 0 where the first formula is
 better; p two-sided.
 
-### The evolved formula
+### Evolved formulas
 
-It was chosen on validation sequences of other networks ([searches.md](../language/searches.md)).
-Against its rivals on all networks; p corrected by Holm's method for the lines of this table.
+On networks that neither their searches nor their choice has seen; p corrected by Holm's method for
+the lines of the table.
 
-{_TEST_HEAD}
-{test_rows(lines, claimed, RIVALS_AT)}
+{test_table(evolved_tests(lines))}
 
 On the networks of another width, depth or text alone:
 
-{_TEST_HEAD}
-{test_rows(others, claimed, RIVALS_AT)}
+{test_table(evolved_tests(others))}
 
-### Magnitude and Wanda, networks of one size
+### Magnitude and Wanda, networks of one size, ranked by rows
 
 Magnitude is better than random, and Wanda better than magnitude: the tests are made in this order,
 each at {LEVEL:g}, until one fails (fixed-sequence procedure), so that none needs a correction. The
@@ -354,22 +385,31 @@ other networks alone.
 | --- | --- | ---: | ---: | ---: | ---: | --- | ---: |
 {claims(same)}
 
-### All others
+### All others, ranked by rows
 
-Each corrected by Holm's method for the lines of its table. Networks of one size:
+Each corrected by Holm's method for the lines of its table. Networks of one size
+(`{FIRST_SEARCH}` is the formula of an earlier search):
 
-{_TEST_HEAD}
-{test_rows(same, [*PAIRS[len(ORDER) :], *first], SPARSITIES)}
+{test_table(compare(same, [*PAIRS[len(ORDER) :], *first]))}
 
 Networks of another width, depth or text:
 
-{_TEST_HEAD}
-{test_rows(others, PAIRS, SPARSITIES)}
-"""
+{test_table(compare(others, PAIRS))}
+
+## Perplexities
+
+### The weights of each output ranked alone
+
+{perplexities(lines, "row")}
+### All layers ranked together
+
+Scores are divided by the mean of their layer.
+
+{perplexities(lines, "global")}"""
 
 
-_TEST_HEAD = """| formula | against | sparsity | difference | better on | p | p, Holm |
-| --- | --- | ---: | ---: | ---: | ---: | ---: |"""
+_TEST_HEAD = """| formula | against | ranked | sparsity | difference | better on | p | p, Holm |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main() -> None:
@@ -381,8 +421,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if not given.table:
-        check_committed([EVOLVED])
-        metrics = [*map(Metric.load, FORMULAS), Metric.load(EVOLVED)]
+        files = [FOLDER / f"{name}.json" for name in EVOLVED.values()]
+        check_committed([*files, Path(__file__).resolve()])
+        metrics = [*map(Metric.load, FORMULAS), *map(Metric.load, files)]
         for name in given.networks:
             run(name, metrics, given.out, given.cache_dir)
             print(name, flush=True)

@@ -1,13 +1,16 @@
 """Searches for formulas on the weights of small language models, and the choice among them.
 
 ``run`` searches. The arms are ``scratch``, the default search on `llama-pydoc` without any start
-formula, and ``joint``, a search by rows on a Llama and a GPT-2 together. Every finished search is a
-line of ``searches.csv``, its front among it; what stands there is not run again. ``choose`` prunes
-networks that no search has seen by the formulas of all fronts and judges on their validation
-splits; the formula with the least mean cross-entropy is the candidate of the comparison.
+formula, and two that search on a Llama and a GPT-2 together: ``joint_row`` ranks the weights of
+each output alone, ``joint_global`` all layers together. Every finished search is a line of
+``searches.csv``, its front among it; what stands there is not run again. ``choose`` prunes networks
+that no search has seen by the formulas of the joint fronts, under the conventions of their search,
+and judges on the validation splits; of each arm the formula with the least mean cross-entropy is a
+candidate of the comparison.
 
     python benchmarks/language/language_searches.py run --runs FOLDER --arm scratch
-    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_row
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_global
     python benchmarks/language/language_searches.py choose
     python benchmarks/language/language_searches.py table
 """
@@ -27,11 +30,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from csv_lines import append, read
-from language_formulas import FORMULAS, prune_by, score
+from language_formulas import EVOLVED, FORMULAS, prune_by, score
 from torch import Tensor
 
 from gp_prune import SearchConfig, evaluate, evolve, load_task
 from gp_prune._io import write_text
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import CONFIG
 from gp_prune.search.results import SearchResult
@@ -39,14 +43,18 @@ from gp_prune.search.results import SearchResult
 FOLDER = Path(__file__).resolve().parent
 SEARCHES = FOLDER / "searches.csv"
 CHOICE = FOLDER / "choice.csv"
+JOINT = ("llama-pydoc", "gpt-pydoc")
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"tasks": ("llama-pydoc",), "no_start_formulas": True},
-    "joint": {"tasks": ("llama-pydoc", "gpt-pydoc"), "scope": "row"},
+    "joint_row": {"tasks": JOINT, "scope": "row", "max_evaluations": 400},
+    "joint_global": {"tasks": JOINT, "max_evaluations": 400},
 }
-BASELINES = ("magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight")
+BASELINES = ("magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight", "obd_weight")
 """Formulas that stand beside those of the fronts in the choice."""
 CHOOSE_ON = ("llama-pydoc@21", "gpt-pydoc@21", "llama-pydoc@22", "gpt-pydoc@22")
 CHOOSE_AT = ("50%", "60%")
+RANKED = {"joint_row": "row", "joint_global": "global"}
+"""Arm -> what its formulas rank together where they are chosen."""
 MOST_NODES = 25
 """Larger formulas of a front do not take part in the choice."""
 
@@ -126,41 +134,66 @@ class Judged:
     Attributes:
         network: name of the task.
         formula: name or text.
+        scope: what was ranked together.
         sparsity: share of the weights removed.
         nats: cross-entropy per byte on the validation sequences.
     """
 
     network: str
     formula: str
+    scope: str
     sparsity: str
     nats: float
 
 
+def candidates(searches: Sequence[Search], scope: str) -> list[str]:
+    """Return the baselines, and the formulas of all fronts for a ranking that are small enough."""
+    texts = [t for s in searches if RANKED.get(s.arm) == scope for t, _ in s.formulas]
+    small = [text for text in texts if Metric.load(text).expression.size <= MOST_NODES]
+    return list(dict.fromkeys([*BASELINES, *small]))
+
+
 def choose(searches: Sequence[Search], cache_dir: str | None) -> None:
-    """Judge the formulas of all fronts that are small enough, and the baselines."""
-    texts = dict.fromkeys(
-        text
-        for found in searches
-        for text, _ in found.formulas
-        if Metric.load(text).expression.size <= MOST_NODES
-    )
+    """Judge the candidates on the networks that choose, and write the best of each ranking."""
     for name in CHOOSE_ON:
         known = {
-            (line.formula, line.sparsity) for line in read(CHOICE, Judged) if line.network == name
+            (x.formula, x.scope, x.sparsity) for x in read(CHOICE, Judged) if x.network == name
         }
-        missing = [t for t in (*BASELINES, *texts) if any((t, s) not in known for s in CHOOSE_AT)]
+        missing: dict[str, list[tuple[str, str]]] = {}
+        for scope in EVOLVED:
+            for text in candidates(searches, scope):
+                cells = [(scope, s) for s in CHOOSE_AT if (text, scope, s) not in known]
+                if cells:
+                    missing.setdefault(text, []).extend(cells)
         if not missing:
             continue
         task = load_task(name, cache_dir=cache_dir)
-        for text in missing:
+        for text, cells in missing.items():
             metric = Metric.load(text)
             scores = score(task, [metric], 0)[metric.name]
-            for sparsity in CHOOSE_AT:
-                if (text, sparsity) not in known:
-                    model = prune_by(task, scores, metric, sparsity)
-                    nats = task.error(model, task.validation)
-                    append(CHOICE, Judged(name, text, sparsity, nats))
+            for scope, sparsity in cells:
+                model = prune_by(task, scores, scope, sparsity)
+                nats = task.error(model, task.validation)
+                append(CHOICE, Judged(name, text, scope, sparsity, nats))
         print(name, flush=True)
+    for scope, name in EVOLVED.items():
+        rows = [row for row in ranked(scope) if row[1] not in BASELINES]
+        if rows:
+            conventions = Conventions(scope, "none" if scope == "row" else "mean")
+            metric = replace(Metric.parse(rows[0][1], name=name), conventions=conventions)
+            metric.save(FOLDER / f"{name}.json")
+
+
+def ranked(scope: str) -> list[tuple[float, str, str]]:
+    """Return mean difference from Wanda, formula, and on how many cells it is better, in order."""
+    lines = [line for line in read(CHOICE, Judged) if line.scope == scope]
+    wanda = {(x.network, x.sparsity): x.nats for x in lines if x.formula == "wanda_weight"}
+    rows = []
+    for formula in dict.fromkeys(x.formula for x in lines):
+        gaps = [x.nats - wanda[x.network, x.sparsity] for x in lines if x.formula == formula]
+        wins = sum(gap < 0 for gap in gaps)
+        rows.append((statistics.fmean(gaps), formula, f"{wins} of {len(gaps)}"))
+    return sorted(rows)
 
 
 def rank_correlation(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -215,40 +248,39 @@ def likeness(searches: Sequence[Search], cache_dir: str | None) -> list[str]:
     return [*lines, "", f"Beside them, published formulas with Wanda: {beside}."]
 
 
-def choice_table(searches: Sequence[Search]) -> list[str]:
-    """Return the formulas by their mean difference from Wanda on the networks that choose."""
-    lines = read(CHOICE, Judged)
-    cells = {(x.network, x.sparsity): x.nats for x in lines if x.formula == "wanda_weight"}
+def choice_table(searches: Sequence[Search], scope: str) -> str:
+    """Return the candidates of a ranking in Markdown, the best first."""
     arms = {text: f"{s.arm} {s.seed}" for s in searches for text, _ in s.formulas}
-    rows = []
-    for formula in dict.fromkeys(x.formula for x in lines):
-        gaps = [x.nats - cells[x.network, x.sparsity] for x in lines if x.formula == formula]
-        wins = sum(gap < 0 for gap in gaps)
-        rows.append((statistics.fmean(gaps), formula, f"{wins} of {len(gaps)}"))
-    return [
+    rows = [
         f"| `{formula}` | {arms.get(formula, '')} | {Metric.load(formula).expression.size} "
         f"| {gap:+.4f} | {wins} |"
-        for gap, formula, wins in sorted(rows)
+        for gap, formula, wins in ranked(scope)
     ]
+    head = (
+        "| formula | search | nodes | difference | better than Wanda on |\n|---|---|---:|---:|---:|"
+    )
+    return "\n".join([head, *rows])
 
 
 def table(searches: Sequence[Search], cache_dir: str | None) -> str:
     """Return all searches, and the choice, in Markdown."""
     rows = "\n".join(likeness(searches, cache_dir))
-    chosen = "\n".join(choice_table(searches))
+    by_row, by_layer = (choice_table(searches, scope) for scope in EVOLVED)
     networks = ", ".join(f"`{name}`" for name in CHOOSE_ON)
     return f"""# Searches on the weights of language models
 
 `scratch` is the default search on `llama-pydoc` (500 prunings at 50 and 60 % sparsity, one ranking
-of all layers) without any start formula; `joint` searches on `llama-pydoc` and `gpt-pydoc` together
-and ranks the weights of each output alone, with the published formulas as start. Errors are on the
+of all layers) without any start formula. `joint_row` and `joint_global` search on `llama-pydoc` and
+`gpt-pydoc` together (400 prunings) and start from the published formulas; the first ranks the
+weights of each output alone, the second all layers together. Errors are on the
 validation split of the search: 0 as the dense network, 1 as the best guess from the frequencies of
 the bytes. "With Wanda" is the rank correlation (Spearman) with Wanda's scores within the rows of
 all layers of `llama-pydoc`, the mean over the weights. "Nearest" is the published formula that the
 formula with the least error ranks most like.
 
     python benchmarks/language/language_searches.py run --runs FOLDER --arm scratch
-    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_row
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_global
 
 | arm | seed | prunings | Wanda's error | least error | with Wanda | nearest | most like Wanda \
 | with Wanda | error |
@@ -258,14 +290,20 @@ formula with the least error ranks most like.
 ## Which formula was chosen
 
 Formulas of the fronts with at most {MOST_NODES} nodes pruned networks that no search has seen
-({networks}) at {" and ".join(CHOOSE_AT)}, ranked by rows; the mean difference from Wanda of the
-cross-entropies on validation sequences, in nats per byte, less than 0 where the formula is better.
+({networks}) at {" and ".join(CHOOSE_AT)}; the mean difference from Wanda of the cross-entropies on
+validation sequences, in nats per byte, less than 0 where the formula is better. The first of each
+table that is not published was chosen ([evolved_row.json](evolved_row.json),
+[evolved_global.json](evolved_global.json)).
 
     python benchmarks/language/language_searches.py choose
 
-| formula | search | nodes | difference | better than Wanda on |
-|---|---|---:|---:|---:|
-{chosen}
+### The weights of each output ranked alone
+
+{by_row}
+
+### All layers ranked together
+
+{by_layer}
 """
 
 

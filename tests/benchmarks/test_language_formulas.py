@@ -20,9 +20,9 @@ def lines(gaps: list[float]) -> list[Line]:
     found = []
     for number, gap in enumerate(gaps):
         name = language_formulas.OTHERS[number]
-        found.append(Line(name, "dense", 0, "0%", 1.0))
-        found.append(Line(name, "magnitude", 0, "50%", 2.0))
-        found += [Line(name, "wanda_weight", s, "50%", 2.0 + gap + s - 1) for s in (0, 1, 2)]
+        found.append(Line(name, "dense", "row", 0, "0%", 1.0))
+        found.append(Line(name, "magnitude", "row", 0, "50%", 2.0))
+        found += [Line(name, "wanda_weight", "row", s, "50%", 2.0 + gap + s - 1) for s in (0, 1, 2)]
     return found
 
 
@@ -36,11 +36,11 @@ def test_a_network_counts_once_by_its_mean_over_the_seeds() -> None:
     assert (test.wins, test.networks) == (3, 3)
     # t = -0.2 / (0.1 / sqrt(3)) = -3.464 with two degrees of freedom
     assert test.p == test.corrected == pytest.approx(0.0742, abs=1e-3)
-    assert "| `wanda_weight` | `magnitude` | 50% | -0.200 | 3 of 3 |" in table(found)
+    assert "| `wanda_weight` | `magnitude` | row | 50% | -0.200 | 3 of 3 |" in table(found)
 
 
 def test_p_values_are_corrected_by_holm() -> None:
-    tests = [PairedTest("a", "b", "50%", 0.0, 0, 8, p) for p in (0.02, 0.01, 0.5)]
+    tests = [PairedTest("a", "b", "row", "50%", 0.0, 0, 8, p) for p in (0.02, 0.01, 0.5)]
     assert [t.corrected for t in holm(tests)] == pytest.approx([0.04, 0.03, 0.5])
 
 
@@ -51,7 +51,7 @@ def test_a_network_loses_half_of_the_weights_of_each_output(sparsity: str) -> No
     task = Task(model, data.train, data.validation, data.read_test, kind="language", whole=["head"])
     metric = Metric.load("wanda_weight")
     scores = language_formulas.score(task, [metric], 0)[metric.name]
-    pruned = language_formulas.prune_by(task, scores, metric, sparsity)
+    pruned = language_formulas.prune_by(task, scores, "row", sparsity)
     state = pruned.state_dict()
     masks = {name: mask for name, mask in state.items() if name.endswith("weight_mask")}
     assert len(masks) == 7
@@ -62,7 +62,7 @@ def test_a_network_loses_half_of_the_weights_of_each_output(sparsity: str) -> No
 def test_claims_are_shown_in_their_order_until_one_fails() -> None:
     """Magnitude beats random throughout; Wanda beats magnitude at 50 %, and not at 60 %."""
     lines = [
-        Line(network, formula, 0, sparsity, nats + 0.001 * number)
+        Line(network, formula, "row", 0, sparsity, nats + 0.001 * number)
         for number, network in enumerate(language_formulas.NETWORKS)
         for sparsity in language_formulas.SPARSITIES
         for formula, nats in (
@@ -81,23 +81,26 @@ def test_claims_are_shown_in_their_order_until_one_fails() -> None:
     assert rows[0][4] == "16 of 16"
 
 
-def test_evolved_formulas_are_corrected_together_at_two_sparsities() -> None:
+def test_evolved_formulas_are_tested_in_their_ranking_and_corrected_together() -> None:
+    nats = {"dense": 1.0, "wanda_weight": 2.0, "pruner_zero_weight": 2.1, "obd_weight": 2.2}
+    generator = np.random.default_rng(0)
     lines = [
-        Line(network, formula, 0, sparsity, nats + 0.01 * (number % 3) * len(formula) % 0.07)
-        for number, network in enumerate(language_formulas.OTHERS)
+        Line(network, formula, scope, 0, sparsity, value + 0.02 * generator.random())
+        for network in language_formulas.OTHERS
         for sparsity in language_formulas.SPARSITIES
-        for formula, nats in (
-            ("dense", 1.0), ("wanda_weight", 2.0), ("pruner_zero_weight", 2.1), ("abs(W)", 1.9)
-        )
-    ]  # fmt: skip
+        for scope, name in language_formulas.EVOLVED.items()
+        for formula, value in {**nats, name: 1.9}.items()
+    ]
+    tests = language_formulas.evolved_tests(lines)
+    assert len(tests) == 12
+    assert {(test.better, test.scope) for test in tests} == {
+        ("evolved_row", "row"), ("evolved_global", "global")
+    }  # fmt: skip
+    assert [t.corrected for t in tests] == pytest.approx([t.corrected for t in holm(tests)])
     text = table(lines)
-    tests = compare(
-        lines, [("abs(W)", "wanda_weight"), ("abs(W)", "pruner_zero_weight")], ["50%", "60%"]
-    )
-    assert len(tests) == 4
     for test in tests:
-        assert (test.wins, test.networks) == (15, 15)
-        assert f"| {test.sparsity} | {test.difference:+.3f} | 15 of 15 | {test.p:.2g} |" in text
+        assert (test.wins, test.networks) == (10, 10)
+        assert f"| {test.scope} | {test.sparsity} | {test.difference:+.3f} | 10 of 10 |" in text
 
 
 def test_the_library_is_a_text_that_networks_are_trained_on() -> None:
