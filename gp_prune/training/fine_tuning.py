@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune.errors import UserError
-from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan
-from gp_prune.pruning.modules import find_module, masked_parameters, renew_masked
-from gp_prune.pruning.surgery import channel_masks
+from gp_prune.pruning.modules import masked_parameters, renew_masked
 from gp_prune.statistics import Forward, Loss
 from gp_prune.statistics.batches import Progress, batch_size, check_loss
 from gp_prune.statistics.running import (
@@ -38,7 +36,8 @@ from gp_prune.training.checkpoint import (
     put_tensors,
     with_prefix,
 )
-from gp_prune.training.gradual import GradualRemoval, Remover, Zeros
+from gp_prune.training.gradual import GradualRemoval, Remover
+from gp_prune.training.held import Held, find_zeros, set_zeros
 from gp_prune.training.loss import Objective
 from gp_prune.training.recalibration import advise_on_small_batches
 from gp_prune.training.samples import (
@@ -51,9 +50,6 @@ from gp_prune.training.samples import (
 )
 from gp_prune.training.settings import Epoch, FineTuning, History, schedule
 from gp_prune.training.shares import report_share
-
-Held = Mapping[tuple[str, str], Tensor]
-"""(module, parameter) -> bool tensor of the parameter's shape: False where a zero must stay."""
 
 ErrorFunction = Callable[[nn.Module, Any], float]
 """``error(model, validation)``: the error of a network, which is in evaluation mode."""
@@ -176,7 +172,7 @@ class _Run:
         self.data, self.validation, self.error, self.held = data, validation, error, held
         self.settings = objective.settings
         self.optimiser = make_optimiser(parameters, self.settings)
-        self.zeros = _find_zeros(model, held)
+        self.zeros = find_zeros(model, held)
         self.remover: Remover | None = None
         decay = self.settings.averaging
         self.average = WeightAverage(model, decay) if decay else None
@@ -262,7 +258,7 @@ class _Run:
                 self.history = replace(self.history, start_loss=value)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            _set_zeros(self.zeros)
+            set_zeros(self.zeros)
             if self.remover is not None:
                 self.remover.step(progress)
             if self.average:
@@ -346,67 +342,6 @@ class _Run:
             for name, tensor in part.items()
         }
         return disk.Snapshot(self.history, tensors)
-
-
-def held_by(
-    model: nn.Module, plan: ChannelPlan | WeightPlan, architecture: Architecture | None = None
-) -> dict[tuple[str, str], Tensor]:
-    """Return what ``plan`` holds at zero in a network whose masks were made permanent.
-
-    :func:`gp_prune.pruning.unmask` keeps the zeros but takes away what would keep them in
-    training; give this as ``held`` to :func:`gp_prune.training.fine_tune`.
-
-    Args:
-        model: the network, of its original widths.
-        plan: what was masked.
-        architecture: where the channels are; needed for a channel plan only.
-
-    Raises:
-        UserError: plan and model do not belong together.
-    """
-    if isinstance(plan, WeightPlan):
-        return plan.masks(model)
-    if architecture is None:
-        raise UserError("holding channels needs the architecture; give what trace() returned")
-    plan.check(architecture)
-    return channel_masks(model, architecture.entries(plan.removed))
-
-
-def _find_zeros(model: nn.Module, held: Held) -> Zeros:
-    """Return every held parameter with a mask of the entries that must stay zero.
-
-    Raises:
-        UserError: the network lacks a parameter, it has another shape, or it is not zero where it
-            should be.
-    """
-    zeros: Zeros = []
-    for (module, name), keep in held.items():
-        parameter = find_module(model, module)._parameters.get(name)
-        what = f"parameter {name!r} of layer {module!r}"
-        if parameter is None:
-            raise UserError(
-                f"the network has no {what}; give the network that the plan was made for, "
-                "without masks (unmask)"
-            )
-        if parameter.shape != keep.shape:
-            raise UserError(
-                f"{what} has shape {tuple(parameter.shape)}, what is held {tuple(keep.shape)}; "
-                "give the network that the plan was made for"
-            )
-        zero = ~keep.to(parameter.device, torch.bool)
-        if bool(parameter.detach()[zero].count_nonzero()):
-            raise UserError(
-                f"{what} is not zero where it is to be held; apply the plan with mask() and "
-                "make it permanent with unmask() first"
-            )
-        zeros.append((parameter, zero))
-    return zeros
-
-
-@torch.no_grad()
-def _set_zeros(zeros: Zeros) -> None:
-    for parameter, zero in zeros:
-        parameter.masked_fill_(zero, 0.0)
 
 
 def _name(function: Any) -> str:
