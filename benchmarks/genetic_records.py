@@ -200,20 +200,29 @@ def write_records(path: Path, lines: Sequence[Record], protocol: Mapping[str, An
 
 def records_page(lines: Sequence[Record], protocol: Mapping[str, Any]) -> str:
     """Return the records by kind, and the figures of the literature."""
-    parts = [_HEAD.format(commits=", ".join(sorted({line.commit for line in lines})))]
+    parts = [_HEAD]
     for kind in kinds(protocol):
         needed, model = protocol[kind]["needed"], protocol[kind]["settings"]["model"]
         asked = "; ".join(WORDS[name].format(value) for name, value in needed.items())
         parts += [f"## {kind} ({model})", "", f"Asked for: {asked}.", ""]
-        own = [line for line in lines if line.kind == kind]
+        digest = settings_digest(protocol, kind)
+        own = [line for line in lines if line.kind == kind and line.settings == digest]
+        earlier = [line for line in lines if line.kind == kind and line.settings != digest]
         if own:
-            parts += [*_TABLE, *(_row(line, needed) for line in own), ""]
+            parts += _table(own, needed)
         missing = sorted(set(protocol["seeds"]) - {line.seed for line in own})
         if missing:
             parts += [f"Not run yet: seed {', '.join(map(str, missing))}.", ""]
+        if earlier:
+            parts += ["By earlier settings:", "", *_table(earlier, needed)]
     parts += ["## Figures of the literature", "", _NOTE, "", *_LITERATURE_TABLE]
     parts += [f"| {' | '.join(row)} |" for row in LITERATURE]
     return "\n".join([*parts, ""])
+
+
+def _table(lines: Sequence[Record], needed: Mapping[str, float]) -> list[str]:
+    commits = ", ".join(sorted({line.commit for line in lines}))
+    return [*_TABLE, *(_row(line, needed) for line in lines), "", f"Commit {commits}.", ""]
 
 
 def _row(line: Record, needed: Mapping[str, float]) -> str:
@@ -240,9 +249,10 @@ _LITERATURE_TABLE = (
 )
 _HEAD = """# Records of the genetic pruner on MNIST
 
-The settings ([genetic_records.toml](../genetic_records.toml), commit {commits}) were chosen on
-validation errors of the network of seed 0. Then each run below was made once with a fresh seed, of
-the network and of the run, and the 10,000 test samples were read once, at its end. Of the points of
+The settings ([genetic_records.toml](../genetic_records.toml)) were chosen on validation errors of
+the network of seed 0. Then each run below was made once with a fresh seed, of the network and of
+the run, and the 10,000 test samples were read once, at its end. Settings that were changed after
+that have other seeds; what was measured by the earlier ones stays below. Of the points of
 a run that are as small as is asked for, the one with the least validation error counts. Ratios are
 dense by pruned: parameters that are not zero, biases included; MACs of the convolutions, without
 those with a zero; all MACs of the smaller network, and in brackets without those with a zero; time

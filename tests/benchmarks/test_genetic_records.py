@@ -12,10 +12,10 @@ from csv_lines import read
 
 PROTOCOL = genetic_records.load_protocol()
 RECORD = genetic_records.Record(
-    kind="both", seed=3, point="p01", dense_validation=0.7, dense_test=0.6, validation=0.9,
+    kind="both", seed=6, point="p01", dense_validation=0.7, dense_test=0.6, validation=0.9,
     test=0.95, params=160.0, conv_macs=31.0, all_macs=15.5, sparse_macs=20.0,
     flops=5000, conv_time=17.0, bytes_dense=4000, bytes_csr=3000, widths="2-10-400",
-    evaluations=500, settings="abc", commit="0123456",
+    evaluations=500, settings=genetic_records.settings_digest(PROTOCOL, "both"), commit="0123456",
 )  # fmt: skip
 
 
@@ -51,13 +51,22 @@ def test_settings_are_valid_and_only_records_read_the_test_split(kind: str) -> N
 
 
 def test_the_newest_line_of_a_run_stays(tmp_path: Path) -> None:
-    path, other = tmp_path / "found.csv", replace(RECORD, seed=4, test=1.2)
+    path, other = tmp_path / "found.csv", replace(RECORD, seed=7, test=1.2)
     genetic_records.write_records(path, [other, RECORD, replace(RECORD, test=0.7)], PROTOCOL)
     assert read(path, genetic_records.Record) == [replace(RECORD, test=0.7), other]
     page = path.with_suffix(".md").read_text()
     assert (
-        "| 3 | 0.60 % | 0.70 % | 0.90 % | 160.0x | 31.0x | 15.5x (20.0x) | 5,000 | 17.0x |" in page
+        "| 6 | 0.60 % | 0.70 % | 0.90 % | 160.0x | 31.0x | 15.5x (20.0x) | 5,000 | 17.0x |" in page
     )
     assert page.count("| yes |") == 1 and page.count("| no |") == 1
-    assert "Not run yet: seed 5." in page and page.count("Not run yet: seed 3, 4, 5.") == 3
-    assert "commit 0123456" in page and "Sparse VD" in page
+    assert "Not run yet: seed 8." in page and page.count("Not run yet: seed 6, 7, 8.") == 3
+    assert "Commit 0123456." in page and "Sparse VD" in page
+    assert "By earlier settings" not in page
+
+
+def test_what_earlier_settings_found_stays_apart() -> None:
+    earlier = replace(RECORD, seed=3, settings="abc", commit="abcdef0")
+    page = genetic_records.records_page([earlier, RECORD], PROTOCOL)
+    now, before = page.split("By earlier settings:")
+    assert "| 6 | 0.60 %" in now and "Commit 0123456." in now and "| 3 | 0.60 %" not in now
+    assert "| 3 | 0.60 %" in before and "Commit abcdef0." in before and "| 6 |" not in before
