@@ -19,7 +19,7 @@ from gp_prune.pruning import (
     WeightPlan,
     select_weights,
 )
-from gp_prune.pruning.plan.channels import BUDGET_KINDS
+from gp_prune.pruning.plan.channels import describe_budget
 from gp_prune.pruning.plan.weights import Target
 from gp_prune.pruning.select.allocation import Allocation, keep_streams, select_allocated
 from gp_prune.pruning.select.scores import keep_unranked
@@ -37,11 +37,6 @@ _MOST_MISSED = 0.05
 
 PATTERN = "pattern"
 """In the place of an allocation where the budget is a pattern: it keeps the same of every layer."""
-
-
-def describe_budget(kind: str, keep: float) -> str:
-    """Return a budget, or a pattern, in words; see :class:`Measurement`."""
-    return f"{100 * keep:g} % of the {kind}" if kind in BUDGET_KINDS else f"pattern {kind}"
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from rich.text import Text
 from gp_prune.apply.own_task import short_names
 from gp_prune.formula.printer import escape
 from gp_prune.judging.compare import CompareProgress, MetricComparison
-from gp_prune.judging.records import PATTERN, Measurement, describe_budget
+from gp_prune.judging.records import PATTERN, Measurement
 from gp_prune.judging.standings import ALPHA, Standing, spread_over_repeats
 from gp_prune.metric.file import ALLOCATIONS, bundled_metrics
+from gp_prune.pruning.plan.channels import describe_budget, short_budget
 from gp_prune.report.console import (
     MARK,
     make_console,
@@ -26,7 +27,6 @@ from gp_prune.report.console import (
 from gp_prune.report.progress import quarters, show_progress
 
 _STAGES = {"tasks": "networks", "score": "scoring", "compare": "comparison"}
-_UNITS = {"macs": "MACs", "params": "params", "channels": "channels"}
 MOST_NOTES = 10
 """Most sentences that are listed on what was left out."""
 
@@ -91,7 +91,7 @@ def _by_budget(result: MetricComparison, allocation: str, room: int) -> list[Tab
     entries = result.part(allocation)
     budgets = budgets_of(entries)
     headings = ["", "metric", ">rank", f">p ({result.settings.baseline})"]
-    headings += [f">{_heading(budget)}" for budget in budgets]
+    headings += [f">{short_budget(*budget)}" for budget in budgets]
     rows: list[list[str]] = []
     styles: dict[int, str] = {}
     for standing in result.standings(allocation):
@@ -108,12 +108,6 @@ def _by_budget(result: MetricComparison, allocation: str, room: int) -> list[Tab
     if allocation == PATTERN:
         tables[0].title = "Patterns: so many of each block of weights stay, the same in every layer"
     return tables
-
-
-def _heading(budget: Budget) -> str:
-    """Return the heading of a budget."""
-    kind, keep = budget
-    return f"{_UNITS[kind]} {100 * keep:g}%" if kind in _UNITS else f"pattern {kind}"
 
 
 def _meaning(allocation: str) -> str:
@@ -209,7 +203,7 @@ def _latex_table(result: MetricComparison, allocation: str) -> str:
          for s in standings]
         for budget in budgets
     ]  # fmt: skip
-    head = [_heading(budget).replace("%", r"\,\%") for budget in budgets]
+    head = [short_budget(*budget).replace("%", r"\,\%") for budget in budgets]
     lines = [
         rf"\begin{{tabular}}{{lrr{'r' * len(budgets)}}}",
         r"\toprule",

@@ -7,18 +7,12 @@ from typing import IO
 from rich.text import Text
 
 from gp_prune.apply.own_task import short_names
-from gp_prune.judging.judge import BudgetError, FormulaResult
+from gp_prune.judging.judge import FormulaResult
 from gp_prune.language.record import NEEDS
+from gp_prune.pruning.plan.channels import describe_budget
 from gp_prune.report.console import make_console, new_table, percent, render
 
-_UNITS = {"macs": "MACs", "params": "parameters", "channels": "channels"}
 _COSTS = {"macs": "MACs", "params": "params"}
-
-
-def _budget(row: BudgetError) -> str:
-    if row.kind not in _UNITS:
-        return f"pattern {row.kind}"
-    return f"{100 * row.keep:.3g} % of the {_UNITS[row.kind]}"
 
 
 def result_lines(result: FormulaResult, stream: IO[str]) -> list[str]:
@@ -30,7 +24,7 @@ def result_lines(result: FormulaResult, stream: IO[str]) -> list[str]:
     shorts = short_names(row.task for row in result.errors)
     for row in result.errors:
         table.add_row(
-            Text(shorts[row.task]), _budget(row),
+            Text(shorts[row.task]), describe_budget(row.kind, row.keep),
             f"{row.error:.3f}", f"{row.raw_error:.4f}", percent(row.macs), percent(row.params),
         )  # fmt: skip
     objectives = ", ".join(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gp_prune.apply.own_task import short_name
 from gp_prune.errors import pluralize
+from gp_prune.pruning.plan.channels import BUDGET_UNITS
 from gp_prune.report.console import (
     MARK,
     make_console,
@@ -56,7 +57,6 @@ _UNITS = {
 }  # fmt: skip
 _JUDGED = {"error": "pruned", "tuned_error": "fine-tuned"}
 _MEANS = {"log": "geometric mean", "mean": "mean"}
-BUDGET_UNITS = {"macs": "MACs", "params": "parameters", "channels": "channels"}
 """Kind of a budget -> what it counts."""
 
 
@@ -260,11 +260,6 @@ def _shares(shares: Sequence[float], kept: str, config: SearchConfig) -> str:
     texts = [f"{', '.join(f'{share:.0%}' for share in shares)} {kept}"] if shares else []
     texts += [f"pattern {pattern}" for pattern in config.pattern]
     return ", ".join(texts)
-
-
-def budget_heading(kind: str, keep: float) -> str:
-    """Return a budget, or a pattern, as the heading of a column."""
-    return f"{BUDGET_UNITS[kind]} {keep:.0%}" if kind in BUDGET_UNITS else f"pattern {kind}"
 
 
 def interim_lines(generation: Generation, stream: IO[str]) -> list[str]:

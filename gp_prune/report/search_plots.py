@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression, format_constant
+from gp_prune.pruning.plan.channels import describe_budget
 from gp_prune.report.page.parts import Plot, Series
 from gp_prune.report.plots import TEXT, clean_axes, find_matplotlib, new_figure, save_figure
 from gp_prune.report.text import printable
@@ -229,10 +230,7 @@ def _draw_layers(shares: Sequence[Any]) -> Any:
             label.set_parse_math(False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 100)
-        share = (
-            f"{one.keep:.0%} of the {_UNITS[one.budget]}" if one.budget in _UNITS else one.budget
-        )
-        axes.set_xlabel(f"kept (%) at {share}", fontsize=TEXT)
+        axes.set_xlabel(f"kept (%) at {describe_budget(one.budget, one.keep)}", fontsize=TEXT)
         axes.set_title(printable(titles[one.task]), fontsize=TEXT, parse_math=False)
         clean_axes(axes, size=_TICKS)
     return figure

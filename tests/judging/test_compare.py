@@ -164,7 +164,7 @@ def test_impossible_budgets_are_left_out(source: TaskSource, tmp_path: Path) -> 
     )  # fmt: skip
     assert {entry.keep for entry in found.measurements} == {0.7}
     (note,) = found.notes
-    assert "lenet-digits, 0.5 % of the macs, uniform: left out, as no metric meets it" in note
+    assert "lenet-digits, 0.5 % of the MACs, uniform: left out, as no metric meets it" in note
 
 
 def test_a_task_in_memory_is_compared_on(source: TaskSource, tmp_path: Path) -> None:

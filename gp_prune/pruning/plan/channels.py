@@ -14,11 +14,30 @@ from gp_prune.errors import UserError, brief
 from gp_prune.pruning.graph.architecture import Architecture
 
 BUDGET_KINDS = ("channels", "macs", "params")
+BUDGET_UNITS = {"channels": "channels", "macs": "MACs", "params": "parameters"}
+"""Kind of a budget -> what it counts, for a person."""
 BUDGET_TOLERANCE = 0.05
 """Largest difference between asked and achieved shares that still counts as met."""
 
 _SCHEMA = 1
 _KIND = "channel plan"
+
+
+def describe_budget(kind: str, keep: float) -> str:
+    """Return a budget in words, such as ``50 % of the MACs`` or ``pattern 2:4``.
+
+    Args:
+        kind: one of :data:`BUDGET_KINDS`, or a pattern N:M.
+        keep: the share to keep.
+    """
+    unit = BUDGET_UNITS.get(kind)
+    return f"{100 * keep:.3g} % of the {unit}" if unit else f"pattern {kind}"
+
+
+def short_budget(kind: str, keep: float) -> str:
+    """Return a budget as the heading of a column, such as ``MACs 50%`` or ``pattern 2:4``."""
+    unit = BUDGET_UNITS.get(kind)
+    return f"{unit} {100 * keep:.3g}%" if unit else f"pattern {kind}"
 
 
 @dataclass(frozen=True)

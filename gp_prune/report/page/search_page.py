@@ -15,6 +15,7 @@ from gp_prune._io import MOST_JSON, read_file
 from gp_prune.apply.own_task import short_names
 from gp_prune.errors import pluralize
 from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.pruning.plan.channels import BUDGET_UNITS, short_budget
 from gp_prune.report.page.common import Rows, closing_sections, count_of, exact, number
 from gp_prune.report.page.formulas import FormulaPrinter
 from gp_prune.report.page.parts import (
@@ -32,7 +33,6 @@ from gp_prune.report.page.parts import (
 from gp_prune.report.page.search_course import course_sections
 from gp_prune.report.page.search_log import SearchLog, read_search_log
 from gp_prune.report.recommendation import verdict
-from gp_prune.report.search import BUDGET_UNITS, budget_heading
 from gp_prune.search.comparison import PATTERN, Comparison, equal_kinds
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.contenders import Contender
@@ -330,7 +330,7 @@ def _layers(config: SearchConfig, log: SearchLog) -> list[Section]:
     shorts = short_names(dict.fromkeys(shares.task for shares in log.shares))
     for count, (task, short) in enumerate(shorts.items()):
         columns = [shares for shares in log.shares if shares.task == task]
-        headings = ["layer", *(budget_heading(c.budget, c.keep) for c in columns)]
+        headings = ["layer", *(short_budget(c.budget, c.keep) for c in columns)]
         rows = []
         names = [name for name, _, _ in columns[0].layers]
         for index, name in enumerate(names[:_MOST_LAYERS]):
