@@ -183,6 +183,8 @@ class SearchConfig(Settings):
         promote: for every cheaper rung, the share of its candidates that rises to the next one.
         strategy: ``"evolve"``, or ``"random"`` for random trees in every generation: the baseline.
         adaptive: whether variation operators whose offspring survive are used more often.
+        factors: whether half of the random trees, and a further mutation, are products or ratios of
+            two parts that read different measurements.
         restart: generations without growth of the front after which random trees take the place
             of most of the population; 0 means never.
         max_evaluations: distinct behaviours after which the search ends; 0 means the default: any
@@ -270,6 +272,7 @@ class SearchConfig(Settings):
     promote: tuple[float, ...] = ()
     strategy: str = "evolve"
     adaptive: bool = True
+    factors: bool = False
     restart: int = 5
     max_evaluations: int = 0
     time_limit: float = 0.0

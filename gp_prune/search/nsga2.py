@@ -181,7 +181,7 @@ class Search:
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
             rng = random.Random(derive_seed("generation", self.config.seed, number))
-            generator = Generator(self.grammar, rng, self.limits)
+            generator = Generator(self.grammar, rng, self.limits, factors=self.config.factors)
             variation = Variation(generator, self.seeds)
             if number == 0:
                 fresh = self._first(generator)

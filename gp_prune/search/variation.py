@@ -19,6 +19,8 @@ from gp_prune.language.axes import SCALAR, Axes, Elementwise, Normaliser, Reduct
 from gp_prune.search.grammar import Constant, Grammar, Individual, Production
 
 CROSSOVER = "crossover"
+PRODUCTS = ("mul", "div")
+"""Operators that put two factors together."""
 
 TRIES = 10
 """Number of times that a variation operator is tried."""
@@ -35,6 +37,10 @@ _GROUP_WEIGHTS = {"reduction": 3.0, "binary": 3.0, "unary": 2.0, "normaliser": 1
 A type has one or two ``special`` operators, with their own signature, if any; this weight makes one
 about as frequent as one reduction.
 """
+
+
+_FACTOR_HEIGHT = 2
+"""Greatest height of a factor that is drawn, unless its type needs more."""
 
 
 class Limits(NamedTuple):
@@ -66,20 +72,64 @@ class Generator:
         grammar: the grammar of the trees.
         rng: the source of randomness; every draw comes from it.
         limits: size and height that no tree exceeds.
+        factors: whether half of the individuals are products or ratios of two parts that read
+            different measurements, as most published metrics are.
     """
 
-    def __init__(self, grammar: Grammar, rng: random.Random, limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        grammar: Grammar,
+        rng: random.Random,
+        limits: Limits = Limits(),
+        *,
+        factors: bool = False,
+    ) -> None:
         self.grammar = grammar
         self.rng = rng
         self.limits = limits
+        self.factors = factors
 
     def individual(self, least: int = 1, most: int = 5) -> Individual:
         """Draw a tree of the root type; half of them full, half grown, height about least..most.
 
         The height is at most ``limits.height``, and at least what the root type needs.
         """
+        if self.factors and self.rng.random() < 0.5:
+            return self.product()
         height = self.rng.randint(least, most)
         return Individual(self.subtree(self.grammar.root, height, full=self.rng.random() < 0.5))
+
+    def product(self) -> Individual:
+        """Draw a product or a ratio of two parts that read different measurements.
+
+        Where no draw of a few is one, any tree.
+        """
+        for _ in range(TRIES):
+            product = self.product_of(self.grammar.root)
+            if product is None:
+                break
+            parts = [self.factor(axes) for axes in product.arguments]
+            tree = Individual([self.grammar.nodes[product.name], *parts[0], *parts[1]])
+            if unlike(self.grammar, *parts) and self.limits.hold(tree):
+                return tree
+        return Individual(self.factor(self.grammar.root))
+
+    def factor(self, axes: Axes) -> list[Any]:
+        """Draw a small tree of a type; return its nodes in prefix order."""
+        return self.subtree(axes, self.rng.randint(0, _FACTOR_HEIGHT))
+
+    def product_of(self, axes: Axes, one: Axes | None = None) -> Production | None:
+        """Draw a product or a ratio of a type, one of whose arguments has the type ``one``.
+
+        None where the grammar has none.
+        """
+        usable = {
+            name: [p for p in self.grammar.by_result[axes].get(name, ())
+                   if one is None or one in p.arguments]
+            for name in PRODUCTS
+        }  # fmt: skip
+        names = [name for name, productions in usable.items() if productions]
+        return self.rng.choice(usable[self.rng.choice(names)]) if names else None
 
     def subtree(
         self, axes: Axes, height: int, *, full: bool = False, size: int | None = None
@@ -149,6 +199,15 @@ class Generator:
         return self.rng.choice(fitting[group][operator])
 
 
+def unlike(grammar: Grammar, first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Tell whether two parts read measurements, and none that both read."""
+    one, other = (
+        {grammar.operands[node.name].needs for node in part if node.name in grammar.operands}
+        for part in (first, second)
+    )
+    return bool(one and other) and not one & other
+
+
 def _group(production: Production) -> str:
     shape = production.operator.shape
     if isinstance(shape, Reduction):
@@ -201,6 +260,7 @@ class Variation:
             "insert": (self.insert, 1.5),
             "shrink": (self.shrink, 1.5),
             "graft": (self.graft, 1.0 if self.seeds else 0.0),
+            "factor": (self.factor, 2.0 if generator.factors else 0.0),
         }
 
     def mutate(self, parent: Individual) -> Individual:
@@ -308,6 +368,25 @@ class Variation:
             return parent
         old = parent.searchSubtree(self.rng.choice(fitting))
         return _replace(parent, old, seed[piece])
+
+    @_retried
+    def factor(self, parent: Individual) -> Individual:
+        """Multiply or divide a subtree by a part that reads other measurements.
+
+        In half of all cases the subtree is the whole tree.
+        """
+        whole = self.rng.random() < 0.5
+        old = parent.searchSubtree(0 if whole else self._pick(parent))
+        axes = self._axes(parent[old.start])
+        product = self.generator.product_of(axes, axes)
+        if product is None:
+            return parent
+        kept = self.rng.choice([p for p, type_ in enumerate(product.arguments) if type_ is axes])
+        new = self.generator.factor(product.arguments[1 - kept])
+        if not unlike(self.grammar, parent[old], new):
+            return parent
+        parts = [parent[old], new] if kept == 0 else [new, parent[old]]
+        return _replace(parent, old, [self.grammar.nodes[product.name], *parts[0], *parts[1]])
 
     def _pick(self, tree: Individual) -> int:
         """Return the position of a random node, an inner one nine times in ten."""

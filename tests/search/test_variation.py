@@ -16,15 +16,22 @@ import pytest
 
 from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes, Reduction, Signature
 from gp_prune.language.parser import parse
-from gp_prune.language.primitive import builtin_primitives
+from gp_prune.language.primitive import Operand, builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.search.grammar import Constant, Grammar, Individual
-from gp_prune.search.variation import Generator, Limits, Variation, draw_constant, three_digits
+from gp_prune.search.variation import (
+    PRODUCTS,
+    Generator,
+    Limits,
+    Variation,
+    draw_constant,
+    three_digits,
+)
 
 PRIMITIVES = builtin_primitives()
 GRAMMARS = {axes: Grammar(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
-MUTATIONS = ["subtree", "node", "constant", "insert", "shrink", "graft"]
+MUTATIONS = ["subtree", "node", "constant", "insert", "shrink", "graft", "factor"]
 LIMITS = Limits()
 ROOTS = pytest.mark.parametrize("root", GRAMMARS, ids=str)
 
@@ -370,7 +377,7 @@ def test_same_seed_same_trees(root: Axes) -> None:
 PROGRAM = """
 import hashlib, random
 from gp_prune.language.axes import CHANNEL, WEIGHT
-from gp_prune.language.primitive import builtin_primitives
+from gp_prune.language.primitive import Operand, builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.search.grammar import Grammar
 from gp_prune.search.variation import Generator, Variation
@@ -424,3 +431,50 @@ def test_scalars_are_mostly_constants() -> None:
     leaves = [generator.leaf(SCALAR) for _ in range(100)]
     assert sum(isinstance(leaf, Constant) for leaf in leaves) > 50
     assert generator.leaf(Axes("ok")) is None
+
+
+@ROOTS
+def test_products_are_of_parts_that_read_different_measurements(root: Axes) -> None:
+    grammar = GRAMMARS[root]
+    generator = Generator(grammar, random.Random(7), factors=True)
+    found = [generator.product() for _ in range(60)]
+    products = 0
+    for tree in found:
+        expression = grammar.to_expression(tree)
+        assert expression.axes is root and LIMITS.hold(tree)
+        if expression.name in PRODUCTS and len(expression.arguments) == 2:
+            one, other = (
+                {node.head.needs for node in part.nodes() if isinstance(node.head, Operand)}
+                for part in expression.arguments
+            )
+            products += bool(one and other and not one & other)
+    assert products >= 50
+
+
+def test_a_factor_is_put_to_a_part_that_reads_something_else() -> None:
+    found = variation(CHANNEL, 3)
+    parent = found.grammar.from_expression(parse("sum[i,k](abs(W))", PRIMITIVES))
+    children = [found.grammar.to_expression(found.factor(parent)) for _ in range(40)]
+    changed = [child for child in children if str(child) != "sum[i,k](abs(W))"]
+    assert len(changed) > 20
+    for child in changed:
+        reads = {node.head.needs for node in child.nodes() if isinstance(node.head, Operand)}
+        assert len(reads) > 1 and "W" in str(child)
+        assert any(node.name in PRODUCTS for node in child.nodes())
+
+
+def test_factors_are_drawn_where_they_are_asked_for() -> None:
+    grammar = GRAMMARS[WEIGHT]
+    plain, asked = (
+        Variation(Generator(grammar, random.Random(1), factors=factors))
+        for factors in (False, True)
+    )
+    assert plain.mutations["factor"][1] == 0 < asked.mutations["factor"][1]
+    shares = [
+        sum(
+            tree[0].name.split(":")[0] in PRODUCTS
+            for tree in (v.generator.individual() for _ in range(200))
+        )
+        for v in (plain, asked)
+    ]
+    assert shares[0] < 60 < shares[1]
