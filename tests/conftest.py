@@ -180,7 +180,7 @@ def random_trees() -> Callable[..., list[Expression]]:
     """`random_trees(axes, count, seed)`: trees of a type over all searchable operands."""
     from gp_prune.language.primitive import builtin_primitives
     from gp_prune.search.grammar import Grammar
-    from gp_prune.search.variation import Generator
+    from gp_prune.search.random_trees import Generator
 
     grammars: dict[Axes, Grammar] = {}
 

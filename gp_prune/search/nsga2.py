@@ -29,9 +29,10 @@ from gp_prune.search.census import take_census
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.evaluator import AnyOutcome, Evaluator
 from gp_prune.search.grammar import Grammar, Individual, OutsideGrammar, Vocabulary
+from gp_prune.search.random_trees import Generator, Limits
 from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.successive_halving import survivors
-from gp_prune.search.variation import CROSSOVER, Generator, Limits, Variation
+from gp_prune.search.variation import CROSSOVER, Variation
 from gp_prune.statistics.running import derive_seed
 
 ELITE = 0.25

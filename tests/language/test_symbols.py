@@ -20,7 +20,7 @@ from gp_prune.language.interpreter import evaluate
 from gp_prune.language.parser import parse
 from gp_prune.language.record import NEEDS
 from gp_prune.search.grammar import Grammar
-from gp_prune.search.variation import Generator
+from gp_prune.search.random_trees import Generator
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "own_primitive.py"
 LAYER = synthetic_layer()

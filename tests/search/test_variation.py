@@ -20,14 +20,14 @@ from gp_prune.language.primitive import Operand, builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.search.grammar import Constant, Grammar, Individual
-from gp_prune.search.variation import (
+from gp_prune.search.random_trees import (
     PRODUCTS,
     Generator,
     Limits,
-    Variation,
     draw_constant,
     three_digits,
 )
+from gp_prune.search.variation import Variation
 
 PRIMITIVES = builtin_primitives()
 GRAMMARS = {axes: Grammar(PRIMITIVES, axes, NEEDS) for axes in (CHANNEL, WEIGHT)}
@@ -380,7 +380,8 @@ from gp_prune.language.axes import CHANNEL, WEIGHT
 from gp_prune.language.primitive import Operand, builtin_primitives
 from gp_prune.language.record import NEEDS
 from gp_prune.search.grammar import Grammar
-from gp_prune.search.variation import Generator, Variation
+from gp_prune.search.random_trees import Generator
+from gp_prune.search.variation import Variation
 
 digest = hashlib.sha256()
 for root in (CHANNEL, WEIGHT):
