@@ -408,7 +408,7 @@ def match_layers(
 
 
 def as_allocation(given: str | Metric, primitives: PrimitiveSet | None = None) -> str | Metric:
-    """Return one of :data:`gp_prune.metric.file.ALLOCATIONS`, or the metric that divides a budget.
+    """Return a name of ALLOCATIONS, or the metric that divides a budget: of a pair the shares.
 
     Args:
         given: such a name, a metric, or what :meth:`Metric.load` takes.
@@ -417,10 +417,10 @@ def as_allocation(given: str | Metric, primitives: PrimitiveSet | None = None) -
     Raises:
         UserError: it is neither.
     """
-    if isinstance(given, Metric) or given in ALLOCATIONS:
+    if not isinstance(given, Metric) and given in ALLOCATIONS:
         return given
     try:
-        return Metric.load(given, primitives)
+        return (given if isinstance(given, Metric) else Metric.load(given, primitives)).parts[-1]
     except UserError as error:
         raise UserError(
             f"allocation (--allocation) is {brief(given)}, which is none of "

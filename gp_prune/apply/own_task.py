@@ -88,7 +88,7 @@ def may_need_data(name: str) -> bool:
 def check_granularity(names: Iterable[str], granularity: str) -> None:
     """Raise UserError for a network of transformers where channels are ranked."""
     folder = next((name for name in names if name.startswith(HF)), None)
-    if folder is not None and granularity == "channel":
+    if folder is not None and granularity != "weight":
         raise UserError(
             f"{short_name(folder)!r} keeps the shapes of its weights, and metrics of channels "
             "remove channels; take metrics of single weights (--granularity weight)"

@@ -82,7 +82,13 @@ def _search_options(command: Command) -> Command:
     help="One search for each task left out; each winner is tried on the task it never saw.",
 )
 @data_options
-@click.option("--granularity", help="channel or weight.  [default: channel]")
+@click.option("--granularity", help="channel, weight, or layer for shares.  [default: channel]")
+@click.option(
+    "--select",
+    shell_complete=completion.metrics,
+    metavar="METRIC",
+    help="What chooses channels, with granularity layer.  [default: flap]",
+)
 @click.option("--population", type=int, help="Candidates per generation.  [default: 40]")
 @click.option("--generations", type=int, help="Generations after the first.  [default: 24]")
 @click.option("--reuse", type=click.Path(path_type=Path), help="Reuse the results of another run.")
@@ -260,7 +266,7 @@ def _next_steps(result: SearchResult) -> str:
     """Return commands that go on with the recommended formula."""
     path = result.folder / "metrics" / f"{result.recommended.name}.json"
     task = _next_model(result.config.tasks)
-    budget = "--keep-macs 0.5" if result.config.granularity == "channel" else "--pruning-ratio 0.5"
+    budget = "--keep-macs 0.5" if result.config.granularity != "weight" else "--pruning-ratio 0.5"
     if result.config.pattern and not result.config.budgets:
         budget = f"--pattern {result.config.pattern[0]}"
     files = "".join(f" --primitives {shlex.quote(file)}" for file in result.config.primitives)

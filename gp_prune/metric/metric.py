@@ -334,14 +334,14 @@ class Metric:
 
         Args:
             shares: a metric of channels or of layers, or what :meth:`load` takes; None removes it.
+                Of one that has shares itself these are taken.
 
         Raises:
-            MetricError: this metric ranks no channels, ``shares`` is of single weights, or has
-                shares itself.
+            MetricError: this metric ranks no channels, or ``shares`` is of single weights.
         """
         if isinstance(shares, str | Path):
             shares = Metric.load(shares, self.primitives)
-        return replace(self, shares=shares)
+        return replace(self, shares=shares.parts[-1] if isinstance(shares, Metric) else shares)
 
     @property
     def size(self) -> int:

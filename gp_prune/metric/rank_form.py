@@ -76,7 +76,7 @@ def rank_form(
     """Return a tree that ranks every layer as the expression does and that no rule shortens.
 
     Args:
-        expression: a formula of type {o} or {o,i,k}.
+        expression: a formula of type {o} or {o,i,k}, or {} for shares of layers.
         primitives: the vocabulary of the result.
         conventions: how the scores are used.
         coupled: whether layers may be coupled; false is right for networks without such layers
@@ -116,7 +116,9 @@ class _Rules:
         plain, join = conventions.normaliser == "none", conventions.join
         within = conventions.scope in ("layer", "row")
         self._row = weights and not coupled and conventions.scope == "row"
-        if coupled:
+        if root is SCALAR:  # values of layers, of which no factor but a number is alike
+            self._layer_factor = self._number = self._layer_term = self._increasing = False
+        elif coupled:
             self._layer_factor = not weights and not plain
             self._number = (plain or within) if weights else (plain and join != "sum")
             self._layer_term = False

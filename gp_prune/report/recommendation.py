@@ -39,17 +39,19 @@ def recommendation(result: SearchResult, width: int | None = None) -> str:
     config = result.config
     best = result.recommended
     metric = result.metrics[best.name]
-    simple = metric.simplified().expression
+    found_formula = metric.parts[-1]  # of a pair it is the shares that were searched
+    simple = found_formula.simplified().expression
     lines = [
         f"{MARK} {best.name} = {best.expression}",
         *([f"     Simplified: {simple}"] if simple.size < best.expression.size else []),
         *([f"     Found as: {found}"] if (found := metric.provenance.get("found_as")) else []),
         *([f"     Published: {best.published}"] if best.published else []),
-        f"     LaTeX: {metric.latex()}",
+        f"     LaTeX: {found_formula.latex()}",
+        *([f"     Channels by: {metric.expression}"] if metric.shares is not None else []),
         *_rule(config, choosing_tasks(result)),
         *(f"     Test split {line}" for line in verdict(result)),
     ]
-    copied = (MARK, "     Simplified", "     Found as", "     LaTeX")
+    copied = (MARK, "     Simplified", "     Found as", "     LaTeX", "     Channels by")
     return "\n".join(
         line if width is None or line.startswith(copied) else _wrap(line, width) for line in lines
     )
@@ -76,11 +78,12 @@ def _rule(config: SearchConfig, unseen: Sequence[str]) -> list[str]:
             "     Rule: the formula with the least error in the search",
             f"     {limit} was not read.",
         ]
+    beaten = "uniform shares" if config.granularity == "layer" else "random scores"
     both = len(config.deciding_errors) > 1
     end = "" if both else ","
     what = "deviation" if config.judged_repeats > 1 else "error"
     return [
-        f"     Rule: of the formulas that beat random scores on every task (or on most){end}",
+        f"     Rule: of the formulas that beat {beaten} on every task (or on most){end}",
         *(["     right after pruning and after fine-tuning,"] if both else []),
         "     the smallest whose validation error at equal budgets is within one",
         f"     standard {what} of the least{' one' if unseen else ''}",

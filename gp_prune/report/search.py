@@ -35,6 +35,7 @@ from gp_prune.search.leave_one_out import LeftOut
 from gp_prune.search.nsga2 import Generation
 from gp_prune.search.objectives import LATENCY, SIZE
 from gp_prune.search.results import SearchResult, ladder_objectives
+from gp_prune.search.start_formulas import select_name
 
 PLAIN_WIDTH = 160
 """Characters per line where the output is not a terminal."""
@@ -245,7 +246,10 @@ def _explanation(result: SearchResult) -> str:
         f"error: 0 as the dense network, 1 as the best constant guess; {_MEANS[config.aggregate]} "
         "over the tasks",
         f"{shown}: {ladder}{equal if result.comparison.records else ''}",
-        f"NAME_{config.scope}: a published metric under the conventions of this run",
+        f"shares of layers, channels by {select_name(config.select)}; uniform: the same of every "
+        "layer; l1, gecco_2: as their global rankings cut"
+        if config.granularity == "layer"
+        else f"NAME_{config.scope}: a published metric under the conventions of this run",
     ]
     names = ", ".join(choosing_tasks(result))
     if names:

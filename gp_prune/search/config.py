@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from gp_prune._io import resolve_path
-from gp_prune._names import HF
 from gp_prune._sizes import MAX_MEMORY
 from gp_prune.apply.options import check_sequential
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
 from gp_prune.errors import SEED, UserError, brief, check_fields, number, one_of, whole
-from gp_prune.language.axes import CHANNEL, WEIGHT, Axes
+from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes
 from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import Conventions
@@ -31,21 +30,21 @@ from gp_prune.search.objectives import (
     Objectives,
     parse_objectives,
 )
-from gp_prune.search.start_formulas import expand_names, load_formula
-from gp_prune.tasks import is_language_task, is_task_name
+from gp_prune.search.start_formulas import SELECT, expand_names, load_formula, store_metric
+from gp_prune.search.validation_tasks import are_language_models, choose_validation_tasks
 from gp_prune.tasks.data import DATA_SETS
 from gp_prune.tasks.models import KINDS, PREDICTED
 
-ROOTS = {"channel": CHANNEL, "weight": WEIGHT}
+ROOTS = {"channel": CHANNEL, "weight": WEIGHT, "layer": SCALAR}
 
 STRATEGIES = ("evolve", "random")
 
 DEFAULT_TASKS = ("lenet-digits", "caffe_lenet-digits", "resnet-digits", "resnet-digits@1")
-DEFAULT_BUDGET_KINDS = {"channel": ("macs",), "weight": ("params",)}
+DEFAULT_BUDGET_KINDS = {"channel": ("macs",), "weight": ("params",), "layer": ("macs",)}
 DEFAULT_OBJECTIVES = ("error", "size")
 """Besides the costs that the budgets of the ladder leave free."""
-DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15)}
-DEFAULT_BUDGETS = {"channel": (0.5, 0.15), "weight": (0.3, 0.2)}
+DEFAULT_LADDERS = {"channel": (0.5, 0.3), "weight": (0.3, 0.15), "layer": (0.5, 0.3)}
+DEFAULT_BUDGETS = {"channel": (0.5, 0.15), "weight": (0.3, 0.2), "layer": (0.5, 0.15)}
 """Few of the networks that keep a third or more differ after fine-tuning, so one keeps less."""
 
 _TASKS = ("tasks", "validate_on", "report_on")
@@ -55,11 +54,7 @@ _OF_NETWORKS = ("data", "kind", "model_weights", "input_shape", "most")
 AUTO = "auto"
 """In the place of names: the default."""
 
-_UNSEEN = ("mobilenet", "cnn", "resnet", "caffe_lenet", "lenet", "autoencoder", "mlp")
-"""Families of networks that validate, the first ones that are not in the search."""
-
-_UNSEEN_LANGUAGE = ("gpt", "llama", "llama_wide")
-"""As :data:`_UNSEEN`, where all built-in tasks of the search are language models; one validates."""
+_SIZE_LIMITS = {"channel": 75, "weight": 75, "layer": 9}
 _LANGUAGE_LADDER = (0.5, 0.4)
 _LANGUAGE_BUDGETS = (0.5, 0.4, 0.3)
 """For the weights of language models: without training, with fewer weights all formulas fail."""
@@ -146,7 +141,11 @@ class SearchConfig(Settings):
             nothing.
         leave_one_out: whether there is one search for each task left out, see
             :func:`~gp_prune.search.leave_one_out.leave_one_out`.
-        granularity: ``"channel"`` or ``"weight"``.
+        granularity: ``"channel"`` or ``"weight"``, or ``"layer"`` for formulas of the share of each
+            layer, see :mod:`gp_prune.pruning.select.allocation`.
+        select: the metric of channels that chooses the channels of each layer where the formulas
+            give the shares: a bundled one, a start formula, a file or a text; empty means FLAP. The
+            winner is saved as a pair with it.
         population: number of candidates that survive a generation, and of its new candidates.
         generations: number of generations after the first population.
         seed: the source of all randomness.
@@ -208,7 +207,7 @@ class SearchConfig(Settings):
             fine-tuning runs, see :mod:`gp_prune.search.noise_reduction`.
         front_size: most formulas on the front.
         recommended_size: most nodes of the recommended formula.
-        size_limit: most nodes of any tree.
+        size_limit: most nodes of any tree; 0 means the default: 75, and 9 for shares of layers.
         height_limit: greatest height of any tree.
         crossover: share of offspring made by crossover; the others by mutation.
         calibration: samples from which the statistics of the layers are measured.
@@ -253,6 +252,7 @@ class SearchConfig(Settings):
     report_on: tuple[str, ...] = ()
     leave_one_out: bool = False
     granularity: str = "channel"
+    select: str = ""
     population: int = 40
     generations: int = 24
     seed: int = 0
@@ -285,7 +285,7 @@ class SearchConfig(Settings):
     reduce_within_noise: bool = False
     front_size: int = 12
     recommended_size: int = 25
-    size_limit: int = 75
+    size_limit: int = 0
     height_limit: int = 12
     crossover: float = 0.5
     calibration: int = 512
@@ -313,11 +313,14 @@ class SearchConfig(Settings):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, split_names(value, name))
+        if not self.size_limit and self.granularity in ROOTS:
+            object.__setattr__(self, "size_limit", _SIZE_LIMITS[self.granularity])
         check_fields(self, _RULES)
+        self._check_select()
         self.normalise_memory()
         self._check_pattern()
         patterns_alone = self.pattern and not (self.ladder or self.budgets)
-        language = self.granularity == "weight" and self._language
+        language = self.granularity == "weight" and are_language_models(self.tasks)
         for name, default in _DEFAULTS.items():
             chosen = _OF_LANGUAGE.get(name) if language else None
             if not getattr(self, name) and not (patterns_alone and name in _OF_LANGUAGE):
@@ -361,6 +364,17 @@ class SearchConfig(Settings):
                     "but is there twice or among the tasks of the search; leave it out of one"
                 )
 
+    def _check_select(self) -> None:
+        """Fill in what chooses channels; raise UserError where the formulas do so themselves."""
+        if self.granularity == "layer":
+            object.__setattr__(self, "select", self.select or SELECT)
+        elif self.select:
+            raise UserError(
+                f"select (--select) is {brief(self.select)}, which chooses channels where formulas "
+                f"give shares of layers, and these rank {self.granularity}s; leave it out, or "
+                "search with granularity 'layer'"
+            )
+
     def _check_pattern(self) -> None:
         """Write patterns in one form; raise UserError for what is none, or cannot be asked for."""
         patterns = tuple(str(Pattern.parse(text)) for text in self.pattern)
@@ -387,31 +401,14 @@ class SearchConfig(Settings):
             )
 
     @property
-    def _language(self) -> bool:
-        """Return whether all built-in tasks of the search are language models.
-
-        Networks of a folder of transformers count as such.
-        """
-        known = [name for name in self.tasks if is_task_name(name) or name.startswith(HF)]
-        return bool(known) and all(is_language_task(n) or n.startswith(HF) for n in known)
-
-    @property
     def validation_tasks(self) -> tuple[str, ...]:
         """Return the tasks, none of them in the search, that choose the winner.
 
-        By default they are two networks on the digits of families that are not in the search, and
-        one language model where the search is on language models; none where no task of the search
-        is built-in, since a network of the user's has no family.
+        By default they are those of :func:`choose_validation_tasks`.
         """
         if self.validate_on != (AUTO,):
             return self.validate_on
-        if not any(map(is_task_name, self.tasks)):
-            return ()
-        families = {name.partition("-")[0] for name in (*self.tasks, *self.report_on)}
-        if self._language:
-            unseen = (family for family in _UNSEEN_LANGUAGE if family not in families)
-            return tuple(f"{family}-pydoc" for family in unseen)[:1]
-        return tuple(f"{family}-digits" for family in _UNSEEN if family not in families)[:2]
+        return choose_validation_tasks(self.tasks, self.report_on)
 
     def _check_objectives(self) -> None:
         """Fill in the default objectives, write them in one form, and check them."""
@@ -451,7 +448,7 @@ class SearchConfig(Settings):
             )
 
     def with_texts(self, primitives: PrimitiveSet) -> SearchConfig:
-        """Return the settings with the texts of the start formulas in the place of names and files.
+        """Return the settings with the texts of formulas in the place of names and files.
 
         Args:
             primitives: the vocabulary.
@@ -462,7 +459,8 @@ class SearchConfig(Settings):
         names = expand_names(self.start_formulas)
         metrics = (load_formula(text, primitives) for text in names)
         texts = dict.fromkeys(str(metric.expression) for metric in metrics)
-        return replace(self, start_formulas=tuple(texts))
+        select = self.select and store_metric(self.select, primitives)
+        return replace(self, start_formulas=tuple(texts), select=select)
 
     @cached_property
     def parsed_objectives(self) -> tuple[Objective, ...]:

@@ -12,8 +12,15 @@ from gp_prune.search.archive import Archive, Candidate
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.objectives import SIZE
 from gp_prune.search.reduction import Reducer, Reduction
+from gp_prune.search.start_formulas import share_metrics
 
-BASELINES = {"channel": ("random", "l1"), "weight": ("random_weight", "magnitude")}
+BASELINES = {
+    "channel": ("random", "l1"),
+    "weight": ("random_weight", "magnitude"),
+    "layer": ("uniform", "l1", "gecco_2"),
+}
+"""What always takes part. Of shares of layers they are the same share of each, and those that the
+global rankings of metrics of channels give; the first one is what a formula must beat."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ def contenders(
     The formulas of the front are reduced, and those that become equal are one. One that is a
     published metric, or prunes and ranks like one, is shown as that metric under its name. The
     baselines are random, L1 (or magnitude), and the published metric that did best in the search,
-    each under the conventions of this run; random and L1 also as published.
+    each under the conventions of this run; random and L1 also as published. Where formulas give
+    shares of layers, they are those of :data:`BASELINES`.
 
     Without a comparison there are no baselines.
 
@@ -66,11 +74,12 @@ def contenders(
     if not config.comparison:
         return [*unique.values()]
     entries: list[Contender] = []
-    by_name = {metric.name: metric for metric in published}
     for baseline in BASELINES[config.granularity]:
-        metric = by_name[baseline]
-        # Block after block, all layers cannot be ranked together, as both are published.
-        own = config.conventions if config.sequential else metric.conventions
+        metric = baseline_metric(config, baseline, published)
+        # Block after block, all layers cannot be ranked together, as both are published, and for
+        # shares of layers the join alone plays a part.
+        alike = config.sequential or config.granularity == "layer"
+        own = config.conventions if alike else metric.conventions
         entries.append(Contender(baseline, metric.expression, own))
         if own != config.conventions:
             entries.append(_under_conventions(config, metric))
@@ -84,6 +93,19 @@ def contenders(
     for contender in entries:
         unique.setdefault(contender.name, contender)
     return list(unique.values())
+
+
+def baseline_metric(config: SearchConfig, name: str, published: Sequence[Metric]) -> Metric:
+    """Return one of :data:`BASELINES` by its name.
+
+    Args:
+        config: the settings.
+        name: the name.
+        published: the reference metrics.
+    """
+    primitives = published[0].primitives
+    known = share_metrics(primitives) if config.granularity == "layer" else []
+    return next(metric for metric in (*known, *published) if metric.name == name)
 
 
 def find_published(config: SearchConfig, published: Sequence[Metric]) -> dict[Expression, Metric]:

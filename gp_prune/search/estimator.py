@@ -51,7 +51,7 @@ class MetricSearch(BaseEstimator):  # type: ignore[misc,unused-ignore]
         population: formulas that survive a generation.
         generations: generations after the first population.
         random_state: the seed of all random numbers, a whole number.
-        granularity: ``"channel"`` or ``"weight"``.
+        granularity: ``"channel"``, ``"weight"``, or ``"layer"`` for shares of layers.
         validate_on: names of tasks, none of them among ``tasks``, that choose the best formula; an
             empty list means none. By default they are two built-in networks.
         settings: further settings by name, see :class:`gp_prune.SearchConfig`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from gp_prune.search.evaluator import AnyOutcome, outcome_reader
 from gp_prune.search.held_out import restrict
 from gp_prune.search.objectives import ERRORS, LATENCY, SIZE, mean_cost
 from gp_prune.search.recommendation import judge_of, judged_error, recommend
+from gp_prune.search.start_formulas import load_select
 
 if TYPE_CHECKING:
     from gp_prune.report.search_plots import SearchPlots
@@ -110,7 +111,7 @@ class SearchResult:
 
     def _repr_latex_(self) -> str:
         """Return the recommended formula for a notebook."""
-        return self.metrics[self.recommended.name]._repr_latex_()
+        return self.metrics[self.recommended.name].parts[-1]._repr_latex_()
 
 
 def assemble(
@@ -172,7 +173,7 @@ def candidate_metric(
     provenance: Mapping[str, Any],
     comparison: Comparison | None = None,
 ) -> Metric:
-    """Return the metric of a formula of the front.
+    """Return the metric of a formula of the front; with shares of layers, a pair.
 
     Args:
         config: the settings.
@@ -197,7 +198,7 @@ def candidate_metric(
 
     shorts = short_names(config.tasks)
     names = ", ".join(shorts.values())
-    return Metric(
+    metric = Metric(
         name=contender.name,
         expression=contender.expression,
         conventions=config.conventions,
@@ -211,6 +212,22 @@ def candidate_metric(
         },
         provenance={**provenance, **_reduced_from(contender)},
     )
+    return _paired(config, metric) if config.select else metric
+
+
+def _paired(config: SearchConfig, shares: Metric) -> Metric:
+    """Return the metric that chooses channels with the formula of the shares that was found."""
+    chooses = load_select(config.select, shares.primitives)
+    plain = Metric(
+        f"{shares.name}_shares", shares.expression, shares.conventions, shares.primitives,
+        description=shares.description, source=shares.source,
+    )  # fmt: skip
+    return replace(
+        chooses, name=shares.name, shares=plain,
+        source=f"{chooses.source or chooses.name}; the shares: {shares.source}",
+        description=f"{chooses.name}, with shares of the layers {shares.description}",
+        objectives=shares.objectives, provenance=shares.provenance,
+    )  # fmt: skip
 
 
 def _reduced_from(contender: Contender) -> dict[str, Any]:

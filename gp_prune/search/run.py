@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from gp_prune.runs.statistics import StatisticsFile
 from gp_prune.search.assessor import ladder_evaluations
 from gp_prune.search.comparison import Comparison, compare, plan_setting
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.contenders import BASELINES, Contender, contenders
+from gp_prune.search.contenders import BASELINES, Contender, baseline_metric, contenders
 from gp_prune.search.evaluation import EVALUATION_VERSION
 from gp_prune.search.evaluator import AnyOutcome, Evaluator, outcome_reader, stack_size
 from gp_prune.search.following import end_of, step_of
@@ -56,7 +57,7 @@ from gp_prune.search.results import (
     settings_json,
 )
 from gp_prune.search.scorer import TaskScorer
-from gp_prune.search.start_formulas import TWO_FACTOR_FORMULAS, two_factor_metrics
+from gp_prune.search.start_formulas import load_select, start_metrics, start_names
 from gp_prune.search.stored import RESULT, FrontSoFar, check_length, read, write
 from gp_prune.statistics.running import one_thread
 from gp_prune.tasks import Task
@@ -134,7 +135,7 @@ def evolve(
         UserError: a setting, task, folder or journal is not usable; the sentence says which.
     """
     folder = Path(folder)
-    if config is not None and config.start_formulas:
+    if config is not None and (config.start_formulas or config.select):
         config = config.with_texts(primitive_set(*config.primitives))
     held = find_held(tasks)
     if tasks is not None and (config is not None or not resume):
@@ -197,7 +198,7 @@ def _evolve(
         ):
             _check_age(folder, journal)
             primitives = primitive_set(*config.primitives)
-            scorers = _prepare(config, source, runner, inside, progress)
+            scorers = _prepare(config, source, runner, inside, progress, primitives)
             identity = _identity(config, source, scorers)
             check_unchanged(journal.begun, identity)
             if earlier is not None:
@@ -242,7 +243,7 @@ def _identity(
         "evaluation": EVALUATION_VERSION,
         "device": source.device,
         **digest_tasks(scorer.task for scorer in scorers),
-        "seeds": sorted([*bundled_metrics("reference"), *TWO_FACTOR_FORMULAS]),
+        "seeds": sorted([*bundled_metrics("reference"), *start_names(config.granularity)]),
     }
 
 
@@ -252,6 +253,7 @@ def _prepare(
     runner: Runner,
     inside: InsideStep,
     progress: Callable[[SearchProgress], None],
+    primitives: PrimitiveSet,
 ) -> list[TaskScorer]:
     """Train or load the networks of all tasks, and measure them."""
     # Also without a comparison: a resumed run may ask for one, and the header names all networks.
@@ -260,18 +262,15 @@ def _prepare(
     inside.hear = lambda now: progress(SearchProgress("tasks", 0, len(names), inside=now))
     runner.prepare(names)
     inside.active = False
+    select = load_select(config.select, primitives) if config.select else None
+    make_scorer = partial(
+        TaskScorer, calibration=config.calibration, seed=config.seed, max_memory=config.memory,
+        sequential=config.sequential, select=select,
+    )  # fmt: skip
     scorers = []
     for number, name in enumerate(names):
         progress(SearchProgress("tasks", number, len(names)))
-        scorers.append(
-            TaskScorer(
-                source.load(name),
-                config.calibration,
-                config.seed,
-                config.memory,
-                sequential=config.sequential,
-            )
-        )
+        scorers.append(make_scorer(source.load(name)))
     tasks = [scorer.task for scorer in scorers]
     options = config.task_options
     networks = [task for task in tasks if may_need_data(task.name)]
@@ -301,7 +300,7 @@ def _run(
     seeds = [metric for metric in published if metric.expression.axes is config.root]
     if config.limits.limited:
         _check_limits(config, searched, published, evaluator)
-    built_in = [m for m in two_factor_metrics(primitives) if m.expression.axes is config.root]
+    built_in = start_metrics(config.granularity, primitives)
     search = Search(config, primitives, searched, seeds, evaluator, journal, built_in=built_in)
     assert journal.begun is not None
     provenance = make_provenance(config, journal.begun)
@@ -405,7 +404,7 @@ def _check_limits(
     Otherwise every formula would be tried in vain.
     """
     *_, name = BASELINES[config.granularity]
-    baseline = next(metric for metric in published if metric.name == name)
+    baseline = baseline_metric(config, name, published)
     budget = max(config.cells, key=lambda cell: cell.keep)
     evaluations = {}
     for scorer in scorers:

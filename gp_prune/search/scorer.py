@@ -110,6 +110,7 @@ class TaskScorer:
         max_memory: most bytes for what is measured; None means the default.
         sequential: whether plans of single weights score each block on the outputs of the pruned
             blocks before it; scores without a plan are those of the dense network.
+        select: chooses the channels of each layer where formulas give the shares of the layers.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class TaskScorer:
         max_memory: int | None = None,
         *,
         sequential: bool = False,
+        select: Metric | None = None,
     ) -> None:
         self.task = task
+        self._select = select
         self._seed, self._max_memory = seed, max_memory
         self.architecture: Architecture = trace(
             task.model, task.example_inputs, interface=task.keep
@@ -191,7 +194,8 @@ class TaskScorer:
         """Plan what a formula removes from the network of the task under a budget.
 
         Args:
-            expression: the formula, of type {o} or {o,i,k}.
+            expression: the formula, of type {o} or {o,i,k}; where another metric chooses channels,
+                it gives the shares of the layers, by its values or (type {o}) its global ranking.
             conventions: how its scores are used.
             budget: the share to keep, or a pattern, for formulas of type {o,i,k}.
             noise_seed: for new draws of the random operands; None keeps those of the measurements.
@@ -205,6 +209,10 @@ class TaskScorer:
         if self.sequential:
             plan = self._in_order(expression, conventions, budget, noise_seed)
             return PlannedCut(self.task.name, plan, str(expression))
+        formula = str(expression)
+        if self._select is not None:
+            shares = Metric("shares", expression, conventions)
+            expression, conventions = self._select.expression, self._select.conventions
         scores = self._scores(expression, noise_seed)
         if "i" in expression.axes:
             plan = select_weights(
@@ -223,7 +231,7 @@ class TaskScorer:
                 given = self._scores(shares.expression, noise_seed)
                 allocation = Allocation.by(shares, given)
             plan = select_allocated(self.architecture, scores, conventions, budget, allocation)
-        return PlannedCut(self.task.name, plan, str(expression))
+        return PlannedCut(self.task.name, plan, formula)
 
     def _select_in_order(
         self,

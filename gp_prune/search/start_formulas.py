@@ -1,4 +1,6 @@
-"""Named start formulas of two factors: how much a channel varies, times how strongly it is used.
+"""Named start formulas: two factors of channels, and shares of layers.
+
+Those of two factors say how much a channel varies, times how strongly it is used.
 
 ``variance_energy`` is the formula of FLAP (An et al. 2024), which is bundled; the others are
 written by hand after it. A search for channel metrics begins with them and with the published
@@ -7,10 +9,12 @@ metrics, unless ``no_start_formulas`` is set; whoever reports a formula as found
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
+from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet
-from gp_prune.metric.metric import Metric
+from gp_prune.metric.metric import Metric, bundled_metrics
 
 TWO_FACTOR = "two-factor"
 """The name of all of them together."""
@@ -26,6 +30,21 @@ TWO_FACTOR_FORMULAS = {
 """Name -> formula: variance of activations, or of class means and class maps, or mean square; times
 energy or magnitude of the outgoing weights, or energy of the filter."""
 
+SHARE_FORMULAS = {
+    "uniform": "1",
+    "by_depth": "depth",
+    "narrow": "1 / channels",
+    "costly": "macs_freed",
+    "cheap": "1 / macs_freed",
+    "few_parameters": "1 / params_freed",
+    "streams": "1 + residual",
+    "by_spread": "sqrt(var[o,n,s](A))",
+}
+"""Name -> formula of the share of each layer, written by hand; the first is the same of all."""
+
+SELECT = "flap"
+"""What chooses the channels of each layer in a search for shares, unless the settings say it."""
+
 
 def expand_names(texts: Iterable[str]) -> tuple[str, ...]:
     """Return texts with the names of all two-factor formulas in the place of ``two-factor``."""
@@ -37,6 +56,60 @@ def expand_names(texts: Iterable[str]) -> tuple[str, ...]:
 def two_factor_metrics(primitives: PrimitiveSet) -> list[Metric]:
     """Return the two-factor formulas as metrics of a vocabulary, in their order."""
     return [load_formula(name, primitives) for name in TWO_FACTOR_FORMULAS]
+
+
+def share_metrics(primitives: PrimitiveSet) -> list[Metric]:
+    """Return the start formulas of shares as metrics of a vocabulary, in their order."""
+    return [
+        Metric.parse(text, name=name, primitives=primitives)
+        for name, text in SHARE_FORMULAS.items()
+    ]
+
+
+def start_names(granularity: str) -> list[str]:
+    """Return the names of the start formulas that a search of a granularity knows."""
+    return [*(SHARE_FORMULAS if granularity == "layer" else TWO_FACTOR_FORMULAS)]
+
+
+def start_metrics(granularity: str, primitives: PrimitiveSet) -> list[Metric]:
+    """Return the named start formulas of a granularity as metrics of a vocabulary."""
+    named = [*two_factor_metrics(primitives), *share_metrics(primitives)]
+    return [metric for metric in named if metric.granularity == granularity]
+
+
+def store_metric(text: str, primitives: PrimitiveSet) -> str:
+    """Return what :func:`load_select` takes, without the name of a file that may change.
+
+    Raises:
+        UserError: it is no metric of channels.
+    """
+    metric = load_select(text, primitives)
+    if text in TWO_FACTOR_FORMULAS or text in bundled_metrics():
+        return text
+    return json.dumps(metric.to_json())
+
+
+def load_select(text: str, primitives: PrimitiveSet) -> Metric:
+    """Return a metric that chooses channels: by its name, its path, its formula or its content.
+
+    Raises:
+        UserError: it is no metric, or none of channels.
+    """
+    if text.startswith("{"):
+        metric = Metric.from_text(text, "given as text", primitives)
+    else:
+        metric = load_formula(text, primitives)
+    if metric.granularity != "channel":
+        raise UserError(
+            f"metric {metric.name!r} is to choose the channels of each layer (select, --select), "
+            f"and its granularity is {metric.granularity!r}; give a metric of channels"
+        )
+    return metric.with_shares(None)
+
+
+def select_name(text: str) -> str:
+    """Return what to call the metric that :func:`load_select` loads."""
+    return str(json.loads(text)["name"]) if text.startswith("{") else text
 
 
 def load_formula(text: str, primitives: PrimitiveSet) -> Metric:

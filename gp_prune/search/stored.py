@@ -46,7 +46,7 @@ HELD_OUT = "held_out.csv"
 
 _KIND = "gp-prune search result"
 _SCHEMA = 1
-_OWN_NAME = re.compile(r"(channel|weight)_[0-9a-f]{8}\.json")
+_OWN_NAME = re.compile(r"(channel|weight|layer)_[0-9a-f]{8}\.json")
 
 
 def check_length(config: SearchConfig, folder: Path) -> None:

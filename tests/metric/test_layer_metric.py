@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_what_it_is_not_for(pair: object, words: str) -> None:
         pair()
 
 
-def test_a_pair_of_one_formula_twice_is_no_pair_of_pairs() -> None:
+def test_of_a_pair_the_shares_are_taken() -> None:
+    other = Metric.load("l2").with_shares(DEPTH)
+    assert Metric.load("l1").with_shares(other) == Metric.load("l1").with_shares(DEPTH)
     with pytest.raises(MetricError, match="has shares from a third one"):
-        Metric.load("l1").with_shares(Metric.load("l2").with_shares(DEPTH))
+        dataclasses.replace(Metric.load("l1"), shares=other)

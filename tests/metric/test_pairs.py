@@ -71,7 +71,6 @@ def test_files_that_are_refused(content: str, words: str) -> None:
     [
         ("l1", "magnitude", "'magnitude' ranks single weights"),
         ("magnitude", "l1", "'magnitude' ranks single weights"),
-        ("l1", PAIR, "has shares from a third one"),
         ("l1", 3, "are 3; give a Metric"),
         ("l1", "no_such_metric", "unknown metric"),
     ],

@@ -35,7 +35,7 @@ from gp_prune.report.page.search_log import SearchLog, read_search_log
 from gp_prune.report.recommendation import verdict
 from gp_prune.search.comparison import PATTERN, Comparison, equal_kinds
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.contenders import Contender
+from gp_prune.search.contenders import BASELINES, Contender
 from gp_prune.search.objectives import LATENCY, SIZE
 from gp_prune.search.results import (
     FRONT,
@@ -142,7 +142,8 @@ def front_entries(result: SearchResult) -> list[Entry]:
 def _look(contender: Contender) -> str:
     if contender.candidate is not None:
         return "front"
-    for start, look in (("random", "random"), ("l1", "l1"), ("magnitude", "l1")):
+    looks = (("random", "random"), ("uniform", "random"), ("l1", "l1"), ("magnitude", "l1"))
+    for start, look in looks:
         if contender.name.startswith(start):
             return look
     return "published"
@@ -179,7 +180,8 @@ def front_plots(config: SearchConfig, log: SearchLog, entries: Sequence[Entry]) 
         ]
         series = []
         for look, title in (
-            ("random", "random"), ("l1", "L1"), ("published", "best published"),
+            ("random", BASELINES[config.granularity][0]), ("l1", "L1"),
+            ("published", "best published"),
             ("front", "front"), ("best", "recommended"),
         ):  # fmt: skip
             points = [
@@ -260,6 +262,8 @@ def _comparison(result: SearchResult) -> Section:
         headings = ["metric", "budget", "tasks of the search", *measured.values()]
         parts.append(Table(headings, rows, f"Test error {_JUDGED[error]}"))
     parts += [Heading("In words"), *(f"{line[0].upper()}{line[1:]}." for line in verdict(result))]
+    if config.granularity == "layer":
+        return Section("Against uniform shares and those of L1 and GECCO 2", parts)
     return Section("Against random, L1 and the best published metric", parts)
 
 
@@ -325,7 +329,7 @@ def _layers(config: SearchConfig, log: SearchLog) -> list[Section]:
     """Return what the recommended formula keeps of each layer."""
     if not log.shares:
         return []
-    unit = "channels" if config.granularity == "channel" else "weights"
+    unit = "weights" if config.granularity == "weight" else "channels"
     parts: list[Part] = [f"{unit.capitalize()} that the recommended formula keeps of each layer."]
     shorts = short_names(dict.fromkeys(shares.task for shares in log.shares))
     for count, (task, short) in enumerate(shorts.items()):
