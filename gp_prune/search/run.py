@@ -300,7 +300,7 @@ def _run(
     seeds = [metric for metric in published if metric.expression.axes is config.root]
     if config.limits.limited:
         _check_limits(config, searched, published, evaluator)
-    built_in = start_metrics(config.granularity, primitives)
+    built_in = start_metrics(config.granularity, primitives, config.select)
     search = Search(config, primitives, searched, seeds, evaluator, journal, built_in=built_in)
     assert journal.begun is not None
     provenance = make_provenance(config, journal.begun)

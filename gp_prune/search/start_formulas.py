@@ -71,9 +71,22 @@ def start_names(granularity: str) -> list[str]:
     return [*(SHARE_FORMULAS if granularity == "layer" else TWO_FACTOR_FORMULAS)]
 
 
-def start_metrics(granularity: str, primitives: PrimitiveSet) -> list[Metric]:
-    """Return the named start formulas of a granularity as metrics of a vocabulary."""
+def start_metrics(granularity: str, primitives: PrimitiveSet, select: str = "") -> list[Metric]:
+    """Return the named start formulas of a granularity as metrics of a vocabulary.
+
+    Args:
+        granularity: of the formulas.
+        primitives: the vocabulary.
+        select: what chooses channels, see :func:`load_select`; mean and standard deviation of its
+            scores are start formulas of shares, too.
+    """
     named = [*two_factor_metrics(primitives), *share_metrics(primitives)]
+    if select:
+        scores = load_select(select, primitives).expression
+        named += [
+            Metric.parse(f"{moment}[o]({scores})", name=f"score_{moment}", primitives=primitives)
+            for moment in ("mean", "std")
+        ]
     return [metric for metric in named if metric.granularity == granularity]
 
 

@@ -85,8 +85,11 @@ def test_the_first_population_holds_the_named_shares(result: SearchResult) -> No
     lines = (result.folder / "journal.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     tried = {event["text"] for event in events if event.get("event") == "candidate"}
-    named = {str(canonical(m.expression)) for m in start_metrics("layer", PRIMITIVES)}
-    assert len(named) == len(SHARE_FORMULAS) and named <= tried
+    metrics = start_metrics("layer", PRIMITIVES, CONFIG.select)
+    named = {str(canonical(metric.expression)) for metric in metrics}
+    assert len(named) == len(SHARE_FORMULAS) + 2 and named <= tried
+    scores = load_select(CONFIG.select, PRIMITIVES).expression
+    assert f"std[o]({canonical(scores)})" in tried
 
 
 def test_what_is_printed_names_shares_and_channels(result: SearchResult) -> None:
