@@ -212,6 +212,8 @@ class Files:
         self.images = torch.randn(8, 1, 4, 4)
         self.labels = torch.arange(8) % 3
         self.metrics = [json.loads(bundled_metrics()[name].read_text()) for name in METRICS]
+        pair = Metric.load("l1").with_shares("sqrt(depth) / macs_freed")
+        self.metrics += [metric.to_json() for metric in (pair, pair.parts[-1])]
         self.pruned: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]] = []
         for metric, options in (
             ("l1", {"keep_channels": 0.5}),
