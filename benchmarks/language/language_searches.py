@@ -1,15 +1,15 @@
 """Searches for formulas on the weights of small language models, and the choice among them.
 
 ``run`` searches. The arms are ``scratch``, the default search on `llama-pydoc` without any start
-formula; ``factors``, the same with products and ratios of unlike parts; and two that search on a
-Llama and a GPT-2 together: ``joint_row`` ranks the weights of each output alone, ``joint_global``
-all layers together. Every finished search is a line of ``searches.csv``, its front among it; what
-stands there is not run again. ``choose`` prunes networks that no search has seen by the formulas of
-the joint fronts, under the conventions of their search, and judges on the validation splits; of
-each arm the formula with the least mean cross-entropy is a candidate of the comparison.
+formula; ``plain``, the same without the setting ``factors``; and two that search on a Llama and a
+GPT-2 together: ``joint_row`` ranks the weights of each output alone, ``joint_global`` all layers
+together. Every finished search is a line of ``searches.csv``, its front among it; what stands there
+is not run again. ``choose`` prunes networks that no search has seen by the formulas of the joint
+fronts, under the conventions of their search, and judges on the validation splits; of each arm the
+formula with the least mean cross-entropy is a candidate of the comparison.
 
     python benchmarks/language/language_searches.py run --runs FOLDER --arm scratch
-    python benchmarks/language/language_searches.py run --runs FOLDER --arm factors
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm plain
     python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_row
     python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_global
     python benchmarks/language/language_searches.py choose
@@ -47,9 +47,9 @@ CHOICE = FOLDER / "choice.csv"
 JOINT = ("llama-pydoc", "gpt-pydoc")
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {"tasks": ("llama-pydoc",), "no_start_formulas": True},
-    "factors": {"tasks": ("llama-pydoc",), "no_start_formulas": True, "factors": True},
-    "joint_row": {"tasks": JOINT, "scope": "row", "max_evaluations": 400},
-    "joint_global": {"tasks": JOINT, "max_evaluations": 400},
+    "plain": {"tasks": ("llama-pydoc",), "no_start_formulas": True, "factors": "off"},
+    "joint_row": {"tasks": JOINT, "scope": "row", "max_evaluations": 400, "factors": "off"},
+    "joint_global": {"tasks": JOINT, "max_evaluations": 400, "factors": "off"},
 }
 BASELINES = ("magnitude", "wanda_weight", "ria_weight", "pruner_zero_weight", "obd_weight")
 """Formulas that stand beside those of the fronts in the choice."""
@@ -272,18 +272,18 @@ def table(searches: Sequence[Search], cache_dir: str | None) -> str:
     return f"""# Searches on the weights of language models
 
 `scratch` is the default search on `llama-pydoc` (500 prunings at 50 and 60 % sparsity, one ranking
-of all layers) without any start formula, `factors` the same with the setting `factors`: half
-of the random trees, and a further mutation, are products or ratios of parts that read different
-measurements. `joint_row` and `joint_global` search on `llama-pydoc` and
-`gpt-pydoc` together (400 prunings) and start from the published formulas; the first ranks the
-weights of each output alone, the second all layers together. Errors are on the
-validation split of the search: 0 as the dense network, 1 as the best guess from the frequencies of
+of all layers) without any start formula. `plain` is the same without the setting `factors`, by
+which half of the random trees, and a further mutation, are products or ratios of parts that read
+different measurements. `joint_row` and `joint_global` search on `llama-pydoc` and `gpt-pydoc`
+together (400 prunings, also without it) and start from the published formulas; the first ranks the
+weights of each output alone, the second all layers together. Errors are on the validation split of
+the search: 0 as the dense network, 1 as the best guess from the frequencies of
 the bytes. "With Wanda" is the rank correlation (Spearman) with Wanda's scores within the rows of
 all layers of `llama-pydoc`, the mean over the weights. "Nearest" is the published formula that the
 formula with the least error ranks most like.
 
     python benchmarks/language/language_searches.py run --runs FOLDER --arm scratch
-    python benchmarks/language/language_searches.py run --runs FOLDER --arm factors
+    python benchmarks/language/language_searches.py run --runs FOLDER --arm plain
     python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_row
     python benchmarks/language/language_searches.py run --runs FOLDER --arm joint_global
 

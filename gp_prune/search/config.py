@@ -90,6 +90,7 @@ _RULES = {
     "size_limit": whole(3, MAX_NODES),
     "height_limit": whole(2, MAX_HEIGHT),
     "crossover": number(least=0, most=1),
+    "factors": one_of("auto", "on", "off"),
     "calibration": whole(1),
     "kind": one_of("", *KINDS),
     "input_shape": whole(1),
@@ -182,8 +183,10 @@ class SearchConfig(Settings):
         promote: for every cheaper rung, the share of its candidates that rises to the next one.
         strategy: ``"evolve"``, or ``"random"`` for random trees in every generation: the baseline.
         adaptive: whether variation operators whose offspring survive are used more often.
-        factors: whether half of the random trees, and a further mutation, are products or ratios of
-            two parts that read different measurements.
+        factors: ``"on"`` or ``"off"``: whether half of the random trees, and a further mutation,
+            are products or ratios of two parts that read different measurements. ``"auto"`` means
+            on for the weights of language models, where searches without start formulas then find
+            products such as Wanda's.
         restart: generations without growth of the front after which random trees take the place
             of most of the population; 0 means never.
         max_evaluations: distinct behaviours after which the search ends; 0 means the default: any
@@ -272,7 +275,7 @@ class SearchConfig(Settings):
     promote: tuple[float, ...] = ()
     strategy: str = "evolve"
     adaptive: bool = True
-    factors: bool = False
+    factors: str = "auto"
     restart: int = 5
     max_evaluations: int = 0
     time_limit: float = 0.0
@@ -327,6 +330,8 @@ class SearchConfig(Settings):
                 object.__setattr__(self, name, chosen or default[self.granularity])
         if self.final_steps < 0:
             object.__setattr__(self, "final_steps", 0 if language else _FINAL_STEPS)
+        if self.factors == "auto":
+            object.__setattr__(self, "factors", "on" if language else "off")
         if language and not self.max_evaluations:
             object.__setattr__(self, "max_evaluations", _LANGUAGE_EVALUATIONS)
         if self.sequential:

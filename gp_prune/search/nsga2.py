@@ -182,7 +182,9 @@ class Search:
         population: list[Individual] = []
         for number in range(self.config.generations + 1):
             rng = random.Random(derive_seed("generation", self.config.seed, number))
-            generator = Generator(self.grammar, rng, self.limits, factors=self.config.factors)
+            generator = Generator(
+                self.grammar, rng, self.limits, factors=self.config.factors == "on"
+            )
             variation = Variation(generator, self.seeds)
             if number == 0:
                 fresh = self._first(generator)

@@ -187,3 +187,10 @@ def test_searches_on_weights_of_language_models_have_budgets_and_a_judge_of_thei
     assert mixed.ladder == DEFAULT_LADDERS["weight"]
     assert (mixed.max_evaluations, mixed.final_steps) == (0, 30)
     assert all(name.endswith("-digits") for name in mixed.validation_tasks)
+
+
+def test_products_are_drawn_on_the_weights_of_language_models() -> None:
+    assert SearchConfig().factors == "off" == SearchConfig(granularity="weight").factors
+    language = SearchConfig(tasks=("llama-pydoc",), granularity="weight")
+    assert language.factors == "on"
+    assert replace(language, factors="off").factors == "off"
