@@ -249,15 +249,17 @@ _LITERATURE_TABLE = (
 )
 _HEAD = """# Records of the genetic pruner on MNIST
 
-The settings ([genetic_records.toml](../genetic_records.toml)) were chosen on validation errors of
-the network of seed 0. Then each run below was made once with a fresh seed, of the network and of
-the run, and the 10,000 test samples were read once, at its end. Settings that were changed after
-that have other seeds; what was measured by the earlier ones stays below. Of the points of
-a run that are as small as is asked for, the one with the least validation error counts. Ratios are
-dense by pruned: parameters that are not zero, biases included; MACs of the convolutions, without
-those with a zero; all MACs of the smaller network, and in brackets without those with a zero; time
-of the convolutions on one thread, batch of 256, in the faster of torch's two ways. Bytes are as
-32-bit floats, in brackets with matrices in compressed sparse rows.
+The settings ([genetic_records.toml](../genetic_records.toml)) were chosen on validation errors
+of the network of seed 0; averaging, and the longer retraining that came with it, in parts of
+runs of computation and of both at once, not in whole runs. Then each run below was made once
+with a fresh seed, of the network and of the run, and the 10,000 test samples were read once, at
+its end. Settings that were changed after that have other seeds; what was measured by the
+earlier ones stays below. Of the points of a run that are as small as is asked for, the one with
+the least validation error counts. Ratios are dense by pruned: parameters that are not zero,
+biases included; MACs of the convolutions, without those with a zero; all MACs of the smaller
+network, and in brackets without those with a zero; time of the convolutions on one thread,
+batch of 256, in the faster of torch's two ways. Bytes are as 32-bit floats, in brackets with
+matrices in compressed sparse rows.
 
     python benchmarks/genetic_lenet.py records --data-root FOLDER --runs FOLDER
 """
