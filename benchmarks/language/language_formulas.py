@@ -232,13 +232,22 @@ class PairedTest:
 
 def compare(
     lines: Sequence[Line], pairs: Sequence[tuple[str, str]], at: Sequence[str] = SPARSITIES,
-    scope: str = "row",
+    scope: str = "row", other: str = "",
 ) -> list[PairedTest]:  # fmt: skip
-    """Return the comparisons, the p-values corrected by Holm's method over all of them."""
+    """Return the comparisons, the p-values corrected by Holm's method over all of them.
+
+    Args:
+        lines: the pruned networks.
+        pairs: formulas, each with the one that it is compared with.
+        at: sparsities.
+        scope: what the first formula ranks together.
+        other: what the second one ranks together; as the first by default.
+    """
     raw = []
     for better, worse in pairs:
         for sparsity in at:
-            first, second = (by_network(lines, n, sparsity, scope) for n in (better, worse))
+            first = by_network(lines, better, sparsity, scope)
+            second = by_network(lines, worse, sparsity, other or scope)
             gaps = [first[name] - second[name] for name in sorted(first.keys() & second.keys())]
             if len(gaps) > 1:
                 p = float(ttest_1samp(gaps, 0).pvalue)
@@ -346,6 +355,7 @@ def table(lines: Sequence[Line]) -> str:
     others = [line for line in lines if line.network in OTHERS]
     same = [line for line in lines if line.network in NETWORKS]
     first = [(FIRST_SEARCH, rival) for rival in RIVALS[:2]]
+    published = [(EVOLVED["global"], rival) for rival in RIVALS]
     return f"""# Formulas for the weights of language models
 
 Perplexity per byte on {JUDGED} test sequences, geometric mean over the networks of a family (their
@@ -373,6 +383,11 @@ the lines of the table.
 On the networks of another width, depth or text alone:
 
 {test_table(evolved_tests(others))}
+
+`evolved_global`, for all layers together, against its rivals ranked by rows, as they are published.
+This table was added after the figures above were known.
+
+{test_table(compare(lines, published, RIVALS_AT, "global", "row"))}
 
 ### Magnitude and Wanda, networks of one size, ranked by rows
 

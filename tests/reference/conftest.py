@@ -374,7 +374,7 @@ def layers() -> list[tuple[LayerRecord, Tensors]]:
         for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True)  # type: ignore[no-untyped-call]
     ]
     records = collect(
-        model, None, batches, needs=frozenset(NEEDS), loss=functional.cross_entropy,
+        model, None, batches, needs=frozenset(NEEDS) - {"network"}, loss=functional.cross_entropy,
         outgoing=consumers(trace(model, x)),
     )  # fmt: skip
     plain = measure(model, x, y)

@@ -58,7 +58,8 @@ def data() -> tuple[Tensor, Tensor]:
 def record(model: nn.Sequential, layer: str, samples: int = IMAGES[0]) -> LayerRecord:
     x, y = (tensor[:samples] for tensor in data())
     measured = collect(
-        model, [layer], [Batch(x, y, y)], needs=frozenset(NEEDS), loss=functional.cross_entropy,
+        model, [layer], [Batch(x, y, y)], needs=frozenset(NEEDS) - {"network"},
+        loss=functional.cross_entropy,
         outgoing=consumers(trace(model, x)),
     )  # fmt: skip
     return measured[layer]

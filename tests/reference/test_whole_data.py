@@ -51,6 +51,11 @@ def _spread(magnitudes: Array) -> Array:
     return np.asarray(np.sqrt(square - np.square(mean)))
 
 
+def _among_connected(weights: Array, scores: Array) -> Array:
+    """(o, i, k): scores of weights; those between the groups of a layer do not exist and are 0."""
+    return np.where(weights == 0, 0.0, scores)
+
+
 FORMULAS: dict[str, Callable[[Fields], Any]] = {
     **test_class_formulas.FORMULAS,
     **test_gradient_formulas.FORMULAS,
@@ -60,6 +65,9 @@ FORMULAS: dict[str, Callable[[Fields], Any]] = {
     "mean_activation_energy": lambda t: t["rest_mean"].mean(1) * t["rest_map"].sum((1, 2)),
     "gradient_variance_energy": lambda t: (
         np.square(t["outgoing"]).sum(1) * t["var"] * t["output_grad"].var((1, 2))
+    ),
+    "log_fisher_weight": lambda t: _among_connected(
+        t["weight"], np.log(np.maximum(t["sample_fisher"] * np.square(t["weight"]), 1e-12))
     ),
     "spread_product_energy": lambda t: (
         _spread(np.abs(t["weight"])) * np.square(t["outgoing"]).sum(1) * t["activation"].std((1, 2))
@@ -288,7 +296,10 @@ def test_every_bundled_metric_is_written_out() -> None:
 
 
 def test_every_operand_is_written_out() -> None:
-    assert set(builtin_primitives().operands) - {"U", "UW"} == set(OPERANDS)
+    """Random numbers and the places of layers, which come from no data, have tests elsewhere."""
+    operands = builtin_primitives().operands
+    measured = {name for name, x in operands.items() if not x.needs & {"noise", "network"}}
+    assert measured == set(OPERANDS)
 
 
 def test_bundled_metrics_score_the_whole_data(case: Case) -> None:
