@@ -31,12 +31,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from csv_lines import append, read
-from language_formulas import EVOLVED, FORMULAS, prune_by, score
+from language_networks import EVOLVED, FORMULAS, RANKINGS, prune_by, score
 from torch import Tensor
 
 from gp_prune import SearchConfig, evaluate, evolve, load_task
 from gp_prune._io import write_text
-from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import CONFIG
 from gp_prune.search.results import SearchResult
@@ -181,8 +180,7 @@ def choose(searches: Sequence[Search], cache_dir: str | None) -> None:
     for scope, name in EVOLVED.items():
         rows = [row for row in ranked(scope) if row[1] not in BASELINES]
         if rows:
-            conventions = Conventions(scope, "none" if scope == "row" else "mean")
-            metric = replace(Metric.parse(rows[0][1], name=name), conventions=conventions)
+            metric = replace(Metric.parse(rows[0][1], name=name), conventions=RANKINGS[scope])
             metric.save(FOLDER / f"{name}.json")
 
 

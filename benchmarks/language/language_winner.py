@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from csv_lines import read
-from language_formulas import EVOLVED, FOLDER, RIVALS_AT, Line, by_network, family_of
+from language_networks import EVOLVED, FOLDER, RIVALS_AT, Line
+from language_tables import by_network, family_of
 
 from gp_prune import Metric
 from gp_prune.metric.file import INVARIANCES

@@ -13,7 +13,7 @@ import default_winners_table
 import genetic_mutation_lines
 import genetic_records
 import gp_vs_random
-import language_formulas
+import language_networks
 import promotion
 import proxy_fidelity_table
 import pytest
@@ -42,7 +42,7 @@ KINDS = {
     "genetic_mutation": genetic_mutation_lines.Comparison,
     "genetic_records": genetic_records.Record,
     "gp_vs_random": gp_vs_random.Line,
-    "language": language_formulas.Line,
+    "language": language_networks.Line,
     "promotion": promotion.Line,
     "proxy_fidelity": proxy_fidelity_table.Line,
     "resnet_cifar": resnet_cifar_lines.Line,

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import language_formulas
+import language_networks
 import language_searches
 import numpy as np
 import pytest
 import torch
-from language_formulas import Line, PairedTest, by_network, compare, holm, table
+from language_networks import Line
+from language_tables import PairedTest, by_network, claims, compare, evolved_tests, holm, table
 from scipy.stats import spearmanr
 
 from gp_prune.metric.metric import Metric
@@ -19,7 +20,7 @@ WORDS = "\n\n".join(f"line {n} holds {n * n} and {n % 7} more words" for n in ra
 def lines(gaps: list[float]) -> list[Line]:
     found = []
     for number, gap in enumerate(gaps):
-        name = language_formulas.OTHERS[number]
+        name = language_networks.OTHERS[number]
         found.append(Line(name, "dense", "row", 0, "0%", 1.0))
         found.append(Line(name, "magnitude", "row", 0, "50%", 2.0))
         found += [Line(name, "wanda_weight", "row", s, "50%", 2.0 + gap + s - 1) for s in (0, 1, 2)]
@@ -28,7 +29,7 @@ def lines(gaps: list[float]) -> list[Line]:
 
 def test_a_network_counts_once_by_its_mean_over_the_seeds() -> None:
     found = lines([-0.1, -0.2, -0.3])
-    assert by_network(found, "wanda_weight", "50%")[language_formulas.OTHERS[1]] == pytest.approx(
+    assert by_network(found, "wanda_weight", "50%")[language_networks.OTHERS[1]] == pytest.approx(
         1.8
     )
     (test,) = compare(found, [("wanda_weight", "magnitude")])
@@ -50,28 +51,28 @@ def test_a_network_loses_half_of_the_weights_of_each_output(sparsity: str) -> No
     model = LanguageModel(Size(8, 1, 2, 1, 12), llama=True).eval()
     task = Task(model, data.train, data.validation, data.read_test, kind="language", whole=["head"])
     metric = Metric.load("wanda_weight")
-    scores = language_formulas.score(task, [metric], 0)[metric.name]
-    pruned = language_formulas.prune_by(task, scores, "row", sparsity)
+    scores = language_networks.score(task, [metric], 0)[metric.name]
+    pruned = language_networks.prune_by(task, scores, "row", sparsity)
     state = pruned.state_dict()
     masks = {name: mask for name, mask in state.items() if name.endswith("weight_mask")}
     assert len(masks) == 7
     assert all(bool((mask.sum(1) == mask.shape[1] / 2).all()) for mask in masks.values())
-    assert language_formulas.error(task, pruned) > 0
+    assert language_networks.error(task, pruned) > 0
 
 
 def test_claims_are_shown_in_their_order_until_one_fails() -> None:
     """Magnitude beats random throughout; Wanda beats magnitude at 50 %, and not at 60 %."""
     lines = [
         Line(network, formula, "row", 0, sparsity, nats + 0.001 * number)
-        for number, network in enumerate(language_formulas.NETWORKS)
-        for sparsity in language_formulas.SPARSITIES
+        for number, network in enumerate(language_networks.NETWORKS)
+        for sparsity in language_networks.SPARSITIES
         for formula, nats in (
             ("random_weight", 3.0 + 0.0001 * (number % 3)),
             ("magnitude", 2.0),
             ("wanda_weight", (1.9 if sparsity == "50%" else 2.0) + 0.0002 * (number % 2 - 0.5)),
         )
     ]
-    rows = [row.split(" | ") for row in language_formulas.claims(lines).split("\n")]
+    rows = [row.split(" | ") for row in claims(lines).split("\n")]
     assert [(row[0].strip("| `"), row[2], row[6]) for row in rows] == [
         ("magnitude", "50%", "yes"), ("wanda_weight", "50%", "yes"),
         ("magnitude", "60%", "yes"), ("wanda_weight", "60%", "no"),
@@ -86,12 +87,12 @@ def test_evolved_formulas_are_tested_in_their_ranking_and_corrected_together() -
     generator = np.random.default_rng(0)
     lines = [
         Line(network, formula, scope, 0, sparsity, value + 0.02 * generator.random())
-        for network in language_formulas.OTHERS
-        for sparsity in language_formulas.SPARSITIES
-        for scope, name in language_formulas.EVOLVED.items()
+        for network in language_networks.OTHERS
+        for sparsity in language_networks.SPARSITIES
+        for scope, name in language_networks.EVOLVED.items()
         for formula, value in {**nats, name: 1.9}.items()
     ]
-    tests = language_formulas.evolved_tests(lines)
+    tests = evolved_tests(lines)
     assert len(tests) == 12
     assert {(test.better, test.scope) for test in tests} == {
         ("evolved_row", "row"), ("evolved_global", "global")
@@ -104,7 +105,7 @@ def test_evolved_formulas_are_tested_in_their_ranking_and_corrected_together() -
 
 
 def test_the_library_is_a_text_that_networks_are_trained_on() -> None:
-    content = language_formulas.read_library()
+    content = language_networks.read_library()
     assert b"class Thread" in content  # threading.py
     assert len(TextData("library", content).train) > 1000
 

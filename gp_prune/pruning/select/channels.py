@@ -81,8 +81,8 @@ def select_channels(
     scores = join_scores(architecture, layer_scores, conventions)
     units = _find_units(architecture, round_to)
     bounds = _find_bounds(architecture, units, least or {}, keep_shares or {})
-    alike = weights is None or len(set(weights.values())) < 2
-    parts = None if alike or weights is None else [weights[g.name] for g in architecture.free]
+    unequal = weights is not None and len(set(weights.values())) > 1
+    parts = [weights[group.name] for group in architecture.free] if weights and unequal else None
     kept = _choose_widths(architecture, scores, bounds, conventions.scope, budget, parts)
     removed = {}
     for group, values, stay in zip(architecture.free, scores, kept.tolist(), strict=True):
