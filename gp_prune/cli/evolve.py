@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gp_prune._names import LANGUAGE_TASKS
 from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Command,
@@ -258,8 +259,8 @@ def _stop(run: RunOptions, last: Generation | None) -> int:
 def _next_model(tasks: Sequence[str]) -> str:
     """Return a network for the next command: one of the user's, or a small one."""
     own = [name for name in tasks if ":" in name]
-    digits = [name for name in tasks if name in DIGITS]
-    return shlex.quote(next(iter((*own, *digits, DIGITS[0]))))
+    known = [name for name in tasks if name in (*DIGITS, *LANGUAGE_TASKS)]
+    return shlex.quote(next(iter((*own, *known, DIGITS[0]))))
 
 
 def _next_steps(result: SearchResult) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gp_prune.cli.evolve import _next_model
 from gp_prune.runs.journal import NAME as JOURNAL
 from gp_prune.search.archive import Candidate
 from gp_prune.search.config import SearchConfig
@@ -142,3 +143,18 @@ def test_an_interrupt_leaves_the_front_so_far(
         assert json.loads(output)["interrupted"] and json.loads(output)["front"]
     else:
         assert output.startswith("Pareto front so far")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "model"),
+    [
+        (("llama-pydoc", "gpt-pydoc"), "llama-pydoc"),
+        (("lenet-mnist", "cnn-digits"), "cnn-digits"),
+        (("lenet-mnist",), "lenet-digits"),  # which needs no files
+        (("cnn-digits", "my_model.py:build"), "my_model.py:build"),
+    ],
+)
+def test_the_next_command_is_about_a_network_of_the_search(
+    tasks: tuple[str, ...], model: str
+) -> None:
+    assert _next_model(tasks) == model
