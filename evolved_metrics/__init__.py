@@ -1,1 +1,5 @@
-"""Saved metrics: ``reference/`` from the literature, ``evolved/`` found by this project."""
+"""Saved metrics as JSON.
+
+``reference/`` is from the literature, ``handwritten/`` written by hand by this project, and
+``evolved/`` found by its searches.
+"""

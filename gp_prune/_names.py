@@ -57,15 +57,19 @@ UNRANKED_CHOICES = (KEEP, "refuse")
 """What may happen to layers whose channels all have the same score."""
 
 
+METRIC_FOLDERS = ("reference", "handwritten", "evolved")
+"""Folders of bundled metrics: published, written by hand by this project, found by its searches."""
+
+
 def bundled_metrics(*folders: str) -> dict[str, Any]:
     """Return the bundled metric files by name, in order of folder and name.
 
     Args:
-        folders: ``"reference"`` (published), ``"evolved"``; both, in this order, by default.
+        folders: some of :data:`METRIC_FOLDERS`; all, in this order, by default.
     """
     return {
         file.name.removesuffix(".json"): file
-        for folder in folders or ("reference", "evolved")
+        for folder in folders or METRIC_FOLDERS
         for file in _files(folder)
     }
 

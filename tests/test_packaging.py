@@ -115,7 +115,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     packed = {name for name in names if name.endswith(kinds)}
     assert packed == files_of_the_package()
     assert any(name.startswith("gp_prune/primitives/") for name in packed)
-    assert "gp_prune/evolved_metrics/reference/l1.json" in packed
+    for name in ("reference/l1.json", "handwritten/square_energy.json"):
+        assert f"gp_prune/evolved_metrics/{name}" in packed
     assert f"{information}/licenses/LICENSE" in names
 
 

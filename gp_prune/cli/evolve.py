@@ -56,7 +56,8 @@ def _search_options(command: Command) -> Command:
         click.option("--start-formula", "start_formulas", multiple=True,
                      shell_complete=completion.metrics,
                      metavar="FORMULA|FILE|NAME", help="Begin with it; may be given repeatedly."),
-        click.option("--no-start-formulas", is_flag=True, help="Do not begin with published ones."),
+        click.option("--no-start-formulas", is_flag=True,
+                     help="Do not begin with published and hand-written ones."),
     ]  # fmt: skip
     return functools.reduce(lambda result, add: add(result), reversed(options), command)
 

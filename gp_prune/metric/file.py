@@ -76,6 +76,11 @@ _FIELDS = {
 _OPTIONAL = ("declarations", "shares")
 """Fields that are left out where they are empty: of older files, and of metrics without shares."""
 
+_START_NAMES = {
+    "variance_energy": "it is a start formula of searches: the formula of 'flap', ranked over the "
+    "whole network; give 'flap', with the allocation (--allocation) 'global'",
+}
+"""Names that a search and a comparison know and no file has, with what to give in their place."""
 
 SHARES_OF_SHARES = (
     "the metric that gives the shares has shares from a third one; take one that has none"
@@ -231,6 +236,8 @@ def read_content(name_or_path: str | Path) -> str:
         return str(bundled[text].read_text(encoding="utf-8"))
     path = Path(name_or_path)
     if path.suffix != ".json" and not _exists(path):
+        if text in _START_NAMES:
+            raise MetricError(f"unknown metric {text!r}; {_START_NAMES[text]}")
         close = difflib.get_close_matches(text.lower(), bundled, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MetricError(

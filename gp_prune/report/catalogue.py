@@ -44,6 +44,13 @@ _SECTIONS = {
         " a ranking\n  of its last features; `nisp` is the step from the layers that read a channel"
         ".",
     ),
+    "handwritten": (
+        "Hand-written metrics",
+        "Written by hand by this project after FLAP: how much a channel varies, times how strongly "
+        "it is\nused. They are not published. A search for channel metrics begins with them, with "
+        "the reference\nmetrics, and with `variance_energy`: the formula of `flap`, ranked over the"
+        " whole network.",
+    ),
     "evolved": ("Evolved metrics", "Found by this project's own searches."),
 }
 _COLUMNS = (
@@ -60,7 +67,7 @@ def markdown_page(metrics: Mapping[str, Sequence[Metric]]) -> str:
     """Return the Markdown page of all metrics.
 
     Args:
-        metrics: folder (``reference``, ``evolved``) -> its metrics.
+        metrics: folder (one of ``METRIC_FOLDERS``) -> its metrics.
     """
     parts = [_HEAD]
     for folder, (title, meaning) in _SECTIONS.items():

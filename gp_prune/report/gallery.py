@@ -79,7 +79,7 @@ def gallery(metrics: Mapping[str, Sequence[Metric]]) -> str:
     """Return the page as HTML: a table that can be sorted, with formulas in MathML.
 
     Args:
-        metrics: folder (``reference``, ``evolved``) -> its metrics.
+        metrics: folder (one of ``METRIC_FOLDERS``) -> its metrics.
     """
     rows = [_row(metric, folder) for folder, group in metrics.items() for metric in group]
     return (

@@ -1,34 +1,37 @@
 """Named start formulas: two factors of channels, and shares of layers.
 
-Those of two factors say how much a channel varies, times how strongly it is used.
+Those of two factors say how much a channel varies, times how strongly it is used. Five are written
+by hand and come as metric files in ``evolved_metrics/handwritten``. ``variance_energy`` has no file
+of its own: it is the formula of FLAP (An et al. 2024) under the conventions of a new metric, which
+rank over the whole network; ``flap`` is bundled and ranks within each layer, as published. Variants
+that differ in conventions alone have one file, and a published formula is not of this project.
 
-``variance_energy`` is the formula of FLAP (An et al. 2024), which is bundled; the others are
-written by hand after it. A search for channel metrics begins with them and with the published
-metrics, unless ``no_start_formulas`` is set; whoever reports a formula as found should say so.
+A search for channel metrics begins with them and with the published metrics, unless
+``no_start_formulas`` is set; whoever reports a formula as found should say so.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric, bundled_metrics
 
 TWO_FACTOR = "two-factor"
 """The name of all of them together."""
 
-TWO_FACTOR_FORMULAS = {
-    "variance_energy": "var[n,s](A) * sum[j](V^2)",
-    "deviation_reads": "sqrt(var[n,s](A)) * sum[j](abs(V))",
-    "class_mean_energy": "var[c](muP) * sum[j](V^2)",
-    "class_map_spread_energy": "sum[s](var[c](mP)) * sum[j](V^2)",
-    "square_energy": "mean[n,s](A^2) * sum[j](V^2)",
-    "variance_in_energy": "var[n,s](A) * sum[i,k](W^2)",
-}
-"""Name -> formula: variance of activations, or of class means and class maps, or mean square; times
-energy or magnitude of the outgoing weights, or energy of the filter."""
+VARIANCE_ENERGY = "variance_energy"
+
+TWO_FACTOR_NAMES = (
+    VARIANCE_ENERGY, "deviation_reads", "class_mean_energy", "class_map_spread_energy",
+    "square_energy", "variance_in_energy",
+)  # fmt: skip
+"""Variance of activations, or of class means and class maps, or mean square; times energy or
+magnitude of the outgoing weights, or energy of the filter. A search depends on their order."""
 
 SHARE_FORMULAS = {
     "uniform": "1",
@@ -49,13 +52,13 @@ SELECT = "flap"
 def expand_names(texts: Iterable[str]) -> tuple[str, ...]:
     """Return texts with the names of all two-factor formulas in the place of ``two-factor``."""
     return tuple(
-        name for text in texts for name in (TWO_FACTOR_FORMULAS if text == TWO_FACTOR else (text,))
+        name for text in texts for name in (TWO_FACTOR_NAMES if text == TWO_FACTOR else (text,))
     )
 
 
 def two_factor_metrics(primitives: PrimitiveSet) -> list[Metric]:
     """Return the two-factor formulas as metrics of a vocabulary, in their order."""
-    return [load_formula(name, primitives) for name in TWO_FACTOR_FORMULAS]
+    return [load_formula(name, primitives) for name in TWO_FACTOR_NAMES]
 
 
 def share_metrics(primitives: PrimitiveSet) -> list[Metric]:
@@ -68,7 +71,7 @@ def share_metrics(primitives: PrimitiveSet) -> list[Metric]:
 
 def start_names(granularity: str) -> list[str]:
     """Return the names of the start formulas that a search of a granularity knows."""
-    return [*(SHARE_FORMULAS if granularity == "layer" else TWO_FACTOR_FORMULAS)]
+    return [*(SHARE_FORMULAS if granularity == "layer" else TWO_FACTOR_NAMES)]
 
 
 def start_metrics(granularity: str, primitives: PrimitiveSet, select: str = "") -> list[Metric]:
@@ -97,7 +100,7 @@ def store_metric(text: str, primitives: PrimitiveSet) -> str:
         UserError: it is no metric of channels.
     """
     metric = load_select(text, primitives)
-    if text in TWO_FACTOR_FORMULAS or text in bundled_metrics():
+    if text == VARIANCE_ENERGY or text in bundled_metrics():
         return text
     return json.dumps(metric.to_json())
 
@@ -131,6 +134,7 @@ def load_formula(text: str, primitives: PrimitiveSet) -> Metric:
     Raises:
         UserError: it is no metric in any form.
     """
-    if text in TWO_FACTOR_FORMULAS:
-        return Metric.parse(TWO_FACTOR_FORMULAS[text], name=text, primitives=primitives)
+    if text == VARIANCE_ENERGY:
+        flap = Metric.load("flap", primitives)
+        return replace(flap, name=VARIANCE_ENERGY, conventions=Conventions())
     return Metric.load(text, primitives)

@@ -280,6 +280,21 @@ def test_latex_of_several_metrics(run: Run) -> None:
     assert lines == ["% l1", Metric.load("l1").latex(), "% l2", Metric.load("l2").latex()]
 
 
+def test_a_metric_written_by_hand_is_known_by_its_name(run: Run, tmp_path: Path) -> None:
+    metric = Metric.load("square_energy")
+    assert run("latex", "square_energy").stdout == metric.latex() + "\n"
+    bibtex = run("latex", "--bibtex", "square_energy").stdout
+    assert bibtex == "% without a published source: square_energy\n"
+    assert json.loads(run("show", "square_energy", "--json").stdout)["digest"] == metric.digest
+    pair = tmp_path / "pair.json"
+    assert run("pair", "l1", "square_energy", "--out", str(pair)).exit_code == 0
+    shares = Metric.load(pair).shares
+    assert shares is not None and shares.digest == metric.digest
+    refused = run("latex", "variance_energy")
+    assert refused.exit_code == 2
+    assert "give 'flap'" in refused.stderr
+
+
 @pytest.mark.parametrize("name", list(bundled_metrics()))
 def test_standalone_document_is_balanced(run: Run, name: str) -> None:
     text = run("latex", "--standalone", name).stdout

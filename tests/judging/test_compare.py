@@ -19,7 +19,7 @@ from gp_prune.metric.metric import Metric
 from gp_prune.report.comparison import latex_tables, result_lines
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.runs.spent import read_spent
-from gp_prune.search.start_formulas import TWO_FACTOR_FORMULAS
+from gp_prune.search.start_formulas import TWO_FACTOR_NAMES
 
 BETWEEN = "between=var[c](muP) * sum[j](V^2)"
 SMALL: dict[str, Any] = {"keep": (0.7, 0.4), "budget_kind": ("macs",), "calibration": 64}
@@ -219,7 +219,7 @@ def test_all_bundled_metrics_of_a_granularity_take_part() -> None:
 def test_the_two_factor_formulas_stand_for_six_metrics() -> None:
     settings = CompareSettings(metrics=("two-factor", "l2"), tasks=("lenet-digits",))
     names = [m.name for m in enter(settings, builtin_primitives()).metrics]
-    assert names[:6] == list(TWO_FACTOR_FORMULAS)
+    assert names[:6] == list(TWO_FACTOR_NAMES)
     assert names[6:] == ["l2", "random", "l1"]
 
 

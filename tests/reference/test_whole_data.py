@@ -63,6 +63,17 @@ FORMULAS: dict[str, Callable[[Fields], Any]] = {
     **test_weight_formulas.FORMULAS,
     "class_map_energy": lambda t: np.square(t["class_map"]).sum((1, 2)),
     "mean_activation_energy": lambda t: t["rest_mean"].mean(1) * t["rest_map"].sum((1, 2)),
+    "deviation_reads": lambda t: t["activation"].std((1, 2)) * np.abs(t["outgoing"]).sum(1),
+    "class_mean_energy": lambda t: t["class_mean"].var(1) * np.square(t["outgoing"]).sum(1),
+    "class_map_spread_energy": lambda t: (
+        t["class_map"].var(1).sum(1) * np.square(t["outgoing"]).sum(1)
+    ),
+    "square_energy": lambda t: (
+        np.square(t["activation"]).mean((1, 2)) * np.square(t["outgoing"]).sum(1)
+    ),
+    "variance_in_energy": lambda t: (
+        t["activation"].var((1, 2)) * np.square(t["weight"]).sum((1, 2))
+    ),
     "gradient_variance_energy": lambda t: (
         np.square(t["outgoing"]).sum(1) * t["var"] * t["output_grad"].var((1, 2))
     ),

@@ -12,10 +12,15 @@ import pytest
 from gp_prune.errors import UserError
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
+from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.runs.journal import NAME
 from gp_prune.search.config import SearchConfig
-from gp_prune.search.start_formulas import TWO_FACTOR_FORMULAS, two_factor_metrics
+from gp_prune.search.start_formulas import (
+    TWO_FACTOR_NAMES,
+    load_formula,
+    two_factor_metrics,
+)
 
 TEXT = "mul(gamma, sum[i,k](square(W)))"
 
@@ -37,16 +42,39 @@ def test_two_factor_formulas_have_names(simulate: Callable[..., Any], tmp_path: 
     config = SearchConfig(start_formulas=("variance_energy",)).with_texts(builtin_primitives())
     assert config.start_formulas == ("mul(var[n,s](A), sum[j](square(V)))",)
     config = SearchConfig(start_formulas=("two-factor", "l1")).with_texts(builtin_primitives())
-    assert len(set(config.start_formulas)) == len(TWO_FACTOR_FORMULAS) + 1 == 7
-    bundled = {Metric.load(name).canonical().expression: name for name in bundled_metrics()}
-    assert not set(TWO_FACTOR_FORMULAS) & set(bundled_metrics())
-    forms = (Metric.parse(text).canonical() for text in TWO_FACTOR_FORMULAS.values())
-    published = [bundled[form.expression] for form in forms if form.expression in bundled]
-    assert published == ["flap"]
+    assert len(set(config.start_formulas)) == len(TWO_FACTOR_NAMES) + 1 == 7
     run = simulate(
         tmp_path, start_formulas=config.start_formulas, no_start_formulas=True, generations=0
     )
     assert len(run.search.seeds) == 7
+
+
+FORMULAS = {
+    "variance_energy": "var[n,s](A) * sum[j](V^2)",
+    "deviation_reads": "sqrt(var[n,s](A)) * sum[j](abs(V))",
+    "class_mean_energy": "var[c](muP) * sum[j](V^2)",
+    "class_map_spread_energy": "sum[s](var[c](mP)) * sum[j](V^2)",
+    "square_energy": "mean[n,s](A^2) * sum[j](V^2)",
+    "variance_in_energy": "var[n,s](A) * sum[i,k](W^2)",
+}
+
+
+def test_the_order_and_the_meaning_of_the_two_factor_formulas() -> None:
+    """Searches, which are seeded, and comparisons depend on them."""
+    metrics = two_factor_metrics(builtin_primitives())
+    expected = [Metric.parse(text, name=name) for name, text in FORMULAS.items()]
+    assert [(m.name, m.digest) for m in metrics] == [(m.name, m.digest) for m in expected]
+    assert load_formula("variance_energy", builtin_primitives()).conventions == Conventions()
+
+
+def test_only_those_written_by_hand_have_files_and_none_is_published() -> None:
+    written = bundled_metrics("handwritten")
+    assert [name for name in TWO_FACTOR_NAMES if name not in written] == ["variance_energy"]
+    assert set(written) <= set(TWO_FACTOR_NAMES)
+    published = {Metric.load(n).canonical().expression: n for n in bundled_metrics("reference")}
+    forms = {name: Metric.parse(text).canonical().expression for name, text in FORMULAS.items()}
+    known = {name: published[form] for name, form in forms.items() if form in published}
+    assert known == {"variance_energy": "flap"}
 
 
 def test_given_formulas_are_tried_first_and_breed(
