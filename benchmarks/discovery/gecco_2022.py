@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def restore(path: Path, widths: dict[str, int]) -> nn.Module:
 def final(protocol: Protocol, folder: Path, results: Path) -> None:
     """Read the test errors of all networks that are not in the results yet.
 
+    A seed is left out while some of its networks are not finished.
+
     Args:
         protocol: what is decided.
         folder: of :func:`run`.
@@ -158,6 +161,10 @@ def final(protocol: Protocol, folder: Path, results: Path) -> None:
     lines = finished(protocol, folder)
     known = {line.key for line in read(results, Final)}
     for seed in protocol.seeds:
+        missing = unfinished(protocol, lines, seed)
+        if missing:
+            print(f"seed {seed}: {', '.join(missing)} not finished; go on with run", flush=True)
+            continue
         task = dense(protocol, seed)
         test = task.test()
         model = for_training(task.model)
@@ -170,6 +177,18 @@ def final(protocol: Protocol, folder: Path, results: Path) -> None:
         for line in lines:
             if line.seed == seed and line.key not in known:
                 append(results, tested(line, protocol, folder, test))
+
+
+def unfinished(protocol: Protocol, lines: Sequence[Line], seed: int) -> list[str]:
+    """Return the metrics that have not pruned the network of a seed to the end, all draws."""
+    there = {line.key for line in lines}
+    steps = range(1, len(protocol.steps) + 1)
+    return [
+        name
+        for name in protocol.metrics
+        if any((name, draw, seed, step) not in there
+               for draw in range(protocol.draws(name)) for step in steps)
+    ]  # fmt: skip
 
 
 def tested(line: Line, protocol: Protocol, folder: Path, test: Split) -> Final:

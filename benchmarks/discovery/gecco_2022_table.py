@@ -77,6 +77,8 @@ class Errors:
     Attributes:
         lines: of all finished steps.
         protocol: what is decided.
+        seeds: of the networks whose test errors were read.
+        cells: seed and step of all errors of a metric.
         metrics: names of the metrics that are finished.
     """
 
@@ -84,7 +86,8 @@ class Errors:
         self.lines, self.protocol = lines, protocol
         self._by_key = {line.key: line for line in lines}
         steps = range(1, len(protocol.steps) + 1)
-        self.cells = [(seed, step) for seed in protocol.seeds for step in steps]
+        self.seeds = [seed for seed in protocol.seeds if (DENSE, 0, seed, 0) in self._by_key]
+        self.cells = [(seed, step) for seed in self.seeds for step in steps]
         self.metrics = [
             name
             for name in protocol.metrics
@@ -141,6 +144,7 @@ def page(lines: Sequence[Final], protocol: Protocol, commit: str) -> str:
     errors = Errors(lines, protocol)
     parts = [_head(protocol, errors, commit)]
     missing = [name for name in protocol.metrics if name not in errors.metrics]
+    missing += [f"the network of seed {s}" for s in protocol.seeds if s not in errors.seeds]
     if missing:
         parts += ["", f"**Not finished:** {', '.join(missing)}."]
     if len(errors.metrics) > 1:
@@ -156,7 +160,7 @@ def _table(errors: Errors) -> list[str]:
     ranks, cut_ranks = errors.ranks("test", steps), errors.ranks("test_cut", steps)
     rows = [
         "## Test errors", "",
-        f"Percent of the test images; mean ± standard deviation over {len(errors.protocol.seeds)} "
+        f"Percent of the test images; mean ± standard deviation over {len(errors.seeds)} "
         f"networks. Ranks: mean over networks and steps, 1 is best of {len(errors.metrics)}. "
         "In order of the rank after retraining.", "",
         "| metric | group | rank, retrained | " + " | ".join(f"step {s}" for s in steps)

@@ -109,6 +109,19 @@ def test_lines_of_other_settings_are_refused(tmp_path: Path) -> None:
         gecco_2022.finished(PROTOCOL, tmp_path)
 
 
+def test_the_metrics_that_a_network_still_lacks() -> None:
+    lines = [
+        Line(name, draw, 1, step, 9.0, 2.0, 1, 1.0, PROTOCOL.digest)
+        for name in PROTOCOL.metrics
+        for draw in range(PROTOCOL.draws(name))
+        for step in (1, 2, 3)
+    ]
+    assert gecco_2022.unfinished(PROTOCOL, lines, 1) == []
+    fewer = [line for line in lines if line.key not in {("snr", 0, 1, 3), ("random", 2, 1, 1)}]
+    assert gecco_2022.unfinished(PROTOCOL, fewer, 1) == ["snr", "random"]
+    assert gecco_2022.unfinished(PROTOCOL, lines, 0) == list(PROTOCOL.metrics)
+
+
 def made_up(errors: dict[str, float]) -> list[Final]:
     """Return lines in which the error of a metric is that of the step and the seed, and more."""
     lines = [
@@ -130,7 +143,7 @@ def test_the_page_ranks_and_compares() -> None:
     )
     assert "7.30 % of the MACs and 2.09 % of the 431,080 parameters" in text
     assert "or 2.08 % of the 430,500 without biases" in text
-    assert "**Not finished:** snr, fdr," in text
+    assert "**Not finished:** snr, fdr," in text and "the network of seed" not in text
     rows = [line for line in text.splitlines() if line.startswith("| gecco_2 |")]
     assert "| 1.0 | 1.20 ± 0.10 | 2.20 ± 0.10 | 3.20 ± 0.10 | 1.0 | 12.0 ± 1.0 |" in rows[0]
     assert "-0.40 (9 of 9; p 0.012)" in rows[1] and "to `gecco_2`" in text
@@ -138,3 +151,10 @@ def test_the_page_ranks_and_compares() -> None:
     # The mean of three draws, 0, 0.3 and 0.6 above the first.
     assert "2.40 ± 0.10 | 3.40 ± 0.10 | 4.40 ± 0.10" in random[0]
     assert "standard deviation of 0.30 points" in text
+
+
+def test_the_page_leaves_out_networks_whose_test_errors_were_not_read() -> None:
+    lines = [line for line in made_up({"l1": 0.5, "gecco_1": 0.2}) if line.seed != 1]
+    text = page(lines, PROTOCOL, "abc1234")
+    assert "mean_activation_energy, the network of seed 1." in text
+    assert "over 2 networks" in text and "| gecco_1 | functions" in text
