@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,9 +164,8 @@ def _summary(errors: Errors) -> list[str]:
         named = dict.fromkeys(name for name in ("l1", best, "random") if name in order)
         places = ", ".join(f"`{name}` {order.index(name) + 1}" for name in named)
         first = ", ".join(f"`{name}`" for name in order[:4])
-        rows.append(
-            f"- {when} the first in mean rank are {first}. Places of {len(order)}: {places}."
-        )
+        text = f"- {when} the first in mean rank are {first}. Places of {len(order)}: {places}."
+        rows.append(_wrapped(text))
     return [*rows, *_within_noise(errors)]
 
 
@@ -179,12 +179,14 @@ def _within_noise(errors: Errors) -> list[str]:
     gaps = {n: statistics.fmean(errors.at(n, "test", last)) - own for n in errors.metrics}
     others = [gap for name, gap in gaps.items() if name != "l1"]
     near = sum(abs(gap) <= 2 * noise for gap in others)
-    return [
+    text = (
         f"- After the last retraining, {near} of the {len(others)} others are within two standard "
         f"deviations of the noise of retraining from `l1` ({2 * noise:.2f} points, see below), "
         f"{sum(gap < -2 * noise for gap in others)} have less error and "
-        f"{sum(gap > 2 * noise for gap in others)} more."
-    ]
+        f"{sum(gap > 2 * noise for gap in others)} more. This is the noise of one network: the "
+        "order of metrics may differ between networks."
+    )
+    return [_wrapped(text)]
 
 
 def _best_published(errors: Errors) -> str:
@@ -200,8 +202,9 @@ def _table(errors: Errors) -> list[str]:
     ranks, cut_ranks = errors.ranks("test", steps), errors.ranks("test_cut", steps)
     rows = [
         "## Test errors", "",
-        f"Percent of the test images; mean ± standard deviation over {len(errors.seeds)} "
-        f"networks. Ranks: mean over networks and steps, 1 is best of {len(errors.metrics)}. "
+        f"Percent of the test images; mean ± standard deviation over the networks "
+        f"of {len(errors.seeds)} seeds. Ranks: mean over networks and steps, 1 is best of "
+        f"{len(errors.metrics)}. "
         "In order of the rank after retraining.", "",
         "| metric | group | rank, retrained | " + " | ".join(f"step {s}" for s in steps)
         + " | rank, only cut | " + " | ".join(f"step {s}, only cut" for s in steps) + " |",
@@ -279,6 +282,11 @@ def _noise(errors: Errors) -> list[str]:
     return rows
 
 
+def _wrapped(text: str) -> str:
+    """Return an item of a list in lines of at most 100 columns."""
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def group_of(protocol: Protocol, name: str) -> str:
     """Return to which group of the settings a metric belongs."""
     groups = protocol.content["metrics"].items()
@@ -292,7 +300,7 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
 
 def _head(protocol: Protocol, errors: Errors, commit: str) -> str:
     whole, small = costs(WHOLE), costs(protocol.steps[-1])
-    widths = "; ".join(
+    widths = ", ".join(
         f"{layer} {WHOLE[layer]} → {' → '.join(map(str, steps))}"
         for layer, steps in protocol.content["widths"].items()
     )
@@ -312,7 +320,8 @@ def _head(protocol: Protocol, errors: Errors, commit: str) -> str:
 _HEAD = """# The pruning task of the GECCO 2022 paper
 
 Liu, Kung and Wentzlaff, *Evolving Transferable Neural Pruning Functions*, judge a function by what
-is left of Caffe's LeNet on MNIST after three steps of pruning and retraining: {widths}.
+is left of Caffe's LeNet on MNIST after three steps of pruning and retraining:
+{widths}.
 The last network has {macs:.2f} % of the MACs and {params:.2f} % of the {dense_params:,} parameters,
 or {weights:.2f} % of the {dense_weights:,} without biases, which is what the paper's code counts.
 
@@ -328,8 +337,12 @@ L2 {weight_decay:g}. What differs:
 - **Each retraining takes {batches} mini-batches ({epochs:g} epochs of 50,000 images), not 100
   epochs**, and the metrics measure {images:,} training images, not all.
 - The network is the one of this package, task `caffe_lenet-mnist` (with ReLU after the
-  convolutions, which Caffe's does not have), trained from three seeds; test error {dense}.
-  Class statistics are of the maps after ReLU and before pooling.
+  convolutions, which Caffe's does not have), test error {dense}. Class statistics are of the
+  maps after ReLU and before pooling.
+
+`mean_activation_energy` comes from a search in which MNIST took part with another LeNet; the other
+evolved formulas of this project from searches on digits of 8x8 pixels, those of
+`spread_product_energy` and `gradient_variance_energy` with this network among others.
 
 All was fixed before the test images were read ([gecco_2022.toml](../discovery/gecco_2022.toml),
 commit {commit}). Pruning and retraining took {minutes:.0f} minutes of processor time on one core.

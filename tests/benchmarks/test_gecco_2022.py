@@ -9,9 +9,9 @@ from typing import Any
 import gecco_2022
 import pytest
 import torch
-from csv_lines import as_csv
+from csv_lines import as_csv, read
 from gecco_2022_networks import WHOLE, Protocol, build, costs, cut, error, retrain, widths_of
-from gecco_2022_table import DENSE, Final, Line, page
+from gecco_2022_table import DENSE, RESULTS, Final, Line, page
 
 from gp_prune import Metric
 from gp_prune.pruning import predict, trace
@@ -151,6 +151,7 @@ def test_the_page_ranks_and_compares() -> None:
     # The mean of three draws, 0, 0.3 and 0.6 above the first.
     assert "2.40 ± 0.10 | 3.40 ± 0.10 | 4.40 ± 0.10" in random[0]
     assert "standard deviation of 0.30 points" in text
+    text = " ".join(text.split())
     assert "Places of 4: `l1` 3, `gecco_2` 1, `random` 4." in text
     assert "cannot give less than p = 0.0039, or 0.012 after" in text
     # Draws of the same network are equal here, so that there is no noise at all.
@@ -161,4 +162,13 @@ def test_the_page_leaves_out_networks_whose_test_errors_were_not_read() -> None:
     lines = [line for line in made_up({"l1": 0.5, "gecco_1": 0.2}) if line.seed != 1]
     text = page(lines, PROTOCOL, "abc1234")
     assert "mean_activation_energy, the network of seed 1." in text
-    assert "over 2 networks" in text and "| gecco_1 | functions" in text
+    assert "over the networks of 2 seeds" in text and "| gecco_1 | functions" in text
+
+
+def test_the_page_in_the_repository_is_made_from_its_lines() -> None:
+    lines = read(RESULTS / "gecco_2022.csv", Final)
+    assert len({line.key for line in lines}) == len(lines)
+    assert {line.settings for line in lines} == {PROTOCOL.digest}
+    text = (RESULTS / "gecco_2022.md").read_text(encoding="utf-8")
+    commit = text.split("commit ")[1].split(")")[0]
+    assert text == page(lines, PROTOCOL, commit)
