@@ -1,13 +1,14 @@
 """How evolved formulas stand beside published metrics on networks that no search has seen.
 
-Everything that is decided before a test split is read stands in ``transfer.toml``: the evolved
-formulas, the networks, budgets, allocations and the tests. ``choose`` compares candidates on the
+There are two rounds, each with networks, searches and formulas of its own. Everything that is
+decided before a test split is read stands in ``transfer_ROUND.toml``: the evolved formulas, the
+networks, budgets, allocations and the text of the pages. ``choose`` compares candidates on the
 validation splits of networks on which formulas may be chosen. ``final`` reads the test splits, and
-refuses to while ``transfer.toml`` or a file of the protocol has changes that are not committed.
+refuses to while a file of the protocol has changes that are not committed.
 
-    python benchmarks/discovery/transfer.py choose --runs FOLDER
-    python benchmarks/discovery/transfer.py final --runs FOLDER
-    python benchmarks/discovery/transfer.py table --runs FOLDER
+    python benchmarks/discovery/transfer.py choose --round 2 --runs FOLDER
+    python benchmarks/discovery/transfer.py final --round 2 --runs FOLDER
+    python benchmarks/discovery/transfer.py table --round 2 --runs FOLDER
 
 Each comparison is a folder of ``gp_prune.compare`` and goes on where it was stopped.
 """
@@ -24,28 +25,36 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
 from committed import check_committed
 from csv_lines import as_csv
+from scipy.stats import rankdata
 
 from gp_prune import Metric, compare
 from gp_prune._io import write_text
 from gp_prune.judging.compare import CompareProgress, MetricComparison
 from gp_prune.judging.records import Measurement
-from gp_prune.judging.settings import load_metric, metric_text
-from gp_prune.judging.standings import find_standings
+from gp_prune.judging.settings import BASELINES, load_metric, metric_text
+from gp_prune.judging.standings import find_standings, holm, wilcoxon
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.folder import CONFIG
 
 FOLDER = Path(__file__).resolve().parent
-SETTINGS = FOLDER / "transfer.toml"
 NETWORKS = FOLDER / "transfer_networks.py"
-PROTOCOL = (SETTINGS, NETWORKS, Path(__file__).resolve())
 RESULTS = FOLDER.parent / "results"
+ROUNDS = (1, 2)
+SHOWN = 15
+"""Contenders that a table shows, besides those that were named beforehand."""
 
 
-def load_settings() -> dict[str, Any]:
-    """Return the committed settings: ``metrics`` and one table for each comparison."""
-    content: dict[str, Any] = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
+def settings_file(number: int) -> Path:
+    """Return the file with the settings of a round."""
+    return FOLDER / f"transfer_{number}.toml"
+
+
+def load_settings(number: int) -> dict[str, Any]:
+    """Return the settings of a round: ``metrics``, ``pages``, and a table for each comparison."""
+    content: dict[str, Any] = tomllib.loads(settings_file(number).read_text(encoding="utf-8"))
     return content
 
 
@@ -53,14 +62,17 @@ def evolved_metrics(texts: Mapping[str, str]) -> dict[str, Metric]:
     """Return the evolved metrics by name.
 
     Args:
-        texts: name -> formula; ``FORMULA by NAME`` is one whose shares another metric gives, an
-            evolved one or a bundled one.
+        texts: name -> formula; ``FORMULA by SHARES`` is one whose shares another one gives: an
+            evolved metric, by its name, or a formula of the share of each layer.
     """
     found: dict[str, Metric] = {}
     for name, text in texts.items():
         formula, _, shares = text.partition(" by ")
         metric = load_metric(f"{name}={formula}", builtin_primitives())
-        found[name] = metric.with_shares(found.get(shares, shares)) if shares else metric
+        if shares:
+            other = found.get(shares) or load_metric(shares, builtin_primitives())
+            metric = metric.with_shares(other)
+        found[name] = metric
     return found
 
 
@@ -109,19 +121,20 @@ def table(
     """Return the standings under each allocation and over all, as lines of Markdown."""
     lines: list[str] = []
     known = {metric.digest for metric in evolved.values()}
-    published = [m.name for m in metrics if m.digest not in known and m.name != "random"]
+    draws, baseline = BASELINES[metrics[0].granularity]
+    published = [m.name for m in metrics if m.digest not in known and m.name != draws]
     allocations = list(dict.fromkeys(entry.allocation for entry in measured))
     for allocation in (None, *allocations) if len(allocations) > 1 else allocations:
         part = [e for e in measured if allocation in (None, e.allocation)]
-        standings = find_standings(part, metrics, "l1")
+        standings = find_standings(part, metrics, baseline)
         best = next(s.name for s in standings if s.name in published)
         against = {s.name: s for s in find_standings(part, metrics, best)}
         cells = len({entry.cell for entry in part})
         title = "Over all allocations" if allocation is None else f"Allocation: {allocation}"
         lines += [
             "", f"### {title} ({cells} cells)", "",
-            f"| place | metric | mean rank | mean error | p against L1 | p against `{best}` | "
-            "cannot be used |",
+            f"| place | metric | mean rank | mean error | p against `{baseline}` | p against "
+            f"`{best}` | cannot be used |",
             "|---:|---|---:|---:|---:|---:|---:|",
         ]  # fmt: skip
         for place, one in enumerate(standings, 1):
@@ -132,7 +145,7 @@ def table(
                 f"{_chance(other)} | {one.failures or ''} |"
             )
     for task in dict.fromkeys(entry.task for entry in measured):
-        standings = find_standings([e for e in measured if e.task == task], metrics, "l1")[:6]
+        standings = find_standings([e for e in measured if e.task == task], metrics, baseline)[:6]
         first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings)
         lines += ["", f"- `{task.rpartition(':')[2]}`, mean rank and error of the first: {first}"]
     return lines
@@ -176,6 +189,51 @@ def short_lines(result: MetricComparison) -> list[Line]:
     ]  # fmt: skip
 
 
+def _all_channel_metrics(wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a comparison has all bundled metrics of channels."""
+    return bool(wanted.get("bundled")) and wanted.get("granularity", "channel") == "channel"
+
+
+def contender_table(lines: Sequence[Line], wanted: Mapping[str, Any]) -> list[str]:
+    """Return how rules for channels and rules for shares stand as one, as lines of Markdown.
+
+    Args:
+        lines: what was measured without fine-tuning.
+        wanted: ``first``, which the others are tested against, as ``METRIC, ALLOCATION``, as each
+            of ``extra``; every metric under one of ``allocations`` takes part, too.
+    """
+    named = {wanted["first"], *wanted["extra"]}
+    errors: dict[str, dict[tuple[str, str, float], float]] = {}
+    for x in lines:
+        name = f"{x.metric}, {x.allocation}"
+        if name in named or x.allocation in wanted["allocations"]:
+            errors.setdefault(name, {})[x.network, x.kind, x.keep] = x.error
+    cells = sorted(errors[wanted["first"]])
+    errors = {name: found for name, found in errors.items() if all(c in found for c in cells)}
+    columns = list(errors)
+    others = [name for name in columns if name != wanted["first"]]
+    column = {name: np.array([found[cell] for cell in cells]) for name, found in errors.items()}
+    first = column[wanted["first"]]
+    chances = dict(zip(others, holm([wilcoxon(column[n], first) for n in others]), strict=True))
+    ranks = rankdata(np.stack([column[name] for name in columns], 1), axis=1).mean(0)
+    order = sorted(zip(ranks.tolist(), columns, strict=True))
+    shown = {name for _, name in order[:SHOWN]} | named
+    rows = [
+        "", f"## Rules for channels with rules for shares ({len(cells)} cells)", "",
+        f"Each contender is a metric under an allocation; {len(columns)} take part, of which the "
+        f"first {SHOWN} and those that were named beforehand are shown. p-values: against "
+        f"`{wanted['first']}`.", "",
+        "| place | channels, shares | mean rank | mean error | p |", "|---:|---|---:|---:|---:|",
+    ]  # fmt: skip
+    for place, (rank, name) in enumerate(order, 1):
+        if name in shown:
+            error = column[name].mean()
+            chance = f"{chances[name]:.4f}" if name in chances else ""
+            title = f"**{name}**" if name in named else name
+            rows.append(f"| {place} | {title} | {rank:.1f} | {error:.3f} | {chance} |")
+    return rows
+
+
 def _chance(standing: Any) -> str:
     """Return a p-value with its direction."""
     if standing.p is None:
@@ -188,7 +246,11 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
     """Return the page with the final tables."""
     texts = settings["metrics"]
     evolved = evolved_metrics(texts)
-    lines = [_HEAD.format(commit=commit), "| evolved metric | formula |", "|---|---|"]
+    lines = [
+        settings["pages"]["final"].format(commit=commit),
+        "| evolved metric | formula |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | `{text}` |" for name, text in texts.items()]
     missing = [
         value["title"]
@@ -197,11 +259,15 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
     ]
     if missing:
         lines += ["", f"**Not finished:** {'; '.join(missing)}. No error of these was read."]
-    joint = [result for name, result in results.items() if settings[name].get("bundled")]
+    joint = [result for name, result in results.items() if _all_channel_metrics(settings[name])]
     if len(joint) > 1:
         measured = [entry for result in joint for entry in result.measurements]
         lines += ["", "## All networks together", ""]
         lines += table(measured, joint[0].metrics, evolved)
+    if "contenders" in settings:
+        untuned = [x for x in results.values() if not x.settings.fine_tune]
+        measured_lines = [line for result in untuned for line in short_lines(result)]
+        lines += contender_table(measured_lines, settings["contenders"])
     for name, result in results.items():
         wanted = result.settings
         keep = ", ".join(f"{100 * share:g} %" for share in wanted.keep)
@@ -219,32 +285,17 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
     return "\n".join([*lines, ""])
 
 
-_CHOICE = """# Which evolved formulas were chosen, and by what
-
-Candidates are the formulas that searches on four networks for the digits recommended (default
-settings with seeds 10 to 14, and with 500 behaviours seeds 20 and 21). They were compared with the
-six two-factor start formulas and some published metrics on validation splits of networks that the
-searches did not see. What was chosen is in [transfer.md](transfer.md), on networks kept apart.
-Errors, ranks and tests as there.
-
-    python benchmarks/discovery/transfer.py choose --runs FOLDER
-"""
-
-_HEAD = """# Evolved metrics on networks that no search has seen
-
-The formulas were evolved on networks for the digits, and chosen on validation splits of other
-networks. The networks here took no part in any search, nor in the choice of its settings or of the
-formulas. The settings ([transfer.toml](../discovery/transfer.toml), commit {commit}) were fixed
-before a test split was read, which was done once. All bundled channel metrics take part, each under
-the same allocation: `global` ranks all channels by scores divided by the mean of their layer,
-`uniform` takes the same share of every layer. A metric that cannot be used on a network, or whose
-plan misses the budget, has the worst error there. p-values are those of Wilcoxon's signed-rank test
-over cells (network, budget, allocation), two-sided, with Holm's correction for the number of
-metrics; cells of one network are not independent, so that they are too small rather than too large.
-
-    python benchmarks/discovery/transfer_networks.py
-    python benchmarks/discovery/transfer.py final --runs FOLDER
-"""
+def choose(number: int, settings: Mapping[str, Any], runs: Path, workers: int) -> None:
+    """Compare the candidates of a round on validation splits, and write the page."""
+    candidates = evolved_metrics(settings["candidates"])
+    lines = [settings["pages"]["choice"], "| candidate | formula |", "|---|---|"]
+    lines += [f"| {name} | `{text}` |" for name, text in settings["candidates"].items()]
+    for name in [name for name in settings if name.startswith("choose")]:
+        result = run(name, settings[name], candidates, runs, workers)
+        lines += ["", f"## {settings[name]['heading']}", ""]
+        lines += table(result.measurements, result.metrics, candidates)
+        write_text(RESULTS / f"choice_{number}_{name}.csv", as_csv(short_lines(result)))
+    write_text(RESULTS / f"choice_{number}.md", "\n".join([*lines, ""]))
 
 
 def main() -> None:
@@ -253,32 +304,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("choose", "final", "table"))
+    parser.add_argument("--round", type=int, choices=ROUNDS, default=ROUNDS[-1])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the comparisons")
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
-    settings = load_settings()
+    number = given.round
+    settings, runs = load_settings(number), given.runs / f"round_{number}"
     if given.what == "choose":
-        candidates = evolved_metrics(settings["candidates"])
-        lines = [_CHOICE, "| candidate | formula |", "|---|---|"]
-        lines += [f"| {name} | `{text}` |" for name, text in settings["candidates"].items()]
-        for name in [name for name in settings if name.startswith("choose")]:
-            result = run(name, settings[name], candidates, given.runs, given.workers)
-            lines += ["", f"## {settings[name]['heading']}", ""]
-            lines += table(result.measurements, result.metrics, candidates)
-            write_text(RESULTS / f"discovery_{name}.csv", as_csv(short_lines(result)))
-        write_text(RESULTS / "discovery.md", "\n".join([*lines, ""]))
+        choose(number, settings, runs, given.workers)
         return
-    commit = check_committed(PROTOCOL)
+    commit = check_committed((settings_file(number), NETWORKS, Path(__file__).resolve()))
     names = [name for name, value in settings.items() if "title" in value]
     if given.what == "table":
-        names = [name for name in names if (given.runs / name / "result.json").exists()]
+        names = [name for name in names if (runs / name / "result.json").exists()]
     evolved = evolved_metrics(settings["metrics"])
-    results = {
-        name: run(name, settings[name], evolved, given.runs, given.workers) for name in names
-    }
-    write_text(RESULTS / "transfer.md", page(results, settings, commit))
+    results = {name: run(name, settings[name], evolved, runs, given.workers) for name in names}
+    write_text(RESULTS / f"transfer_{number}.md", page(results, settings, commit))
     for name, result in results.items():
-        write_text(RESULTS / f"transfer_{name}.csv", as_csv(short_lines(result)))
+        write_text(RESULTS / f"transfer_{number}_{name}.csv", as_csv(short_lines(result)))
 
 
 if __name__ == "__main__":

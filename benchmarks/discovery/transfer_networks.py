@@ -1,11 +1,12 @@
 """Networks that took no part in any search, nor in the choice of its settings or winners.
 
-A VGG-like network, one with concatenation (as DenseNet), a convolutional autoencoder, and the
-published ResNet-56. The published ResNet-20 is here for the choice of winners. Train the first
-three once, then name any of them wherever a task is named::
+A VGG-like network, one with concatenation (as DenseNet), one of depthwise convolutions (as
+MobileNet), a convolutional autoencoder, and the published ResNet-56. The published ResNet-20 is
+here for searches. The networks of the first tables were trained from seed 0, those of the second
+from seed 1. Train all but the published ones once, then name any of them wherever a task is named::
 
     python benchmarks/discovery/transfer_networks.py
-    gp-prune compare l1 --on benchmarks/discovery/transfer_networks.py:vgg --split test
+    gp-prune compare l1 --on benchmarks/discovery/transfer_networks.py:vgg_1 --split test
 
 Data sets are read from the cache folder of gp-prune; weights from the folder that the environment
 variable GP_PRUNE_TRANSFER names, by default runs/transfer.
@@ -31,9 +32,15 @@ TRAINING, VALIDATION, TEST = 10_000, 300, 1_000
 DEEP_TEST = 500
 """Test images of ResNet-56, whose forward pass takes 15 times as long as the others'."""
 BATCH = 64
-SEED = 0
-EPOCHS = {"vgg": 4, "dense": 4, "conv_autoencoder": 6}
-SETS = {"vgg": "cifar10", "dense": "fashionmnist", "conv_autoencoder": "fashionmnist"}
+TRAINED = {
+    "vgg": (0, 1), "dense": (0, 1), "conv_autoencoder": (0, 1), "depthwise": (1,)
+}  # fmt: skip
+"""Name -> seeds of the networks."""
+EPOCHS = {"vgg": 4, "dense": 4, "conv_autoencoder": 6, "depthwise": 4}
+SETS = {
+    "vgg": "cifar10", "dense": "fashionmnist", "conv_autoencoder": "fashionmnist",
+    "depthwise": "fashionmnist",
+}  # fmt: skip
 PUBLISHED = Path("pretrained") / "akamaster"
 
 
@@ -91,24 +98,57 @@ def build_conv_autoencoder() -> nn.Module:
     )  # fmt: skip
 
 
+def build_depthwise() -> nn.Module:
+    """Return five depthwise and five pointwise convolutions, as MobileNet, for 1 x 28 x 28."""
+    parts: list[nn.Module] = [nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    for before, after, stride in ((16, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)):
+        parts += [
+            nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False),
+            nn.BatchNorm2d(before), nn.ReLU(),
+            nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+        ]  # fmt: skip
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "vgg": build_vgg, "dense": build_dense, "conv_autoencoder": build_conv_autoencoder,
+    "depthwise": build_depthwise,
 }  # fmt: skip
 
 
 def vgg() -> Task:
     """Return the VGG-like network on CIFAR-10."""
-    return _task("vgg")
+    return _task("vgg", 0)
 
 
 def dense() -> Task:
     """Return the network with concatenation on FashionMNIST."""
-    return _task("dense")
+    return _task("dense", 0)
 
 
 def conv_autoencoder() -> Task:
     """Return the convolutional autoencoder on FashionMNIST."""
-    return _task("conv_autoencoder")
+    return _task("conv_autoencoder", 0)
+
+
+def vgg_1() -> Task:
+    """Return the VGG-like network on CIFAR-10, trained from seed 1."""
+    return _task("vgg", 1)
+
+
+def dense_1() -> Task:
+    """Return the network with concatenation on FashionMNIST, trained from seed 1."""
+    return _task("dense", 1)
+
+
+def conv_autoencoder_1() -> Task:
+    """Return the convolutional autoencoder on FashionMNIST, trained from seed 1."""
+    return _task("conv_autoencoder", 1)
+
+
+def depthwise_1() -> Task:
+    """Return the network of depthwise convolutions on FashionMNIST, trained from seed 1."""
+    return _task("depthwise", 1)
 
 
 def resnet20() -> Task:
@@ -116,26 +156,34 @@ def resnet20() -> Task:
     return _published("resnet20", 3, "resnet20-12fca82f.th")
 
 
+def resnet20_search() -> Task:
+    """Return the same with 256 training images, so that less is measured for each candidate."""
+    return _published("resnet20", 3, "resnet20-12fca82f.th", training=256)
+
+
 def resnet56() -> Task:
     """Return Idelbayev's ResNet-56 for CIFAR-10."""
     return _published("resnet56", 9, "resnet56-4bfd9763.th")
 
 
-def _published(name: str, blocks: int, file: str) -> Task:
+def _published(name: str, blocks: int, file: str, training: int = TRAINING) -> Task:
     model = CifarResNet(blocks, normalise=True)
     path = user_folder(None, "data") / PUBLISHED / file
     entries = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({n.removeprefix("module."): value for n, value in entries.items()})
-    return _with_data(model.eval(), name, load_data("cifar10"), DEEP_TEST)
+    return _with_data(model.eval(), name, load_data("cifar10"), DEEP_TEST, training)
 
 
-def _task(name: str) -> Task:
+def _task(name: str, seed: int) -> Task:
     model = BUILDERS[name]()
-    model.load_state_dict(torch.load(weights_file(name), map_location="cpu", weights_only=True))
+    path = weights_file(name, seed)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return _with_data(model.eval(), name, load_data(SETS[name]), TEST)
 
 
-def _with_data(model: nn.Module, name: str, data: DataSet, test: int) -> Task:
+def _with_data(
+    model: nn.Module, name: str, data: DataSet, test: int, training: int = TRAINING
+) -> Task:
     """Return a task on a part of the images; the test images are read when they are asked for."""
     repeats = name == "conv_autoencoder"
 
@@ -145,7 +193,7 @@ def _with_data(model: nn.Module, name: str, data: DataSet, test: int) -> Task:
 
     return Task(
         model,
-        pairs(data.train, TRAINING),
+        pairs(data.train, training),
         pairs(data.validation, VALIDATION),
         lambda: pairs(data.read_test(), test),
         name=name,
@@ -153,14 +201,14 @@ def _with_data(model: nn.Module, name: str, data: DataSet, test: int) -> Task:
     )
 
 
-def weights_file(name: str) -> Path:
+def weights_file(name: str, seed: int) -> Path:
     """Return the file with the weights of a network."""
-    return Path(os.environ.get("GP_PRUNE_TRANSFER", "runs/transfer")) / f"{name}_{SEED}.pt"
+    return Path(os.environ.get("GP_PRUNE_TRANSFER", "runs/transfer")) / f"{name}_{seed}.pt"
 
 
-def train(name: str, seed: int = SEED) -> None:
+def train(name: str, seed: int) -> None:
     """Train a network once and keep its weights; print its validation error."""
-    file = weights_file(name)
+    file = weights_file(name, seed)
     if file.exists():
         return
     data = load_data(SETS[name])
@@ -192,14 +240,15 @@ def train(name: str, seed: int = SEED) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     torch.save({key: value.contiguous() for key, value in model.state_dict().items()}, file)
-    print(f"{name}: validation error {_task(name).dense_error:.4f}", flush=True)
+    error = _task(name, seed).dense_error
+    print(f"{name}, seed {seed}: validation error {error:.4f}", flush=True)
 
 
 def main() -> None:
     """Train all networks that are not there."""
     torch.set_num_threads(1)
-    for name in BUILDERS:
-        train(name)
+    for name, seed in ((name, seed) for name, seeds in TRAINED.items() for seed in seeds):
+        train(name, seed)
 
 
 if __name__ == "__main__":

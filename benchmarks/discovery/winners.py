@@ -1,7 +1,7 @@
-"""Write the evolved metrics of ``transfer.toml`` as files that come with the package.
+"""Write the evolved metrics of ``transfer_1.toml`` as files that come with the package.
 
 Each has where it was found, what it was chosen on, and its errors on the networks of
-``benchmarks/results/transfer.md``. Invariances are those that hold on a small network.
+``benchmarks/results/transfer_1.md``. Invariances are those that hold on a small network.
 
     python benchmarks/discovery/winners.py norm_spread_energy spread_product_energy
 """
@@ -41,8 +41,8 @@ DEFAULT_SEARCHES = (10, 11, 12, 13, 14)
 def measured(name: str) -> dict[str, Any]:
     """Return the errors of a metric in the final tables, by network and allocation."""
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for file in sorted(RESULTS.glob("transfer_*.csv")):
-        steps = "after_short_fine_tuning" if file.stem == "transfer_tuned" else "test_error"
+    for file in sorted(RESULTS.glob("transfer_1_*.csv")):
+        steps = "after_short_fine_tuning" if file.stem == "transfer_1_tuned" else "test_error"
         with file.open(encoding="utf-8", newline="") as text:
             for row in csv.DictReader(text):
                 if row["metric"] == name:
@@ -68,8 +68,8 @@ def describe(metric: Metric) -> Metric:
             "searched_on": ["lenet-digits", "caffe_lenet-digits", "resnet-digits",
                             "resnet-digits@1"],
             "start_formulas": "published metrics and the six two-factor formulas",
-            "chosen_on": load_settings()["choose"]["networks"],
-            "tables": "benchmarks/results/transfer.md, discovery.md",
+            "chosen_on": load_settings(1)["choose"]["networks"],
+            "tables": "benchmarks/results/transfer_1.md, choice_1.md",
             "versions": versions(),
         },
     )  # fmt: skip
@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="+", choices=SEEDS)
-    evolved = evolved_metrics(load_settings()["metrics"])
+    evolved = evolved_metrics(load_settings(1)["metrics"])
     for name in parser.parse_args().names:
         path = FOLDER / f"{name}.json"
         describe(evolved[name]).save(path)

@@ -32,13 +32,13 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 KINDS = {
     "any_network": any_network.Line,
     "autoencoder_operators": autoencoder_tables.Line,
+    "choice_1_choose": transfer.Line,
+    "choice_1_choose_pairs": transfer.Line,
     "default_run": default_run.Line,
     "default_winners-test": default_winners_table.Line,
-    "default_winners_chosen_pruned-test": default_winners_table.Line,
     "default_winners_before-test": default_winners_table.Line,
     "default_winners_before-validation": default_winners_table.Line,
-    "discovery_choose": transfer.Line,
-    "discovery_choose_pairs": transfer.Line,
+    "default_winners_chosen_pruned-test": default_winners_table.Line,
     "genetic_mutation": genetic_mutation_lines.Comparison,
     "genetic_records": genetic_records.Record,
     "gp_vs_random": gp_vs_random.Line,
@@ -51,7 +51,7 @@ KINDS = {
     "stacking": stacking.Line,
     "statistics_fidelity": statistics_fidelity_lines.Line,
     "statistics_memory": statistics_memory.Line,
-    "transfer_small": transfer.Line,
+    "transfer_1_small": transfer.Line,
 }
 
 
