@@ -109,9 +109,8 @@ def run(
         last = text
 
     if (folder / CONFIG).exists():
-        return compare(
-            folder=folder, resume=True, workers=workers, trust=[NETWORKS], progress=progress
-        )
+        trust = [NETWORKS] if any("-" not in name for name in wanted["networks"]) else []
+        return compare(folder=folder, resume=True, workers=workers, trust=trust, progress=progress)
     return compare(metrics, networks, folder, workers=workers, progress=progress, **options)
 
 
@@ -145,10 +144,25 @@ def table(
                 f"{_chance(other)} | {one.failures or ''} |"
             )
     for task in dict.fromkeys(entry.task for entry in measured):
-        standings = find_standings([e for e in measured if e.task == task], metrics, baseline)[:6]
-        first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings)
+        first = ", ".join(
+            f"{name} ({rank:.1f}, {error:.3f})"
+            for rank, error, name in _ranked([e for e in measured if e.task == task])[:6]
+        )
         lines += ["", f"- `{task.rpartition(':')[2]}`, mean rank and error of the first: {first}"]
     return lines
+
+
+def _ranked(measured: Sequence[Measurement]) -> list[tuple[float, float, str]]:
+    """Return mean rank, mean error and name of each metric, the best first."""
+    errors: dict[str, dict[Any, list[float]]] = {}
+    for entry in measured:
+        errors.setdefault(entry.metric, {}).setdefault(entry.cell, []).append(entry.error)
+    cells = sorted(next(iter(errors.values())))
+    means = np.array(
+        [[statistics.fmean(found[cell]) for cell in cells] for found in errors.values()]
+    )
+    ranks = rankdata(means, axis=0).mean(1).tolist()
+    return sorted(zip(ranks, means.mean(1).tolist(), errors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -208,7 +222,7 @@ def contender_table(lines: Sequence[Line], wanted: Mapping[str, Any]) -> list[st
         name = f"{x.metric}, {x.allocation}"
         if name in named or x.allocation in wanted["allocations"]:
             errors.setdefault(name, {})[x.network, x.kind, x.keep] = x.error
-    cells = sorted(errors[wanted["first"]])
+    cells = sorted(set.intersection(*(set(errors[name]) for name in named)))
     errors = {name: found for name, found in errors.items() if all(c in found for c in cells)}
     columns = list(errors)
     others = [name for name in columns if name != wanted["first"]]

@@ -157,21 +157,23 @@ def resnet20() -> Task:
 
 
 def resnet20_search() -> Task:
-    """Return the same with 256 training images, so that less is measured for each candidate."""
-    return _published("resnet20", 3, "resnet20-12fca82f.th", training=256)
+    """Return the same with 250 images of each part, so that a candidate costs less."""
+    return _published("resnet20", 3, "resnet20-12fca82f.th", training=250, validation=250)
 
 
 def resnet56() -> Task:
     """Return Idelbayev's ResNet-56 for CIFAR-10."""
-    return _published("resnet56", 9, "resnet56-4bfd9763.th")
+    return _published("resnet56", 9, "resnet56-4bfd9763.th", training=256)
 
 
-def _published(name: str, blocks: int, file: str, training: int = TRAINING) -> Task:
+def _published(
+    name: str, blocks: int, file: str, *, training: int = TRAINING, validation: int = VALIDATION
+) -> Task:
     model = CifarResNet(blocks, normalise=True)
     path = user_folder(None, "data") / PUBLISHED / file
     entries = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({n.removeprefix("module."): value for n, value in entries.items()})
-    return _with_data(model.eval(), name, load_data("cifar10"), DEEP_TEST, training)
+    return _with_data(model.eval(), name, load_data("cifar10"), DEEP_TEST, training, validation)
 
 
 def _task(name: str, seed: int) -> Task:
@@ -182,7 +184,12 @@ def _task(name: str, seed: int) -> Task:
 
 
 def _with_data(
-    model: nn.Module, name: str, data: DataSet, test: int, training: int = TRAINING
+    model: nn.Module,
+    name: str,
+    data: DataSet,
+    test: int,
+    training: int = TRAINING,
+    validation: int = VALIDATION,
 ) -> Task:
     """Return a task on a part of the images; the test images are read when they are asked for."""
     repeats = name == "conv_autoencoder"
@@ -194,7 +201,7 @@ def _with_data(
     return Task(
         model,
         pairs(data.train, training),
-        pairs(data.validation, VALIDATION),
+        pairs(data.validation, validation),
         lambda: pairs(data.read_test(), test),
         name=name,
         kind="reconstruction" if repeats else "classification",

@@ -1,9 +1,9 @@
-"""Write the evolved metrics of ``transfer_1.toml`` as files that come with the package.
+"""Write the evolved metrics of a round of ``transfer.py`` as files that come with the package.
 
 Each has where it was found, what it was chosen on, and its errors on the networks of
-``benchmarks/results/transfer_1.md``. Invariances are those that hold on a small network.
+``benchmarks/results/transfer_ROUND.md``. Invariances are those that hold on a small network.
 
-    python benchmarks/discovery/winners.py norm_spread_energy spread_product_energy
+    python benchmarks/discovery/winners.py --round 1 spread_product_energy
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import argparse
 import csv
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transfer import RESULTS, evolved_metrics, load_settings
+from transfer import RESULTS, ROUNDS, evolved_metrics, load_settings
 
 from gp_prune import Metric
 from gp_prune.metric.file import INVARIANCES
@@ -24,25 +25,14 @@ from gp_prune.runs.folder import versions
 from gp_prune.tasks.invariance import find_invariances
 
 FOLDER = Path(__file__).resolve().parents[2] / "evolved_metrics" / "evolved"
-SEEDS = {"norm_spread_energy": 13, "spread_product_energy": 11, "gradient_variance_energy": 20}
-"""Seed of the search that recommended each."""
-MEANINGS = {
-    "norm_spread_energy": "norm of the filter, times how much the loss of nuclear norm without the "
-    "channel varies over the samples, times the energy of the weights that read it",
-    "spread_product_energy": "spread of the weights' magnitudes in the filter, times that of the "
-    "activation, times the energy of the weights that read it",
-    "gradient_variance_energy": "batch-norm variance, times the variance of the gradient of the "
-    "loss with respect to the output, times the energy of the weights that read it",
-}
-DEFAULT_SEARCHES = (10, 11, 12, 13, 14)
-"""Searches with the settings of the default; the others tried 500 behaviours at most."""
 
 
-def measured(name: str) -> dict[str, Any]:
+def measured(number: int, name: str) -> dict[str, Any]:
     """Return the errors of a metric in the final tables, by network and allocation."""
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for file in sorted(RESULTS.glob("transfer_1_*.csv")):
-        steps = "after_short_fine_tuning" if file.stem == "transfer_1_tuned" else "test_error"
+    for file in sorted(RESULTS.glob(f"transfer_{number}_*.csv")):
+        tuned = file.stem.endswith("_tuned")
+        steps = "after_short_fine_tuning" if tuned else "test_error"
         with file.open(encoding="utf-8", newline="") as text:
             for row in csv.DictReader(text):
                 if row["metric"] == name:
@@ -53,26 +43,24 @@ def measured(name: str) -> dict[str, Any]:
     }
 
 
-def describe(metric: Metric) -> Metric:
+def describe(number: int, metric: Metric, settings: Mapping[str, Any]) -> Metric:
     """Return a metric with its description, provenance, invariances and errors."""
-    seed, found = SEEDS[metric.name], find_invariances(metric)
-    command = "gp-prune evolve" if seed in DEFAULT_SEARCHES else "joint_digits.py --arms evolve"
+    found, winners = find_invariances(metric), settings["winners"]
+    own = winners[metric.name]
     return replace(
         metric,
-        description=MEANINGS[metric.name],
-        source=f"evolved by this project: {command}, seed {seed}",
+        description=own["meaning"],
+        source=f"evolved by this project: {own['command']}",
         invariances=tuple(n for n in INVARIANCES if found.get(n)),
-        objectives=measured(metric.name),
+        objectives=measured(number, metric.name),
         provenance={
-            "command": f"{command} --seed {seed}",
-            "searched_on": ["lenet-digits", "caffe_lenet-digits", "resnet-digits",
-                            "resnet-digits@1"],
-            "start_formulas": "published metrics and the six two-factor formulas",
-            "chosen_on": load_settings(1)["choose"]["networks"],
-            "tables": "benchmarks/results/transfer_1.md, choice_1.md",
+            "command": own["command"],
+            **{name: winners[name] for name in ("searched_on", "start_formulas")},
+            "chosen_on": settings["choose"]["networks"],
+            "tables": winners["tables"],
             "versions": versions(),
         },
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -80,11 +68,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="+", choices=SEEDS)
-    evolved = evolved_metrics(load_settings(1)["metrics"])
-    for name in parser.parse_args().names:
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--round", type=int, choices=ROUNDS, default=ROUNDS[-1])
+    given = parser.parse_args()
+    settings = load_settings(given.round)
+    evolved = evolved_metrics(settings["metrics"])
+    for name in given.names:
         path = FOLDER / f"{name}.json"
-        describe(evolved[name]).save(path)
+        describe(given.round, evolved[name], settings).save(path)
         print(path)
 
 
