@@ -37,7 +37,9 @@ from gp_prune.judging.records import Measurement
 from gp_prune.judging.settings import BASELINES, load_metric, metric_text
 from gp_prune.judging.standings import find_standings, holm, wilcoxon
 from gp_prune.language.primitive import builtin_primitives
+from gp_prune.metric.file import bundled_metrics
 from gp_prune.runs.folder import CONFIG
+from gp_prune.search.start_formulas import TWO_FACTOR_NAMES
 
 FOLDER = Path(__file__).resolve().parent
 NETWORKS = FOLDER / "transfer_networks.py"
@@ -121,7 +123,8 @@ def table(
     lines: list[str] = []
     known = {metric.digest for metric in evolved.values()}
     draws, baseline = BASELINES[metrics[0].granularity]
-    published = [m.name for m in metrics if m.digest not in known and m.name != draws]
+    ours = {draws, *TWO_FACTOR_NAMES, *bundled_metrics("evolved")} - {"variance_energy"}
+    published = [m.name for m in metrics if m.digest not in known and m.name not in ours]
     allocations = list(dict.fromkeys(entry.allocation for entry in measured))
     for allocation in (None, *allocations) if len(allocations) > 1 else allocations:
         part = [e for e in measured if allocation in (None, e.allocation)]
