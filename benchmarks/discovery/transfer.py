@@ -281,7 +281,7 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
         measured = [entry for result in joint for entry in result.measurements]
         lines += ["", "## All networks together", ""]
         lines += table(measured, joint[0].metrics, evolved)
-    if "contenders" in settings:
+    if "contenders" in settings and "shares" in results:
         untuned = [x for x in results.values() if not x.settings.fine_tune]
         measured_lines = [line for result in untuned for line in short_lines(result)]
         lines += contender_table(measured_lines, settings["contenders"])
@@ -330,7 +330,8 @@ def main() -> None:
     if given.what == "choose":
         choose(number, settings, runs, given.workers)
         return
-    commit = check_committed((settings_file(number), NETWORKS, Path(__file__).resolve()))
+    check_committed([Path(__file__).resolve()])
+    commit = check_committed((settings_file(number), NETWORKS))
     names = [name for name, value in settings.items() if "title" in value]
     if given.what == "table":
         names = [name for name in names if (runs / name / "result.json").exists()]
