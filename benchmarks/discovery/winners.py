@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import tomllib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gp_prune.runs.folder import versions
 from gp_prune.tasks.invariance import find_invariances
 
 FOLDER = Path(__file__).resolve().parents[2] / "evolved_metrics" / "evolved"
+TEXTS = Path(__file__).resolve().with_name("winners.toml")
 
 
 def measured(number: int, name: str) -> dict[str, Any]:
@@ -43,10 +45,11 @@ def measured(number: int, name: str) -> dict[str, Any]:
     }
 
 
-def describe(number: int, metric: Metric, settings: Mapping[str, Any]) -> Metric:
+def describe(number: int, metric: Metric, chosen_on: Sequence[str]) -> Metric:
     """Return a metric with its description, provenance, invariances and errors."""
-    found, winners = find_invariances(metric), settings["winners"]
-    own = winners[metric.name]
+    texts = tomllib.loads(TEXTS.read_text(encoding="utf-8"))
+    found, winners = find_invariances(metric), texts[f"round_{number}"]
+    own = winners["metrics"][metric.name]
     return replace(
         metric,
         description=own["meaning"],
@@ -56,7 +59,7 @@ def describe(number: int, metric: Metric, settings: Mapping[str, Any]) -> Metric
         provenance={
             "command": own["command"],
             **{name: winners[name] for name in ("searched_on", "start_formulas")},
-            "chosen_on": settings["choose"]["networks"],
+            "chosen_on": list(chosen_on),
             "tables": winners["tables"],
             "versions": versions(),
         },
@@ -75,7 +78,7 @@ def main() -> None:
     evolved = evolved_metrics(settings["metrics"])
     for name in given.names:
         path = FOLDER / f"{name}.json"
-        describe(given.round, evolved[name], settings).save(path)
+        describe(given.round, evolved[name], settings["choose"]["networks"]).save(path)
         print(path)
 
 
