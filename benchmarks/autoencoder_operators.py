@@ -26,8 +26,8 @@ from autoencoder_tables import Line, key_of, markdown
 from csv_lines import append, read
 
 from gp_prune import AutoencodeSettings, autoencode
-from gp_prune._io import write_text
 from gp_prune.autoencoder.schedule import SCHEDULES
+from gp_prune.base.files import write_text
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics.running import one_thread
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from csv_lines import append, read
 from default_winners_table import CONTENDERS, Line, markdown
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Budget
 from gp_prune.runs.folder import CONFIG

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from csv_lines import as_csv
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 
 COMMAND = "python benchmarks/genetic_lenet.py {} --data-root FOLDER --runs FOLDER"
 FRESH = 7

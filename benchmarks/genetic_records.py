@@ -12,7 +12,7 @@ from typing import Any
 from csv_lines import as_csv
 
 from gp_prune import GeneticSettings
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.genetic.front import FrontEntry, GeneticResult
 
 SETTINGS = Path(__file__).with_suffix(".toml")

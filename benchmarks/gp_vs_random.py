@@ -25,7 +25,7 @@ from csv_lines import append, read
 from protocols import FINE_TUNED, hypervolume
 from scipy.stats import ttest_1samp, wilcoxon
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import STRATEGIES, SearchConfig
 from gp_prune.search.results import SearchResult, ladder_objectives

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from gp_prune._io import write_tensors
+from gp_prune.base.artifacts import write_tensors
 from gp_prune.tasks import load_task, probe_networks
 
 SEED = 101

@@ -23,7 +23,7 @@ from csv_lines import append, read
 from gp_vs_random import chance, options, settings, volumes
 from scipy.stats import ttest_1samp
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.run import SearchProgress, evolve

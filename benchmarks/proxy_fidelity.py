@@ -33,7 +33,7 @@ from proxy_fidelity_table import DENSE, TRIVIAL, Cell, Line
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.errors import UserError
 from gp_prune.language.expression import Expression
 from gp_prune.language.interpreter import evaluate

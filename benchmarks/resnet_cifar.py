@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune import Metric, prune
-from gp_prune._io import write_text
 from gp_prune.apply.result import PrunedModel
+from gp_prune.base.files import write_text
 from gp_prune.metric.file import Conventions
 from gp_prune.statistics import Batch
 from gp_prune.tasks.data import LabelledSplit, load_data

@@ -25,7 +25,7 @@ from protocols import FINE_TUNED
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.runs.executors import make_runner
 from gp_prune.runs.jobs import TaskSource

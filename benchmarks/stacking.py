@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from csv_lines import as_csv
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import Budget, DegenerateScores
 from gp_prune.runs.jobs import TaskSource, Workbench

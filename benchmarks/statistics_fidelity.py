@@ -34,7 +34,7 @@ from old_code import unpack_old
 from scipy.stats import kendalltau
 from statistics_fidelity_lines import BASELINES, Line, markdown
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.metric.file import Conventions
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import (

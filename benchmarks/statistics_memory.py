@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune._compat import import_torchvision
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.language.record import LOSS_NEEDS
 from gp_prune.metric.metric import Metric, bundled_metrics
 from gp_prune.pruning import consumers, trace

@@ -34,7 +34,7 @@ from csv_lines import append, as_csv, read
 from scipy.stats import wilcoxon
 
 from gp_prune import Metric, SearchConfig, compare, evaluate, evolve
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.judging.standings import find_standings
 from gp_prune.runs.folder import CONFIG
 from gp_prune.search.nsga2 import Generation

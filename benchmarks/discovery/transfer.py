@@ -31,7 +31,7 @@ from csv_lines import as_csv
 from scipy.stats import rankdata
 
 from gp_prune import Metric, compare
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.judging.compare import CompareProgress, MetricComparison
 from gp_prune.judging.records import Measurement
 from gp_prune.judging.settings import BASELINES, load_metric, metric_text

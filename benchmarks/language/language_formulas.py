@@ -46,7 +46,7 @@ from language_networks import (
 )  # fmt: skip
 from language_tables import table
 
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.metric.metric import Metric
 
 

@@ -35,7 +35,7 @@ from language_networks import EVOLVED, FORMULAS, RANKINGS, prune_by, score
 from torch import Tensor
 
 from gp_prune import SearchConfig, evaluate, evolve, load_task
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.folder import CONFIG
 from gp_prune.search.results import SearchResult

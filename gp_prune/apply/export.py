@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from gp_prune._compat import import_optional
-from gp_prune._io import write_bytes
 from gp_prune.apply.network import ValueReads
 from gp_prune.apply.result import PrunedModel
+from gp_prune.base.files import write_bytes
 from gp_prune.errors import UserError, root_cause
 from gp_prune.pruning import unmask
 from gp_prune.pruning.graph.cut_check import randomise_weights

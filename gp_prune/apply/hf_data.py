@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gp_prune._io import parse_json, read_file
 from gp_prune.apply.data import Calibration
 from gp_prune.apply.hf_models import HFModel, import_transformers
 from gp_prune.apply.models import LoadedModel
+from gp_prune.base.files import read_file
+from gp_prune.base.json_fields import parse_json
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.statistics import Batch
 from gp_prune.statistics.running import device_of

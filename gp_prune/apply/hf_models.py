@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune._compat import import_beside_torchvision
-from gp_prune._io import parse_json, read_file, write_json
-from gp_prune._names import HF
-from gp_prune._sizes import format_size
+from gp_prune.base.files import read_file
+from gp_prune.base.json_fields import parse_json, write_json
+from gp_prune.base.names import HF
+from gp_prune.base.sizes import format_size
 from gp_prune.errors import UserError, first_line
 from gp_prune.pruning import unmask
 from gp_prune.pruning.modules import masked_parameters

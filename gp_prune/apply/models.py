@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from gp_prune._compat import import_beside_torchvision, import_torchvision
-from gp_prune._names import HF, TIMM, TORCHVISION
 from gp_prune.apply.hf_models import HFModel, load_hf
 from gp_prune.apply.weights import DEFAULT, loading_pretrained, quick_hub
+from gp_prune.base.names import HF, TIMM, TORCHVISION
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.language.user_file import describe, run_python_file
 from gp_prune.statistics.running import as_device, random_state, tensors_of, to_device

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
-from gp_prune._names import BUDGETS, KEEP, OLD_BUDGETS, UNRANKED_CHOICES
-from gp_prune._sizes import parse_size
+from gp_prune.base.names import BUDGETS, KEEP, OLD_BUDGETS, UNRANKED_CHOICES
+from gp_prune.base.sizes import parse_size
 from gp_prune.errors import SEED, SHARE, Rule, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.primitive import Operand, PrimitiveSet
 from gp_prune.language.record import NEEDS

@@ -9,10 +9,10 @@ from typing import cast
 
 import torch
 
-from gp_prune._io import resolve_path
-from gp_prune._names import HF, TIMM, TORCHVISION
 from gp_prune.apply.hf_data import text_task
 from gp_prune.apply.models import LoadedModel, load_model
+from gp_prune.base.files import resolve_path
+from gp_prune.base.names import HF, TIMM, TORCHVISION
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import as_device, device_of
 from gp_prune.statistics.time_limit import MODEL_TIMEOUT

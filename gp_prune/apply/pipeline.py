@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gp_prune._names import KEEP
 from gp_prune.apply.batches import calibration_batches, example_batch
 from gp_prune.apply.checking import KeptOutput, check_outputs, running_cut
 from gp_prune.apply.network import count_network
@@ -30,6 +29,7 @@ from gp_prune.apply.result import PrunedModel, PruneStep, layer_rows
 from gp_prune.apply.scoring import LayerScores, measure_each
 from gp_prune.apply.selection import WITH_SHARE, Bounds, select_next_channels, select_next_weights
 from gp_prune.apply.sequential import select_in_order, set_zeros
+from gp_prune.base.names import KEEP
 from gp_prune.errors import UserError, pluralize
 from gp_prune.metric.file import RESIDUAL_WHOLE, Conventions
 from gp_prune.metric.metric import Metric

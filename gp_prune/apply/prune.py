@@ -9,7 +9,6 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from gp_prune._names import KEEP
 from gp_prune.apply.lineage import Cut, find_cut, join_plans, remember_cut
 from gp_prune.apply.options import (
     OldBudgets,
@@ -21,6 +20,7 @@ from gp_prune.apply.options import (
 from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.scoring import LayerScores, as_metric, move, warn_of_limit
+from gp_prune.base.names import KEEP
 from gp_prune.errors import UserError
 from gp_prune.metric.file import OWN, Conventions
 from gp_prune.metric.metric import Metric

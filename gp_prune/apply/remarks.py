@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from gp_prune._sizes import remark_on_size
 from gp_prune.apply.selection import describe_smallest
+from gp_prune.base.sizes import remark_on_size
 from gp_prune.metric.metric import Metric
 from gp_prune.pruning import Achieved, ChannelPlan, WeightPlan
 from gp_prune.pruning.graph.grouping import CUT_ON_DEMAND

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from gp_prune._html import table_html
 from gp_prune.apply.options import IGNORED
 from gp_prune.apply.remarks import find_remarks
+from gp_prune.base.html import table_html
 from gp_prune.metric.file import OWN, Conventions
 from gp_prune.pruning import (
     Achieved,

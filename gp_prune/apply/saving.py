@@ -21,23 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune._io import (
-    SHARED_SECONDS,
-    DamagedFileError,
-    check_regular,
-    check_type,
-    parse_json,
-    read_checked,
-    read_file,
-    read_object,
-    read_tensors,
-    write_bytes,
-    write_json,
-    write_tensors,
-)
 from gp_prune.apply.lineage import Cut, remember_cut
 from gp_prune.apply.options import MODES
 from gp_prune.apply.result import PrunedModel
+from gp_prune.base.artifacts import read_tensors, write_tensors
+from gp_prune.base.files import (
+    SHARED_SECONDS,
+    DamagedFileError,
+    check_regular,
+    read_checked,
+    read_file,
+    write_bytes,
+)
+from gp_prune.base.json_fields import check_type, parse_json, read_object, write_json
 from gp_prune.errors import UserError, brief, unusable_folder
 from gp_prune.pruning import Architecture, ChannelPlan, WeightPlan, compact, mask
 from gp_prune.pruning.attention.heads import open_attention

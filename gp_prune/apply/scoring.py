@@ -16,9 +16,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gp_prune._sizes import parse_size
 from gp_prune.apply.batches import as_batches, example_batch, is_nothing
 from gp_prune.apply.options import needs_data
+from gp_prune.base.sizes import parse_size
 from gp_prune.errors import SEED, UserError, check_value, pluralize, whole
 from gp_prune.language.primitive import Operand
 from gp_prune.language.record import Coverage

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gp_prune._io import check_regular
+from gp_prune.base.files import check_regular
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import TaskSource
 from gp_prune.statistics.running import as_device, derive_seed

@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from gp_prune._io import DamagedFileError, read_tensors, write_tensors
 from gp_prune.autoencoder.data import FlatData
+from gp_prune.base.artifacts import read_tensors, write_tensors
+from gp_prune.base.files import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.statistics.running import random_state
 from gp_prune.tasks.models import autoencoder

@@ -13,8 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune._html import table_html
-from gp_prune._io import write_json, write_tensors, write_text
 from gp_prune.autoencoder.cells import RunContext, result_reader
 from gp_prune.autoencoder.networks import (
     FOLDER,
@@ -48,6 +46,10 @@ from gp_prune.autoencoder.schedule import (
 )
 from gp_prune.autoencoder.settings import NONE, AutoencodeSettings
 from gp_prune.autoencoder.training import evaluate
+from gp_prune.base.artifacts import write_tensors
+from gp_prune.base.files import write_text
+from gp_prune.base.html import table_html
+from gp_prune.base.json_fields import write_json
 from gp_prune.metric.metric import Metric
 from gp_prune.runs.callbacks import DONE, AnyCallback, Callbacks, RunEnd, RunStart, RunStep
 from gp_prune.runs.executors import make_runner

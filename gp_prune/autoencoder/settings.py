@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gp_prune._sizes import MAX_MEMORY
 from gp_prune.autoencoder.schedule import named_schedule
 from gp_prune.autoencoder.training import LOSSES
+from gp_prune.base.sizes import MAX_MEMORY
 from gp_prune.errors import SEED, Rule, UserError, check_fields, number, one_of, whole
 from gp_prune.runs.settings import Settings
 

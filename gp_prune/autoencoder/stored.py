@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import MOST_JSON, parse_json, read_file, read_object
 from gp_prune.autoencoder.run import RESULT
 from gp_prune.autoencoder.settings import AutoencodeSettings
+from gp_prune.base.files import MOST_JSON, read_file
+from gp_prune.base.json_fields import parse_json, read_object
 from gp_prune.runs.folder import CONFIG
 from gp_prune.runs.result_file import reading_result
 

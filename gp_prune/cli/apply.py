@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gp_prune._compat import import_torch
-from gp_prune._names import HF, KEEP, OLD_OPTIONS, SCOPES, UNRANKED_CHOICES
+from gp_prune.base.names import HF, KEEP, OLD_OPTIONS, SCOPES, UNRANKED_CHOICES
 from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Sizes,

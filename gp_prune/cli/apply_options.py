@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gp_prune._names import BUDGETS, HF, OLD_OPTIONS, TIMM, TORCHVISION
 from gp_prune.apply.options import PruneOptions, as_allocation
+from gp_prune.base.names import BUDGETS, HF, OLD_OPTIONS, TIMM, TORCHVISION
 from gp_prune.errors import UserError, brief, number, whole
 from gp_prune.language.primitive import primitive_set
 from gp_prune.metric.metric import Metric

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from gp_prune._names import HF
 from gp_prune.apply.data import (
     NO_DATA,
     Calibration,
@@ -30,6 +29,7 @@ from gp_prune.apply.pipeline import Pruner
 from gp_prune.apply.result import PrunedModel
 from gp_prune.apply.saving import check_folder, save_pruned
 from gp_prune.apply.tuning import judge_dense, tune_pruned
+from gp_prune.base.names import HF
 from gp_prune.cli.apply import SAMPLES
 from gp_prune.cli.apply_options import ApplyCommand
 from gp_prune.errors import UserError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune._io import resolve_path
+from gp_prune.base.files import resolve_path
 from gp_prune.cli import completion
 from gp_prune.cli.options import can_plot, memory_option
 from gp_prune.cli.run_options import RunOptions, run_options

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from gp_prune._names import DATA_SETS, TASK_NAMES, TEXT_TASKS, WEIGHTS_TASKS, bundled_metrics
+from gp_prune.base.names import DATA_SETS, TASK_NAMES, TEXT_TASKS, WEIGHTS_TASKS, bundled_metrics
 from gp_prune.errors import UserError
 from gp_prune.report.text import echo
 

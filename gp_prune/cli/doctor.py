@@ -80,7 +80,7 @@ def examine(cache_dir: str | None, data_root: str | None) -> dict[str, Any]:
     """
     import torch
 
-    from gp_prune._sizes import machine_memory
+    from gp_prune.base.sizes import machine_memory
     from gp_prune.runs.processes import cores
     from gp_prune.tasks.data import user_folder
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gp_prune._names import LANGUAGE_TASKS
+from gp_prune.base.names import LANGUAGE_TASKS
 from gp_prune.cli import completion
 from gp_prune.cli.options import (
     Command,

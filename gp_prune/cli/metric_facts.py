@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gp_prune._names import bundled_metrics
+from gp_prune.base.names import bundled_metrics
 from gp_prune.report.stored_facts import digest_content, read_stored_facts
 from gp_prune.report.text import echo, print_json
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gp_prune._sizes import MAX_MEMORY
+from gp_prune.base.sizes import MAX_MEMORY
 from gp_prune.cli import completion
 from gp_prune.errors import UserError, brief
 from gp_prune.report.text import echo

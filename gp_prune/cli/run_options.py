@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gp_prune._compat import import_torch
-from gp_prune._io import resolve_path
+from gp_prune.base.files import resolve_path
 from gp_prune.cli import INTERRUPTED
 from gp_prune.errors import UserError
 from gp_prune.report.text import echo, print_json

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gp_prune._html import table_html
-from gp_prune._io import write_json, write_text
 from gp_prune.apply.result import PrunedModel, layer_rows
 from gp_prune.apply.saving import save_pruned
+from gp_prune.base.files import write_text
+from gp_prune.base.html import table_html
+from gp_prune.base.json_fields import write_json
 from gp_prune.errors import pluralize
 from gp_prune.genetic.convolution_times import ConvolutionTimes, compare_convolutions
 from gp_prune.genetic.elite import Elite

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune._io import check_digest, check_header, check_type, read_object
+from gp_prune.base.json_fields import check_digest, check_header, check_type, read_object
 from gp_prune.errors import UserError
 from gp_prune.pruning import (
     Achieved,

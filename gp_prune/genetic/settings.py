@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gp_prune._names import HF
-from gp_prune._sizes import MAX_MEMORY
+from gp_prune.base.names import HF
+from gp_prune.base.sizes import MAX_MEMORY
 from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.runs.settings import Settings
 from gp_prune.training import FineTuning

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import MOST_JSON, parse_json, read_file, read_object
+from gp_prune.base.files import MOST_JSON, read_file
+from gp_prune.base.json_fields import parse_json, read_object
 from gp_prune.genetic.convolution_times import ConvolutionTimes
 from gp_prune.genetic.front import JSON
 from gp_prune.genetic.settings import GeneticSettings

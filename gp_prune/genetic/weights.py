@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gp_prune._io import DamagedFileError, read_tensors, write_tensors
+from gp_prune.base.artifacts import read_tensors, write_tensors
+from gp_prune.base.files import DamagedFileError
 from gp_prune.errors import UserError
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.source import PreparedModel

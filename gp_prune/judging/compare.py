@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import code_digest, write_json, write_text
+from gp_prune.base.files import code_digest, write_text
+from gp_prune.base.json_fields import write_json
 from gp_prune.errors import UserError
 from gp_prune.judging.records import (
     Measurement,

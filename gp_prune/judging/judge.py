@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gp_prune._names import HF
 from gp_prune.apply.scoring import as_metric
+from gp_prune.base.names import HF
 from gp_prune.errors import SHARE, UserError, check_value
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.language.record import NEEDS

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from gp_prune._io import resolve_path
-from gp_prune._sizes import MAX_MEMORY
 from gp_prune.apply.options import as_allocation, check_sequential
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
+from gp_prune.base.files import resolve_path
+from gp_prune.base.sizes import MAX_MEMORY
 from gp_prune.errors import SEED, SHARE, UserError, brief, check_fields, one_of, whole
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.file import ALLOCATIONS, RESIDUAL_WHOLE, bundled_metrics, check_ranks

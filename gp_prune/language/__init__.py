@@ -1,4 +1,4 @@
 """Say what a formula is: axes, primitives, typed trees, and their value on a layer.
 
-May import ``errors``, ``_io`` and ``_compat`` alone; open ``expression.py`` and ``interpreter.py``.
+May import ``base``, ``errors`` and ``_compat``; open ``expression.py`` and ``interpreter.py``.
 """

@@ -12,16 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gp_prune._io import (
-    MOST_TEXT,
-    canonical_digest,
-    check_type,
-    parse_json,
-    read_file,
-    read_object,
-)
-from gp_prune._names import SCOPES as SCOPES
-from gp_prune._names import bundled_metrics as bundled_metrics
+from gp_prune.base.files import MOST_TEXT, read_file
+from gp_prune.base.json_fields import canonical_digest, check_type, parse_json, read_object
+from gp_prune.base.names import SCOPES as SCOPES
+from gp_prune.base.names import bundled_metrics as bundled_metrics
 from gp_prune.errors import UserError, brief
 from gp_prune.language.primitive import Operand, Operator
 

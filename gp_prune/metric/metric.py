@@ -12,8 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from gp_prune._html import Markup, facts_html, shorten
-from gp_prune._io import canonical_digest, write_json
+from gp_prune.base.html import Markup, facts_html, shorten
+from gp_prune.base.json_fields import canonical_digest, write_json
 from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT
 from gp_prune.language.expression import Expression, ExpressionError, canonical
 from gp_prune.language.parser import from_json, parse

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gp_prune._compat import import_optional
-from gp_prune._io import write_bytes
+from gp_prune.base.files import write_bytes
 from gp_prune.errors import UserError
 from gp_prune.report.console import percent, quantity
 from gp_prune.report.text import printable

@@ -11,8 +11,8 @@ import hashlib
 from importlib import resources
 from typing import Any
 
-from gp_prune._io import parse_json
-from gp_prune._names import bundled_metrics
+from gp_prune.base.json_fields import parse_json
+from gp_prune.base.names import bundled_metrics
 
 FILE = "facts.json"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gp_prune._io import escape_json
+from gp_prune.base.json_fields import escape_json
 
 
 class Rendered(str):

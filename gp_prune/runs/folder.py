@@ -12,11 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from gp_prune._io import (
-    code_digest,
-    remove_temporary_files,
-    write_text,
-)
+from gp_prune.base.files import code_digest, remove_temporary_files, write_text
 from gp_prune.errors import UserError
 from gp_prune.runs.jobs import Decoder, R
 from gp_prune.runs.journal import NAME as JOURNAL

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import cloudpickle
 
-from gp_prune._io import try_lock
+from gp_prune.base.files import try_lock
 from gp_prune.errors import UserError, first_line
 from gp_prune.tasks import Task
 

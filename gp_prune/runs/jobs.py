@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gp_prune._io import code_digest
 from gp_prune.apply.own_task import NO_OPTIONS, TaskOptions, load_named_task
+from gp_prune.base.files import code_digest
 from gp_prune.errors import UserError
 from gp_prune.pruning import Architecture, trace
 from gp_prune.runs.held import HeldTask, read_held

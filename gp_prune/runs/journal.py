@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, Self
 
-from gp_prune._io import sync_folder, try_lock
+from gp_prune.base.files import sync_folder, try_lock
 from gp_prune.errors import UserError, brief
 from gp_prune.runs.jobs import Decoder, Job, R
 from gp_prune.runs.journal_lines import (

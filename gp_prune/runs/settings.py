@@ -11,13 +11,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
 
-from gp_prune._io import (
-    MOST_TEXT,
-    check_type,
-    code_digest,
-    read_file,
-)
-from gp_prune._sizes import normalise_size, parse_size
+from gp_prune.base.files import MOST_TEXT, code_digest, read_file
+from gp_prune.base.json_fields import check_type
+from gp_prune.base.sizes import normalise_size, parse_size
 from gp_prune.errors import UserError
 
 _TASKS = ("tasks", "validate_on", "report_on")

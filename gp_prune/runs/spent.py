@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gp_prune._io import MOST_JSON, parse_json, read_file, read_object, write_json
+from gp_prune.base.files import MOST_JSON, read_file
+from gp_prune.base.json_fields import parse_json, read_object, write_json
 from gp_prune.errors import UserError
 from gp_prune.runs.executors import Runner
 from gp_prune.runs.folder import CONFIG, writing

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gp_prune._io import write_json
-from gp_prune._sizes import remark_on_size
+from gp_prune.base.json_fields import write_json
+from gp_prune.base.sizes import remark_on_size
 from gp_prune.runs.folder import writing
 from gp_prune.runs.settings import Settings
 from gp_prune.statistics.coverage import (

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from gp_prune._io import resolve_path
-from gp_prune._sizes import MAX_MEMORY
 from gp_prune.apply.options import check_sequential
 from gp_prune.apply.own_task import TaskOptions, check_granularity, full_name, may_need_data
+from gp_prune.base.files import resolve_path
+from gp_prune.base.sizes import MAX_MEMORY
 from gp_prune.errors import SEED, UserError, brief, check_fields, number, one_of, whole
 from gp_prune.language.axes import CHANNEL, SCALAR, WEIGHT, Axes
 from gp_prune.language.expression import MAX_HEIGHT, MAX_NODES

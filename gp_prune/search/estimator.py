@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from gp_prune._io import MOST_JSON, read_file
+from gp_prune.base.files import MOST_JSON, read_file
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import PrimitiveSet, primitive_set
 from gp_prune.metric.metric import Metric, is_metric_name

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gp_prune._io import code_digest
 from gp_prune.apply.own_task import TaskOptions, check_task, full_name
+from gp_prune.base.files import code_digest
 from gp_prune.errors import UserError, brief
 from gp_prune.runs.jobs import TaskSource, network_digest
 from gp_prune.tasks import Task, is_task_name

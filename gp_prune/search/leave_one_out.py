@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import write_text
 from gp_prune.apply.own_task import short_names
+from gp_prune.base.files import write_text
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import primitive_set
 from gp_prune.runs.folder import CONFIG, load_or_check_settings, writing

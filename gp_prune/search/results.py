@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gp_prune._html import shorten, table_html
-from gp_prune._io import MOST_TEXT, read_file
 from gp_prune.apply.own_task import short_names
+from gp_prune.base.files import MOST_TEXT, read_file
+from gp_prune.base.html import shorten, table_html
 from gp_prune.errors import UserError, pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.metric.metric import Metric

@@ -14,7 +14,8 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import MOST_JSON, parse_json, read_file, read_object, write_json, write_text
+from gp_prune.base.files import MOST_JSON, read_file, write_text
+from gp_prune.base.json_fields import parse_json, read_object, write_json
 from gp_prune.errors import UserError
 from gp_prune.language.expression import ExpressionError
 from gp_prune.language.parser import parse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gp_prune._names import HF
+from gp_prune.base.names import HF
 from gp_prune.tasks import is_language_task, is_task_name
 
 _UNSEEN = ("mobilenet", "cnn", "resnet", "caffe_lenet", "lenet", "autoencoder", "mlp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gp_prune._sizes import format_size
+from gp_prune.base.sizes import format_size
 from gp_prune.errors import pluralize
 from gp_prune.language.record import Coverage, LayerRecord
 from gp_prune.statistics.sampling import MAX_MEMORY

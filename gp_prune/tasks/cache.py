@@ -1,7 +1,7 @@
 """Trained networks on disk, addressed by everything that decides their weights.
 
-An entry is a folder with one artifact (see :func:`gp_prune._io.write_artifact`), so processes that
-train the same task at the same time both leave a whole entry.
+An entry is a folder with one artifact (see :func:`gp_prune.base.artifacts.write_artifact`), so
+processes that train the same task at the same time both leave a whole entry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gp_prune._io import ArtifactNames, DamagedFileError, read_artifact, write_artifact
+from gp_prune.base.artifacts import ArtifactNames, read_artifact, write_artifact
+from gp_prune.base.files import DamagedFileError
 from gp_prune.errors import UserError, unusable_folder
 
 _NAMES = ArtifactNames("meta.json", "weights-{:.16}.safetensors", "weights")

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from gp_prune._io import DamagedFileError, canonical_digest
-from gp_prune._names import LANGUAGE_TASKS as LANGUAGE_TASKS
-from gp_prune._names import TASK_NAMES as TASK_NAMES
+from gp_prune.base.files import DamagedFileError
+from gp_prune.base.json_fields import canonical_digest
+from gp_prune.base.names import LANGUAGE_TASKS as LANGUAGE_TASKS
+from gp_prune.base.names import TASK_NAMES as TASK_NAMES
 from gp_prune.errors import SEED, check_value
 from gp_prune.pruning import measure
 from gp_prune.statistics.running import as_device, one_thread, random_state

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gp_prune._compat import import_torchvision
-from gp_prune._names import DATA_SETS as DATA_SETS
+from gp_prune.base.names import DATA_SETS as DATA_SETS
 from gp_prune.errors import UserError
 from gp_prune.tasks.models import Shape
 from gp_prune.training.samples import Samples, tensor_digest

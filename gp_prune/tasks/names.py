@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
-from gp_prune._names import LANGUAGE_TASKS as LANGUAGE_TASKS
-from gp_prune._names import TASK_NAMES as TASK_NAMES
-from gp_prune._names import TEXT_TASKS, WEIGHTS_TASKS
+from gp_prune.base.names import LANGUAGE_TASKS as LANGUAGE_TASKS
+from gp_prune.base.names import TASK_NAMES as TASK_NAMES
+from gp_prune.base.names import TEXT_TASKS, WEIGHTS_TASKS
 from gp_prune.errors import SEED, UserError, check_value
 from gp_prune.tasks.language_models import LANGUAGE_MODELS
 

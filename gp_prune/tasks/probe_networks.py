@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune._io import parse_tensors, read_file
+from gp_prune.base.artifacts import parse_tensors
+from gp_prune.base.files import read_file
 from gp_prune.errors import UserError
 from gp_prune.language.record import LayerRecord
 from gp_prune.pruning import consumers, trace

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from gp_prune._sizes import format_size
+from gp_prune.base.sizes import format_size
 from gp_prune.errors import UserError, pluralize
 from gp_prune.statistics import Batch
 from gp_prune.statistics.batches import as_batch

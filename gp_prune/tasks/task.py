@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune._html import facts_html
+from gp_prune.base.html import facts_html
 from gp_prune.errors import UserError, brief
 from gp_prune.statistics import Batch
 from gp_prune.statistics.batches import Loss

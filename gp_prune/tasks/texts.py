@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gp_prune._io import read_file
+from gp_prune.base.files import read_file
 from gp_prune.errors import UserError, brief, first_line
 from gp_prune.tasks.data import Split
 from gp_prune.tasks.language_models import SEQUENCE

@@ -18,14 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from gp_prune._io import (
-    MOST_JSON,
-    ArtifactNames,
-    DamagedFileError,
-    read_artifact,
-    read_file,
-    write_artifact,
-)
+from gp_prune.base.artifacts import ArtifactNames, read_artifact, write_artifact
+from gp_prune.base.files import MOST_JSON, DamagedFileError, read_file
 from gp_prune.errors import UserError, unusable_folder
 from gp_prune.training.settings import FineTuning, History
 

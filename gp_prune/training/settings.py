@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from gp_prune._io import check_type, read_object
+from gp_prune.base.json_fields import check_type, read_object
 from gp_prune.errors import SEED, UserError, check_fields, number, one_of, whole
 
 LEARNING_RATES: dict[str, float] = {"sgd": 0.01, "adamw": 1e-3}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_prune._io import check_regular, parse_tensors, read_file
+from gp_prune.base.artifacts import parse_tensors
+from gp_prune.base.files import check_regular, read_file
 from gp_prune.errors import UserError
 from gp_prune.pruning.modules import masked_parameters
 from gp_prune.training.checkpoint import count_bytes

@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up(
             raise OSError(28, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr("gp_prune._io.os.fsync", fsync)
+    monkeypatch.setattr("gp_prune.base.files.os.fsync", fsync)
     if after >= 2 * len(before):  # of each file and of the folder with its name
         save_pruned(pruned, folder, model="later")
         return

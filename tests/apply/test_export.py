@@ -204,7 +204,7 @@ def test_disk_that_is_full(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gp_prune._io.os.fsync", full)
+    monkeypatch.setattr("gp_prune.base.files.os.fsync", full)
     with pytest.raises(UserError, match="No space left"):
         export_torch(residual, path, images)
     assert path.read_text() == "an earlier file"

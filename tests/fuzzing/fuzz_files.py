@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune import Metric, load_pruned, prune, save_pruned
-from gp_prune._io import canonical_digest, write_tensors
 from gp_prune.autoencoder.settings import AutoencodeSettings
+from gp_prune.base.artifacts import write_tensors
+from gp_prune.base.json_fields import canonical_digest
 from gp_prune.errors import UserError
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.judging.settings import CompareSettings

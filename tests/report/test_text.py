@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import gp_prune
-from gp_prune._io import escape_json, write_json
+from gp_prune.base.json_fields import escape_json, write_json
 from gp_prune.report.console import make_console, new_table, print_facts, print_table, render
 from gp_prune.report.text import Rendered, printable
 

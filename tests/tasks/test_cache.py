@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune._io import DamagedFileError, canonical_digest
+from gp_prune.base.files import DamagedFileError
+from gp_prune.base.json_fields import canonical_digest
 from gp_prune.errors import UserError
 from gp_prune.tasks import cache
 from gp_prune.tasks.cache import Entry

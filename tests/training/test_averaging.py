@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gp_prune._io import write_tensors
+from gp_prune.base.artifacts import write_tensors
 from gp_prune.training import CheckpointWarning, Epoch, FineTuning, GradualRemoval, fine_tune
 from gp_prune.training.checkpoint import STATE
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from gp_prune._io import write_tensors
+from gp_prune.base.artifacts import write_tensors
 from gp_prune.errors import UserError
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import Budget, mask, select_channels, select_weights, trace, unmask
@@ -462,7 +462,7 @@ def test_foreign_files_and_unusable_folders(
         raise OSError(28, "No space left on device")
 
     (tmp_path / STATE).write_text(text)
-    monkeypatch.setattr("gp_prune._io.write_json", full_disk)
+    monkeypatch.setattr("gp_prune.base.json_fields.write_json", full_disk)
     with pytest.raises(UserError, match="No space left"):
         tune(network(), checkpoint=tmp_path / "new")
     assert not list((tmp_path / "new").iterdir())

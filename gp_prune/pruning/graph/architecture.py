@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gp_prune._io import canonical_digest
+from gp_prune.base.json_fields import canonical_digest
 from gp_prune.pruning.cost import DENSE, DEPTHWISE, CostTable, LayerCost
 from gp_prune.pruning.modules import PARAMETER
 from gp_prune.statistics import Consumer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gp_prune._io import check_type, read_object
+from gp_prune.base.json_fields import check_type, read_object
 from gp_prune.errors import UserError, brief
 from gp_prune.pruning.cost import LAYER_KINDS, LayerCost, Side
 from gp_prune.pruning.graph.architecture import (

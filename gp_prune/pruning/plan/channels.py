@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gp_prune._io import canonical_digest, check_digest, check_header, check_type, read_object
+from gp_prune.base.json_fields import (
+    canonical_digest,
+    check_digest,
+    check_header,
+    check_type,
+    read_object,
+)
 from gp_prune.errors import UserError, brief
 from gp_prune.pruning.graph.architecture import Architecture
 

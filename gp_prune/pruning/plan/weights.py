@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gp_prune._io import canonical_digest, check_digest, check_type, read_object
+from gp_prune.base.json_fields import canonical_digest, check_digest, check_type, read_object
 from gp_prune.errors import UserError
 from gp_prune.pruning.modules import Conv, Prunable, find_holders, weight_of
 from gp_prune.pruning.plan.channels import Budget, check_shares, read_plan

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gp_prune._io import MOST_JSON, read_file
 from gp_prune.autoencoder.run import HISTORY
 from gp_prune.autoencoder.settings import AutoencodeSettings
 from gp_prune.autoencoder.stored import read_report
+from gp_prune.base.files import MOST_JSON, read_file
 from gp_prune.errors import UserError
 from gp_prune.report.autoencoder import facts
 from gp_prune.report.page.common import Rows, closing_sections, count_of, exact, number

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import read_object
+from gp_prune.base.json_fields import read_object
 from gp_prune.genetic.retraining import outcome_reader
 from gp_prune.genetic.settings import GeneticSettings
 from gp_prune.genetic.stored import read_report

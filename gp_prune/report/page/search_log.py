@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gp_prune._io import read_object
+from gp_prune.base.json_fields import read_object
 from gp_prune.report.page.common import reading_journal
 from gp_prune.runs.journal import NAME
 from gp_prune.runs.journal_lines import entries

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gp_prune._io import MOST_JSON, read_file
 from gp_prune.apply.own_task import short_names
+from gp_prune.base.files import MOST_JSON, read_file
 from gp_prune.errors import pluralize
 from gp_prune.language.primitive import PrimitiveSet
 from gp_prune.pruning.plan.channels import BUDGET_UNITS, short_budget

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import jinja2
 
 from gp_prune import __version__
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.errors import UserError
 from gp_prune.language.primitive import primitive_set
 from gp_prune.report.page import geometry

@@ -13,22 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from gp_prune._io import (
+from gp_prune.base.artifacts import (
     ArtifactNames,
-    DamagedFileError,
-    check_type,
-    parse_json,
     read_artifact,
-    read_file,
-    read_object,
     read_tensors,
-    remove_temporary_files,
     write_artifact,
-    write_bytes,
-    write_json,
     write_tensors,
+)
+from gp_prune.base.files import (
+    DamagedFileError,
+    read_file,
+    remove_temporary_files,
+    write_bytes,
     write_text,
 )
+from gp_prune.base.json_fields import check_type, parse_json, read_object, write_json
 from gp_prune.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gp_prune._sizes import (
+from gp_prune.base.sizes import (
     MAX_MEMORY,
     UNITS,
     format_size,
