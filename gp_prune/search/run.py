@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -163,11 +164,16 @@ def evolve(
         make_grammar(config, primitive_set(*config.primitives))
     source = complete_source(source, config.task_options, config.python_files, held)
     alone = in_process(workers, config.limits, cluster, skip_lost=skip_lost)
-    with written({} if alone else held) as files:
-        return _evolve(
-            config, folder, replace(source, files=files), workers, cluster, resume, skip_lost,
-            reuse, progress, callbacks,
-        )  # fmt: skip
+    try:
+        with written({} if alone else held) as files:
+            return _evolve(
+                config, folder, replace(source, files=files), workers, cluster, resume, skip_lost,
+                reuse, progress, callbacks,
+            )  # fmt: skip
+    finally:
+        # Generators and callbacks of a search are reference cycles, which would hold all that it
+        # has measured, perhaps gigabytes, until the garbage collector comes by.
+        gc.collect()
 
 
 def _evolve(

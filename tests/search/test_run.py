@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import io
 import json
@@ -35,6 +36,7 @@ from gp_prune.search.archive import dominates
 from gp_prune.search.config import SearchConfig
 from gp_prune.search.results import COMPARISON, FRONT, METRICS, SearchResult, ladder_objectives
 from gp_prune.search.run import SearchProgress, evolve, reference_metrics
+from gp_prune.search.scorer import TaskScorer
 from gp_prune.search.stored import RESULT
 from gp_prune.statistics.coverage import STATISTICS_VERSION
 
@@ -604,3 +606,17 @@ def test_limits_that_nothing_meets_are_told_at_once(tmp_path: Path, task_cache: 
         json.loads(line) for line in (tmp_path / "run" / JOURNAL).read_text().splitlines()[1:]
     ]
     assert len(evaluated) == 1
+
+
+def test_a_search_leaves_no_measurements_behind(tmp_path: Path) -> None:
+    collected = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        result = evolve(SMALL, tmp_path / "run")
+        left = [thing for thing in gc.get_objects() if type(thing) is TaskScorer]
+    finally:
+        if collected:
+            gc.enable()
+    assert result.metrics
+    assert not left
