@@ -41,7 +41,7 @@ from gecco_2022_networks import (
 from gecco_2022_table import DENSE, RESULTS, Final, Line, page
 
 from gp_prune import Task, load_task
-from gp_prune._io import write_text
+from gp_prune.base.files import write_text
 from gp_prune.tasks.data import Split
 
 NETWORKS = Path(__file__).with_name("gecco_2022_networks.py")

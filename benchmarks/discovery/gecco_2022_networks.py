@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gp_prune import Metric, prune
-from gp_prune._io import canonical_digest
+from gp_prune.base.json_fields import canonical_digest
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.file import Conventions
 from gp_prune.pruning import measure
