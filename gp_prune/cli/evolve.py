@@ -57,7 +57,7 @@ def _search_options(command: Command) -> Command:
                      shell_complete=completion.metrics,
                      metavar="FORMULA|FILE|NAME", help="Begin with it; may be given repeatedly."),
         click.option("--no-start-formulas", is_flag=True,
-                     help="Do not begin with published and hand-written ones."),
+                     help="Do not begin with those that come along."),
     ]  # fmt: skip
     return functools.reduce(lambda result, add: add(result), reversed(options), command)
 

@@ -1,4 +1,4 @@
-"""Named start formulas: two factors of channels, and shares of layers.
+"""Named start formulas: two factors of channels, evolved metrics, and shares of layers.
 
 Those of two factors say how much a channel varies, times how strongly it is used. Five are written
 by hand and come as metric files in ``evolved_metrics/handwritten``. ``variance_energy`` has no file
@@ -6,8 +6,9 @@ of its own: it is the formula of FLAP (An et al. 2024) under the conventions of 
 rank over the whole network; ``flap`` is bundled and ranks within each layer, as published. Variants
 that differ in conventions alone have one file, and a published formula is not of this project.
 
-A search for channel metrics begins with them and with the published metrics, unless
-``no_start_formulas`` is set; whoever reports a formula as found should say so.
+A search for channel metrics begins with them, with the evolved metrics that stand first on networks
+that no search has seen, and with the published metrics, unless ``no_start_formulas`` is set;
+whoever reports a formula as found should say so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ TWO_FACTOR_NAMES = (
 )  # fmt: skip
 """Variance of activations, or of class means and class maps, or mean square; times energy or
 magnitude of the outgoing weights, or energy of the filter. A search depends on their order."""
+
+EVOLVED_NAMES = ("square_variance_energy", "reader_spread_energy")
+"""Metrics that earlier searches found: the first two of ``benchmarks/results/transfer_2.md``."""
 
 SHARE_FORMULAS = {
     "uniform": "1",
@@ -71,7 +75,7 @@ def share_metrics(primitives: PrimitiveSet) -> list[Metric]:
 
 def start_names(granularity: str) -> list[str]:
     """Return the names of the start formulas that a search of a granularity knows."""
-    return [*(SHARE_FORMULAS if granularity == "layer" else TWO_FACTOR_NAMES)]
+    return [*(SHARE_FORMULAS if granularity == "layer" else (*TWO_FACTOR_NAMES, *EVOLVED_NAMES))]
 
 
 def start_metrics(granularity: str, primitives: PrimitiveSet, select: str = "") -> list[Metric]:
@@ -83,7 +87,8 @@ def start_metrics(granularity: str, primitives: PrimitiveSet, select: str = "") 
         select: what chooses channels, see :func:`load_select`; mean and standard deviation of its
             scores are start formulas of shares, too.
     """
-    named = [*two_factor_metrics(primitives), *share_metrics(primitives)]
+    evolved = [load_formula(name, primitives) for name in EVOLVED_NAMES]
+    named = [*two_factor_metrics(primitives), *evolved, *share_metrics(primitives)]
     if select:
         scores = load_select(select, primitives).expression
         named += [

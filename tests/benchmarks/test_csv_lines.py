@@ -10,6 +10,7 @@ import any_network
 import autoencoder_tables
 import default_run
 import default_winners_table
+import gecco_2022_table
 import genetic_mutation_lines
 import genetic_records
 import gp_vs_random
@@ -20,6 +21,7 @@ import pytest
 import resnet_cifar_lines
 import search_cost
 import search_speed
+import searches
 import stacking
 import statistics_fidelity_lines
 import statistics_memory
@@ -34,11 +36,14 @@ KINDS = {
     "autoencoder_operators": autoencoder_tables.Line,
     "choice_1_choose": transfer.Line,
     "choice_1_choose_pairs": transfer.Line,
+    "choice_2_choose": transfer.Line,
+    "choice_2_choose_pairs": transfer.Line,
     "default_run": default_run.Line,
     "default_winners-test": default_winners_table.Line,
     "default_winners_before-test": default_winners_table.Line,
     "default_winners_before-validation": default_winners_table.Line,
     "default_winners_chosen_pruned-test": default_winners_table.Line,
+    "gecco_2022": gecco_2022_table.Final,
     "genetic_mutation": genetic_mutation_lines.Comparison,
     "genetic_records": genetic_records.Record,
     "gp_vs_random": gp_vs_random.Line,
@@ -48,10 +53,15 @@ KINDS = {
     "resnet_cifar": resnet_cifar_lines.Line,
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,
+    "searches_digits": searches.Line,
+    "searches_images": searches.Line,
+    "searches_shares": searches.Line,
     "stacking": stacking.Line,
     "statistics_fidelity": statistics_fidelity_lines.Line,
     "statistics_memory": statistics_memory.Line,
     "transfer_1_small": transfer.Line,
+    "transfer_2_deep": transfer.Line,
+    "transfer_2_small": transfer.Line,
 }
 
 

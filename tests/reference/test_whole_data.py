@@ -80,6 +80,14 @@ FORMULAS: dict[str, Callable[[Fields], Any]] = {
     "log_fisher_weight": lambda t: _among_connected(
         t["weight"], np.log(np.maximum(t["sample_fisher"] * np.square(t["weight"]), 1e-12))
     ),
+    "square_variance_energy": lambda t: (
+        np.square(t["activation"]).sum((1, 2))
+        * t["activation"].var((1, 2))
+        * np.square(t["outgoing"]).sum(1)
+    ),
+    "reader_spread_energy": lambda t: (
+        np.square(t["activation"]).sum((1, 2)) * np.square(t["outgoing"]).std(1)
+    ),
     "spread_product_energy": lambda t: (
         _spread(np.abs(t["weight"])) * np.square(t["outgoing"]).sum(1) * t["activation"].std((1, 2))
     ),
