@@ -223,8 +223,8 @@ class SearchConfig(Settings):
         start_formulas: formulas that the first population holds: texts, names of bundled metrics or
             of :mod:`~gp_prune.search.start_formulas`, or paths of metric files. A run keeps their
             texts.
-        no_start_formulas: whether published metrics, two-factor formulas and evolved ones are left out
-            of the first population.
+        no_start_formulas: whether the first population has no published metrics, two-factor
+            formulas and evolved metrics.
         max_cost: operators with a greater declared cost are left out.
         primitives: users' files with further primitives.
         data: a data set or a folder of images for the networks of ``tasks`` that bring none; for
