@@ -115,3 +115,15 @@ def test_equal_metrics_do_not_differ() -> None:
     found = Table(entries, NAMES).friedman()
     assert found is not None and found.p == 1
     assert Table(entries[:2], NAMES[:1]).friedman() is None
+
+
+@pytest.mark.parametrize("count", [3, 6, 9])
+def test_few_pairs_are_tested_over_all_signs(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(5):
+        one, other = rng.integers(0, 6, (2, count)) / 5  # with ties and equal pairs
+        if (one == other).all():
+            continue
+        every = stats.PermutationMethod(n_resamples=np.inf)
+        expected = stats.wilcoxon(one, other, zero_method="pratt", method=every).pvalue
+        assert wilcoxon(one, other) == pytest.approx(expected, abs=1e-12)
