@@ -62,6 +62,8 @@ KINDS = {
     "transfer_1_small": transfer.Line,
     "transfer_2_deep": transfer.Line,
     "transfer_2_small": transfer.Line,
+    "transfer_2_tuned": transfer.Line,
+    "transfer_2_weights": transfer.Line,
 }
 
 

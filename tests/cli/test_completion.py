@@ -13,8 +13,8 @@ import click
 import pytest
 from click.shell_completion import get_completion_class
 
-from gp_prune import _names
 from gp_prune.autoencoder.data import DATA_NAMES
+from gp_prune.base import names
 from gp_prune.cli import COMMANDS, completion, main
 from gp_prune.errors import UserError
 from gp_prune.metric.metric import bundled_metrics
@@ -33,9 +33,9 @@ def complete(line: str) -> list[str]:
 
 
 def test_the_names_that_are_completed_are_those_of_the_engine() -> None:
-    assert tuple(MODELS) == _names.IMAGE_MODELS
-    assert tuple(LANGUAGE_MODELS) == _names.LANGUAGE_MODELS
-    assert all(map(is_task_name, (*TASK_NAMES, *_names.TEXT_TASKS, *_names.WEIGHTS_TASKS)))
+    assert tuple(MODELS) == names.IMAGE_MODELS
+    assert tuple(LANGUAGE_MODELS) == names.LANGUAGE_MODELS
+    assert all(map(is_task_name, (*TASK_NAMES, *names.TEXT_TASKS, *names.WEIGHTS_TASKS)))
     assert set(complete("autoencode --data ")) == set(DATA_NAMES)
 
 

@@ -462,7 +462,7 @@ def test_foreign_files_and_unusable_folders(
         raise OSError(28, "No space left on device")
 
     (tmp_path / STATE).write_text(text)
-    monkeypatch.setattr("gp_prune.base.json_fields.write_json", full_disk)
+    monkeypatch.setattr("gp_prune.base.artifacts.write_json", full_disk)
     with pytest.raises(UserError, match="No space left"):
         tune(network(), checkpoint=tmp_path / "new")
     assert not list((tmp_path / "new").iterdir())
