@@ -147,25 +147,10 @@ def table(
                 f"{_chance(other)} | {one.failures or ''} |"
             )
     for task in dict.fromkeys(entry.task for entry in measured):
-        first = ", ".join(
-            f"{name} ({rank:.1f}, {error:.3f})"
-            for rank, error, name in _ranked([e for e in measured if e.task == task])[:6]
-        )
+        standings = find_standings([e for e in measured if e.task == task], metrics, baseline)[:6]
+        first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings)
         lines += ["", f"- `{task.rpartition(':')[2]}`, mean rank and error of the first: {first}"]
     return lines
-
-
-def _ranked(measured: Sequence[Measurement]) -> list[tuple[float, float, str]]:
-    """Return mean rank, mean error and name of each metric, the best first."""
-    errors: dict[str, dict[Any, list[float]]] = {}
-    for entry in measured:
-        errors.setdefault(entry.metric, {}).setdefault(entry.cell, []).append(entry.error)
-    cells = sorted(next(iter(errors.values())))
-    means = np.array(
-        [[statistics.fmean(found[cell]) for cell in cells] for found in errors.values()]
-    )
-    ranks = rankdata(means, axis=0).mean(1).tolist()
-    return sorted(zip(ranks, means.mean(1).tolist(), errors, strict=True))
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ Each has where it was found, what it was chosen on, and its errors on the networ
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
+import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from transfer import RESULTS, ROUNDS, evolved_metrics, load_settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from csv_lines import read
+from transfer import RESULTS, ROUNDS, Line, evolved_metrics, load_settings
 
 from gp_prune import Metric
 from gp_prune.metric.file import INVARIANCES
@@ -29,19 +30,27 @@ FOLDER = Path(__file__).resolve().parents[2] / "evolved_metrics" / "evolved"
 TEXTS = Path(__file__).resolve().with_name("winners.toml")
 
 
-def measured(number: int, name: str) -> dict[str, Any]:
-    """Return the errors of a metric in the final tables, by network and allocation."""
+def measured(name: str, *tables: Path) -> dict[str, dict[str, float]]:
+    """Return the mean errors of a metric by network and allocation.
+
+    Networks on which it cannot be used are left out; the tables give it the worst error there.
+
+    Args:
+        name: of the metric.
+        tables: CSV files of ``transfer.py``; those of fine-tuned networks end in ``_tuned``.
+    """
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for file in sorted(RESULTS.glob(f"transfer_{number}_*.csv")):
-        tuned = file.stem.endswith("_tuned")
-        steps = "after_short_fine_tuning" if tuned else "test_error"
-        with file.open(encoding="utf-8", newline="") as text:
-            for row in csv.DictReader(text):
-                if row["metric"] == name:
-                    rows[row["network"]][f"{row['allocation']}_{steps}"].append(float(row["error"]))
+    failed = set()
+    for table in tables:
+        steps = "after_short_fine_tuning" if table.stem.endswith("_tuned") else "test_error"
+        for line in read(table, Line):
+            if line.metric == name:
+                rows[line.network][f"{line.allocation}_{steps}"].append(line.error)
+                failed |= {line.network} if line.failed else set()
     return {
-        task: {key: round(statistics.fmean(errors), 4) for key, errors in found.items()}
-        for task, found in rows.items()
+        network: {key: round(statistics.fmean(errors), 4) for key, errors in found.items()}
+        for network, found in rows.items()
+        if network not in failed
     }
 
 
@@ -55,7 +64,7 @@ def describe(number: int, metric: Metric, chosen_on: Sequence[str]) -> Metric:
         description=own["meaning"],
         source=f"evolved by this project: {own['command']}",
         invariances=tuple(n for n in INVARIANCES if found.get(n)),
-        objectives=measured(number, metric.name),
+        objectives=measured(metric.name, *sorted(RESULTS.glob(f"transfer_{number}_*.csv"))),
         provenance={
             "command": own["command"],
             **{name: winners[name] for name in ("searched_on", "start_formulas")},

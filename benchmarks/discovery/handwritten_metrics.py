@@ -1,25 +1,24 @@
 """Write into the hand-written metric files what they mean, what holds for them and how they prune.
 
 The formulas stand in the files themselves, in ``evolved_metrics/handwritten/``. Invariances are
-those that hold on a small network; errors are the means of a table of ``discovery/transfer.py``.
+those that hold on a small network; errors are the means of a table of ``transfer.py``.
 
-    python benchmarks/handwritten_metrics.py benchmarks/results/transfer_small.csv
+    python benchmarks/discovery/handwritten_metrics.py benchmarks/results/transfer_1_small.csv
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+
+from winners import measured
 
 from gp_prune import Metric
 from gp_prune.metric.file import INVARIANCES
 from gp_prune.tasks.invariance import find_invariances
 
-FOLDER = Path(__file__).resolve().parents[1] / "evolved_metrics" / "handwritten"
+FOLDER = Path(__file__).resolve().parents[2] / "evolved_metrics" / "handwritten"
 READS = "the squared norm of the weights that read the channel"
 MEANINGS = {
     "class_map_spread_energy": "variance between classes of the mean activation map of each class, "
@@ -30,26 +29,6 @@ MEANINGS = {
     "square_energy": f"mean square of the activation times {READS}",
     "variance_in_energy": "variance of the activation times the squared norm of the filter",
 }
-
-
-def measured(name: str, table: Path) -> dict[str, dict[str, float]]:
-    """Return the mean errors of a metric by network and allocation.
-
-    Networks on which it cannot be used are left out; the table gives it the worst error there.
-    """
-    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    failed = set()
-    with table.open(encoding="utf-8", newline="") as text:
-        for row in csv.DictReader(text):
-            if row["metric"] == name:
-                key = f"{row['allocation']}_test_error"
-                rows[row["network"]][key].append(float(row["error"]))
-                failed |= {row["network"]} if row["failed"] != "0" else set()
-    return {
-        network: {key: round(statistics.fmean(errors), 4) for key, errors in found.items()}
-        for network, found in rows.items()
-        if network not in failed
-    }
 
 
 def describe(metric: Metric, table: Path) -> Metric:
@@ -70,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", type=Path, help="CSV file of discovery/transfer.py")
+    parser.add_argument("table", type=Path, help="CSV file of transfer.py")
     table = parser.parse_args().table
     for path in sorted(FOLDER.glob("*.json")):
         describe(Metric.load(path), table).save(path)
