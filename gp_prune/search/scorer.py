@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +52,9 @@ ROUNDING_MEMORY = 256 * 2**20
 
 _PLANS = 1024
 """Plans in order that are remembered for one task."""
+
+_Ordered = tuple[Expression, Conventions, Target, int | None]
+"""What a plan in order is asked for by: formula, conventions, budget, seed of the noise."""
 
 MOST_TOKENS = 8192
 """Tokens from which a language model is measured, at most: 64 sequences of 128."""
@@ -133,8 +135,10 @@ class TaskScorer:
         self._batches = list(
             task.batches(task.train.select(slice(_samples(task, calibration))), 256)
         )
-        # Formulas of earlier generations and of the front are planned again and again.
-        self._in_order = lru_cache(_PLANS)(self._select_in_order)
+        # Formulas of earlier generations and of the front are planned again and again. No
+        # functools.lru_cache: with a method of this object it would be a reference cycle, which
+        # holds what was measured until the garbage collector comes by.
+        self._in_order: dict[_Ordered, WeightPlan] = {}
         self.sequential = sequential
         self._measurements = Measurements(
             task.model,
@@ -207,7 +211,7 @@ class TaskScorer:
         """
         plan: Plan
         if self.sequential:
-            plan = self._in_order(expression, conventions, budget, noise_seed)
+            plan = self._plan_in_order((expression, conventions, budget, noise_seed))
             return PlannedCut(self.task.name, plan, str(expression))
         formula = str(expression)
         if self._select is not None:
@@ -232,6 +236,14 @@ class TaskScorer:
                 allocation = Allocation.by(shares, given)
             plan = select_allocated(self.architecture, scores, conventions, budget, allocation)
         return PlannedCut(self.task.name, plan, formula)
+
+    def _plan_in_order(self, asked: _Ordered) -> WeightPlan:
+        """Return a plan of :meth:`_select_in_order`; the last ones asked for are kept."""
+        plan = self._in_order.pop(asked, None) or self._select_in_order(*asked)
+        self._in_order[asked] = plan
+        if len(self._in_order) > _PLANS:
+            del self._in_order[next(iter(self._in_order))]
+        return plan
 
     def _select_in_order(
         self,

@@ -22,6 +22,8 @@ import pytest
 from run_folders import content
 
 from gp_prune.errors import UserError
+from gp_prune.judging.compare import compare
+from gp_prune.judging.judge import evaluate
 from gp_prune.language.expression import canonical
 from gp_prune.language.primitive import builtin_primitives
 from gp_prune.metric.metric import Metric
@@ -608,15 +610,28 @@ def test_limits_that_nothing_meets_are_told_at_once(tmp_path: Path, task_cache: 
     assert len(evaluated) == 1
 
 
-def test_a_search_leaves_no_measurements_behind(tmp_path: Path) -> None:
+def _search(folder: Path) -> object:
+    return evolve(SMALL, folder)
+
+
+def _compare(folder: Path) -> object:
+    return compare(["l1", "flap"], ["lenet-digits"], folder, keep=(0.5,))
+
+
+def _evaluate(_: Path) -> object:
+    return evaluate("flap", ["lenet-digits"])
+
+
+@pytest.mark.parametrize("run", [_search, _compare, _evaluate])
+def test_no_measurements_are_left_behind(run: Callable[[Path], object], tmp_path: Path) -> None:
     collected = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        result = evolve(SMALL, tmp_path / "run")
+        result = run(tmp_path / "run")
         left = [thing for thing in gc.get_objects() if type(thing) is TaskScorer]
     finally:
         if collected:
             gc.enable()
-    assert result.metrics
+    assert result
     assert not left
