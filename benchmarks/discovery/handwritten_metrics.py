@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from winners import measured
+from winners import measured as measured
 
 from gp_prune import Metric
 from gp_prune.metric.file import INVARIANCES
