@@ -1,6 +1,7 @@
 """How evolved formulas stand beside published metrics on networks that no search has seen.
 
-There are two rounds, each with networks, searches and formulas of its own. Everything that is
+There are three rounds: two with networks, searches and formulas of their own, and one that repeats
+the second on other networks. Everything that is
 decided before a test split is read stands in ``transfer_ROUND.toml``: the evolved formulas, the
 networks, budgets, allocations and the text of the pages. ``choose`` compares candidates on the
 validation splits of networks on which formulas may be chosen. ``final`` reads the test splits, and
@@ -44,7 +45,7 @@ from gp_prune.search.start_formulas import TWO_FACTOR_NAMES
 FOLDER = Path(__file__).resolve().parent
 NETWORKS = FOLDER / "transfer_networks.py"
 RESULTS = FOLDER.parent / "results"
-ROUNDS = (1, 2)
+ROUNDS = (1, 2, 3)
 SHOWN = 15
 """Contenders that a table shows, besides those that were named beforehand."""
 
@@ -146,11 +147,42 @@ def table(
                 f"| {place} | {name} | {one.rank:.2f} | {one.error:.3f} | {_chance(one)} | "
                 f"{_chance(other)} | {one.failures or ''} |"
             )
-    for task in dict.fromkeys(entry.task for entry in measured):
-        standings = find_standings([e for e in measured if e.task == task], metrics, baseline)[:6]
-        first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings)
+    by_task = {
+        task: find_standings([e for e in measured if e.task == task], metrics, baseline)
+        for task in dict.fromkeys(entry.task for entry in measured)
+    }
+    for task, standings in by_task.items():
+        first = ", ".join(f"{s.name} ({s.rank:.1f}, {s.error:.3f})" for s in standings[:6])
         lines += ["", f"- `{task.rpartition(':')[2]}`, mean rank and error of the first: {first}"]
-    return lines
+    ranks = [{s.name: s.rank for s in standings} for standings in by_task.values()]
+    means = {name: statistics.fmean(row[name] for row in ranks) for name in ranks[0]}
+    rivals = [min(published, key=means.__getitem__), baseline]
+    return [*lines, *network_tests(ranks, [name for name in evolved if name in means], rivals)]
+
+
+def network_tests(
+    ranks: Sequence[Mapping[str, float]], names: Sequence[str], rivals: Sequence[str]
+) -> list[str]:
+    """Return tests in which each network is one value, as lines of Markdown.
+
+    Args:
+        ranks: for each network, metric -> mean rank over its cells.
+        names: metrics that are tested.
+        rivals: what each is tested against; Holm's correction is for all these tests.
+    """
+    pairs = [(name, rival) for rival in rivals for name in names if name != rival]
+    if len(ranks) < 2 or not pairs:
+        return []
+    columns = {name: np.array([row[name] for row in ranks]) for name in {*names, *rivals}}
+    chances = holm([wilcoxon(columns[name], columns[rival]) for name, rival in pairs])
+    rows = [
+        "", f"Each of the {len(ranks)} networks as one value, its mean rank:", "",
+        "| metric | against | better on | p |", "|---|---|---:|---:|",
+    ]  # fmt: skip
+    for (name, rival), chance in zip(pairs, chances, strict=True):
+        ahead = int((columns[name] < columns[rival]).sum())
+        rows.append(f"| {name} | {rival} | {ahead} of {len(ranks)} | {chance:.4f} |")
+    return rows
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A VGG-like network, one with concatenation (as DenseNet), one of depthwise convolutions (as
 MobileNet), a convolutional autoencoder, and the published ResNet-56. The published ResNet-20 is
 here for searches. The networks of the first tables were trained from seed 0, those of the second
-from seed 1. Train all but the published ones once, then name any of them wherever a task is named::
+from seed 1, those of the third from seeds 2 and 3.
+Train all but the published ones once, then name any of them wherever a task is named::
 
     python benchmarks/discovery/transfer_networks.py
     gp-prune compare l1 --on benchmarks/discovery/transfer_networks.py:vgg_1 --split test
@@ -14,6 +15,7 @@ variable GP_PRUNE_TRANSFER names, by default runs/transfer.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,8 @@ DEEP_TEST = 500
 """Test images of ResNet-56, whose forward pass takes 15 times as long as the others'."""
 BATCH = 64
 TRAINED = {
-    "vgg": (0, 1), "dense": (0, 1), "conv_autoencoder": (0, 1), "depthwise": (1,)
+    "vgg": (0, 1, 2, 3), "dense": (0, 1, 2, 3), "conv_autoencoder": (0, 1, 2, 3),
+    "depthwise": (1, 2, 3),
 }  # fmt: skip
 """Name -> seeds of the networks."""
 EPOCHS = {"vgg": 4, "dense": 4, "conv_autoencoder": 6, "depthwise": 4}
@@ -151,6 +154,46 @@ def depthwise_1() -> Task:
     return _task("depthwise", 1)
 
 
+def vgg_2() -> Task:
+    """Return the VGG-like network on CIFAR-10, trained from seed 2."""
+    return _task("vgg", 2)
+
+
+def dense_2() -> Task:
+    """Return the network with concatenation on FashionMNIST, trained from seed 2."""
+    return _task("dense", 2)
+
+
+def conv_autoencoder_2() -> Task:
+    """Return the convolutional autoencoder on FashionMNIST, trained from seed 2."""
+    return _task("conv_autoencoder", 2)
+
+
+def depthwise_2() -> Task:
+    """Return the network of depthwise convolutions on FashionMNIST, trained from seed 2."""
+    return _task("depthwise", 2)
+
+
+def vgg_3() -> Task:
+    """Return the VGG-like network on CIFAR-10, trained from seed 3."""
+    return _task("vgg", 3)
+
+
+def dense_3() -> Task:
+    """Return the network with concatenation on FashionMNIST, trained from seed 3."""
+    return _task("dense", 3)
+
+
+def conv_autoencoder_3() -> Task:
+    """Return the convolutional autoencoder on FashionMNIST, trained from seed 3."""
+    return _task("conv_autoencoder", 3)
+
+
+def depthwise_3() -> Task:
+    """Return the network of depthwise convolutions on FashionMNIST, trained from seed 3."""
+    return _task("depthwise", 3)
+
+
 def resnet20() -> Task:
     """Return Idelbayev's ResNet-20 for CIFAR-10, on which winners may be chosen."""
     return _published("resnet20", 3, "resnet20-12fca82f.th")
@@ -252,10 +295,14 @@ def train(name: str, seed: int) -> None:
 
 
 def main() -> None:
-    """Train all networks that are not there."""
+    """Train the networks that are not there, of all seeds or of those that are given."""
+    parser = argparse.ArgumentParser(description="Train the networks that are not there.")
+    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2, 3))
+    wanted = set(parser.parse_args().seeds)
     torch.set_num_threads(1)
-    for name, seed in ((name, seed) for name, seeds in TRAINED.items() for seed in seeds):
-        train(name, seed)
+    for name, seeds in TRAINED.items():
+        for seed in sorted(wanted.intersection(seeds)):
+            train(name, seed)
 
 
 if __name__ == "__main__":

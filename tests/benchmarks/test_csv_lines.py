@@ -64,6 +64,10 @@ KINDS = {
     "transfer_2_small": transfer.Line,
     "transfer_2_tuned": transfer.Line,
     "transfer_2_weights": transfer.Line,
+    "transfer_3_shares": transfer.Line,
+    "transfer_3_shares_deep": transfer.Line,
+    "transfer_3_small": transfer.Line,
+    "transfer_3_tuned": transfer.Line,
 }
 
 

@@ -29,3 +29,15 @@ def test_contenders_are_ranked_on_the_cells_that_all_named_ones_have() -> None:
         ["flap, global", "3.0", "0.300"],
         ["l1, uniform", "3.0", "0.300"],
     ]  # "l1, global" lacks a cell
+
+
+def test_every_network_counts_once() -> None:
+    ranks = [{"ours": 2.0 + 0.1 * i, "flap": 3.0, "l1": 1.0 if i else 9.0} for i in range(8)]
+    rows = [
+        row.strip("| ").split(" | ")
+        for row in transfer.network_tests(ranks, ["ours"], ["flap", "l1"])[5:]
+    ]
+    # All 8 differences have one sign: 2 of 2^8 assignments are as far out, and Holm doubles
+    # that. Beside l1 the largest has the other sign: 25 sets of ranks add up to 8 or less, so 50.
+    assert rows == [["ours", "flap", "8 of 8", "0.0156"], ["ours", "l1", "1 of 8", "0.1953"]]
+    assert transfer.network_tests(ranks[:1], ["ours"], ["flap"]) == []
