@@ -6,8 +6,9 @@ each layer is followed and read by is written down by hand, next to the network.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Network:
 
     Attributes:
         model: in evaluation mode.
-        images: (n, 1, size, size), float32.
+        images: (n, 1, size, size), float32, or float64 as the model.
         labels: (n,).
         norms: layer -> the batch norm after it.
         activations: layer -> the activation after it, its batch norm or its residual sum.
@@ -43,6 +44,10 @@ class Network:
         """Images and labels, ``size`` at a time; the last batch is smaller."""
         parts = zip(self.images.split(size), self.labels.split(size), strict=True)  # type: ignore[no-untyped-call]
         return list(parts)
+
+    def double(self) -> Network:
+        """The same network and data in float64."""
+        return replace(self, model=copy.deepcopy(self.model).double(), images=self.images.double())
 
     def layers(self) -> dict[str, Any]:
         """All convolutions and linear layers."""

@@ -32,7 +32,7 @@ def measure(network: Network, batch_size: int) -> dict[str, Fields]:
     found: dict[str, Fields] = {name: _parameters(network, name) for name in layers}
     slopes, single = _mean_gradients(network)
     apart = _sample_squares(network)
-    curved, flow = _hessian_gradients(network, batch_size, slopes), _synaptic_flow(network)
+    curved, flow = _hessian_gradients(network.double(), batch_size), _synaptic_flow(network)
     maps = _maps(network, batch_size)
     for name, module in layers.items():
         fields = found[name]
@@ -230,17 +230,15 @@ def _sample_squares(network: Network) -> dict[str, Tensor]:
     return {name: value / len(network.labels) for name, value in total.items()}
 
 
-def _hessian_gradients(
-    network: Network, batch_size: int, slopes: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """The derivative along the gradient by all layer weights of that gradient, float64."""
-    model: Any = copy.deepcopy(network.model).double()
+def _hessian_gradients(network: Network, batch_size: int) -> dict[str, Tensor]:
+    """The derivative along the gradient by all layer weights of that gradient; for float64."""
+    slopes, _ = _mean_gradients(network)
     names = [f"{layer}.weight" for layer in network.layers()]
-    weights = tuple(model.get_parameter(name) for name in names)
+    weights = tuple(network.model.get_parameter(name) for name in names)
     along = tuple(slopes[name] for name in names)
     total = {name: torch.zeros_like(slope) for name, slope in zip(names, along, strict=True)}
     for images, labels in network.batches(batch_size):
-        loss = partial(_loss_of_weights, model, names, images.double(), labels)
+        loss = partial(_loss_of_weights, network.model, names, images, labels)
         _, change = torch.autograd.functional.vhp(loss, weights, along)  # type: ignore[no-untyped-call]
         for name, value in zip(names, change, strict=True):
             total[name] += value * len(labels) / len(network.labels)
