@@ -102,9 +102,12 @@ def run(code: str, seed: int, generations: int, folder: Path, cache: str | None)
 
 
 def started(code: str, seed: int, given: argparse.Namespace) -> None:
-    """Run the default in a process of its own, with the package of a commit."""
+    """Run the default in a process of its own, with the package and the memory of its workers."""
+    from gp_prune.runs.processes import WORKER_MEMORY
+
     path = "" if code == "now" else str(unpack_old(given.runs, code))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    memory = WORKER_MEMORY if code == "now" else {}
+    environment = {**memory, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     words = [
         sys.executable, __file__, "--child", code, "--seeds", str(seed), "--runs", str(given.runs),
         "--generations", str(given.generations), "--out", str(given.out),
@@ -148,9 +151,10 @@ HEAD = """# The default run, before and now
 cache: seconds of processor time of one process with one thread; {seeds}. `prepare` loads the
 networks (up to commit 073a1eb it also measures what formulas read, which is part of `search` now),
 `search` finds the front, `front` shortens its formulas and plans the comparison, `compare` measures
-front, winner and baselines; `total` has the imports, too. The
-hypervolume is that of all formulas tried, in the objectives of the run. Equal digests under `front`
-mean equal formulas with equal objectives, to the last digit.
+front, winner and baselines; `total` has the imports, too. The process of the present code keeps
+freed memory as worker processes do. The hypervolume is that of all formulas tried, in the
+objectives of the run. Equal digests under `front` mean equal formulas with equal objectives, to the
+last digit.
 
 """
 

@@ -67,6 +67,7 @@ def fake_torchvision(folder: Path, init: str) -> None:
     (package / "extension.py").write_text(EXTENSION)
 
 
+@pytest.mark.slow
 def test_the_missing_operator_is_declared_and_the_import_tried_again(tmp_path: Path) -> None:
     fake_torchvision(tmp_path, INIT)
     done = run(PROGRAM, tmp_path)

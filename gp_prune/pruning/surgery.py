@@ -234,7 +234,7 @@ def _cut_side(module: Any, side: str, removed: NDArray[np.int64]) -> None:
 
 
 def _cut_parameter(owner: nn.Module, name: str, dim: int, removed: NDArray[np.int64]) -> None:
-    parameter = owner.get_parameter(name)
+    parameter: Any = owner._parameters[name]
     smaller = _without(parameter.data, dim, removed)
     setattr(owner, name, nn.Parameter(smaller, parameter.requires_grad))
 

@@ -39,6 +39,15 @@ SHARE = b"share "
 
 _LOOK_SECONDS = 0.05
 
+WORKER_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**24),
+}
+"""Environment with which glibc keeps freed memory: each evaluation needs as much as the one before,
+and the system takes longer to give a new page than a small network to fill it. Other libraries
+ignore it."""
+
 # ``sys`` is a part of the interpreter, so nothing is imported before the path is set.
 _START = (
     "import sys; sys.path[:] = sys.argv[1:]; from gp_prune.runs.processes import serve; serve()"
@@ -131,7 +140,7 @@ class Worker:
         self.loaded: set[str] = set()
         # In a new group: Ctrl-C reaches the main process alone, which then ends its workers.
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**WORKER_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTHONPATH", None)  # an empty entry of it is the working directory
         try:
             self._process = subprocess.Popen(

@@ -283,7 +283,7 @@ class SearchConfig(Settings):
     stack: int = 0
     final_steps: int = -1
     final_seeds: int = 3
-    finalists: int = 6
+    finalists: int = 3
     comparison: bool = True
     reduce_within_noise: bool = False
     front_size: int = 12

@@ -61,9 +61,12 @@ def _copy_module(module: nn.Module, memo: dict[Any, Any]) -> nn.Module:
     for name, value in vars(module).items():
         if name == "_compiled_call_impl":  # torch leaves it out, too
             continue
-        if name in _STORES and type(value) is dict and id(value) not in memo:
-            memo[id(value)] = state[name] = {}
-            state[name].update((key, _copy(part, memo)) for key, part in value.items())
+        if type(value) in _UNCHANGED:  # a module has dozens of these
+            state[name] = value
+        elif name in _STORES and type(value) is dict and id(value) not in memo:
+            memo[id(value)] = state[name] = copied_store = {}
+            for key, part in value.items():
+                copied_store[key] = _copy(part, memo)
         else:
             state[name] = _copy(value, memo)
     return copied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
@@ -52,12 +53,15 @@ def is_scripted(module: nn.Module) -> bool:
 
 def masked_values(model: nn.Module) -> list[Tensor]:
     """Return the plain tensors that ``torch.nn.utils.prune`` makes of weights and their masks."""
-    return [
-        value
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor) and f"{name}_mask" in module._buffers
-    ]
+    found = []
+    for module in model.modules():
+        if not isinstance(module._buffers, dict):
+            continue  # of TorchScript, which has no masks
+        for name in module._buffers:
+            value = vars(module).get(name.removesuffix("_mask"))
+            if name.endswith("_mask") and isinstance(value, Tensor):
+                found.append(value)
+    return found
 
 
 def copy_model(model: ModelT, memo: dict[int, Any] | None = None) -> ModelT:
@@ -139,7 +143,7 @@ def as_device(device: str | torch.device) -> torch.device:
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter or buffer; the CPU if it has neither."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
@@ -200,12 +204,14 @@ def training_mode(model: nn.Module, mode: bool = True) -> Iterator[None]:
         if mode:
             model.train()
         else:
-            for module, _ in flags:
-                module.training = False
+            for module, flag in flags:
+                if flag:
+                    module.training = False
         yield
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training is not flag:  # modules are slow to set an attribute
+                module.training = flag
 
 
 @contextmanager

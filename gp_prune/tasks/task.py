@@ -38,7 +38,7 @@ from gp_prune.training.loss import (
 from gp_prune.training.network import check_model
 from gp_prune.training.samples import as_data, in_order
 
-_RECALIBRATION_SAMPLES = 512
+_RECALIBRATION_SAMPLES = 256
 _LEARNING_RATE = 5e-3
 _BATCH_SIZE = 64
 _SEQUENCES = 16

@@ -61,6 +61,7 @@ def test_the_lowest_scores_of_each_layer_go_layer_after_layer() -> None:
     assert widths_of(model) == {"conv1": 8, "conv2": 9, "linear1": 12}
 
 
+@pytest.mark.slow
 def test_all_metrics_of_the_settings_reach_the_widths_of_a_step() -> None:
     few = images(40)
     for metric in PROTOCOL.metrics.values():

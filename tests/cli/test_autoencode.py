@@ -202,6 +202,7 @@ def test_a_settings_file_may_say_more_than_is_used(run: Run, data: str, tmp_path
     assert run(*arguments, "--workers", 1, "--out", tmp_path / "run").exit_code == 0
 
 
+@pytest.mark.slow
 def test_pictures_of_all_shapes(data: str, tmp_path: Path) -> None:
     from gp_prune.report.plots import write_plots
 

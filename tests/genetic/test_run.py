@@ -248,6 +248,7 @@ def test_networks_end_with_the_share_of_the_parameters_that_is_asked_for(
             assert entry is not None and entry.cost.nonzero <= point.cost.nonzero, name
 
 
+@pytest.mark.slow
 def test_a_network_that_is_thinned_out_is_the_same_after_a_stop(
     pruned: Prune, tmp_path: Path
 ) -> None:

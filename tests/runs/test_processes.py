@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from gp_prune.errors import UserError
-from gp_prune.runs.processes import ResourceLimits, Worker, WorkerLost, resident_memory
+from gp_prune.runs.processes import (
+    WORKER_MEMORY,
+    ResourceLimits,
+    Worker,
+    WorkerLost,
+    resident_memory,
+)
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="no /proc here")
 
@@ -50,14 +56,18 @@ def test_a_worker_imports_nothing_from_the_working_directory(
         worker.end()
 
 
-def test_a_worker_heeds_the_environment_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "1"):
+def test_a_worker_heeds_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the memory is set where the user has not."""
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    for value, trim in (("", WORKER_MEMORY["MALLOC_TRIM_THRESHOLD_"]), ("1", "131072")):
         monkeypatch.setenv("PYTHONFAULTHANDLER", value)
         worker = Worker()
         try:
             assert worker.call(faulthandler.is_enabled) is bool(value)
+            assert worker.call(os.getenv, "MALLOC_TRIM_THRESHOLD_") == trim
         finally:
             worker.end()
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
 
 
 def test_an_exception_of_the_function_is_raised_here(worker: Worker) -> None:

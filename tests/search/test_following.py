@@ -53,6 +53,7 @@ def search(folder: Path, cache: Path, *callbacks: Callback) -> SearchResult:
     return evolve(TINY, folder, source=TaskSource(cache_dir=str(cache)), callbacks=callbacks)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_followed_is_the_same(tmp_path: Path, task_cache: Path) -> None:
     meddler = Meddler()
     search(tmp_path / "alone", task_cache)

@@ -68,6 +68,7 @@ def test_the_task_of_a_folder_is_to_predict_its_text(folder: Path, tokens: Path)
     assert (len(few.train), len(few.validation)) == (21, 6)
 
 
+@pytest.mark.slow
 def test_a_search_runs_and_is_resumed_on_the_same_network_alone(
     folder: Path, tokens: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_the_number_of_workers_changes_nothing(folder: Path, tokens: Path, tmp_p
     assert all_files(tmp_path / "1" / "run") == all_files(tmp_path / "2" / "run")
 
 
+@pytest.mark.slow
 def test_metrics_are_compared_and_judged_on_a_folder(
     folder: Path, tokens: Path, tmp_path: Path
 ) -> None:

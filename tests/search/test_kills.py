@@ -100,6 +100,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
     assert all_files(folder) == wanted
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_fsync_loses_nothing(
     wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

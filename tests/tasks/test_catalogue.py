@@ -109,11 +109,11 @@ def test_fine_tuning_mends_a_damaged_copy_and_repeats_exactly(task: Task) -> Non
     assert task.error(task.model, task.validation) == task.dense_error
 
 
-def test_recalibration_uses_the_first_512_training_samples(task_cache: Path) -> None:
+def test_recalibration_uses_the_first_256_training_samples(task_cache: Path) -> None:
     task = load_task("cnn-digits", cache_dir=task_cache)
     model = copy.deepcopy(task.model)
     task.recalibrate(model)
-    seen = model.get_submodule("conv1")(task.train.inputs[:512]).transpose(0, 1).flatten(1)
+    seen = model.get_submodule("conv1")(task.train.inputs[:256]).transpose(0, 1).flatten(1)
     norm = model.get_submodule("norm1")
     torch.testing.assert_close(norm.running_mean, seen.mean(1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(norm.running_var, seen.var(1), atol=1e-5, rtol=1e-4)

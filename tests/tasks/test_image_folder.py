@@ -316,6 +316,7 @@ def test_images_beyond_the_limit_are_refused(tmp_path: Path, side: int) -> None:
         read_image(str(tmp_path / "x.png"), SHAPE)
 
 
+@pytest.mark.slow
 def test_an_image_that_is_made_smaller_first_is_the_same(tmp_path: Path) -> None:
     x, y = np.meshgrid(np.linspace(0, 9, 4203), np.linspace(0, 7, 4357))
     path = save(tmp_path / "x.png", (127 + 120 * np.sin(x) * np.cos(y)).astype(np.uint8))

@@ -125,8 +125,9 @@ class ChannelPlan:
     def __post_init__(self) -> None:
         """Check the channels."""
         for name, channels in self.removed.items():
+            what = f"a removed channel of group {brief(name)}"
             for channel in channels:
-                check_type(channel, int, f"a removed channel of group {brief(name)}")
+                check_type(channel, int, what)
             ascending = list(channels) == sorted(set(channels)) and min(channels, default=0) >= 0
             if not ascending or not channels:
                 raise UserError(
