@@ -37,8 +37,10 @@ def test_a_worker_answers(worker: Worker) -> None:
     assert worker.call(os.getpid) != os.getpid()
 
 
-@pytest.mark.parametrize("variable", ["", os.pathsep, f"{os.pathsep}/nowhere", "."])
-@pytest.mark.parametrize("entry", [None, "", "."])
+@pytest.mark.parametrize(
+    ("variable", "entry"),
+    [("", None), (os.pathsep, ""), (f"{os.pathsep}/nowhere", "."), (".", None), (".", "")],
+)
 def test_a_worker_imports_nothing_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, entry: str | None
 ) -> None:
