@@ -10,14 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gp_prune.base.files import code_digest, write_text
-from gp_prune.base.json_fields import write_json
+from gp_prune.base.files import MOST_JSON, code_digest, read_file, write_text
+from gp_prune.base.json_fields import parse_json, write_json
 from gp_prune.errors import UserError
 from gp_prune.judging.records import (
     Measurement,
     Planned,
     drop_impossible,
     plan_metric,
+    read_measurement,
     score_allocations,
 )
 from gp_prune.judging.settings import BASELINES, CompareSettings, Entered, enter, metric_text
@@ -34,6 +35,7 @@ from gp_prune.runs.folder import (
 )
 from gp_prune.runs.held import written
 from gp_prune.runs.jobs import TaskSource
+from gp_prune.runs.result_file import reading_result
 from gp_prune.runs.spent import record_spent
 from gp_prune.runs.statistics import StatisticsFile
 from gp_prune.search.evaluation import EVALUATION_VERSION
@@ -176,7 +178,8 @@ def compare(
 
     Random pruning and L1 (magnitude for metrics of single weights) always take part. The result
     depends on the settings alone: not on the workers, and not on whether the run was killed and
-    resumed on the way. The run folder has ``result.json`` and ``records.csv``.
+    resumed on the way. The run folder has ``result.json`` and ``records.csv``. The result of a run
+    that has ended is read from its folder.
 
     Args:
         metrics: metrics, names of bundled ones, paths of metric files, texts of formulas, or
@@ -212,6 +215,12 @@ def compare(
     settings = load_or_check_settings(CompareSettings, settings, folder, resume=resume, trust=trust)
     if resume:
         check_resumed(settings.tasks, tasks)
+    if resume and (folder / RESULT).exists():
+        with open_run_folder(folder, outcome_reader(), settings) as journal:
+            check_unchanged(journal.begun, digest_tasks(held.values()))
+            finished = read_comparison(settings, folder)
+        progress(CompareProgress("done", 1, 1))
+        return finished
     check_tasks(settings.tasks, held)
     if not resume:  # before there is a folder
         enter(settings, primitive_set(*settings.primitives))
@@ -226,6 +235,30 @@ def compare(
                 return _compare(settings, folder, source, runner, progress, resume=resume)
         finally:
             runner.close()
+
+
+def read_comparison(settings: CompareSettings, folder: Path) -> MetricComparison:
+    """Return the result of a comparison that has ended; nothing is trained, scored or evaluated.
+
+    Args:
+        settings: of the run.
+        folder: the run folder.
+
+    Raises:
+        UserError: the file of the result is damaged, or is of other metrics.
+    """
+    entered = enter(settings, primitive_set(*settings.primitives))
+    names = {metric.name: metric.digest for metric in entered.metrics}
+    with reading_result(folder / RESULT):
+        data = parse_json(read_file(folder / RESULT, MOST_JSON))
+        found = {entry["name"]: entry["digest"] for entry in data["metrics"]}
+        if found != names:
+            raise ValueError("its metrics are not those of the settings")
+        measured = [read_measurement(entry) for entry in data["records"]]
+        if not measured or not {entry.metric for entry in measured} <= names.keys():
+            raise ValueError("its records are not of its metrics")
+        notes = tuple(str(note) for note in data["notes"])
+    return MetricComparison(entered.settings, folder, entered.metrics, tuple(measured), notes)
 
 
 def _compare(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from gp_prune.base.json_fields import check_type, read_object
 from gp_prune.errors import UserError
 from gp_prune.judging.settings import LEAST_DRAWS, CompareSettings
 from gp_prune.language.record import MissingMeasurement
@@ -74,6 +75,29 @@ class Measurement:
     def cell(self) -> tuple[str, str, str, float]:
         """Return what metrics are compared within: allocation, task and budget."""
         return self.allocation, self.task, self.kind, self.keep
+
+
+_FIELDS = {
+    "metric": str, "allocation": str, "task": str, "kind": str, "keep": float, "repeat": int,
+    "macs": float, "params": float, "error": float, "raw_error": object, "failure": str,
+}  # fmt: skip
+
+
+def read_measurement(data: Any) -> Measurement:
+    """Return a measurement from a record of a result.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong type.
+        ValueError: a number is out of its range.
+    """
+    values = read_object(data, "a record", _FIELDS)
+    if values["raw_error"] is not None:
+        check_type(values["raw_error"], float, "field 'raw_error' of a record")
+    entry = Measurement(**values)
+    shares = (entry.keep, entry.macs, entry.params)
+    if abs(entry.error) > WORST_ERROR or entry.repeat < 0 or not all(0 <= x <= 1 for x in shares):
+        raise ValueError(f"the record of {entry.metric} on {entry.task} has a number out of range")
+    return entry
 
 
 def plan_metric(

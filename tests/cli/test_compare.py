@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,12 @@ def finished(task_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_tables_fit_80_columns(
-    run: Run, finished: Path, task_cache: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, finished: Path, task_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    result = run("compare", "--resume", finished, "--workers", "1", "--cache-dir", task_cache)
+    folder = shutil.copytree(finished, tmp_path / "not ended")
+    (folder / "result.json").unlink()
+    result = run("compare", "--resume", folder, "--workers", "1", "--cache-dir", task_cache)
     lines = result.stdout.splitlines()
     assert max(len(line) for line in lines if not line.startswith("In ")) <= 80
     assert lines[0] == "Errors on the validation split, right after pruning"
@@ -43,6 +46,7 @@ def test_tables_fit_80_columns(
     assert any(line.startswith("bn_scale: worst error in 8 cells") for line in lines)
     assert "between = mul(var[c](muP), sum[j](square(V)))" in lines
     assert "scoring: 4/4" in result.stderr
+    assert (folder / "result.json").read_bytes() == (finished / "result.json").read_bytes()
 
 
 def test_the_result_is_printed_in_other_forms(run: Run, finished: Path, task_cache: Path) -> None:

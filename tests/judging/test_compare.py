@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,44 @@ def test_a_run_that_was_killed_gives_the_same_bytes(
     )
 
 
+def test_the_result_of_a_run_that_has_ended_is_read(
+    result: MetricComparison, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ended"
+    shutil.copytree(result.folder, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    seen: list[CompareProgress] = []
+    nowhere = TaskSource(tmp_path / "no networks")
+    again = compare(folder=folder, source=nowhere, resume=True, progress=seen.append)
+    assert [now.stage for now in seen] == ["done"]
+    assert again.to_json() == result.to_json() and again.to_csv() == result.to_csv()
+    assert not (tmp_path / "no networks").exists()
+    after = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("error", "0.5", "field 'error' of a record is '0.5'; it must be a number"),
+        ("error", 1e9, "has a number out of range"),
+        ("metric", "other", "its records are not of its metrics"),
+        ("more", 1, "a record has an unknown field 'more'"),
+    ],
+)
+def test_a_damaged_result_is_named(
+    result: MetricComparison, tmp_path: Path, field: str, value: object, says: str
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(result.folder, folder)
+    stored = json.loads((folder / "result.json").read_text())
+    stored["records"][3][field] = value
+    (folder / "result.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        compare(folder=folder, resume=True)
+    assert "remove it, and --resume computes it from the journal" in str(caught.value)
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(source: TaskSource, tmp_path: Path) -> None:
     options: dict[str, Any] = {"fine_tune": 3, "seeds": 2, "split": "test", **SMALL}
@@ -173,6 +213,7 @@ def test_a_task_in_memory_is_compared_on(source: TaskSource, tmp_path: Path) -> 
     own = Metric.parse("sum[i,k](W^2 * W^2)", name="fourth")
     found = compare([own], [task], tmp_path / "run", keep=(0.5,), calibration=8)
     assert "fourth" in [metric.name for metric in found.metrics]
+    (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(UserError, match="unknown task 'mine'"):
         compare(folder=tmp_path / "run", resume=True)
     again = compare(folder=tmp_path / "run", resume=True, tasks=[task])
