@@ -38,7 +38,7 @@ from gp_prune.judging.records import Measurement
 from gp_prune.judging.settings import BASELINES, load_metric, metric_text
 from gp_prune.judging.standings import find_standings, holm, wilcoxon
 from gp_prune.language.primitive import builtin_primitives
-from gp_prune.metric.file import bundled_metrics
+from gp_prune.metric.file import ALLOCATIONS, bundled_metrics
 from gp_prune.runs.folder import CONFIG
 from gp_prune.search.start_formulas import TWO_FACTOR_NAMES
 
@@ -316,7 +316,13 @@ def page(results: Mapping[str, MetricComparison], settings: Mapping[str, Any], c
         ]  # fmt: skip
         for note in result.notes:
             lines += ["", f"- {note.replace(f'{NETWORKS}:', '')}"]
-    return "\n".join([*lines, ""])
+    text = "\n".join([*lines, ""])
+    for rule in {rule for result in results.values() for rule in result.settings.allocation}:
+        if rule not in ALLOCATIONS:
+            name = load_metric(rule, builtin_primitives()).name
+            if name.startswith("formula_"):  # it was given as a text, and its name is a digest
+                text = text.replace(f"by {name}", f"by `{rule}`")
+    return text
 
 
 def choose(number: int, settings: Mapping[str, Any], runs: Path, workers: int) -> None:
