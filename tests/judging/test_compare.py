@@ -140,7 +140,7 @@ def test_the_result_of_a_run_that_has_ended_is_read(
     shutil.copytree(result.folder, folder)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     seen: list[CompareProgress] = []
-    nowhere = TaskSource(tmp_path / "no networks")
+    nowhere = TaskSource(str(tmp_path / "no networks"))
     again = compare(folder=folder, source=nowhere, resume=True, progress=seen.append)
     assert [now.stage for now in seen] == ["done"]
     assert again.to_json() == result.to_json() and again.to_csv() == result.to_csv()
