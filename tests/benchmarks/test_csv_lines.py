@@ -18,6 +18,7 @@ import language_networks
 import promotion
 import proxy_fidelity_table
 import pytest
+import recalibration
 import resnet_cifar_lines
 import search_cost
 import search_speed
@@ -50,6 +51,7 @@ KINDS = {
     "language": language_networks.Line,
     "promotion": promotion.Line,
     "proxy_fidelity": proxy_fidelity_table.Line,
+    "recalibration": recalibration.Line,
     "resnet_cifar": resnet_cifar_lines.Line,
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,
