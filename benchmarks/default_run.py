@@ -1,14 +1,16 @@
 """The default run before and now: processor time by stage, and the front that it reaches.
 
 For every seed the search of the package at an older commit and that of the present code, in turn,
-on the same trained networks: ``gp-prune evolve`` without arguments, in one process with one thread.
-The older package is unpacked from git into a folder of its own. The hypervolume is that of all that
-the search found, in the objectives of the run (error, size, parameters kept), as both report it.
+with trained networks: ``gp-prune evolve`` without arguments, in one process with one thread. The
+older default prunes other networks and fine-tunes them; what can be compared is the time for one
+pruned network of a behaviour, and the time of a whole run. The older package is unpacked from git
+into a folder of its own. The hypervolume is that of all that the search found, in the objectives of
+each run.
 
 Every finished run is a line of the CSV file at once; what stands there is not run again. The table
 is written beside it.
 
-    python benchmarks/default_run.py --before a6c4f33 --seeds 0 1 --runs FOLDER \
+    python benchmarks/default_run.py --before 07ddc16 --seeds 0 1 --runs FOLDER \
         --out benchmarks/results/default_run.csv
 """
 
@@ -28,8 +30,8 @@ from pathlib import Path
 from csv_lines import append, read
 from old_code import unpack_old
 
-BEFORE = "a6c4f33"
-"""The last commit before the default run was made faster."""
+BEFORE = "07ddc16"
+"""Where the package had been restructured, before the default run was made faster."""
 STAGES = ("prepare", "search", "front", "compare")
 
 
@@ -41,12 +43,13 @@ class Line:
         code: the commit, or ``"now"``.
         seed: of the run.
         generations: after the first.
-        prepare: seconds of processor time to load the networks; up to 073a1eb also to measure them.
+        prepare: seconds of processor time to load the networks, and in the older code to measure.
         search: to find the front, and later to measure what formulas read.
         front: to shorten its formulas and to plan the comparison.
         compare: to measure the front, its winner and the baselines.
         total: all of it, and the imports.
         behaviours: distinct behaviours tried.
+        networks: that are pruned for a behaviour: tasks times budgets.
         hypervolume: of all that was found.
         winner: the recommended formula.
         digest: of the front: formulas and objectives, as written.
@@ -61,6 +64,7 @@ class Line:
     compare: float
     total: float
     behaviours: int
+    networks: int
     hypervolume: float
     winner: str
     digest: str
@@ -96,7 +100,8 @@ def run(code: str, seed: int, generations: int, folder: Path, cache: str | None)
         code, seed, generations,
         **{stage: round(value, 2) for stage, value in seconds.items()},
         total=round(time.process_time(), 2), behaviours=result.behaviours,
-        hypervolume=round(volume, 6), winner=str(result.recommended.expression),
+        networks=len(config.tasks) * len(config.ladder), hypervolume=round(volume, 6),
+        winner=str(result.recommended.expression),
         digest=hashlib.sha256(repr(sorted(front)).encode()).hexdigest()[:12],
     )  # fmt: skip
 
@@ -127,13 +132,17 @@ def report(lines: Sequence[Line]) -> str:
     codes = list(dict.fromkeys(line.code for line in lines))
     seeds = sorted({line.seed for line in lines})
     both = [s for s in seeds if all((c, s) in {(e.code, e.seed) for e in lines} for c in codes)]
-    head = ["code", *STAGES, "total", "behaviours", "hypervolume"]
+    head = ["code", *STAGES, "total", "behaviours", "networks of each", "ms for a network"]
+    head.append("hypervolume")
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for code in codes:
         some = [line for line in lines if line.code == code and line.seed in both]
         if some:
             cells = [mean([getattr(e, name) for e in some], 1) for name in (*STAGES, "total")]
             cells.append(mean([e.behaviours for e in some], 0))
+            cells.append(mean([e.networks for e in some[:1]], 0))
+            each_network = [1000 * e.search / (e.behaviours * e.networks) for e in some]
+            cells.append(mean(each_network, 1))
             cells.append(mean([e.hypervolume for e in some], 4))
             rows.append(f"| {code} | " + " | ".join(cells) + " |")
     each = ["", "| seed | code | total | hypervolume | front | recommended |"]
@@ -148,13 +157,17 @@ def report(lines: Sequence[Line]) -> str:
 HEAD = """# The default run, before and now
 
 `gp-prune evolve` without arguments ({generations} generations), with trained networks in the
-cache: seconds of processor time of one process with one thread; {seeds}. `prepare` loads the
-networks (up to commit 073a1eb it also measures what formulas read, which is part of `search` now),
-`search` finds the front, `front` shortens its formulas and plans the comparison, `compare` measures
-front, winner and baselines; `total` has the imports, too. The process of the present code keeps
-freed memory as worker processes do. The hypervolume is that of all formulas tried, in the
-objectives of the run. Equal digests under `front` mean equal formulas with equal objectives, to the
-last digit.
+cache: seconds of processor time of one process with one thread; {seeds}, both codes in turn.
+`prepare` loads the networks (in the older code it also measures what formulas read, which is part
+of `search` now), `search` finds the front, `front` shortens its formulas and plans the comparison,
+`compare` measures front, winner and baselines; `total` has the imports, too. The process of the
+present code keeps freed memory as worker processes do.
+
+The older default prunes `lenet-digits`, `cnn-digits` and `autoencoder-digits`, and fine-tunes each
+network for 30 mini-batches; the present one prunes `lenet-digits`, `caffe_lenet-digits` and two of
+`resnet-digits`, without fine-tuning. "ms for a network" is the time of the search for one pruned
+network of a behaviour. The hypervolume is that of all formulas tried, in the objectives of the run;
+those of the two defaults are not comparable.
 
 """
 

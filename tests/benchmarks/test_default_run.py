@@ -11,8 +11,8 @@ import default_run
 from csv_lines import append, read
 from default_run import Line
 
-OLD = Line("a6c4f33", 0, 24, 14.0, 450.0, 20.0, 210.0, 700.0, 1000, 121.9, "a", "0f")
-NEW = replace(OLD, code="now", search=200.0, total=430.0)
+OLD = Line("07ddc16", 0, 24, 14.0, 450.0, 20.0, 210.0, 700.0, 1000, 6, 121.9, "a", "0f")
+NEW = replace(OLD, code="now", search=200.0, total=430.0, networks=8)
 
 
 def test_lines_are_read_as_written(tmp_path: Path) -> None:
@@ -28,6 +28,7 @@ def test_means_are_of_the_seeds_that_both_have() -> None:
     rows = default_run.report([OLD, NEW, *more, alone]).splitlines()
     before, now = (row.split(" | ") for row in rows[2:4])
     assert before[5] == "800.0 ± 141.4" and now[5] == "450.0 ± 28.3"
+    assert before[7:9] == ["6", "75.0 ± 0.0"] and now[7:9] == ["8", "25.0 ± 0.0"]
     assert sum(row.startswith("| 2 |") for row in rows) == 1, "a run alone is in the list of runs"
 
 
