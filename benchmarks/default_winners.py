@@ -10,7 +10,7 @@ once, by the run of this program that makes the table. The draws of random score
 the search compares its formulas with::
 
     python benchmarks/default_winners.py --runs FOLDER --seeds 100 --split validation
-    python benchmarks/default_winners.py --runs FOLDER --seeds 15 16 17 18 19 --split test
+    python benchmarks/default_winners.py --runs FOLDER --seeds 50 51 52 53 54 --split test
 
 Every network is a line of the CSV file at once; what stands there is not measured again.
 """

@@ -44,6 +44,7 @@ KINDS = {
     "default_winners_before-test": default_winners_table.Line,
     "default_winners_before-validation": default_winners_table.Line,
     "default_winners_chosen_pruned-test": default_winners_table.Line,
+    "default_winners_six_finalists-test": default_winners_table.Line,
     "gecco_2022": gecco_2022_table.Final,
     "genetic_mutation": genetic_mutation_lines.Comparison,
     "genetic_records": genetic_records.Record,
