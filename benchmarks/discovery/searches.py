@@ -11,7 +11,7 @@ measurements. Every finished search is a line of a CSV file at once; what stands
 again. Fronts are kept as formulas with their objectives. ``--unseen`` measures the recommended
 formulas on networks of other families (validation splits).
 
-    python benchmarks/discovery/searches.py digits --runs FOLDER --seeds 20 21 22 23 24 25 26 27
+    python benchmarks/discovery/searches.py digits --runs FOLDER --seeds 30 31 32 33 34 35 36 37
     python benchmarks/discovery/searches.py images --runs FOLDER --seeds 0 1 2 3 4
     python benchmarks/discovery/searches.py weights --runs FOLDER --seeds 0 1 2 3 4
     python benchmarks/discovery/searches.py images --runs FOLDER --unseen
@@ -76,7 +76,7 @@ PUBLISHED_OF_WEIGHTS = (
 )  # fmt: skip
 
 TASKS: dict[str, dict[str, Any]] = {
-    "digits": {"max_evaluations": 500},
+    "digits": {"max_evaluations": 1000},
     "images": {
         **_ON_IMAGES, "no_start_formulas": True, "start_formulas": ("two-factor", *PUBLISHED),
     },
