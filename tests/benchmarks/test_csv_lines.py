@@ -57,6 +57,7 @@ KINDS = {
     "search_cost": search_cost.Line,
     "search_speed": search_speed.Step,
     "searches_digits": searches.Line,
+    "searches_digits_unseen": searches.Standing,
     "searches_images": searches.Line,
     "searches_shares": searches.Line,
     "stacking": stacking.Line,
