@@ -45,6 +45,7 @@ def test_workers_are_used_again_and_lost_ones_are_not() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_loss_is_tried_again_with_pauses_and_then_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSES", (0.05, 0.1))
     host = Host(TaskSource(), ResourceLimits())

@@ -71,7 +71,7 @@ def command(folder: Path, cache: Path, *more: str) -> list[str]:
     return [*program, "--cache-dir", str(cache), "--out", str(folder)]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_later(
     wanted: dict[str, bytes], tmp_path: Path, task_cache: Path, share: float
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_comparison_that_ranks_all_layers_is_refused(
         compare([metric], [task], folder=tmp_path / "run", allocation=("global",), sequential=True)
 
 
+@pytest.mark.slow
 def test_a_search_goes_block_after_block(task: Task, tmp_path: Path) -> None:
     config = SearchConfig(
         tasks=("tokens",), granularity="weight", population=4, generations=1, scope="row",
