@@ -219,8 +219,9 @@ def compare(
         with open_run_folder(folder, outcome_reader(), settings) as journal:
             check_unchanged(journal.begun, digest_tasks(held.values()))
             finished = read_comparison(settings, folder)
-        progress(CompareProgress("done", 1, 1))
-        return finished
+        if finished is not None:
+            progress(CompareProgress("done", 1, 1))
+            return finished
     check_tasks(settings.tasks, held)
     if not resume:  # before there is a folder
         enter(settings, primitive_set(*settings.primitives))
@@ -237,23 +238,25 @@ def compare(
             runner.close()
 
 
-def read_comparison(settings: CompareSettings, folder: Path) -> MetricComparison:
-    """Return the result of a comparison that has ended; nothing is trained, scored or evaluated.
+def read_comparison(settings: CompareSettings, folder: Path) -> MetricComparison | None:
+    """Return the result of a comparison that has ended; None where it has other settings.
+
+    Nothing is trained, scored or evaluated.
 
     Args:
         settings: of the run.
         folder: the run folder.
 
     Raises:
-        UserError: the file of the result is damaged, or is of other metrics.
+        UserError: the file of the result is damaged.
     """
     entered = enter(settings, primitive_set(*settings.primitives))
     names = {metric.name: metric.digest for metric in entered.metrics}
     with reading_result(folder / RESULT):
         data = parse_json(read_file(folder / RESULT, MOST_JSON))
         found = {entry["name"]: entry["digest"] for entry in data["metrics"]}
-        if found != names:
-            raise ValueError("its metrics are not those of the settings")
+        if data["settings"] != entered.settings.to_json() or found != names:
+            return None
         measured = [read_measurement(entry) for entry in data["records"]]
         if not measured or not {entry.metric for entry in measured} <= names.keys():
             raise ValueError("its records are not of its metrics")

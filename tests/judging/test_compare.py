@@ -149,6 +149,20 @@ def test_the_result_of_a_run_that_has_ended_is_read(
     assert after == before
 
 
+def test_a_result_is_not_read_under_other_settings(
+    result: MetricComparison, source: TaskSource, tmp_path: Path
+) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(result.folder, folder)
+    config = (folder / "config.toml").read_text()
+    assert "calibration = 64" in config
+    (folder / "config.toml").write_text(config.replace("calibration = 64", "calibration = 32"))
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(UserError, match="was begun with calibration = 64, not 32"):
+        compare(folder=folder, source=source, resume=True)
+    assert (folder / "result.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
