@@ -108,7 +108,7 @@ def run(code: str, seed: int, generations: int, folder: Path, cache: str | None)
 
 def started(code: str, seed: int, given: argparse.Namespace) -> None:
     """Run the default in a process of its own, with the package and the memory of its workers."""
-    from gp_prune.runs.processes import WORKER_MEMORY
+    from gp_prune.runs.processes import WORKER_MEMORY  # which the older package lacks
 
     path = "" if code == "now" else str(unpack_old(given.runs, code))
     memory = WORKER_MEMORY if code == "now" else {}
@@ -132,17 +132,18 @@ def report(lines: Sequence[Line]) -> str:
     codes = list(dict.fromkeys(line.code for line in lines))
     seeds = sorted({line.seed for line in lines})
     both = [s for s in seeds if all((c, s) in {(e.code, e.seed) for e in lines} for c in codes)]
-    head = ["code", *STAGES, "total", "behaviours", "networks of each", "ms for a network"]
-    head.append("hypervolume")
+    head = [
+        "code", *STAGES, "total", "behaviours", "networks of each", "ms for a network",
+        "hypervolume",
+    ]  # fmt: skip
     rows = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for code in codes:
         some = [line for line in lines if line.code == code and line.seed in both]
         if some:
             cells = [mean([getattr(e, name) for e in some], 1) for name in (*STAGES, "total")]
             cells.append(mean([e.behaviours for e in some], 0))
-            cells.append(mean([e.networks for e in some[:1]], 0))
-            each_network = [1000 * e.search / (e.behaviours * e.networks) for e in some]
-            cells.append(mean(each_network, 1))
+            cells.append(str(some[0].networks))
+            cells.append(mean([1000 * e.search / (e.behaviours * e.networks) for e in some], 1))
             cells.append(mean([e.hypervolume for e in some], 4))
             rows.append(f"| {code} | " + " | ".join(cells) + " |")
     each = ["", "| seed | code | total | hypervolume | front | recommended |"]

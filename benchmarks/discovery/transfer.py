@@ -1,11 +1,11 @@
 """How evolved formulas stand beside published metrics on networks that no search has seen.
 
 There are three rounds: two with networks, searches and formulas of their own, and one that repeats
-the second on other networks. Everything that is
-decided before a test split is read stands in ``transfer_ROUND.toml``: the evolved formulas, the
-networks, budgets, allocations and the text of the pages. ``choose`` compares candidates on the
-validation splits of networks on which formulas may be chosen. ``final`` reads the test splits, and
-refuses to while a file of the protocol has changes that are not committed.
+the second on other networks. Everything that is decided before a test split is read stands in
+``transfer_ROUND.toml``: the evolved formulas, the networks, budgets, allocations and the text of
+the pages. ``choose`` compares candidates on the validation splits of networks on which formulas may
+be chosen. ``final`` reads the test splits, and refuses to while a file of the protocol has changes
+that are not committed.
 
     python benchmarks/discovery/transfer.py choose --round 2 --runs FOLDER
     python benchmarks/discovery/transfer.py final --round 2 --runs FOLDER

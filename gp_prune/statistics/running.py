@@ -53,15 +53,14 @@ def is_scripted(module: nn.Module) -> bool:
 
 def masked_values(model: nn.Module) -> list[Tensor]:
     """Return the plain tensors that ``torch.nn.utils.prune`` makes of weights and their masks."""
-    found = []
-    for module in model.modules():
-        if not isinstance(module._buffers, dict):
-            continue  # of TorchScript, which has no masks
-        for name in module._buffers:
-            value = vars(module).get(name.removesuffix("_mask"))
-            if name.endswith("_mask") and isinstance(value, Tensor):
-                found.append(value)
-    return found
+    return [
+        value
+        for module in model.modules()
+        if isinstance(module._buffers, dict)  # not those of TorchScript, which has no masks
+        for name in module._buffers
+        if name.endswith("_mask")
+        and isinstance(value := vars(module).get(name.removesuffix("_mask")), Tensor)
+    ]
 
 
 def copy_model(model: ModelT, memo: dict[int, Any] | None = None) -> ModelT:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,14 @@ def test_a_worker_answers(worker: Worker) -> None:
     assert worker.call(os.getpid) != os.getpid()
 
 
+_PATHS = list(product(("", os.pathsep, f"{os.pathsep}/nowhere", "."), (None, "", ".")))
+_FIRST = [("", None), (os.pathsep, ""), (f"{os.pathsep}/nowhere", "."), (".", None), (".", "")]
+"""Every value of either; the other pairs take as long and come in the slow stage."""
+
+
 @pytest.mark.parametrize(
     ("variable", "entry"),
-    [("", None), (os.pathsep, ""), (f"{os.pathsep}/nowhere", "."), (".", None), (".", "")],
+    [pytest.param(*p, marks=[] if p in _FIRST else [pytest.mark.slow]) for p in _PATHS],
 )
 def test_a_worker_imports_nothing_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, entry: str | None
