@@ -63,6 +63,7 @@ def test_hover_shows_the_formula_and_click_marks_the_row(browser: Browser) -> No
 
 
 def test_keys_go_from_mark_to_mark(browser: Browser) -> None:
+    browser.mouse("mouseMoved", 1, 1)
     browser.evaluate("document.activeElement.blur()")  # a click has focused a mark
     browser.evaluate('document.querySelector(".mark[data-key]").focus()')
     first = browser.evaluate("document.activeElement.getAttribute('aria-label')")
@@ -77,6 +78,22 @@ def test_keys_go_from_mark_to_mark(browser: Browser) -> None:
     browser.key("Enter")
     assert marked(browser) == [browser.evaluate("document.activeElement.dataset.key")]
     browser.key("Escape")
+    assert browser.evaluate('document.getElementById("tip").hidden') is True
+
+
+def test_a_pointer_that_rests_does_not_hide_what_the_keys_show(browser: Browser) -> None:
+    browser.mouse("mouseMoved", 1, 1)
+    browser.evaluate("document.activeElement.blur()")
+    browser.key("Tab")  # keys are in use, so what has the focus shows it
+    browser.evaluate('document.querySelector(".mark[data-key]").focus()')
+    leave = 'document.activeElement.dispatchEvent(new PointerEvent("pointerleave"))'
+    browser.evaluate(leave)
+    assert browser.evaluate('document.getElementById("tip").hidden') is False
+    browser.key("Escape")
+    mark = place_of_mark(browser, 1)
+    browser.mouse("click", mark["x"], mark["y"])  # a click gives the focus, too, but not by keys
+    browser.mouse("mouseMoved", mark["x"], mark["y"] + 1)
+    browser.mouse("mouseMoved", 1, 1)
     assert browser.evaluate('document.getElementById("tip").hidden') is True
 
 

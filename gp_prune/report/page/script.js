@@ -50,7 +50,10 @@ function step(mark, by) {
 
 for (const mark of marks) {
   mark.addEventListener("pointerenter", () => show(mark));
-  mark.addEventListener("pointerleave", () => { tip.hidden = true; });
+  mark.addEventListener("pointerleave", () => {
+    // Keys that scroll the page move the mark from under a pointer that rests.
+    if (!mark.matches(":focus-visible")) tip.hidden = true;
+  });
   mark.addEventListener("focus", () => show(mark));
   mark.addEventListener("blur", () => { tip.hidden = true; });
   const choose = () => press(mark.dataset.key, mark.getAttribute("aria-label"))
