@@ -106,6 +106,12 @@ Examples:
 )
 @click.option("--removal-epochs", type=int, help="Epochs of that removal.  [default: 12]")
 @click.option(
+    "--dense-epochs",
+    type=int,
+    help="Epochs for which the dense network is trained before the first round; the others start "
+    "from it and learn from it.  [default: 0]",
+)
+@click.option(
     "--distill", type=float, metavar="A", help="Distillation's share of the loss.  [default: 0.5]"
 )
 @click.option("--softening", type=float, help="Temperature of distillation.  [default: 4]")

@@ -75,6 +75,7 @@ class RetrainingRequest(NamedTuple):
         plan: what is removed.
         epochs: of retraining.
         params: parameters that are not zero at the end, at most; 0 removes none on the way.
+        learns: whether the teacher's outputs are part of the loss.
     """
 
     start: Elite
@@ -82,6 +83,7 @@ class RetrainingRequest(NamedTuple):
     plan: GeneticPlan
     epochs: int
     params: int = 0
+    learns: bool = True
 
 
 class Engine:
@@ -99,6 +101,8 @@ class Engine:
 
     Attributes:
         archive: the dense network and all that were retrained.
+        teacher: what the first round starts from and retrained networks learn from: the dense
+            network, or it after a training before the first round.
         failures: why plans could not be evaluated or retrained, one reason for each.
         evaluated: called with how many plans, or networks, of how many are done in a step.
         inside: how far the present step is.
@@ -142,6 +146,7 @@ class Engine:
         plan = self.layout.plan(masks)
         shares = self.layout.shares(plan)
         self.archive = [Elite(0, 0, masks, plan, shares, DENSE, error, score=self._score)]
+        self.teacher = self.archive[0]
         self.failures: list[str] = []
         self.coverage: LayerCoverage = {}
         weights = settings.lambdas
@@ -157,7 +162,8 @@ class Engine:
 
     def rounds(self) -> Iterator[RoundStatus]:
         """Run; the archive holds the result."""
-        parents, idle, best = self.archive[:1], 0, math.inf
+        self._train_teacher()
+        parents, idle, best = [self.teacher], 0, math.inf
         for number in range(1, self.settings.rounds + 1):
             self._score_parents(parents)
             tried = yield from self._converge(parents, number)
@@ -178,12 +184,20 @@ class Engine:
             if self._room(1) <= 0 or not chosen or idle == (self.settings.patience or -1):
                 return
 
+    def _train_teacher(self) -> None:
+        """Train the dense network before anything is removed, if that is asked for."""
+        dense, epochs = self.archive[0], self.settings.dense_epochs
+        if epochs:
+            request = RetrainingRequest(dense, dense.masks, dense.plan, epochs, learns=False)
+            (trained,) = self.retrain([request], 0, "dense")
+            self.teacher = trained or dense
+
     def _score_parents(self, parents: Sequence[Elite]) -> None:
         """Score the parents of a round, and forget the scores of all others, which are large."""
         if self._metrics:
             for elite in parents:
                 elite.scores  # noqa: B018  (measured now, while those of its parent are known)
-        for elite in self.archive:
+        for elite in [self.teacher, *self.archive]:
             if elite not in parents:
                 elite.forget_scores()
 
@@ -353,9 +367,10 @@ class Engine:
             RetrainPlan(
                 self._source, self._folder, start.weights, plan,
                 settings.tuning(epochs, seed, decay=not params),
-                settings.distill, settings.softening, settings.shift, settings.distort, params,
+                settings.distill if learns else 0.0, settings.softening, settings.shift,
+                settings.distort, params, self.teacher.weights,
             )
-            for start, _, plan, epochs, params in requests
+            for start, _, plan, epochs, params, learns in requests
         ]  # fmt: skip
         self.inside.what = "networks retrained"
         outcomes = run_with_journal(jobs, self._runner, self._journal, self.evaluated, self.inside)
@@ -373,7 +388,7 @@ class Engine:
 
     def _admit(self, request: RetrainingRequest, outcome: PlanOutcome, number: int) -> Elite | None:
         """Return a retrained network under its number; record the reason where there is none."""
-        start, masks, plan, epochs, params = request
+        start, masks, plan, epochs, params, _ = request
         if outcome.failure:
             self._journal.event(
                 {"event": "failed", "plan": plan.digest(), "reason": outcome.failure}

@@ -17,6 +17,7 @@ from gp_prune.genetic.augmented import AugmentedImages
 from gp_prune.genetic.plan import GeneticPlan
 from gp_prune.genetic.source import ModelSource, PreparedModel
 from gp_prune.genetic.weights import (
+    DENSE,
     cut_network,
     find_positions,
     find_weight_masks,
@@ -162,12 +163,13 @@ class RetrainPlan(PlanJob):
 
     Attributes:
         tuning: how; its share of distillation is 0, because that is done here.
-        distill: share of the loss that compares with the dense network.
+        distill: share of the loss that compares with the teacher.
         softening: temperature of that comparison.
         shift: pixels by which training images are moved at most.
         distort: how much training images are distorted at most.
         params: parameters that are not zero at the end, at most; weights are removed step by step.
             0 removes none.
+        teacher: digest of the weights of the dense network whose outputs are learned.
     """
 
     tuning: FineTuning
@@ -176,6 +178,7 @@ class RetrainPlan(PlanJob):
     shift: int = 0
     distort: float = 0.0
     params: int = 0
+    teacher: str = DENSE
 
     @property
     def key(self) -> str:
@@ -183,7 +186,7 @@ class RetrainPlan(PlanJob):
         how = json.dumps(
             [
                 self.tuning.to_json(), self.distill, self.softening, self.shift, self.distort,
-                self.params,
+                self.params, self.teacher,
             ],
             sort_keys=True,
         )  # fmt: skip
@@ -213,10 +216,12 @@ class RetrainPlan(PlanJob):
         loss: Any = prepared.data.loss
         tuning, teacher, share = self.tuning, None, self.distill
         if share:
-            taught = add_teacher_outputs(prepared, workbench, self.source.key)
+            dense = load_network(prepared, self.folder, self.teacher, workbench)
+            key = f"{self.source.key}\0{self.folder}\0{self.teacher}"
+            taught = add_teacher_outputs(dense, prepared, workbench, key)
             if taught is None:
                 tuning = replace(tuning, distill=share, temperature=self.softening)
-                teacher = prepared.model
+                teacher = dense
             else:
                 train = taught
 
@@ -242,8 +247,10 @@ class RetrainPlan(PlanJob):
         )
 
 
-def add_teacher_outputs(prepared: PreparedModel, workbench: Workbench, key: str) -> Samples | None:
-    """Return the training samples with the outputs of the dense network as part of their target.
+def add_teacher_outputs(
+    teacher: nn.Module, prepared: PreparedModel, workbench: Workbench, key: str
+) -> Samples | None:
+    """Return the training samples with the outputs of a teacher as part of their target.
 
     So it runs once and not in every epoch. None where the samples are not in memory, or the
     outputs would take too much of it.
@@ -255,10 +262,10 @@ def add_teacher_outputs(prepared: PreparedModel, workbench: Workbench, key: str)
     def run_teacher() -> Samples | None:
         assert isinstance(train.inputs, Tensor)
         outputs = []
-        with training_mode(prepared.model, False), torch.no_grad():
+        with training_mode(teacher, False), torch.no_grad():
             for part in torch.split(train.inputs, 256):
-                inputs = to_device(part, device_of(prepared.model))
-                outputs.append(main_output(call_model(prepared.model, inputs)))
+                inputs = to_device(part, device_of(teacher))
+                outputs.append(main_output(call_model(teacher, inputs)))
                 if outputs[0].nbytes / len(outputs[0]) * len(train) > _TEACHER_BYTES:
                     return None
         return Samples(train.inputs, (train.target, torch.cat(outputs)), train.labels)

@@ -23,6 +23,7 @@ _RULES = {
     "epochs": whole(0),
     "final_epochs": whole(0),
     "removal_epochs": whole(1),
+    "dense_epochs": whole(0),
     "final_params": number(above=0, most=1),
     "points": whole(1, 100_000),
     "batch_size": whole(1),
@@ -90,6 +91,9 @@ class GeneticSettings(Settings):
         population: plans per generation.
         generations: most generations of a round.
         stall: generations without progress after which a round has converged; 0 = never.
+        dense_epochs: of training of the dense network before the first round, on its own; the run
+            starts from the network that has the least validation error, and the others learn from
+            its outputs. What is reported is compared with the network as it was given.
         rounds: most turns of genetic algorithm and retraining.
         patience: rounds without a better network within the tolerance after which the run ends;
             0 = never.
@@ -154,6 +158,7 @@ class GeneticSettings(Settings):
     population: int = 32
     generations: int = 12
     stall: int = 4
+    dense_epochs: int = 0
     rounds: int = 8
     patience: int = 4
     elites: int = 4

@@ -92,7 +92,7 @@ def test_the_teacher_takes_samples_of_another_device() -> None:
     prepared: Any = SimpleNamespace(
         model=nn.Linear(4, 2, device="meta"), data=SimpleNamespace(train=samples)
     )
-    taught = add_teacher_outputs(prepared, Workbench(TaskSource()), "own")
+    taught = add_teacher_outputs(prepared.model, prepared, Workbench(TaskSource()), "own")
     assert taught is not None
     assert taught.target[1].device.type == "meta"
     assert taught.target[1].shape == (9, 2)

@@ -263,6 +263,27 @@ def test_a_network_that_is_thinned_out_is_the_same_after_a_stop(
     assert figures(resumed) == figures(whole)
 
 
+def test_the_others_start_from_and_learn_from_a_dense_network_that_is_trained_first(
+    pruned: Prune, tmp_path: Path
+) -> None:
+    result = pruned(dense_epochs=2, rounds=1)
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    entries = [entry for entry in map(json.loads, lines) if "retrain:" in entry.get("key", "")]
+    first, *others = entries
+    assert '"epochs": 2' in first["key"] and first["error"] <= result.dense.validation
+    # share of distillation, temperature, shift, distortion, parameters, teacher
+    assert first["key"].endswith('0.0, 4.0, 0, 0.0, 0, "dense"]')
+    assert others and all(
+        entry["key"].endswith(f'0.5, 4.0, 0, 0.0, 0, "{first["weights"]}"]') for entry in others
+    )
+    start = first["weights"][:32]
+    assert any(entry["key"].startswith(f"retrain:{start}:") for entry in others)
+    assert result.dense.elite.number == 0 and result.dense.elite.epochs == 0
+    assert {point.elite.epochs for point in result.points} == {2 + 1 + 1}
+    again = pruned(resume=True)
+    assert figures(again) == figures(result)
+
+
 def test_single_weights_without_genes_cannot_be_thinned_out(pruned: Prune) -> None:
     with pytest.raises(UserError, match="no single weights of this network have genes"):
         pruned(final_params=0.1, lambdas=(1.0, 100.0, 0.0))
