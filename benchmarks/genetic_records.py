@@ -250,8 +250,8 @@ _LITERATURE_TABLE = (
 _HEAD = """# Records of the genetic pruner on MNIST
 
 The settings ([genetic_records.toml](../genetic_records.toml)) were chosen on validation errors
-of the network of seed 0; averaging, and the longer retraining that came with it, in parts of
-runs of computation and of both at once, not in whole runs. Then each run below was made once
+of the network of seed 0; some, as the training of the dense network before the rounds, in
+parts of runs and not for every kind. Then each run below was made once
 with a fresh seed, of the network and of the run, and the 10,000 test samples were read once, at
 its end. Settings that were changed after that have other seeds; what was measured by the
 earlier ones stays below. Of the points of a run that are as small as is asked for, the one with
