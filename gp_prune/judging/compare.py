@@ -82,6 +82,7 @@ class MetricComparison:
         metrics: the metrics that were compared.
         measurements: one for each network.
         notes: sentences on what was left out.
+        shares: metrics that gave the shares of layers of an allocation.
     """
 
     settings: CompareSettings
@@ -89,6 +90,7 @@ class MetricComparison:
     metrics: tuple[Metric, ...]
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...] = ()
+    shares: tuple[Metric, ...] = ()
 
     def __repr__(self) -> str:
         """Return the number of metrics and the recommended one."""
@@ -136,6 +138,10 @@ class MetricComparison:
                 {"name": m.name, "formula": str(m.expression), "size": m.size,
                  "conventions": m.conventions.to_json(), "digest": m.digest}
                 for m in self.metrics
+            ],
+            "shares": [
+                {"name": m.name, "formula": str(m.expression), "digest": m.digest}
+                for m in self.shares
             ],
             "recommended": self.recommended.name,
             "baseline": self.settings.baseline,
@@ -255,13 +261,17 @@ def read_comparison(settings: CompareSettings, folder: Path) -> MetricComparison
     with reading_result(folder / RESULT):
         data = parse_json(read_file(folder / RESULT, MOST_JSON))
         found = {entry["name"]: entry["digest"] for entry in data["metrics"]}
-        if data["settings"] != entered.settings.to_json() or found != names:
+        shares = [entry["digest"] for entry in data.get("shares", ())]
+        same = found == names and shares == [metric.digest for metric in entered.shares]
+        if data["settings"] != entered.settings.to_json() or not same:
             return None
         measured = [read_measurement(entry) for entry in data["records"]]
         if not measured or not {entry.metric for entry in measured} <= names.keys():
             raise ValueError("its records are not of its metrics")
         notes = tuple(str(note) for note in data["notes"])
-    return MetricComparison(entered.settings, folder, entered.metrics, tuple(measured), notes)
+    return MetricComparison(
+        entered.settings, folder, entered.metrics, tuple(measured), notes, entered.shares
+    )
 
 
 def _compare(
@@ -303,7 +313,7 @@ def _compare(
         kept, notes = drop_impossible(measured)
         # The settings as they were given are in config.toml; here they have all defaults.
         result = MetricComparison(
-            entered.settings, folder, entered.metrics, tuple(kept), tuple(notes)
+            entered.settings, folder, entered.metrics, tuple(kept), tuple(notes), entered.shares
         )
         with writing(folder):
             write_json(folder / RESULT, result.to_json())
@@ -316,11 +326,10 @@ def _identity(
     settings: CompareSettings, entered: Entered, source: TaskSource, scorers: Iterable[TaskScorer]
 ) -> dict[str, Any]:
     """Return all that decides the outcomes of a comparison, as JSON."""
-    shared = [metric for metric in entered.allocations.values() if metric is not None]
     return {
         **settings.to_json(),
         "primitives": [f"{Path(file).name} {code_digest(file)}" for file in settings.primitives],
-        "digests": {metric.name: metric.digest for metric in (*entered.metrics, *shared)},
+        "digests": {metric.name: metric.digest for metric in (*entered.metrics, *entered.shares)},
         "versions": versions(),
         "evaluation": EVALUATION_VERSION,
         "device": source.device,

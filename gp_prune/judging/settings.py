@@ -170,6 +170,11 @@ class Entered(NamedTuple):
     metrics: tuple[Metric, ...]
     allocations: dict[str, Metric | None]
 
+    @property
+    def shares(self) -> tuple[Metric, ...]:
+        """Return the metrics that give shares of layers."""
+        return tuple(metric for metric in self.allocations.values() if metric is not None)
+
 
 def enter(settings: CompareSettings, primitives: PrimitiveSet) -> Entered:
     """Load the metrics of a comparison and fill in what depends on their granularity.

@@ -166,9 +166,10 @@ def _explanation(result: MetricComparison) -> list[str]:
 
 
 def _formulas(result: MetricComparison) -> list[str]:
-    """Return the formulas of the metrics that are not bundled."""
+    """Return the formulas of the metrics that are not bundled, those that give shares too."""
     known = bundled_metrics()
-    return [f"{m.name} = {m.expression}" for m in result.metrics if m.name not in known]
+    shown = {m.name: m for m in (*result.metrics, *result.shares) if m.name not in known}
+    return [f"{name} = {metric.expression}" for name, metric in shown.items()]
 
 
 def _notes(result: MetricComparison) -> list[str]:

@@ -47,6 +47,13 @@ def test_every_metric_is_measured_in_every_cell(result: MetricComparison) -> Non
     assert [metric.name for metric in result.metrics] == names
     by_formula = f"by {Metric.load('1 / channels').name}"
     assert result.allocations == ["global", "uniform", "by taylor_weights", by_formula]
+    assert [metric.name for metric in result.shares] == [
+        "taylor_weights",
+        by_formula.removeprefix("by "),
+    ]
+    lines = result_lines(result, io.StringIO())
+    assert f"{by_formula.removeprefix('by ')} = div(1, channels)" in lines
+    assert not any(line.startswith("taylor_weights =") for line in lines)  # it is bundled
     for name in names:
         entries = [e for e in result.measurements if e.metric == name]
         assert len({entry.cell for entry in entries}) == 4 * 2
