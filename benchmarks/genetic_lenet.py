@@ -33,6 +33,7 @@ from genetic_records import (
     Record,
     kinds,
     load_protocol,
+    seeds_of,
     settings_digest,
     settings_of,
     write_records,
@@ -73,8 +74,8 @@ def run(settings: GeneticSettings, folder: Path, source: TaskSource, workers: in
 def records(options: argparse.Namespace, source: TaskSource) -> None:
     protocol, path = load_protocol(), RESULTS / "genetic_records.csv"
     commit = check_committed([SETTINGS])
-    for seed in options.seeds or protocol["seeds"]:
-        for kind in options.kinds or kinds(protocol):
+    for kind in options.kinds or kinds(protocol):
+        for seed in options.seeds or seeds_of(protocol, kind):
             settings = settings_of(protocol, kind, seed, read_test=True)
             result = run(settings, options.runs / f"records-{kind}-{seed}", source, options.workers)
             found = Record.of(

@@ -60,6 +60,12 @@ def kinds(protocol: Mapping[str, Any]) -> list[str]:
     return [name for name in protocol if name not in ("seeds", "common")]
 
 
+def seeds_of(protocol: Mapping[str, Any], kind: str) -> list[int]:
+    """Return the seeds of a kind, of networks and of runs: its own ones or those of all."""
+    seeds: list[int] = protocol[kind].get("seeds", protocol["seeds"])
+    return seeds
+
+
 def settings_of(
     protocol: Mapping[str, Any], kind: str, seed: int, *, read_test: bool
 ) -> GeneticSettings:
@@ -210,7 +216,7 @@ def records_page(lines: Sequence[Record], protocol: Mapping[str, Any]) -> str:
         earlier = [line for line in lines if line.kind == kind and line.settings != digest]
         if own:
             parts += _table(own, needed)
-        missing = sorted(set(protocol["seeds"]) - {line.seed for line in own})
+        missing = sorted(set(seeds_of(protocol, kind)) - {line.seed for line in own})
         if missing:
             parts += [f"Not run yet: seed {', '.join(map(str, missing))}.", ""]
         if earlier:

@@ -41,6 +41,13 @@ Examples:
 @click.option(
     "--lambda-sparsity", type=float, metavar="C", help="Its weight of the parameters kept."
 )
+@click.option(
+    "--goal-macs",
+    type=float,
+    metavar="SHARE",
+    help="Share of the MACs that is small enough; below it the error decides.",
+)
+@click.option("--goal-params", type=float, metavar="SHARE", help="Likewise of the parameters.")
 @click.option("--granularity", help="auto, channel or weight.  [default: auto]")
 @click.option("--count-macs", "macs", help="auto, conv or all.  [default: auto]")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from deap import tools
@@ -39,14 +39,25 @@ def select_nondominated(networks: Sequence[Elite]) -> list[Elite]:
     return [ordered[n] for n in find_nondominated([vectors[id(e)] for e in ordered])]
 
 
-def choose_compromises(networks: Sequence[N], count: int) -> list[N]:
-    """Choose the best of ``count`` compromises between MACs and parameters, each network once."""
+def choose_compromises(
+    networks: Sequence[N],
+    count: int,
+    counted: Callable[[KeptShares], KeptShares] = lambda shares: shares,
+) -> list[N]:
+    """Choose the best of ``count`` compromises between MACs and parameters, each network once.
+
+    Args:
+        networks: to choose from.
+        count: most networks.
+        counted: what of the shares kept counts; of networks that are equal by it, the one with
+            the least error is chosen.
+    """
     left = list({id(network): network for network in networks}.values())
     chosen: list[N] = []
     count = min(count, len(left))
     for step in range(count):
         weight = 0.5 if count == 1 else step / (count - 1)
-        order = [(log_kept(network.shares, weight), network.error) for network in left]
+        order = [(log_kept(counted(network.shares), weight), network.error) for network in left]
         chosen.append(left.pop(order.index(min(order))))
     return chosen
 
@@ -94,12 +105,18 @@ class Fitness:
 
         The latter compares only networks that are good enough in error.
         """
+        shares = self._counted(shares)
         if self._settings.pareto:
             return log_kept(shares, 0.5)
         parts = (error / self._unit, shares.macs, shares.params)
         return sum(
             weight * part for weight, part in zip(self._settings.lambdas, parts, strict=True)
         )
+
+    def _counted(self, shares: KeptShares) -> KeptShares:
+        """Return what is kept, but no less than is small enough."""
+        goals = self._settings
+        return KeptShares(max(shares.macs, goals.goal_macs), max(shares.params, goals.goal_params))
 
     def merit_of(self, elite: Elite) -> float:
         """Return the merit of a retrained network."""
@@ -112,7 +129,7 @@ class Fitness:
         so it ranks after every plan that has not.
         """
         within = self.within_reach(individual)
-        shares = individual.shares if within else KeptShares(1.0, 1.0)
+        shares = self._counted(individual.shares) if within else KeptShares(1.0, 1.0)
         if self._settings.pareto:
             individual.fitness = ParetoFitness(self.objectives(individual.error, shares))
         else:
@@ -188,13 +205,13 @@ class Fitness:
         if not able:
             return sorted(changed, key=lambda i: i.error)[:count]
         if self._settings.pareto:
-            return choose_compromises(able, count)
+            return choose_compromises(able, count, self._counted)
         return sorted(able, key=lambda i: i.fitness.values)[:count]
 
     def select_parents(self, elites: Sequence[Elite], count: int) -> list[Elite]:
         """Choose the networks from which the next round starts."""
         if self._settings.pareto:
-            return choose_compromises(elites, count)
+            return choose_compromises(elites, count, self._counted)
         distinct = {id(elite): elite for elite in elites}
         return sorted(distinct.values(), key=self.merit_of)[:count]
 

@@ -53,6 +53,8 @@ _RULES = {
     "selection": one_of("auto", "nsga2", "truncation", "tournament", "roulette"),
     "crossover": one_of("microbial", "uniform"),
     "macs": one_of("auto", "conv", "all"),
+    "goal_macs": number(least=0, below=1),
+    "goal_params": number(least=0, below=1),
     "lambdas": _NOT_NEGATIVE,
 }
 
@@ -73,6 +75,9 @@ class GeneticSettings(Settings):
         primitives: files with operands and operators of the metrics.
         lambdas: weights of error, MACs kept and parameters kept in one fitness, as in the paper;
             empty for the Pareto front of the three.
+        goal_macs: share of the MACs that is small enough: a network that keeps less gains nothing
+            by it, so that among those the error decides. 0: fewer are always better.
+        goal_params: likewise of the parameters.
         granularity: what a gene removes: ``"auto"``: channels of convolutions and single weights
             of linear layers, ``"channel"``, ``"weight"``.
         macs: which MACs count: ``"conv"`` (those of the convolutions), ``"all"``, or ``"auto"``:
@@ -145,6 +150,8 @@ class GeneticSettings(Settings):
     most: int = 0
     primitives: tuple[str, ...] = ()
     lambdas: tuple[float, ...] = ()
+    goal_macs: float = 0.0
+    goal_params: float = 0.0
     granularity: str = "auto"
     macs: str = "auto"
     mutations: tuple[str, ...] = ()

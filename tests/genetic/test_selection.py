@@ -38,6 +38,28 @@ VECTORS = st.lists(
 
 
 @given(VECTORS)
+def test_below_the_goals_the_error_decides(dense: Dense, vectors: list[Vector]) -> None:
+    goals = {"reach": 1.0, "goal_macs": 0.3, "goal_params": 0.3, "elites": 1}
+    for lambdas in ((), (1.0, 10.0, 10.0)):
+        settings = replace(SETTINGS, lambdas=lambdas, **goals)
+        fitness = Fitness(settings, 0.005, 0.9, 1.0)
+        pool = individuals(dense, vectors)
+        small = [i for i in pool if i.shares.macs <= 0.3 and i.shares.params <= 0.3]
+        for individual in pool:
+            fitness.assign(individual)
+            assert fitness.merit(individual.error, individual.shares) == fitness.merit(
+                individual.error,
+                KeptShares(max(0.3, individual.shares.macs), max(0.3, individual.shares.params)),
+            )
+        for one in small:
+            for other in small:
+                assert (one.fitness.values < other.fitness.values) == (one.error < other.error)
+        if small:
+            parent = choose_compromises(pool, 1, fitness._counted)[0]
+            assert parent in small and parent.error == min(i.error for i in small)
+
+
+@given(VECTORS)
 def test_nsga2_keeps_the_front_that_fits(dense: Dense, vectors: list[Vector]) -> None:
     fitness = Fitness(replace(SETTINGS, reach=1.0, population=4), 0.02, 0.9, 1.0)
     pool = individuals(dense, vectors)
