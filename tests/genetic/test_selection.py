@@ -39,9 +39,9 @@ VECTORS = st.lists(
 
 @given(VECTORS)
 def test_below_the_goals_the_error_decides(dense: Dense, vectors: list[Vector]) -> None:
-    goals = {"reach": 1.0, "goal_macs": 0.3, "goal_params": 0.3, "elites": 1}
-    for lambdas in ((), (1.0, 10.0, 10.0)):
-        settings = replace(SETTINGS, lambdas=lambdas, **goals)
+    both: list[tuple[float, ...]] = [(), (1.0, 10.0, 10.0)]
+    for lambdas in both:
+        settings = replace(SETTINGS, lambdas=lambdas, reach=1.0, goal_macs=0.3, goal_params=0.3)
         fitness = Fitness(settings, 0.005, 0.9, 1.0)
         pool = individuals(dense, vectors)
         small = [i for i in pool if i.shares.macs <= 0.3 and i.shares.params <= 0.3]
