@@ -218,7 +218,7 @@ class RetrainPlan(PlanJob):
         if share:
             dense = load_network(prepared, self.folder, self.teacher, workbench)
             key = f"{self.source.key}\0{self.folder}\0{self.teacher}"
-            taught = add_teacher_outputs(dense, prepared, workbench, key)
+            taught = add_teacher_outputs(dense, prepared.data.train, workbench, key)
             if taught is None:
                 tuning = replace(tuning, distill=share, temperature=self.softening)
                 teacher = dense
@@ -248,14 +248,13 @@ class RetrainPlan(PlanJob):
 
 
 def add_teacher_outputs(
-    teacher: nn.Module, prepared: PreparedModel, workbench: Workbench, key: str
+    teacher: nn.Module, train: Data, workbench: Workbench, key: str
 ) -> Samples | None:
     """Return the training samples with the outputs of a teacher as part of their target.
 
     So it runs once and not in every epoch. None where the samples are not in memory, or the
     outputs would take too much of it.
     """
-    train = prepared.data.train
     if not isinstance(train, Samples) or not isinstance(train.inputs, Tensor):
         return None
 

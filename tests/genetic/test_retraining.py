@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -89,10 +87,8 @@ def test_training_that_goes_astray_is_a_failure(digits: Digits, tmp_path: Path) 
 
 def test_the_teacher_takes_samples_of_another_device() -> None:
     samples = Samples(torch.rand(9, 4), torch.arange(9) % 2)
-    prepared: Any = SimpleNamespace(
-        model=nn.Linear(4, 2, device="meta"), data=SimpleNamespace(train=samples)
-    )
-    taught = add_teacher_outputs(prepared.model, prepared, Workbench(TaskSource()), "own")
+    teacher = nn.Linear(4, 2, device="meta")
+    taught = add_teacher_outputs(teacher, samples, Workbench(TaskSource()), "own")
     assert taught is not None
     assert taught.target[1].device.type == "meta"
     assert taught.target[1].shape == (9, 2)
